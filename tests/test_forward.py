@@ -1,0 +1,191 @@
+"""Every forward reference case of the original code, and that it can fail."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from vit_jax_repro import models, weights
+from vit_jax_repro.weights import names, npz
+
+DEIT = ('deit_tiny', 'deit_distilled_tiny')
+CASES = [
+  (case, which)
+  for case, fields in reference.forward_cases().items()
+  for which in fields['noise']
+]
+
+# Reference names that differ from ours.
+RENAMED = {
+  'with_posemb': 'Transformer/posembed_input',  # big_vision
+  'encoded': 'Transformer/encoder_norm',
+  'head_input': 'pre_logits',
+  'patch_embed': 'embedding',  # DeiT
+  'norm': 'Transformer/encoder_norm',
+}
+
+
+def tolerance(case, which):
+  """Ten times the original model's own float32-versus-float64 difference."""
+  return 10 * reference.forward_cases()[case]['noise'][which]
+
+
+def load(case, folder, model, image_size, head='keep'):
+  """Through a file and `weights.load`, as a user would."""
+  if case in DEIT:
+    return deit_tree(case)
+  path = folder / f'{case}.npz'
+  npz.write(path, reference.checkpoint(case).items())
+  return weights.adapt(
+    weights.load(path), model, image_size=image_size, head=head
+  )
+
+
+def deit_tree(case):
+  """The PyTorch names of facebookresearch/deit as the canonical tree."""
+  state = reference.checkpoint(case)
+  fields = reference.config(case)
+  heads, hidden = fields['num_heads'], fields['hidden_size']
+  flat = {
+    'embedding/kernel': state['patch_embed.proj.weight'].transpose(2, 3, 1, 0),
+    'embedding/bias': state['patch_embed.proj.bias'],
+    'cls': state['cls_token'],
+    names.POSITIONS: state['pos_embed'],
+  }
+  if 'dist_token' in state:
+    flat['dist'] = state['dist_token']
+  norms = {'norm': 'Transformer/encoder_norm'}
+  denses = {'head': 'head', 'head_dist': 'head_dist'}
+  for i in range(fields['num_layers']):
+    block = f'Transformer/encoderblock_{i}'
+    for j in (1, 2):
+      norms[f'blocks.{i}.norm{j}'] = f'{block}/LayerNorm_{j - 1}'
+      denses[f'blocks.{i}.mlp.fc{j}'] = f'{block}/MlpBlock_0/Dense_{j - 1}'
+    attention = f'{block}/MultiHeadDotProductAttention_0'
+    kernels = state[f'blocks.{i}.attn.qkv.weight'].reshape(3, heads, -1, hidden)
+    biases = state[f'blocks.{i}.attn.qkv.bias'].reshape(3, heads, -1)
+    for j, name in enumerate(('query', 'key', 'value')):
+      flat[f'{attention}/{name}/kernel'] = kernels[j].transpose(2, 0, 1)
+      flat[f'{attention}/{name}/bias'] = biases[j]
+    out = state[f'blocks.{i}.attn.proj.weight'].T
+    flat[f'{attention}/out/kernel'] = out.reshape(heads, -1, hidden)
+    flat[f'{attention}/out/bias'] = state[f'blocks.{i}.attn.proj.bias']
+  for old, new in norms.items():
+    flat[f'{new}/scale'] = state[f'{old}.weight']
+    flat[f'{new}/bias'] = state[f'{old}.bias']
+  for old, new in denses.items():
+    if f'{old}.weight' in state:
+      flat[f'{new}/kernel'] = state[f'{old}.weight'].T
+      flat[f'{new}/bias'] = state[f'{old}.bias']
+  return weights.stacking.nest(flat)
+
+
+def run(case, which, folder, **substituted):
+  """(logits, {name: intermediate}) in float32."""
+  images = reference.images(case, which)
+  model = models.create(reference.config(case), **substituted)
+  params = load(case, folder, model, images.shape[1:3])
+  forward = jax.jit(
+    lambda params, images: model.apply(
+      {'params': params}, images, train=False, mutable=['intermediates']
+    )
+  )
+  logits, state = forward(params, images)
+  return logits, {k: v[0] for k, v in state['intermediates'].items()}
+
+
+@pytest.fixture(autouse=True)
+def highest_precision():
+  with jax.default_matmul_precision('highest'):
+    yield
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(('case', 'which'), CASES)
+def test_logits_are_the_originals(case, which, tmp_path):
+  logits, _ = run(case, which, tmp_path)
+  assert logits.dtype == jnp.float32
+  np.testing.assert_allclose(
+    logits,
+    reference.output(case, 'logits', which),
+    rtol=0,
+    atol=tolerance(case, which),
+  )
+
+
+@pytest.mark.parametrize(('case', 'which'), CASES)
+def test_intermediates_are_the_originals(case, which, tmp_path):
+  _, named = run(case, which, tmp_path)
+  fields = reference.forward_cases()[case]
+  # Where the original's noise of intermediates was not recorded: relative.
+  noise = fields.get('intermediate_noise')
+  wanted = reference.intermediates(case, which)
+  assert wanted
+  renamed = dict(RENAMED)
+  if case == 'bv_gap_rep_sincos2d':
+    wanted.pop('head_input')  # the pooled tokens, which we do not name
+    renamed['pre_logits'] = 'pre_logits_tanh'
+  for name, values in wanted.items():
+    if name in ('norm_cls', 'norm_dist'):
+      mine = named['pre_logits'][:, ['norm_cls', 'norm_dist'].index(name)]
+    else:
+      mine = named[renamed.get(name, name)]
+      mine = mine.reshape(mine.shape[0], -1)
+    atol = 10 * noise if noise else 2e-5 * np.abs(values).max()
+    np.testing.assert_allclose(
+      reference.thin(mine), values, rtol=0, atol=atol, err_msg=name
+    )
+
+
+@pytest.mark.parametrize(('case', 'which'), CASES)
+def test_float64_logits_are_the_originals(case, which, tmp_path):
+  """In float64 nothing hides in rounding: 1e-9 relative to logits of 1-4."""
+  images = reference.images(case, which)
+  with jax.enable_x64(True):
+    model = models.create(
+      reference.config(case), dtype=jnp.float64, param_dtype=jnp.float64
+    )
+    params = load(case, tmp_path, model, images.shape[1:3])
+    apply = jax.jit(model.apply)
+    logits = apply({'params': params}, images.astype(np.float64))
+    wanted = reference.output(case, 'logits_f64', which)
+    # big_vision pins the MLP of its MAP head to float32 in its float64 run.
+    atol = tolerance(case, which) if case == 'bv_map_learn' else 1e-9
+    np.testing.assert_allclose(logits, wanted, rtol=0, atol=atol)
+
+
+# One field at a time away from the original, in the case that shows it.
+WRONG = [
+  ('vit_token_small_variance', '', {'layer_norm_eps': 1e-12}),
+  ('vit_token_small_variance', '', {'layer_norm_eps': 1e-5}),
+  ('vit_token', '', {'gelu': 'erf'}),
+  ('mixer', '', {'gelu': 'erf'}),
+  ('deit_tiny', '', {'gelu': 'tanh'}),
+  ('hybrid_2_2', '', {'weight_standardization_eps': 1e-6}),
+  ('hybrid_2_2', '', {'weight_standardization': 'sqrt_var_plus_eps'}),
+  (
+    'hybrid_2_2',
+    '',
+    {
+      'weight_standardization': 'sqrt_var_plus_eps',
+      'weight_standardization_eps': 1e-10,
+    },
+  ),
+  ('hybrid_2_2', '', {'group_norm_eps': 1e-5}),
+  ('hybrid_2_2', '', {'pool_padding': 'symmetric'}),
+  ('hybrid_2_2', '', {'pool_padding': 'zeros'}),
+  ('bit_tiny_1_1_1_1', 'b', {'weight_standardization_eps': 1e-8}),
+  ('bit_tiny_1_1_1_1', 'b', {'weight_standardization': 'std_plus_eps'}),
+  ('bit_tiny_1_1_1_1', 'b', {'group_norm_eps': 1e-6}),
+  ('bit_tiny_1_1_1_1', 'b', {'pool_padding': 'symmetric'}),
+  ('bit_tiny_1_1_1_1', 'b', {'pool_padding': 'same'}),
+]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(('case', 'which', 'wrong'), WRONG)
+def test_a_wrong_constant_is_seen(case, which, wrong, tmp_path):
+  logits, _ = run(case, which, tmp_path, **wrong)
+  error = np.abs(logits - reference.output(case, 'logits', which)).max()
+  assert error > 2 * tolerance(case, which)

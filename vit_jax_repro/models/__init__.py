@@ -1,0 +1,128 @@
+"""Models of the Vision Transformer paper and its baselines, by name."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from vit_jax_repro.models.bit import BiT
+from vit_jax_repro.models.choices import pick
+from vit_jax_repro.models.mixer import Mixer
+from vit_jax_repro.models.variants import canonical_name, names, variant
+from vit_jax_repro.models.vit import ViT
+
+__all__ = [
+  'BiT',
+  'Mixer',
+  'ViT',
+  'canonical_name',
+  'create',
+  'names',
+  'variant',
+]
+
+# Said by a file's description, not by the model.
+BOOKKEEPING = frozenset(
+  (
+    'groupnorm',
+    'image_size',
+    'image_sizes',
+    'key_prefix',
+    'param_names',
+    'seed',
+  )
+)
+
+
+def create(model: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
+  """Builds a linen module from a name or a mapping of fields.
+
+  Args:
+    model: a name ('ViT-B_16', 'b16', 'R_Ti_16', 'BiT-M-R50x1', ...; see
+      `names`), or a mapping whose `model` is 'vit', 'mixer', 'bit_resnetv2',
+      'deit' or 'big_vision_vit' and whose other keys are fields of the module,
+      as `weights.describe` gives them. `transformer` and `resnet` may group
+      fields as in the original configs; bookkeeping keys are ignored.
+    **overrides: fields that replace those of `model`.
+
+  Returns:
+    A module; `module.apply({'params': params}, images, train=False)` takes
+    images [B, H, W, 3] floats in [-1, 1] and returns logits [B, K] float32.
+
+  Raises:
+    ValueError: unknown name, kind or field.
+  """
+  spec = variant(model) if isinstance(model, str) else dict(model)
+  kind = pick('kind of model', spec.pop('model', 'vit'), _READERS)
+  cls, read = kind
+  fields = read({k: v for k, v in spec.items() if k not in BOOKKEEPING})
+  fields |= read(overrides)
+  fields = {
+    k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+  }
+  allowed = set(inspect.signature(cls).parameters) - {'parent', 'name'}
+  unknown = sorted(fields.keys() - allowed)
+  if unknown:
+    raise ValueError(
+      f'unknown fields {unknown} for {cls.__name__}; choose from '
+      f'{sorted(allowed)}'
+    )
+  missing = sorted(_required(cls) - fields.keys())
+  if missing:
+    raise ValueError(f'missing fields {missing} for {cls.__name__}')
+  return cls(**fields)
+
+
+def _required(cls):
+  parameters = inspect.signature(cls).parameters.values()
+  return {p.name for p in parameters if p.default is inspect.Parameter.empty}
+
+
+def _read_vit(spec):
+  """Flattens the original's groups; other keys are fields already."""
+  fields = dict(spec)
+  fields |= fields.pop('transformer', {})
+  if 'resnet' in fields:
+    stem = fields.pop('resnet') or {'num_layers': None}
+    fields |= {f'stem_{key}': value for key, value in stem.items()}
+  return fields
+
+
+def _read_deit(spec):
+  return dict({'gelu': 'erf'}, **_read_vit(spec))  # PyTorch's GELU is exact
+
+
+def _read_big_vision(spec):
+  """big_vision's own field names (big_vision/models/vit.py)."""
+  fields = dict(spec)
+  renamed = {'width': 'hidden_size', 'depth': 'num_layers'}
+  fields = {renamed.get(key, key): value for key, value in fields.items()}
+  if 'pool_type' in fields:
+    pool = fields.pop('pool_type')
+    fields['classifier'] = pick(
+      'pool_type', pool, {'tok': 'token', 'gap': 'gap', 'map': 'map'}
+    )
+    fields['class_token_after_positions'] = pool == 'tok'
+  if 'rep_size' in fields:
+    size = fields.pop('rep_size')
+    fields['representation_size'] = {
+      True: fields.get('hidden_size'),
+      False: None,
+    }.get(size, size)
+  if 'posemb' in fields:
+    fields['position_embedding'] = pick(
+      'posemb',
+      fields.pop('posemb'),
+      {'learn': 'learned', 'sincos2d': 'sincos2d'},
+    )
+  return fields
+
+
+_READERS = {
+  'vit': (ViT, _read_vit),
+  'deit': (ViT, _read_deit),
+  'big_vision_vit': (ViT, _read_big_vision),
+  'mixer': (Mixer, dict),
+  'bit_resnetv2': (BiT, dict),
+}

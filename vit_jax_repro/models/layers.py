@@ -1,0 +1,86 @@
+"""The multi-layer perceptron and stochastic depth, shared by ViT and Mixer.
+
+Shapes: B batch, N tokens, D hidden, F mlp.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vit_jax_repro.models.choices import Dtype, pick
+
+# The original code uses linen's default, the tanh approximation; PyTorch
+# ports use the exact form through the error function.
+GELUS = {
+  'tanh': functools.partial(nn.gelu, approximate=True),
+  'erf': functools.partial(nn.gelu, approximate=False),
+}
+
+
+class Mlp(nn.Module):
+  """Dense, GELU, dense along the last axis: [..., D] -> [..., D]."""
+
+  mlp_dim: int
+  gelu: str
+  dropout_rate: float = 0.0
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, key=None):
+    dense = functools.partial(
+      nn.Dense,
+      kernel_init=self.kernel_init,
+      bias_init=self.bias_init,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+    )
+    inner_key, outer_key = split(key, 2)
+    y = dense(self.mlp_dim, name='Dense_0')(x)  # [..., F]
+    y = pick('gelu', self.gelu, GELUS)(y)
+    y = dropout(y, self.dropout_rate, inner_key)
+    y = dense(x.shape[-1], name='Dense_1')(y)  # [..., D]
+    return dropout(y, self.dropout_rate, outer_key)
+
+
+def split(key: jax.Array | None, num: int):
+  """`jax.random.split`, or `num` times None without a key (not training)."""
+  return [None] * num if key is None else jax.random.split(key, num)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+  """Zeroes entries at `rate` and scales the rest; identity without a key.
+
+  Keys are passed along by hand and not drawn from linen's streams, so that
+  scanned, rematerialised and plain encoders drop the same entries.
+  """
+  if key is None or not rate:
+    return x
+  return nn.Dropout(rate, deterministic=False)(x, rng=key)
+
+
+def drop_path(
+  branch: jax.Array, rate: float | jax.Array | None, key: jax.Array | None
+) -> jax.Array:
+  """Stochastic depth: drops the residual branch [B, N, D] of whole examples.
+
+  Survivors are scaled by 1 / (1 - rate). `rate` may be traced; None: never.
+  """
+  if key is None or rate is None:
+    return branch
+  shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
+  keep = jax.random.bernoulli(key, 1 - rate, shape)
+  scale = jnp.where(keep, 1 / (1 - rate), 0)
+  return branch * scale.astype(branch.dtype)
+
+
+def depth_rates(rate: float, num_layers: int) -> list[float]:
+  """Drop rate of each layer: linear from 0 at the first to `rate` at the last.
+
+  Source: AugReg paper (arXiv:2106.10270), section 3.3, and DeiT's models.
+  """
+  return [rate * i / max(num_layers - 1, 1) for i in range(num_layers)]

@@ -1,0 +1,116 @@
+"""MLP-Mixer (arXiv:2105.01601), as vit_jax/models_mixer.py has it.
+
+Shapes: B batch, H W pixels, h w patches, N tokens, D hidden, K classes.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_repro.models import intermediates
+from vit_jax_repro.models.choices import Dtype, norm_dtype
+from vit_jax_repro.models.layers import Mlp, depth_rates, drop_path, split
+
+
+class MixerBlock(nn.Module):
+  """Mixes over tokens, then over channels, each pre-norm with a residual."""
+
+  tokens_mlp_dim: int
+  channels_mlp_dim: int
+  gelu: str
+  layer_norm_eps: float
+  dtype: Dtype
+  param_dtype: Dtype
+
+  @nn.compact
+  def __call__(self, x, key, drop_path_rate):  # [B, N, D]
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    norm = functools.partial(
+      nn.LayerNorm,
+      epsilon=self.layer_norm_eps,
+      dtype=norm_dtype(self.dtype),
+      param_dtype=self.param_dtype,
+    )
+    mlp = functools.partial(Mlp, gelu=self.gelu, **dtypes)
+    tokens_key, channels_key = split(key, 2)
+    y = norm(name='LayerNorm_0')(x).swapaxes(1, 2)  # [B, D, N]
+    y = mlp(self.tokens_mlp_dim, name='token_mixing')(y).swapaxes(1, 2)
+    x = x + drop_path(y, drop_path_rate, tokens_key)
+    y = norm(name='LayerNorm_1')(x)
+    y = mlp(self.channels_mlp_dim, name='channel_mixing')(y)
+    return x + drop_path(y, drop_path_rate, channels_key)
+
+
+class Mixer(nn.Module):
+  """Images [B, H, W, 3] in [-1, 1] -> logits [B, K] float32.
+
+  The image size is fixed by the token-mixing weights. Without `num_classes`
+  the result is the pooled [B, D]. Field names are the original's.
+  Intermediates: `stem`, `MixerBlock_0`..., `pre_head_layer_norm`, `pre_logits`.
+  """
+
+  num_classes: int | None
+  patch_size: tuple[int, int]
+  num_blocks: int
+  hidden_dim: int
+  tokens_mlp_dim: int
+  channels_mlp_dim: int
+  gelu: str = 'tanh'
+  layer_norm_eps: float = 1e-6  # linen's default, which the original uses
+  stochastic_depth_rate: float = 0.0
+  head_bias_init: float = 0.0
+  remat: bool = False
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images, *, train=False):
+    named = {}
+    x = nn.Conv(
+      self.hidden_dim,
+      self.patch_size,
+      strides=self.patch_size,
+      padding='VALID',
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      name='stem',
+    )(images.astype(self.dtype))  # [B, h, w, D]
+    named['stem'] = x
+    x = x.reshape(x.shape[0], -1, self.hidden_dim)  # [B, N, D]
+    dropping = train and self.stochastic_depth_rate
+    key = self.make_rng('dropout') if dropping else None
+    keys = split(key, self.num_blocks)
+    rates = depth_rates(self.stochastic_depth_rate, self.num_blocks)
+    block = nn.remat(MixerBlock) if self.remat else MixerBlock
+    for i, (block_key, rate) in enumerate(zip(keys, rates, strict=True)):
+      x = block(
+        tokens_mlp_dim=self.tokens_mlp_dim,
+        channels_mlp_dim=self.channels_mlp_dim,
+        gelu=self.gelu,
+        layer_norm_eps=self.layer_norm_eps,
+        dtype=self.dtype,
+        param_dtype=self.param_dtype,
+        name=f'MixerBlock_{i}',
+      )(x, block_key, rate)
+      named[f'MixerBlock_{i}'] = x
+    x = nn.LayerNorm(
+      epsilon=self.layer_norm_eps,
+      dtype=norm_dtype(self.dtype),
+      param_dtype=self.param_dtype,
+      name='pre_head_layer_norm',
+    )(x)
+    named['pre_head_layer_norm'] = x
+    x = x.mean(axis=1)  # [B, D]
+    named['pre_logits'] = x
+    intermediates.record(self, named)
+    if not self.num_classes:
+      return x
+    return nn.Dense(
+      self.num_classes,
+      kernel_init=nn.initializers.zeros,
+      bias_init=nn.initializers.constant(self.head_bias_init),
+      dtype=norm_dtype(self.dtype),
+      param_dtype=self.param_dtype,
+      name='head',
+    )(x)  # [B, K]

@@ -1,0 +1,219 @@
+"""The transformer encoder of ViT: attention, blocks, and the MAP head.
+
+Shapes: B batch, N tokens (M keys), D hidden, A heads, d head dim, F mlp,
+L layers.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vit_jax_repro.models.choices import Dtype, norm_dtype
+from vit_jax_repro.models.layers import (
+  Mlp,
+  depth_rates,
+  drop_path,
+  dropout,
+  split,
+)
+from vit_jax_repro.models.positions import AddPositionEmbedding
+
+
+class Attention(nn.Module):
+  """Multi-head attention; parameters as linen's MultiHeadDotProductAttention.
+
+  Softmax runs in float32 or wider. Returns the output [B, N, D] and the
+  attention weights [B, A, N, M] (before dropout).
+  """
+
+  num_heads: int
+  dropout_rate: float = 0.0
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens, context, key=None):  # [B, N, D], [B, M, D]
+    hidden_size = tokens.shape[-1]
+    project = functools.partial(
+      nn.DenseGeneral,
+      features=(self.num_heads, hidden_size // self.num_heads),
+      kernel_init=nn.initializers.xavier_uniform(),
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+    )
+    query = project(name='query')(tokens)  # [B, N, A, d]
+    keys = project(name='key')(context)  # [B, M, A, d]
+    value = project(name='value')(context)  # [B, M, A, d]
+    query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
+    scores = jnp.einsum('bnad,bmad->banm', query, keys)
+    weights = jax.nn.softmax(scores.astype(norm_dtype(self.dtype)))
+    dropped = dropout(weights, self.dropout_rate, key).astype(self.dtype)
+    out = jnp.einsum('banm,bmad->bnad', dropped, value)
+    out = project(features=hidden_size, axis=(-2, -1), name='out')(out)
+    return out, weights
+
+
+class EncoderBlock(nn.Module):
+  """Pre-norm self-attention, then MLP, each with a residual (ViT eq. 2-3)."""
+
+  num_heads: int
+  mlp_dim: int
+  gelu: str
+  layer_norm_eps: float
+  dropout_rate: float
+  attention_dropout_rate: float
+  keep_weights: bool
+  dtype: Dtype
+  param_dtype: Dtype
+
+  @nn.compact
+  def __call__(self, x, key, drop_path_rate):  # [B, N, D]
+    """Returns the tokens and, for `nn.scan`, what to keep of this layer."""
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    norm = functools.partial(
+      nn.LayerNorm,
+      epsilon=self.layer_norm_eps,
+      dtype=norm_dtype(self.dtype),
+      param_dtype=self.param_dtype,
+    )
+    attend_key, attended_key, mlp_key, path1_key, path2_key = split(key, 5)
+    y = norm(name='LayerNorm_0')(x)
+    y, weights = Attention(
+      num_heads=self.num_heads,
+      dropout_rate=self.attention_dropout_rate,
+      **dtypes,
+      name='MultiHeadDotProductAttention_0',
+    )(y, y, attend_key)
+    y = dropout(y, self.dropout_rate, attended_key)
+    x = x + drop_path(y, drop_path_rate, path1_key)
+    y = norm(name='LayerNorm_1')(x)
+    y = Mlp(
+      mlp_dim=self.mlp_dim,
+      gelu=self.gelu,
+      dropout_rate=self.dropout_rate,
+      kernel_init=nn.initializers.xavier_uniform(),
+      bias_init=nn.initializers.normal(stddev=1e-6),
+      **dtypes,
+      name='MlpBlock_0',
+    )(y, mlp_key)
+    x = x + drop_path(y, drop_path_rate, path2_key)
+    return x, (x, weights) if self.keep_weights else None
+
+
+class Encoder(nn.Module):
+  """Position embeddings, dropout, L blocks, final LayerNorm.
+
+  With `scan` the blocks' parameters are stacked on axis 0 under
+  `encoderblock`; values, random masks and intermediates stay the same.
+  """
+
+  num_layers: int
+  block_fields: dict
+  stochastic_depth_rate: float
+  add_positions: bool
+  position_embedding: str
+  position_grid: tuple[int, int]
+  scan: bool
+  remat: bool
+  keep: bool
+
+  @nn.compact
+  def __call__(self, x, key):  # [B, N, D] -> [B, N, D], {name: array}
+    fields = dict(self.block_fields)
+    named = {}
+    if self.add_positions:
+      x = AddPositionEmbedding(
+        kind=self.position_embedding,
+        grid=self.position_grid,
+        param_dtype=fields['param_dtype'],
+        name='posembed_input',
+      )(x)
+      named['posembed_input'] = x
+    input_key, *block_keys = split(key, 1 + self.num_layers)
+    x = dropout(x, fields['dropout_rate'], input_key)
+    x, kept = self._blocks(x, block_keys, fields)
+    for i, (output, weights) in enumerate(kept):
+      named[f'encoderblock_{i}'] = output
+      named[f'encoderblock_{i}/attention_weights'] = weights
+    x = nn.LayerNorm(
+      epsilon=fields['layer_norm_eps'],
+      dtype=norm_dtype(fields['dtype']),
+      param_dtype=fields['param_dtype'],
+      name='encoder_norm',
+    )(x)
+    named['encoder_norm'] = x
+    return x, {f'{self.name}/{name}': value for name, value in named.items()}
+
+  def _blocks(self, x, keys, fields):
+    rates = depth_rates(self.stochastic_depth_rate, self.num_layers)
+    if not self.stochastic_depth_rate:
+      rates = [None] * self.num_layers
+    block = EncoderBlock
+    if self.remat:  # inside a scan the loop itself prevents the merging
+      block = nn.remat(block, prevent_cse=not self.scan)
+    fields = dict(fields, keep_weights=self.keep)
+    if not self.scan:
+      kept = []
+      for i, (key, rate) in enumerate(zip(keys, rates, strict=True)):
+        x, keep = block(**fields, name=f'encoderblock_{i}')(x, key, rate)
+        kept.append(keep)
+      return x, kept if self.keep else []
+    stacked = nn.scan(
+      block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      length=self.num_layers,
+    )(**fields, name='encoderblock')
+    keys = None if keys[0] is None else jnp.stack(keys)
+    rates = None if rates[0] is None else jnp.asarray(rates)
+    x, kept = stacked(x, keys, rates)
+    if not self.keep:
+      return x, []
+    outputs, weights = kept  # [L, B, N, D], [L, B, A, N, N]
+    return x, list(zip(outputs, weights, strict=True))
+
+
+class MapHead(nn.Module):
+  """Multi-head attention pooling of big_vision's `map`: [B, N, D] -> [B, D].
+
+  A learned probe attends over the tokens; an MLP with a residual follows
+  (big_vision/models/vit.py, MAPHead).
+  """
+
+  num_heads: int
+  mlp_dim: int
+  gelu: str
+  layer_norm_eps: float
+  dtype: Dtype
+  param_dtype: Dtype
+
+  @nn.compact
+  def __call__(self, x):
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    probe = self.param(
+      'probe',
+      nn.initializers.xavier_uniform(),
+      (1, 1, x.shape[-1]),
+      self.param_dtype,
+    )
+    probe = jnp.broadcast_to(probe, (x.shape[0], 1, x.shape[-1]))
+    x, _ = Attention(
+      num_heads=self.num_heads, **dtypes, name='MultiHeadDotProductAttention_0'
+    )(probe.astype(x.dtype), x)
+    y = nn.LayerNorm(
+      epsilon=self.layer_norm_eps,
+      dtype=norm_dtype(self.dtype),
+      param_dtype=self.param_dtype,
+      name='LayerNorm_0',
+    )(x)
+    y = Mlp(
+      mlp_dim=self.mlp_dim,
+      gelu=self.gelu,
+      kernel_init=nn.initializers.xavier_uniform(),
+      bias_init=nn.initializers.normal(stddev=1e-6),
+      **dtypes,
+      name='MlpBlock_0',
+    )(y)
+    return (x + y)[:, 0]

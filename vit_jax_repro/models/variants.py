@@ -1,0 +1,182 @@
+"""Every named model as a row of a table, and the names under which it goes.
+
+Sizes: ViT paper Table 1, AugReg paper (arXiv:2106.10270) Tables 1-2, DeiT
+paper Table 1, Mixer paper Table 1, BiT paper section 3; structure of the
+released hybrids: vit_jax/configs/models.py.
+"""
+
+import difflib
+import re
+from typing import Any
+
+VIT_SIZES = {  # hidden_size, mlp_dim, num_heads, num_layers
+  'Ti': (192, 768, 3, 12),
+  'S': (384, 1536, 6, 12),
+  'B': (768, 3072, 12, 12),
+  'L': (1024, 4096, 16, 24),
+  'H': (1280, 5120, 16, 32),
+}
+VIT_PATCHES = (8, 14, 16, 32)
+
+# Patch size in cells of the stem's output, units per stage. R+ViT-Ti_16 has an
+# effective patch of 32 whatever its name says (AugReg code; 49 tokens at 224).
+# R50+ViT-B_32 and R50+ViT-L_16 were never released (ViT paper section 4.1).
+HYBRIDS = {
+  'R+ViT-Ti_16': ('Ti', 8, ()),
+  'R26+ViT-S_32': ('S', 1, (2, 2, 2, 2)),
+  'R26+ViT-B_32': ('B', 1, (2, 2, 2, 2)),
+  'R50+ViT-B_16': ('B', 1, (3, 4, 9)),
+  'R50+ViT-B_32': ('B', 1, (3, 4, 6, 3)),
+  'R50+ViT-L_16': ('L', 1, (3, 4, 9)),
+  'R50+ViT-L_32': ('L', 1, (3, 4, 6, 3)),
+}
+
+# Fine-tuning dropout of the released code; 0 for every other name.
+DROPOUT = {
+  'ViT-L_16': 0.1,
+  'ViT-H_14': 0.1,
+  'R50+ViT-B_16': 0.1,
+  'R50+ViT-L_32': 0.1,
+}
+
+MIXER_SIZES = {  # hidden_dim, tokens_mlp_dim, channels_mlp_dim, num_blocks
+  'S': (512, 256, 2048, 8),
+  'B': (768, 384, 3072, 12),
+  'L': (1024, 512, 4096, 24),
+  'H': (1280, 640, 5120, 32),
+}
+MIXERS = ('S_8', 'S_16', 'S_32', 'B_16', 'B_32', 'L_16', 'L_32', 'H_14')
+
+BIT_UNITS = {  # units of the four blocks; R200: big_vision/models/bit.py
+  50: (3, 4, 6, 3),
+  101: (3, 4, 23, 3),
+  152: (3, 8, 36, 3),
+  200: (3, 24, 36, 3),
+}
+BIT_WIDTHS = (1, 2, 3, 4)
+# Classes of the pre-training sets behind S (ILSVRC-2012), M (ImageNet-21k) and
+# L (JFT-300M, BiT paper section 4.1); the -ILSVRC2012 files were fine-tuned.
+BIT_CLASSES = {'': 1000, 'S-': 1000, 'M-': 21_843, 'L-': 18_291}
+_BIT_NAME = re.compile(r'BiT-([SML]-)?R(\d+)x(\d+(?:\.\d+)?)(-ILSVRC2012)?')
+
+DEITS = ('Ti_16', 'S_16', 'B_16')
+
+NUM_CLASSES = 1000  # where the name does not imply another number
+
+
+def names() -> tuple[str, ...]:
+  """All model names, in the spelling of the published files."""
+  vits = [f'ViT-{size}_{patch}' for size in VIT_SIZES for patch in VIT_PATCHES]
+  bits = [
+    f'BiT-{data}R{depth}x{width}{tuned}'
+    for data in BIT_CLASSES
+    for depth in BIT_UNITS
+    for width in BIT_WIDTHS
+    for tuned in ('', '-ILSVRC2012')
+  ]
+  deits = [f'DeiT-{size}' for size in DEITS]
+  return (
+    *vits,
+    *(f'{vit}-gap-norep' for vit in vits),
+    *HYBRIDS,
+    *(f'Mixer-{size}' for size in MIXERS),
+    *bits,
+    *deits,
+    *(f'{deit}-distilled' for deit in deits),
+  )
+
+
+def variant(name: str) -> dict[str, Any]:
+  """The mapping of fields of a named model (see `models.create`).
+
+  Args:
+    name: as in the published files ('R50+ViT-B_16'), as in the AugReg files
+      ('R50_L_32'), or as in the original configs ('r50_b16').
+
+  Raises:
+    ValueError: unknown name; the nearest known ones are given.
+  """
+  name = canonical_name(name)
+  if name in HYBRIDS:
+    size, patch, num_layers = HYBRIDS[name]
+    resnet = dict(num_layers=num_layers, width_factor=1)
+    return dict(_vit(name, size, patch), resnet=resnet)
+  if name.startswith('ViT-'):
+    size, patch = name.removeprefix('ViT-').split('-')[0].split('_')
+    classifier = 'gap' if name.endswith('-gap-norep') else 'token'
+    return dict(_vit(name, size, int(patch)), classifier=classifier)
+  if name.startswith('DeiT-'):
+    size, patch = name.removeprefix('DeiT-').split('-')[0].split('_')
+    distilled = name.endswith('-distilled')
+    return dict(_vit(name, size, int(patch)), gelu='erf', distilled=distilled)
+  if name.startswith('Mixer-'):
+    return _mixer(name)
+  return _bit(name)
+
+
+def canonical_name(name: str) -> str:
+  """The published spelling of any accepted name; see `variant`."""
+  aliases = {}
+  for full in names():
+    augreg = full.replace('ViT-', '').replace('+', '_')
+    short = re.sub(r'_(\d+)', r'\1', augreg).replace('-', '_').lower()
+    aliases.update({full: full, augreg: full, short: full})
+  if name in aliases:
+    return aliases[name]
+  bit = _BIT_NAME.fullmatch(str(name))
+  if bit and int(bit[2]) in BIT_UNITS:
+    return name
+  near = difflib.get_close_matches(str(name), aliases, n=3, cutoff=0.5)
+  near = f'did you mean {" or ".join(map(repr, near))}? ' if near else ''
+  raise ValueError(
+    f'unknown model {name!r}; {near}names are ViT-{{{",".join(VIT_SIZES)}}}_'
+    f'{{{",".join(map(str, VIT_PATCHES))}}}[-gap-norep], '
+    f'{", ".join(HYBRIDS)}, Mixer-{{{",".join(MIXERS)}}}, '
+    f'BiT-[S-|M-|L-]R{{{",".join(map(str, BIT_UNITS))}}}xWIDTH[-ILSVRC2012], '
+    f'DeiT-{{{",".join(DEITS)}}}[-distilled]'
+  )
+
+
+def _vit(name, size, patch):
+  hidden_size, mlp_dim, num_heads, num_layers = VIT_SIZES[size]
+  return dict(
+    model='vit',
+    num_classes=NUM_CLASSES,
+    patch_size=(patch, patch),
+    hidden_size=hidden_size,
+    transformer=dict(
+      num_layers=num_layers,
+      mlp_dim=mlp_dim,
+      num_heads=num_heads,
+      dropout_rate=DROPOUT.get(name, 0.0),
+      attention_dropout_rate=0.0,
+    ),
+    representation_size=None,
+    classifier='token',
+  )
+
+
+def _mixer(name):
+  size, patch = name.removeprefix('Mixer-').split('_')
+  hidden_dim, tokens_mlp_dim, channels_mlp_dim, num_blocks = MIXER_SIZES[size]
+  return dict(
+    model='mixer',
+    num_classes=NUM_CLASSES,
+    patch_size=(int(patch), int(patch)),
+    num_blocks=num_blocks,
+    hidden_dim=hidden_dim,
+    tokens_mlp_dim=tokens_mlp_dim,
+    channels_mlp_dim=channels_mlp_dim,
+  )
+
+
+def _bit(name):
+  data, depth, width, tuned = _BIT_NAME.fullmatch(name).groups()
+  width = float(width) if '.' in width else int(width)
+  return dict(
+    model='bit_resnetv2',
+    num_classes=NUM_CLASSES if tuned else BIT_CLASSES[data or ''],
+    block_units=BIT_UNITS[int(depth)],
+    width_factor=width,
+    root_channels=int(64 * width),
+  )

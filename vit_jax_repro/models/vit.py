@@ -1,0 +1,258 @@
+"""The Vision Transformer: one module for ViT, hybrid, big_vision and DeiT.
+
+Structure and constants: vit_jax/models_vit.py of google-research/
+vision_transformer and the ViT paper (arXiv:2010.11929, section 3.1). Where
+lineages and ports differ, there is a field; the defaults are the original's.
+
+Shapes: B batch, H W pixels, h w patches, N tokens, D hidden, K classes.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_repro.models import intermediates, positions, resnet
+from vit_jax_repro.models.choices import Dtype, norm_dtype, pick
+from vit_jax_repro.models.layers import GELUS
+from vit_jax_repro.models.transformer import Encoder, MapHead
+
+# classifier: whether a class token is prepended.
+CLASSIFIERS = {
+  'token': True,
+  'token_unpooled': True,
+  'gap': False,
+  'map': False,
+  'unpooled': False,
+}
+
+
+class ViT(nn.Module):
+  """Images [B, H, W, 3] in [-1, 1] -> logits [B, K] float32.
+
+  `unpooled` and `token_unpooled` give logits [B, N, K] of every token; a
+  `distilled` model gives the mean of its two heads, and the pair of logits
+  when `train` is set. Without `num_classes` the head is left out.
+
+  Fields:
+    patch_size: (height, width) in pixels, or in cells of the stem's output.
+    representation_size: width of the tanh layer before the head (pre_logits).
+    classifier: a key of `CLASSIFIERS`.
+    position_embedding: 'learned' or 'sincos2d'.
+    class_token_after_positions: positions are added to the patches alone and
+      then the class token is prepended (big_vision), instead of before.
+    distilled: a second, distillation token and head (DeiT, arXiv:2012.12877).
+    stem_num_layers: units per stage of the hybrid's ResNet stem; None: no stem.
+    gelu: 'tanh' (original) or 'erf' (PyTorch ports).
+    head_bias_init: value the head's bias starts at.
+    stochastic_depth_rate: drop rate of the last block, linear from 0.
+    scan: stack the blocks' parameters and loop over them: compiles faster.
+    remat: recompute each block in the backward pass: less memory.
+    dtype: of computation; norms, softmax and logits stay float32 or wider.
+    param_dtype: of fresh parameters.
+
+  Intermediates: `conv_root`, `gn_root`, `block1`... (hybrids), `embedding`,
+  `Transformer/posembed_input`, `Transformer/encoderblock_0` and
+  `Transformer/encoderblock_0/attention_weights`..., `Transformer/encoder_norm`,
+  `pre_logits` (before the tanh), `pre_logits_tanh`.
+
+  Raises:
+    ValueError: a field's value is unknown or does not fit the image.
+  """
+
+  num_classes: int | None
+  patch_size: tuple[int, int]
+  hidden_size: int
+  num_layers: int
+  mlp_dim: int
+  num_heads: int
+  representation_size: int | None = None
+  classifier: str = 'token'
+  position_embedding: str = 'learned'
+  class_token_after_positions: bool = False
+  distilled: bool = False
+  stem_num_layers: tuple[int, ...] | None = None
+  stem_width_factor: float = 1
+  gelu: str = 'tanh'
+  layer_norm_eps: float = 1e-6  # linen's default, which the original uses
+  group_norm_eps: float = 1e-6  # likewise
+  weight_standardization: str = 'std_plus_eps'
+  weight_standardization_eps: float = 1e-5  # vit_jax/models_resnet.py
+  pool_padding: str = 'same'
+  dropout_rate: float = 0.0
+  attention_dropout_rate: float = 0.0
+  stochastic_depth_rate: float = 0.0
+  head_bias_init: float = 0.0
+  scan: bool = False
+  remat: bool = False
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images, *, train=False):
+    self._check(images)
+    named = {}
+    x = images.astype(self.dtype)
+    if self.stem_num_layers is not None:
+      x, named = self._stem(x)
+    x = self._embed(x)  # [B, h, w, D]
+    named['embedding'] = x
+    grid = x.shape[1:3]
+    x = x.reshape(x.shape[0], -1, self.hidden_size)  # [B, N, D]
+    x, positions_added = self._prepend_tokens(x, grid, named)
+    x, encoded = Encoder(
+      num_layers=self.num_layers,
+      block_fields=self._block_fields(),
+      stochastic_depth_rate=self.stochastic_depth_rate,
+      add_positions=not positions_added,
+      position_embedding=self.position_embedding,
+      position_grid=grid,
+      scan=self.scan,
+      remat=self.remat,
+      keep=intermediates.wanted(self),
+      name='Transformer',
+    )(x, self._dropout_key(train))
+    named.update(encoded)
+    logits = self._head(x, named, train)
+    intermediates.record(self, named)
+    return logits
+
+  def _check(self, images):
+    pick('classifier', self.classifier, CLASSIFIERS)
+    pick('gelu', self.gelu, GELUS)
+    pick(
+      'position embedding',
+      self.position_embedding,
+      dict.fromkeys(positions.KINDS),
+    )
+    if self.hidden_size % self.num_heads:
+      raise ValueError(
+        f'hidden_size={self.hidden_size} must be a multiple of '
+        f'num_heads={self.num_heads}'
+      )
+    if self.distilled and self.classifier != 'token':
+      raise ValueError(
+        f"classifier={self.classifier!r} must be 'token' in a distilled model"
+      )
+    if images.ndim != 4 or images.shape[-1] != 3:
+      raise ValueError(f'images of shape {images.shape} must be [B, H, W, 3]')
+
+  def _stem(self, x):
+    return resnet.apply_stem(
+      x,
+      num_layers=self.stem_num_layers,
+      width_factor=self.stem_width_factor,
+      group_norm_eps=self.group_norm_eps,
+      weight_standardization=self.weight_standardization,
+      weight_standardization_eps=self.weight_standardization_eps,
+      pool_padding=self.pool_padding,
+      remat=self.remat,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+    )
+
+  def _embed(self, x):  # [B, H, W, C] -> [B, h, w, D]
+    if x.shape[1] < self.patch_size[0] or x.shape[2] < self.patch_size[1]:
+      raise ValueError(
+        f'an input of {x.shape[1:3]} holds no patch of {self.patch_size}; '
+        'use larger images'
+      )
+    return nn.Conv(
+      self.hidden_size,
+      self.patch_size,
+      strides=self.patch_size,
+      padding='VALID',
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      name='embedding',
+    )(x)
+
+  def _prepend_tokens(self, x, grid, named):
+    """Prepends class and distillation tokens; says if positions are added."""
+    token = functools.partial(
+      self.param,
+      init_fn=nn.initializers.zeros,
+      shape=(1, 1, self.hidden_size),
+      dtype=self.param_dtype,
+    )
+    has_token = CLASSIFIERS[self.classifier]
+    positions_first = has_token and self.class_token_after_positions
+    if positions_first:
+      add = positions.AddPositionEmbedding(
+        kind=self.position_embedding, grid=grid, param_dtype=self.param_dtype
+      )
+      nn.share_scope(self, add)  # `pos_embedding` at top level, as big_vision
+      x = add(x)
+      named['Transformer/posembed_input'] = x
+    tokens = []
+    if has_token:
+      tokens.append(token('cls'))
+    if self.distilled:
+      tokens.append(token('dist'))
+    tokens = [
+      jnp.broadcast_to(t, (x.shape[0], 1, self.hidden_size)).astype(x.dtype)
+      for t in tokens
+    ]
+    return jnp.concatenate([*tokens, x], axis=1), positions_first
+
+  def _block_fields(self):
+    return dict(
+      num_heads=self.num_heads,
+      mlp_dim=self.mlp_dim,
+      gelu=self.gelu,
+      layer_norm_eps=self.layer_norm_eps,
+      dropout_rate=self.dropout_rate,
+      attention_dropout_rate=self.attention_dropout_rate,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+    )
+
+  def _dropout_key(self, train):
+    rates = (
+      self.dropout_rate,
+      self.attention_dropout_rate,
+      self.stochastic_depth_rate,
+    )
+    return self.make_rng('dropout') if train and any(rates) else None
+
+  def _head(self, x, named, train):  # [B, N, D] -> logits
+    if self.distilled:
+      return self._distilled_logits(x, named, train)
+    if self.classifier == 'token':
+      x = x[:, 0]  # [B, D]
+    elif self.classifier == 'gap':
+      x = x.mean(axis=1)
+    elif self.classifier == 'map':
+      fields = self._block_fields()
+      del fields['dropout_rate'], fields['attention_dropout_rate']
+      x = MapHead(**fields, name='MAPHead_0')(x)
+    if self.representation_size is not None:
+      x = self._dense(self.representation_size, self.dtype, 'pre_logits')(x)
+      named['pre_logits'] = x
+      x = jnp.tanh(x)
+      named['pre_logits_tanh'] = x
+    else:
+      named['pre_logits'] = x
+    return self._classify('head')(x) if self.num_classes else x
+
+  def _distilled_logits(self, x, named, train):
+    named['pre_logits'] = x[:, :2]
+    if not self.num_classes:
+      return x[:, :2]
+    logits = self._classify('head')(x[:, 0])
+    distilled = self._classify('head_dist')(x[:, 1])
+    return (logits, distilled) if train else (logits + distilled) / 2
+
+  def _dense(self, features, dtype, name, **init):
+    return nn.Dense(
+      features, dtype=dtype, param_dtype=self.param_dtype, name=name, **init
+    )
+
+  def _classify(self, name):
+    return self._dense(
+      self.num_classes,
+      norm_dtype(self.dtype),
+      name,
+      kernel_init=nn.initializers.zeros,
+      bias_init=nn.initializers.constant(self.head_bias_init),
+    )
