@@ -53,6 +53,10 @@ def create(model: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
   Raises:
     ValueError: unknown name, kind or field.
   """
+  if not isinstance(model, str | Mapping):
+    raise ValueError(
+      f'a model is a name or a mapping of fields, not {model!r}'
+    )
   spec = variant(model) if isinstance(model, str) else dict(model)
   kind = pick('kind of model', spec.pop('model', 'vit'), _READERS)
   cls, read = kind

@@ -165,7 +165,9 @@ def _adapt_positions(flat, wanted, grid, source_grid, head):
   """Brings the position embedding to the name, slots and grid wanted."""
   have = next((n for n in _POSITIONS if n in flat), None)
   want = next((n for n in _POSITIONS if n in wanted), None)
-  if have is None or want is None:
+  if have is None or want is None or _prefix(wanted) > _prefix(flat):
+    return flat  # the check of all names will tell
+  if have == want and flat[have].shape == wanted[want].shape:
     return flat
   flat = dict(flat)
   posemb = flat.pop(have)
@@ -173,8 +175,7 @@ def _adapt_positions(flat, wanted, grid, source_grid, head):
   want_prefix = 0 if want == names.POSITIONS_BEFORE_CLS else _prefix(wanted)
   if prefix and posemb.shape[1] == math.prod(grid) and 'cls' in wanted:
     prefix = 0  # just the grid: a file whose class token has no slot
-  if posemb.shape[1:2] != wanted[want].shape[1:2] or prefix != want_prefix:
-    posemb = _resize(posemb, grid, prefix, source_grid)
+  posemb = _resize(posemb, grid, prefix, source_grid)
   if prefix and 'cls' not in wanted and head == 'reset':
     flat = _without(flat, ('cls', 'dist'))
     posemb = posemb[:, prefix:]

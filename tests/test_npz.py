@@ -1,0 +1,276 @@
+"""Reading .npz files that are damaged, hostile, or no .npz at all."""
+
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import zipfile
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax_repro import weights
+from vit_jax_repro.weights import npz
+
+ARRAYS = {
+  'embedding/kernel': np.arange(24, dtype=np.float32).reshape(2, 2, 3, 2),
+  'Transformer/encoder_norm/bias': np.float32([1, 2]),
+}
+
+
+@pytest.fixture
+def good(tmp_path):
+  path = tmp_path / 'good.npz'
+  np.savez(path, **ARRAYS)
+  return path
+
+
+def header(shape, descr='<f4'):
+  """The .npy header of an array that need not exist."""
+  stream = io.BytesIO()
+  np.lib.format.write_array_header_1_0(
+    stream, {'descr': descr, 'fortran_order': False, 'shape': shape}
+  )
+  return stream.getvalue()
+
+
+def archive(path, members, compression=zipfile.ZIP_STORED):
+  with zipfile.ZipFile(path, 'w', compression) as file:
+    for name, content in members.items():
+      file.writestr(f'{name}.npy', content)
+  return path
+
+
+def flip(path, needle, offset=0):
+  """Flips one byte of the archive, `offset` after a byte string in it."""
+  content = bytearray(path.read_bytes())
+  content[content.index(needle) + len(needle) + offset] ^= 0xFF
+  path.write_bytes(content)
+
+
+def truncated(path):
+  np.savez(path, **ARRAYS)
+  path.write_bytes(path.read_bytes()[:-100])
+
+
+def flipped(path):
+  np.savez(path, **ARRAYS)
+  flip(path, np.float32([5, 6]).tobytes())
+
+
+def headless_data(path):
+  archive(path, {'embedding/kernel': header((2, 2, 3, 2))[:40]})
+
+
+def directory(path):
+  path.mkdir()
+
+
+def pickled_inside(path):
+  np.savez(path, **{'embedding/kernel': np.array([{'a': 1}], object)})
+
+
+def bomb(path):
+  zeros = np.zeros(1, np.uint8).tobytes() * 2**20
+  with (
+    zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as file,
+    file.open('embedding/kernel.npy', 'w', force_zip64=True) as member,
+  ):
+    member.write(header((2**28 + 2**20,)))
+    for _ in range(1028):
+      member.write(zeros)
+
+
+def npy(path):
+  with path.open('wb') as file:
+    np.save(file, np.zeros(2))
+
+
+def text_array(path):
+  np.savez(path, **{'embedding/kernel': np.array(['a'])})
+
+
+def other_names(path):
+  np.savez(path, a=np.zeros(2), b=np.zeros(3))
+
+
+def torch_names(path):
+  np.savez(path, **{'blocks.0.norm1.weight': np.zeros(2)})
+
+
+BAD = {
+  'truncated': (truncated, 'a truncated .npz archive'),
+  'flipped byte': (flipped, "array 'embedding/kernel' is damaged"),
+  'empty': (lambda p: p.write_bytes(b''), r'is empty \(0 bytes\)'),
+  'html': (
+    lambda p: p.write_text('\n<!DOCTYPE html><html>Sign in</html>'),
+    'an HTML or XML page',
+  ),
+  'text': (lambda p: p.write_text('hello'), "starts with b'hello'"),
+  'pickle': (lambda p: p.write_bytes(pickle.dumps([1])), 'is a pickle'),
+  'npy': (
+    npy,
+    'a single .npy array',
+  ),
+  'lfs': (
+    lambda p: p.write_text('version https://git-lfs.github.com/spec/v1\n'),
+    'a Git LFS pointer',
+  ),
+  'directory': (directory, 'is a directory'),
+  'pickle inside': (
+    pickled_inside,
+    "array 'embedding/kernel' holds pickled Python objects",
+  ),
+  'absurd shape': (
+    lambda p: archive(p, {'embedding/kernel': header((10**6, 10**9))}),
+    r'declares shape \(1000000, 1000000000\) of float32',
+  ),
+  'overflowing shape': (
+    lambda p: archive(p, {'embedding/kernel': header((2**40, 2**40))}),
+    r'declares shape .* but 0 are stored',
+  ),
+  'negative shape': (
+    lambda p: archive(p, {'embedding/kernel': header((-1, 4))}),
+    'declares shape|not a NumPy array',
+  ),
+  'too much data': (
+    lambda p: archive(p, {'embedding/kernel': header((1,)) + b'12345678'}),
+    'declares shape',
+  ),
+  'short header': (headless_data, "'embedding/kernel' is not a NumPy array"),
+  'no array': (
+    lambda p: archive(p, {'embedding/kernel': b'not numpy at all'}),
+    "'embedding/kernel' is not a NumPy array",
+  ),
+  'bomb': (bomb, 'claims to unpack to'),
+  'text array': (
+    text_array,
+    'holds <U1, but weights are numbers',
+  ),
+  'unknown layout': (other_names, 'unknown layout: 2 arrays named a, b'),
+  'a port': (torch_names, r'unknown layout: 1 arrays named blocks\.0'),
+  'no arrays': (lambda p: archive(p, {}), 'unknown layout: 0 arrays'),
+}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('kind', BAD)
+def test_a_bad_file_gets_one_clear_line(kind, tmp_path):
+  write, says = BAD[kind]
+  path = tmp_path / 'ViT-B_16.npz'
+  write(path)
+  with pytest.raises(ValueError, match=says) as error:
+    weights.load(path)
+  message = str(error.value)
+  assert '\n' not in message and str(path) in message
+  assert error.value.__cause__ is None
+
+
+@pytest.mark.quick
+def test_a_missing_file_says_so(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r'no weights file .*nothing.npz'):
+    weights.load(tmp_path / 'nothing.npz')
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
+def test_what_numpy_writes_is_read(save, tmp_path):
+  arrays = dict(
+    ARRAYS,
+    scalar=np.float64(3.5),
+    empty=np.zeros((0, 3), np.float32),
+    fortran=np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    half=np.float16([1, 2]),
+    step=np.int32(7),
+  )
+  save(tmp_path / 'a.npz', **arrays)
+  read = dict(npz.read(tmp_path / 'a.npz'))
+  assert read.keys() == arrays.keys()
+  assert set(npz.read_names(tmp_path / 'a.npz')) == arrays.keys()
+  for name, array in arrays.items():
+    np.testing.assert_array_equal(read[name], array)
+    assert read[name].dtype == array.dtype
+
+
+@pytest.mark.quick
+def test_only_wanted_arrays_are_read(good):
+  flip(good, np.float32([5, 6]).tobytes())
+  wanted = 'Transformer/encoder_norm/bias'
+  read = dict(npz.read(good, wanted=lambda name: name == wanted))
+  assert list(read) == [wanted]
+
+
+@pytest.mark.quick
+def test_bfloat16_is_stored_as_v2_and_comes_back(tmp_path):
+  array = np.asarray(jnp.linspace(-3, 3, 12, dtype=jnp.bfloat16)).reshape(3, 4)
+  npz.write(tmp_path / 'a.npz', [('a', array)])
+  with np.load(tmp_path / 'a.npz') as archive:
+    assert archive['a'].dtype == np.dtype('V2')
+  ((_, read),) = npz.read(tmp_path / 'a.npz')
+  assert read.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(read, array)
+
+
+@pytest.mark.quick
+def test_numpy_reads_what_is_written(tmp_path):
+  npz.write(tmp_path / 'a.npz', ARRAYS.items())
+  with np.load(tmp_path / 'a.npz', allow_pickle=False) as archive:
+    assert set(archive.files) == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+      np.testing.assert_array_equal(archive[name], array)
+
+
+@pytest.mark.quick
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(good):
+  def arrays():
+    yield 'a', np.zeros(3)
+    raise RuntimeError('half way')
+
+  before = good.read_bytes()
+  with pytest.raises(RuntimeError, match='half way'):
+    npz.write(good, arrays())
+  assert good.read_bytes() == before
+  assert os.listdir(good.parent) == [good.name]
+
+
+def test_a_kill_while_writing_leaves_the_old_file(good):
+  """A real process, killed by SIGKILL in the middle of `write`."""
+  program = f"""
+import numpy as np
+from vit_jax_repro.weights import npz
+
+def arrays():
+  for i in range(10 ** 9):
+    if i == 3:
+      print('writing', flush=True)
+    yield f'a{{i}}', np.zeros(10 ** 5)
+
+npz.write({str(good)!r}, arrays())
+"""
+  before = good.read_bytes()
+  with subprocess.Popen(
+    [sys.executable, '-c', program], stdout=subprocess.PIPE, text=True
+  ) as process:
+    assert process.stdout.readline() == 'writing\n'
+    process.send_signal(signal.SIGKILL)
+  assert process.returncode == -signal.SIGKILL
+  assert good.read_bytes() == before
+  assert dict(npz.read(good)).keys() == ARRAYS.keys()
+
+
+@pytest.mark.quick
+def test_where_nothing_can_be_written(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r'folder .* does not exist'):
+    npz.write(tmp_path / 'no' / 'a.npz', [])
+  with pytest.raises(IsADirectoryError, match='is a directory'):
+    npz.write(tmp_path, [])
+
+
+@pytest.mark.quick
+def test_objects_are_not_written(tmp_path):
+  with pytest.raises(TypeError, match='cannot store Python objects'):
+    npz.write(tmp_path / 'a.npz', [('a', np.array([{}], object))])
+  assert not os.listdir(tmp_path)

@@ -1,0 +1,109 @@
+"""Every named model has the published number of parameters."""
+
+import re
+
+import jax
+import pytest
+import reference
+
+from vit_jax_repro import models
+
+# Width of the tanh layer that the files of imagenet21k/ have.
+PRE_LOGITS = {'B': 768, 'L': 1024, 'H': 1280}
+SKIPPED = ('big_vision', 'sam.ViT-S_16')  # no names of ours; see test_weights
+
+
+def count(model, image_size=224):
+  image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), 'float32')
+  shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def released(key, layout):
+  """(name, fields, image size) that make the model of a released file."""
+  bucket, name = key.split('.', 1)
+  shapes = {k: v[0] for k, v in layout['layout'].items()}
+  head = shapes.get('head/bias') or shapes['resnet/head/conv2d/bias']
+  fields = dict(num_classes=head[0])
+  size = 224
+  if bucket == 'augreg':
+    name, *rest = name.split('.')
+    size = 384 if rest[0].endswith('384') else 224
+  elif bucket == 'imagenet21k+imagenet2012':
+    size = 224 if name.endswith('-224') else 384
+    name = name.removesuffix('-224')
+  elif bucket == 'imagenet21k':
+    fields['representation_size'] = PRE_LOGITS[name.split('ViT-')[1][0]]
+  elif bucket == 'gsam':
+    name += '-gap-norep'
+  return name, fields, size
+
+
+RELEASED = [k for k in reference.layouts() if not k.startswith(SKIPPED)]
+
+
+@pytest.mark.parametrize('key', RELEASED)
+def test_parameter_count_of_released_files(key):
+  layout = reference.layouts()[key]
+  name, fields, size = released(key, layout)
+  assert count(models.create(name, **fields), size) == layout['parameters']
+
+
+def published_rows():
+  for row in reference.parameter_counts():
+    name = row['model'].removesuffix(' (JFT)').replace('/', '_')
+    name = name.replace('BiT R', 'BiT-R').replace(' distilled', '-distilled')
+    if name.startswith('DeiT-'):
+      name = re.sub(r'^DeiT-(Ti|S|B)(@384)?', r'DeiT-\1_16', name)
+    for column, millions in row.items():
+      if column != 'model' and millions:
+        yield name, column, float(millions)
+
+
+@pytest.mark.parametrize(('name', 'column', 'millions'), list(published_rows()))
+def test_published_parameter_counts(name, column, millions):
+  """To 0.01 M, over `../paper` rows of sizes 224 and 384 and heads 1k, 21k."""
+  fields = dict(num_classes=1000)
+  if '21k' in column:
+    fields['num_classes'] = 21_843
+    if name in ('ViT-B_16', 'ViT-B_32', 'ViT-L_16', 'ViT-L_32', 'ViT-H_14'):
+      fields['representation_size'] = models.create(name).hidden_size
+  size = 384 if '384' in column else 224
+  assert (
+    abs(count(models.create(name, **fields), size) / 1e6 - millions) <= 0.0101
+  )
+
+
+@pytest.mark.quick
+def test_names_are_unique_and_all_can_be_created():
+  names = models.names()
+  assert len(set(names)) == len(names)
+  for name in names:
+    assert models.create(name).num_classes
+    assert models.canonical_name(name) == name
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  ('name', 'num_classes'),
+  [
+    ('BiT-S-R50x1', 1000),
+    ('BiT-M-R50x1', 21_843),
+    ('BiT-M-R50x1-ILSVRC2012', 1000),
+    ('BiT-R200x3', 1000),
+    ('BiT-M-R26x1', None),
+  ],
+)
+def test_bit_names(name, num_classes):
+  if num_classes is None:
+    with pytest.raises(ValueError, match='unknown model'):
+      models.create(name)
+  else:
+    assert models.create(name).num_classes == num_classes
+
+
+@pytest.mark.quick
+def test_any_bit_width():
+  model = models.create('BiT-R50x0.5', num_classes=10)
+  assert model.root_channels == 32
+  assert count(model, 64) > 0

@@ -1,0 +1,320 @@
+"""Every published layout: loaded, described, created, written back."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from vit_jax_repro import models, weights
+from vit_jax_repro.weights import npz, stacking
+
+# Written whole in tests; the others by name and shape only.
+SMALL = (
+  'augreg.Ti_16.imagenet2012-res_384',
+  'augreg.R_Ti_16.imagenet2012-res_224',
+  'imagenet21k.ViT-B_32',
+  'gsam.ViT-S_32',
+  'sam.ViT-S_16',
+  'bit.BiT-S-R50x1',
+  'mixer_imagenet1k.Mixer-B_16',
+  'big_vision.S_16.gap_rep_sincos2d',
+  'big_vision.S_16.tok_learn',
+  'big_vision.S_16.map_learn',
+  'big_vision.S_16.map_learn_scan',
+  'big_vision.S_16.two_towers_img_map_scan',
+)
+
+
+def layout_of(key):
+  return reference.layouts()[key]['layout']
+
+
+def write_random(path, key, dtype=None, seed=0):
+  """A file with the names, shapes and dtypes of a released one."""
+  rng = np.random.default_rng(seed)
+
+  def arrays():
+    for name, (shape, stored) in layout_of(key).items():
+      array = rng.standard_normal(shape, dtype=np.float32)
+      yield name, array.astype(dtype or stored)
+
+  npz.write(path, arrays())
+  return path
+
+
+def read_shapes(path):
+  return {name: array.shape for name, array in npz.read(path)}
+
+
+def assert_same_tree(left, right):
+  left, right = stacking.flatten(left), stacking.flatten(right)
+  assert left.keys() == right.keys()
+  for name, array in left.items():
+    assert array.dtype == right[name].dtype
+    np.testing.assert_array_equal(array, right[name], err_msg=name)
+
+
+def is_exception(key):
+  """Files that hold more than, or only a part of, one model's parameters."""
+  return key == 'sam.ViT-S_16' or key.endswith('_scan')
+
+
+@pytest.mark.parametrize('key', SMALL)
+def test_round_trip_of_released_layouts(key, tmp_path):
+  """load -> save -> load is bit-exact and gives back the published layout."""
+  path = write_random(tmp_path / 'in.npz', key)
+  params = weights.load(path)
+  weights.save(tmp_path / 'out.npz', params)
+  assert_same_tree(weights.load(tmp_path / 'out.npz'), params)
+  weights.save(tmp_path / 'linen.npz', params, layout='linen')
+  assert_same_tree(weights.load(tmp_path / 'linen.npz'), params)
+  if not is_exception(key):
+    assert read_shapes(tmp_path / 'out.npz') == read_shapes(path)
+    size = reference.layouts()[key]['npz_bytes_zip64']
+    assert (tmp_path / 'out.npz').stat().st_size == size
+
+
+@pytest.fixture
+def names_and_shapes(monkeypatch):
+  """Files of any size as arrays without memory: names and shapes are real."""
+
+  def load(key):
+    canonical = weights.names.from_file(layout_of(key))
+    flat = {
+      canonical[name]: weights.names.from_file_shape(
+        canonical[name], np.broadcast_to(np.zeros((), dtype), shape)
+      )
+      for name, (shape, dtype) in layout_of(key).items()
+      if name in canonical
+    }
+    return stacking.unstack(flat)
+
+  return load
+
+
+@pytest.mark.parametrize('key', reference.layouts())
+def test_every_released_layout_is_described_and_fits(key, names_and_shapes):
+  """The described model has just the file's parameters, and back again."""
+  flat = names_and_shapes(key)
+  spec = weights.describe(flat)
+  model = models.create(spec)
+  image_size = spec['image_size'] or (224, 224)
+  wanted = jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, *image_size, 3))
+  )['params']
+  wanted = {k: v.shape for k, v in stacking.flatten(wanted).items()}
+  assert wanted == {k: v.shape for k, v in flat.items()}
+  if key != 'sam.ViT-S_16':  # counts its optimizer state too
+    total = sum(np.prod(shape) for shape in wanted.values())
+    assert total == reference.layouts()[key]['parameters']
+  if not is_exception(key):
+    written = weights.names.to_file(flat, 'official')
+    assert {k: list(v.shape) for k, v in written.items()} == {
+      name: shape for name, (shape, _) in layout_of(key).items()
+    }
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  ('key', 'size'),
+  [
+    ('imagenet21k+imagenet2012.ViT-B_16', 384),
+    ('imagenet21k+imagenet2012.ViT-B_16-224', 224),
+    ('imagenet21k.ViT-H_14', 224),
+    ('augreg.R_Ti_16.imagenet2012-res_384', 384),
+    ('imagenet21k+imagenet2012.R50+ViT-B_16', 384),
+    ('gsam.ViT-S_32', 224),
+    ('mixer_sam.Mixer-B_32', 224),
+    ('big_vision.B_16.tok_learn', 224),
+    ('bit.BiT-M-R50x1', None),
+    ('big_vision.S_16.gap_rep_sincos2d', None),
+  ],
+)
+def test_image_size_is_read_off_the_file(key, size, names_and_shapes):
+  expected = size and (size, size)
+  assert weights.describe(names_and_shapes(key))['image_size'] == expected
+
+
+@pytest.mark.quick
+def test_pre_linen_and_linen_numbering_give_one_tree(tmp_path):
+  """Twelve layers: 10 and 11 sort after 9."""
+  old = reference.checkpoint('vit_12_layers')
+  assert any('MlpBlock_3' in name for name in old)
+  new = {reference.to_linen(name): array for name, array in old.items()}
+  npz.write(tmp_path / 'old.npz', old.items())
+  npz.write(tmp_path / 'new.npz', new.items())
+  params = weights.load(tmp_path / 'old.npz')
+  assert_same_tree(params, weights.load(tmp_path / 'new.npz'))
+  assert_same_tree(params, stacking.nest(new))
+  stacked = stacking.stack(stacking.flatten(params))
+  npz.write(tmp_path / 'stacked.npz', stacked.items())
+  assert_same_tree(weights.load(tmp_path / 'stacked.npz'), params)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('prefix', ['opt/target/', 'params/', 'params/img/'])
+def test_prefixes_and_other_contents_are_put_aside(prefix, tmp_path):
+  plain = reference.checkpoint('vit_token')
+  npz.write(tmp_path / 'plain.npz', plain.items())
+  held = {prefix + name: array for name, array in plain.items()}
+  held |= {
+    'opt/state/step': np.int32(3),
+    'opt/state/param_states/embedding/kernel/grad_ema': np.zeros(2, 'f4'),
+    'extra/accum_train_time': np.float64(2),
+    'params/txt/Encoder_0/kernel' if 'img' in prefix else 'extra/x': np.zeros(
+      1
+    ),
+  }
+  npz.write(tmp_path / 'held.npz', held.items())
+  assert_same_tree(
+    weights.load(tmp_path / 'held.npz'), weights.load(tmp_path / 'plain.npz')
+  )
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('case', ['hybrid_stem_only', 'hybrid_1_1_1'])
+def test_group_norm_of_either_shape(case, tmp_path):
+  """(1, 1, 1, C) and (C,) load alike; hybrids are written (1, 1, 1, C)."""
+  arrays = reference.checkpoint(case)
+  flat = {k: v.ravel() if 'gn' in k else v for k, v in arrays.items()}
+  npz.write(tmp_path / 'flat.npz', flat.items())
+  params = weights.load(tmp_path / 'flat.npz')
+  assert params['gn_root']['scale'].ndim == 1
+  weights.save(tmp_path / 'out.npz', params)
+  assert_same_tree(weights.load(tmp_path / 'out.npz'), params)
+  shapes = read_shapes(tmp_path / 'out.npz')
+  assert shapes['gn_root/scale'][:3] == (1, 1, 1)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('numbering', [lambda i: f'_{i}', lambda i: ''])
+def test_numbered_bit_convolutions(numbering, tmp_path):
+  arrays = reference.checkpoint('bit_tiny_1_1_1_1')
+  numbered = {
+    name.replace('standardized_conv2d', f'standardized_conv2d{numbering(i)}'): a
+    for i, (name, a) in enumerate(arrays.items())
+  }
+  npz.write(tmp_path / 'a.npz', numbered.items())
+  params = weights.load(tmp_path / 'a.npz')
+  weights.save(tmp_path / 'out.npz', params)
+  with np.load(tmp_path / 'out.npz') as written:
+    assert set(written.files) == arrays.keys()
+    for name, array in arrays.items():
+      np.testing.assert_array_equal(written[name], array)
+
+
+@pytest.mark.quick
+def test_bfloat16_files_of_big_vision(tmp_path):
+  arrays = reference.checkpoint('bv_map_learn')
+  arrays = {k: v.astype(jnp.bfloat16) for k, v in arrays.items()}
+  npz.write(tmp_path / 'a.npz', arrays.items())
+  params = weights.load(tmp_path / 'a.npz')
+  weights.save(tmp_path / 'b.npz', params, layout='big_vision')
+  assert (tmp_path / 'a.npz').stat().st_size == (
+    tmp_path / 'b.npz'
+  ).stat().st_size
+  assert_same_tree(weights.load(tmp_path / 'b.npz'), params)
+  model = models.create(weights.describe(params))
+  fitted = weights.adapt(params, model, head='keep')
+  assert {a.dtype for a in jax.tree.leaves(fitted)} == {np.dtype('float32')}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  'case', ['vit_token', 'vit_gap', 'vit_token_prelogits']
+)
+def test_vit_in_the_layout_of_big_vision_is_the_same_function(case, tmp_path):
+  npz.write(tmp_path / 'a.npz', reference.checkpoint(case).items())
+  params = weights.load(tmp_path / 'a.npz')
+  weights.save(tmp_path / 'b.npz', params, layout='big_vision')
+  shapes = read_shapes(tmp_path / 'b.npz')
+  assert shapes['params/pos_embedding'][1] == 16
+  images = reference.images(case)
+  logits = []
+  for tree in (params, weights.load(tmp_path / 'b.npz')):
+    model = models.create(weights.describe(tree))
+    logits.append(model.apply({'params': tree}, images))
+  np.testing.assert_allclose(*logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('case', ['bit_tiny_1_1_1_1', 'hybrid_2_2'])
+def test_big_vision_has_no_file_for_bit_and_hybrids(case, tmp_path):
+  npz.write(tmp_path / 'a.npz', reference.checkpoint(case).items())
+  params = weights.load(tmp_path / 'a.npz')
+  with pytest.raises(ValueError, match='has no file for BiT and hybrids'):
+    weights.save(tmp_path / 'b.npz', params, layout='big_vision')
+  assert not (tmp_path / 'b.npz').exists()
+
+
+@pytest.mark.quick
+def test_an_unknown_layout_to_write_is_refused(tmp_path):
+  params = {'embedding': {'kernel': np.zeros((2, 2, 3, 4), 'f4')}}
+  with pytest.raises(
+    ValueError, match=r"unknown layout='flax'; choose from \['o"
+  ):
+    weights.save(tmp_path / 'b.npz', params, layout='flax')
+
+
+@pytest.mark.quick
+def test_scanned_parameters_are_saved_unstacked(tmp_path):
+  npz.write(tmp_path / 'a.npz', reference.checkpoint('vit_12_layers').items())
+  params = weights.load(tmp_path / 'a.npz')
+  scanned = models.create(weights.describe(params), scan=True)
+  stacked = weights.adapt(params, scanned, head='keep')
+  assert 'encoderblock' in stacked['Transformer']
+  weights.save(tmp_path / 'b.npz', jax.tree.map(jnp.asarray, stacked))
+  assert_same_tree(weights.load(tmp_path / 'b.npz'), params)
+
+
+def test_a_distilled_model_writes_its_flattened_tree(tmp_path):
+  model = models.create('DeiT-Ti_16-distilled', num_classes=10)
+  params = model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))['params']
+  weights.save(tmp_path / 'a.npz', params)
+  assert set(npz.read_names(tmp_path / 'a.npz')) == set(
+    stacking.flatten(params)
+  )
+  loaded = weights.load(tmp_path / 'a.npz')
+  assert_same_tree(loaded, jax.tree.map(np.asarray, params))
+  assert models.create(weights.describe(loaded)) == model
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('missing', ['embedding', 'Transformer'])
+def test_an_incomplete_tree_is_not_described(missing):
+  flat = stacking.nest(
+    {
+      reference.to_linen(k): v
+      for k, v in reference.checkpoint('vit_token').items()
+    }
+  )
+  del flat[missing]
+  with pytest.raises(ValueError, match='cannot tell the architecture: no'):
+    weights.describe(flat)
+
+
+def test_memory_rises_by_little_more_than_the_file(tmp_path):
+  """ViT-L/16, 1.2 GB: the rise of peak RSS stays within 1.3 of the file."""
+  path = write_random(tmp_path / 'a.npz', 'imagenet21k+imagenet2012.ViT-L_16')
+  program = f"""
+import pathlib
+import re
+from vit_jax_repro import weights
+
+def kilobytes(field):
+  status = pathlib.Path('/proc/self/status').read_text()
+  return int(re.search(rf'{{field}}:\\s+(\\d+) kB', status)[1])
+
+before = kilobytes('VmRSS')
+params = weights.load({str(path)!r})
+print((kilobytes('VmHWM') - before) * 1024)
+"""
+  command = [sys.executable, '-c', program]
+  output = subprocess.run(command, check=True, capture_output=True, text=True)
+  rise, size = int(output.stdout), path.stat().st_size
+  path.unlink()
+  assert 0.9 * size < rise < 1.3 * size
