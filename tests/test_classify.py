@@ -1,0 +1,163 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax_repro.data import batches as batch_form
+from vit_jax_repro.data import synthetic
+from vit_jax_repro.evaluation import classify
+from vit_jax_repro.training import mesh as meshes
+
+pytestmark = pytest.mark.quick
+
+NUM_CLASSES = 9
+NUM_IMAGES = 50
+
+
+class Linear(nn.Module):
+  """The smallest thing that has the interface of our models."""
+
+  num_classes: int = NUM_CLASSES
+  per_token: bool = False
+  factor: float = 1.0
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    assert not train
+    x = images.reshape(images.shape[0], -1)  # [B, H*W*3]
+    x = nn.Dense(self.num_classes, name='head')(x) * self.factor
+    return x[:, None] if self.per_token else x
+
+
+@pytest.fixture(scope='module')
+def examples():
+  (batch,) = synthetic.batches(
+    image_size=4, num_classes=NUM_CLASSES, batch_size=NUM_IMAGES, num_batches=1
+  )
+  return batch
+
+
+@pytest.fixture(scope='module')
+def params():
+  images = jnp.zeros((1, 4, 4, 3))
+  return Linear().init(jax.random.key(0), images, train=False)['params']
+
+
+def in_batches(examples, batch_size):
+  for start in range(0, len(examples['label']), batch_size):
+    rows = slice(start, start + batch_size)
+    part = {key: value[rows] for key, value in examples.items()}
+    yield batch_form.pad(part, batch_size)
+
+
+def by_hand(examples, params):
+  """Correct in the top 1 and top 5, counted with numpy."""
+  images = examples['image'].reshape(NUM_IMAGES, -1)
+  logits = images @ params['head']['kernel'] + params['head']['bias'][None]
+  order = np.argsort(-np.asarray(logits), axis=-1)
+  hits = order == examples['label'][:, None]
+  return int(hits[:, 0].sum()), int(hits[:, :5].sum())
+
+
+@pytest.mark.parametrize('num_devices', [1, 8])
+@pytest.mark.parametrize('batch_size', [1, 7, 64])
+def test_counts_are_exact(examples, params, batch_size, num_devices):
+  mesh = meshes.create_mesh(devices=jax.devices()[:num_devices])
+  result = classify.evaluate(
+    Linear(),
+    params,
+    in_batches(examples, batch_size),
+    mesh,
+    num_examples=NUM_IMAGES,
+  )
+  correct, top5 = by_hand(examples, params)
+  assert 0 < correct < top5 < NUM_IMAGES
+  assert result == {
+    'accuracy': correct / NUM_IMAGES,
+    'top5_accuracy': top5 / NUM_IMAGES,
+    'correct': correct,
+    'correct_top5': top5,
+    'num_examples': NUM_IMAGES,
+  }
+  assert type(result['correct']) is int
+  assert type(result['accuracy']) is float
+
+
+@pytest.mark.parametrize('sizes', [{'fsdp': 4}, {'model': 2}])
+def test_other_meshes(examples, params, sizes):
+  result = classify.evaluate(
+    Linear(), params, in_batches(examples, 7), meshes.create_mesh(**sizes)
+  )
+  assert (result['correct'], result['correct_top5']) == by_hand(
+    examples, params
+  )
+
+
+def test_masked_rows_never_count(examples, params):
+  mask = np.arange(NUM_IMAGES) % 3 == 0
+  part = {key: value[mask] for key, value in examples.items()}
+  masked = classify.evaluate(Linear(), params, [{**examples, 'mask': mask}])
+  assert masked == classify.evaluate(Linear(), params, in_batches(part, 7))
+  assert masked['num_examples'] == mask.sum()
+
+
+def test_top_5_of_few_classes(examples):
+  model = Linear(num_classes=3)
+  params = model.init(jax.random.key(0), examples['image'], train=False)
+  batch = {**examples, 'label': examples['label'] % 3}
+  result = classify.evaluate(model, params['params'], [batch])
+  assert result['top5_accuracy'] == 1.0 and result['accuracy'] < 1
+
+
+def test_parameters_are_not_donated(examples, params):
+  on_mesh = meshes.replicate(params, meshes.create_mesh())
+  first = classify.evaluate(Linear(), on_mesh, in_batches(examples, 16))
+  assert first == classify.evaluate(Linear(), on_mesh, in_batches(examples, 7))
+
+
+def test_compiles_once_for_all_batches(examples, params):
+  step = classify._compiled(Linear(), meshes.create_mesh())
+  step.clear_cache()
+  for _ in range(2):
+    classify.evaluate(Linear(), params, in_batches(examples, 7))
+  assert step._cache_size() == 1
+
+
+def test_a_wrong_number_of_images_is_refused(examples, params):
+  with pytest.raises(ValueError, match='counted 50 images instead of 51'):
+    classify.evaluate(
+      Linear(), params, in_batches(examples, 7), num_examples=51
+    )
+  with pytest.raises(ValueError, match='no image'):
+    classify.evaluate(Linear(), params, [])
+
+
+def test_logits_that_are_not_finite_are_refused(examples, params):
+  broken = jax.tree.map(np.array, params)
+  broken['head']['bias'][2] = np.nan
+  message = 'logits of 50 of 50 images are not finite'
+  with pytest.raises(ValueError, match=message):
+    classify.evaluate(Linear(), broken, in_batches(examples, 7))
+  with pytest.raises(ValueError, match='not finite'):
+    classify.probabilities(Linear(), broken, examples['image'])
+
+
+def test_logits_must_be_one_number_a_class(examples, params):
+  model = Linear(per_token=True)
+  for call in (
+    lambda: classify.evaluate(model, params, in_batches(examples, 7)),
+    lambda: classify.probabilities(model, params, examples['image']),
+  ):
+    with pytest.raises(ValueError, match=r'gives \(1, 9\) outputs') as caught:
+      call()
+    assert not getattr(caught.value, '__notes__', [])  # raised outside jit
+
+
+def test_probabilities(examples, params):
+  values = classify.probabilities(Linear(), params, examples['image'])
+  assert values.shape == (NUM_IMAGES, NUM_CLASSES)
+  assert values.dtype == np.float32
+  np.testing.assert_allclose(values.sum(-1), 1, rtol=1e-6)
+  correct = (values.argmax(-1) == examples['label']).sum()
+  assert correct == by_hand(examples, params)[0]

@@ -1,0 +1,127 @@
+import os
+
+import numpy as np
+import pytest
+
+from vit_jax_repro.data import folders
+
+pytestmark = pytest.mark.quick
+
+
+def make(root, *names):
+  for name in names:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(name.encode())
+  return root
+
+
+def relative(folder, root):
+  return [os.path.relpath(path, root) for path in folder.paths]
+
+
+def test_nested_upper_case_hidden_and_other_files(tmp_path):
+  make(
+    tmp_path,
+    'test/b/2.JPG',
+    'test/b/10.PnG',
+    'test/b/deep/er/x.jpeg',
+    'test/b/.hidden.jpg',
+    'test/b/.cache/y.jpg',
+    'test/b/notes.txt',
+    'test/b/jpg',
+    'test/a/z.JPEG',
+    'test/loose.jpg',
+    'test/.c/q.jpg',
+    '.git/b/q.jpg',
+    'README.png',
+  )
+  folder = folders.scan(tmp_path, 'test')
+  assert folder.class_names == ('a', 'b')
+  assert relative(folder, tmp_path) == [
+    'test/a/z.JPEG',
+    'test/b/10.PnG',
+    'test/b/2.JPG',
+    'test/b/deep/er/x.jpeg',
+  ]
+  assert folder.labels == (0, 1, 1, 1)
+
+
+def test_classes_are_those_of_all_splits(tmp_path):
+  make(
+    tmp_path, 'train/a/1.png', 'train/c/1.png', 'test/b/1.png', 'test/c/1.png'
+  )
+  make(tmp_path, 'logs/run1/notes.txt', 'test/empty/notes.txt')
+  folder = folders.scan(tmp_path, 'test')
+  assert folder.class_names == ('a', 'b', 'c')
+  assert folder.labels == (1, 2)
+  assert folders.scan(tmp_path, 'train').labels == (0, 2)
+
+
+def test_symbolic_links_are_followed_but_not_for_ever(tmp_path):
+  make(tmp_path, 'store/one/1.png', 'root/test/a/2.png')
+  (tmp_path / 'root/test/b').symlink_to(tmp_path / 'store/one')
+  (tmp_path / 'root/test/a/up').symlink_to(tmp_path / 'root/test/a')
+  folder = folders.scan(tmp_path / 'root', 'test')
+  assert relative(folder, tmp_path / 'root') == ['test/a/2.png', 'test/b/1.png']
+
+
+def test_slices_are_disjoint_sorted_and_mix_classes(tmp_path):
+  make(tmp_path, *(f'train/{c}/{i:02}.png' for c in 'ab' for i in range(20)))
+  whole = folders.scan(tmp_path, 'train')
+  most = folders.scan(tmp_path, 'train[:90%]')
+  rest = folders.scan(tmp_path, 'train[90%:]')
+  assert (len(whole.paths), len(most.paths), len(rest.paths)) == (40, 36, 4)
+  assert sorted(most.paths + rest.paths) == list(whole.paths)
+  assert list(most.paths) == sorted(most.paths)
+  assert rest.paths == folders.scan(tmp_path, 'train[-10%:]').paths
+  assert rest.paths == folders.scan(tmp_path, 'train[36:]').paths
+  half = folders.scan(tmp_path, 'train[:20]')
+  assert set(half.labels) == {0, 1}
+  both = folders.scan(tmp_path, 'train[:3]+train[-2:]')
+  assert len(set(both.paths)) == 5
+
+
+def test_a_split_may_be_called_anything(tmp_path):
+  make(tmp_path, 'val-clean+2[x]/a/1.png', 'val-clean/b/1.png')
+  assert folders.scan(tmp_path, 'val-clean+2[x]').labels == (0,)
+  assert folders.scan(tmp_path, 'val-clean[:1]').labels == (1,)
+
+
+def test_reads_files_in_parts(tmp_path):
+  names = [f'test/{c}/{i} é.png' for c in 'ab' for i in range(4)]
+  folder = folders.scan(make(tmp_path, *names[:7]), 'test')
+  seen = []
+  for process in range(3):
+    for record in folder.read(process, 3).as_numpy_iterator():
+      path = os.fsdecode(record['id'])
+      assert record['image'] == os.path.relpath(path, tmp_path).encode()
+      assert record['label'] == folder.labels[folder.paths.index(path)]
+      assert record['label'].dtype == np.int64
+      seen.append(path)
+  assert sorted(seen) == list(folder.paths)
+
+
+@pytest.mark.parametrize(
+  'split, message',
+  [
+    ('val', r"no split 'val' with images.*choose from \['test', 'train'\]"),
+    ('train[:9', r"no split 'train\[:9' with images"),
+    ('train[:4]', 'reaches beyond the 3 images'),
+    ('train[2:1]', 'holds no image'),
+    ('', "no split ''"),
+  ],
+)
+def test_wrong_splits(tmp_path, split, message):
+  make(tmp_path, *(f'train/a/{i}.png' for i in range(3)), 'test/a/1.png')
+  with pytest.raises(ValueError, match=message) as caught:
+    folders.scan(tmp_path, split)
+  assert '\n' not in str(caught.value)
+
+
+def test_wrong_folders(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r'nowhere is not a folder'):
+    folders.scan(tmp_path / 'nowhere', 'test')
+  make(tmp_path, 'test/1.png', 'README.md')  # no class folders
+  with pytest.raises(ValueError, match=r'no images in .* ROOT/SPLIT/CLASS'):
+    folders.scan(tmp_path, 'test')

@@ -1,0 +1,147 @@
+"""Folders of images as data sets: ROOT/SPLIT/CLASS/**/*.{jpg,jpeg,png}.
+
+Any letter case of the extensions, any depth below CLASS, symbolic links
+followed. Hidden files and folders and every other file are left out.
+Labels are positions in the sorted class names of all splits together, so a
+split that lacks a class keeps the labels of the others.
+"""
+
+import dataclasses
+import os
+import re
+
+import numpy as np
+
+from vit_jax_repro.data.tensorflow_cpu import tensorflow
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png')
+LAYOUT = 'ROOT/SPLIT/CLASS/*.{jpg,jpeg,png}'
+_PART = re.compile(r'([^\[\]]+)\[(-?\d+%?)?:(-?\d+%?)?\]')
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+  """The images of one split of a folder, or of parts of its splits."""
+
+  class_names: tuple[str, ...]
+  paths: tuple[str, ...]
+  labels: tuple[int, ...]
+
+  def read(self, process_index, process_count):
+    """One process's records; see datasets.Split."""
+    tf = tensorflow()
+    part = slice(process_index, None, process_count)
+    paths = [os.fsencode(path) for path in self.paths[part]]
+    labels = np.asarray(self.labels[part], np.int64)
+    dataset = tf.data.Dataset.from_tensor_slices((paths, labels))
+    return dataset.map(
+      lambda path, label: {
+        'image': tf.io.read_file(path),
+        'label': label,
+        'id': path,
+      },
+      num_parallel_calls=tf.data.AUTOTUNE,
+      deterministic=True,
+    )
+
+
+def scan(root, split):
+  """Lists the images of `split`, in sorted order.
+
+  Args:
+    root: path of the folder.
+    split: a sub-folder, or parts as TFDS writes them, such as
+      'train[:90%]+test'. A slice is one of a fixed random order (the sorted
+      order keeps classes together), then sorted again; slices that do not
+      overlap share no image.
+
+  Raises:
+    FileNotFoundError: `root` is not a folder.
+    ValueError: it has no such split, or is not laid out as LAYOUT.
+  """
+  if not os.path.isdir(root):
+    raise FileNotFoundError(
+      f'{root} is not a folder; an image folder is {LAYOUT}'
+    )
+  splits = _splits(root)
+  if not splits:
+    raise ValueError(f'no images in {root}; an image folder is {LAYOUT}')
+  class_names = sorted({c for classes in splits.values() for c in classes})
+  label_of = {name: label for label, name in enumerate(class_names)}
+  examples = []  # (path, label)
+  for part in [split] if split in splits else split.split('+'):
+    examples += _examples(root, part.strip(), splits, label_of)
+  if not examples:
+    raise ValueError(f'split {split!r} of {root} holds no image')
+  paths, labels = zip(*examples, strict=True)
+  return Folder(tuple(class_names), paths, labels)
+
+
+def _splits(root):
+  """{split: [class with at least one image, ...]}, both sorted."""
+  splits = {}
+  for split in _entries(root, folders=True):
+    classes = [
+      name
+      for name in _entries(os.path.join(root, split), folders=True)
+      if next(_images(os.path.join(root, split, name)), None)
+    ]
+    if classes:
+      splits[split] = classes
+  return splits
+
+
+def _examples(root, part, splits, label_of):
+  match = None if part in splits else _PART.fullmatch(part)
+  split, start, stop = match.groups() if match else (part, None, None)
+  if split not in splits:
+    raise ValueError(
+      f'no split {split!r} with images in {root}; choose from '
+      f'{sorted(splits)} or a part such as train[:90%]'
+    )
+  found = [
+    (path, label_of[name])
+    for name in splits[split]
+    for path in _images(os.path.join(root, split, name))
+  ]
+  if match is None:
+    return found
+  start = _position(start, len(found), part) if start else 0
+  stop = _position(stop, len(found), part) if stop else len(found)
+  # RandomState's stream is frozen, that of newer generators is not.
+  order = np.random.RandomState(0).permutation(len(found))
+  return [found[i] for i in sorted(order[start:stop])]
+
+
+def _position(text, size, part):
+  """Index meant by '10', '-10', '10%' or '-10%' of `size`, as TFDS rounds."""
+  if text.endswith('%'):
+    position = round(int(text[:-1]) * size / 100)
+  else:
+    position = int(text)
+  if abs(position) > size:
+    raise ValueError(f'{part!r} reaches beyond the {size} images of the split')
+  return position + size if text.startswith('-') else position
+
+
+def _images(folder, above=()):
+  """Paths of the images below `folder`, sorted level by level."""
+  here = os.path.realpath(folder)
+  if here in above:  # a symbolic link back to where we come from
+    return
+  for name in _entries(folder, folders=False):
+    path = os.path.join(folder, name)
+    if os.path.isdir(path):
+      yield from _images(path, (*above, here))
+    elif name.lower().endswith(EXTENSIONS):
+      yield path
+
+
+def _entries(folder, *, folders):
+  """Sorted names in a folder, hidden ones left out."""
+  with os.scandir(folder) as entries:
+    return sorted(
+      entry.name
+      for entry in entries
+      if not entry.name.startswith('.') and (entry.is_dir() or not folders)
+    )

@@ -1,0 +1,51 @@
+"""TensorFlow as this package uses it: on the host, to read images, only."""
+
+import contextlib
+import functools
+import io
+import os
+
+from absl import logging
+
+
+@functools.cache
+def tensorflow():
+  """Imports TensorFlow, hides every accelerator from it, keeps it quiet.
+
+  An accelerator belongs to JAX; TensorFlow would reserve its memory. This
+  must come before anything else has made TensorFlow look at its devices.
+
+  Returns:
+    The `tensorflow` module.
+
+  Raises:
+    RuntimeError: TensorFlow has already taken an accelerator.
+  """
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  # Images are decoded and resized here, nothing oneDNN speeds up; with it
+  # TensorFlow prints a notice that no log level silences.
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+  import tensorflow as tf
+
+  tf.get_logger().setLevel('ERROR')  # TFDS calls deprecated functions
+  for kind in ('GPU', 'TPU', 'TPU_SYSTEM'):
+    tf.config.set_visible_devices([], kind)
+  return tf
+
+
+@contextlib.contextmanager
+def silence():
+  """Keeps TFDS's announcements, warnings and progress bars off the terminal.
+
+  What goes wrong comes as an exception all the same.
+  """
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    with (
+      contextlib.redirect_stdout(io.StringIO()),
+      contextlib.redirect_stderr(io.StringIO()),
+    ):
+      yield
+  finally:
+    logging.set_verbosity(verbosity)

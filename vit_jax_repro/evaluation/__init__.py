@@ -1,0 +1,1 @@
+"""Measuring a model: accuracy in which every image counts once."""

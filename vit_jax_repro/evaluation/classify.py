@@ -1,0 +1,150 @@
+"""Top-1 and top-5 accuracy in which every image counts exactly once."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax_repro.data import batches as batch_form
+from vit_jax_repro.training import mesh as meshes
+
+TOP = 5
+
+
+def eval_step(params, batch, *, model):
+  """Counts, as sums over the rows that are not masked.
+
+  Args:
+    params: what `model.apply` takes.
+    batch: image [B, H, W, 3], label [B] int32, mask [B] bool.
+    model: gives logits [B, K].
+
+  Returns:
+    int32 scalars: correct, correct_top5 (the label among the min(5, K)
+    largest logits), count, and not_finite (rows with a NaN or infinity).
+  """
+  label, mask = batch['label'], batch['mask']
+  logits = _logits(params, batch['image'], model=model)  # [B, K]
+  _, top = jax.lax.top_k(logits, min(TOP, logits.shape[-1]))  # [B, 5]
+  hits = (top == label[:, None]) & mask[:, None]  # [B, 5]
+  finite = jnp.isfinite(logits).all(axis=-1)  # [B]
+  return {
+    'correct': hits[:, 0].sum(),
+    'correct_top5': hits.any(axis=-1).sum(),
+    'count': mask.sum(),
+    'not_finite': (mask & ~finite).sum(),
+  }
+
+
+def evaluate(model, params, batches, mesh=None, *, num_examples=None):
+  """Evaluates a classifier on batches of numpy arrays.
+
+  A batch whose rows do not divide over the devices is filled up with masked
+  rows, so any batch size works on any number of devices.
+
+  Args:
+    model: a linen module with logits [B, K].
+    params: its parameters, host or device arrays; they are not donated.
+    batches: this process's batches, as many in every process; image
+      [B, H, W, 3] float32, label [B] int32, mask [B] bool (all True if left
+      out).
+    mesh: all devices, examples divided, by default.
+    num_examples: how many unmasked rows there must be over all processes.
+
+  Returns:
+    dict of accuracy, top5_accuracy (fractions, float), correct, correct_top5,
+    num_examples (int).
+
+  Raises:
+    ValueError: another number of images, or none; logits that are not [B, K]
+      or not finite.
+  """
+  mesh = meshes.create_mesh() if mesh is None else mesh
+  params = meshes.replicate(params, mesh)
+  multiple = meshes.local_batch_multiple(mesh)
+  step = _compiled(model, mesh)
+  totals = dict.fromkeys(('correct', 'correct_top5', 'count', 'not_finite'), 0)
+  pending = None  # fetched one step late, so that the devices never wait
+  for batch in batches:
+    num_rows = -(-len(batch['label']) // multiple) * multiple
+    if pending is None:
+      _require_classifier(model, params, batch['image'])
+    padded = batch_form.pad(batch, num_rows)
+    sums = step(params, meshes.to_global(padded, mesh))
+    _add(totals, pending)
+    pending = sums
+  _add(totals, pending)
+  return _result(totals, num_examples)
+
+
+def probabilities(model, params, images):
+  """Softmax over the classes.
+
+  Args:
+    model, params: as for `evaluate`.
+    images: [B, H, W, 3] float32.
+
+  Returns:
+    [B, K] float32 numpy array.
+
+  Raises:
+    ValueError: logits that are not [B, K], or not finite.
+  """
+  _require_classifier(model, params, images)
+  logits = np.asarray(_compiled_logits(model)(params, images))
+  if not np.isfinite(logits).all():
+    raise ValueError('the logits of the model are not finite')
+  return np.asarray(jax.nn.softmax(logits, axis=-1))
+
+
+def _logits(params, images, *, model):
+  logits = model.apply({'params': params}, images, train=False)
+  return logits.astype(jnp.float32)  # [B, K]
+
+
+def _require_classifier(model, params, images):
+  logits = jax.eval_shape(
+    functools.partial(_logits, model=model), params, images
+  )
+  if logits.ndim != 2:
+    raise ValueError(
+      f'the model gives {logits.shape[1:]} outputs for an image instead of one '
+      'number for each class; use a classifier that pools'
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_logits(model):
+  return jax.jit(functools.partial(_logits, model=model))
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(model, mesh):
+  step = functools.partial(eval_step, model=model)
+  return jax.jit(step, out_shardings=meshes.replicated(mesh))
+
+
+def _add(totals, sums):
+  if sums is not None:
+    for key in totals:
+      totals[key] += int(sums[key])
+
+
+def _result(totals, num_examples):
+  count = totals['count']
+  if num_examples is not None and count != num_examples:
+    raise ValueError(f'counted {count} images instead of {num_examples}')
+  if not count:
+    raise ValueError('there was no image to evaluate')
+  if totals['not_finite']:
+    raise ValueError(
+      f'the logits of {totals["not_finite"]} of {count} images are not finite'
+    )
+  return {
+    'accuracy': totals['correct'] / count,
+    'top5_accuracy': totals['correct_top5'] / count,
+    'correct': totals['correct'],
+    'correct_top5': totals['correct_top5'],
+    'num_examples': count,
+  }

@@ -1,0 +1,1 @@
+"""Training: the device mesh, and what is built on it."""
