@@ -141,6 +141,15 @@ def test_pre_logits_wanted_but_not_in_the_file():
 
 
 @pytest.mark.quick
+def test_a_kept_head_needs_the_pre_logits_it_was_trained_on():
+  params = token_params('vit_token_prelogits')
+  model = models.create(weights.describe(params), representation_size=None)
+  with pytest.raises(ValueError, match=r"extra=\['pre_logits/bias'"):
+    weights.adapt(params, model, head='keep')
+  assert 'pre_logits' not in weights.adapt(params, model, head='reset')
+
+
+@pytest.mark.quick
 def test_a_mixer_is_tied_to_its_image_size():
   params = token_params('mixer')
   model = models.create(weights.describe(params))

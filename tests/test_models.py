@@ -318,3 +318,14 @@ def test_without_classes_there_is_no_head(case, num_classes):
   )
   assert 'head' not in variables['params']
   assert features.shape == (2, {'mixer': 48, 'vit_token': 48}.get(case, 1024))
+
+
+@pytest.mark.quick
+def test_the_name_of_a_model():
+  for name in ('ViT-L_32', 'R50+ViT-B_16', 'Mixer-B_32', 'DeiT-S_16-distilled'):
+    assert (
+      models.name_of(models.create(name, num_classes=7, remat=True)) == name
+    )
+  assert models.name_of(models.create('BiT-M-R101x3')) == 'BiT-R101x3'
+  assert models.name_of(models.create('ViT-S_16', gelu='erf')) == 'DeiT-S_16'
+  assert models.name_of(tiny()) is None

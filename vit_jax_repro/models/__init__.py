@@ -54,9 +54,7 @@ def create(model: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
     ValueError: unknown name, kind or field.
   """
   if not isinstance(model, str | Mapping):
-    raise ValueError(
-      f'a model is a name or a mapping of fields, not {model!r}'
-    )
+    raise ValueError(f'a model is a name or a mapping of fields, not {model!r}')
   spec = variant(model) if isinstance(model, str) else dict(model)
   kind = pick('kind of model', spec.pop('model', 'vit'), _READERS)
   cls, read = kind
@@ -76,6 +74,33 @@ def create(model: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
   if missing:
     raise ValueError(f'missing fields {missing} for {cls.__name__}')
   return cls(**fields)
+
+
+def name_of(model: nn.Module) -> str | None:
+  """The name whose architecture a module has, None if it is no named one.
+
+  Number of classes, tanh layer, dropout, dtypes and the like may differ.
+  """
+  free = {k: getattr(model, k) for k in _NOT_IN_A_NAME if hasattr(model, k)}
+  for name in names():
+    named = create(name)
+    if type(named) is type(model) and named.clone(**free) == model:
+      return name
+  return None
+
+
+_NOT_IN_A_NAME = (
+  'num_classes',
+  'representation_size',
+  'dropout_rate',
+  'attention_dropout_rate',
+  'stochastic_depth_rate',
+  'head_bias_init',
+  'scan',
+  'remat',
+  'dtype',
+  'param_dtype',
+)
 
 
 def _required(cls):

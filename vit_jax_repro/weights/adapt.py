@@ -34,12 +34,12 @@ def adapt(
 ) -> dict[str, Any]:
   """Returns new parameters in the form that `model` wants; `params` stays.
 
-  Position embeddings are resized to `image_size`. A file's pre_logits are
-  dropped if the model has none, kept if it has. A class token's position slot
-  is folded in or made (as zeros) where file and model differ in whether
-  positions are added before or after the token; with a new head, class token
-  and slot are dropped if the model pools without one. Floats take the model's
-  `param_dtype`; scanned models get stacked blocks.
+  Position embeddings are resized to `image_size`. With a new head, a file's
+  pre_logits are dropped if the model has none; a kept head needs them. A
+  class token's position slot is folded in or made (as zeros) where file and
+  model differ in whether positions are added before or after the token; with
+  a new head, class token and slot are dropped if the model pools without one.
+  Floats take the model's `param_dtype`; scanned models get stacked blocks.
 
   Args:
     params: a tree as `load` returns it, or of another model of this family.
@@ -62,8 +62,6 @@ def adapt(
     image_size = description.describe(params)['image_size'] or ANY_IMAGE_SIZE
   unrolled = model.clone(scan=False) if hasattr(model, 'scan') else model
   wanted = parameter_shapes(unrolled, image_size)
-  if 'pre_logits/kernel' not in wanted:
-    flat = _without(flat, ('pre_logits/',))
   if head == 'reset':
     flat = _with_fresh_head(flat, wanted, model)
   grid = _grid(unrolled, image_size)
@@ -201,6 +199,8 @@ def _without(flat, starts):
 
 def _with_fresh_head(flat, wanted, model):
   flat = _without(flat, HEADS)
+  if 'pre_logits/kernel' not in wanted:
+    flat = _without(flat, ('pre_logits/',))
   for name, leaf in wanted.items():
     if name.startswith(HEADS):
       start = model.head_bias_init if name.endswith('bias') else 0

@@ -1,0 +1,38 @@
+import pathlib
+
+import pytest
+from run_verb import assert_one_line, run_verb
+
+import vit_jax_repro
+from vit_jax_repro import __main__
+
+pytestmark = pytest.mark.quick
+
+PACKAGE = pathlib.Path(vit_jax_repro.__file__).parent
+
+
+def verbs_there():
+  return {
+    path.stem
+    for path in PACKAGE.glob('*.py')
+    if "if __name__ == '__main__':" in path.read_text()
+  } - {'__main__'}
+
+
+def test_lists_the_verbs_that_exist_one_a_line():
+  code, out, err = run_verb('')
+  assert (code, err) == (0, '')
+  lines = [line.split() for line in out.splitlines() if 'python -m' in line]
+  listed = [words[2].removeprefix('vit_jax_repro.') for words in lines]
+  assert {'evaluate', 'predict'} <= set(listed)
+  assert set(listed) == verbs_there() and len(listed) == len(set(listed))
+  assert all(len(line) <= 80 for line in out.splitlines())
+  assert run_verb('', '--help') == (0, out, '')
+
+
+def test_every_verb_has_its_purpose():
+  assert verbs_there() <= __main__.VERBS.keys()
+
+
+def test_a_verb_as_an_argument_is_refused():
+  assert_one_line(run_verb('', 'predict'), "'predict'", 'vit_jax_repro.VERB')

@@ -1,0 +1,125 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from absl import flags
+
+from vit_jax_repro import command_line, model_files
+
+pytestmark = pytest.mark.quick
+
+
+def run(main, *arguments, positional=''):
+  values = flags.FlagValues()
+  flags.DEFINE_string('name', 'x', 'a name', flag_values=values)
+  flags.DEFINE_integer('top', 5, 'a number', lower_bound=1, flag_values=values)
+  flags.DEFINE_boolean('fast', False, 'hurry', flag_values=values)
+  command_line.run(
+    'verb',
+    main,
+    values,
+    'Says what it does.',
+    positional=positional,
+    argv=['verb.py', *arguments],
+  )
+
+
+def raiser(error):
+  def main(values, rest):
+    raise error
+
+  return main
+
+
+def test_calls_main_with_flags_and_other_arguments():
+  seen = []
+  run(
+    lambda values, rest: seen.append((values.name, values.top, rest)),
+    'a.jpg', '--name=y', '--top=2', '--', '--b.jpg', positional='IMAGE...',
+  )  # fmt: skip
+  assert seen == [('y', 2, ['a.jpg', '--b.jpg'])]
+
+
+@pytest.mark.parametrize('flag', ['--help', '-h', '--helpfull'])
+def test_help(capsys, flag):
+  with pytest.raises(SystemExit) as caught:
+    run(pytest.fail, flag, positional='IMAGE...')
+  out, err = capsys.readouterr()
+  assert caught.value.code == 0 and not err
+  assert out.startswith(
+    'usage: python -m vit_jax_repro.verb [flags] IMAGE...\n'
+  )
+  assert 'Says what it does.' in out
+  for text in ('--name=STRING  a name (default x)', '--top=INT', '--fast'):
+    assert text in out
+
+
+@pytest.mark.parametrize(
+  'arguments, wanted',
+  [
+    (['--nmae=x'], "Unknown command line flag 'nmae'. Did you mean: name"),
+    (['--top=two'], '--top=two'),
+    (['--top=0'], '--top=0'),
+    (['--fast=maybe'], 'maybe'),
+    (['stray'], "unexpected argument 'stray'"),
+  ],
+)
+def test_a_wrong_command_line_is_one_line(capsys, arguments, wanted):
+  with pytest.raises(SystemExit) as caught:
+    run(pytest.fail, *arguments)
+  out, err = capsys.readouterr()
+  assert caught.value.code == 2 and not out
+  assert err.startswith('verb: ') and err.count('\n') == 1 and wanted in err
+
+
+def test_errors_about_the_user_s_values_are_one_line(capsys, tmp_path):
+  def card(values, rest):
+    (tmp_path / 'a.json').write_text('{')
+    model_files.read_card(tmp_path / 'a.npz')
+
+  for main, wanted in [
+    (card, 'is not valid JSON'),
+    (raiser(FileNotFoundError(2, 'No such file', 'x.npz')), 'file: x.npz'),
+    (raiser(OSError('two\nlines')), 'verb: two lines'),
+    (raiser(KeyboardInterrupt()), 'interrupted'),
+  ]:
+    with pytest.raises(SystemExit) as caught:
+      run(main)
+    out, err = capsys.readouterr()
+    assert caught.value.code in (1, 130) and not out
+    assert err.count('\n') == 1 and wanted in err
+
+
+def outside(values, rest):
+  int('seven')  # a ValueError that is not one of ours
+
+
+def in_jax(values, rest):
+  jax.jit(lambda x: jnp.reshape(x, (3,)))(jnp.zeros(4))
+
+
+@pytest.mark.parametrize(
+  'main', [outside, in_jax, raiser(KeyError('x')), raiser(TypeError('x'))]
+)
+def test_bugs_keep_their_traceback(main):
+  with pytest.raises((ValueError, KeyError, TypeError)):
+    run(main)
+
+
+def test_image_size():
+  assert command_line.image_size(None) is None
+  assert command_line.image_size('224') == (224, 224)
+  assert command_line.image_size('224x384') == (224, 384)
+  assert command_line.image_size('32X48') == (32, 48)
+  for text in ('', 'x', '0', '-3', '3x', '1x2x3', '2.5', 'large'):
+    with pytest.raises(ValueError, match=f'--image_size={text} must be'):
+      command_line.image_size(text)
+
+
+def test_require():
+  values = flags.FlagValues()
+  for name in ('a', 'b'):
+    flags.DEFINE_string(name, None, '', flag_values=values)
+  values(['', '--a=1'])
+  command_line.require(values, 'a')
+  with pytest.raises(ValueError, match='--b must be given'):
+    command_line.require(values, 'a', 'b')

@@ -1,0 +1,99 @@
+import json
+
+import numpy as np
+import pytest
+import tiny_models
+from photographs import PHOTOGRAPHS
+from run_verb import assert_one_line, run_verb
+
+from vit_jax_repro import evaluate, weights
+
+quick = pytest.mark.quick
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+  path = tmp_path_factory.mktemp('weights') / 'tiny.npz'
+  weights.save(path, tiny_models.params_of(tiny_models.spec(10)))
+  return path
+
+
+@quick
+def test_digits(tiny, tmp_path):
+  path = tmp_path / 'result.json'
+  code, out, err = run_verb(
+    'evaluate', f'--weights={tiny}', '--dataset=digits', '--batch_size=7',
+    f'--json={path}',
+  )  # fmt: skip
+  assert (code, err) == (0, '')
+  result = json.loads(path.read_text())
+  assert result['num_examples'] == 360
+  assert result['accuracy'] == result['correct'] / 360
+  assert result['image_size'] == [8, 8] and result['split'] == 'test'
+  assert f'{result["accuracy"]:.2%}' in out
+  assert f'{result["top5_accuracy"]:.2%}' in out
+  assert '360, as 8x8 pixels (vit_jax)' in out and 'digits' in out
+
+
+def test_a_folder_of_photographs(tmp_path):
+  path = tmp_path / 'm.npz'
+  params = tiny_models.params_of(tiny_models.spec(1000))
+  bias = np.zeros(1000)
+  bias[985] = 9  # daisy
+  weights.save(path, tiny_models.with_head(params, bias=bias))
+  for name, class_name in [('china', 'n02980441'), ('flower', 'n11939491')]:
+    target = tmp_path / 'photos' / 'val' / class_name / f'{name}.JPEG'
+    target.parent.mkdir(parents=True)
+    target.write_bytes(PHOTOGRAPHS[name].read_bytes())
+  code, out, err = run_verb(
+    'evaluate', f'--weights={path}', f'--dataset={tmp_path / "photos"}',
+    '--split=val', '--image_size=16x24', '--preprocessing=bit',
+  )  # fmt: skip
+  assert code == 0 and '50.00%  (1 correct)' in out
+  assert '2, as 16x24 pixels (bit)' in out
+  assert err.startswith('note: the model has 1000 classes')
+  assert err.count('\n') == 1
+
+
+@quick
+def test_wrong_values_are_one_line(tiny, tmp_path):
+  given = {'weights': tiny, 'dataset': 'digits'}
+  for change, wanted in [
+    ({'weights': None}, ['--weights must be given']),
+    ({'dataset': None}, ['--dataset must be given']),
+    ({'weights': 'no.npz'}, ['no.npz']),
+    ({'weights': tmp_path}, [str(tmp_path)]),
+    ({'weights': PHOTOGRAPHS['china']}, ['china.jpg']),
+    ({'dataset': 'digitz'}, ["'digitz'", "'digits'", 'ROOT/SPLIT/CLASS']),
+    ({'split': 'val'}, ["'val'", "['test', 'train']"]),
+    ({'model': 'ViT-X_16'}, ['ViT-X_16', 'ViT-B_16']),
+    ({'preprocessing': 'caffe'}, ["'caffe'", "['bit', 'vit_jax']"]),
+    ({'image_size': '12y'}, ['--image_size=12y']),
+    ({'batch_size': 0}, ['--batch_size=0']),
+    ({'json': tmp_path / 'no' / 'x.json'}, ['x.json', 'no folder']),
+  ]:
+    values = {**given, **change}
+    arguments = [f'--{k}={v}' for k, v in values.items() if v is not None]
+    assert_one_line(run_in_process(arguments), *wanted)
+
+
+def run_in_process(arguments):
+  """As run_verb, without the seconds that a process takes to start."""
+  import contextlib
+  import io
+
+  out, err = io.StringIO(), io.StringIO()
+  for name in evaluate.FLAGS:
+    evaluate.FLAGS[name].unparse()
+  with (
+    contextlib.redirect_stdout(out),
+    contextlib.redirect_stderr(err),
+    pytest.raises(SystemExit) as caught,
+  ):
+    evaluate.main(['evaluate', *arguments])
+  return caught.value.code, out.getvalue(), err.getvalue()
+
+
+def test_one_of_them_as_a_process(tiny):
+  answer = run_verb('evaluate', f'--weights={tiny}', '--dataset=digitz')
+  assert_one_line(answer, "evaluate: unknown data set 'digitz'")

@@ -1,0 +1,319 @@
+"""The architecture, kept by reading the imports of every module.
+
+`docs/architecture.md` has the rules in words. A new module falls under its
+room's row in KINDS; a new room needs a row in KINDS and one in ARROWS.
+"""
+
+import ast
+import graphlib
+import pathlib
+import resource
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.quick
+
+PACKAGE = 'vit_jax_repro'
+TESTS = pathlib.Path(__file__).parent
+ROOT = TESTS.parent / PACKAGE
+
+KINDS = {  # the longest matching row counts; a top-level module is a verb
+  '__init__': 'core',
+  'command_line': 'shell',
+  'jobs': 'edge',
+  'json_files': 'core',
+  'model_files': 'core',
+  'recipes': 'core',
+  'restoring': 'edge',
+  'models': 'core',
+  'weights': 'core',
+  'weights.mirrors': 'edge',
+  'weights.ports': 'edge',
+  'training': 'core',
+  'training.checkpoint': 'shell',
+  'training.loop': 'shell',
+  'training.manifest': 'shell',
+  'data': 'edge',
+  'data.__init__': 'core',
+  'data.batches': 'core',
+  'data.imagenet': 'core',
+  'data.labels': 'core',
+  'data.synthetic': 'core',
+  'evaluation': 'core',
+  'analysis': 'core',
+  'analysis.plots': 'edge',
+  'paper': 'core',
+  'paper.render': 'edge',
+}
+
+ARROWS = {  # room or top-level module: what of ours it may import
+  'models': set(),
+  'recipes': set(),
+  'data': set(),
+  'weights': {'models'},
+  'training': {'models', 'weights'},
+  'evaluation': {'data', 'models', 'training', 'weights'},
+  'analysis': {'models', 'weights'},
+  'paper': set(),
+  'json_files': set(),
+  'model_files': {'json_files', 'weights'},
+  'command_line': set(),
+}
+
+CORE_LIBRARIES = {'flax', 'jax', 'numpy', 'optax', 'scipy'}
+SHELL_LIBRARIES = CORE_LIBRARIES | {'absl', 'orbax'}
+HEAVY_LIBRARIES = {
+  'PIL', 'clu', 'etils', 'huggingface_hub', 'matplotlib', 'ml_collections',
+  'orbax', 'pooch', 'rich', 'safetensors', 'sklearn', 'tensorflow',
+  'tensorflow_datasets', 'timm', 'torch', 'transformers',
+}  # fmt: skip
+LIBRARIES = {  # kind: (anywhere, and further ones inside functions)
+  'core': (CORE_LIBRARIES, set()),
+  'shell': (SHELL_LIBRARIES, set()),
+  'edge': (CORE_LIBRARIES | {'absl'}, HEAVY_LIBRARIES),
+  'verb': ({'absl'}, CORE_LIBRARIES | HEAVY_LIBRARIES),
+}
+OURS = {  # kind: the kinds of our own modules that it may import
+  'core': {'core'},
+  'shell': {'core', 'shell'},
+  'edge': {'core', 'shell', 'edge'},
+  'verb': {'core', 'shell', 'edge'},
+}
+
+HELP_CPU_SECONDS = 2.0
+FLAX_IMPORTS = {'absl', 'etils', 'rich'}  # so these cannot be done without
+# Test modules of properties that belong to no single module.
+CROSS_CUTTING = {'forward', 'imports', 'readme', 'requirements'}
+
+
+def discover():
+  """Paths of all modules under dotted names, such as 'models.__init__'."""
+  return {
+    '.'.join(path.relative_to(ROOT).with_suffix('').parts): path
+    for path in sorted(ROOT.rglob('*.py'))
+  }
+
+
+MODULES = discover()
+
+
+def room_of(module):
+  return module.split('.')[0]
+
+
+def kind_of(module):
+  if module in KINDS or '.' not in module:
+    return KINDS.get(module, 'verb')
+  room = module.rpartition('.')[0]
+  while room not in KINDS and '.' in room:
+    room = room.rpartition('.')[0]
+  if room not in KINDS:
+    raise ValueError(f'{module}: its room has no row in KINDS')
+  return KINDS[room]
+
+
+def of_kind(*kinds):
+  return [module for module in MODULES if kind_of(module) in kinds]
+
+
+def imports(source, module):
+  """Dotted names imported, and whether not at import but later."""
+  package = f'{PACKAGE}.{module}'.split('.')[:-1]
+
+  def walk(node, inside):
+    for child in ast.iter_child_nodes(node):
+      if isinstance(child, ast.Import):
+        yield from ((alias.name, inside) for alias in child.names)
+      elif isinstance(child, ast.ImportFrom):
+        base = package[: len(package) - child.level + 1] if child.level else []
+        base = [*base, child.module] if child.module else base
+        for alias in child.names:
+          yield '.'.join([*base, alias.name]), inside
+      else:
+        later = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+        later |= isinstance(child, ast.If) and '__main__' in ast.dump(
+          child.test
+        )
+        yield from walk(child, inside or later)
+
+  yield from walk(ast.parse(source), False)
+
+
+def resolve(name, modules):
+  """The module that a dotted name of ours lies in; None for the package."""
+  parts = name.split('.')[1:]
+  while parts:
+    for candidate in ('.'.join(parts), '.'.join([*parts, '__init__'])):
+      if candidate in modules:
+        return candidate
+    parts = parts[:-1]
+  return None
+
+
+def violations(module, source, modules):
+  """One line for each import that breaks a rule."""
+  kind = kind_of(module)
+  room = room_of(module)
+  if room not in ARROWS and (kind != 'verb' and room not in KINDS):
+    yield f'{module}: its room has no row in ARROWS'
+  anywhere, inside_only = LIBRARIES[kind]
+  for name, inside in imports(source, module):
+    library = name.split('.')[0]
+    if library == PACKAGE:
+      yield from _own_violations(module, name, inside, modules)
+    elif library not in sys.stdlib_module_names | anywhere:
+      if library not in inside_only:
+        yield f'{module} ({kind}) may not import {name}'
+      elif not inside:
+        yield f'{module} ({kind}) may import {name} only inside a function'
+
+
+def _own_violations(module, name, inside, modules):
+  kind, target = kind_of(module), resolve(name, modules)
+  if kind == 'verb' and not inside:
+    yield f'{module} is a verb: it may import {name} only inside a function'
+  if target is None or target == '__init__':
+    return
+  if kind_of(target) not in OURS[kind]:
+    yield f'{module} ({kind}) may not import {target} ({kind_of(target)})'
+  room, other = room_of(module), room_of(target)
+  if room in ARROWS and other not in ARROWS[room] | {room}:
+    yield f'the arrow {room} -> {other} does not exist: {module} -> {target}'
+
+
+def cycle(sources):
+  """A cycle of imports among modules, wherever they stand; None if none."""
+  graph = {}
+  for module, source in sources.items():
+    targets = (
+      resolve(name, sources)
+      for name, _ in imports(source, module)
+      if name.split('.')[0] == PACKAGE
+    )
+    graph[module] = {target for target in targets if target}
+  try:
+    graphlib.TopologicalSorter(graph).prepare()
+  except graphlib.CycleError as error:
+    return error.args[1]
+  return None
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_imports_keep_to_the_rules(module):
+  source = MODULES[module].read_text()
+  assert not list(violations(module, source, MODULES))
+
+
+def test_no_cycle():
+  assert cycle({m: path.read_text() for m, path in MODULES.items()}) is None
+
+
+@pytest.mark.parametrize(
+  'module, source, message',
+  [
+    ('models.vit', 'import tensorflow as tf', 'may not import tensorflow'),
+    ('models.vit', 'def f():\n  import absl', 'may not import absl'),
+    ('models.vit', f'from {PACKAGE}.weights import npz', 'models -> weights'),
+    ('models.vit', f'from {PACKAGE} import weights', 'models -> weights'),
+    ('models.vit', 'from ..weights import npz', 'models -> weights'),
+    ('weights.npz', f'import {PACKAGE}.weights.ports', '(core) may not'),
+    ('training.loop', 'import clu', 'may not import clu'),
+    ('training.steps', 'from orbax import checkpoint', 'may not import orbax'),
+    ('data.digits', 'import tensorflow', 'only inside a function'),
+    ('data.digits', 'try:\n  import PIL\nfinally:\n  0', 'only inside'),
+    ('data.digits', f'from {PACKAGE} import models', 'data -> models'),
+    ('data.digits', 'def f():\n  import pandas', 'may not import pandas'),
+    ('predict', f'from {PACKAGE} import jobs', 'only inside a function'),
+    ('predict', 'import jax', 'only inside a function'),
+    ('predict', 'if True:\n  import jax', 'only inside a function'),
+    ('predict', f'def f():\n  import {PACKAGE}.evaluate', '(verb)'),
+    ('jobs', f'def f():\n  from {PACKAGE} import predict', '(verb)'),
+  ],
+)
+def test_rules_bite(module, source, message):
+  known = ['__init__', 'jobs', 'predict', 'evaluate', 'models.__init__']
+  known += ['models.vit', 'weights.__init__', 'weights.npz', 'weights.ports']
+  found = list(violations(module, source, known))
+  assert len(found) == 1 and message in found[0]
+
+
+def test_cycles_are_found():
+  sources = {
+    'models.a': f'from {PACKAGE}.models import b',
+    'models.b': f'def f():\n  from {PACKAGE}.models.a import x',
+  }
+  assert set(cycle(sources)) == {'models.a', 'models.b'}
+  assert cycle({'models.a': sources['models.a'], 'models.b': ''}) is None
+
+
+BLOCKING_IMPORT = """
+import importlib, sys
+blocked, modules = (set(x.split(',')) - {''} for x in sys.argv[1:])
+
+class Finder:
+  def find_spec(self, name, path=None, target=None):
+    if name.split('.')[0] in blocked:
+      raise ModuleNotFoundError(f'{name} is blocked')
+
+sys.meta_path.insert(0, Finder())
+for module in sorted(modules):
+  importlib.import_module(module)
+"""
+
+
+@pytest.mark.parametrize(
+  'kinds, needed',
+  [
+    (['core'], FLAX_IMPORTS),
+    (['core', 'shell', 'edge', 'verb'], FLAX_IMPORTS | SHELL_LIBRARIES),
+  ],
+  ids=['core', 'all'],
+)
+def test_importing_works_without_heavy_libraries(kinds, needed):
+  names = {
+    f'{PACKAGE}.{module}'.removesuffix('.__init__')
+    for module in of_kind(*kinds)
+    if module != '__main__'
+  }
+  blocked = (HEAVY_LIBRARIES | SHELL_LIBRARIES) - CORE_LIBRARIES - needed
+  done = subprocess.run(
+    [sys.executable, '-c', BLOCKING_IMPORT, ','.join(blocked), ','.join(names)],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=TESTS.parent,
+  )
+  assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize('verb', of_kind('verb'))
+def test_help_answers_quickly(verb):
+  name = PACKAGE if verb == '__main__' else f'{PACKAGE}.{verb}'
+  before = child_cpu_seconds()
+  done = subprocess.run(
+    [sys.executable, '-m', name, '--help'],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=TESTS.parent,
+    stdin=subprocess.DEVNULL,
+  )
+  # CPU time: on a busy machine the wall clock says little.
+  seconds = child_cpu_seconds() - before
+  assert done.returncode == 0 and not done.stderr
+  assert name in done.stdout
+  assert seconds < HELP_CPU_SECONDS
+
+
+def child_cpu_seconds():
+  usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return usage.ru_utime + usage.ru_stime
+
+
+def test_test_modules_are_named_after_what_they_test():
+  names = {part for module in MODULES for part in module.split('.')}
+  names |= {module.replace('.', '_') for module in MODULES}
+  files = {path.stem.removeprefix('test_') for path in TESTS.glob('test_*.py')}
+  assert files - names <= CROSS_CUTTING

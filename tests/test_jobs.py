@@ -1,0 +1,381 @@
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_models
+from photographs import PHOTOGRAPHS
+
+from vit_jax_repro import jobs, model_files, models, restoring, weights
+from vit_jax_repro.data import datasets, imagenet, preprocess
+
+quick = pytest.mark.quick
+
+IDS = {'china': 'n02980441', 'flower': 'n11939491'}  # castle, daisy
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('weights')
+
+
+@pytest.fixture(scope='module')
+def tiny(folder):
+  """A ten-class ViT for 8x8 pixels, as a bare published file."""
+  path = folder / 'tiny.npz'
+  weights.save(path, tiny_models.params_of(tiny_models.spec(10)))
+  return path
+
+
+@pytest.fixture(scope='module')
+def tiny1000(folder):
+  """1000 classes; whatever the image, 985 comes first and 483 second."""
+  path = folder / 'tiny1000.npz'
+  params = tiny_models.params_of(tiny_models.spec(1000))
+  bias = np.zeros(1000)
+  bias[[985, 483]] = 9, 8
+  weights.save(path, tiny_models.with_head(params, bias=bias))
+  return path
+
+
+def photographs(root, names):
+  """ROOT/test/CLASS/deep/NAME.JPG for {photograph: class}."""
+  for name, class_name in names.items():
+    target = root / 'test' / class_name / 'deep' / f'{name}.JPG'
+    target.parent.mkdir(parents=True)
+    target.write_bytes(PHOTOGRAPHS[name].read_bytes())
+  return str(root)
+
+
+def by_hand(path):
+  """Digits counted correct, top 1 and 5, without any of our batching."""
+  params = weights.load(path)
+  model = models.create(weights.describe(params))
+  split = datasets.open_split('digits', 'test')
+  records = list(split.records().as_numpy_iterator())
+  images = np.stack(
+    [
+      preprocess.squash_and_normalize(record['image'], (8, 8)).numpy()
+      for record in records
+    ]
+  )
+  apply = jax.jit(lambda x: model.apply({'params': params}, x, train=False))
+  order = np.argsort(-np.asarray(apply(images)), axis=-1)
+  hits = order == np.array([record['label'] for record in records])[:, None]
+  return int(hits[:, 0].sum()), int(hits[:, :5].sum())
+
+
+@quick
+@pytest.mark.parametrize('batch_size', [7, 64])
+def test_evaluate_counts_every_digit(tiny, batch_size):
+  result = jobs.evaluate(tiny, 'digits', batch_size=batch_size)
+  correct, top5 = by_hand(tiny)
+  assert 0 < correct < top5 < 360 == result.num_examples
+  assert result.correct == correct and result.accuracy == correct / 360
+  assert result.top5_accuracy == top5 / 360
+  assert result.seconds > 0
+  assert result.images_per_sec == pytest.approx(360 / result.seconds)
+  assert dataclasses.replace(result, seconds=0, images_per_sec=0) == (
+    jobs.Evaluation(
+      accuracy=correct / 360,
+      top5_accuracy=top5 / 360,
+      correct=correct,
+      num_examples=360,
+      seconds=0,
+      images_per_sec=0,
+      weights=str(tiny),
+      dataset='digits',
+      split='test',
+      model='vit',
+      image_size=(8, 8),
+      preprocessing='vit_jax',
+      num_classes=10,
+    )
+  )
+
+
+@pytest.mark.parametrize('batch_size', [7, 64])
+def test_one_device_counts_as_eight_do(tiny, batch_size):
+  script = (
+    'import sys, jax\n'
+    'from vit_jax_repro import jobs\n'
+    'assert jax.device_count() == 1\n'
+    f"r = jobs.evaluate(sys.argv[1], 'digits', batch_size={batch_size})\n"
+    'print(r.correct, r.top5_accuracy, r.num_examples)\n'
+  )
+  done = subprocess.run(
+    ['env', '-u', 'XLA_FLAGS', sys.executable, '-c', script, tiny],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  correct, top5 = by_hand(tiny)
+  assert jax.device_count() == 8
+  assert done.stdout == f'{correct} {top5 / 360} 360\n'
+
+
+DISTRIBUTED = """
+import sys, jax
+port, index, path = sys.argv[1:]
+jax.distributed.initialize(f'localhost:{port}', 3, int(index))
+from vit_jax_repro import jobs
+assert jax.process_count() == 3 and jax.device_count() == 6
+result = jobs.evaluate(path, 'digits', split='test[:100]', batch_size=7)
+print('RESULT', result.correct, result.top5_accuracy, result.num_examples)
+"""
+
+
+def test_three_processes_count_as_one_does(tiny):
+  whole = jobs.evaluate(tiny, 'digits', split='test[:100]')
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  flags = '--xla_force_host_platform_device_count=2'
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', DISTRIBUTED, str(port), str(index), tiny],
+      env={**os.environ, 'XLA_FLAGS': flags},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(3)
+  ]
+  printed = [process.communicate(timeout=240) for process in processes]
+  wanted = f'RESULT {whole.correct} {whole.top5_accuracy} 100'
+  for out, err in printed:
+    assert wanted in out.splitlines(), err
+
+
+@quick
+def test_parts_of_a_split_and_a_data_dir(tiny, tmp_path):
+  result = jobs.evaluate(
+    tiny, 'digits', split='train[:10]', data_dir=str(tmp_path), batch_size=4
+  )
+  assert result.num_examples == 10 and (tmp_path / 'digits').is_dir()
+
+
+@quick
+def test_predict_photographs(tiny1000):
+  paths = list(PHOTOGRAPHS.values()) * 9  # more than one batch
+  results = jobs.predict(tiny1000, paths, top=3)
+  assert len(results) == 18
+  for classes in results:
+    assert [index for index, _, _ in classes[:2]] == [985, 483]
+    assert [name for _, name, _ in classes[:2]] == ['daisy', 'castle']
+    probability = np.exp(9) / (np.exp(9) + np.exp(8) + 998)
+    assert classes[0][2] == pytest.approx(probability, rel=1e-5)
+    assert len(classes) == 3
+
+
+@quick
+def test_predict_is_the_softmax_of_the_model(tiny):
+  path = PHOTOGRAPHS['flower']
+  params = weights.load(tiny)
+  image = preprocess.read_image(path, preprocessing='vit_jax', image_size=8)
+  model = models.create(weights.describe(params))
+  logits = model.apply({'params': params}, image[None], train=False)[0]
+  wanted = jax.nn.softmax(logits)
+  (classes,) = jobs.predict(tiny, [path], top=99)
+  assert [index for index, _, _ in classes] == np.argsort(-wanted).tolist()
+  for index, name, probability in classes:
+    assert name == f'class {index}'
+    assert probability == pytest.approx(float(wanted[index]), abs=1e-6)
+
+
+@quick
+@pytest.mark.parametrize('names', ['ids', 'readable'])
+def test_folders_of_imagenet_classes_are_matched_by_name(
+  tiny1000, tmp_path, capfd, names
+):
+  classes = IDS
+  if names == 'readable':
+    classes = {'china': 'castle', 'flower': 'daisy'}
+  result = jobs.evaluate(tiny1000, photographs(tmp_path, classes))
+  assert (result.num_examples, result.correct) == (2, 1)  # daisy comes first
+  assert result.top5_accuracy == 1.0
+  notes = capfd.readouterr().err.splitlines()
+  assert len(notes) == 1 and 'the model has 1000 classes' in notes[0]
+
+
+@quick
+def test_labels_of_other_names_are_used_as_they_are(tiny1000, tmp_path, capfd):
+  names = {'china': 'zebra fish', 'flower': 'apple pie'}
+  result = jobs.evaluate(tiny1000, photographs(tmp_path, names))
+  assert (result.correct, result.num_examples) == (0, 2)
+  notes = capfd.readouterr().err
+  assert 'labels are used as they are' in notes
+
+
+def save_run(path, class_names=('x', 'flower', 'china'), **card):
+  """A run's model that always says `china`."""
+  spec = tiny_models.spec(3)
+  params = tiny_models.with_head(
+    tiny_models.params_of(spec, (8, 12)), bias=[0, 1, 2]
+  )
+  card = {'image_size': (8, 12), 'preprocessing': 'bit', **card}
+  model_files.save_model(
+    path, params, architecture=spec, class_names=class_names, **card
+  )
+  return path
+
+
+@quick
+def test_a_run_s_model_brings_names_size_and_preprocessing(tmp_path):
+  path = save_run(tmp_path / 'model.npz')
+  restored = restoring.restore(path)
+  assert restored.image_size == (8, 12)
+  assert restored.class_names == ('x', 'flower', 'china')
+  assert (restored.preprocessing, restored.num_classes) == ('bit', 3)
+  root = photographs(tmp_path, {'china': 'china', 'flower': 'flower'})
+  result = jobs.evaluate(path, root)
+  assert (result.correct, result.num_examples) == (1, 2)
+  ((best, *_),) = jobs.predict(path, [PHOTOGRAPHS['china']])
+  assert best[:2] == (2, 'china')
+
+
+@quick
+def test_another_image_size(tiny, tmp_path):
+  restored = restoring.restore(tiny, image_size=(16, 8))
+  positions = restored.params['Transformer']['posembed_input']['pos_embedding']
+  assert restored.image_size == (16, 8) and positions.shape == (1, 9, 16)
+  logits = restored.model.apply(
+    {'params': restored.params}, jnp.zeros((2, 16, 8, 3)), train=False
+  )
+  assert logits.shape == (2, 10)
+  path = save_run(tmp_path / 'model.npz')
+  positions = restoring.restore(path, image_size=16).params['Transformer']
+  assert positions['posembed_input']['pos_embedding'].shape == (1, 17, 16)
+
+
+@quick
+@pytest.mark.parametrize(
+  'spec, size, preprocessing',
+  [
+    (tiny_models.spec(3, tiny_models.BIT), (480, 480), 'bit'),
+    (
+      tiny_models.spec(
+        3, classifier='gap', position_embedding='sincos2d', patch_size=[32, 32]
+      ),
+      (224, 224),
+      'vit_jax',
+    ),
+    (tiny_models.spec(3, tiny_models.MIXER), (8, 8), 'vit_jax'),
+  ],
+)
+def test_image_size_of_a_bare_file(tmp_path, capfd, spec, size, preprocessing):
+  path = tmp_path / 'm.npz'
+  layout = 'big_vision' if 'position_embedding' in spec else 'official'
+  sizes = (64, 64) if size[0] > 64 else size
+  weights.save(path, tiny_models.params_of(spec, sizes), layout=layout)
+  restored = restoring.restore(path)
+  assert restored.image_size == size
+  assert restored.preprocessing == preprocessing
+  said = f'note: the file gives no image size; using {size[0]}x{size[1]}\n'
+  assert capfd.readouterr().err == ('' if size == (8, 8) else said)
+
+
+@quick
+def test_a_model_name_overrides_the_file(tmp_path):
+  path = tmp_path / 'x.npz'
+  model = models.create('ViT-Ti_16', num_classes=1000)
+  images = jnp.zeros((1, 224, 224, 3))
+  shapes = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), images, train=False)['params']
+  )
+  params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+  bias = np.zeros(1000)
+  bias[207] = 5
+  weights.save(path, tiny_models.with_head(params, bias=bias))
+  for name in (None, 'ViT-Ti_16', 'Ti_16'):
+    ((best, *_),) = jobs.predict(path, [PHOTOGRAPHS['china']], model=name)
+    assert best[:2] == (207, 'golden retriever')
+    assert imagenet.class_names()[207] == best[1]
+  with pytest.raises(ValueError, match='do not fit') as caught:
+    jobs.predict(path, [PHOTOGRAPHS['china']], model='ViT-S_16')
+  assert '\n' not in str(caught.value)
+
+
+@quick
+def test_a_head_of_zeros_says_so(tmp_path):
+  path = tmp_path / 'zeros.npz'
+  params = tiny_models.params_of(tiny_models.spec(10))
+  weights.save(path, tiny_models.with_head(params))
+  for call in (
+    lambda: jobs.predict(path, [PHOTOGRAPHS['china']]),
+    lambda: jobs.evaluate(path, 'digits'),
+  ):
+    with pytest.raises(ValueError, match='is all zeros') as caught:
+      call()
+    message = str(caught.value)
+    assert 'zeros.npz' in message and 'fine-tune' in message
+    assert '\n' not in message
+  restoring.restore(path)  # for those who do not need the head
+
+
+@quick
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'dataset': 'digitz'}, "unknown data set 'digitz'"),
+    ({'split': 'tset'}, "no split 'tset'"),
+    ({'batch_size': 0}, 'batch_size=0 must be'),
+    ({'preprocessing': 'caffe'}, "unknown preprocessing 'caffe'"),
+    ({'image_size': -1}, 'image size -1 must'),
+    ({'model': 'ViT-Q_16'}, 'ViT-Q_16'),
+  ],
+)
+def test_wrong_arguments_of_evaluate(tiny, options, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    jobs.evaluate(tiny, **{'dataset': 'digits', **options})
+  assert '\n' not in str(caught.value)
+
+
+@quick
+def test_more_classes_in_the_data_than_in_the_model(tmp_path):
+  path = tmp_path / 'three.npz'
+  weights.save(path, tiny_models.params_of(tiny_models.spec(3)))
+  with pytest.raises(ValueError, match='has 10 classes and the model 3'):
+    jobs.evaluate(path, 'digits')
+
+
+@quick
+def test_wrong_arguments_of_predict(tiny, tmp_path):
+  china = PHOTOGRAPHS['china']
+  (tmp_path / 'x.jpg').write_text('no image')
+  for images, options, error, message in [
+    ([], {}, ValueError, 'at least one path'),
+    ([china], {'top': 0}, ValueError, 'top=0'),
+    ([china, 'no.jpg'], {}, FileNotFoundError, r'no\.jpg'),
+    ([tmp_path], {}, IsADirectoryError, 'is a folder'),
+    ([china, tmp_path / 'x.jpg'], {}, ValueError, r'x\.jpg is not a readable'),
+  ]:
+    with pytest.raises(error, match=message) as caught:
+      jobs.predict(tiny, images, **options)
+    assert '\n' not in str(caught.value)
+
+
+@quick
+def test_the_mixer_has_one_size(tmp_path):
+  path = tmp_path / 'mixer.npz'
+  weights.save(
+    path, tiny_models.params_of(tiny_models.spec(3, tiny_models.MIXER))
+  )
+  with pytest.raises(ValueError, match=r'mixer\.npz') as caught:
+    restoring.restore(path, image_size=16)
+  assert '\n' not in str(caught.value)
+
+
+@quick
+def test_a_card_of_another_file(tiny, tmp_path):
+  path = save_run(tmp_path / 'model.npz', image_size=(8, 8))
+  path.write_bytes(tiny.read_bytes())
+  with pytest.raises(ValueError, match=r'model\.npz.*head') as caught:
+    restoring.restore(path)
+  assert '\n' not in str(caught.value)

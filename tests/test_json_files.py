@@ -1,0 +1,53 @@
+import json
+import os
+
+import pytest
+
+from vit_jax_repro import json_files
+
+pytestmark = pytest.mark.quick
+
+
+def test_writes_and_replaces(tmp_path):
+  path = tmp_path / 'a.json'
+  for value in ({'x': [1, 2.5, None]}, [3]):
+    json_files.check_writable(path)
+    json_files.write(path, value)
+    assert json.loads(path.read_text()) == value
+  assert os.listdir(tmp_path) == ['a.json']
+
+
+@pytest.mark.parametrize('bad', [float('nan'), object()])
+def test_a_failure_leaves_what_was_there(tmp_path, bad):
+  path = tmp_path / 'a.json'
+  json_files.write(path, 1)
+  with pytest.raises((ValueError, TypeError)):
+    json_files.write(path, {'x': bad})
+  assert path.read_text() == '1\n' and os.listdir(tmp_path) == ['a.json']
+
+
+def test_a_failing_disk_leaves_what_was_there(tmp_path, monkeypatch):
+  path = tmp_path / 'a.json'
+  json_files.write(path, 1)
+
+  def full(_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(os, 'fsync', full)
+  with pytest.raises(OSError, match='No space'):
+    json_files.write(path, 2)
+  assert path.read_text() == '1\n' and os.listdir(tmp_path) == ['a.json']
+
+
+def test_unwritable_places(tmp_path):
+  (tmp_path / 'file').write_text('')
+  for path, reason in [
+    (tmp_path, 'it is a folder'),
+    (tmp_path / 'none' / 'a.json', 'there is no folder'),
+    (tmp_path / 'file' / 'a.json', 'there is no folder'),
+    ('', 'cannot write'),
+    ('/proc/a.json', 'cannot write'),
+    (tmp_path / ('x' * 300), 'File name too long'),
+  ]:
+    with pytest.raises(OSError, match=reason):
+      json_files.check_writable(path)

@@ -1,0 +1,78 @@
+"""README.md says what is so: its commands are CI's, its Python code runs."""
+
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text()
+
+
+def blocks(language):
+  return re.findall(rf'^```{language}\n(.*?)^```', README, re.M | re.S)
+
+
+def random_weights():
+  """The example script as a module."""
+  path = ROOT / 'examples' / 'random_weights.py'
+  spec = importlib.util.spec_from_file_location('random_weights', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+@pytest.mark.quick
+def test_the_two_commands_are_what_ci_runs():
+  run, test = (block.strip() for block in blocks('bash')[:2])
+  assert (run, test) == ('make demo', 'make test')
+  first_screen = README.splitlines()[:30]
+  assert run in first_screen and test in first_screen
+  script = (ROOT / '.ci' / 'run').read_text()
+  for command in (run, test):
+    assert re.search(rf"^stage '\w+' {command}$", script, re.M)
+
+
+@pytest.mark.quick
+def test_make_targets_in_the_text_exist():
+  wanted = set(re.findall(r'`make (\w+)', README))
+  targets = set(re.findall(r'^(\w+):', (ROOT / 'Makefile').read_text(), re.M))
+  assert wanted and wanted <= targets
+
+
+@pytest.mark.quick
+def test_paths_in_the_text_exist():
+  section = README.partition('## Where things are')[2].partition('\n## ')[0]
+  rows = [row.split('|')[1] for row in section.splitlines() if row[:3] == '| `']
+  paths = re.findall(r'`([\w./]+)`', ' '.join(rows))
+  assert len(paths) > 5
+  for path in paths:
+    assert any(
+      (base / path).exists() for base in (ROOT, ROOT / 'vit_jax_repro')
+    )
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('verb', ['evaluate', 'predict'])
+def test_flags_in_the_text_exist(verb):
+  commands = ' '.join(blocks('bash')).replace('\\\n', ' ')
+  (line,) = re.findall(rf'-m vit_jax_repro\.{verb} (.*)', commands)
+  source = (ROOT / 'vit_jax_repro' / f'{verb}.py').read_text()
+  for flag in re.findall(r'--(\w+)', line):
+    assert f"'{flag}'" in source
+
+
+def test_python_code_runs(tmp_path, monkeypatch):
+  example = random_weights()
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr('sys.argv', ['_', 'ViT-Ti_16', 'ViT-Ti_16.npz'])
+  example.main()
+  (code,) = blocks('python')
+  names = {}
+  exec(compile(code, 'README.md', 'exec'), names)
+  assert names['logits'].shape == (2, 1000)
+  assert names['logits'].any()
+  saved = names['weights'].load('ViT-Ti_16-mine.npz')
+  spec = names['weights'].describe(saved)
+  assert spec['num_classes'] == 10

@@ -1,0 +1,70 @@
+"""requirements.txt is the lock of pyproject.toml, for every Python it names."""
+
+import pathlib
+import re
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+pytestmark = pytest.mark.quick
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+LOCK = [
+  Requirement(line)
+  for line in (ROOT / 'requirements.txt').read_text().splitlines()
+  if line and not line.startswith('#')
+]
+PLATFORMS = {
+  'linux': {'sys_platform': 'linux', 'platform_machine': 'x86_64'},
+  'arm': {'sys_platform': 'linux', 'platform_machine': 'aarch64'},
+  'mac': {'sys_platform': 'darwin', 'platform_machine': 'arm64'},
+}
+
+
+def environment(python, platform):
+  return {
+    'python_version': python,
+    'python_full_version': f'{python}.1',
+    'extra': '',
+    **PLATFORMS[platform],
+  }
+
+
+def locked(env):
+  """Name to version under an environment."""
+  chosen = [r for r in LOCK if not r.marker or r.marker.evaluate(env)]
+  names = [canonicalize_name(r.name) for r in chosen]
+  assert len(names) == len(set(names))
+  return {
+    name: re.fullmatch(r'==([\w.+]+)', str(requirement.specifier))[1]
+    for name, requirement in zip(names, chosen, strict=True)
+  }
+
+
+@pytest.mark.parametrize('python', ['3.11', '3.12', '3.13'])
+@pytest.mark.parametrize('platform', PLATFORMS)
+def test_the_lock_holds_every_dependency_within_its_range(python, platform):
+  env = environment(python, platform)
+  versions = locked(env)
+  extras = PROJECT['optional-dependencies']
+  for text in PROJECT['dependencies'] + extras['dev']:
+    wanted = Requirement(text)
+    if not wanted.marker or wanted.marker.evaluate(env):
+      assert wanted.specifier.contains(versions[canonicalize_name(wanted.name)])
+
+
+def test_the_lock_is_small_and_names_no_place():
+  text = (ROOT / 'requirements.txt').read_text()
+  assert '://' not in text and '/' not in text
+  names = {canonicalize_name(requirement.name) for requirement in LOCK}
+  assert not names & {'torch', 'torchvision', 'timm', 'transformers'}
+
+
+def test_no_extra_asks_for_torchvision():
+  for requirements in PROJECT['optional-dependencies'].values():
+    assert not {'torchvision', 'timm'} & {
+      Requirement(text).name for text in requirements
+    }

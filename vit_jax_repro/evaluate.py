@@ -1,0 +1,92 @@
+"""`python -m vit_jax_repro.evaluate`: accuracy of a weights file."""
+
+from absl import flags
+
+DESCRIPTION = """Measures top-1 and top-5 accuracy of a weights file on a data
+set. Every image counts exactly once."""
+
+FLAGS = flags.FlagValues()
+
+
+def _string(name, default, text):
+  flags.DEFINE_string(name, default, text, flag_values=FLAGS)
+
+
+_string('weights', None, "a published .npz file or a run's model.npz")
+_string(
+  'dataset',
+  None,
+  "'digits', a TFDS name, or a folder ROOT of ROOT/SPLIT/CLASS/*.jpg",
+)
+_string('split', 'test', 'the split, or a part of one such as test[:10%]')
+_string('model', None, 'a model name; by default the file tells')
+_string('preprocessing', None, 'how images are read; by default the file tells')
+_string('image_size', None, 'pixels, S or HEIGHTxWIDTH; by default file tells')
+_string('data_dir', None, "where TFDS data sets lie; TFDS's own by default")
+_string('json', None, 'also write the result to this file')
+flags.DEFINE_integer(
+  'batch_size',
+  64,
+  'images a step, any number',
+  lower_bound=1,
+  flag_values=FLAGS,
+)
+
+
+def main(argv=None):
+  """Runs the verb on a command line and exits."""
+  from vit_jax_repro import command_line
+
+  command_line.run('evaluate', _evaluate, FLAGS, DESCRIPTION, argv=argv)
+
+
+def show(result):
+  """Prints a jobs.Evaluation as a table."""
+  from rich import console, table
+
+  height, width = result.image_size
+  rows = {
+    'weights': result.weights,
+    'model': f'{result.model}, {result.num_classes} classes',
+    'data set': f'{result.dataset}, split {result.split}',
+    'images': f'{result.num_examples}, as {height}x{width} pixels '
+    f'({result.preprocessing})',
+    'top-1 accuracy': f'{result.accuracy:.2%}  ({result.correct} correct)',
+    'top-5 accuracy': f'{result.top5_accuracy:.2%}',
+    'time': f'{result.seconds:.1f} s, {result.images_per_sec:.1f} images/s',
+  }
+  grid = table.Table(show_header=False)
+  for name, value in rows.items():
+    grid.add_row(name, value)
+  console.Console(markup=False, highlight=False).print(grid)
+
+
+def _evaluate(values, _):
+  from vit_jax_repro import command_line, json_files
+
+  command_line.require(values, 'weights', 'dataset')
+  if values.json is not None:
+    json_files.check_writable(values.json)
+  image_size = command_line.image_size(values.image_size)
+
+  import dataclasses
+
+  from vit_jax_repro import jobs
+
+  result = jobs.evaluate(
+    values.weights,
+    values.dataset,
+    model=values.model,
+    split=values.split,
+    batch_size=values.batch_size,
+    preprocessing=values.preprocessing,
+    image_size=image_size,
+    data_dir=values.data_dir,
+  )
+  if values.json is not None:
+    json_files.write(values.json, dataclasses.asdict(result))
+  show(result)
+
+
+if __name__ == '__main__':
+  main()

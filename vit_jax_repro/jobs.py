@@ -1,0 +1,192 @@
+"""Whole jobs as functions: what the verbs do, for Python and notebooks."""
+
+import dataclasses
+import os
+import time
+
+import jax
+import numpy as np
+
+from vit_jax_repro.data import datasets, labels, pipeline, preprocess
+from vit_jax_repro.evaluation import classify
+from vit_jax_repro.restoring import note, restore
+
+_PREDICT_BATCH_SIZE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """The result of `evaluate`; accuracies are fractions."""
+
+  accuracy: float
+  top5_accuracy: float
+  correct: int
+  num_examples: int
+  seconds: float  # of reading, compiling and computing
+  images_per_sec: float
+  weights: str
+  dataset: str
+  split: str
+  model: str
+  image_size: tuple[int, int]
+  preprocessing: str
+  num_classes: int  # of the model
+
+
+def evaluate(
+  weights,
+  dataset,
+  *,
+  model=None,
+  split='test',
+  batch_size=64,
+  preprocessing=None,
+  image_size=None,
+  data_dir=None,
+):
+  """Top-1 and top-5 accuracy of a weights file; every image counted once.
+
+  Labels are matched to the model's classes by name where the data set's
+  names are among the model's, and used as they are otherwise.
+
+  Args:
+    weights, model, image_size, preprocessing: see `restoring.restore`.
+    dataset, split, data_dir: see data.datasets.open_split.
+    batch_size: images a step, over all processes and devices; any number.
+
+  Returns:
+    Evaluation.
+
+  Raises:
+    ValueError: one line on anything wrong with the arguments or the files, a
+      head of zeros, or a label that the model has no class for.
+    OSError: a file or data set is not there or cannot be read.
+  """
+  if batch_size < 1:
+    raise ValueError(f'{batch_size=} must be at least 1')
+  restored = restore(weights, model, image_size, preprocessing)
+  _require_trained_head(restored, weights)
+  source = datasets.open_split(dataset, split, data_dir=data_dir)
+  table = _label_table(source, restored)
+  started = time.perf_counter()
+  examples = pipeline.evaluation_batches(
+    source,
+    preprocessing=restored.preprocessing,
+    image_size=restored.image_size,
+    batch_size=-(-batch_size // jax.process_count()),
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  measured = classify.evaluate(
+    restored.model,
+    restored.params,
+    labels.translated(examples, table, restored.num_classes),
+    num_examples=source.num_examples,
+  )
+  seconds = time.perf_counter() - started
+  measured.pop('correct_top5')
+  return Evaluation(
+    **measured,
+    seconds=seconds,
+    images_per_sec=source.num_examples / seconds,
+    weights=os.fspath(weights),
+    dataset=dataset,
+    split=split,
+    model=restored.name,
+    image_size=restored.image_size,
+    preprocessing=restored.preprocessing,
+    num_classes=restored.num_classes,
+  )
+
+
+def predict(
+  weights, images, *, model=None, top=5, image_size=None, preprocessing=None
+):
+  """The most probable classes of image files.
+
+  Args:
+    weights, model, image_size, preprocessing: see `restoring.restore`.
+    images: paths of JPEG, PNG, GIF or BMP files.
+    top: how many classes to give for each image, at least 1.
+
+  Returns:
+    For each image a list of (class index, class name, probability), the most
+    probable first: min(top, number of classes) of them. Probabilities are a
+    softmax over all classes.
+
+  Raises:
+    ValueError: no image; an image or weights file that is none; a head of
+      zeros; a bad argument. The message is one line.
+    OSError: a file is not there or cannot be read.
+  """
+  images = [os.fspath(path) for path in images]
+  if not images:
+    raise ValueError('no image to predict; give at least one path')
+  if top < 1:
+    raise ValueError(f'{top=} must be at least 1')
+  for path in images:
+    if not os.path.exists(path):
+      raise FileNotFoundError(f'no such image: {path}')
+    if os.path.isdir(path):
+      raise IsADirectoryError(f'{path} is a folder; give the image files in it')
+  restored = restore(weights, model, image_size, preprocessing)
+  _require_trained_head(restored, weights)
+  params = jax.device_put(restored.params)
+  results = []
+  for start in range(0, len(images), _PREDICT_BATCH_SIZE):
+    chunk = np.stack(
+      [
+        preprocess.read_image(
+          path,
+          preprocessing=restored.preprocessing,
+          image_size=restored.image_size,
+        )
+        for path in images[start : start + _PREDICT_BATCH_SIZE]
+      ]
+    )
+    probabilities = classify.probabilities(restored.model, params, chunk)
+    results += [_top(row, top, restored.class_names) for row in probabilities]
+  return results
+
+
+def _top(probabilities, top, class_names):  # [K]
+  order = np.argsort(-probabilities, kind='stable')[:top]
+  return [
+    (int(i), labels.readable(i, class_names), float(probabilities[i]))
+    for i in order
+  ]
+
+
+def _require_trained_head(restored, path):
+  """Refuses heads as published under imagenet21k/, which are all zeros."""
+  head = restored.params.get('head', {})
+  if not head:
+    raise ValueError(f'{path} has no head; it cannot tell classes apart')
+  if not any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(head)):
+    raise ValueError(
+      f'the head of {path} is all zeros, as published for fine-tuning: every '
+      'class would be equally likely; use a fine-tuned file '
+      '(imagenet21k+imagenet2012/, augreg/) or fine-tune this one first'
+    )
+
+
+def _label_table(source, restored):
+  """Labels of the model for those of the data set; None: use as they are."""
+  names, num_classes = restored.class_names, restored.num_classes
+  table = labels.align(source.class_names, names, num_classes)
+  if table is None and source.num_classes > num_classes:
+    raise ValueError(
+      f'data set {source.name!r} has {source.num_classes} classes and the '
+      f'model {num_classes}; use weights for this data set'
+    )
+  if table is None and names is not None:
+    note(
+      f'class names of {source.name!r} are not those of the model; labels are '
+      'used as they are'
+    )
+  if source.num_classes < num_classes:
+    note(
+      f'the model has {num_classes} classes, more than the '
+      f'{source.num_classes} of {source.name!r}'
+    )
+  return table

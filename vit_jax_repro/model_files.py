@@ -1,0 +1,128 @@
+"""A run's model: weights in `NAME.npz` and what they need in `NAME.json`.
+
+The JSON file holds
+
+  architecture   mapping of fields for models.create, num_classes among them
+  class_names    list, one name for each label, or null
+  preprocessing  a name in data.preprocess.PREPROCESSINGS, or null
+  image_size     [height, width] pixels that the weights are made for
+
+A published file has no JSON beside it; its names and shapes say the same.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax_repro import json_files, weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+  """What stands in the JSON file; fields as at the top of this file."""
+
+  architecture: Mapping[str, Any]
+  class_names: tuple[str, ...] | None = None
+  preprocessing: str | None = None
+  image_size: tuple[int, int] | None = None
+
+
+def card_path(weights_path):
+  """Where the JSON file of a weights file lies: 'a/b.npz' -> 'a/b.json'."""
+  return os.path.splitext(os.fspath(weights_path))[0] + '.json'
+
+
+def save_model(
+  path,
+  params,
+  *,
+  architecture,
+  class_names=None,
+  preprocessing=None,
+  image_size=None,
+):
+  """Writes `path` (official layout) and the JSON file beside it.
+
+  Each file is whole or not there; the weights come last, so that a weights
+  file is never found without its description.
+
+  Args:
+    path: ends in '.npz'.
+    params: the tree of the model, stacked or not.
+    architecture, class_names, preprocessing, image_size: see the top.
+
+  Raises:
+    ValueError: `path` does not end in '.npz', or the card is inconsistent.
+    OSError: a file cannot be written.
+  """
+  if not os.fspath(path).endswith('.npz'):
+    raise ValueError(f'a model file must end in .npz, not {os.fspath(path)!r}')
+  card = {
+    'architecture': dict(architecture),
+    'class_names': None if class_names is None else list(class_names),
+    'preprocessing': preprocessing,
+    'image_size': None if image_size is None else list(image_size),
+  }
+  _check(card, card_path(path))
+  json_files.check_writable(path)
+  json_files.write(card_path(path), card)
+  weights.save(path, params, layout='official')
+
+
+def read_card(weights_path):
+  """The Card of a weights file, None if it has no JSON file.
+
+  Raises:
+    ValueError: the file is no such description.
+    OSError: it cannot be read.
+  """
+  path = card_path(weights_path)
+  if not os.path.exists(path):
+    return None
+  try:
+    with open(path, encoding='utf-8') as file:
+      card = json.load(file)
+  except ValueError as error:
+    raise ValueError(f'{path} is not valid JSON: {error}') from None
+  _check(card, path)
+  names, size = card.get('class_names'), card.get('image_size')
+  return Card(
+    architecture=card['architecture'],
+    class_names=None if names is None else tuple(names),
+    preprocessing=card.get('preprocessing'),
+    image_size=None if size is None else tuple(size),
+  )
+
+
+def _check(card, path):
+  if not isinstance(card, dict) or not isinstance(
+    card.get('architecture'), dict
+  ):
+    raise ValueError(
+      f"{path} does not describe a model: it needs 'architecture', a mapping "
+      'of fields'
+    )
+  names = card.get('class_names')
+  if names is not None and not _all(names, list, str):
+    raise ValueError(f"{path}: 'class_names' must be a list of names or null")
+  num_classes = card['architecture'].get('num_classes')
+  if names is not None and num_classes not in (None, len(names)):
+    raise ValueError(
+      f'{path}: {len(names)} class names for {num_classes} classes'
+    )
+  size = card.get('image_size')
+  if size is not None and not (_all(size, list, int) and len(size) == 2):
+    raise ValueError(
+      f"{path}: 'image_size' must be [height, width] or null, not {size!r}"
+    )
+  name = card.get('preprocessing')
+  if not isinstance(name, str | None):
+    raise ValueError(f"{path}: 'preprocessing' must be a name, not {name!r}")
+
+
+def _all(value, container, kind):
+  return isinstance(value, container) and all(
+    isinstance(item, kind) for item in value
+  )

@@ -1,0 +1,126 @@
+"""A model ready to be applied, from any weights file.
+
+Remarks on what was decided for the caller go to standard error, one line each.
+"""
+
+import dataclasses
+import os
+import sys
+
+import jax
+
+from vit_jax_repro import model_files, models, weights
+from vit_jax_repro.data import labels, preprocess
+
+# Where neither the caller nor the file says for what size weights are made.
+# The published ImageNet files of BiT were fine-tuned and evaluated at 480
+# (big_transfer's rule for images larger than 96x96 pixels); 224 is what all
+# other families are pre-trained at.
+DEFAULT_IMAGE_SIZE = {'bit_resnetv2': (480, 480)}
+OTHER_DEFAULT_IMAGE_SIZE = (224, 224)
+# Where model.json does not say: how each family's own code evaluates.
+DEFAULT_PREPROCESSING = {'bit_resnetv2': 'bit'}
+OTHER_DEFAULT_PREPROCESSING = 'vit_jax'
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """A model ready to be applied, and what its file says about it."""
+
+  model: object  # linen module
+  params: dict  # in the form that `model` takes
+  name: str  # as the caller gave it, the published one, or the family
+  image_size: tuple[int, int]  # height, width
+  class_names: tuple[str, ...] | None
+  preprocessing: str
+
+  @property
+  def num_classes(self):
+    return self.model.num_classes
+
+
+def restore(path, model=None, image_size=None, preprocessing=None):
+  """Reads a weights file and builds the model that it belongs to.
+
+  Args:
+    path: a published .npz file, or a run's model.npz with model.json beside.
+    model: a name that overrides what the file says about the architecture.
+    image_size: S or (H, W) pixels; position embeddings are resized to it.
+    preprocessing: a name in data.preprocess.PREPROCESSINGS.
+
+  Returns:
+    Restored.
+
+  Raises:
+    ValueError: the file is no weights file, does not fit the model or cannot
+      be brought to the image size; an unknown name.
+    OSError: the file cannot be read.
+  """
+  path = os.fspath(path)
+  if preprocessing is not None:
+    preprocess.pick_preprocessing(preprocessing)
+  if image_size is not None:
+    image_size = preprocess.check_image_size(image_size)
+  card = model_files.read_card(path)
+  params = weights.load(path)
+  spec = weights.describe(params)
+  family = spec['model']
+  if model is not None:
+    module = _named(model, spec)
+  else:
+    module = models.create(card.architecture if card else spec)
+  card = card or model_files.Card(spec)
+  size = image_size or card.image_size or spec.get('image_size')
+  if size is None:
+    size = DEFAULT_IMAGE_SIZE.get(family, OTHER_DEFAULT_IMAGE_SIZE)
+    note(f'the file gives no image size; using {by(size)}')
+  params = _fit(params, module, size, card, path)
+  names = card.class_names
+  return Restored(
+    model=module,
+    params=params,
+    name=model or models.name_of(module) or family,
+    image_size=tuple(size),
+    class_names=names or labels.class_names_of(module.num_classes),
+    preprocessing=preprocessing
+    or card.preprocessing
+    or DEFAULT_PREPROCESSING.get(family, OTHER_DEFAULT_PREPROCESSING),
+  )
+
+
+def _named(name, spec):
+  """The named model with the file's head: classes and tanh layer."""
+  module = models.create(name, num_classes=spec['num_classes'])
+  if hasattr(module, 'representation_size'):
+    module = module.clone(representation_size=spec.get('representation_size'))
+  return module
+
+
+def _fit(params, module, size, card, path):
+  names, num_classes = card.class_names, module.num_classes
+  if names is not None and len(names) != num_classes:
+    raise ValueError(
+      f'{model_files.card_path(path)} has {len(names)} class names for '
+      f'{num_classes} classes'
+    )
+  try:
+    return weights.adapt(
+      params,
+      module,
+      image_size=tuple(size),
+      source_image_size=card.image_size,
+      head='keep',
+    )
+  except ValueError as error:
+    raise ValueError(f'{path}, image size {by(size)}: {error}') from error
+
+
+def by(image_size):
+  """(224, 384) -> '224x384', for messages."""
+  return f'{image_size[0]}x{image_size[1]}'
+
+
+def note(text):
+  """Tells the user something that the caller did not ask for."""
+  if jax.process_index() == 0:
+    print(f'note: {text}', file=sys.stderr, flush=True)
