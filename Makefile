@@ -1,0 +1,57 @@
+# Each target makes the virtual environment that it needs, on Python 3.11-3.13.
+# Another interpreter: make test PYTHON=python3.12 VENV=.venv312
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
+RUN = $(VENV)/bin/python
+PHOTOS = $(VENV)/lib/python3*/site-packages/sklearn/datasets/images/*.jpg
+
+.PHONY: install demo test quick lint format lock clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit((3, 11) > sys.version_info or \
+	  sys.version_info >= (3, 14))' || { echo '$(PYTHON) must be Python 3.11,' \
+	  '3.12 or 3.13; say, for example: make PYTHON=python3.12'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -r requirements.txt
+	$(PIP) install --quiet --no-deps -e .
+	@touch $@
+
+# Random weights in a published layout, two photographs, the digits test set.
+demo: install
+	@mkdir -p $(DEMO)
+	$(RUN) examples/random_weights.py ViT-Ti_16 $(DEMO)/ViT-Ti_16.npz
+	$(RUN) -m vit_jax_repro.predict --weights=$(DEMO)/ViT-Ti_16.npz $(PHOTOS)
+	$(RUN) examples/random_weights.py ViT-Ti_16 $(DEMO)/digits.npz --num_classes=10
+	$(RUN) -m vit_jax_repro.evaluate --weights=$(DEMO)/digits.npz \
+	  --dataset=digits --data_dir=$(DEMO)/data
+
+test: install
+	$(RUN) -m pytest
+
+quick: install
+	$(RUN) -m pytest -m quick
+
+lint: install
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: install
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+# Compiles requirements.txt anew, for Python 3.11-3.13 on every platform.
+lock: install
+	$(PIP) install --quiet uv
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	  --upgrade --extra dev --no-emit-index-url --no-annotate \
+	  --custom-compile-command 'make lock' \
+	  pyproject.toml --output-file requirements.txt
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info
