@@ -14,6 +14,9 @@ import zlib
 
 import numpy as np
 
+from vit_jax_repro import models
+from vit_jax_repro.weights.adapt import parameter_shapes
+
 DATA = pathlib.Path(__file__).parent / 'data'
 
 _LINEN = {
@@ -166,3 +169,56 @@ def _kernel_scale(name, shape, coarse):
   if coarse:
     return 2.0 ** np.round(-np.log2(fan_in) / 2)
   return 1 / np.sqrt(fan_in)
+
+
+@functools.cache
+def training_cases():
+  """{case: settings of ten official updates}."""
+  with open(DATA / 'training.json') as file:
+    return json.load(file)
+
+
+def training_start(case):
+  """The flat canonical parameters that a training case starts from."""
+  fields = training_cases()[case]
+  seed = fields['init_seed']
+  model = models.create(fields['model'])
+  shapes = parameter_shapes(model, tuple(fields['image_size']))
+  flat = {k: parameter(seed, k, v.shape) for k, v in shapes.items()}
+  if seed == 1068:  # a small gradient: what the head sees is small
+    factors = {'Transformer/encoder_norm/': 0.2, 'head/': 0.05}
+    for start, factor in factors.items():
+      flat |= {
+        name: value * np.float32(factor)
+        for name, value in flat.items()
+        if name.startswith(start)
+      }
+  return flat
+
+
+def training_batches(case):
+  """Ten batches of eight."""
+  seed = training_cases()[case]['batches_seed']
+  labels = arrays('training.npz')[f'labels_{seed}']
+  images = np.random.default_rng([seed, 5]).uniform(-1, 1, (10, 8, 16, 16, 3))
+  return [
+    {'image': image, 'label': label}
+    for image, label in zip(images.astype(np.float32), labels, strict=True)
+  ]
+
+
+def training_output(case, name):
+  """`loss`, `grad_norm`, `lr_used` [10], or `final:...` thinned to 16."""
+  return arrays('training.npz')[f'{case}|{name}']
+
+
+def thin_leaf(x):
+  x = np.asarray(x).ravel()
+  return x[:: -(-x.size // 16)]
+
+
+@functools.cache
+def hyperrule():
+  """Values of the original bit_hyperrule.py."""
+  with open(DATA / 'bit_hyperrule.json') as file:
+    return json.load(file)

@@ -4,6 +4,8 @@ Three axes: `data` and `fsdp` divide the batch, `fsdp` may divide parameters
 too, `model` divides the work on one example.
 """
 
+import re
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -45,6 +47,71 @@ def batch_sharding(mesh):
 def replicated(mesh):
   """A whole copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+# How parameters lie on the mesh, by the end of their path; the first match
+# counts. Attention heads and the MLP's inner width are divided over `model`,
+# the other large dimension over `fsdp`. Whatever matches nothing is whole.
+PARAMETER_RULES = (
+  (r'(query|key|value)/kernel', ('fsdp', 'model', None)),  # [D, A, d]
+  (r'(query|key|value)/bias', ('model', None)),
+  (r'out/kernel', ('model', None, 'fsdp')),  # [A, d, D]
+  (r'(MlpBlock_0|_mixing)/Dense_0/kernel', ('fsdp', 'model')),  # [D, F]
+  (r'(MlpBlock_0|_mixing)/Dense_0/bias', ('model',)),
+  (r'(MlpBlock_0|_mixing)/Dense_1/kernel', ('model', 'fsdp')),  # [F, D]
+  (r'kernel', ('fsdp',)),  # the last dimension: convolutions, heads
+)
+
+
+def parameter_sharding(tree, mesh):
+  """Shardings of a tree of arrays that are parameters or follow them.
+
+  Optimiser state that repeats the parameters' tree is found by the same
+  paths. Rules name a leaf's last dimensions, so blocks stacked on axis 0 keep
+  that axis whole. A dimension that an axis does not divide is left whole.
+
+  Args:
+    tree: arrays or shapes.
+
+  Returns:
+    A tree of NamedShardings.
+  """
+
+  def place(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    for pattern, axes in PARAMETER_RULES:
+      if re.search(f'{pattern}$', name):
+        return NamedSharding(mesh, _spec(leaf.shape, axes, mesh))
+    return replicated(mesh)
+
+  return jax.tree.map_with_path(place, tree)
+
+
+def _spec(shape, axes, mesh):
+  if len(axes) > len(shape):
+    return PartitionSpec()
+  axes = (None,) * (len(shape) - len(axes)) + axes
+  return PartitionSpec(
+    *(
+      axis if axis and size % mesh.shape[axis] == 0 else None
+      for axis, size in zip(axes, shape, strict=True)
+    )
+  )
+
+
+def put(tree, shardings):
+  """Places a tree that every process holds whole, as `shardings` say."""
+
+  def place(leaf, sharding):
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      data = place(np.asarray(jax.random.key_data(leaf)), sharding)
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    leaf = np.asarray(leaf)
+    return jax.make_array_from_callback(
+      leaf.shape, sharding, lambda index: leaf[index]
+    )
+
+  return jax.tree.map(place, tree, shardings)
 
 
 def local_batch_multiple(mesh):

@@ -1,0 +1,121 @@
+"""Schedules and optimisers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from vit_jax_repro import recipes
+from vit_jax_repro.training import optim
+
+pytestmark = pytest.mark.quick
+
+SCHEDULES = sorted(
+  key.removeprefix('schedule:').removesuffix('_lr')
+  for key in reference.arrays('training.npz')
+  if key.startswith('schedule:') and key.endswith('_lr')
+)
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_schedules_of_the_original(name):
+  total, base, decay_type, warmup = name.split('_')
+  schedule = optim.create_schedule(
+    base_lr=float(base.removeprefix('base')),
+    total_steps=int(total.removeprefix('total')),
+    warmup_steps=int(warmup.removeprefix('warmup')),
+    decay_type=decay_type,
+  )
+  stored = reference.arrays('training.npz')
+  rates = [schedule(step) for step in stored[f'schedule:{name}_steps']]
+  np.testing.assert_allclose(
+    rates, stored[f'schedule:{name}_lr'], rtol=1e-6, atol=1e-9
+  )
+  assert {rate.dtype for rate in rates} == {jnp.dtype('float32')}
+
+
+@pytest.mark.parametrize('base_lr', [0.003, 0.01])
+def test_bit_hyperrule_rates(base_lr):
+  table = reference.hyperrule()['lr' if base_lr == 0.003 else 'lr_base_0.01']
+  for num_examples, points in table.items():
+    warmup, boundaries, total = recipes.bit_schedule(int(num_examples))
+    schedule = optim.create_schedule(
+      base_lr=base_lr,
+      total_steps=total,
+      warmup_steps=warmup,
+      decay_type='steps',
+      boundaries=boundaries,
+    )
+    for step, rate in points:
+      assert (rate is None) == (step >= total)  # training is over
+      if rate is not None:
+        np.testing.assert_allclose(schedule(step), rate, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'says'),
+  [
+    ({'decay_type': 'cos'}, "unknown decay_type='cos'; choose from constant"),
+    ({'warmup_steps': 10}, 'warmup_steps=10 must be at least 0 and less than'),
+    ({'decay_type': 'steps'}, "must be given with decay_type='steps'"),
+    ({'boundaries': (3,)}, "must be given with decay_type='steps'"),
+  ],
+)
+def test_impossible_schedules(fields, says):
+  with pytest.raises(ValueError, match=says):
+    optim.create_schedule(**(dict(base_lr=0.1, total_steps=10) | fields))
+
+
+@pytest.mark.parametrize(
+  ('name', 'options', 'says'),
+  [
+    ('adam', {}, "unknown optimizer 'adam'; choose from"),
+    ('sgd', {'weight_decay': 0.1}, r"weight_decay=0.1 is of 'adamw'"),
+    ('adamw', {'momentum': 0.9}, r"momentum=0.9 is of 'sgd'"),
+    ('sgd', {'accumulator_dtype': 'float16'}, "must be 'float32' or"),
+    ('adamw', {'decay': 'none'}, "decay='none' must be 'all' or 'kernels'"),
+  ],
+)
+def test_impossible_optimizers(name, options, says):
+  with pytest.raises(ValueError, match=says):
+    optim.create_optimizer(name, lambda _: 0.1, **options)
+
+
+PARAMS = {
+  'head': {'kernel': jnp.ones((2, 3)), 'bias': jnp.ones(3)},
+  'norm': {'scale': jnp.ones(2)},
+  'cls': jnp.ones((1, 1, 2)),
+}
+
+
+@pytest.mark.parametrize('decay', ['all', 'kernels'])
+def test_weight_decay_reaches_what_it_should(decay):
+  """Without gradients, decay alone moves parameters: by lr * decay."""
+  tx = optim.create_optimizer(
+    'adamw', lambda _: 0.5, weight_decay=0.1, decay=decay
+  )
+  zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+  updates, _ = tx.update(zeros, tx.init(PARAMS), PARAMS)
+  for path, update in jax.tree_util.tree_leaves_with_path(updates):
+    moved = decay == 'all' or path[-1].key == 'kernel'
+    np.testing.assert_allclose(update, -0.05 if moved else 0.0)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_the_dtype_of_the_momentum(dtype):
+  tx = optim.create_optimizer('sgd', lambda _: 0.1, accumulator_dtype=dtype)
+  state = tx.init(PARAMS)
+  dtypes = {x.dtype for x in jax.tree.leaves(state) if x.ndim}
+  assert dtypes == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize('norm', [0.5, 1.0, 4.0])
+def test_clipping_scales_large_gradients_alone(norm):
+  tx = optim.create_optimizer('sgd', lambda _: 1.0, grad_clip_norm=1.0)
+  params = {'a': jnp.zeros(4)}
+  grads = {'a': jnp.full(4, norm / 2)}
+  updates, _ = tx.update(grads, tx.init(params), params)
+  np.testing.assert_allclose(
+    -updates['a'], grads['a'] / max(norm, 1.0), rtol=1e-6
+  )

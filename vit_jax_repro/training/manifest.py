@@ -1,0 +1,80 @@
+"""What a run was made with: versions, devices, commit, seed, data."""
+
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+PACKAGES = (
+  'vit_jax_repro',
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'numpy',
+  'tensorflow',
+  'tensorflow-cpu',
+  'tensorflow-datasets',
+)
+
+
+def create(*, seed: int, mesh: jax.sharding.Mesh, data: Any) -> dict:
+  """A JSON-able description of the machine and software of a run.
+
+  Args:
+    seed: of the run.
+    mesh: the devices it runs on.
+    data: JSON-able, what identifies the data sets.
+  """
+  devices = list(mesh.devices.flat)
+  return {
+    'versions': {'python': platform.python_version(), **_versions()},
+    'platform': platform.platform(),
+    'devices': {
+      'kind': devices[0].device_kind,
+      'platform': devices[0].platform,
+      'count': len(devices),
+      'processes': jax.process_count(),
+      'mesh': dict(mesh.shape),
+    },
+    'git_commit': _git_commit(),
+    'seed': seed,
+    'data': data,
+  }
+
+
+def _versions():
+  versions = {}
+  for package in PACKAGES:
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return versions
+
+
+def _git_commit():
+  """Of the checkout that this code runs from, None outside of one."""
+  folder = pathlib.Path(__file__).parent
+  try:
+    commit = subprocess.run(
+      ['git', 'rev-parse', 'HEAD'],
+      cwd=folder,
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout.strip()
+    changed = subprocess.run(
+      ['git', 'status', '--porcelain', '--untracked-files=no'],
+      cwd=folder,
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return commit + ('-modified' if changed else '')

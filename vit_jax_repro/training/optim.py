@@ -1,0 +1,155 @@
+"""Learning-rate schedules and optimisers of the papers, as optax values."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+# Where linear decay ends (vit_jax/utils.py, create_learning_rate_schedule).
+LINEAR_END = 1e-5
+BETA1, BETA2, ADAM_EPS = 0.9, 0.999, 1e-8  # ViT paper, section 4.1; optax
+
+Schedule = Callable[[Any], jax.Array]
+
+
+def create_schedule(
+  *,
+  base_lr: float,
+  total_steps: int,
+  warmup_steps: int = 0,
+  decay_type: str = 'cosine',
+  boundaries: Sequence[int] | None = None,
+) -> Schedule:
+  """The learning rate of each update, counted from 0.
+
+  Warm-up is linear from 0, so with one the first update does nothing. Then
+
+    cosine  from `base_lr` at the end of the warm-up to 0 at `total_steps`;
+    linear  likewise to 1e-5; both as vit_jax/utils.py;
+    steps   a tenth after each boundary: at the boundary itself the rate is
+            still the old one (BiT-HyperRule, bit_hyperrule.py);
+    constant.
+
+  Args:
+    base_lr: the highest rate.
+    total_steps: updates in all; later steps keep the last value.
+    warmup_steps: updates of the warm-up, fewer than `total_steps`.
+    decay_type: 'constant', 'cosine', 'linear' or 'steps'.
+    boundaries: steps of the drops, for 'steps' alone.
+
+  Returns:
+    A function of an int or int array step to a float32 rate.
+
+  Raises:
+    ValueError: unknown decay type, or numbers that make no schedule.
+  """
+  if decay_type not in ('constant', 'cosine', 'linear', 'steps'):
+    raise ValueError(
+      f'unknown {decay_type=}; choose from constant, cosine, linear, steps'
+    )
+  if not 0 <= warmup_steps < total_steps:
+    raise ValueError(
+      f'{warmup_steps=} must be at least 0 and less than {total_steps=}'
+    )
+  if (decay_type == 'steps') != (boundaries is not None):
+    raise ValueError(
+      f"{boundaries=} must be given with decay_type='steps' and only then, "
+      f'not with {decay_type!r}'
+    )
+
+  def schedule(step):
+    progress = (step - warmup_steps) / float(total_steps - warmup_steps)
+    progress = jnp.clip(progress, 0.0, 1.0)
+    rate = base_lr
+    if decay_type == 'linear':
+      rate = LINEAR_END + (base_lr - LINEAR_END) * (1.0 - progress)
+    elif decay_type == 'cosine':
+      rate = base_lr * 0.5 * (1.0 + jnp.cos(math.pi * progress))
+    elif decay_type == 'steps':
+      drops = sum((step > boundary) * 1 for boundary in boundaries)
+      rate = base_lr / 10.0**drops
+    if warmup_steps:
+      rate = rate * jnp.minimum(1.0, step / warmup_steps)
+    return jnp.asarray(rate, jnp.float32)
+
+  return schedule
+
+
+def create_optimizer(
+  name: str,
+  schedule: Schedule,
+  *,
+  momentum: float | None = None,
+  accumulator_dtype: str | None = None,
+  weight_decay: float | None = None,
+  decay: str | None = None,
+  grad_clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+  """SGD with momentum, or Adam with decoupled weight decay.
+
+  Args:
+    name: 'sgd' or 'adamw'.
+    schedule: step -> rate, as `create_schedule` makes them.
+    momentum: of SGD, 0.9 by default (ViT Table 4, BiT section 3.3).
+    accumulator_dtype: of SGD's momentum, 'float32' (default) or 'bfloat16' as
+      the original trains; the update itself uses the unrounded sum.
+    weight_decay: of AdamW, 0 by default; multiplied by the learning rate.
+    decay: of AdamW, what decays: 'all' (default) or 'kernels'.
+    grad_clip_norm: gradients with a larger global norm are scaled down to
+      it first (vit_jax: 1.0); None: never.
+
+  Raises:
+    ValueError: unknown name or value, or an option of the other optimiser.
+  """
+  options = dict(
+    sgd=dict(momentum=momentum, accumulator_dtype=accumulator_dtype),
+    adamw=dict(weight_decay=weight_decay, decay=decay),
+  )
+  if name not in options:
+    raise ValueError(f'unknown optimizer {name!r}; choose from {list(options)}')
+  for other in options.keys() - {name}:
+    for option, value in options[other].items():
+      if value is not None:
+        raise ValueError(
+          f'{option}={value!r} is of {other!r} and has no effect on {name!r}; '
+          'leave it out'
+        )
+  given = {k: v for k, v in options[name].items() if v is not None}
+  make = {'sgd': _sgd, 'adamw': _adamw}[name]
+  if grad_clip_norm is None:
+    return make(schedule, **given)
+  return optax.chain(
+    optax.clip_by_global_norm(grad_clip_norm), make(schedule, **given)
+  )
+
+
+def kernels(params: Any) -> Any:
+  """A tree of booleans: True at the leaves called `kernel`."""
+  return jax.tree.map_with_path(
+    lambda path, _: re.search(r'kernel', str(path[-1])) is not None, params
+  )
+
+
+def _sgd(schedule, momentum=0.9, accumulator_dtype='float32'):
+  if accumulator_dtype not in ('float32', 'bfloat16'):
+    raise ValueError(f"{accumulator_dtype=} must be 'float32' or 'bfloat16'")
+  return optax.sgd(
+    schedule, momentum=momentum, accumulator_dtype=accumulator_dtype
+  )
+
+
+def _adamw(schedule, weight_decay=0.0, decay='all'):
+  if decay not in ('all', 'kernels'):
+    raise ValueError(f"{decay=} must be 'all' or 'kernels'")
+  return optax.adamw(
+    schedule,
+    b1=BETA1,
+    b2=BETA2,
+    eps=ADAM_EPS,
+    weight_decay=weight_decay,
+    mask=kernels if decay == 'kernels' else None,
+  )
