@@ -1,4 +1,6 @@
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -216,3 +218,76 @@ def test_wrong_process(tfds_dir):
   for process in (-1, 3):
     with pytest.raises(ValueError, match=r'must lie in 0\.\.2'):
       split.records(process, 3)
+
+
+@quick
+def test_fingerprints_say_what_is_in_a_tfds_split(tfds_dir, tmp_path):
+  def fingerprint(name, split, data_dir=tfds_dir):
+    return datasets.open_split(name, split, data_dir=data_dir).fingerprint()
+
+  first = fingerprint('digits', 'test')
+  assert len(first) == 16 and int(first, 16) >= 0
+  assert fingerprint('digits', 'test') == first
+  shutil.copytree(tfds_dir, tmp_path / 'copy')
+  assert fingerprint('digits', 'test', tmp_path / 'copy') == first
+  assert fingerprint('digits', 'test[:100%]') == first
+  others = [
+    fingerprint('digits', 'train'),
+    fingerprint('digits', 'test[1:]'),
+    fingerprint('digits', 'test[:-1]'),
+    fingerprint('digits/0-4', 'test', tmp_path),
+    fingerprint('own_set', 'train'),
+  ]
+  (file,) = (tmp_path / 'copy' / 'digits').rglob('*test.tfrecord*')
+  with file.open('ab') as appended:
+    appended.write(b'x')
+  others.append(fingerprint('digits', 'test', tmp_path / 'copy'))
+  assert len({first, *others}) == 7
+
+
+@quick
+def test_fingerprints_say_what_is_in_a_folder(tmp_path):
+  def fingerprint(*names, size=1, root='photos', split='test'):
+    shutil.rmtree(tmp_path / root, ignore_errors=True)
+    for name in names:
+      path = tmp_path / root / name
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(b'x' * size)
+    return datasets.open_split(str(tmp_path / root), split).fingerprint()
+
+  names = ('test/a/1.png', 'test/b/1.png', 'train/a/1.png')
+  first = fingerprint(*names)
+  assert fingerprint(*names) == fingerprint(*names, root='other') == first
+  others = [
+    fingerprint(*names, size=2),
+    fingerprint(*names, split='train'),
+    fingerprint(*names[1:]),
+    fingerprint('test/a/1.jpg', *names[1:]),
+    fingerprint('test/a/1.png', 'test/c/1.png', 'train/a/1.png'),
+    fingerprint('train/c/1.png', *names),  # the classes are others
+  ]
+  assert len({first, *others}) == 7
+
+
+@quick
+def test_a_folder_with_a_line_end_or_no_utf_8_in_a_name(tmp_path):
+  path = os.path.join(os.fsencode(tmp_path), b'test', b'a', b'1\n\xff.png')
+  os.makedirs(os.path.dirname(path))
+  with open(path, 'wb') as file:
+    file.write(b'x')
+  split = datasets.open_split(str(tmp_path), 'test')
+  assert len(split.fingerprint()) == 16
+  (record,) = split.records().as_numpy_iterator()
+  assert record['id'] == b'test/a/1\n\xff.png' and record['image'] == b'x'
+
+
+def test_a_set_is_prepared_from_a_manual_folder(tmp_path):
+  """Of ImageNet, which TFDS cannot download; here its archives are missing."""
+  (tmp_path / 'manual').mkdir()
+  with pytest.raises(OSError, match="cannot prepare data set 'imagenet2012'"):
+    datasets.open_split(
+      'imagenet2012',
+      'train',
+      data_dir=tmp_path / 'data',
+      manual_dir=tmp_path / 'manual',
+    )

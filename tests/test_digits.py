@@ -22,26 +22,65 @@ def test_split_is_every_fifth_image():
   images, labels = digits.arrays()
   assert images.shape == (1797, 8, 8, 1) and images.dtype == np.uint8
   assert (images.min(), images.max()) == (0, 255)
-  names = [digits.split_of(i) for i in range(len(labels))]
-  sizes = {name: names.count(name) for name in set(names)}
-  assert sizes == digits.NUM_EXAMPLES == {'train': 1437, 'test': 360}
-  assert names[:6] == ['test', 'train', 'train', 'train', 'train', 'test']
+  splits = digits.splits(labels)
+  assert splits == {
+    'train': [i for i in range(1797) if i % 5],
+    'test': list(range(0, 1797, 5)),
+  }
+  assert [len(split) for split in splits.values()] == [1437, 360]
 
 
 @quick
-def test_files_hold_the_images_of_scikit_learn(prepared):
-  _, builder = prepared
+def test_halves_are_divided_alike_and_have_few():
+  _, labels = digits.arrays()
+  whole = digits.splits(labels)
+  halves = [digits.splits(labels, config) for config in ('0-4', '5-9')]
+  for name, split in whole.items():
+    assert sorted(halves[0][name] + halves[1][name]) == split
+  for half, first in zip(halves, (0, 5), strict=True):
+    for name in half:
+      assert {labels[i] for i in half[name]} == set(range(first, first + 5))
+    assert len(half['few']) == 25
+    assert sorted(half['few'] + half['held_out']) == half['train']
+    for digit in range(first, first + 5):
+      of_class = [i for i in half['train'] if labels[i] == digit]
+      assert [i for i in half['few'] if labels[i] == digit] == of_class[:5]
+
+
+@quick
+@pytest.mark.parametrize(
+  'name, first, names',
+  [
+    ('digits', 0, '0123456789'),
+    ('digits/all', 0, '0123456789'),
+    ('digits/0-4', 0, '01234'),
+    ('digits/5-9', 5, '56789'),
+  ],
+)
+def test_files_hold_the_images_of_scikit_learn(prepared, name, first, names):
+  folder, _ = prepared
   images, labels = digits.arrays()
-  seen = []
-  for split, size in digits.NUM_EXAMPLES.items():
-    assert builder.info.splits[split].num_examples == size
+  config = digits.config_of(name)
+  builder = digits.prepared_builder(folder, config)
+  for split, positions in digits.splits(labels, config).items():
+    opened = datasets.open_split(name, split, data_dir=folder)
+    assert opened.num_examples == len(positions)
+    assert opened.class_names == tuple(names)
+    seen = []
     for example in builder.as_dataset(split=split).as_numpy_iterator():
       index = int(example['index'])
-      assert digits.split_of(index) == split
-      assert example['label'] == labels[index]
+      assert example['label'] == labels[index] - first
       np.testing.assert_array_equal(example['image'], images[index])
       seen.append(index)
-  assert sorted(seen) == list(range(1797))
+    assert sorted(seen) == sorted(positions)
+
+
+@quick
+@pytest.mark.parametrize('name', ['digits/', 'digits/4', 'digits/0-4/x'])
+def test_unknown_part(name):
+  with pytest.raises(ValueError, match=f'unknown data set {name!r}') as caught:
+    datasets.open_split(name, 'train')
+  assert "'digits/0-4', 'digits/5-9'" in str(caught.value)
 
 
 @quick
@@ -50,10 +89,12 @@ def test_is_an_ordinary_tfds_data_set(prepared):
 
   folder, builder = prepared
   again = tfds.builder('digits', data_dir=folder)
-  assert again.info.full_name == builder.info.full_name == 'digits/1.0.0'
+  assert again.info.full_name == builder.info.full_name == 'digits/all/1.0.0'
   assert again.info.features['label'].names == list('0123456789')
   from_files = tfds.builder_from_directory(builder.data_dir)
   assert from_files.info.splits['test'].num_examples == 360
+  half = tfds.builder('digits/5-9', data_dir=folder)
+  assert half.info.features['label'].names == list('56789')
 
 
 @quick

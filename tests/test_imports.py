@@ -22,11 +22,17 @@ ROOT = TESTS.parent / PACKAGE
 KINDS = {  # the longest matching row counts; a top-level module is a verb
   '__init__': 'core',
   'command_line': 'shell',
+  'configuration': 'edge',
   'jobs': 'edge',
   'json_files': 'core',
   'model_files': 'core',
   'recipes': 'core',
+  'progress': 'edge',
   'restoring': 'edge',
+  'settings': 'core',
+  'studies': 'edge',
+  'train_job': 'edge',
+  'workdir': 'edge',
   'models': 'core',
   'weights': 'core',
   'weights.mirrors': 'edge',
@@ -60,6 +66,10 @@ ARROWS = {  # room or top-level module: what of ours it may import
   'json_files': set(),
   'model_files': {'json_files', 'weights'},
   'command_line': set(),
+  'configuration': {'models', 'settings'},
+  'progress': set(),
+  'settings': set(),
+  'workdir': {'data', 'json_files'},
 }
 
 CORE_LIBRARIES = {'flax', 'jax', 'numpy', 'optax', 'scipy'}
@@ -85,7 +95,9 @@ OURS = {  # kind: the kinds of our own modules that it may import
 HELP_CPU_SECONDS = 2.0
 FLAX_IMPORTS = {'absl', 'etils', 'rich'}  # so these cannot be done without
 # Test modules of properties that belong to no single module.
-CROSS_CUTTING = {'forward', 'imports', 'readme', 'requirements'}
+CROSS_CUTTING = {
+  'configs', 'forward', 'imports', 'readme', 'requirements', 'training_input',
+}  # fmt: skip
 
 
 def discover():

@@ -1,6 +1,6 @@
 """Data sets by name: `digits`, any TFDS data set, or a folder of images.
 
-  digits                     scikit-learn's digits, prepared on first use
+  digits  digits/0-4  digits/5-9   scikit-learn's digits, prepared on first use
   cifar10  imagenet_v2/topimages  cifar10:3.0.2      TFDS names
   ./photos  /data/pets  ~/x  a folder ROOT/SPLIT/CLASS/**/*.{jpg,jpeg,png}
 
@@ -9,40 +9,31 @@ working directory; `./NAME` is the folder.
 """
 
 import dataclasses
-import functools
-import operator
+import hashlib
+import json
 import os
-from collections.abc import Callable
-from typing import Any
 
-from vit_jax_repro.data import digits, folders
+from vit_jax_repro.data import digits, folders, tfds_files
 from vit_jax_repro.data.tensorflow_cpu import silence, tensorflow
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """One split of a data set, its images still encoded."""
+  """One split of a data set, its images still encoded.
+
+  Its examples are first found, then loaded: what is found says where an image
+  lies, so that passing over it costs little.
+  """
 
   name: str  # of the data set
   split: str
   num_examples: int
   num_classes: int
   class_names: tuple[str, ...]  # in label order
-  _read: Callable[[int, int], Any]
+  _source: folders.Folder | tfds_files.Files
 
   def part_size(self, process_index=0, process_count=1):
-    """Number of examples in one process's part; parts differ by at most 1."""
-    whole, rest = divmod(self.num_examples, process_count)
-    return whole + (process_index < rest)
-
-  def records(self, process_index=0, process_count=1):
-    """The examples of one process's part, always in the same order.
-
-    The parts of all processes are disjoint and together are the split.
-
-    Returns:
-      tf.data.Dataset of {'image': string, 'label': int64, 'id': string},
-      scalars; `image` is an encoded file, `id` says which.
+    """Number of examples in one process's part; parts differ by at most 1.
 
     Raises:
       ValueError: process_index is not one of process_count processes.
@@ -52,12 +43,78 @@ class Split:
         f'{process_index=} must lie in 0..{process_count - 1} '
         f'({process_count=})'
       )
+    whole, rest = divmod(self.num_examples, process_count)
+    return whole + (process_index < rest)
+
+  def examples(self, process_index=0, process_count=1):
+    """The examples of one process's part, always in the same order.
+
+    The parts of all processes are disjoint and together are the split.
+
+    Returns:
+      tf.data.Dataset of dicts that `load` takes. The 'id' in them, a string
+      scalar, is the same wherever the data set lies.
+
+    Raises:
+      ValueError: process_index is not one of process_count processes.
+    """
     if not self.part_size(process_index, process_count):
-      return self._read(0, 1).take(0)
-    return self._read(process_index, process_count)
+      return self._source.examples(0, 1).take(0)
+    return self._source.examples(process_index, process_count)
+
+  def shuffled(self, key, shuffle_buffer, process_index=0, process_count=1):
+    """As `examples`, in an order that `key` says; the part is not empty.
+
+    Folders are shuffled as a whole, before they are divided into parts. Of
+    TFDS sets, which are divided first, the files and then the examples in a
+    buffer are shuffled.
+
+    Args:
+      key: [2] int64 tensor, see keys.py.
+      shuffle_buffer: encoded examples held in memory; not for folders.
+      process_index, process_count: which part of the split is read.
+    """
+    return self._source.shuffled(
+      key, shuffle_buffer, process_index, process_count
+    )
+
+  def load(self, example):
+    """Reads what `examples` or `shuffled` found, in TensorFlow operations.
+
+    Returns:
+      {'image': string, 'label': int64, 'id': string}, scalars; `image` is an
+      encoded file.
+    """
+    return self._source.load(example)
+
+  def records(self, process_index=0, process_count=1):
+    """`examples`, loaded."""
+    tf = tensorflow()
+    return self.examples(process_index, process_count).map(
+      self.load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+
+  def locate(self, example_id):
+    """Where a person finds the example of that id, a str."""
+    return self._source.locate(example_id)
+
+  def fingerprint(self):
+    """16 hex digits that say what the split contains.
+
+    They are made from the class names and the names and sizes of the files,
+    which are not read; for TFDS also from the set's version and the number of
+    examples in each file. They do not depend on where the data set lies.
+
+    Raises:
+      OSError: a file is not there.
+    """
+    digest = hashlib.sha256()
+    for entry in (self.class_names, *self._source.contents()):
+      digest.update(json.dumps(entry).encode() + b'\n')
+    return digest.hexdigest()[:16]
 
 
-def open_split(name, split, *, data_dir=None, download=False):
+def open_split(name, split, *, data_dir=None, manual_dir=None, download=False):
   """Opens a split of a data set.
 
   Args:
@@ -66,6 +123,8 @@ def open_split(name, split, *, data_dir=None, download=False):
       slices are those of a fixed shuffled order, see folders.py).
     data_dir: the TFDS directory; None means TFDS's own default. Folders do
       not use it.
+    manual_dir: folder of archives that TFDS cannot download itself, such as
+      ImageNet's; a set that is not there is prepared from them.
     download: whether TFDS may fetch and prepare a set that is not there.
 
   Raises:
@@ -73,33 +132,34 @@ def open_split(name, split, *, data_dir=None, download=False):
     FileNotFoundError: the set is not prepared, or the folder is not there.
     OSError: it cannot be read or written.
   """
-  if name == digits.NAME:
-    return _tfds_split(name, split, digits.prepared_builder(data_dir))
+  source = _open(name, split, data_dir, manual_dir, download)
+  return Split(
+    name=name,
+    split=split,
+    num_examples=source.num_examples,
+    num_classes=len(source.class_names),
+    class_names=source.class_names,
+    _source=source,
+  )
+
+
+def _open(name, split, data_dir, manual_dir, download):
   if name.startswith(('/', '.', '~')):
-    return _folder_split(name, split)
+    return folders.scan(os.path.expanduser(name), split)
+  if name.partition('/')[0] == digits.NAME:
+    builder = digits.prepared_builder(data_dir, digits.config_of(name))
+    return tfds_files.open_files(name, split, builder)
   builder = _tfds_builder(name, data_dir)
   if builder is None:
     if os.path.isdir(name):
-      return _folder_split(name, split)
+      return folders.scan(name, split)
     raise ValueError(
       f"unknown data set {name!r}; choose 'digits', the name of a TFDS data "
       'set, or a folder ROOT that holds ROOT/SPLIT/CLASS/*.jpg'
     )
   if not builder.is_prepared():
-    _prepare(name, builder, download)
-  return _tfds_split(name, split, builder)
-
-
-def _folder_split(name, split):
-  folder = folders.scan(os.path.expanduser(name), split)
-  return Split(
-    name=name,
-    split=split,
-    num_examples=len(folder.paths),
-    num_classes=len(folder.class_names),
-    class_names=folder.class_names,
-    _read=folder.read,
-  )
+    _prepare(name, builder, manual_dir, download)
+  return tfds_files.open_files(name, split, builder)
 
 
 def _tfds_builder(name, data_dir):
@@ -120,108 +180,23 @@ def _tfds_builder(name, data_dir):
     ) from error
 
 
-def _prepare(name, builder, download):
+def _prepare(name, builder, manual_dir, download):
   where = str(builder.data_dir)
-  if not download:
+  if not download and manual_dir is None:
     raise FileNotFoundError(
       f'data set {name!r} is not prepared: nothing at {where}; run '
       f'`tfds build {name.partition(":")[0]}` where there is a network, or '
       'point --data_dir at the directory that has it'
     )
+  import tensorflow_datasets as tfds
+
+  config = tfds.download.DownloadConfig(manual_dir=manual_dir)
   try:
-    builder.download_and_prepare()
+    builder.download_and_prepare(download_config=config)
   except (AssertionError, ValueError, OSError) as error:
     raise OSError(
       f'cannot prepare data set {name!r} in {where}: {_first_line(error)}'
     ) from error
-
-
-def _tfds_split(name, split, builder):
-  import tensorflow_datasets as tfds
-
-  features = builder.info.features
-  if not isinstance(features, tfds.features.FeaturesDict):
-    features = {}
-  features = dict(features.items())
-  label = features.get('label')
-  if not (
-    isinstance(features.get('image'), tfds.features.Image)
-    and isinstance(label, tfds.features.ClassLabel)
-  ):
-    raise ValueError(
-      f"data set {name!r} is no image classification set: it needs an 'image' "
-      f"and a class 'label', and has {sorted(features)}"
-    )
-  try:
-    num_examples = builder.info.splits[split].num_examples
-  except (KeyError, ValueError, AssertionError):
-    num_examples = 0
-  if num_examples < 1:
-    raise ValueError(
-      f'no split {split!r} with images in data set {name!r}; choose from '
-      f'{sorted(builder.info.splits)} or a part such as train[:98%]'
-    )
-
-  def read(process_index, process_count):
-    return _tfds_records(builder, split, process_index, process_count)
-
-  return Split(
-    name=name,
-    split=split,
-    num_examples=num_examples,
-    num_classes=label.num_classes,
-    class_names=tuple(label.names),
-    _read=read,
-  )
-
-
-def _tfds_records(builder, split, process_index, process_count):
-  import tensorflow_datasets as tfds
-
-  dataset = builder.as_dataset(
-    split=_part(split, builder.info.splits, process_index, process_count),
-    shuffle_files=False,
-    decoders=tfds.decode.PartialDecoding(
-      {'image': True, 'label': True},
-      decoders={'image': tfds.decode.SkipDecoding()},
-    ),
-    read_config=tfds.ReadConfig(
-      add_tfds_id=True, try_autocache=False, skip_prefetch=True
-    ),
-  )
-  return dataset.map(
-    lambda example: {
-      'image': example['image'],
-      'label': example['label'],
-      'id': example['tfds_id'],
-    }
-  )
-
-
-def _part(split, splits, process_index, process_count):
-  """One process's share, contiguous, of what a split specification means.
-
-  `tfds.even_splits` divides each term of a sum such as 'train[90%:]+test' by
-  itself, so that the shares of a sum differ by more than one example.
-  """
-  import tensorflow_datasets as tfds
-
-  terms = []  # (name, first, end)
-  for term in tfds.core.ReadInstruction.from_spec(split).to_absolute(splits):
-    end = splits[term.splitname].num_examples if term.to is None else term.to
-    terms.append((term.splitname, term.from_ or 0, end))
-  size, extra = divmod(sum(e - f for _, f, e in terms), process_count)
-  start = process_index * size + min(process_index, extra)
-  stop = start + size + (process_index < extra)
-  parts = []
-  for name, first, end in terms:
-    low, high = max(first, first + start), min(end, first + stop)
-    if low < high:
-      parts.append(
-        tfds.core.ReadInstruction(name, from_=low, to=high, unit='abs')
-      )
-    start, stop = start - (end - first), stop - (end - first)
-  return functools.reduce(operator.add, parts)
 
 
 def _first_line(error):

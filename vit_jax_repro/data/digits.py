@@ -7,6 +7,10 @@ Handwritten Digits" data). They become an ordinary TFDS data set, PNG files of
 
 The split is fixed: image i, in scikit-learn's order, belongs to `test` when
 i % 5 == 0, which gives 360 test and 1437 training images.
+
+For transfer there are two halves, `digits/0-4` and `digits/5-9`, whose labels
+count from 0. Their training images are also divided into `few`, the first 5
+of each class in scikit-learn's order, and `held_out`, the others.
 """
 
 import functools
@@ -16,9 +20,10 @@ import numpy as np
 from vit_jax_repro.data import tensorflow_cpu
 
 NAME = 'digits'
-CLASS_NAMES = tuple('0123456789')
+DEFAULT_CONFIG = 'all'
+CONFIGS = {DEFAULT_CONFIG: range(10), '0-4': range(5), '5-9': range(5, 10)}
 TEST_EVERY = 5
-NUM_EXAMPLES = {'train': 1437, 'test': 360}
+FEW = 5  # images of each class
 _LARGEST_VALUE = 16  # of a pixel in scikit-learn's copy
 
 
@@ -35,9 +40,39 @@ def arrays():
   return images[..., None], bunch.target.astype(np.int64)
 
 
-def split_of(index):
-  """The split that image `index` (scikit-learn's order) belongs to."""
-  return 'test' if index % TEST_EVERY == 0 else 'train'
+def config_of(name):
+  """The key of CONFIGS that a name such as 'digits' or 'digits/5-9' means.
+
+  Raises:
+    ValueError: it means none.
+  """
+  names = {NAME: DEFAULT_CONFIG}
+  names |= {f'{NAME}/{config}': config for config in CONFIGS}
+  if name not in names:
+    raise ValueError(f'unknown data set {name!r}; choose from {sorted(names)}')
+  return names[name]
+
+
+def splits(labels, config=DEFAULT_CONFIG):
+  """Which images belong to each split.
+
+  Args:
+    labels: [1797] digits in scikit-learn's order.
+    config: a key of CONFIGS.
+
+  Returns:
+    {split: positions in scikit-learn's order, a list}.
+  """
+  positions = np.flatnonzero(np.isin(labels, CONFIGS[config])).tolist()
+  train = [i for i in positions if i % TEST_EVERY]
+  test = [i for i in positions if i % TEST_EVERY == 0]
+  if config == DEFAULT_CONFIG:
+    return {'train': train, 'test': test}
+  few = []
+  for digit in CONFIGS[config]:
+    few += [i for i in train if labels[i] == digit][:FEW]
+  held_out = [i for i in train if i not in few]
+  return {'train': train, 'test': test, 'few': few, 'held_out': held_out}
 
 
 @functools.cache
@@ -50,8 +85,12 @@ def builder_class():
 
     name = NAME
     VERSION = tfds.core.Version('1.0.0')
+    BUILDER_CONFIGS = [  # noqa: RUF012
+      tfds.core.BuilderConfig(name=config) for config in CONFIGS
+    ]
 
     def _info(self):
+      digits = CONFIGS[self.builder_config.name]
       return tfds.core.DatasetInfo(
         builder=self,
         description=__doc__,
@@ -60,7 +99,9 @@ def builder_class():
             'image': tfds.features.Image(
               shape=(8, 8, 1), encoding_format='png'
             ),
-            'label': tfds.features.ClassLabel(names=CLASS_NAMES),
+            'label': tfds.features.ClassLabel(
+              names=[str(digit) for digit in digits]
+            ),
             'index': np.int64,
           }
         ),
@@ -69,34 +110,40 @@ def builder_class():
 
     def _split_generators(self, dl_manager):
       del dl_manager  # nothing is downloaded
-      return {name: self._generate_examples(name) for name in NUM_EXAMPLES}
+      images, labels = arrays()
+      config = self.builder_config.name
+      labels_from_0 = labels - CONFIGS[config].start
+      return {
+        split: self._generate_examples(images, labels_from_0, positions)
+        for split, positions in splits(labels, config).items()
+      }
 
-    def _generate_examples(self, split):
-      for index, (image, label) in enumerate(zip(*arrays(), strict=True)):
-        if split_of(index) == split:
-          yield index, {'image': image, 'label': label, 'index': index}
+    def _generate_examples(self, images, labels, positions):
+      for i in positions:
+        yield i, {'image': images[i], 'label': labels[i], 'index': i}
 
   return Digits
 
 
-def prepared_builder(data_dir=None):
+def prepared_builder(data_dir=None, config=DEFAULT_CONFIG):
   """The builder with its files written, which takes under a second once.
 
   Args:
     data_dir: the TFDS directory; None means TFDS's own default.
+    config: a key of CONFIGS.
 
   Raises:
     OSError: the directory cannot be written.
   """
   tensorflow_cpu.tensorflow()
   with tensorflow_cpu.silence():
-    builder = builder_class()(data_dir=data_dir)
+    builder = builder_class()(data_dir=data_dir, config=config)
     if builder.is_prepared():
       return builder
     try:
       builder.download_and_prepare()
     except OSError as error:
-      builder = builder_class()(data_dir=data_dir)
+      builder = builder_class()(data_dir=data_dir, config=config)
       if not builder.is_prepared():  # else another process was faster
         raise OSError(
           f'cannot write the digits data set to {builder.data_dir}: '

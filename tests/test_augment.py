@@ -1,0 +1,187 @@
+import collections
+import itertools
+
+import numpy as np
+import pytest
+from photographs import PHOTOGRAPHS
+
+from vit_jax_repro.data import augment, preprocess
+from vit_jax_repro.data.keys import fold_in, key_of
+from vit_jax_repro.data.tensorflow_cpu import tensorflow
+
+pytestmark = pytest.mark.quick
+
+PHOTOGRAPH = PHOTOGRAPHS['china'].read_bytes()
+NOTHING = {'inception_crop': False, 'flip': False}
+
+
+@pytest.fixture(scope='module')
+def small():
+  """A PNG file of 6x5 pixels, all different."""
+  pixels = np.arange(90, dtype=np.uint8).reshape(6, 5, 3)
+  return tensorflow().io.encode_png(pixels).numpy()
+
+
+def images(encoded, number, **options):  # -> [number, H, W, 3]
+  """What keys 0, 1, ... make of an image, inside tf.data."""
+  tf = tensorflow()
+  dataset = tf.data.Dataset.range(number).map(
+    lambda i: augment.train_image(encoded, fold_in(key_of(1), i), **options)
+  )
+  return next(dataset.batch(number).as_numpy_iterator())
+
+
+def squashed(encoded, size):
+  return preprocess.squash_and_normalize(encoded, size).numpy()
+
+
+def test_nothing_random_is_what_evaluation_sees():
+  image = augment.train_image(PHOTOGRAPH, key_of(0), crop=(32, 48), **NOTHING)
+  assert (image.shape, image.dtype) == ((32, 48, 3), 'float32')
+  np.testing.assert_array_equal(image, squashed(PHOTOGRAPH, (32, 48)))
+
+
+def test_a_key_decides_in_and_out_of_a_pipeline(small):
+  options = dict(crop=9, resize=12, shift=2)
+  piped = images(small, 20, **options)
+  np.testing.assert_array_equal(piped, images(small, 20, **options))
+  for i in range(20):
+    key = fold_in(key_of(1), i)
+    alone = augment.train_image(small, key, **options)
+    np.testing.assert_array_equal(alone, piped[i])
+  assert len(np.unique(piped, axis=0)) == 20
+
+
+@pytest.mark.parametrize('shape', [(427, 640), (300, 300), (40, 500)])
+def test_boxes_lie_inside_and_have_5_to_100_percent(shape):
+  height, width = shape
+  areas = []
+  for i in range(300):
+    begin, size = augment.random_box((*shape, 3), fold_in(key_of(0), i))
+    (y, x, first), (h, w, channels) = begin.numpy(), size.numpy()
+    assert (first, channels) == (0, -1)
+    assert 0 <= y <= y + h <= height and 0 <= x <= x + w <= width
+    if (h, w) != shape:  # else the whole image as a last resort
+      assert (w - 1) / (h + 1) <= 1.34 and (w + 1) / (h - 1) >= 0.74
+    areas.append(h * w / (height * width))
+  assert min(areas) >= 0.045 and max(areas) <= 1  # sides are rounded
+  if shape != (40, 500):
+    assert min(areas) < 0.1 and max(areas) > 0.8
+    assert 0.3 < np.mean(areas) < 0.6
+
+
+def test_tiny_images_have_boxes_too(small):
+  assert np.isfinite(images(small, 50, crop=4)).all()
+
+
+def test_inception_crop_is_slice_and_resize():
+  tf = tensorflow()
+  photograph = tf.io.decode_image(PHOTOGRAPH)
+  for i in range(3):
+    key = fold_in(key_of(0), i)
+    begin, size = augment.random_box(
+      photograph.shape, fold_in(key, augment._BOX)
+    )
+    (y, x, _), (h, w, _) = begin.numpy(), size.numpy()
+    box = photograph[y : y + h, x : x + w]
+    expected = (tf.image.resize(box, (32, 24)) - 127.5) / 127.5
+    image = augment.train_image(PHOTOGRAPH, key, crop=(32, 24), flip=False)
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_crops_are_those_of_the_squashed_image(small):
+  whole = squashed(small, (9, 10))
+  crops = {
+    whole[y : y + 6, x : x + 7].tobytes(): (y, x)
+    for y, x in itertools.product(range(4), range(4))
+  }
+  found = images(small, 400, crop=(6, 7), resize=(9, 10), **NOTHING)
+  counts = collections.Counter(crops[image.tobytes()] for image in found)
+  assert len(counts) == 16 and min(counts.values()) > 8  # of 25 on average
+
+
+def test_a_box_may_be_resized_and_then_cropped(small):
+  tf = tensorflow()
+  key = key_of(3)
+  options = dict(resize=9, flip=False)
+  larger = augment.train_image(small, key, crop=9, **options).numpy()
+  image = augment.train_image(small, key, crop=8, **options).numpy()
+  corners = itertools.product(range(2), range(2))
+  assert any((larger[y:, x:][:8, :8] == image).all() for y, x in corners)
+  box = tf.io.decode_image(small).numpy().astype(np.float32) / 127.5 - 1
+  assert larger.min() >= box.min() and larger.max() <= box.max()
+
+
+def test_half_of_the_images_are_flipped(small):
+  image = squashed(small, (6, 5))
+  found = images(small, 400, crop=(6, 5), inception_crop=False)
+  flipped = sum((row == image[:, ::-1]).all() for row in found)
+  unchanged = sum((row == image).all() for row in found)
+  assert flipped + unchanged == 400
+  assert 160 < flipped < 240  # four standard deviations
+
+
+@pytest.mark.parametrize('shift', [1, 2, 7])
+def test_shifts_repeat_the_edge(small, shift):
+  image = squashed(small, (6, 5))
+  padded = np.pad(image, [(shift, shift), (shift, shift), (0, 0)], 'edge')
+  moved = {
+    padded[y : y + 6, x : x + 5].tobytes()
+    for y, x in itertools.product(range(2 * shift + 1), repeat=2)
+  }
+  found = images(small, 400, crop=(6, 5), shift=shift, **NOTHING)
+  seen = {row.tobytes() for row in found}
+  assert seen <= moved
+  assert len(seen) == len(moved) or shift == 7  # of which some are alike
+
+
+def test_changes_are_drawn_independently(small):
+  """One more change leaves the others as they are; none predicts another."""
+  options = dict(crop=(6, 5), inception_crop=False)
+  flipped = images(small, 400, flip=True, **options)
+  both = images(small, 400, flip=True, shift=1, **options)
+  shifted = images(small, 400, flip=False, shift=1, **options)
+  image = squashed(small, (6, 5))
+  pairs = collections.Counter()
+  for one, two, three in zip(flipped, both, shifted, strict=True):
+    flip = not (one == image).all()
+    padded = np.pad(one, [(1, 1), (1, 1), (0, 0)], 'edge')
+    plain = np.pad(image, [(1, 1), (1, 1), (0, 0)], 'edge')
+    move = next(
+      (y, x)
+      for y, x in itertools.product(range(3), repeat=2)
+      if (plain[y : y + 6, x : x + 5] == three).all()
+    )
+    y, x = move
+    np.testing.assert_array_equal(two, padded[y : y + 6, x : x + 5])
+    pairs[flip, move] += 1
+  assert len(pairs) == 18 and min(pairs.values()) > 7  # of 22 on average
+
+
+def test_no_key_is_used_twice(small, monkeypatch):
+  used = []
+
+  def recording(key, number):
+    used.append(number)
+    return fold_in(key, number)
+
+  monkeypatch.setattr(augment, 'fold_in', recording)
+  augment.train_image(small, key_of(0), crop=4, resize=6, shift=1)
+  assert len(used) == len(set(used)) == 4
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'crop': 0}, 'image size 0 must be a positive number'),
+    ({'crop': 4, 'resize': 'x'}, "image size 'x' must be"),
+    ({'crop': 4, 'resize': 3}, r'resize=\(3, 3\) must be at least .*\(4, 4\)'),
+    ({'crop': (4, 6), 'resize': (9, 5)}, r'resize=\(9, 5\) must be'),
+    ({'crop': 4, 'shift': -1}, 'shift=-1 must be 0 or a positive number'),
+    ({'crop': 4, 'shift': 0.5}, r'shift=0\.5 must be'),
+  ],
+)
+def test_wrong_arguments(small, options, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    augment.train_image(small, key_of(0), **options)
+  assert '\n' not in str(caught.value)

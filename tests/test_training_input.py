@@ -1,0 +1,245 @@
+import hashlib
+import itertools
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from photographs import PHOTOGRAPHS
+from training_sets import write_folder, write_shards
+
+from vit_jax_repro.data import augment, datasets, epochs, pipeline
+
+quick = pytest.mark.quick
+
+TRAINING = {
+  'seed': 3,
+  'start_step': 0,
+  'batch_size': 7,
+  'shuffle_buffer': 50,
+  'crop': 6,
+  'resize': 8,
+  'shift': 1,
+}
+
+
+@pytest.fixture(scope='module')
+def sets(tmp_path_factory):
+  """A TFDS set of 5 files, 22 images in parts of them, and a folder of 23."""
+  data_dir = tmp_path_factory.mktemp('tfds')
+  write_shards(data_dir, 5, '5-9')
+  folder = write_folder(tmp_path_factory.mktemp('folder'), 23)
+  return {
+    'files': ('digits/5-9', 'few[3:]', data_dir),
+    'folder': (str(folder), 'train', None),
+  }
+
+
+@pytest.fixture(params=['files', pytest.param('folder', marks=quick)])
+def train_set(request, sets):
+  return open_set(sets, request.param)
+
+
+def open_set(sets, kind='folder'):
+  name, split, data_dir = sets[kind]
+  return datasets.open_split(name, split, data_dir=data_dir)
+
+
+def read(split, num_batches, **options):
+  """The first batches, as (images, labels) of all of them together."""
+  found = pipeline.training_batches(split, **{**TRAINING, **options})
+  found = list(itertools.islice(found, num_batches))
+  assert len(found) == num_batches
+  rows = options.get('batch_size', TRAINING['batch_size'])
+  for batch in found:
+    assert {key: (v.shape, v.dtype) for key, v in batch.items()} == {
+      'image': ((rows, 6, 6, 3), np.float32),
+      'label': ((rows,), np.int32),
+    }
+  images, labels = (
+    np.concatenate([batch[key] for batch in found])
+    for key in ('image', 'label')
+  )
+  assert -1 <= images.min() < 0 < images.max() <= 1
+  return images, labels
+
+
+def same(found, expected):
+  return all(
+    one.tobytes() == two.tobytes() and one.shape == two.shape
+    for one, two in zip(found, expected, strict=True)
+  )
+
+
+def rows(found):
+  """The examples in a sorted order, to compare them as sets."""
+  images, labels = found
+  return sorted(
+    image.tobytes() + label.tobytes()
+    for image, label in zip(images, labels, strict=True)
+  )
+
+
+def test_goes_on_with_the_same_batches(train_set):
+  whole = read(train_set, 9)
+  for step in (1, 3, 8):
+    rest = read(train_set, 9 - step, start_step=step)
+    assert same(rest, [array[7 * step :] for array in whole])
+
+
+def test_does_not_depend_on_the_batch_size(train_set):
+  whole = read(train_set, 9)
+  assert same(read(train_set, 63, batch_size=1), whole)
+  larger = read(train_set, 1, batch_size=60)  # more than the split
+  assert same(larger, [array[:60] for array in whole])
+  later = read(train_set, 2, batch_size=20, start_step=1)
+  assert same(later, [array[20:60] for array in whole])
+
+
+def test_is_another_in_each_epoch_and_with_each_seed(train_set):
+  size = train_set.num_examples
+  first, second = (
+    read(train_set, 1, batch_size=size, start_step=i) for i in range(2)
+  )
+  other = read(train_set, 1, batch_size=size, seed=4)
+  assert np.bincount(first[1]).tolist() == np.bincount(second[1]).tolist()
+  seen = rows(first) + rows(second) + rows(other)
+  assert len(set(seen)) == 3 * size  # no image is ever the same again
+
+
+def test_augmentation_depends_neither_on_order_nor_on_process(train_set):
+  size = train_set.num_examples
+  epoch = rows(read(train_set, 1, batch_size=size))
+  assert rows(read(train_set, 1, batch_size=size, shuffle_buffer=1)) == (epoch)
+  for count in (2, 3):
+    parts = [
+      read(
+        train_set,
+        train_set.part_size(i, count),
+        batch_size=1,
+        process_index=i,
+        process_count=count,
+      )
+      for i in range(count)
+    ]
+    assert sorted(row for part in parts for row in rows(part)) == epoch
+
+
+def test_augments_as_the_function_does(train_set):
+  size = train_set.num_examples
+  options = {k: TRAINING[k] for k in ('crop', 'resize', 'shift')}
+  expected = []
+  for record in train_set.records():
+    key = epochs.example_key({'epoch': 0, 'id': record['id']}, 3)
+    image = augment.train_image(record['image'], key, **options).numpy()
+    label = record['label'].numpy().astype(np.int32)
+    expected.append(image.tobytes() + label.tobytes())
+  found = read(train_set, 1, batch_size=size)
+  assert rows(found) == sorted(expected)
+
+
+IN_ANOTHER_PROCESS = """
+import hashlib, itertools, sys
+from vit_jax_repro.data import datasets, pipeline
+from vit_jax_repro.data.tensorflow_cpu import tensorflow
+tensorflow().config.threading.set_inter_op_parallelism_threads(1)
+name, split, data_dir, options = eval(sys.argv[1])
+split = datasets.open_split(name, split, data_dir=data_dir)
+found = pipeline.training_batches(split, **options)
+digest = hashlib.sha256()
+for batch in itertools.islice(found, 9):
+  digest.update(batch['image'].tobytes() + batch['label'].tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.parametrize('kind', ['files', pytest.param('folder', marks=quick)])
+def test_another_process_elsewhere_sees_the_same(sets, kind, tmp_path):
+  name, split, data_dir = sets[kind]
+  digest = hashlib.sha256()
+  found = pipeline.training_batches(open_set(sets, kind), **TRAINING)
+  for batch in itertools.islice(found, 9):
+    digest.update(batch['image'].tobytes() + batch['label'].tobytes())
+  if kind == 'folder':
+    name = str(shutil.copytree(name, tmp_path / 'moved'))
+  else:
+    data_dir = str(shutil.copytree(data_dir, tmp_path / 'moved'))
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-c',
+      IN_ANOTHER_PROCESS,
+      repr((name, split, data_dir, TRAINING)),
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=pathlib.Path(__file__).parent.parent,
+  )
+  # Nor does an iterator that is not used up complain when Python ends.
+  assert (done.stdout.strip(), done.stderr) == (digest.hexdigest(), '')
+
+
+@quick
+@pytest.mark.parametrize('batch_size, start_step', [(1, 0), (4, 5), (64, 0)])
+def test_names_a_damaged_image(tmp_path, batch_size, start_step):
+  path = write_folder(tmp_path, 5) / 'train' / 'digit 0' / 'broken.png'
+  path.write_bytes(PHOTOGRAPHS['china'].read_bytes()[:5000])
+  split = datasets.open_split(str(tmp_path), 'train')
+  options = {'batch_size': batch_size, 'start_step': start_step}
+  with pytest.raises(ValueError, match='is not a readable') as caught:
+    read(split, 6, **options)
+  assert str(caught.value).startswith(str(path))
+  assert '\n' not in str(caught.value)
+
+
+@quick
+def test_a_cut_off_file_is_one_line(sets, tmp_path):
+  name, split, data_dir = sets['files']
+  shutil.copytree(data_dir, tmp_path / 'cut')
+  for file in (tmp_path / 'cut').rglob('*few.tfrecord*2-of*'):
+    file.write_bytes(file.read_bytes()[:-9])
+  split = datasets.open_split(name, split, data_dir=tmp_path / 'cut')
+  with pytest.raises(ValueError, match='cannot read the data set') as caught:
+    read(split, 4)
+  assert '\n' not in str(caught.value)
+
+
+@quick
+def test_a_file_with_too_few_examples_is_one_line(sets, tmp_path):
+  name, split, data_dir = sets['files']
+  shutil.copytree(data_dir, tmp_path / 'less')
+  for file in (tmp_path / 'less').rglob('*few.tfrecord*2-of*'):
+    file.write_bytes(b'')
+  split = datasets.open_split(name, split, data_dir=tmp_path / 'less')
+  with pytest.raises(ValueError, match='expected to contain 22') as caught:
+    read(split, 4)
+  assert '\n' not in str(caught.value)
+
+
+@quick
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'batch_size': 0}, 'batch_size=0 must be at least 1'),
+    ({'start_step': -1}, 'start_step=-1 must not be negative'),
+    ({'seed': -1}, 'seed=-1 must lie in'),
+    ({'shuffle_buffer': 0}, 'shuffle_buffer=0 must be at least 1'),
+    ({'process_index': 1}, 'process_index=1 must lie in'),
+    ({'crop': 9}, r'resize=\(8, 8\) must be at least as large'),
+    ({'crop': 'x'}, "image size 'x' must be"),
+    ({'shift': -1}, 'shift=-1 must be'),
+  ],
+)
+def test_wrong_arguments_are_refused_at_once(sets, change, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    pipeline.training_batches(open_set(sets), **{**TRAINING, **change})
+  assert '\n' not in str(caught.value)
+
+
+@quick
+def test_unknown_augmentation_is_refused(sets):
+  with pytest.raises(TypeError, match='rotate'):
+    pipeline.training_batches(open_set(sets), **TRAINING, rotate=True)

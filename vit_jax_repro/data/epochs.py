@@ -1,0 +1,71 @@
+"""Training examples without end, epoch after epoch, in a repeatable order.
+
+The order within epoch e depends on (seed, e) only and what is random about an
+example on (seed, e, its id) only. So a run may stop and go on at any example
+with the same ones, whatever the batch size, the threads or the machine.
+"""
+
+from vit_jax_repro.data.keys import LARGEST_SEED, fold_in, fold_in_text, key_of
+from vit_jax_repro.data.tensorflow_cpu import tensorflow
+
+_ORDER, _EXAMPLE = range(2)  # the keys of a seed, by what is drawn from them
+
+
+def examples(
+  split,
+  *,
+  seed,
+  shuffle_buffer,
+  start=0,
+  process_index=0,
+  process_count=1,
+):
+  """One process's examples from number `start` on, still encoded.
+
+  Each epoch holds every example of the process's part once.
+
+  Args:
+    split: a datasets.Split.
+    seed: an int that is not negative.
+    shuffle_buffer: see `datasets.Split.shuffled`.
+    start: how many examples are passed over; none of them is decoded, and
+      only those of the epoch that it lies in are read.
+    process_index, process_count: which part of the split is read.
+
+  Returns:
+    tf.data.Dataset of what `split.load` takes, with 'epoch', an int64 scalar.
+
+  Raises:
+    ValueError: a bad seed, buffer, start or process; fewer examples than
+      processes.
+  """
+  tf = tensorflow()
+  seed_key = key_of(seed)
+  if start < 0:
+    raise ValueError(f'{start=} must not be negative')
+  if shuffle_buffer < 1:
+    raise ValueError(f'{shuffle_buffer=} must be at least 1')
+  size = split.part_size(process_index, process_count)
+  if not size:
+    raise ValueError(
+      f'{split.name!r} {split.split!r} has {split.num_examples} examples, too '
+      f'few for {process_count} processes'
+    )
+
+  def one_epoch(epoch):
+    tf.random.set_seed(1)  # of this function alone; shuffle() mixes it in
+    key = fold_in(fold_in(seed_key, _ORDER), epoch)
+    found = split.shuffled(key, shuffle_buffer, process_index, process_count)
+    found = found.apply(tf.data.experimental.assert_cardinality(size))
+    return found.map(lambda example: {**example, 'epoch': epoch})
+
+  first, offset = divmod(start, size)
+  epochs = tf.data.Dataset.range(first, LARGEST_SEED)
+  plain = tf.autograph.experimental.do_not_convert
+  return epochs.flat_map(plain(one_epoch)).skip(offset)
+
+
+def example_key(example, seed):
+  """The key of what is random about one element of `examples`."""
+  key = fold_in(fold_in(key_of(seed), _EXAMPLE), example['epoch'])
+  return fold_in_text(key, example['id'])
