@@ -1,6 +1,7 @@
 """What all verbs share: flags in, one line out when something is wrong."""
 
 import os
+import re
 import sys
 import textwrap
 import traceback
@@ -35,13 +36,18 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
     if rest and not positional:
       raise flags.Error(f'unexpected argument {rest[0]!r}; see --help')
   except flags.Error as error:
-    _fail(verb, error, WRONG_USAGE)
+    _fail(verb, _parse_error(str(error)), WRONG_USAGE)
+  except AttributeError as error:  # ml_collections, for --config.KEY
+    text = str(error).strip('\'"').replace('\\n', ': ').replace("\\'", "'")
+    _fail(verb, f'unknown key of the configuration: {text}', WRONG_USAGE)
   # Set before TensorFlow is imported, by whichever library does so.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   logging.set_verbosity(logging.ERROR)
   try:
     main(flag_values, rest)
   except OSError as error:
+    if 'Configuration is not available' in str(error):  # ml_collections
+      error = _parse_error(str(error))
     _fail(verb, error, FAILED)
   except ValueError as error:
     if not _is_ours(error):
@@ -83,6 +89,17 @@ def _is_ours(error):
   package = os.path.dirname(os.path.abspath(__file__)) + os.sep
   traced = getattr(error, '__notes__', None)  # JAX removed frames of its own
   return os.path.abspath(last.filename).startswith(package) and not traced
+
+
+def _parse_error(text):
+  """What ml_collections says of a configuration file, without its trace."""
+  missing = re.search(r"No such file or directory: '(.*?)'", text)
+  if missing:
+    return f'no configuration file {missing[1]}'
+  if 'Traceback' in text:
+    last = text.strip().splitlines()[-1]
+    return f'{text.partition(":")[0]}: {last.partition("Error: ")[2] or last}'
+  return text
 
 
 def _fail(verb, error, code):

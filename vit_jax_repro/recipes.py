@@ -149,18 +149,18 @@ QUICKSTART_MODEL = dict(
 )
 QUICKSTART = dict(
   dataset='digits',
-  base_lr=2e-3,
-  total_steps=1200,
+  base_lr=3e-3,
+  total_steps=2400,
   warmup_steps=100,
   optim='adamw',
-  weight_decay=0.1,
+  weight_decay=0.5,
   weight_decay_on='kernels',
-  batch=128,
+  batch=64,
   batch_eval=360,
   shuffle_buffer=2000,
-  eval_every=100,
+  eval_every=200,
   progress_every=20,
-  checkpoint_every=200,
+  checkpoint_every=400,
   pp=dict(
     train='train',
     test='test',
@@ -169,4 +169,14 @@ QUICKSTART = dict(
     flip=False,
     shift=1,
   ),
+)
+
+# Fine-tuning on 25 images of five new classes.
+QUICKSTART_FEW = dict(
+  dataset='digits/5-9',
+  total_steps=300,
+  warmup_steps=30,
+  batch=25,
+  eval_every=0,
+  checkpoint_every=0,
 )

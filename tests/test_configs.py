@@ -1,0 +1,108 @@
+"""Every configuration file, with the arguments it advertises."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from vit_jax_repro import models, settings
+
+pytestmark = pytest.mark.quick
+
+CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
+
+
+def load(name, *arguments):
+  spec = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(*arguments)
+
+
+@pytest.mark.parametrize(
+  ('name', 'argument'),
+  [
+    *(('vit', f'{m},cifar10') for m in ('b16', 'l32', 'h14', 'r50_b16')),
+    *(('vit', f'{m},imagenet2012') for m in ('ViT-B_16', 'mixer_b16')),
+    ('vit', 'b16_gap_norep,cifar100'),
+    ('bit', 'BiT-M-R50x1,cifar10'),
+    ('bit', 'BiT-M-R152x4,imagenet2012'),
+    ('bit', 'BiT-S-R101x1,oxford_iiit_pet'),
+    ('quickstart', 'digits'),
+  ],
+)
+def test_configurations_are_complete(name, argument):
+  config = load(name, argument)
+  settings.from_config(config)
+  assert models.create(config.model.to_dict(), num_classes=3)
+
+
+def test_defaults_load():
+  for path in CONFIGS.glob('*.py'):
+    assert load(path.stem).is_locked
+
+
+def test_the_original_values():
+  config = load('vit', 'b16,cifar10')
+  original = dict(
+    pretrained_dir='.',
+    dataset='cifar10',
+    tfds_data_dir=None,
+    tfds_manual_dir=None,
+    total_steps=10_000,
+    grad_norm_clip=1.0,
+    optim_dtype='bfloat16',
+    accum_steps=8,
+    batch=512,
+    batch_eval=512,
+    shuffle_buffer=50_000,
+    eval_every=100,
+    progress_every=10,
+    checkpoint_every=1000,
+    prefetch=2,
+    base_lr=0.01,
+    decay_type='cosine',
+    warmup_steps=500,
+    model_or_filename=None,
+  )
+  assert {key: config[key] for key in original} == original
+  pp = dict(train='train[:98%]', test='test', crop=384)
+  assert {key: config.pp[key] for key in pp} == pp
+  assert load('vit', 'l16,cifar10').base_lr == 0.03
+  assert load('vit', 'l16,cifar10').model.transformer.dropout_rate == 0.1
+
+
+@pytest.mark.parametrize(
+  'argument',
+  ['R_Ti_16', 'L_16-i21k-300ep-lr_0.001-aug_strong1-wd_0.1-do_0.0-sd_0.0'],
+)
+def test_augreg(argument):
+  config = load('augreg', argument)
+  assert config.model_or_filename == argument
+  assert config.model.transformer.dropout_rate == 0.0
+  assert (config.total_steps, config.warmup_steps) == (500, 100)
+  with pytest.raises(ValueError, match=r"config.dataset='' must be"):
+    settings.from_config(config)
+  config.dataset = 'oxford_iiit_pet'
+  config.base_lr = 0.01
+  settings.from_config(config)
+
+
+def test_bit_leaves_the_rest_to_the_size_of_the_set():
+  config = load('bit', 'BiT-M-R50x1,cifar10')
+  assert (config.pp.resize, config.pp.crop) == (160, 128)
+  assert config.total_steps is None and config.mixup_alpha is None
+  assert not config.pp.inception_crop and config.preprocessing == 'bit'
+
+
+@pytest.mark.parametrize(
+  ('name', 'argument', 'says'),
+  [
+    ('vit', 'b17,cifar10', "unknown model 'b17'"),
+    ('augreg', 'X_16', "unknown model 'X_16'"),
+    ('quickstart', 'mnist', "unknown quickstart 'mnist'; choose"),
+  ],
+)
+def test_wrong_arguments(name, argument, says):
+  with pytest.raises(ValueError, match=says):
+    load(name, argument)

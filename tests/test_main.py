@@ -1,0 +1,476 @@
+"""The verb `main`, on real data, in processes of its own where that matters."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny_models
+from photographs import PHOTOGRAPHS
+
+from vit_jax_repro import main, models, weights
+from vit_jax_repro.weights import npz, stacking
+
+CONFIGS = os.path.join(os.path.dirname(__file__), '..', 'configs')
+# Eight devices, sixteen images, a model of one narrow layer.
+TINY = (
+  '--config.total_steps=4',
+  '--config.warmup_steps=1',
+  '--config.batch=16',
+  '--config.batch_eval=100',
+  '--config.progress_every=1',
+  '--config.model.hidden_size=16',
+  '--config.model.transformer.num_layers=1',
+  '--config.model.transformer.mlp_dim=16',
+  '--config.model.transformer.num_heads=2',
+)
+
+
+def flags(config, workdir, *more):
+  return [f'--config={CONFIGS}/{config}', f'--workdir={workdir}', *more]
+
+
+def run(monkeypatch, config, workdir, *more):
+  """In this process; ml_collections reads sys.argv."""
+  monkeypatch.setattr(sys, 'argv', ['main', *flags(config, workdir, *more)])
+  main.main()
+  return read_metrics(workdir)
+
+
+def read_json(path):
+  return json.loads(path.read_text())
+
+
+def read_metrics(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def process(config, workdir, *more, devices=1, **options):
+  flag = f'--xla_force_host_platform_device_count={devices}'
+  return subprocess.Popen(
+    [
+      sys.executable,
+      '-m',
+      'vit_jax_repro.main',
+      *flags(config, workdir, *more),
+    ],
+    env=os.environ | {'XLA_FLAGS': flag},
+    text=True,
+    **options,
+  )
+
+
+def parameters(workdir):
+  return dict(npz.read(workdir / 'model.npz'))
+
+
+def assert_same_parameters(left, right):
+  left, right = parameters(left), parameters(right)
+  assert left.keys() == right.keys()
+  for name, array in left.items():
+    np.testing.assert_array_equal(array, right[name], err_msg=name)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """A folder of 48 crops of two real photographs, JPEG and PNG."""
+  from PIL import Image
+
+  root = tmp_path_factory.mktemp('photos')
+  rng = np.random.default_rng(0)
+  for name, path in PHOTOGRAPHS.items():
+    image = Image.open(path)
+    for i in range(24):
+      split = 'test' if i % 3 == 0 else 'train'
+      x, y = rng.integers(0, 400), rng.integers(0, 200)
+      target = root / split / name / f'{i}.{"png" if i % 2 else "JPG"}'
+      target.parent.mkdir(parents=True, exist_ok=True)
+      crop = image.crop((x, y, x + 200, y + 200)).resize((40, 32))
+      crop.save(target, 'PNG' if i % 2 else 'JPEG')
+  return root
+
+
+OPTIONS = {
+  'sgd, bfloat16 momentum, linear': (
+    '--config.optim=sgd',
+    '--config.weight_decay=0',
+    '--config.weight_decay_on=',
+    '--config.optim_dtype=bfloat16',
+    '--config.decay_type=linear',
+  ),
+  'adamw on all, constant, no clipping': (
+    '--config.weight_decay_on=all',
+    '--config.decay_type=constant',
+    '--config.grad_norm_clip=0',
+  ),
+  'accumulation, mixup, sigmoid': (
+    '--config.accum_steps=2',
+    '--config.mixup_alpha=0.2',
+    '--config.loss=sigmoid',
+  ),
+  'inception crop, flip, shift': (
+    '--config.pp.inception_crop=True',
+    '--config.pp.flip=True',
+    '--config.pp.shift=2',
+  ),
+  'resize and crop': ('--config.pp.resize=12', '--config.preprocessing=bit'),
+  'fsdp': ('--config.mesh.fsdp=8',),
+  'all axes': ('--config.mesh.fsdp=2', '--config.mesh.model=2'),
+  'bfloat16, scan, remat': (
+    '--config.model.dtype=bfloat16',
+    '--config.model.scan=True',
+    '--config.model.remat=True',
+    '--config.model.transformer.dropout_rate=0.1',
+    '--config.model.stochastic_depth_rate=0.1',
+  ),
+  'gap, sincos': (
+    '--config.model.classifier=gap',
+    '--config.model.position_embedding=sincos2d',
+    '--config.prefetch=0',
+    '--config.shuffle_buffer=10',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', OPTIONS)
+def test_every_option_through_main(name, monkeypatch, tmp_path):
+  metrics = run(monkeypatch, 'quickstart.py', tmp_path, *TINY, *OPTIONS[name])
+  assert [line['step'] for line in metrics] == [1, 2, 3, 4]
+  assert all(np.isfinite(line['train_loss']) for line in metrics)
+  params = weights.load(tmp_path / 'model.npz')
+  assert models.create(weights.describe(params)).num_classes == 10
+
+
+def test_the_files_of_a_workdir(monkeypatch, tmp_path):
+  metrics = run(
+    monkeypatch,
+    'quickstart.py',
+    tmp_path,
+    *TINY,
+    '--config.eval_every=2',
+    '--config.checkpoint_every=3',
+  )
+  names = {'step', 'train_loss', 'lr', 'images_per_sec'}
+  assert all(names <= line.keys() for line in metrics)
+  evaluated = [line['step'] for line in metrics if 'accuracy_test' in line]
+  assert evaluated == [2, 4]
+  result = read_json(tmp_path / 'result.json')
+  assert result['accuracy'] == metrics[-1]['accuracy_test']
+  assert (result['num_examples'], result['step']) == (360, 4)
+  assert result['seconds'] > 0
+  steps = {p.name for p in (tmp_path / 'checkpoints').iterdir() if p.is_dir()}
+  assert steps == {'3', '4'}
+  card = read_json(tmp_path / 'model.json')
+  assert card['class_names'] == list('0123456789')
+  assert card['image_size'] == [8, 8] and card['preprocessing'] == 'vit_jax'
+  manifest = read_json(tmp_path / 'manifest.json')
+  assert manifest['devices']['mesh'] == {'data': 8, 'fsdp': 1, 'model': 1}
+  assert manifest['versions']['jax'] == jax.__version__
+  assert len(manifest['data']['train_fingerprint']) == 16
+  config = read_json(tmp_path / 'config.json')
+  assert config['total_steps'] == 4
+  assert any(p.name.startswith('events.out') for p in tmp_path.iterdir())
+
+
+def test_tensorboard_has_the_metrics(monkeypatch, tmp_path):
+  metrics = run(monkeypatch, 'quickstart.py', tmp_path, *TINY)
+  from tensorboard.backend.event_processing import event_accumulator
+
+  events = event_accumulator.EventAccumulator(
+    str(tmp_path), size_guidance={'tensors': 0}
+  ).Reload()
+  losses = [
+    float(np.frombuffer(e.tensor_proto.tensor_content, 'f4')[0])
+    if e.tensor_proto.tensor_content
+    else e.tensor_proto.float_val[0]
+    for e in events.Tensors('train_loss')
+  ]
+  np.testing.assert_allclose(
+    losses, [line['train_loss'] for line in metrics], rtol=1e-6
+  )
+
+
+def test_a_finished_run_again_changes_nothing(monkeypatch, tmp_path):
+  run(monkeypatch, 'quickstart.py', tmp_path, *TINY)
+  before = parameters(tmp_path)
+  result = read_json(tmp_path / 'result.json')
+  metrics = run(monkeypatch, 'quickstart.py', tmp_path, *TINY)
+  assert len(metrics) == 4
+  again = read_json(tmp_path / 'result.json')
+  assert again['accuracy'] == result['accuracy']
+  for name, array in parameters(tmp_path).items():
+    np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_folder_of_photographs_is_fine_tuned(folder, monkeypatch, tmp_path):
+  """From a file in the published layout with 1000 classes, at another size."""
+  spec = models.variant('ViT-Ti_16')
+  spec['transformer']['num_layers'] = 1
+  params = tiny_models.params_of(spec, image_size=(32, 32))
+  (tmp_path / 'files').mkdir()
+  weights.save(tmp_path / 'files' / 'ViT-Ti_16.npz', params)
+  metrics = run(
+    monkeypatch,
+    'vit.py:ti16,cifar10',
+    tmp_path / 'run',
+    f'--config.dataset={folder}',
+    f'--config.pretrained_dir={tmp_path}/files',
+    '--config.pp.train=train',
+    '--config.pp.crop=48',
+    '--config.model.transformer.num_layers=1',
+    '--config.total_steps=12',
+    '--config.warmup_steps=2',
+    '--config.batch=16',
+    '--config.accum_steps=1',
+    '--config.progress_every=1',
+  )
+  assert metrics[-1]['train_loss'] < metrics[0]['train_loss']
+  np.testing.assert_allclose(metrics[0]['train_loss'], np.log(2), rtol=1e-5)
+  tuned = stacking.flatten(weights.load(tmp_path / 'run' / 'model.npz'))
+  assert tuned['head/kernel'].shape == (192, 2)
+  assert tuned['Transformer/posembed_input/pos_embedding'].shape[1] == 10
+  card = read_json(tmp_path / 'run' / 'model.json')
+  assert card['class_names'] == ['china', 'flower']
+
+
+def test_bit_by_the_hyperrule(folder, monkeypatch, tmp_path):
+  """Steps, boundaries and mixup come from the 32 training images: none."""
+  spec = models.variant('BiT-M-R50x1') | dict(block_units=(1, 1, 1, 1))
+  params = tiny_models.params_of(spec, image_size=(32, 32))
+  weights.save(tmp_path / 'BiT-M-R50x1.npz', params)
+  metrics = run(
+    monkeypatch,
+    'bit.py:BiT-M-R50x1,cifar10',
+    tmp_path / 'run',
+    f'--config.dataset={folder}',
+    f'--config.pretrained_dir={tmp_path}',
+    '--config.model.block_units=(1,1,1,1)',
+    '--config.pp.train=train',
+    '--config.pp.resize=40',
+    '--config.pp.crop=32',
+    '--config.total_steps=2',
+    '--config.warmup_steps=1',
+    '--config.batch=8',
+    '--config.accum_steps=1',
+    '--config.progress_every=1',
+  )
+  assert [line['step'] for line in metrics] == [1, 2]
+  np.testing.assert_allclose(metrics[1]['lr'], 0.003, rtol=1e-6)
+
+
+KILLED = (
+  *TINY[1:],
+  '--config.total_steps=120',
+  '--config.checkpoint_every=7',
+  '--config.mixup_alpha=0.3',
+  '--config.model.transformer.dropout_rate=0.2',
+  '--config.pp.inception_crop=True',
+)
+
+
+def test_killed_five_times_and_the_same_in_the_end(tmp_path):
+  """SIGKILL at random moments, saves included; dropout and mixup on."""
+  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+  assert process('quickstart.py', whole, *KILLED).wait() == 0
+  rng = random.Random(0)
+  reached = 0
+  for kill in range(5):
+    child = process('quickstart.py', killed, *KILLED)
+    # Once training goes on, a moment later.
+    while child.poll() is None and _last_step(killed) <= reached:
+      time.sleep(0.01)
+    time.sleep(rng.uniform(0, 0.4))
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    reached = _last_step(killed)
+    assert kill or reached
+  assert not (killed / 'model.npz').exists()
+  assert process('quickstart.py', killed, *KILLED).wait() == 0
+  assert_same_parameters(whole, killed)
+  whole, killed = read_metrics(whole), read_metrics(killed)
+  for key, values in (('step', range(1, 121)), ('train_loss', None)):
+    column = [line[key] for line in killed]
+    assert column == [line[key] for line in whole]
+    assert values is None or column == list(values)
+
+
+def _last_step(workdir):
+  try:
+    metrics = read_metrics(workdir)
+  except (OSError, ValueError):  # not there, or its last line not whole
+    return 0
+  return metrics[-1]['step'] if metrics else 0
+
+
+TWO_PROCESSES = """
+import sys
+import jax
+port, index, config, workdir = sys.argv[1:5]
+jax.distributed.initialize(
+  coordinator_address=f'localhost:{port}', num_processes=2,
+  process_id=int(index), initialization_timeout=60)
+import json
+from vit_jax_repro import jobs
+result = jobs.train(json.loads(config), workdir, show=False)
+print('accuracy', result.accuracy)
+"""
+
+
+def test_two_processes_train_as_one(folder, tmp_path):
+  """The same global batches of a folder, so the same losses."""
+  config = dict(
+    dataset=str(folder),
+    model=dict(
+      model='vit',
+      patch_size=(8, 8),
+      hidden_size=16,
+      num_layers=1,
+      mlp_dim=16,
+      num_heads=2,
+    ),
+    base_lr=0.05,
+    total_steps=6,
+    batch=16,
+    batch_eval=7,
+    progress_every=1,
+    pp=dict(train='train', test='test', crop=16),
+  )
+  from vit_jax_repro import jobs
+
+  one = jobs.train(config, tmp_path / 'one', show=False)
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  children = [
+    subprocess.Popen(
+      [
+        sys.executable,
+        '-c',
+        TWO_PROCESSES,
+        str(port),
+        str(index),
+        json.dumps(config),
+        str(tmp_path / 'two'),
+      ],
+      env=os.environ
+      | {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  outputs = [child.communicate(timeout=300)[0] for child in children]
+  assert [child.returncode for child in children] == [0, 0]
+  assert all(f'accuracy {one.accuracy}' in output for output in outputs)
+  losses = [
+    [line['train_loss'] for line in read_metrics(tmp_path / name)]
+    for name in ('one', 'two')
+  ]
+  assert len(losses[0]) == 6
+  np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+ERRORS = {
+  'misspelt key': (
+    ('quickstart.py', '--config.bas_lr=3'),
+    "unknown key of the configuration: 'bas_lr'",
+  ),
+  'no such set': (
+    ('quickstart.py', '--config.dataset=cifar10'),
+    "data set 'cifar10' is not prepared",
+  ),
+  'batch': (
+    ('quickstart.py', '--config.batch=60', '--config.accum_steps=8'),
+    'config.batch=60 must be a multiple of 64: accum_steps=8 times 8 devices',
+  ),
+  'weights': (
+    (
+      'vit.py:b16,cifar10',
+      '--config.dataset=digits',
+      '--config.pp.train=train',
+    ),
+    'no weights file ./ViT-B_16.npz; put it there or set',
+  ),
+  'model name': (('vit.py:b17,cifar10',), "unknown model 'b17'; did you mean"),
+  'model field': (
+    ('quickstart.py', '--config.model.dtype=float17'),
+    "unknown dtype 'float17'; choose",
+  ),
+  'no configuration': (('nothing.py',), 'no configuration file'),
+  'argument': (('quickstart.py:mnist',), "unknown quickstart 'mnist'; choose"),
+  'value': (('quickstart.py', '--config.base_lr=high'), 'could not convert'),
+  'split': (
+    ('quickstart.py', '--config.pp.test=validation'),
+    "no split 'validation'",
+  ),
+  'optimizer': (
+    ('quickstart.py', '--config.optim=adam'),
+    "unknown optimizer 'adam'; choose from",
+  ),
+  'unused setting': (
+    ('quickstart.py', '--config.optim=sgd'),
+    "weight_decay=0.5 is of 'adamw' and has no effect on 'sgd'",
+  ),
+  'schedule': (
+    ('quickstart.py', '--config.warmup_steps=5000'),
+    'warmup_steps=5000 must be at least 0 and less than total_steps',
+  ),
+  'mesh': (
+    ('quickstart.py', '--config.mesh.data=3'),
+    'does not cover 8 devices',
+  ),
+  'resize': (
+    ('quickstart.py', '--config.pp.resize=4'),
+    'resize',
+  ),
+  'preprocessing': (
+    ('quickstart.py', '--config.preprocessing=timn'),
+    "unknown preprocessing 'timn'; choose",
+  ),
+}
+
+
+@pytest.mark.parametrize('name', ERRORS)
+def test_what_is_wrong_is_said_in_one_line(name, monkeypatch, tmp_path, capsys):
+  (config, *more), says = ERRORS[name]
+  with pytest.raises(SystemExit) as stopped:
+    run(monkeypatch, config, tmp_path / 'run', *more)
+  assert stopped.value.code in (1, 2)
+  err = capsys.readouterr().err.strip()
+  assert says in err and '\n' not in err and err.startswith('main: ')
+  assert not (tmp_path / 'run' / 'model.npz').exists()
+
+
+def test_a_workdir_of_other_settings_is_left_alone(
+  monkeypatch, tmp_path, capsys
+):
+  run(monkeypatch, 'quickstart.py', tmp_path, *TINY)
+  before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*')}
+  with pytest.raises(SystemExit):
+    run(monkeypatch, 'quickstart.py', tmp_path, *TINY, '--config.base_lr=0.1')
+  err = capsys.readouterr().err.strip().splitlines()[-1]
+  assert 'base_lr was 0.003 and is 0.1; choose another workdir' in err
+  assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*')} == before
+
+
+def test_a_diverging_run_stops_with_its_step(monkeypatch, tmp_path, capsys):
+  with pytest.raises(SystemExit):
+    run(
+      monkeypatch,
+      'quickstart.py',
+      tmp_path,
+      *TINY,
+      '--config.base_lr=1e30',
+      '--config.grad_norm_clip=0',
+    )
+  err = capsys.readouterr().err.strip().splitlines()[-1]
+  assert err.startswith('main: the loss is nan at step ')
+  assert not (tmp_path / 'model.npz').exists()

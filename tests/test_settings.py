@@ -1,0 +1,77 @@
+"""Settings: every key known, checked, and used."""
+
+import ast
+import dataclasses
+import pathlib
+
+import pytest
+
+from vit_jax_repro import configuration, recipes, settings
+
+pytestmark = pytest.mark.quick
+
+PACKAGE = pathlib.Path(settings.__file__).parent
+GOOD = dict(
+  dataset='digits',
+  model={'model': 'vit'},
+  base_lr=0.1,
+  total_steps=10,
+  pp=dict(train='train', test='test', crop=8),
+)
+
+
+def test_defaults_are_filled_in():
+  read = settings.from_config(GOOD)
+  assert read.batch == 512 and read.optim == 'sgd' and read.pp.flip
+
+
+@pytest.mark.parametrize(
+  ('change', 'says'),
+  [
+    ({'bas_lr': 1}, "unknown key config.bas_lr; did you mean 'base_lr'?"),
+    ({'pp': {'cropp': 1}}, "unknown key config.pp.cropp; did you mean 'crop'"),
+    ({'pp': {'crop': 8}}, r"config.pp lacks the keys \['test', 'train'\]"),
+    ({'batch': 0}, 'config.batch=0 must be a whole number of at least 1'),
+    ({'seed': -1}, 'config.seed=-1 must be a whole number of at least 0'),
+    ({'dataset': ''}, "config.dataset='' must be 'digits'"),
+    ({'total_steps': None}, 'config.total_steps is not known'),
+    (
+      {'pp': dict(train='train', test='test', crop=None)},
+      "config.pp.crop is not known for 'digits'; set it, in pixels",
+    ),
+  ],
+)
+def test_wrong_settings_get_one_line(change, says):
+  with pytest.raises(ValueError, match=says) as error:
+    settings.from_config(GOOD | change)
+  assert '\n' not in str(error.value)
+
+
+def test_missing_keys_are_named():
+  with pytest.raises(ValueError, match=r"config lacks the keys \['base_lr'"):
+    settings.from_config({'dataset': 'digits', 'model': {}, 'pp': GOOD['pp']})
+
+
+def test_every_key_is_read_somewhere():
+  """No dead key: each is an attribute that the training job looks at."""
+  source = (PACKAGE / 'train_job.py').read_text()
+  read = {
+    n.attr for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute)
+  }
+  for cls in (settings.Settings, settings.Preprocessing):
+    for field in dataclasses.fields(cls):
+      assert field.name in read, field.name
+
+
+def test_configurations_spell_out_every_key():
+  config = configuration.create(recipes.QUICKSTART, recipes.QUICKSTART_MODEL)
+  names = {field.name for field in dataclasses.fields(settings.Settings)}
+  assert set(config) == names
+  assert config.is_locked
+  config.total_steps = 3  # what flags do
+  config.pp.resize = 16
+  config.model.dtype = 'bfloat16'
+  with pytest.raises(AttributeError, match='does not exist'):
+    config.bas_lr = 3
+  read = settings.from_config(config)
+  assert (read.total_steps, read.pp.resize) == (3, 16)

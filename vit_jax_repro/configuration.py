@@ -1,0 +1,81 @@
+"""Configurations for the command line: a recipe with every key spelt out."""
+
+import dataclasses
+import typing
+from typing import Any
+
+from vit_jax_repro import models, settings
+
+
+def create(recipe: dict[str, Any], model: str | dict[str, Any], **fields: Any):
+  """A locked ConfigDict with every key of `settings.Settings`.
+
+  Args:
+    recipe: settings, as in `recipes`; those left out have their defaults.
+    model: a name, or a mapping of fields for `models.create`.
+    **fields: fields of the model that replace those of the name.
+
+  Returns:
+    ml_collections.ConfigDict; a key whose value is None takes values of its
+    type, and `config.model` is the model's mapping of fields.
+  """
+  import ml_collections
+
+  if isinstance(model, str):
+    name = models.canonical_name(model)
+    model = dict(models.variant(name), model_name=name)
+  model = _with_defaults(model | fields)
+  pp = _filled(settings.Preprocessing, recipe['pp'])
+  values = _filled(settings.Settings, dict(recipe, model=model, pp=pp))
+  config = ml_collections.ConfigDict(values)
+  for section, cls in (
+    (config, settings.Settings),
+    (config.pp, settings.Preprocessing),
+  ):
+    _add_placeholders(section, cls)
+  config.mesh = ml_collections.ConfigDict(dict(config.mesh))
+  _placeholder(config.mesh, 'data', int)
+  for name in list(config.model):
+    _placeholder(config.model, name, int)
+  return config.lock()
+
+
+def _with_defaults(model):
+  """Adds the fields that a mapping leaves out, so that flags may set them."""
+  module = models.create(dict(model, num_classes=1))
+  named = set(model) | set(model.get('transformer', {}))
+  model = {k: v for k, v in model.items() if k != 'num_classes'}
+  for field in dataclasses.fields(module):
+    if field.name in named | _NOT_SET or field.name.startswith('stem_'):
+      continue
+    value = getattr(module, field.name)
+    is_dtype = field.name in ('dtype', 'param_dtype')
+    model[field.name] = 'float32' if is_dtype else value
+  return model
+
+
+_NOT_SET = {'num_classes', 'parent', 'name'}
+
+
+def _filled(cls, given):
+  values = {}
+  for field in dataclasses.fields(cls):
+    if field.default is not dataclasses.MISSING:
+      values[field.name] = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+      values[field.name] = field.default_factory()
+  return values | given
+
+
+def _add_placeholders(section, cls):
+  hints = typing.get_type_hints(cls)
+  for name in list(section):
+    types = [t for t in typing.get_args(hints[name]) if t is not type(None)]
+    _placeholder(section, name, types[0] if types else int)
+
+
+def _placeholder(section, name, kind):
+  from ml_collections import config_dict
+
+  if section[name] is None:
+    section[name] = config_dict.placeholder(kind)

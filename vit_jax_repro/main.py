@@ -1,0 +1,77 @@
+"""`python -m vit_jax_repro.main`: trains, fine-tunes, resumes."""
+
+from absl import flags
+
+DESCRIPTION = """Trains a model as a configuration file says, and continues
+where an interrupted run in the same workdir stopped."""
+
+
+def main(argv=None):
+  """Runs the verb on a command line and exits."""
+  from ml_collections import config_flags
+
+  from vit_jax_repro import command_line
+
+  values = flags.FlagValues()  # anew: a configuration is part of its flag
+  flags.DEFINE_string(
+    'workdir',
+    None,
+    'folder of the run: checkpoints, metrics, model.npz',
+    flag_values=values,
+  )
+  config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'configs/FILE.py:ARGUMENT; --config.KEY=VALUE changes a key of it',
+    lock_config=True,
+    flag_values=values,
+  )
+  command_line.run('main', _train, values, DESCRIPTION, argv=argv)
+
+
+def show(result):
+  """Prints a train_job.TrainResult."""
+  from rich import console, table
+
+  grid = table.Table(show_header=False)
+  grid.add_row(
+    'test accuracy',
+    f'{result.accuracy:.2%} of {result.num_examples} images',
+  )
+  grid.add_row('steps', f'{result.step}, {result.seconds:.1f} s')
+  grid.add_row('model', result.model)
+  console.Console(markup=False, highlight=False, soft_wrap=True).print(grid)
+
+
+def show_sides(sides):
+  """Prints what studies.transfer gave."""
+  from rich import console, table
+
+  grid = table.Table('weights', 'learning rate', 'test accuracy', 'each seed')
+  for side in sides:
+    grid.add_row(
+      side.name,
+      f'{side.base_lr:g}',
+      f'{side.mean:.1%} ± {side.spread:.1%}',
+      '  '.join(f'{accuracy:.1%}' for accuracy in side.accuracies),
+    )
+  console.Console(markup=False, highlight=False).print(grid)
+
+
+def _train(values, _):
+  from vit_jax_repro import command_line
+
+  command_line.require(values, 'config', 'workdir')
+  config = values.config
+  if 'study' in config:
+    from vit_jax_repro import studies
+
+    show_sides(studies.transfer(config.study, values.workdir))
+  else:
+    from vit_jax_repro import jobs
+
+    show(jobs.train(config, values.workdir))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,55 @@
+"""What a terminal shows of a training run."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def bar(start_step: int, total_steps: int) -> Iterator[Callable]:
+  """Shows a bar with loss, images per second and time left.
+
+  Evaluations stay as lines of their own. Where standard error is no terminal,
+  there are only these lines.
+
+  Yields:
+    A function of (step, scalars), as `training.loop.run` writes them.
+  """
+  from rich import console, progress
+
+  err = console.Console(file=sys.stderr, highlight=False)
+  columns = (
+    progress.TextColumn('step'),
+    progress.MofNCompleteColumn(),
+    progress.BarColumn(),
+    progress.TextColumn('{task.fields[shown]}'),
+    progress.TimeRemainingColumn(),
+    progress.TextColumn('left'),
+  )
+  with progress.Progress(
+    *columns, console=err, disable=not err.is_terminal
+  ) as p:
+    task = p.add_task(
+      'train', total=total_steps, completed=start_step, shown='compiling'
+    )
+
+    def show(step, scalars):
+      p.update(task, completed=step, shown=_summary(scalars))
+      if 'accuracy_test' in scalars:
+        err.print(
+          f'step {step}/{total_steps}: {_summary(scalars)}, '
+          f'test accuracy {scalars["accuracy_test"]:.2%}',
+          soft_wrap=True,
+        )
+
+    yield show
+
+
+def silent(step: int, scalars: dict) -> None:
+  """Shows nothing."""
+  del step, scalars
+
+
+def _summary(scalars):
+  rate = f'{scalars["images_per_sec"]:.0f} images/s'
+  return f'loss {scalars["train_loss"]:.4f}, {rate}'

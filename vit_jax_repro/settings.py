@@ -1,0 +1,139 @@
+"""The settings of a training run: every key, its default, its check."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+  """Splits and image sizes: `config.pp`."""
+
+  train: str  # split to train on, such as 'train[:98%]'
+  test: str  # split to evaluate on
+  crop: Any  # pixels, S or (H, W): what the model sees
+  # Pixels to resize to before a random crop of `crop`; None: straight to it.
+  resize: Any = None
+  inception_crop: bool = True  # a random box of 5-100 % of the area first
+  flip: bool = True  # left to right, every second image
+  shift: int = 0  # pixels, at most, that an image is moved by
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Settings of `jobs.train`; names are those of the original's config.
+
+  Where None turns something off, 0 or '' does too, as flags cannot say None.
+  """
+
+  dataset: str  # 'digits', a TFDS name or a folder
+  model: Mapping[str, Any]  # fields for models.create, and `model_name`
+  pp: Preprocessing
+  base_lr: float
+  # Folder of published files; None: start from fresh parameters.
+  pretrained_dir: str | None = None
+  # AugReg: a file name without .npz, or a model whose best file is taken.
+  model_or_filename: str | None = None
+  tfds_data_dir: str | None = None  # where TFDS sets lie; None: TFDS's own
+  tfds_manual_dir: str | None = None  # manually downloaded archives
+  total_steps: int | None = None  # None: by the BiT-HyperRule
+  warmup_steps: int | None = 0  # likewise
+  decay_type: str = 'cosine'  # 'constant', 'linear', 'bit_hyperrule'
+  optim: str = 'sgd'  # or 'adamw'
+  optim_dtype: str | None = None  # of SGD's momentum: 'float32', 'bfloat16'
+  weight_decay: float | None = None  # of AdamW
+  weight_decay_on: str | None = None  # of AdamW: 'all' or 'kernels'
+  grad_norm_clip: float | None = 1.0  # None: gradients are not clipped
+  loss: str = 'softmax'  # or 'sigmoid'
+  mixup_alpha: float | None = 0.0  # 0: no mixup; None: by the BiT-HyperRule
+  batch: int = 512  # images of an update, over all devices and processes
+  batch_eval: int = 512
+  accum_steps: int = 1  # parts an update's batch is computed in
+  shuffle_buffer: int = 50_000
+  eval_every: int = 100  # steps; 0: at the end alone
+  progress_every: int = 10  # steps between two lines of metrics
+  checkpoint_every: int = 1000  # steps; 0: at the end alone
+  prefetch: int = 2  # batches put on the devices ahead
+  preprocessing: str = 'vit_jax'  # of evaluation
+  seed: int = 0
+  # Sizes of the device mesh; data=None takes the devices that are left.
+  mesh: Mapping[str, int | None] = dataclasses.field(
+    default_factory=lambda: dict(data=None, fsdp=1, model=1)
+  )
+
+  def __post_init__(self):
+    for name in ('batch', 'batch_eval', 'accum_steps', 'progress_every'):
+      _at_least(self, name, 1)
+    for name in ('eval_every', 'checkpoint_every', 'prefetch', 'seed'):
+      _at_least(self, name, 0)
+    if not self.dataset:
+      raise ValueError(
+        "config.dataset='' must be 'digits', a TFDS name or a folder; set "
+        '--config.dataset'
+      )
+    if self.pp.crop is None:
+      raise ValueError(
+        f'config.pp.crop is not known for {self.dataset!r}; set it, in pixels'
+      )
+    rule = self.decay_type == 'bit_hyperrule'
+    for name in ('total_steps', 'warmup_steps', 'mixup_alpha'):
+      if getattr(self, name) is None and not rule:
+        raise ValueError(
+          f'config.{name} is not known for {self.dataset!r}; set it'
+        )
+
+
+def from_config(config: Mapping[str, Any]) -> Settings:
+  """Reads a configuration, in which every key must be one of `Settings`.
+
+  Args:
+    config: nested mapping, such as an ml_collections.ConfigDict.
+
+  Raises:
+    ValueError: a key is unknown, missing or has an impossible value.
+  """
+  config = to_plain(config)
+  fields = _checked(config, Settings, 'config')
+  fields['pp'] = Preprocessing(
+    **_checked(config['pp'], Preprocessing, 'config.pp')
+  )
+  return Settings(**fields)
+
+
+def to_plain(value: Any) -> Any:
+  """Nested mappings and sequences as dicts and lists, for JSON and `**`."""
+  if isinstance(value, Mapping) or hasattr(value, 'items'):
+    return {key: to_plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [to_plain(item) for item in value]
+  return value
+
+
+def _checked(section, cls, where):
+  fields = {field.name: field for field in dataclasses.fields(cls)}
+  for key in section:
+    if key not in fields:
+      near = difflib.get_close_matches(key, fields, n=1)
+      hint = f'did you mean {near[0]!r}? ' if near else ''
+      raise ValueError(
+        f'unknown key {where}.{key}; {hint}keys are {sorted(fields)}'
+      )
+  no_default = (dataclasses.MISSING, dataclasses.MISSING)
+  missing = sorted(
+    name
+    for name, field in fields.items()
+    if (field.default, field.default_factory) == no_default
+    and name not in section
+  )
+  if missing:
+    raise ValueError(f'{where} lacks the keys {missing}')
+  return dict(section)
+
+
+def _at_least(settings, name, least):
+  value = getattr(settings, name)
+  if not isinstance(value, int) or value < least:
+    raise ValueError(
+      f'config.{name}={value!r} must be a whole number of at least {least}'
+    )

@@ -1,0 +1,378 @@
+"""A whole training run: settings in, trained model out."""
+
+import contextlib
+import csv
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_repro import model_files, models, progress, recipes, weights
+from vit_jax_repro import settings as settings_lib
+from vit_jax_repro.data import datasets, pipeline, preprocess
+from vit_jax_repro.evaluation import classify
+from vit_jax_repro.training import (
+  checkpoint,
+  loop,
+  manifest,
+  mesh,
+  objectives,
+  optim,
+  steps,
+)
+from vit_jax_repro.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+  """What a run came to."""
+
+  accuracy: float  # of the test split, as a fraction
+  top5_accuracy: float
+  num_examples: int  # of the test split
+  step: int
+  seconds: float  # of this call
+  workdir: str
+  model: str  # path of the trained model.npz
+
+
+def train(
+  config: Mapping[str, Any], workdir: str | os.PathLike, *, show: bool = True
+) -> TrainResult:
+  """Trains, or continues a run that was interrupted, to the end.
+
+  Args:
+    config: the keys of `settings.Settings`, nested as there; such as the
+      ConfigDict of a file in `configs/`.
+    workdir: folder of the run, see `workdir`; the same call again continues
+      from the newest checkpoint in it.
+    show: whether progress is shown on standard error.
+
+  Returns:
+    TrainResult; the same stands in result.json.
+
+  Raises:
+    ValueError: one line on a wrong setting or file, or a loss that is not
+      finite.
+    OSError: a data set, weights file or folder is not there or not readable.
+  """
+  started = time.perf_counter()
+  settings = settings_lib.from_config(config)
+  run = _Run(settings)
+  folder = Workdir(workdir, settings_lib.to_plain(config))
+  folder.write_json('manifest.json', run.manifest())
+  checkpoints = checkpoint.Checkpoints(folder.path('checkpoints'))
+  try:
+    state, start_step = run.state(checkpoints)
+    folder.continue_metrics(start_step)
+    state, evaluated = run.loop(state, start_step, checkpoints, folder, show)
+    checkpoints.wait()
+  finally:
+    checkpoints.close()
+    folder.close()
+  result = TrainResult(
+    accuracy=evaluated['accuracy_test'],
+    top5_accuracy=evaluated['top5_accuracy_test'],
+    num_examples=run.test.num_examples,
+    step=run.total_steps,
+    seconds=time.perf_counter() - started,
+    workdir=folder.folder,
+    model=folder.path('model.npz'),
+  )
+  run.save_model(result.model, state.params)
+  folder.write_json('result.json', dataclasses.asdict(result))
+  return result
+
+
+class _Run:
+  """The parts of a run, made and checked before anything is computed."""
+
+  def __init__(self, settings):
+    self.settings = settings
+    self.mesh = mesh.create_mesh(**settings.mesh)
+    _check_batch(settings, self.mesh)
+    opened = functools.partial(
+      datasets.open_split,
+      settings.dataset,
+      data_dir=settings.tfds_data_dir,
+      manual_dir=settings.tfds_manual_dir,
+    )
+    self.train, self.test = opened(settings.pp.train), opened(settings.pp.test)
+    self.image_size = preprocess.check_image_size(settings.pp.crop)
+    self.architecture = dict(settings.model, num_classes=self.train.num_classes)
+    self.model = models.create(self.architecture)
+    self.params = self._initial_params()
+    self.total_steps, self.schedule = _schedule(settings, self.train)
+    self.tx = optim.create_optimizer(
+      settings.optim,
+      self.schedule,
+      accumulator_dtype=settings.optim_dtype or None,
+      weight_decay=settings.weight_decay or None,
+      decay=settings.weight_decay_on or None,
+      grad_clip_norm=settings.grad_norm_clip or None,
+    )
+    state = jax.eval_shape(
+      functools.partial(steps.create_state, tx=self.tx), self.params
+    )
+    self.shardings = mesh.parameter_sharding(state, self.mesh)
+    self.shapes = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      state,
+      self.shardings,
+    )
+    self.step = self._compiled_step()
+
+  def manifest(self):
+    return manifest.create(
+      seed=self.settings.seed,
+      mesh=self.mesh,
+      data={
+        'dataset': self.settings.dataset,
+        'train': self.train.split,
+        'train_fingerprint': self.train.fingerprint(),
+        'test': self.test.split,
+        'test_fingerprint': self.test.fingerprint(),
+      },
+    )
+
+  def state(self, checkpoints):
+    """The state to start from on the mesh, and how many updates it has had."""
+    if checkpoints.latest_step() is not None:
+      state, _ = checkpoints.restore(self.shapes)
+      return state, int(state.step)
+    state = steps.create_state(self.params, self.tx, seed=self.settings.seed)
+    self.params = None  # not needed twice
+    return mesh.put(state, self.shardings), 0
+
+  def loop(self, state, start_step, checkpoints, folder, show):
+    settings = self.settings
+    showing = contextlib.nullcontext(progress.silent)
+    if show and jax.process_index() == 0:
+      showing = progress.bar(start_step, self.total_steps)
+    with showing as display:
+
+      def write(step, scalars):
+        folder.write_metrics(step, scalars)
+        display(step, scalars)
+
+      return loop.run(
+        state,
+        self._batches(start_step),
+        step=self.step,
+        start_step=start_step,
+        total_steps=self.total_steps,
+        batch_size=settings.batch,
+        every=loop.Every(
+          progress=settings.progress_every,
+          evaluation=settings.eval_every,
+          checkpoint=settings.checkpoint_every,
+        ),
+        learning_rate=self.schedule,
+        evaluate=self._evaluate,
+        write=write,
+        save=functools.partial(checkpoints.save, meta=self._position()),
+      )
+
+  def save_model(self, path, params):
+    params = jax.tree.map(_whole, params)
+    if jax.process_index() == 0:
+      model_files.save_model(
+        path,
+        params,
+        architecture=settings_lib.to_plain(self.architecture),
+        class_names=self.train.class_names,
+        preprocessing=self.settings.preprocessing,
+        image_size=self.image_size,
+      )
+
+  def _initial_params(self):
+    """Host arrays: a published file's, fitted to the task, or fresh ones."""
+    settings = self.settings
+    if settings.pretrained_dir is None:
+      key = jax.random.fold_in(jax.random.key(settings.seed), 1)
+      images = jnp.zeros((1, *self.image_size, 3))
+      fresh = jax.jit(self.model.init)(key, images)['params']
+      return jax.device_get(fresh)
+    path = pretrained_path(settings)
+    try:
+      return weights.adapt(
+        weights.load(path), self.model, image_size=self.image_size
+      )
+    except ValueError as error:
+      text = str(error)
+      raise ValueError(text if path in text else f'{path}: {text}') from error
+
+  def _compiled_step(self):
+    settings = self.settings
+    alpha = settings.mixup_alpha
+    if alpha is None:
+      alpha = recipes.bit_mixup_alpha(self.train.num_examples)
+    augment = None
+    if alpha:
+      augment = functools.partial(
+        objectives.mixup, alpha=alpha, num_classes=self.train.num_classes
+      )
+    step = functools.partial(
+      steps.train_step,
+      objective=objectives.classification(self.model, loss=settings.loss),
+      tx=self.tx,
+      accum_steps=settings.accum_steps,
+      augment=augment,
+    )
+    return jax.jit(
+      step,
+      donate_argnums=0,
+      out_shardings=(self.shardings, mesh.replicated(self.mesh)),
+    )
+
+  def _batches(self, start_step):
+    settings = self.settings
+    pp = settings.pp
+    batches = pipeline.training_batches(
+      self.train,
+      seed=settings.seed,
+      start_step=start_step,
+      batch_size=settings.batch // jax.process_count(),
+      shuffle_buffer=settings.shuffle_buffer,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      crop=self.image_size,
+      resize=pp.resize,
+      inception_crop=pp.inception_crop,
+      flip=pp.flip,
+      shift=pp.shift,
+    )
+    put = functools.partial(mesh.to_global, mesh=self.mesh)
+    return loop.prefetch(batches, put, settings.prefetch)
+
+  def _evaluate(self, params):
+    batches = pipeline.evaluation_batches(
+      self.test,
+      preprocessing=self.settings.preprocessing,
+      image_size=self.image_size,
+      batch_size=-(-self.settings.batch_eval // jax.process_count()),
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    result = classify.evaluate(
+      self.model,
+      params,
+      batches,
+      self.mesh,
+      num_examples=self.test.num_examples,
+    )
+    return {
+      'accuracy_test': result['accuracy'],
+      'top5_accuracy_test': result['top5_accuracy'],
+    }
+
+  def _position(self):
+    """The data's position is a function of these and the step."""
+    return {'seed': self.settings.seed, 'batch': self.settings.batch}
+
+
+def pretrained_path(settings: settings_lib.Settings) -> str:
+  """The published file that a run starts from.
+
+  Raises:
+    FileNotFoundError: it is not there.
+    ValueError: no name is given, or no file of that AugReg model is listed.
+  """
+  folder = os.path.expanduser(settings.pretrained_dir)
+  name = settings.model_or_filename or settings.model.get('model_name')
+  if name is None:
+    raise ValueError(
+      'config.model.model_name is not set, so no file of config.pretrained_dir='
+      f'{settings.pretrained_dir!r} is chosen; set config.model_or_filename'
+    )
+  path = os.path.join(folder, f'{name.removesuffix(".npz")}.npz')
+  is_model = settings.model_or_filename and '-' not in name
+  if is_model and not os.path.exists(path):
+    name = best_augreg_file(folder, name).removesuffix('.npz')
+    path = os.path.join(folder, f'{name}.npz')
+  if not os.path.exists(path):
+    raise FileNotFoundError(
+      f'no weights file {path}; put it there or set --config.pretrained_dir '
+      'to the folder that has it'
+    )
+  return path
+
+
+def best_augreg_file(folder: str, model: str) -> str:
+  """The ImageNet-21k file with the best upstream accuracy (`final_val`).
+
+  From `index.csv` of the AugReg bucket (vit_jax/train.py); a folder with just
+  one such file needs no index.
+  """
+  index = os.path.join(folder, 'index.csv')
+  start = f'{model}-i21k-'
+  if os.path.exists(index):
+    with open(index, encoding='utf-8', newline='') as file:
+      rows = [
+        (float(row['final_val']), row['filename'])
+        for row in csv.DictReader(file)
+        if row['ds'] == 'i21k' and row['filename'].split('-')[0] == model
+      ]
+    if rows:
+      return max(rows)[1]
+    raise ValueError(f'{index} lists no ImageNet-21k file of {model!r}')
+  found = []
+  if os.path.isdir(folder):
+    found = [
+      name
+      for name in os.listdir(folder)
+      if name.startswith(start) and '--' not in name and name.endswith('.npz')
+    ]
+  if len(found) == 1:
+    return found[0]
+  raise FileNotFoundError(
+    f'{len(found)} files {start}*.npz and no index.csv in {folder}; put the '
+    "AugReg bucket's index.csv there, or name one file: "
+    f'--config.model_or_filename={start}...'
+  )
+
+
+def _schedule(settings, train):
+  """(total steps, schedule), by the HyperRule where it is asked for."""
+  total, warmup = settings.total_steps, settings.warmup_steps
+  decay, boundaries = settings.decay_type, None
+  if decay == 'bit_hyperrule':
+    rule_warmup, boundaries, rule_total = recipes.bit_schedule(
+      train.num_examples
+    )
+    decay = 'steps'
+    total = rule_total if total is None else total
+    warmup = rule_warmup if warmup is None else warmup
+  schedule = optim.create_schedule(
+    base_lr=settings.base_lr,
+    total_steps=total,
+    warmup_steps=warmup,
+    decay_type=decay,
+    boundaries=boundaries,
+  )
+  return total, schedule
+
+
+def _check_batch(settings, device_mesh):
+  shards = device_mesh.shape['data'] * device_mesh.shape['fsdp']
+  parts = settings.accum_steps * shards
+  if settings.batch % parts:
+    raise ValueError(
+      f'config.batch={settings.batch} must be a multiple of {parts}: '
+      f'accum_steps={settings.accum_steps} times {shards} devices that divide '
+      'the batch'
+    )
+
+
+def _whole(leaf):
+  """A parameter as one host array, also where processes share it."""
+  if leaf.is_fully_addressable or leaf.is_fully_replicated:
+    return jax.device_get(leaf)
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.process_allgather(leaf, tiled=True)

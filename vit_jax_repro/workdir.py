@@ -1,0 +1,133 @@
+"""The folder of a training run, and the files in it.
+
+  config.json    settings; another run may not continue in the folder
+  manifest.json  versions, devices, commit, seed, data (training.manifest)
+  checkpoints/   Orbax (training.checkpoint)
+  metrics.jsonl  one object a line: step, train_loss, lr, images_per_sec, and
+                 accuracy_test, top5_accuracy_test where it was evaluated
+  events.out.*   the same for TensorBoard
+  result.json    accuracy, num_examples, step, seconds
+  model.npz, model.json  the trained model (model_files)
+
+Process 0 writes; the others only look.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from vit_jax_repro import json_files
+
+# Settings that change nothing about the result, or only where data lies.
+FREE = (
+  'batch_eval',
+  'checkpoint_every',
+  'eval_every',
+  'prefetch',
+  'progress_every',
+  'tfds_data_dir',
+  'tfds_manual_dir',
+  'pretrained_dir',
+)
+
+
+class Workdir:
+  """A run's folder, made if it is not there."""
+
+  def __init__(self, folder: str | os.PathLike, config: Mapping[str, Any]):
+    """Checks that the folder is this configuration's, or new.
+
+    Raises:
+      ValueError: it holds a run with other settings.
+      OSError: it cannot be written.
+    """
+    self.folder = os.path.abspath(os.path.expanduser(os.fspath(folder)))
+    self._first = jax.process_index() == 0
+    self._tensorboard = None
+    self._check_config(config)
+    if self._first:
+      os.makedirs(self.folder, exist_ok=True)
+      json_files.check_writable(self.path('config.json'))
+      self.write_json('config.json', config)
+
+  def path(self, name: str) -> str:
+    """The path of a file in the folder."""
+    return os.path.join(self.folder, name)
+
+  def write_json(self, name: str, value: Any) -> None:
+    """Writes a file, whole."""
+    if self._first:
+      json_files.write(self.path(name), value)
+
+  def continue_metrics(self, step: int) -> None:
+    """Drops what metrics.jsonl holds of steps after `step`."""
+    path = self.path('metrics.jsonl')
+    if not self._first or not os.path.exists(path):
+      return
+    with open(path, encoding='utf-8') as file:
+      lines = file.readlines()
+    kept = [line for line in lines if _step(line) <= step]
+    json_files.write_text(path, ''.join(kept))
+
+  def write_metrics(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Appends to metrics.jsonl and to the TensorBoard events."""
+    if not self._first:
+      return
+    with open(self.path('metrics.jsonl'), 'a', encoding='utf-8') as file:
+      file.write(json.dumps({'step': step, **scalars}) + '\n')
+    if self._tensorboard is None:
+      from clu import metric_writers
+
+      from vit_jax_repro.data import tensorflow_cpu
+
+      tensorflow_cpu.tensorflow()
+      self._tensorboard = metric_writers.SummaryWriter(self.folder)
+    self._tensorboard.write_scalars(step, dict(scalars))
+
+  def close(self) -> None:
+    """Writes out what is left of the TensorBoard events."""
+    if self._tensorboard is not None:
+      self._tensorboard.close()
+
+  def _check_config(self, config):
+    path = self.path('config.json')
+    if not os.path.exists(path):
+      return
+    try:
+      with open(path, encoding='utf-8') as file:
+        before = json.load(file)
+    except ValueError as error:
+      raise ValueError(f'{path} is not valid JSON: {error}') from None
+    before, config = _flat(before), _flat(json.loads(json.dumps(config)))
+    changed = [
+      f'{key} was {before.get(key)!r} and is {config.get(key)!r}'
+      for key in sorted(before.keys() | config.keys())
+      if key not in FREE and before.get(key) != config.get(key)
+    ]
+    if changed:
+      raise ValueError(
+        f'{self.folder} holds a run with other settings: '
+        f'{"; ".join(changed)}; choose another workdir'
+      )
+
+
+def _flat(config, prefix=''):
+  """{'pp': {'crop': 8}} -> {'pp.crop': 8}."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f'{prefix}{key}.')
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def _step(line):
+  """The step of a line of metrics; a line cut by a kill counts as the last."""
+  try:
+    return json.loads(line)['step']
+  except ValueError:
+    return float('inf')
