@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from vit_jax_repro.models.bit import BiT
 from vit_jax_repro.models.choices import pick
@@ -29,6 +30,7 @@ BOOKKEEPING = frozenset(
     'image_size',
     'image_sizes',
     'key_prefix',
+    'model_name',
     'param_names',
     'seed',
   )
@@ -64,6 +66,9 @@ def create(model: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
     k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
   }
   allowed = set(inspect.signature(cls).parameters) - {'parent', 'name'}
+  for key in ('dtype', 'param_dtype'):
+    if key in fields:
+      _check_dtype(key, fields[key])
   unknown = sorted(fields.keys() - allowed)
   if unknown:
     raise ValueError(
@@ -101,6 +106,15 @@ _NOT_IN_A_NAME = (
   'dtype',
   'param_dtype',
 )
+
+
+def _check_dtype(key, value):
+  try:
+    jnp.dtype(value)
+  except TypeError:
+    raise ValueError(
+      f"unknown {key} {value!r}; choose 'float32', 'bfloat16' or 'float64'"
+    ) from None
 
 
 def _required(cls):
