@@ -3,13 +3,12 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-DEMO ?= demo
+WORKDIR ?= runs/quickstart
 
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 RUN = $(VENV)/bin/python
-PHOTOS = $(VENV)/lib/python3*/site-packages/sklearn/datasets/images/*.jpg
 
-.PHONY: install demo test quick lint format lock clean
+.PHONY: install quickstart picture test quick lint format lock clean
 
 install: $(VENV)/.installed
 
@@ -22,14 +21,14 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PIP) install --quiet --no-deps -e .
 	@touch $@
 
-# Random weights in a published layout, two photographs, the digits test set.
-demo: install
-	@mkdir -p $(DEMO)
-	$(RUN) examples/random_weights.py ViT-Ti_16 $(DEMO)/ViT-Ti_16.npz
-	$(RUN) -m vit_jax_repro.predict --weights=$(DEMO)/ViT-Ti_16.npz $(PHOTOS)
-	$(RUN) examples/random_weights.py ViT-Ti_16 $(DEMO)/digits.npz --num_classes=10
-	$(RUN) -m vit_jax_repro.evaluate --weights=$(DEMO)/digits.npz \
-	  --dataset=digits --data_dir=$(DEMO)/data
+# Trains on the digits that scikit-learn ships; again: continues or shows.
+quickstart: install
+	$(RUN) -m vit_jax_repro.main --config=configs/quickstart.py \
+	  --workdir=$(WORKDIR)
+
+# The picture in README.md.
+picture: quickstart
+	$(RUN) examples/quickstart_picture.py $(WORKDIR) docs/quickstart.png
 
 test: install
 	$(RUN) -m pytest
@@ -54,4 +53,4 @@ lock: install
 	  pyproject.toml --output-file requirements.txt
 
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info
+	rm -rf $(VENV) build *.egg-info

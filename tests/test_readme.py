@@ -26,7 +26,7 @@ def random_weights():
 @pytest.mark.quick
 def test_the_two_commands_are_what_ci_runs():
   run, test = (block.strip() for block in blocks('bash')[:2])
-  assert (run, test) == ('make demo', 'make test')
+  assert (run, test) == ('make quickstart', 'make test')
   first_screen = README.splitlines()[:30]
   assert run in first_screen and test in first_screen
   script = (ROOT / '.ci' / 'run').read_text()

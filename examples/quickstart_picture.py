@@ -1,0 +1,96 @@
+"""Draws a finished quickstart run: its curve, and digits it predicted.
+
+python examples/quickstart_picture.py runs/quickstart docs/quickstart.png
+"""
+
+import argparse
+import json
+import pathlib
+
+import jax
+import matplotlib
+import numpy as np
+
+from vit_jax_repro import restoring
+from vit_jax_repro.data import datasets, pipeline
+from vit_jax_repro.evaluation import classify
+
+ROWS, COLUMNS = 4, 8
+CORRECT, WRONG = '#2a78b8', '#c0392b'
+
+
+def read_metrics(workdir):
+  """Columns of metrics.jsonl: steps and losses, steps and accuracies."""
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  lines = [json.loads(line) for line in lines]
+  tested = [line for line in lines if 'accuracy_test' in line]
+  return (
+    [line['step'] for line in lines],
+    [line['train_loss'] for line in lines],
+    [line['step'] for line in tested],
+    [100 * line['accuracy_test'] for line in tested],
+  )
+
+
+def predicted_digits(workdir):
+  """All test images [360, 8, 8] in [-1, 1], labels and predictions [360]."""
+  restored = restoring.restore(workdir / 'model.npz')
+  split = datasets.open_split('digits', 'test')
+  (batch,) = pipeline.evaluation_batches(
+    split,
+    preprocessing=restored.preprocessing,
+    image_size=restored.image_size,
+    batch_size=split.num_examples,
+  )
+  params = jax.device_put(restored.params)
+  found = classify.probabilities(restored.model, params, batch['image'])
+  return batch['image'][..., 0], batch['label'], found.argmax(-1)
+
+
+def draw(workdir, out):
+  """Writes the picture."""
+  matplotlib.use('Agg')
+  from matplotlib import pyplot as plt
+
+  steps, losses, tested, accuracies = read_metrics(workdir)
+  images, labels, predictions = predicted_digits(workdir)
+  figure = plt.figure(figsize=(11, 3.6), dpi=120, layout='constrained')
+  left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
+  axis = left.subplots()
+  axis.plot(steps, losses, color='0.6', linewidth=1)
+  axis.set(xlabel='step', ylabel='training loss', ylim=(0, None))
+  axis.set_title(f'test accuracy {accuracies[-1]:.1f} % of 360 images')
+  twin = axis.twinx()
+  twin.plot(tested, accuracies, color=CORRECT, marker='o', markersize=4)
+  twin.set(ylim=(0, 102))
+  twin.set_ylabel('test accuracy, %', color=CORRECT)
+  right.suptitle('test images and predictions; mistakes in red, with the truth')
+  # The mistakes, as far as they fit in one row, and then others in order.
+  order = np.argsort(predictions == labels, kind='stable')
+  mistakes = order[: (predictions != labels).sum()][:COLUMNS]
+  others = order[(predictions != labels).sum() :]
+  shown = [*mistakes, *others][: ROWS * COLUMNS]
+  for panel, i in zip(right.subplots(ROWS, COLUMNS).flat, shown, strict=True):
+    panel.imshow(images[i], cmap='gray_r', interpolation='nearest')
+    panel.set(xticks=[], yticks=[])
+    right_one = predictions[i] == labels[i]
+    text = (
+      f'{predictions[i]}' if right_one else f'{predictions[i]} ({labels[i]})'
+    )
+    panel.set_title(
+      text, fontsize=9, pad=2, color=CORRECT if right_one else WRONG
+    )
+  figure.savefig(out)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('workdir', type=pathlib.Path)
+  parser.add_argument('out', type=pathlib.Path, help='a .png or .svg file')
+  args = parser.parse_args()
+  draw(args.workdir, args.out)
+  print(args.out)
+
+
+if __name__ == '__main__':
+  main()
