@@ -24,12 +24,12 @@ def test_each_side_has_its_better_rate_and_every_seed(tmp_path):
     finetune=recipe('digits/5-9'),
     held_out='held_out',
     seeds=[0, 1],
-    base_lrs=[0.0, 0.01],
+    base_lrs=[0.001, 0.01],
   )
   sides = studies.transfer(config, tmp_path)
   assert [side.name for side in sides] == ['pre-trained', 'from scratch']
   for side, folder in zip(sides, ('transfer', 'scratch'), strict=True):
-    assert side.base_lr in (0.0, 0.01) and len(side.accuracies) == 2
+    assert side.base_lr in (0.001, 0.01) and len(side.accuracies) == 2
     for seed, accuracy in enumerate(side.accuracies):
       model = tmp_path / folder / f'lr_{side.base_lr}' / f'seed_{seed}'
       # The choice was made on the held-out images, the result on the others.
