@@ -15,6 +15,7 @@ import zlib
 import numpy as np
 
 from vit_jax_repro import models
+from vit_jax_repro.weights import stacking
 from vit_jax_repro.weights.adapt import parameter_shapes
 
 DATA = pathlib.Path(__file__).parent / 'data'
@@ -79,6 +80,15 @@ def checkpoint(case):
     )
     for name, shape in fields['arrays'].items()
   }
+
+
+def canonical(case):
+  """The case's parameters as a nested canonical tree (not of BiT)."""
+  flat = {
+    to_linen(name.removeprefix('params/')): array
+    for name, array in checkpoint(case).items()
+  }
+  return stacking.nest(flat)
 
 
 def images(case, which=''):

@@ -91,7 +91,9 @@ def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path):
   shutil.rmtree(tmp_path / '3' / 'state' / 'd', ignore_errors=True)
   for path in (tmp_path / '3' / 'state').glob('ocdbt*'):
     shutil.rmtree(path)
-  with pytest.raises(ValueError, match='cannot restore step 3 of') as error:
+  with pytest.raises(
+    ValueError, match=r'cannot restore .*/3: .*; move that'
+  ) as error:
     saved.restore(make_state(devices(1)))
   saved.close()
   assert '\n' not in str(error.value)
@@ -104,6 +106,6 @@ def test_another_shape_is_refused(tmp_path):
   target = make_state(devices(1))
   head = {'kernel': jnp.zeros((8, 5))}
   target = dataclasses.replace(target, params=target.params | {'head': head})
-  with pytest.raises(ValueError, match='cannot restore step 3'):
+  with pytest.raises(ValueError, match=r'cannot restore .*/3: Requested shape'):
     saved.restore(target)
   saved.close()

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -61,6 +65,7 @@ def test_help(capsys, flag):
     (['--top=0'], '--top=0'),
     (['--fast=maybe'], 'maybe'),
     (['stray'], "unexpected argument 'stray'"),
+    (['--name='], '--name= is empty; give a value'),
   ],
 )
 def test_a_wrong_command_line_is_one_line(capsys, arguments, wanted):
@@ -89,6 +94,42 @@ def test_errors_about_the_user_s_values_are_one_line(capsys, tmp_path):
     assert err.count('\n') == 1 and wanted in err
 
 
+def test_wrong_usage_that_main_sees_exits_as_a_wrong_flag(capsys):
+  with pytest.raises(SystemExit) as caught:
+    run(raiser(command_line.UsageError('--name must be given')))
+  assert caught.value.code == 2
+  assert capsys.readouterr().err == 'verb: --name must be given\n'
+
+
+@pytest.mark.parametrize('arguments', [['--help'], []])
+def test_a_reader_that_leaves_ends_it_quietly(arguments):
+  """Standard output is a pipe that nobody reads any more."""
+  program = f"""
+import sys
+from absl import flags
+from vit_jax_repro import command_line
+
+def main(values, rest):
+  for _ in range(10_000):
+    print('a line of the result')
+
+command_line.run(
+  'verb', main, flags.FlagValues(), 'Says.', argv=['verb', *{arguments}]
+)
+"""
+  read, write = os.pipe()
+  os.close(read)
+  done = subprocess.run(
+    [sys.executable, '-c', program],
+    stdout=write,
+    stderr=subprocess.PIPE,
+    text=True,
+    check=False,
+  )
+  os.close(write)
+  assert (done.returncode, done.stderr) == (command_line.NOBODY_READS, '')
+
+
 def outside(values, rest):
   int('seven')  # a ValueError that is not one of ours
 
@@ -111,7 +152,9 @@ def test_image_size():
   assert command_line.image_size('224x384') == (224, 384)
   assert command_line.image_size('32X48') == (32, 48)
   for text in ('', 'x', '0', '-3', '3x', '1x2x3', '2.5', 'large'):
-    with pytest.raises(ValueError, match=f'--image_size={text} must be'):
+    with pytest.raises(
+      command_line.UsageError, match=f'--image_size={text} must be'
+    ):
       command_line.image_size(text)
 
 
@@ -121,5 +164,5 @@ def test_require():
     flags.DEFINE_string(name, None, '', flag_values=values)
   values(['', '--a=1'])
   command_line.require(values, 'a')
-  with pytest.raises(ValueError, match='--b must be given'):
+  with pytest.raises(command_line.UsageError, match='--b must be given'):
     command_line.require(values, 'a', 'b')

@@ -175,7 +175,7 @@ def test_folder_paths(tmp_path, monkeypatch, tfds_dir):
     ('', 'test', "unknown data set ''"),
     ('a:b:c', 'test', "unknown data set 'a:b:c'"),
     ('cifar10:9.9.9', 'test', r"'cifar10:9\.9\.9': .* only: 3"),
-    ('cifar10/nope', 'test', 'BuilderConfig nope not found'),
+    ('cifar10/nope', 'test', r'BuilderConfig nope not found .* \d+\.\d+\.\d+$'),
     ('digits', 'tset', r"no split 'tset' .* choose from \['test', 'train'\]"),
     ('digits', 'test[', r"no split 'test\['"),
     ('digits', 'test[:0]', r"no split 'test\[:0\]' with images"),
@@ -200,6 +200,14 @@ def test_a_set_that_is_not_prepared_is_refused_at_once(tfds_dir):
   message = str(caught.value)
   assert "'imagenet2012'" in message and str(tfds_dir) in message
   assert 'tfds build imagenet2012' in message and '--data_dir' in message
+
+
+@quick
+@pytest.mark.parametrize('name', ['glue', 'glue/cola', 'glue/cola:2.*.*'])
+def test_the_advised_build_is_one_that_tfds_takes(tfds_dir, name):
+  with pytest.raises(FileNotFoundError) as caught:
+    datasets.open_split(name, 'test', data_dir=tfds_dir)
+  assert 'run `tfds build glue/cola:2.0.0` where' in str(caught.value)
 
 
 @quick

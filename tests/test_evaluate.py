@@ -77,14 +77,37 @@ def test_wrong_values_are_one_line(tiny, tmp_path):
     assert_one_line(run_in_process(arguments), *wanted)
 
 
+@quick
+def test_wrong_usage_exits_with_2(tiny):
+  for arguments in [
+    [],
+    ['--dataset=digits'],
+    [f'--weights={tiny}'],
+    ['--weights=', '--dataset=digits'],
+    [f'--weights={tiny}', '--dataset=digits', '--json='],
+    [f'--weights={tiny}', '--dataset=digits', '--image_size=big'],
+    [f'--weights={tiny}', '--dataset=digits', '--batch_size=0'],
+    [f'--weights={tiny}', '--dataset=digits', '--no_such_flag=1'],
+  ]:
+    assert run_in_process(arguments)[0] == 2
+
+
+@quick
+def test_the_result_replaces_no_input(tmp_path):
+  path = tiny_models.save_run(tmp_path / 'model.npz')
+  before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+  for target in before:
+    arguments = [f'--weights={path}', '--dataset=digits', f'--json={target}']
+    assert_one_line(run_in_process(arguments), 'it would replace', target.name)
+  assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
 def run_in_process(arguments):
   """As run_verb, without the seconds that a process takes to start."""
   import contextlib
   import io
 
   out, err = io.StringIO(), io.StringIO()
-  for name in evaluate.FLAGS:
-    evaluate.FLAGS[name].unparse()
   with (
     contextlib.redirect_stdout(out),
     contextlib.redirect_stderr(err),

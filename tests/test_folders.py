@@ -62,6 +62,25 @@ def test_symbolic_links_are_followed_but_not_for_ever(tmp_path):
   assert folder.paths == ('test/a/2.png', 'test/b/1.png')
 
 
+def test_a_link_to_nothing_is_named(tmp_path):
+  make(tmp_path, 'test/a/1.png', 'train/a/1.png')
+  (tmp_path / 'test/a/2.png').symlink_to(tmp_path / 'gone.png')
+  wanted = f'{tmp_path}/test/a/2.png cannot be read: no such file'
+  with pytest.raises(OSError, match=wanted) as caught:
+    folders.scan(tmp_path, 'test')
+  assert '\n' not in str(caught.value)
+  assert folders.scan(tmp_path, 'train').num_examples == 1
+
+
+def test_an_unreadable_image_is_named(tmp_path, monkeypatch):
+  make(tmp_path, 'test/a/1.png')
+  monkeypatch.setattr(os, 'access', lambda *_: False)  # root may read all
+  with pytest.raises(
+    OSError, match=r'1\.png cannot be read: permission denied'
+  ):
+    folders.scan(tmp_path, 'test')
+
+
 def test_slices_are_disjoint_sorted_and_mix_classes(tmp_path):
   make(tmp_path, *(f'train/{c}/{i:02}.png' for c in 'ab' for i in range(20)))
   whole = folders.scan(tmp_path, 'train')

@@ -39,6 +39,21 @@ def test_a_failing_disk_leaves_what_was_there(tmp_path, monkeypatch):
   assert path.read_text() == '1\n' and os.listdir(tmp_path) == ['a.json']
 
 
+@pytest.mark.parametrize('there', [True, False])
+def test_what_must_stay_is_not_replaced(tmp_path, there):
+  kept = tmp_path / 'model.npz'
+  if there:
+    kept.write_text('weights')
+    os.link(kept, tmp_path / 'hard.npz')
+  (tmp_path / 'link.npz').symlink_to(kept)
+  (tmp_path / 'folder').symlink_to(tmp_path)
+  others = [kept, tmp_path / 'link.npz', tmp_path / 'folder' / 'model.npz']
+  for path in others + [tmp_path / 'hard.npz'] * there:
+    with pytest.raises(OSError, match=r'would replace .*model\.npz.*which'):
+      json_files.check_writable(path, keep=['/no/such', kept])
+  json_files.check_writable(tmp_path / 'other.json', keep=['/no/such', kept])
+
+
 def test_unwritable_places(tmp_path):
   (tmp_path / 'file').write_text('')
   for path, reason in [

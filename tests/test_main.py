@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -413,7 +414,7 @@ ERRORS = {
   ),
   'optimizer': (
     ('quickstart.py', '--config.optim=adam'),
-    "unknown optimizer 'adam'; choose from",
+    "config.optim='adam' is unknown; choose from",
   ),
   'unused setting': (
     ('quickstart.py', '--config.optim=sgd'),
@@ -429,7 +430,28 @@ ERRORS = {
   ),
   'resize': (
     ('quickstart.py', '--config.pp.resize=4'),
-    'resize',
+    'resize=(4, 4) must be at least as large as crop=(8, 8)',
+  ),
+  'heads': (
+    ('quickstart.py', '--config.model.transformer.num_heads=3'),
+    'hidden_size=64 must be a multiple of num_heads=3',
+  ),
+  'classifier': (
+    ('quickstart.py', '--config.model.classifier=unpooled'),
+    'config.model gives (16, 10) outputs for an image',
+  ),
+  'learning rate': (
+    ('quickstart.py', '--config.base_lr=nan'),
+    'config.base_lr=nan must be a number of at least 0',
+  ),
+  'remote folder': (
+    (
+      'vit.py:b16,cifar10',
+      '--config.dataset=digits',
+      '--config.pp.train=train',
+      '--config.pretrained_dir=gs://vit_models/imagenet21k',
+    ),
+    "pretrained_dir='gs://vit_models/imagenet21k' must be a folder on this",
   ),
   'preprocessing': (
     ('quickstart.py', '--config.preprocessing=timn'),
@@ -446,7 +468,7 @@ def test_what_is_wrong_is_said_in_one_line(name, monkeypatch, tmp_path, capsys):
   assert stopped.value.code in (1, 2)
   err = capsys.readouterr().err.strip()
   assert says in err and '\n' not in err and err.startswith('main: ')
-  assert not (tmp_path / 'run' / 'model.npz').exists()
+  assert not (tmp_path / 'run').exists()
 
 
 def test_a_workdir_of_other_settings_is_left_alone(
@@ -459,6 +481,60 @@ def test_a_workdir_of_other_settings_is_left_alone(
   err = capsys.readouterr().err.strip().splitlines()[-1]
   assert 'base_lr was 0.003 and is 0.1; choose another workdir' in err
   assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*')} == before
+
+
+def test_a_folder_of_something_else_is_left_alone(
+  monkeypatch, tmp_path, capsys
+):
+  (tmp_path / 'metrics.jsonl').write_text('mine')
+  with pytest.raises(SystemExit):
+    run(monkeypatch, 'quickstart.py', tmp_path, *TINY)
+  assert "has ['metrics.jsonl'] and no config.json" in capsys.readouterr().err
+  assert [p.name for p in tmp_path.iterdir()] == ['metrics.jsonl']
+  assert (tmp_path / 'metrics.jsonl').read_text() == 'mine'
+
+
+def test_changed_data_is_noticed(folder, monkeypatch, tmp_path, capsys):
+  photos, workdir = tmp_path / 'photos', tmp_path / 'run'
+  shutil.copytree(folder, photos)
+  more = (*TINY, f'--config.dataset={photos}', '--config.pp.crop=16')
+  run(monkeypatch, 'quickstart.py', workdir, *more)
+  next((photos / 'train' / 'china').iterdir()).unlink()
+  with pytest.raises(SystemExit):
+    run(monkeypatch, 'quickstart.py', workdir, *more)
+  err = capsys.readouterr().err.strip().splitlines()[-1]
+  assert 'holds a run on other data: train_fingerprint was' in err
+
+
+def test_a_run_goes_on_without_its_pretrained_file(monkeypatch, tmp_path):
+  """And on another mesh; what was left of a killed write is removed."""
+  spec = models.variant('ViT-Ti_16')
+  spec['transformer']['num_layers'] = 1
+  path = tmp_path / 'ViT-Ti_16.npz'
+  weights.save(path, tiny_models.params_of(spec, image_size=(32, 32)))
+  more = (
+    '--config.dataset=digits',
+    f'--config.pretrained_dir={tmp_path}',
+    '--config.pp.train=train',
+    '--config.pp.crop=32',
+    '--config.model.transformer.num_layers=1',
+    '--config.total_steps=2',
+    '--config.warmup_steps=1',
+    '--config.batch=8',
+    '--config.accum_steps=1',
+    '--config.progress_every=1',
+  )
+  workdir = tmp_path / 'run'
+  run(monkeypatch, 'vit.py:ti16,cifar10', workdir, *more)
+  before = parameters(workdir)
+  path.unlink()
+  (workdir / '.model.npz.abc.tmp').write_text('half')
+  run(
+    monkeypatch, 'vit.py:ti16,cifar10', workdir, *more, '--config.mesh.fsdp=8'
+  )
+  assert not (workdir / '.model.npz.abc.tmp').exists()
+  for name, array in parameters(workdir).items():
+    np.testing.assert_array_equal(array, before[name])
 
 
 def test_a_diverging_run_stops_with_its_step(monkeypatch, tmp_path, capsys):

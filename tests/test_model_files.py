@@ -78,8 +78,8 @@ def test_where_not_to_write(tmp_path, params):
   'text, message',
   [
     ('{', 'is not valid JSON'),
-    ('[1]', "it needs 'architecture'"),
-    ('{"architecture": "ViT"}', "it needs 'architecture'"),
+    ('[1]', "no 'architecture'"),
+    ('{"architecture": "ViT"}', "no 'architecture'"),
     (json.dumps({'architecture': SPEC, 'class_names': 'abc'}), 'list of names'),
   ],
 )

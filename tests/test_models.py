@@ -87,11 +87,72 @@ def test_wrong_descriptions_are_refused_in_one_line(args, fields, says):
     ({'num_heads': 3}, 'hidden_size=16 must be a multiple of num_heads=3'),
     ({'patch_size': (64, 64)}, 'holds no patch'),
     ({'distilled': True, 'classifier': 'gap'}, "must be 'token'"),
+    ({'pool_padding': 'valid'}, "unknown pool padding 'valid'"),
+    ({'weight_standardization': 'x'}, "unknown weight standardization 'x'"),
+    ({'dropout_rate': 1.5}, 'dropout_rate=1.5 must be at least 0 and below 1'),
+    ({'attention_dropout_rate': -0.1}, 'attention_dropout_rate=-0.1 must'),
+    ({'stochastic_depth_rate': 1.0}, 'stochastic_depth_rate=1.0 must'),
+    ({'num_layers': 0}, 'num_layers=0 must be an integer of at least 1'),
+    ({'num_layers': 0, 'scan': True}, 'num_layers=0 must'),
+    ({'hidden_size': '16'}, "hidden_size='16' must"),
+    ({'mlp_dim': True}, 'mlp_dim=True must'),
+    ({'representation_size': 0}, 'representation_size=0 must'),
+    ({'patch_size': 8}, 'patch_size=8 must be integers of at least 1'),
+    ({'patch_size': (8, 0)}, r'patch_size=\(8, 0\) must'),
+    (
+      {
+        'stem_num_layers': (1,),
+        'stem_width_factor': 0.25,
+        'patch_size': (1, 1),
+      },
+      'stem_width_factor=0.25 gives 16 channels',
+    ),
+    (
+      {'hidden_size': 4, 'position_embedding': 'sincos2d'},
+      'hidden_size=4 must be a multiple of 4 above 4',
+    ),
   ],
 )
 def test_wrong_fields_are_refused_in_one_line(fields, says):
   with pytest.raises(ValueError, match=says) as error:
     tiny(**fields).init(jax.random.key(0), IMAGES)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('case', ['vit_token', 'mixer', 'bit_tiny_1_1_1_1'])
+def test_what_is_no_image_is_refused_in_one_line(case):
+  model = models.create(reference.config(case))
+  for shape, says in [
+    ((32, 32, 3), r'images of shape \(32, 32, 3\) must be'),
+    ((1, 32, 32, 4), r'must be \[B, H, W, 3\]'),
+    ((1, 0, 32, 3), r'must be \[B, H, W, 3\]'),
+    ((1, 3, 32, 3), 'holds no patch of'),
+  ]:
+    if 'patch' in says and case.startswith('bit'):
+      continue
+    with pytest.raises(ValueError, match=says) as error:
+      jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  ('case', 'fields', 'says'),
+  [
+    ('mixer', {'num_blocks': 0}, 'num_blocks=0 must'),
+    ('mixer', {'stochastic_depth_rate': 2}, 'stochastic_depth_rate=2 must'),
+    ('mixer', {'gelu': 'exact'}, "unknown gelu 'exact'"),
+    ('bit_tiny_1_1_1_1', {'root_channels': 48}, 'root_channels=48 gives 48'),
+    ('bit_tiny_1_1_1_1', {'root_channels': 0}, 'root_channels=0 must'),
+    ('bit_tiny_1_1_1_1', {'block_units': (1, 0)}, 'block_units='),
+    ('bit_tiny_1_1_1_1', {'pool_padding': 'x'}, "unknown pool padding 'x'"),
+  ],
+)
+def test_wrong_fields_of_the_other_families(case, fields, says):
+  model = models.create(reference.config(case), **fields)
+  with pytest.raises(ValueError, match=says) as error:
+    jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
   assert '\n' not in str(error.value)
 
 

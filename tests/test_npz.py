@@ -1,11 +1,13 @@
 """Reading .npz files that are damaged, hostile, or no .npz at all."""
 
+import errno
 import io
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import warnings
 import zipfile
 
 import jax.numpy as jnp
@@ -93,6 +95,26 @@ def text_array(path):
   np.savez(path, **{'embedding/kernel': np.array(['a'])})
 
 
+def no_file(path):
+  os.mkfifo(path)
+
+
+def twice(path):
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # zipfile's, about the name
+    with zipfile.ZipFile(path, 'w') as file:
+      for _ in range(2):
+        file.writestr('embedding/kernel.npy', header((1,)) + b'1234')
+
+
+def stacked(path, a, b):
+  np.savez(
+    path,
+    **ARRAYS,
+    **{'Transformer/encoderblock/a': a, 'Transformer/encoderblock/b': b},
+  )
+
+
 def other_names(path):
   np.savez(path, a=np.zeros(2), b=np.zeros(3))
 
@@ -134,7 +156,7 @@ BAD = {
   ),
   'negative shape': (
     lambda p: archive(p, {'embedding/kernel': header((-1, 4))}),
-    'declares shape|not a NumPy array',
+    r'declares shape \(-1, 4\), which must be at most 8 non-negative integers',
   ),
   'too much data': (
     lambda p: archive(p, {'embedding/kernel': header((1,)) + b'12345678'}),
@@ -149,6 +171,67 @@ BAD = {
   'text array': (
     text_array,
     'holds <U1, but weights are numbers',
+  ),
+  'booleans for a shape': (
+    lambda p: archive(p, {'embedding/kernel': header((True, 2)) + b'12345678'}),
+    r'declares shape \(True, 2\), which must be',
+  ),
+  'too many dimensions': (
+    lambda p: archive(p, {'embedding/kernel': header((1,) * 9) + b'1234'}),
+    'which must be at most 8',
+  ),
+  'endless header': (
+    lambda p: archive(
+      p,
+      {'embedding/kernel': b'\x93NUMPY\x02\x00\xff\xff\xff\x7f' + b'(' * 9000},
+    ),
+    'a header of 2147483647 bytes',
+  ),
+  'nothing, but huge': (
+    lambda p: archive(p, {'embedding/kernel': header((0, 10**30))}),
+    'Maximum allowed dimension',
+  ),
+  'nested header': (
+    lambda p: archive(
+      p, {'embedding/kernel': b'\x93NUMPY\x01\x00\x28\x23' + b'(' * 9000}
+    ),
+    "'embedding/kernel' is not a NumPy array",
+  ),
+  'no file': (no_file, 'is no regular file'),
+  'leaf and branch': (
+    lambda p: np.savez(p, **ARRAYS, **{'embedding/kernel/x': np.zeros(1)}),
+    'also have arrays below them: embedding/kernel;',
+  ),
+  'one name twice': (
+    twice,
+    'several arrays of the file would become embedding',
+  ),
+  'stacks of different depth': (
+    lambda p: stacked(p, np.zeros((2, 3)), np.zeros((3, 3))),
+    'same number of layers',
+  ),
+  'a stack of nothing': (
+    lambda p: stacked(p, np.zeros((0, 3)), np.zeros((0, 3))),
+    'same number of layers, 1 to 1000',
+  ),
+  'a stack of a million': (
+    lambda p: stacked(p, np.zeros((10**6, 0)), np.zeros((10**6, 0))),
+    'same number of layers, 1 to 1000',
+  ),
+  'a stack without sides': (
+    lambda p: stacked(p, np.float32(1), np.float32(1)),
+    'same number of layers',
+  ),
+  'stacked and one by one': (
+    lambda p: np.savez(
+      p,
+      **ARRAYS,
+      **{
+        'Transformer/encoderblock/a': np.zeros((1, 2)),
+        'Transformer/encoderblock_0/a': np.zeros(2),
+      },
+    ),
+    'both stacked',
   ),
   'unknown layout': (other_names, 'unknown layout: 2 arrays named a, b'),
   'a port': (torch_names, r'unknown layout: 1 arrays named blocks\.0'),
@@ -167,6 +250,72 @@ def test_a_bad_file_gets_one_clear_line(kind, tmp_path):
   message = str(error.value)
   assert '\n' not in message and str(path) in message
   assert error.value.__cause__ is None
+
+
+def small_files(path):
+  """A file as `npz.write` and as numpy's two functions make it."""
+  npz.write(path, ARRAYS.items())
+  yield path.read_bytes()
+  for save in (np.savez, np.savez_compressed):
+    save(path, **ARRAYS)
+    yield path.read_bytes()
+
+
+def assert_loads_or_says_why(path, content):
+  path.write_bytes(content)
+  try:
+    weights.load(path)
+  except ValueError as error:
+    message = str(error)
+    assert str(path) in message and len(message) < 400
+    assert '\n' not in message and message.isprintable()
+
+
+@pytest.mark.quick
+def test_any_damage_gives_one_short_line(tmp_path):
+  """Single bytes changed and ends cut off, at seeded random places."""
+  rng = np.random.default_rng(0)
+  path = tmp_path / 'm.npz'
+  for content in small_files(path):
+    for cut in rng.integers(len(content), size=20):
+      assert_loads_or_says_why(path, content[:cut])
+    for _ in range(150):
+      damaged = bytearray(content)
+      damaged[rng.integers(len(content))] ^= rng.integers(1, 256)
+      assert_loads_or_says_why(path, bytes(damaged))
+    for place in range(len(content) - 330, len(content), 3):  # the directory
+      damaged = bytearray(content)
+      damaged[place] ^= 0x80
+      assert_loads_or_says_why(path, bytes(damaged))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  'compression', [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED]
+)
+def test_damage_inside_compressed_arrays(compression, tmp_path):
+  rng = np.random.default_rng(1)
+  path = tmp_path / 'm.npz'
+  array = rng.standard_normal((4, 4, 3, 8)).astype(np.float32)
+  member = header(array.shape) + array.tobytes()
+  content = archive(
+    path, {'embedding/kernel': member}, compression
+  ).read_bytes()
+  weights.load(path)
+  for place in range(60, len(content) - 100, 7):
+    damaged = bytearray(content)
+    damaged[place] ^= 0x11
+    assert_loads_or_says_why(path, bytes(damaged))
+
+
+@pytest.mark.quick
+def test_real_errors_of_the_disk_pass(good, monkeypatch):
+  def failing(*_):
+    raise OSError(errno.EIO, 'Input/output error')
+
+  monkeypatch.setattr(zipfile.ZipExtFile, 'read', failing)
+  with pytest.raises(OSError, match='Input/output error'):
+    weights.load(good)
 
 
 @pytest.mark.quick
@@ -259,6 +408,21 @@ npz.write({str(good)!r}, arrays())
   assert process.returncode == -signal.SIGKILL
   assert good.read_bytes() == before
   assert dict(npz.read(good)).keys() == ARRAYS.keys()
+
+
+@pytest.mark.quick
+def test_links_and_permissions_stay(good):
+  good.chmod(0o640)
+  link = good.with_name('link.npz')
+  link.symlink_to(good.name)
+  npz.write(link, [('a', np.zeros(3))])
+  assert link.is_symlink() and good.stat().st_mode & 0o777 == 0o640
+  assert npz.read_names(good) == ['a']
+  nowhere = good.with_name('nowhere.npz')
+  nowhere.symlink_to('new.npz')
+  npz.write(nowhere, [('a', np.zeros(3))])
+  assert nowhere.is_symlink()
+  assert npz.read_names(good.with_name('new.npz')) == ['a']
 
 
 @pytest.mark.quick

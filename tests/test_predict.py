@@ -47,7 +47,7 @@ def test_a_vit_of_full_size_on_two_photographs(tmp_path):
 def test_wrong_values_are_one_line(tmp_path):
   path = tmp_path / 'zeros.npz'
   params = tiny_models.params_of(tiny_models.spec(10))
-  weights.save(path, tiny_models.with_head(params))
+  weights.save(path, tiny_models.with_head(params, kernel=0))
   answer = run_verb('predict', f'--weights={path}', CHINA)
   assert_one_line(answer, 'zeros.npz is all zeros', 'fine-tune')
   weights.save(path, params)
@@ -56,6 +56,21 @@ def test_wrong_values_are_one_line(tmp_path):
   assert_one_line(answer, 'x [bold].png is not a readable JPEG')
   answer = run_verb('predict', f'--weights={path}')
   assert_one_line(answer, 'predict: no image to predict')
+  assert answer[0] == 2
+
+
+@quick
+def test_the_result_replaces_no_input(tmp_path):
+  path = tiny_models.save_run(tmp_path / 'model.npz')
+  image = tmp_path / 'a.jpg'
+  image.write_bytes(FLOWER.read_bytes())
+  before = image.read_bytes()
+  (tmp_path / 'b.json').symlink_to(image)
+  answer = run_verb(
+    'predict', f'--weights={path}', f'--json={tmp_path / "b.json"}', image
+  )
+  assert_one_line(answer, 'it would replace', 'a.jpg')
+  assert image.read_bytes() == before
 
 
 @quick

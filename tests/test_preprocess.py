@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import io
 
@@ -65,24 +66,43 @@ def test_equals_the_original(reference, source, size, name):
   np.testing.assert_allclose(image, wanted, rtol=0, atol=TOLERANCE)
 
 
+def accurate_decode(encoded):
+  return tensorflow().io.decode_jpeg(encoded, dct_method='INTEGER_ACCURATE')
+
+
+def with_aligned_corners(image, image_size):
+  return tensorflow().compat.v1.image.resize_bilinear(
+    image[None], image_size, align_corners=True
+  )[0]
+
+
+def between_zero_and_one(image):
+  return image / 255
+
+
+@pytest.mark.parametrize('name', ['vit_jax', 'bit'])
 @pytest.mark.parametrize(
-  'change', ['antialias', 'corners', 'scale', 'jpeg decoder']
+  'step, other',
+  [
+    ('squash', functools.partial(preprocess.squash, antialias=True)),
+    ('squash', functools.partial(preprocess.squash, method='bicubic')),
+    ('squash', with_aligned_corners),
+    ('normalize', between_zero_and_one),
+    ('decode', accurate_decode),
+  ],
 )
-def test_the_reference_notices_each_choice(reference, change):
-  tf = tensorflow()
-  data = PHOTOGRAPHS['china'].read_bytes()
+def test_a_wrong_step_is_seen(reference, monkeypatch, name, step, other):
+  """Each step of our own functions in turn, changed to another choice."""
+  path = PHOTOGRAPHS['china']
   wanted = reference['china_full_vit_eval_48']
-  image = preprocess.decode(data)
-  if change == 'jpeg decoder':
-    image = tf.io.decode_jpeg(data, dct_method='INTEGER_ACCURATE')
-  if change == 'corners':
-    image = tf.compat.v1.image.resize_bilinear(
-      image[None], (48, 48), align_corners=True
-    )[0]
-  else:
-    image = tf.image.resize(image, (48, 48), antialias=change == 'antialias')
-  image = image / 127.5 - (1.01 if change == 'scale' else 1)
-  assert np.abs(image.numpy() - wanted).max() > 1e-3
+
+  def error():
+    image = preprocess.read_image(path, preprocessing=name, image_size=48)
+    return np.abs(image - wanted).max()
+
+  assert error() <= TOLERANCE
+  monkeypatch.setattr(preprocess, step, other)
+  assert error() > 1e-3
 
 
 def test_rectangles_are_height_by_width(tmp_path):
@@ -153,3 +173,7 @@ def test_unknown_names_and_sizes():
   for size in [0, -3, 2.5, (3, 4, 5), (0, 4), 'x', ()]:
     with pytest.raises(ValueError, match='must be a positive number'):
       preprocess.check_image_size(size)
+  largest = preprocess.MAX_IMAGE_SIZE
+  assert preprocess.check_image_size(largest) == (largest, largest)
+  with pytest.raises(ValueError, match='is above 8192 pixels'):
+    preprocess.check_image_size((8, largest + 1))

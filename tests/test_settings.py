@@ -33,6 +33,12 @@ def test_defaults_are_filled_in():
     ({'pp': {'crop': 8}}, r"config.pp lacks the keys \['test', 'train'\]"),
     ({'batch': 0}, 'config.batch=0 must be a whole number of at least 1'),
     ({'seed': -1}, 'config.seed=-1 must be a whole number of at least 0'),
+    ({'base_lr': float('nan')}, 'config.base_lr=nan must be a number of at'),
+    ({'grad_norm_clip': -1}, 'config.grad_norm_clip=-1 must be a number of'),
+    ({'seed': 2**63}, 'config.seed=9223372036854775808 must be a whole'),
+    ({'optim': 'adam'}, "config.optim='adam' is unknown; choose from"),
+    ({'decay_type': 'cos'}, "config.decay_type='cos' is unknown; choose from"),
+    ({'loss': 'hinge'}, "config.loss='hinge' is unknown; choose from"),
     ({'dataset': ''}, "config.dataset='' must be 'digits'"),
     ({'total_steps': None}, 'config.total_steps is not known'),
     (
@@ -53,14 +59,19 @@ def test_missing_keys_are_named():
 
 
 def test_every_key_is_read_somewhere():
-  """No dead key: each is an attribute that the training job looks at."""
-  source = (PACKAGE / 'train_job.py').read_text()
-  read = {
-    n.attr for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute)
-  }
-  for cls in (settings.Settings, settings.Preprocessing):
+  """No dead key: each is read off `settings` or `pp` by the training job."""
+  read = set()
+  for name in ('train_job.py', 'pretrained.py'):
+    for node in ast.walk(ast.parse((PACKAGE / name).read_text())):
+      if isinstance(node, ast.Attribute):
+        owner = ast.unparse(node.value).split('.')[-1]
+        read.add((owner, node.attr))
+  for cls, owner in (
+    (settings.Settings, 'settings'),
+    (settings.Preprocessing, 'pp'),
+  ):
     for field in dataclasses.fields(cls):
-      assert field.name in read, field.name
+      assert (owner, field.name) in read, field.name
 
 
 def test_configurations_spell_out_every_key():

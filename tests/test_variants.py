@@ -103,6 +103,29 @@ def test_bit_names(name, num_classes):
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize(
+  ('wrong', 'right'),
+  [
+    ('vit-b_16', 'ViT-B_16'),
+    ('mixer-b_16', 'Mixer-B_16'),
+    ('VIT-TI_16', 'ViT-Ti_16'),
+    ('bit-m-r50x1', 'BiT-M-R50x1'),
+  ],
+)
+def test_suggestions_ignore_the_letter_case(wrong, right):
+  with pytest.raises(ValueError, match=f"did you mean '{re.escape(right)}'"):
+    models.canonical_name(wrong)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('width', ['0', '0.0', '0.01', '0.25', '1.3'])
+def test_bit_widths_that_its_groups_cannot_divide(width):
+  with pytest.raises(ValueError, match='multiple of the 32 groups') as error:
+    models.create(f'BiT-R50x{width}')
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.quick
 def test_any_bit_width():
   model = models.create('BiT-R50x0.5', num_classes=10)
   assert model.root_channels == 32

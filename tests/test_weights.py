@@ -60,7 +60,12 @@ def assert_same_tree(left, right):
 
 def is_exception(key):
   """Files that hold more than, or only a part of, one model's parameters."""
-  return key == 'sam.ViT-S_16' or key.endswith('_scan')
+  return key == 'sam.ViT-S_16' or 'two_towers' in key
+
+
+def released_layout(key):
+  """The layout to save a released file in as it was."""
+  return 'big_vision_scan' if key.endswith('_scan') else 'official'
 
 
 @pytest.mark.parametrize('key', SMALL)
@@ -68,7 +73,7 @@ def test_round_trip_of_released_layouts(key, tmp_path):
   """load -> save -> load is bit-exact and gives back the published layout."""
   path = write_random(tmp_path / 'in.npz', key)
   params = weights.load(path)
-  weights.save(tmp_path / 'out.npz', params)
+  weights.save(tmp_path / 'out.npz', params, layout=released_layout(key))
   assert_same_tree(weights.load(tmp_path / 'out.npz'), params)
   weights.save(tmp_path / 'linen.npz', params, layout='linen')
   assert_same_tree(weights.load(tmp_path / 'linen.npz'), params)
@@ -112,7 +117,7 @@ def test_every_released_layout_is_described_and_fits(key, names_and_shapes):
     total = sum(np.prod(shape) for shape in wanted.values())
     assert total == reference.layouts()[key]['parameters']
   if not is_exception(key):
-    written = weights.names.to_file(flat, 'official')
+    written = weights.names.to_file(flat, released_layout(key))
     assert {k: list(v.shape) for k, v in written.items()} == {
       name: shape for name, (shape, _) in layout_of(key).items()
     }
@@ -246,8 +251,9 @@ def test_vit_in_the_layout_of_big_vision_is_the_same_function(case, tmp_path):
 def test_big_vision_has_no_file_for_bit_and_hybrids(case, tmp_path):
   npz.write(tmp_path / 'a.npz', reference.checkpoint(case).items())
   params = weights.load(tmp_path / 'a.npz')
-  with pytest.raises(ValueError, match='has no file for BiT and hybrids'):
-    weights.save(tmp_path / 'b.npz', params, layout='big_vision')
+  for layout in ('big_vision', 'big_vision_scan'):
+    with pytest.raises(ValueError, match='have no file for BiT and hybrids'):
+      weights.save(tmp_path / 'b.npz', params, layout=layout)
   assert not (tmp_path / 'b.npz').exists()
 
 
@@ -284,17 +290,77 @@ def test_a_distilled_model_writes_its_flattened_tree(tmp_path):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize('missing', ['embedding', 'Transformer'])
-def test_an_incomplete_tree_is_not_described(missing):
-  flat = stacking.nest(
-    {
-      reference.to_linen(k): v
-      for k, v in reference.checkpoint('vit_token').items()
-    }
-  )
-  del flat[missing]
-  with pytest.raises(ValueError, match='cannot tell the architecture: no'):
+def test_an_incomplete_tree_is_not_described():
+  """All that is missing or has another rank is named in one line."""
+  flat = vit_token()
+  flat['embedding/kernel'] = flat['embedding/kernel'][0]
+  flat['head/bias'] = np.float32(1)
+  attention = 'Transformer/encoderblock_0/MultiHeadDotProductAttention_0'
+  del flat['Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel']
+  flat[f'{attention}/query/kernel'] = np.zeros((48, 0, 12))
+  with pytest.raises(ValueError, match='cannot tell the arch') as caught:
+    weights.describe(stacking.nest(flat))
+  message = str(caught.value)
+  for part in (
+    "missing=['Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel']",
+    'embedding/kernel: (8, 3, 48) instead of 4',
+    'head/bias: () instead of 1',
+    'query/kernel: (48, 0, 12) instead of 3',
+  ):
+    assert part in message
+  assert '\n' not in message
+  with pytest.raises(ValueError, match="pass the tree inside 'params'"):
+    weights.describe({'params': stacking.nest(vit_token())})
+
+
+def vit_token():
+  """A flat canonical tree."""
+  return {
+    reference.to_linen(k): v
+    for k, v in reference.checkpoint('vit_token').items()
+  }
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('number', ['1000', '9' * 40, '9' * 5000])
+def test_a_layer_number_without_end_is_refused(number):
+  flat = vit_token()
+  flat[f'Transformer/encoderblock_{number}/x'] = np.zeros(1, 'f4')
+  with pytest.raises(ValueError, match='at most 1000 layers') as caught:
     weights.describe(flat)
+  assert len(str(caught.value)) < 200
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  'change, says',
+  [
+    (lambda tree: {}, 'no parameters of a model: 0 leaves'),
+    (lambda tree: {'foo': {'bar': np.zeros(3)}}, '1 leaves named foo/bar'),
+    (lambda tree: {'params': tree}, "pass the tree inside 'params'"),
+    (lambda tree: {**tree, 'cls': None}, "leaf 'cls' is a NoneType"),
+    (lambda tree: {**tree, 'cls': [1, 2]}, "leaf 'cls' is a list"),
+    (lambda tree: {**tree, 'cls': np.array(['a'])}, 'is a <U1 array'),
+    (lambda tree: {**tree, 'cls': np.zeros(1, complex)}, 'complex128 array'),
+  ],
+)
+def test_what_is_no_model_is_not_written(change, says, tmp_path):
+  path = tmp_path / 'a.npz'
+  path.write_bytes(b'before')
+  tree = stacking.nest(vit_token())
+  with pytest.raises(ValueError, match=says) as caught:
+    weights.save(path, change(tree))
+  assert '\n' not in str(caught.value)
+  assert path.read_bytes() == b'before' and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.quick
+def test_blocks_that_differ_cannot_be_stacked(tmp_path):
+  flat = vit_token()
+  del flat['Transformer/encoderblock_1/LayerNorm_0/bias']
+  with pytest.raises(ValueError, match='LayerNorm_0/bias is not there with'):
+    weights.save(tmp_path / 'a.npz', flat, layout='big_vision_scan')
+  assert not list(tmp_path.iterdir())
 
 
 def test_memory_rises_by_little_more_than_the_file(tmp_path):

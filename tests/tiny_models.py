@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax_repro import models
+from vit_jax_repro import model_files, models
 
 VIT = {
   'model': 'vit',
@@ -53,8 +53,8 @@ def params_of(architecture, image_size=(8, 8), seed=0):
   return jax.tree.map(fill, shapes)
 
 
-def with_head(params, kernel=0.0, bias=0.0):
-  """The same parameters with another head."""
+def with_head(params, kernel=1e-3, bias=0.0):
+  """The same parameters with another head: the bias decides."""
   head = params['head']
   return {
     **params,
@@ -63,3 +63,14 @@ def with_head(params, kernel=0.0, bias=0.0):
       'bias': np.zeros_like(head['bias']) + np.asarray(bias, np.float32),
     },
   }
+
+
+def save_run(path, class_names=('x', 'flower', 'china'), **card):
+  """A run's model that always says `china`."""
+  architecture = spec(3)
+  params = with_head(params_of(architecture, (8, 12)), bias=[0, 1, 2])
+  card = {'image_size': (8, 12), 'preprocessing': 'bit', **card}
+  model_files.save_model(
+    path, params, architecture=architecture, class_names=class_names, **card
+  )
+  return path

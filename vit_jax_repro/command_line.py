@@ -1,5 +1,6 @@
 """What all verbs share: flags in, one line out when something is wrong."""
 
+import contextlib
 import os
 import re
 import sys
@@ -8,8 +9,13 @@ import traceback
 
 from absl import flags, logging
 
-WRONG_USAGE, FAILED = 2, 1
+WRONG_USAGE, FAILED, INTERRUPTED = 2, 1, 130
+NOBODY_READS = 141  # what a shell says of a program that SIGPIPE ended
 _HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull', '-?'}
+
+
+class UsageError(ValueError):
+  """The command line is wrong, whatever stands in the files."""
 
 
 def run(verb, main, flag_values, description, *, positional='', argv=None):
@@ -17,7 +23,7 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
 
   A wrong flag, and a ValueError or OSError that this package raises about
   what the user gave, become one line on standard error. Any other exception
-  is a bug and keeps its traceback.
+  is a bug and keeps its traceback. Exit codes: the constants above.
 
   Args:
     verb: the name behind `python -m vit_jax_repro.`.
@@ -29,12 +35,14 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
   """
   argv = sys.argv if argv is None else argv
   if _HELP & set(argv[1:]):
-    print(_help(verb, flag_values, description, positional))
+    with _while_someone_reads():
+      print(_help(verb, flag_values, description, positional))
     sys.exit(0)
   try:
     rest = flag_values(argv)[1:]
     if rest and not positional:
       raise flags.Error(f'unexpected argument {rest[0]!r}; see --help')
+    _refuse_empty(flag_values)
   except flags.Error as error:
     _fail(verb, _parse_error(str(error)), WRONG_USAGE)
   except AttributeError as error:  # ml_collections, for --config.KEY
@@ -44,7 +52,10 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   logging.set_verbosity(logging.ERROR)
   try:
-    main(flag_values, rest)
+    with _while_someone_reads():
+      main(flag_values, rest)
+  except UsageError as error:
+    _fail(verb, error, WRONG_USAGE)
   except OSError as error:
     if 'Configuration is not available' in str(error):  # ml_collections
       error = _parse_error(str(error))
@@ -54,21 +65,38 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
       raise
     _fail(verb, error, FAILED)
   except KeyboardInterrupt:
-    _fail(verb, 'interrupted', 130)
+    _fail(verb, 'interrupted', INTERRUPTED)
 
 
 def require(flag_values, *names):
-  """Raises a ValueError naming the flags in `names` that were not given."""
+  """Raises a UsageError naming the flags in `names` that were not given."""
   missing = [f'--{name}' for name in names if flag_values[name].value is None]
   if missing:
-    raise ValueError(f'{" and ".join(missing)} must be given; see --help')
+    raise UsageError(f'{" and ".join(missing)} must be given; see --help')
+
+
+def define_string(flag_values, name, default, text):
+  """A flag with a text for its value; None: it was not given."""
+  flags.DEFINE_string(name, default, text, flag_values=flag_values)
+
+
+def define_weights_flags(flag_values):
+  """The flags of every verb that applies the model of a weights file."""
+  for name, text in {
+    'weights': "a published .npz file or a run's model.npz",
+    'model': 'a model name; by default the file tells',
+    'preprocessing': 'how images are read; by default the file tells',
+    'image_size': 'pixels, S or HEIGHTxWIDTH; by default file tells',
+    'json': 'also write the result to this file',
+  }.items():
+    define_string(flag_values, name, None, text)
 
 
 def image_size(text):
   """Reads a flag: '224' or '224x384' (height x width) -> pixels; None stays.
 
   Raises:
-    ValueError: it is neither.
+    UsageError: it is neither.
   """
   if text is None:
     return None
@@ -76,19 +104,42 @@ def image_size(text):
   if len(sides) > 2 or not all(
     side.isdecimal() and int(side) for side in sides
   ):
-    raise ValueError(
+    raise UsageError(
       f'--image_size={text} must be pixels such as 224, or HEIGHTxWIDTH such '
       'as 224x384'
     )
   return int(sides[0]), int(sides[-1])
 
 
+@contextlib.contextmanager
+def _while_someone_reads():
+  """Ends quietly when the reader of the output, such as `head`, has left."""
+  try:
+    yield
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # Python would flush once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(NOBODY_READS)
+
+
+def _refuse_empty(flag_values):
+  for name in flag_values:
+    # Not the keys of a configuration, which are flags called config.KEY.
+    if '.' not in name and flag_values[name].value == '':
+      raise flags.Error(f'--{name}= is empty; give a value')
+
+
 def _is_ours(error):
-  """Whether this package itself raised the error, outside of JAX's tracing."""
+  """Whether a `raise` of this package made the error.
+
+  Not so a call into a library that failed: then what is shown last is a call,
+  also where JAX has removed its own frames.
+  """
   last = traceback.extract_tb(error.__traceback__)[-1]
   package = os.path.dirname(os.path.abspath(__file__)) + os.sep
-  traced = getattr(error, '__notes__', None)  # JAX removed frames of its own
-  return os.path.abspath(last.filename).startswith(package) and not traced
+  ours = os.path.abspath(last.filename).startswith(package)
+  return ours and last.line.startswith('raise ')
 
 
 def _parse_error(text):

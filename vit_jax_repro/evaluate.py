@@ -5,39 +5,42 @@ from absl import flags
 DESCRIPTION = """Measures top-1 and top-5 accuracy of a weights file on a data
 set. Every image counts exactly once."""
 
-FLAGS = flags.FlagValues()
-
-
-def _string(name, default, text):
-  flags.DEFINE_string(name, default, text, flag_values=FLAGS)
-
-
-_string('weights', None, "a published .npz file or a run's model.npz")
-_string(
-  'dataset',
-  None,
-  "'digits', a TFDS name, or a folder ROOT of ROOT/SPLIT/CLASS/*.jpg",
-)
-_string('split', 'test', 'the split, or a part of one such as test[:10%]')
-_string('model', None, 'a model name; by default the file tells')
-_string('preprocessing', None, 'how images are read; by default the file tells')
-_string('image_size', None, 'pixels, S or HEIGHTxWIDTH; by default file tells')
-_string('data_dir', None, "where TFDS data sets lie; TFDS's own by default")
-_string('json', None, 'also write the result to this file')
-flags.DEFINE_integer(
-  'batch_size',
-  64,
-  'images a step, any number',
-  lower_bound=1,
-  flag_values=FLAGS,
-)
-
 
 def main(argv=None):
   """Runs the verb on a command line and exits."""
   from vit_jax_repro import command_line
 
-  command_line.run('evaluate', _evaluate, FLAGS, DESCRIPTION, argv=argv)
+  command_line.run(
+    'evaluate', _evaluate, command_flags(), DESCRIPTION, argv=argv
+  )
+
+
+def command_flags():
+  """The flags of this verb, anew."""
+  from vit_jax_repro import command_line
+
+  values = flags.FlagValues()
+  command_line.define_weights_flags(values)
+  command_line.define_string(
+    values,
+    'dataset',
+    None,
+    "'digits', a TFDS name, or a folder ROOT of ROOT/SPLIT/CLASS/*.jpg",
+  )
+  command_line.define_string(
+    values, 'split', 'test', 'the split, or a part of one such as test[:10%]'
+  )
+  command_line.define_string(
+    values, 'data_dir', None, "where TFDS data sets lie; TFDS's own by default"
+  )
+  flags.DEFINE_integer(
+    'batch_size',
+    64,
+    'images a step, any number',
+    lower_bound=1,
+    flag_values=values,
+  )
+  return values
 
 
 def show(result):
@@ -62,11 +65,12 @@ def show(result):
 
 
 def _evaluate(values, _):
-  from vit_jax_repro import command_line, json_files
+  from vit_jax_repro import command_line, json_files, model_files
 
   command_line.require(values, 'weights', 'dataset')
   if values.json is not None:
-    json_files.check_writable(values.json)
+    inputs = values.weights, model_files.card_path(values.weights)
+    json_files.check_writable(values.json, keep=inputs)
   image_size = command_line.image_size(values.image_size)
 
   import dataclasses

@@ -68,10 +68,28 @@ def evaluate(
   if batch_size < 1:
     raise ValueError(f'{batch_size=} must be at least 1')
   restored = restore(weights, model, image_size, preprocessing)
-  _require_trained_head(restored, weights)
+  restored.require_trained_head(weights)
   source = datasets.open_split(dataset, split, data_dir=data_dir)
-  table = _label_table(source, restored)
   started = time.perf_counter()
+  measured = _measured(source, restored, batch_size)
+  seconds = time.perf_counter() - started
+  return Evaluation(
+    **measured,
+    seconds=seconds,
+    images_per_sec=source.num_examples / seconds,
+    weights=os.fspath(weights),
+    dataset=dataset,
+    split=split,
+    model=restored.name,
+    image_size=restored.image_size,
+    preprocessing=restored.preprocessing,
+    num_classes=restored.num_classes,
+  )
+
+
+def _measured(source, restored, batch_size):
+  """Accuracies and counts, over all processes."""
+  table = _label_table(source, restored)
   examples = pipeline.evaluation_batches(
     source,
     preprocessing=restored.preprocessing,
@@ -86,20 +104,8 @@ def evaluate(
     labels.translated(examples, table, restored.num_classes),
     num_examples=source.num_examples,
   )
-  seconds = time.perf_counter() - started
   measured.pop('correct_top5')
-  return Evaluation(
-    **measured,
-    seconds=seconds,
-    images_per_sec=source.num_examples / seconds,
-    weights=os.fspath(weights),
-    dataset=dataset,
-    split=split,
-    model=restored.name,
-    image_size=restored.image_size,
-    preprocessing=restored.preprocessing,
-    num_classes=restored.num_classes,
-  )
+  return measured
 
 
 def predict(
@@ -133,7 +139,7 @@ def predict(
     if os.path.isdir(path):
       raise IsADirectoryError(f'{path} is a folder; give the image files in it')
   restored = restore(weights, model, image_size, preprocessing)
-  _require_trained_head(restored, weights)
+  restored.require_trained_head(weights)
   params = jax.device_put(restored.params)
   results = []
   for start in range(0, len(images), _PREDICT_BATCH_SIZE):
@@ -158,19 +164,6 @@ def _top(probabilities, top, class_names):  # [K]
     (int(i), labels.readable(i, class_names), float(probabilities[i]))
     for i in order
   ]
-
-
-def _require_trained_head(restored, path):
-  """Refuses heads as published under imagenet21k/, which are all zeros."""
-  head = restored.params.get('head', {})
-  if not head:
-    raise ValueError(f'{path} has no head; it cannot tell classes apart')
-  if not any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(head)):
-    raise ValueError(
-      f'the head of {path} is all zeros, as published for fine-tuning: every '
-      'class would be equally likely; use a fine-tuned file '
-      '(imagenet21k+imagenet2012/, augreg/) or fine-tune this one first'
-    )
 
 
 def _label_table(source, restored):

@@ -5,12 +5,26 @@ import json
 import os
 
 
-def check_writable(path):
+def check_writable(path, keep=()):
   """Raises a one-line OSError if a file cannot be written at `path`.
 
   To be asked before the work whose result the file shall hold.
+
+  Args:
+    path: where the file shall be.
+    keep: paths of files that must not be replaced, such as the job's inputs;
+      they may be missing. Links to them are refused too.
+
+  Raises:
+    OSError: the file cannot be written, or would replace one of `keep`.
   """
   path = os.fspath(path)
+  for other in map(os.fspath, keep):
+    if _same_file(path, other):
+      raise OSError(
+        f'cannot write {path!r}: it would replace {other!r}, which is read; '
+        'give another file name'
+      )
   folder = os.path.dirname(path) or '.'
   if not path or os.path.isdir(path):
     raise OSError(f'cannot write {path!r}: it is a folder, not a file')
@@ -33,7 +47,15 @@ def write(path, value):
     ValueError: the value holds a NaN or infinity, which JSON has not.
     TypeError: the value is not made of JSON's types.
   """
-  text = json.dumps(value, indent=2, allow_nan=False) + '\n'
+  write_text(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
+
+
+def write_text(path, text):
+  """Writes a text file; a reader sees the old file or the new one.
+
+  Raises:
+    OSError: the file cannot be written; what was there is unchanged.
+  """
   temporary = _temporary(path)
   try:
     with open(temporary, 'w', encoding='utf-8') as file:
@@ -45,6 +67,13 @@ def write(path, value):
     with contextlib.suppress(OSError):
       os.remove(temporary)
     raise
+
+
+def _same_file(path, other):
+  if os.path.realpath(path) == os.path.realpath(other):
+    return True
+  both_there = os.path.exists(path) and os.path.exists(other)
+  return both_there and os.path.samefile(path, other)  # hard links
 
 
 def _temporary(path):

@@ -29,6 +29,10 @@ class Card:
   image_size: tuple[int, int] | None = None
 
 
+class NotACardError(ValueError):
+  """A JSON file beside a weights file describes no model."""
+
+
 def card_path(weights_path):
   """Where the JSON file of a weights file lies: 'a/b.npz' -> 'a/b.json'."""
   return os.path.splitext(os.fspath(weights_path))[0] + '.json'
@@ -75,17 +79,25 @@ def read_card(weights_path):
   """The Card of a weights file, None if it has no JSON file.
 
   Raises:
-    ValueError: the file is no such description.
+    NotACardError: it is no JSON, or one of something else.
+    ValueError: it describes a model, but is inconsistent.
     OSError: it cannot be read.
   """
   path = card_path(weights_path)
-  if not os.path.exists(path):
+  if not os.path.isfile(path):
     return None
   try:
     with open(path, encoding='utf-8') as file:
       card = json.load(file)
-  except ValueError as error:
-    raise ValueError(f'{path} is not valid JSON: {error}') from None
+  except (ValueError, RecursionError) as error:
+    raise NotACardError(f'{path} is not valid JSON ({error})') from None
+  if not isinstance(card, dict) or not isinstance(
+    card.get('architecture'), dict
+  ):
+    raise NotACardError(
+      f"{path} does not describe a model (no 'architecture', a mapping of "
+      'fields)'
+    )
   _check(card, path)
   names, size = card.get('class_names'), card.get('image_size')
   return Card(
@@ -97,13 +109,6 @@ def read_card(weights_path):
 
 
 def _check(card, path):
-  if not isinstance(card, dict) or not isinstance(
-    card.get('architecture'), dict
-  ):
-    raise ValueError(
-      f"{path} does not describe a model: it needs 'architecture', a mapping "
-      'of fields'
-    )
   names = card.get('class_names')
   if names is not None and not _all(names, list, str):
     raise ValueError(f"{path}: 'class_names' must be a list of names or null")

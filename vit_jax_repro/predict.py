@@ -5,34 +5,35 @@ from absl import flags
 DESCRIPTION = """Prints the most probable classes of image files (JPEG, PNG,
 GIF, BMP), with probabilities."""
 
-FLAGS = flags.FlagValues()
-
-
-def _string(name, default, text):
-  flags.DEFINE_string(name, default, text, flag_values=FLAGS)
-
-
-_string('weights', None, "a published .npz file or a run's model.npz")
-_string('model', None, 'a model name; by default the file tells')
-_string('preprocessing', None, 'how images are read; by default the file tells')
-_string('image_size', None, 'pixels, S or HEIGHTxWIDTH; by default file tells')
-_string('json', None, 'also write the result to this file')
-flags.DEFINE_integer(
-  'top',
-  5,
-  'how many classes to print for an image',
-  lower_bound=1,
-  flag_values=FLAGS,
-)
-
 
 def main(argv=None):
   """Runs the verb on a command line and exits."""
   from vit_jax_repro import command_line
 
   command_line.run(
-    'predict', _predict, FLAGS, DESCRIPTION, positional='IMAGE...', argv=argv
+    'predict',
+    _predict,
+    command_flags(),
+    DESCRIPTION,
+    positional='IMAGE...',
+    argv=argv,
   )
+
+
+def command_flags():
+  """The flags of this verb, anew."""
+  from vit_jax_repro import command_line
+
+  values = flags.FlagValues()
+  command_line.define_weights_flags(values)
+  flags.DEFINE_integer(
+    'top',
+    5,
+    'how many classes to print for an image',
+    lower_bound=1,
+    flag_values=values,
+  )
+  return values
 
 
 def as_json(images, results):
@@ -64,11 +65,14 @@ def show(images, results):
 
 
 def _predict(values, images):
-  from vit_jax_repro import command_line, json_files
+  from vit_jax_repro import command_line, json_files, model_files
 
   command_line.require(values, 'weights')
+  if not images:
+    raise command_line.UsageError('no image to predict; give at least one path')
   if values.json is not None:
-    json_files.check_writable(values.json)
+    inputs = values.weights, model_files.card_path(values.weights), *images
+    json_files.check_writable(values.json, keep=inputs)
   image_size = command_line.image_size(values.image_size)
 
   from vit_jax_repro import jobs

@@ -105,6 +105,8 @@ def bit_finetune(dataset: str) -> dict[str, Any]:
   `jobs.train` fills in steps, boundaries, warm-up and mixup from the number
   of training images. Images of an unlisted data set are taken to be large.
   """
+  # big_transfer's TF2 and JAX pipelines train on 98 % of CIFAR and 99 % of
+  # ImageNet too.
   resize, crop = bit_resolution(*BIT_IMAGE_SIZES.get(dataset, (224, 224)))
   preset = VIT_DATASETS.get(dataset, {}).get('pp', {})
   return dict(

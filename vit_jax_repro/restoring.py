@@ -3,14 +3,17 @@
 Remarks on what was decided for the caller go to standard error, one line each.
 """
 
+import contextlib
 import dataclasses
 import os
 import sys
 
 import jax
+import numpy as np
 
 from vit_jax_repro import model_files, models, weights
 from vit_jax_repro.data import labels, preprocess
+from vit_jax_repro.weights import positions
 
 # Where neither the caller nor the file says for what size weights are made.
 # The published ImageNet files of BiT were fine-tuned and evaluated at 480
@@ -38,6 +41,23 @@ class Restored:
   def num_classes(self):
     return self.model.num_classes
 
+  def require_trained_head(self, path):
+    """Refuses heads as published under imagenet21k/: kernels of zeros.
+
+    Raises:
+      ValueError: such a head (whatever its bias), or none.
+    """
+    heads = [name for name in ('head', 'head_dist') if name in self.params]
+    if not heads:
+      raise ValueError(f'{path} has no head; it cannot tell classes apart')
+    for name in heads:
+      if not np.any(np.asarray(self.params[name]['kernel'])):
+        raise ValueError(
+          f'the kernel of the {name} of {path} is all zeros, as published for '
+          'fine-tuning: it says the same of every image; use a fine-tuned file '
+          '(imagenet21k+imagenet2012/, augreg/) or fine-tune this one first'
+        )
+
 
 def restore(path, model=None, image_size=None, preprocessing=None):
   """Reads a weights file and builds the model that it belongs to.
@@ -61,31 +81,56 @@ def restore(path, model=None, image_size=None, preprocessing=None):
     preprocess.pick_preprocessing(preprocessing)
   if image_size is not None:
     image_size = preprocess.check_image_size(image_size)
-  card = model_files.read_card(path)
+  card = _card(path)
   params = weights.load(path)
-  spec = weights.describe(params)
+  with _about(path):
+    spec = weights.describe(params)
   family = spec['model']
   if model is not None:
     module = _named(model, spec)
   else:
-    module = models.create(card.architecture if card else spec)
+    with _about(model_files.card_path(path) if card else path):
+      module = models.create(card.architecture if card else spec)
+  bare = card is None
   card = card or model_files.Card(spec)
   size = image_size or card.image_size or spec.get('image_size')
   if size is None:
     size = DEFAULT_IMAGE_SIZE.get(family, OTHER_DEFAULT_IMAGE_SIZE)
     note(f'the file gives no image size; using {by(size)}')
-  params = _fit(params, module, size, card, path)
+  with _about(path):
+    size = preprocess.check_image_size(size)
+  fitted = _fit(params, module, size, card, path)
+  if bare:
+    _say_if_without_slot(params, fitted)
   names = card.class_names
   return Restored(
     model=module,
-    params=params,
+    params=fitted,
     name=model or models.name_of(module) or family,
-    image_size=tuple(size),
+    image_size=size,
     class_names=names or labels.class_names_of(module.num_classes),
     preprocessing=preprocessing
     or card.preprocessing
     or DEFAULT_PREPROCESSING.get(family, OTHER_DEFAULT_PREPROCESSING),
   )
+
+
+def _card(path):
+  """The description beside a weights file; any other JSON is put aside."""
+  try:
+    return model_files.read_card(path)
+  except model_files.NotACardError as error:
+    note(f'{error} and is ignored')
+    return None
+
+
+@contextlib.contextmanager
+def _about(subject):
+  """Names in a ValueError what it is about."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f'{subject}: {error}') from error
 
 
 def _named(name, spec):
@@ -103,16 +148,24 @@ def _fit(params, module, size, card, path):
       f'{model_files.card_path(path)} has {len(names)} class names for '
       f'{num_classes} classes'
     )
-  try:
+  with _about(f'{path}, image size {by(size)}'):
     return weights.adapt(
       params,
       module,
-      image_size=tuple(size),
+      image_size=size,
       source_image_size=card.image_size,
       head='keep',
     )
-  except ValueError as error:
-    raise ValueError(f'{path}, image size {by(size)}: {error}') from error
+
+
+def _say_if_without_slot(params, fitted):
+  """Notes that a class token got a position, where arithmetic alone said so."""
+  number, fitted_number = map(positions.count_in, (params, fitted))
+  if positions.is_token_without_slot(params) and number != fitted_number:
+    note(
+      f'{number} position embeddings are a square, so they are taken for those '
+      'of the patches alone; the class token gets one of zeros'
+    )
 
 
 def by(image_size):

@@ -31,7 +31,7 @@ class Settings:
   model: Mapping[str, Any]  # fields for models.create, and `model_name`
   pp: Preprocessing
   base_lr: float
-  # Folder of published files; None: start from fresh parameters.
+  # Local folder of published files; None: start from fresh parameters.
   pretrained_dir: str | None = None
   # AugReg: a file name without .npz, or a model whose best file is taken.
   model_or_filename: str | None = None
@@ -52,7 +52,7 @@ class Settings:
   accum_steps: int = 1  # parts an update's batch is computed in
   shuffle_buffer: int = 50_000
   eval_every: int = 100  # steps; 0: at the end alone
-  progress_every: int = 10  # steps between two lines of metrics
+  progress_every: int = 10  # steps; 0: with evaluations alone
   checkpoint_every: int = 1000  # steps; 0: at the end alone
   prefetch: int = 2  # batches put on the devices ahead
   preprocessing: str = 'vit_jax'  # of evaluation
@@ -63,10 +63,25 @@ class Settings:
   )
 
   def __post_init__(self):
-    for name in ('batch', 'batch_eval', 'accum_steps', 'progress_every'):
-      _at_least(self, name, 1)
-    for name in ('eval_every', 'checkpoint_every', 'prefetch', 'seed'):
-      _at_least(self, name, 0)
+    for name in ('batch', 'batch_eval', 'accum_steps', 'shuffle_buffer'):
+      _check_whole(self, name, 1)
+    for name in (
+      'eval_every',
+      'progress_every',
+      'checkpoint_every',
+      'prefetch',
+      'seed',
+    ):
+      _check_whole(self, name, 0)
+    for name in ('base_lr', 'weight_decay', 'grad_norm_clip', 'mixup_alpha'):
+      _check_not_negative(self, name)
+    for name, choices in _CHOICES.items():
+      value = getattr(self, name)
+      if value not in choices and (value or None not in choices):
+        raise ValueError(
+          f'config.{name}={value!r} is unknown; choose from '
+          f'{[choice for choice in choices if choice]}'
+        )
     if not self.dataset:
       raise ValueError(
         "config.dataset='' must be 'digits', a TFDS name or a folder; set "
@@ -131,9 +146,26 @@ def _checked(section, cls, where):
   return dict(section)
 
 
-def _at_least(settings, name, least):
+_CHOICES = {  # None: may be left out
+  'decay_type': ('constant', 'cosine', 'linear', 'bit_hyperrule'),
+  'optim': ('sgd', 'adamw'),
+  'optim_dtype': (None, 'float32', 'bfloat16'),
+  'weight_decay_on': (None, 'all', 'kernels'),
+  'loss': ('softmax', 'sigmoid'),
+}
+_LARGEST = 2**31 - 1
+
+
+def _check_whole(settings, name, least):
   value = getattr(settings, name)
-  if not isinstance(value, int) or value < least:
+  if not isinstance(value, int) or not least <= value <= _LARGEST:
     raise ValueError(
-      f'config.{name}={value!r} must be a whole number of at least {least}'
+      f'config.{name}={value!r} must be a whole number of at least {least} and '
+      f'at most {_LARGEST}'
     )
+
+
+def _check_not_negative(settings, name):
+  value = getattr(settings, name)
+  if value is not None and not 0 <= value < float('inf'):
+    raise ValueError(f'config.{name}={value!r} must be a number of at least 0')

@@ -1,7 +1,6 @@
 """A whole training run: settings in, trained model out."""
 
 import contextlib
-import csv
 import dataclasses
 import functools
 import os
@@ -14,8 +13,10 @@ import jax.numpy as jnp
 
 from vit_jax_repro import model_files, models, progress, recipes, weights
 from vit_jax_repro import settings as settings_lib
-from vit_jax_repro.data import datasets, pipeline, preprocess
+from vit_jax_repro.data import augment, datasets, labels, pipeline, preprocess
 from vit_jax_repro.evaluation import classify
+from vit_jax_repro.pretrained import pretrained_path
+from vit_jax_repro.restoring import note
 from vit_jax_repro.training import (
   checkpoint,
   loop,
@@ -63,9 +64,10 @@ def train(
   """
   started = time.perf_counter()
   settings = settings_lib.from_config(config)
-  run = _Run(settings)
   folder = Workdir(workdir, settings_lib.to_plain(config))
-  folder.write_json('manifest.json', run.manifest())
+  fresh = not os.path.isdir(folder.path('checkpoints'))
+  run = _Run(settings, load=fresh)
+  folder.begin(run.manifest())
   checkpoints = checkpoint.Checkpoints(folder.path('checkpoints'))
   try:
     state, start_step = run.state(checkpoints)
@@ -75,12 +77,15 @@ def train(
   finally:
     checkpoints.close()
     folder.close()
+  seconds = time.perf_counter() - started
+  if start_step == run.total_steps:  # it was finished: how long it took stays
+    seconds = folder.read_json('result.json').get('seconds', seconds)
   result = TrainResult(
     accuracy=evaluated['accuracy_test'],
     top5_accuracy=evaluated['top5_accuracy_test'],
     num_examples=run.test.num_examples,
     step=run.total_steps,
-    seconds=time.perf_counter() - started,
+    seconds=seconds,
     workdir=folder.folder,
     model=folder.path('model.npz'),
   )
@@ -92,21 +97,25 @@ def train(
 class _Run:
   """The parts of a run, made and checked before anything is computed."""
 
-  def __init__(self, settings):
+  def __init__(self, settings, load):
+    """`load`: read the pretrained file already now, so that errors come now."""
     self.settings = settings
     self.mesh = mesh.create_mesh(**settings.mesh)
     _check_batch(settings, self.mesh)
+    self.image_size = preprocess.check_image_size(settings.pp.crop)
+    preprocess.pick_preprocessing(settings.preprocessing)
+    pp = settings.pp
+    augment.check(crop=self.image_size, resize=pp.resize, shift=pp.shift)
     opened = functools.partial(
       datasets.open_split,
       settings.dataset,
       data_dir=settings.tfds_data_dir,
       manual_dir=settings.tfds_manual_dir,
     )
-    self.train, self.test = opened(settings.pp.train), opened(settings.pp.test)
-    self.image_size = preprocess.check_image_size(settings.pp.crop)
-    self.architecture = dict(settings.model, num_classes=self.train.num_classes)
+    self.train, self.test = opened(pp.train), opened(pp.test)
+    self.num_classes = self.train.num_classes
+    self.architecture = dict(settings.model, num_classes=self.num_classes)
     self.model = models.create(self.architecture)
-    self.params = self._initial_params()
     self.total_steps, self.schedule = _schedule(settings, self.train)
     self.tx = optim.create_optimizer(
       settings.optim,
@@ -116,16 +125,33 @@ class _Run:
       decay=settings.weight_decay_on or None,
       grad_clip_norm=settings.grad_norm_clip or None,
     )
-    state = jax.eval_shape(
-      functools.partial(steps.create_state, tx=self.tx), self.params
+    self.shapes = self._state_shapes()
+    self.params = self._initial_params() if load else None
+    self.step = self._compiled_step()
+
+  def _state_shapes(self):
+    """Shapes and shardings of the state; the model's output is checked."""
+    images = jax.ShapeDtypeStruct((1, *self.image_size, 3), jnp.float32)
+    logits, variables = jax.eval_shape(
+      self.model.init_with_output, jax.random.key(0), images
     )
-    self.shardings = mesh.parameter_sharding(state, self.mesh)
-    self.shapes = jax.tree.map(
+    if logits.ndim != 2:
+      raise ValueError(
+        f'config.model gives {logits.shape[1:]} outputs for an image instead '
+        'of one for each class; choose a classifier that pools'
+      )
+    state = jax.eval_shape(
+      functools.partial(steps.create_state, tx=self.tx), variables['params']
+    )
+    return jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
       state,
-      self.shardings,
+      mesh.parameter_sharding(state, self.mesh),
     )
-    self.step = self._compiled_step()
+
+  @property
+  def shardings(self):
+    return jax.tree.map(lambda x: x.sharding, self.shapes)
 
   def manifest(self):
     return manifest.create(
@@ -143,10 +169,17 @@ class _Run:
   def state(self, checkpoints):
     """The state to start from on the mesh, and how many updates it has had."""
     if checkpoints.latest_step() is not None:
-      state, _ = checkpoints.restore(self.shapes)
+      self.params = None
+      state, position = checkpoints.restore(self.shapes)
+      if position['processes'] != jax.process_count():
+        note(
+          f'the run began in {position["processes"]} processes and goes on in '
+          f'{jax.process_count()}: its examples come in another order'
+        )
       return state, int(state.step)
-    state = steps.create_state(self.params, self.tx, seed=self.settings.seed)
+    params = self._initial_params() if self.params is None else self.params
     self.params = None  # not needed twice
+    state = steps.create_state(params, self.tx, seed=self.settings.seed)
     return mesh.put(state, self.shardings), 0
 
   def loop(self, state, start_step, checkpoints, folder, show):
@@ -193,7 +226,7 @@ class _Run:
   def _initial_params(self):
     """Host arrays: a published file's, fitted to the task, or fresh ones."""
     settings = self.settings
-    if settings.pretrained_dir is None:
+    if not settings.pretrained_dir:
       key = jax.random.fold_in(jax.random.key(settings.seed), 1)
       images = jnp.zeros((1, *self.image_size, 3))
       fresh = jax.jit(self.model.init)(key, images)['params']
@@ -215,7 +248,7 @@ class _Run:
     augment = None
     if alpha:
       augment = functools.partial(
-        objectives.mixup, alpha=alpha, num_classes=self.train.num_classes
+        objectives.mixup, alpha=alpha, num_classes=self.num_classes
       )
     step = functools.partial(
       steps.train_step,
@@ -247,6 +280,7 @@ class _Run:
       flip=pp.flip,
       shift=pp.shift,
     )
+    batches = labels.translated(batches, None, self.num_classes)
     put = functools.partial(mesh.to_global, mesh=self.mesh)
     return loop.prefetch(batches, put, settings.prefetch)
 
@@ -262,7 +296,7 @@ class _Run:
     result = classify.evaluate(
       self.model,
       params,
-      batches,
+      labels.translated(batches, None, self.num_classes),
       self.mesh,
       num_examples=self.test.num_examples,
     )
@@ -272,69 +306,8 @@ class _Run:
     }
 
   def _position(self):
-    """The data's position is a function of these and the step."""
-    return {'seed': self.settings.seed, 'batch': self.settings.batch}
-
-
-def pretrained_path(settings: settings_lib.Settings) -> str:
-  """The published file that a run starts from.
-
-  Raises:
-    FileNotFoundError: it is not there.
-    ValueError: no name is given, or no file of that AugReg model is listed.
-  """
-  folder = os.path.expanduser(settings.pretrained_dir)
-  name = settings.model_or_filename or settings.model.get('model_name')
-  if name is None:
-    raise ValueError(
-      'config.model.model_name is not set, so no file of config.pretrained_dir='
-      f'{settings.pretrained_dir!r} is chosen; set config.model_or_filename'
-    )
-  path = os.path.join(folder, f'{name.removesuffix(".npz")}.npz')
-  is_model = settings.model_or_filename and '-' not in name
-  if is_model and not os.path.exists(path):
-    name = best_augreg_file(folder, name).removesuffix('.npz')
-    path = os.path.join(folder, f'{name}.npz')
-  if not os.path.exists(path):
-    raise FileNotFoundError(
-      f'no weights file {path}; put it there or set --config.pretrained_dir '
-      'to the folder that has it'
-    )
-  return path
-
-
-def best_augreg_file(folder: str, model: str) -> str:
-  """The ImageNet-21k file with the best upstream accuracy (`final_val`).
-
-  From `index.csv` of the AugReg bucket (vit_jax/train.py); a folder with just
-  one such file needs no index.
-  """
-  index = os.path.join(folder, 'index.csv')
-  start = f'{model}-i21k-'
-  if os.path.exists(index):
-    with open(index, encoding='utf-8', newline='') as file:
-      rows = [
-        (float(row['final_val']), row['filename'])
-        for row in csv.DictReader(file)
-        if row['ds'] == 'i21k' and row['filename'].split('-')[0] == model
-      ]
-    if rows:
-      return max(rows)[1]
-    raise ValueError(f'{index} lists no ImageNet-21k file of {model!r}')
-  found = []
-  if os.path.isdir(folder):
-    found = [
-      name
-      for name in os.listdir(folder)
-      if name.startswith(start) and '--' not in name and name.endswith('.npz')
-    ]
-  if len(found) == 1:
-    return found[0]
-  raise FileNotFoundError(
-    f'{len(found)} files {start}*.npz and no index.csv in {folder}; put the '
-    "AugReg bucket's index.csv there, or name one file: "
-    f'--config.model_or_filename={start}...'
-  )
+    """With the step and the settings, the position in the data."""
+    return {'processes': jax.process_count()}
 
 
 def _schedule(settings, train):

@@ -12,6 +12,7 @@
 Process 0 writes; the others only look.
 """
 
+import glob
 import json
 import os
 from collections.abc import Mapping
@@ -30,28 +31,61 @@ FREE = (
   'progress_every',
   'tfds_data_dir',
   'tfds_manual_dir',
-  'pretrained_dir',
+  'mesh.data',
+  'mesh.fsdp',
+  'mesh.model',
 )
+FILES = ('checkpoints', 'metrics.jsonl', 'result.json', 'model.npz')
 
 
 class Workdir:
   """A run's folder, made if it is not there."""
 
   def __init__(self, folder: str | os.PathLike, config: Mapping[str, Any]):
-    """Checks that the folder is this configuration's, or new.
+    """Checks that the folder is new, or holds a run of this configuration.
+
+    Nothing is written before `begin`.
 
     Raises:
-      ValueError: it holds a run with other settings.
+      ValueError: it holds another run, or other files under a run's names.
       OSError: it cannot be written.
     """
-    self.folder = os.path.abspath(os.path.expanduser(os.fspath(folder)))
+    folder = os.fspath(folder)
+    if not folder or '://' in folder:
+      raise ValueError(
+        f'workdir={folder!r} must be a folder on this machine; name one'
+      )
+    self.folder = os.path.abspath(os.path.expanduser(folder))
     self._first = jax.process_index() == 0
     self._tensorboard = None
-    self._check_config(config)
+    self._config = config
+    self._check_config()
+    above = self.folder
+    while not os.path.exists(above):
+      above = os.path.dirname(above)
+    if not os.path.isdir(above) or not os.access(above, os.W_OK):
+      raise OSError(f'cannot write in {above}; choose another workdir')
+
+  def begin(self, manifest: Mapping[str, Any]) -> None:
+    """Makes the folder, writes config.json and manifest.json.
+
+    Raises:
+      ValueError: the data set is not the one that the run began with.
+    """
+    old = self.read_json('manifest.json').get('data', {})
+    new = manifest['data']
+    for key in old.keys() & new.keys():
+      if old[key] != new[key]:
+        raise ValueError(
+          f'{self.folder} holds a run on other data: {key} was {old[key]!r} '
+          f'and is {new[key]!r}; choose another workdir'
+        )
     if self._first:
       os.makedirs(self.folder, exist_ok=True)
-      json_files.check_writable(self.path('config.json'))
-      self.write_json('config.json', config)
+      for left in glob.glob(self.path('.model.npz.*.tmp')):
+        os.remove(left)  # of a process that was killed while writing
+      self.write_json('config.json', self._config)
+      self.write_json('manifest.json', manifest)
 
   def path(self, name: str) -> str:
     """The path of a file in the folder."""
@@ -67,7 +101,7 @@ class Workdir:
     path = self.path('metrics.jsonl')
     if not self._first or not os.path.exists(path):
       return
-    with open(path, encoding='utf-8') as file:
+    with open(path, encoding='utf-8', errors='replace') as file:
       lines = file.readlines()
     kept = [line for line in lines if _step(line) <= step]
     json_files.write_text(path, ''.join(kept))
@@ -92,16 +126,17 @@ class Workdir:
     if self._tensorboard is not None:
       self._tensorboard.close()
 
-  def _check_config(self, config):
-    path = self.path('config.json')
-    if not os.path.exists(path):
+  def _check_config(self):
+    before = _flat(self.read_json('config.json'))
+    if not before:
+      found = [n for n in FILES if os.path.exists(self.path(n))]
+      if found:
+        raise ValueError(
+          f'{self.folder} has {found} and no config.json, so they are not of a '
+          'run that could continue; choose another workdir'
+        )
       return
-    try:
-      with open(path, encoding='utf-8') as file:
-        before = json.load(file)
-    except ValueError as error:
-      raise ValueError(f'{path} is not valid JSON: {error}') from None
-    before, config = _flat(before), _flat(json.loads(json.dumps(config)))
+    config = _flat(json.loads(json.dumps(self._config)))
     changed = [
       f'{key} was {before.get(key)!r} and is {config.get(key)!r}'
       for key in sorted(before.keys() | config.keys())
@@ -112,6 +147,22 @@ class Workdir:
         f'{self.folder} holds a run with other settings: '
         f'{"; ".join(changed)}; choose another workdir'
       )
+
+  def read_json(self, name: str) -> dict:
+    """A JSON file of the folder, {} if it is not there."""
+    path = self.path(name)
+    if not os.path.exists(path):
+      return {}
+    try:
+      with open(path, encoding='utf-8') as file:
+        value = json.load(file)
+    except ValueError as error:
+      raise ValueError(
+        f'{path} is not valid JSON ({error}); choose another workdir'
+      ) from None
+    if not isinstance(value, dict):
+      raise ValueError(f'{path} is not of a run; choose another workdir')
+    return value
 
 
 def _flat(config, prefix=''):
@@ -128,6 +179,6 @@ def _flat(config, prefix=''):
 def _step(line):
   """The step of a line of metrics; a line cut by a kill counts as the last."""
   try:
-    return json.loads(line)['step']
-  except ValueError:
+    return int(json.loads(line)['step'])
+  except (ValueError, TypeError, KeyError):
     return float('inf')

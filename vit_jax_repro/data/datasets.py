@@ -185,7 +185,7 @@ def _prepare(name, builder, manual_dir, download):
   if not download and manual_dir is None:
     raise FileNotFoundError(
       f'data set {name!r} is not prepared: nothing at {where}; run '
-      f'`tfds build {name.partition(":")[0]}` where there is a network, or '
+      f'`tfds build {_build_name(builder)}` where there is a network, or '
       'point --data_dir at the directory that has it'
     )
   import tensorflow_datasets as tfds
@@ -199,6 +199,16 @@ def _prepare(name, builder, manual_dir, download):
     ) from error
 
 
+def _build_name(builder):
+  """NAME[/CONFIG]:VERSION, what `tfds build` takes."""
+  config = builder.builder_config
+  name = f'{builder.name}/{config.name}' if config else builder.name
+  return f'{name}:{builder.version}'
+
+
 def _first_line(error):
   text = str(error).strip()
-  return text.splitlines()[0] if text else type(error).__name__
+  line = text.splitlines()[0].rstrip() if text else type(error).__name__
+  if line.endswith(':'):  # a list would follow: leave out its announcement
+    line = line.rpartition('. ')[0] or line[:-1]
+  return line

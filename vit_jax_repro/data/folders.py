@@ -93,6 +93,7 @@ def scan(root, split):
   Raises:
     FileNotFoundError: `root` is not a folder.
     ValueError: it has no such split, or is not laid out as LAYOUT.
+    OSError: an image of the split cannot be read, such as a link to nothing.
   """
   if not os.path.isdir(root):
     raise FileNotFoundError(
@@ -108,6 +109,8 @@ def scan(root, split):
     examples += _examples(root, part.strip(), splits, label_of)
   if not examples:
     raise ValueError(f'split {split!r} of {root} holds no image')
+  for path, _ in examples:
+    _check_readable(path)
   paths, labels = zip(*examples, strict=True)
   start = len(os.path.join(root, ''))
   return Folder(
@@ -163,6 +166,12 @@ def _position(text, size, part):
   if abs(position) > size:
     raise ValueError(f'{part!r} reaches beyond the {size} images of the split')
   return position + size if text.startswith('-') else position
+
+
+def _check_readable(path):
+  if not os.access(path, os.R_OK):
+    reason = 'permission denied' if os.path.exists(path) else 'no such file'
+    raise OSError(f'{path} cannot be read: {reason}; remove or mend it')
 
 
 def _images(folder, above=()):

@@ -51,7 +51,7 @@ def translated(batches, table, num_classes):
   """Batches whose labels are the model's.
 
   Args:
-    batches: dicts with label [B] int32 and mask [B] bool.
+    batches: dicts with label [B] int32 and mask [B] bool, or no mask.
     table: what `align` gave; None leaves labels as they are.
     num_classes: of the model.
 
@@ -61,7 +61,8 @@ def translated(batches, table, num_classes):
   largest = num_classes if table is None else len(table)
   for batch in batches:
     label = batch['label']
-    wrong = label[batch['mask'] & ((label < 0) | (label >= largest))]
+    outside = (label < 0) | (label >= largest)
+    wrong = label[outside & batch.get('mask', True)]
     if wrong.size:
       raise ValueError(
         f'label {wrong[0]} of the data set is none of the {largest} classes'

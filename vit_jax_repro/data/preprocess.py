@@ -33,7 +33,9 @@ def decode(encoded):  # bytes -> [h, w, 3] uint8
   return image
 
 
-def squash(image, image_size):  # [h, w, 3] -> [H, W, 3] float32
+def squash(  # [h, w, 3] -> [H, W, 3] float32
+  image, image_size, *, method='bilinear', antialias=False
+):
   """Resizes to exactly `image_size`, whatever that does to the proportions.
 
   Bilinear with half-pixel centres and without antialiasing, the defaults of
@@ -41,7 +43,7 @@ def squash(image, image_size):  # [h, w, 3] -> [H, W, 3] float32
   values by more than 1 in [-1, 1].
   """
   return tensorflow().image.resize(
-    image, image_size, method='bilinear', antialias=False
+    image, image_size, method=method, antialias=antialias
   )
 
 
@@ -66,11 +68,16 @@ PREPROCESSINGS = {
 }
 
 
+# Far above any published model's 560; what is larger is a slip of the keyboard
+# that would take all memory.
+MAX_IMAGE_SIZE = 8192
+
+
 def check_image_size(image_size):
   """Turns `S` or `(H, W)` into `(H, W)`, positive integers both.
 
   Raises:
-    ValueError: it is neither.
+    ValueError: it is neither, or a side is above `MAX_IMAGE_SIZE`.
   """
   sides = image_size if isinstance(image_size, tuple | list) else (image_size,)
   sides = tuple(sides) * (2 if len(sides) == 1 else 1)
@@ -80,6 +87,11 @@ def check_image_size(image_size):
     raise ValueError(
       f'image size {image_size!r} must be a positive number of pixels or a '
       '(height, width) pair of them'
+    )
+  if max(sides) > MAX_IMAGE_SIZE:
+    raise ValueError(
+      f'image size {image_size!r} is above {MAX_IMAGE_SIZE} pixels, the '
+      'largest side that is read'
     )
   return sides
 

@@ -14,8 +14,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_repro.models import intermediates
+from vit_jax_repro.models.checks import check_input, check_width
 from vit_jax_repro.models.choices import Dtype, norm_dtype
 from vit_jax_repro.models.convolution import GroupNorm, StdConv, max_pool
+from vit_jax_repro.models.layers import classify
 
 
 def _conv(conv, features, kernel_size, strides, name):
@@ -132,6 +134,10 @@ class BiT(nn.Module):
   @nn.compact
   def __call__(self, images, *, train=False):
     del train  # no dropout and no running statistics
+    check_input(self, images)
+    check_width(
+      f'root_channels={self.root_channels}', self.root_channels, self.groups
+    )
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     conv = functools.partial(
       StdConv,
@@ -168,13 +174,4 @@ class BiT(nn.Module):
     x = x.astype(norm_dtype(self.dtype)).mean(axis=(1, 2))  # [B, C]
     named['pre_logits'] = x
     intermediates.record(self, named)
-    if not self.num_classes:
-      return x
-    return nn.Dense(
-      self.num_classes,
-      kernel_init=nn.initializers.zeros,
-      bias_init=nn.initializers.constant(self.head_bias_init),
-      dtype=norm_dtype(self.dtype),
-      param_dtype=self.param_dtype,
-      name='head',
-    )(x)  # [B, K]
+    return classify(self, x)  # [B, K]

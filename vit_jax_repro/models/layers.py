@@ -1,6 +1,6 @@
-"""The multi-layer perceptron and stochastic depth, shared by ViT and Mixer.
+"""What the models share: perceptron, dropout, stochastic depth, the head.
 
-Shapes: B batch, N tokens, D hidden, F mlp.
+Shapes: B batch, N tokens, D hidden, F mlp, K classes.
 """
 
 import functools
@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vit_jax_repro.models.choices import Dtype, pick
+from vit_jax_repro.models.choices import Dtype, norm_dtype, pick
 
 # The original code uses linen's default, the tanh approximation; PyTorch
 # ports use the exact form through the error function.
@@ -45,6 +45,26 @@ class Mlp(nn.Module):
     y = dropout(y, self.dropout_rate, inner_key)
     y = dense(x.shape[-1], name='Dense_1')(y)  # [..., D]
     return dropout(y, self.dropout_rate, outer_key)
+
+
+def classify(
+  model: nn.Module, x: jax.Array, name: str = 'head'
+) -> jax.Array:  # [..., D] -> [..., K]
+  """The head of every model, called in the scope of `model`.
+
+  The kernel starts at zero, the bias at `head_bias_init`; logits are float32
+  or wider. Without `num_classes` there is no head and `x` comes back.
+  """
+  if not model.num_classes:
+    return x
+  return nn.Dense(
+    model.num_classes,
+    kernel_init=nn.initializers.zeros,
+    bias_init=nn.initializers.constant(model.head_bias_init),
+    dtype=norm_dtype(model.dtype),
+    param_dtype=model.param_dtype,
+    name=name,
+  )(x)
 
 
 def split(key: jax.Array | None, num: int):

@@ -9,8 +9,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_repro.models import intermediates
+from vit_jax_repro.models.checks import check_input, check_patches
 from vit_jax_repro.models.choices import Dtype, norm_dtype
-from vit_jax_repro.models.layers import Mlp, depth_rates, drop_path, split
+from vit_jax_repro.models.layers import (
+  Mlp,
+  classify,
+  depth_rates,
+  drop_path,
+  split,
+)
 
 
 class MixerBlock(nn.Module):
@@ -66,6 +73,8 @@ class Mixer(nn.Module):
 
   @nn.compact
   def __call__(self, images, *, train=False):
+    check_input(self, images)
+    check_patches(images, self.patch_size)
     named = {}
     x = nn.Conv(
       self.hidden_dim,
@@ -104,13 +113,4 @@ class Mixer(nn.Module):
     x = x.mean(axis=1)  # [B, D]
     named['pre_logits'] = x
     intermediates.record(self, named)
-    if not self.num_classes:
-      return x
-    return nn.Dense(
-      self.num_classes,
-      kernel_init=nn.initializers.zeros,
-      bias_init=nn.initializers.constant(self.head_bias_init),
-      dtype=norm_dtype(self.dtype),
-      param_dtype=self.param_dtype,
-      name='head',
-    )(x)  # [B, K]
+    return classify(self, x)  # [B, K]

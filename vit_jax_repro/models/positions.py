@@ -47,11 +47,11 @@ def sincos2d(
   Source: big_vision/models/vit.py (after MoCo v3).
 
   Raises:
-    ValueError: `hidden_size` is not a multiple of 4.
+    ValueError: `hidden_size` is not a multiple of 4, or is 4.
   """
-  if hidden_size % 4:
+  if hidden_size % 4 or hidden_size <= 4:
     raise ValueError(
-      f'{hidden_size=} must be a multiple of 4 for sincos2d positions'
+      f'{hidden_size=} must be a multiple of 4 above 4 for sincos2d positions'
     )
   quarter = hidden_size // 4
   rates = SINCOS_TEMPERATURE ** -(

@@ -16,6 +16,7 @@ import jax
 from vit_jax_repro.models.convolution import GroupNorm, StdConv, max_pool
 
 ROOT_CHANNELS = 64  # times the width factor
+GROUPS = 32  # of every norm
 
 
 class ResidualUnit(nn.Module):
@@ -101,7 +102,11 @@ def apply_stem(
     param_dtype=param_dtype,
   )
   norm = functools.partial(
-    GroupNorm, eps=group_norm_eps, dtype=dtype, param_dtype=param_dtype
+    GroupNorm,
+    num_groups=GROUPS,
+    eps=group_norm_eps,
+    dtype=dtype,
+    param_dtype=param_dtype,
   )
   unit = nn.remat(ResidualUnit) if remat else ResidualUnit
   width = int(ROOT_CHANNELS * width_factor)

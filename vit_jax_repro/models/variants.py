@@ -126,7 +126,11 @@ def canonical_name(name: str) -> str:
   bit = _BIT_NAME.fullmatch(str(name))
   if bit and int(bit[2]) in BIT_UNITS:
     return name
-  near = difflib.get_close_matches(str(name), aliases, n=3, cutoff=0.5)
+  spelling = {}  # whatever the letter case
+  for alias in aliases:
+    spelling.setdefault(alias.lower(), alias)
+  near = difflib.get_close_matches(str(name).lower(), spelling, n=3, cutoff=0.5)
+  near = [spelling[alias] for alias in near]
   near = f'did you mean {" or ".join(map(repr, near))}? ' if near else ''
   raise ValueError(
     f'unknown model {name!r}; {near}names are ViT-{{{",".join(VIT_SIZES)}}}_'
@@ -173,6 +177,11 @@ def _mixer(name):
 def _bit(name):
   data, depth, width, tuned = _BIT_NAME.fullmatch(name).groups()
   width = float(width) if '.' in width else int(width)
+  if width <= 0 or 64 * width % 32:
+    raise ValueError(
+      f'the width of {name!r} gives {64 * width:g} channels at the root, which '
+      'must be a multiple of the 32 groups of its norms; choose 0.5, 1, 1.5...'
+    )
   return dict(
     model='bit_resnetv2',
     num_classes=NUM_CLASSES if tuned else BIT_CLASSES[data or ''],

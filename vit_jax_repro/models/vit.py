@@ -13,8 +13,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_repro.models import intermediates, positions, resnet
-from vit_jax_repro.models.choices import Dtype, norm_dtype, pick
-from vit_jax_repro.models.layers import GELUS
+from vit_jax_repro.models.checks import (
+  check_input,
+  check_patches,
+  check_width,
+)
+from vit_jax_repro.models.choices import Dtype, pick
+from vit_jax_repro.models.layers import classify
 from vit_jax_repro.models.transformer import Encoder, MapHead
 
 # classifier: whether a class token is prepended.
@@ -54,7 +59,12 @@ class ViT(nn.Module):
   Intermediates: `conv_root`, `gn_root`, `block1`... (hybrids), `embedding`,
   `Transformer/posembed_input`, `Transformer/encoderblock_0` and
   `Transformer/encoderblock_0/attention_weights`..., `Transformer/encoder_norm`,
-  `pre_logits` (before the tanh), `pre_logits_tanh`.
+  `pre_logits` (before the tanh), `pre_logits_tanh`. big_vision's names for
+  them: `stem` is `embedding`, `with_posemb` is `Transformer/posembed_input`,
+  `encoded` is `Transformer/encoder_norm`, `pre_logits` is after its tanh
+  (`pre_logits_tanh`); `head_input` is what enters the pre_logits layer: our
+  `pre_logits` where there is no such layer, else the pooled
+  `Transformer/encoder_norm`, which has no name here.
 
   Raises:
     ValueError: a field's value is unknown or does not fit the image.
@@ -118,13 +128,16 @@ class ViT(nn.Module):
     return logits
 
   def _check(self, images):
+    check_input(self, images)
     pick('classifier', self.classifier, CLASSIFIERS)
-    pick('gelu', self.gelu, GELUS)
-    pick(
-      'position embedding',
-      self.position_embedding,
-      dict.fromkeys(positions.KINDS),
-    )
+    if self.stem_num_layers is None:
+      check_patches(images, self.patch_size)
+    else:
+      check_width(
+        f'stem_width_factor={self.stem_width_factor}',
+        int(resnet.ROOT_CHANNELS * self.stem_width_factor),
+        resnet.GROUPS,
+      )
     if self.hidden_size % self.num_heads:
       raise ValueError(
         f'hidden_size={self.hidden_size} must be a multiple of '
@@ -134,8 +147,6 @@ class ViT(nn.Module):
       raise ValueError(
         f"classifier={self.classifier!r} must be 'token' in a distilled model"
       )
-    if images.ndim != 4 or images.shape[-1] != 3:
-      raise ValueError(f'images of shape {images.shape} must be [B, H, W, 3]')
 
   def _stem(self, x):
     return resnet.apply_stem(
@@ -152,11 +163,7 @@ class ViT(nn.Module):
     )
 
   def _embed(self, x):  # [B, H, W, C] -> [B, h, w, D]
-    if x.shape[1] < self.patch_size[0] or x.shape[2] < self.patch_size[1]:
-      raise ValueError(
-        f'an input of {x.shape[1:3]} holds no patch of {self.patch_size}; '
-        'use larger images'
-      )
+    check_patches(x, self.patch_size)
     return nn.Conv(
       self.hidden_size,
       self.patch_size,
@@ -227,32 +234,23 @@ class ViT(nn.Module):
       del fields['dropout_rate'], fields['attention_dropout_rate']
       x = MapHead(**fields, name='MAPHead_0')(x)
     if self.representation_size is not None:
-      x = self._dense(self.representation_size, self.dtype, 'pre_logits')(x)
+      x = nn.Dense(
+        self.representation_size,
+        dtype=self.dtype,
+        param_dtype=self.param_dtype,
+        name='pre_logits',
+      )(x)
       named['pre_logits'] = x
       x = jnp.tanh(x)
       named['pre_logits_tanh'] = x
     else:
       named['pre_logits'] = x
-    return self._classify('head')(x) if self.num_classes else x
+    return classify(self, x)
 
   def _distilled_logits(self, x, named, train):
     named['pre_logits'] = x[:, :2]
     if not self.num_classes:
       return x[:, :2]
-    logits = self._classify('head')(x[:, 0])
-    distilled = self._classify('head_dist')(x[:, 1])
+    logits = classify(self, x[:, 0])
+    distilled = classify(self, x[:, 1], 'head_dist')
     return (logits, distilled) if train else (logits + distilled) / 2
-
-  def _dense(self, features, dtype, name, **init):
-    return nn.Dense(
-      features, dtype=dtype, param_dtype=self.param_dtype, name=name, **init
-    )
-
-  def _classify(self, name):
-    return self._dense(
-      self.num_classes,
-      norm_dtype(self.dtype),
-      name,
-      kernel_init=nn.initializers.zeros,
-      bias_init=nn.initializers.constant(self.head_bias_init),
-    )

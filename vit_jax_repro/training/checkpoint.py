@@ -1,5 +1,6 @@
 """Checkpoints of the training state, by Orbax, written in the background."""
 
+import contextlib
 import os
 import pathlib
 from typing import Any
@@ -35,15 +36,19 @@ class Checkpoints:
 
     Returns when the arrays are copied; the state may then be donated. A step
     that is already there is left as it is.
+
+    Raises:
+      OSError: this checkpoint or the one before could not be written.
     """
     step = int(state.step)
-    if step not in self._manager.all_steps():
-      self._manager.save(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
-        ),
-      )
+    if step in self._manager.all_steps():
+      return
+    items = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+    )
+    with self._writing():
+      if not self._manager.save(step, args=items):
+        raise OSError(f'Orbax declined to save step {step}')
 
   def restore(self, state: Any) -> tuple[Any, dict]:
     """Reads the newest checkpoint.
@@ -70,17 +75,36 @@ class Checkpoints:
         ),
       )
     except Exception as error:  # Orbax raises bare Exceptions on bad data
-      reason = str(error).strip().partition('\n')[0]
       raise ValueError(
-        f'cannot restore step {step} of {self._manager.directory}: {reason}; '
-        'delete that folder to continue from the checkpoint before'
+        f'cannot restore {self._manager.directory / str(step)}: '
+        f'{_short(error)}; move that folder away to continue from the '
+        'checkpoint before'
       ) from error
     return read['state'], read['meta']
 
   def wait(self) -> None:
     """Returns when everything that was saved is on disk."""
-    self._manager.wait_until_finished()
+    with self._writing():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits, and stops the threads."""
-    self._manager.close()
+    with self._writing():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self):
+    """Turns what the writing threads raise (a full disk) into an OSError."""
+    try:
+      yield
+    except Exception as error:
+      raise OSError(
+        f'cannot write a checkpoint in {self._manager.directory}: '
+        f'{_short(error)}; the earlier ones are as they were'
+      ) from error
+
+
+def _short(error):
+  """The start of what Orbax or TensorStore says, on one line."""
+  line = ' '.join(str(error).split())
+  return line if len(line) <= 160 else f'{line[:157]}...'

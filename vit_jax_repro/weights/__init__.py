@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax_repro.weights import names, npz, stacking
-from vit_jax_repro.weights.adapt import adapt, resize_position_embedding
+from vit_jax_repro.weights import messages, names, npz, stacking
+from vit_jax_repro.weights.adapt import adapt
 from vit_jax_repro.weights.description import describe
+from vit_jax_repro.weights.positions import resize_position_embedding
 
 __all__ = ['adapt', 'describe', 'load', 'resize_position_embedding', 'save']
 
@@ -16,8 +17,8 @@ __all__ = ['adapt', 'describe', 'load', 'resize_position_embedding', 'save']
 def load(path: str | os.PathLike) -> dict[str, Any]:
   """Reads a published .npz file of any layout into the canonical tree.
 
-  Layouts: `names`. Memory rises by the parameters' size and little more;
-  optimizer state in the file is not read.
+  Layouts: `names`. Memory rises by the parameters' size and little more.
+  Optimizer state, and the text tower of an image-text model, are not read.
 
   Args:
     path: the file; ViT, hybrid, Mixer, BiT or big_vision.
@@ -29,6 +30,7 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: one line that says what is wrong with the file.
+    OSError: the file cannot be read.
   """
   try:
     canonical = names.from_file(npz.read_names(path))
@@ -36,11 +38,11 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
       canonical[name]: names.from_file_shape(canonical[name], array)
       for name, array in npz.read(path, wanted=canonical.__contains__)
     }
+    return stacking.nest(stacking.unstack(flat))
   except ValueError as error:
     if str(path) in str(error):
       raise
     raise ValueError(f'{path}: {error}') from None
-  return stacking.nest(stacking.unstack(flat))
 
 
 def save(
@@ -51,20 +53,46 @@ def save(
 ) -> None:
   """Writes parameters as an .npz file, atomically.
 
+  What `load` leaves out of a file (optimizer state, the text tower of an
+  image-text model) is not kept: the written file has one model's parameters.
+
   Args:
     path: file to write; one that is there is replaced when the new one is
-      complete, and stays if anything fails.
+      complete, and stays if anything fails. A symbolic link stays a link; the
+      permissions of a replaced file stay.
     params: canonical tree, nested; stacked blocks of scanned models are
       unstacked. bfloat16 is stored as `V2`.
     layout: 'official' (names and shapes of the family's released files),
-      'linen' (the flattened tree) or 'big_vision'.
+      'linen' (the flattened tree), 'big_vision', or 'big_vision_scan' (blocks
+      stacked on axis 0).
 
   Raises:
-    ValueError: unknown layout, or one that has no such model.
+    ValueError: unknown layout, one that has no such model, a tree that is
+      none of a model, or a leaf that is no array of numbers.
     OSError: the file cannot be written.
   """
-  flat = stacking.unstack(stacking.flatten(params))
+  flat = stacking.flatten(params)
+  _check_is_model(flat)
+  flat = stacking.unstack(flat)
   renamed = names.to_file(flat, layout)
   npz.write(
     path, ((name, np.asarray(renamed[name])) for name in sorted(renamed))
   )
+
+
+def _check_is_model(flat):
+  if not any(name in flat for name in names.FAMILY_MARKERS):
+    raise ValueError(
+      f'no parameters of a model: {len(flat)} leaves named '
+      f'{messages.listed(flat)}; {names.advice(flat)}'
+    )
+  for name, leaf in flat.items():
+    dtype = getattr(leaf, 'dtype', None)
+    if dtype != npz.BFLOAT16 and getattr(dtype, 'kind', None) not in set(
+      'biuf'
+    ):
+      what = f'{dtype} array' if dtype else type(leaf).__name__
+      raise ValueError(
+        f'leaf {messages.quoted(name)} is a {messages.short(what)}; parameters '
+        'are arrays of numbers'
+      )

@@ -5,8 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax_repro.weights import names, stacking
+from vit_jax_repro.weights import messages, names, positions, stacking
 
+_LAST_LAYER = stacking.MAX_LAYERS - 1
 STEM_STRIDE = 4  # root convolution and pool of the hybrids, together
 
 
@@ -15,31 +16,69 @@ def describe(params: Mapping[str, Any]) -> dict[str, Any]:
 
   What shapes cannot tell has its default: dropout rates (0), epsilons, GELU
   form, BiT's number of groups, and `gap` for a file without class token that
-  may have been used `unpooled`.
+  may have been used `unpooled`. A DeiT without distillation token has a ViT's
+  names and shapes, so that its GELU form is taken for the ViT's; a run's
+  model.json (or the model's name) says it.
 
   Args:
     params: a tree as `load` returns it (nested; arrays or shapes).
 
   Returns:
     Fields, and `image_size` (height, width) in pixels where a square grid of
-    position embeddings or token-mixing weights fixes it, else None.
+    position embeddings (see `positions.slots`) or token-mixing weights fixes
+    it, else None.
 
   Raises:
-    ValueError: essential names are missing, so that no architecture fits.
+    ValueError: essential names are missing or have another number of
+      dimensions; one line that names them all.
   """
   flat = stacking.unstack(stacking.flatten(params))
   shapes = {name: tuple(leaf.shape) for name, leaf in flat.items()}
-  try:
-    if 'root_block/conv/kernel' in shapes:
-      return _bit(shapes)
-    if 'stem/kernel' in shapes:
-      return _mixer(shapes)
-    return _vit(shapes)
-  except (KeyError, IndexError) as error:
+  if 'root_block/conv/kernel' in shapes:
+    read, essential = _bit, _BIT_RANKS
+  elif 'stem/kernel' in shapes:
+    read, essential = _mixer, _MIXER_RANKS
+  else:
+    read, essential = _vit, _VIT_RANKS
+  _check_ranks(shapes, essential)
+  return read(shapes)
+
+
+# How many dimensions the arrays have that are read here.
+_BLOCK = 'Transformer/encoderblock_0'
+_VIT_RANKS = {
+  'embedding/kernel': 4,
+  f'{_BLOCK}/MlpBlock_0/Dense_0/kernel': 2,
+  f'{_BLOCK}/MultiHeadDotProductAttention_0/query/kernel': 3,
+}
+_MIXER_RANKS = {
+  'stem/kernel': 4,
+  'MixerBlock_0/token_mixing/Dense_0/kernel': 2,
+  'MixerBlock_0/channel_mixing/Dense_0/kernel': 2,
+}
+_BIT_RANKS = {'root_block/conv/kernel': 4, 'block1/unit01/a/conv/kernel': 4}
+_RANKS_IF_THERE = {
+  'head/bias': 1,
+  'pre_logits/bias': 1,
+  'conv_root/kernel': 4,
+  names.POSITIONS: 3,
+  names.POSITIONS_BEFORE_CLS: 3,
+}
+
+
+def _check_ranks(shapes, essential):
+  missing = sorted(essential.keys() - shapes.keys())
+  wrong = [
+    f'{name}: {messages.short(shapes[name])} instead of {rank} positive sides'
+    for name, rank in (essential | _RANKS_IF_THERE).items()
+    if name in shapes
+    and (len(shapes[name]) != rank or min(shapes[name], default=0) < 1)
+  ]
+  if missing or wrong:
     raise ValueError(
-      f'cannot tell the architecture: no {error.args[0]!r} among '
-      f'{len(shapes)} parameters'
-    ) from None
+      f'cannot tell the architecture from {len(shapes)} parameters: {missing=} '
+      f'{wrong=}; {names.advice(shapes)}'
+    )
 
 
 def _num_classes(shapes):
@@ -49,21 +88,28 @@ def _num_classes(shapes):
 def _count(pattern, shapes):
   """1 + the highest number that `pattern` finds, 0 if there is none."""
   found = [re.match(pattern, name) for name in shapes]
-  return max((1 + int(match[1]) for match in found if match), default=0)
+  numbers = [match[1].lstrip('0') or '0' for match in found if match]
+  longest = max(numbers, key=len, default='')
+  # By length first: int() refuses thousands of digits.
+  if len(longest) > 9 or max(map(int, numbers), default=0) > _LAST_LAYER:
+    raise ValueError(
+      f'layer number {messages.short(longest)} is too high: models of at most '
+      f'{stacking.MAX_LAYERS} layers are read'
+    )
+  return max((1 + int(number) for number in numbers), default=0)
 
 
 def _vit(shapes):
   *patch_size, _, hidden_size = shapes['embedding/kernel']
-  block = 'Transformer/encoderblock_0'
-  attention = f'{block}/MultiHeadDotProductAttention_0'
+  attention = f'{_BLOCK}/MultiHeadDotProductAttention_0'
   spec = dict(
     model='vit',
     num_classes=_num_classes(shapes),
     patch_size=tuple(patch_size),
     hidden_size=hidden_size,
     transformer=dict(
-      num_layers=_count(r'Transformer/encoderblock_(\d+)/', shapes),
-      mlp_dim=shapes[f'{block}/MlpBlock_0/Dense_0/kernel'][1],
+      num_layers=_count(r'Transformer/encoderblock_([0-9]+)/', shapes),
+      mlp_dim=shapes[f'{_BLOCK}/MlpBlock_0/Dense_0/kernel'][1],
       num_heads=shapes[f'{attention}/query/kernel'][1],
       dropout_rate=0.0,
       attention_dropout_rate=0.0,
@@ -74,7 +120,7 @@ def _vit(shapes):
   if 'conv_root/kernel' in shapes:
     width = shapes['conv_root/kernel'][-1] / 64
     spec['resnet'] = dict(
-      num_layers=_units(r'block{}/unit(\d+)/', shapes),
+      num_layers=_units(r'block{}/unit([0-9]+)/', shapes),
       width_factor=int(width) if width == int(width) else width,
     )
   if 'dist' in shapes:
@@ -103,20 +149,24 @@ def _units(pattern, shapes):
 
 def _image_size(shapes, spec):
   """(height, width) in pixels from a square grid of positions, else None."""
-  if names.POSITIONS_BEFORE_CLS in shapes:
-    tokens = shapes[names.POSITIONS_BEFORE_CLS][1]
-  elif names.POSITIONS in shapes:
-    tokens = shapes[names.POSITIONS][1] - ('cls' in shapes) - ('dist' in shapes)
-  else:
+  name = positions.name_in(shapes)
+  if name is None:
+    return None
+  tokens = shapes[name][1]
+  slots = positions.slots(tokens, positions.prefix(shapes, name))
+  if slots is None:
     return None
   stride = 1
   if 'resnet' in spec:
     stages = len(spec['resnet']['num_layers'])
     stride = STEM_STRIDE * 2 ** max(stages - 1, 0)
-  return _pixels(tokens, spec['patch_size'], stride)
+  return pixels(tokens - slots, spec['patch_size'], stride)
 
 
-def _pixels(tokens, patch_size, stride=1):
+def pixels(
+  tokens: int, patch_size: tuple[int, int], stride: int = 1
+) -> tuple[int, int] | None:
+  """(height, width) of a square grid of patches, None if there is no such."""
   side = math.isqrt(tokens)
   if side * side != tokens:
     return None
@@ -130,11 +180,11 @@ def _mixer(shapes):
     model='mixer',
     num_classes=_num_classes(shapes),
     patch_size=tuple(patch_size),
-    num_blocks=_count(r'MixerBlock_(\d+)/', shapes),
+    num_blocks=_count(r'MixerBlock_([0-9]+)/', shapes),
     hidden_dim=hidden_dim,
     tokens_mlp_dim=tokens_mlp_dim,
     channels_mlp_dim=shapes['MixerBlock_0/channel_mixing/Dense_0/kernel'][1],
-    image_size=_pixels(tokens, patch_size),
+    image_size=pixels(tokens, patch_size),
   )
 
 
@@ -144,7 +194,7 @@ def _bit(shapes):
   return dict(
     model='bit_resnetv2',
     num_classes=_num_classes(shapes),
-    block_units=_units(r'block{}/unit(\d+)/', shapes),
+    block_units=_units(r'block{}/unit([0-9]+)/', shapes),
     width_factor=int(width) if width == int(width) else width,
     root_channels=root_channels,
     groups=32,

@@ -17,30 +17,32 @@ big_vision/models/{vit,bit}.py and the sizes of the released files.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
+
+from vit_jax_repro.weights import messages, stacking
 
 POSITIONS = 'Transformer/posembed_input/pos_embedding'
 POSITIONS_BEFORE_CLS = 'pos_embedding'
 
-LAYOUTS = ('official', 'linen', 'big_vision')
+LAYOUTS = ('official', 'linen', 'big_vision', 'big_vision_scan')
 
-# Names that tell a family, and what may stand before them: nothing; a whole
+# One of these is in every canonical tree, and tells the family.
+FAMILY_MARKERS = ('embedding/kernel', 'stem/kernel', 'root_block/conv/kernel')
+
+# The same in files, and what may stand before them: nothing; a whole
 # optimizer checkpoint (sam/ViT-S_16, old big_vision); big_vision, and the
 # image tower of its image-text models.
-_MARKERS = (
-  'embedding/kernel',
-  'stem/kernel',
-  'resnet/root_block/',
-  'root_block/conv/kernel',
-)
+_MARKERS = (*FAMILY_MARKERS, 'resnet/root_block/')
 _PREFIXES = ('', 'params/', 'opt/target/')
 _TOWERS = ('', 'img/')
 
 # Modules counted per class inside a block; older code counted all together.
 _NUMBERED = re.compile(
-  r'(LayerNorm|MultiHeadDotProductAttention|MlpBlock)_(\d+)'
+  r'(LayerNorm|MultiHeadDotProductAttention|MlpBlock)_([0-9]{1,9})'
 )
 _PRE_LINEN = {
   'LayerNorm_0': 'LayerNorm_0',
@@ -48,7 +50,7 @@ _PRE_LINEN = {
   'LayerNorm_1': 'LayerNorm_2',
   'MlpBlock_0': 'MlpBlock_3',
 }
-_BIT_CONV = re.compile(r'standardized_conv2d(_\d+)?')
+_BIT_CONV = re.compile(r'standardized_conv2d(_[0-9]+)?')
 
 
 def from_file(names: Iterable[str]) -> dict[str, str]:
@@ -68,9 +70,12 @@ def from_file(names: Iterable[str]) -> dict[str, str]:
   else:
     renamed = _from_transformer(stripped)
   mapping = {prefix + n: new for n, new in zip(stripped, renamed, strict=True)}
-  doubled = sorted(n for n in set(renamed) if renamed.count(n) > 1)
+  doubled = [name for name, times in Counter(renamed).items() if times > 1]
   if doubled:
-    raise ValueError(f'several arrays of the file would become {doubled}')
+    raise ValueError(
+      f'several arrays of the file would become {messages.listed(doubled)}; '
+      'it holds more than one model, or is damaged'
+    )
   return mapping
 
 
@@ -93,7 +98,8 @@ def to_file(
     layout: 'official' (as the family's released files: pre-linen numbering,
       TensorFlow names for BiT, big_vision's where only big_vision has such a
       model; the flattened tree where nothing was released), 'linen' (the
-      flattened canonical tree) or 'big_vision'.
+      flattened canonical tree), 'big_vision', or 'big_vision_scan' (its
+      blocks stacked).
 
   Raises:
     ValueError: unknown layout, or big_vision has no such model.
@@ -102,13 +108,20 @@ def to_file(
     raise ValueError(f'unknown {layout=}; choose from {list(LAYOUTS)}')
   if layout == 'linen' or 'dist' in params:
     return dict(params)
-  if layout == 'big_vision':
-    return _to_big_vision(params)
+  if layout.startswith('big_vision'):
+    return _to_big_vision(params, scan=layout.endswith('_scan'))
   if 'root_block/conv/kernel' in params:
     return dict(_to_bit(name, array) for name, array in params.items())
   if 'embedding/kernel' in params and _only_big_vision(params):
     return _to_big_vision(params)
   return dict(_to_official(name, array) for name, array in params.items())
+
+
+def advice(flat: Mapping[str, Any]) -> str:
+  """What to pass instead of a tree with these names."""
+  if any(f'params/{marker}' in flat for marker in FAMILY_MARKERS):
+    return "pass the tree inside 'params'"
+  return 'pass the whole tree of a ViT, hybrid, Mixer or BiT'
 
 
 def _find_prefix(names):
@@ -117,11 +130,10 @@ def _find_prefix(names):
       starts = tuple(prefix + tower + marker for marker in _MARKERS)
       if any(name.startswith(starts) for name in names):
         return prefix + tower
-  shown = ', '.join(sorted(names)[:5]) or 'none'
   raise ValueError(
-    f'unknown layout: {len(names)} arrays named {shown}, ...; known are the '
-    'published ViT, hybrid, Mixer, BiT and big_vision files (other ports: '
-    'convert them first)'
+    f'unknown layout: {len(names)} arrays named {messages.listed(names)}; '
+    'known are the published ViT, hybrid, Mixer, BiT and big_vision files '
+    '(other ports: convert them first)'
   )
 
 
@@ -195,10 +207,11 @@ def _only_big_vision(params):
   )
 
 
-def _to_big_vision(params):
+def _to_big_vision(params, scan=False):
   if 'root_block/conv/kernel' in params or 'conv_root/kernel' in params:
     raise ValueError(
-      "layout='big_vision' has no file for BiT and hybrids; use 'official'"
+      'big_vision layouts have no file for BiT and hybrids; use '
+      "layout='official'"
     )
   params = dict(params)
   if POSITIONS in params:
@@ -207,4 +220,6 @@ def _to_big_vision(params):
       params['cls'] = params['cls'] + positions[:, :1]
       positions = positions[:, 1:]
     params[POSITIONS_BEFORE_CLS] = positions
+  if scan:
+    params = stacking.stack(params)
   return {f'params/{name}': array for name, array in params.items()}

@@ -6,9 +6,15 @@ the archive's own sizes before memory is taken, and no pickle is ever opened.
 """
 
 import contextlib
+import errno
+import lzma
+import math
 import os
 import pathlib
-import tempfile
+import re
+import struct
+import tokenize
+import types
 import warnings
 import zipfile
 import zlib
@@ -17,12 +23,36 @@ from collections.abc import Callable, Iterable, Iterator
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax_repro.weights import atomic, messages
+
 BFLOAT16 = np.dtype(jnp.bfloat16)
 
 # Random weights hardly compress; a file that unpacks to over a hundred times
 # its size (and to over 1 GiB) holds no model.
 MAX_EXPANSION = 100
 ALWAYS_ALLOWED_BYTES = 2**30
+# The longest header that numpy itself reads, and more dimensions than any
+# weight has (those of scanned attention have 4).
+MAX_HEADER_BYTES = 10_000
+MAX_DIMENSIONS = 8
+
+# What zipfile, its decompressors and numpy's header reader raise for bytes
+# that make no sense. NotImplementedError and RecursionError are RuntimeErrors.
+_NONSENSE = (
+  zipfile.BadZipFile,
+  zlib.error,
+  lzma.LZMAError,
+  struct.error,
+  tokenize.TokenError,
+  EOFError,
+  LookupError,
+  MemoryError,
+  OverflowError,
+  RuntimeError,
+  SyntaxError,
+  TypeError,
+  ValueError,
+)
 
 # First bytes of what people save under the name of a weights file.
 _KNOWN_STARTS = (
@@ -32,11 +62,16 @@ _KNOWN_STARTS = (
   (b'version https://git-lfs', 'a Git LFS pointer, not the file it points to'),
 )
 _AGAIN = 'download it again'
+_ANOTHER = 'give the .npz file of the model'
+
+
+class BadFileError(ValueError):
+  """A file is damaged, or something else than an .npz archive."""
 
 
 def read_names(path: str | os.PathLike) -> list[str]:
   """The names of an .npz file's arrays, in file order; raises as `read`."""
-  with _open(pathlib.Path(path)) as archive:
+  with _opened(pathlib.Path(path)) as archive:
     return [_name(member) for member in archive.infolist()]
 
 
@@ -58,7 +93,7 @@ def read(
       array is damaged, or which header is impossible.
   """
   path = pathlib.Path(path)
-  with _open(path) as archive:
+  with _opened(path) as archive:
     members = archive.infolist()
     _check_expansion(path, members)
     for member in members:
@@ -73,14 +108,14 @@ def write(
   """Writes (name, array) pairs as an uncompressed .npz, atomically.
 
   The file appears under its name only when it is complete; if anything fails,
-  what was there before stays.
+  what was there before stays. A symbolic link stays one, to the new file; the
+  new file has the permissions of the one it replaces.
 
   Raises:
     OSError: the folder is missing or not writable, or the disk is full.
   """
-  path = pathlib.Path(path)
   with (
-    atomic_path(path) as temporary,
+    atomic.replacing(path) as temporary,
     zipfile.ZipFile(temporary, 'w', zipfile.ZIP_STORED) as archive,
   ):
     for name, array in arrays:
@@ -88,45 +123,53 @@ def write(
         _write_array(file, array)
 
 
-@contextlib.contextmanager
-def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives a temporary path beside `path` that replaces it on success."""
-  if path.is_dir():
-    raise IsADirectoryError(f'{path} is a directory; give a file name')
-  if not path.parent.is_dir():
-    raise FileNotFoundError(
-      f'folder {path.parent} does not exist; make it before writing {path.name}'
-    )
-  handle, name = tempfile.mkstemp(
-    prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent
-  )
-  os.close(handle)
-  temporary = pathlib.Path(name)
-  try:
-    yield temporary
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o666 & ~mask)  # mkstemp makes files for the owner alone
-    with open(temporary, 'rb') as file:
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
 def _name(member):
   return member.filename.removesuffix('.npy')
 
 
-def _open(path):
+@contextlib.contextmanager
+def _nonsense_is(says):
+  """Turns what foreign code raises for senseless bytes into one ValueError.
+
+  Errors of the disk and of permissions pass.
+  """
+  try:
+    yield
+  except BadFileError:
+    raise
+  except OSError as error:
+    # EINVAL: a seek to before the file; without a number: the bz2 module.
+    if error.errno not in (None, errno.EINVAL):
+      raise
+    raise BadFileError(f'{says} ({_reason(error)}); {_AGAIN}') from None
+  except _NONSENSE as error:
+    raise BadFileError(f'{says} ({_reason(error)}); {_AGAIN}') from None
+
+
+def _reason(error):
+  """The error's words, without the bytes of the file that it may quote."""
+  if isinstance(error, EOFError):
+    return 'truncated'
+  text = str(error.args[0] if error.args else error)
+  text = re.sub(r"""b?(['"]).*\1|<.*>""", '...', text, flags=re.DOTALL)
+  return messages.short(text) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _opened(path):
   if path.is_dir():
     raise ValueError(f'{path} is a directory; give an .npz file in it')
   if not path.exists():
     raise FileNotFoundError(f'no weights file {path}; check the path')
-  try:
-    return zipfile.ZipFile(path)
-  except zipfile.BadZipFile:
-    raise ValueError(f'{path} is {_what_is(path)}') from None
+  if not path.is_file():
+    raise ValueError(f'{path} is no regular file; give an .npz file')
+  with open(path, 'rb') as file:
+    with _nonsense_is(f'{path} is a damaged .npz archive'):
+      if not zipfile.is_zipfile(file):
+        raise BadFileError(f'{path} is {_what_is(path)}')
+      archive = zipfile.ZipFile(file)
+    with archive:
+      yield archive
 
 
 def _what_is(path):
@@ -138,7 +181,7 @@ def _what_is(path):
     return f'empty (0 bytes); {_AGAIN}'
   for known, answer in _KNOWN_STARTS:
     if start.startswith(known):
-      return answer
+      return f'{answer}; {_ANOTHER}'
   if start.lstrip().startswith(b'<'):
     return (
       f'an HTML or XML page ({size} bytes), not an .npz archive: the server '
@@ -157,69 +200,81 @@ def _check_expansion(path, members):
   if total > limit:
     raise ValueError(
       f'{path} claims to unpack to {total} bytes, over {MAX_EXPANSION} times '
-      'its size; no weights file does, so it is refused'
+      f'its size; no weights file does, so it is refused; {_AGAIN}'
     )
 
 
 def _read_member(path, archive, member, name):
-  damaged = f'{path}: array {name!r} is damaged'
-  try:
-    with archive.open(member) as file:
-      shape, fortran_order, dtype = _read_header(file, path, name)
-      count = int(np.prod(shape, dtype=object))
-      _check_size(path, name, member, file.tell(), shape, dtype, count)
-      array = np.empty(count, dtype)
+  subject = f'{path}: array {messages.quoted(name)}'
+  with _nonsense_is(f'{subject} is damaged'):
+    file = archive.open(member)
+  with file:
+    shape, fortran_order, dtype = _read_header(file, subject)
+    _check_dtype(subject, dtype)
+    stored = member.file_size - file.tell()
+    array = np.empty(_check_size(subject, shape, dtype, stored), dtype)
+    with _nonsense_is(f'{subject} is damaged'):
       _fill(file, array)
       if file.read(1):  # also makes zipfile compare the checksum
-        raise ValueError(f'{damaged} (more data than its header says)')
-  except EOFError:
-    raise ValueError(f'{damaged} (truncated); {_AGAIN}') from None
-  except (zipfile.BadZipFile, zlib.error) as error:
-    raise ValueError(f'{damaged} ({error}); {_AGAIN}') from None
-  except (NotImplementedError, RuntimeError) as error:  # method, encryption
-    raise ValueError(f'{path}: array {name!r}: {error}') from None
-  if dtype == np.dtype('V2'):
-    array = array.view(BFLOAT16)
-  if fortran_order:
-    return array.reshape(shape[::-1]).transpose()
-  return array.reshape(shape)
+        raise ValueError('more data than its header says')
+      if dtype == np.dtype('V2'):
+        array = array.view(BFLOAT16)
+      if fortran_order:
+        return array.reshape(shape[::-1]).transpose()
+      return array.reshape(shape)
 
 
-def _read_header(file, path, name):
-  try:
-    version = np.lib.format.read_magic(file)
-    with warnings.catch_warnings():  # numpy 1 files in Python 2 spelling
-      warnings.simplefilter('ignore')
-      if version == (1, 0):
-        header = np.lib.format.read_array_header_1_0(file)
-      else:
-        header = np.lib.format.read_array_header_2_0(file)
-  except ValueError as error:
-    reason = str(error).splitlines()[0]
-    raise ValueError(
-      f'{path}: {name!r} is not a NumPy array ({reason})'
-    ) from None
-  dtype = header[2]
+def _read_header(file, subject):
+  """(shape, whether in Fortran order, dtype) as numpy reads them."""
+
+  def read(size):
+    if size > MAX_HEADER_BYTES:
+      raise ValueError(f'a header of {size} bytes')
+    with _nonsense_is(f'{subject} is damaged'):
+      return file.read(size)
+
+  stream = types.SimpleNamespace(read=read)
+  with (
+    _nonsense_is(f'{subject} is not a NumPy array'),
+    warnings.catch_warnings(),
+  ):
+    warnings.simplefilter('ignore')  # numpy 1 files in Python 2 spelling
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+      return np.lib.format.read_array_header_1_0(stream)
+    return np.lib.format.read_array_header_2_0(stream)
+
+
+def _check_dtype(subject, dtype):
   if dtype.hasobject:
     raise ValueError(
-      f'{path}: array {name!r} holds pickled Python objects, which could run '
-      'any code and are refused; weights files hold plain numbers'
+      f'{subject} holds pickled Python objects, which could run any code and '
+      'are refused; weights files hold plain numbers'
     )
   if dtype.kind not in 'biuf' and dtype != np.dtype('V2'):
     raise ValueError(
-      f'{path}: array {name!r} holds {dtype}, but weights are numbers'
+      f'{subject} holds {messages.short(dtype)}, but weights are numbers; '
+      'check that this is a weights file'
     )
-  return header
 
 
-def _check_size(path, name, member, header_bytes, shape, dtype, count):
-  """The declared shape must take exactly the bytes that the archive holds."""
-  declared = count * dtype.itemsize
-  if min(shape, default=0) < 0 or declared != member.file_size - header_bytes:
+def _check_size(subject, shape, dtype, stored):
+  """The number of elements; their bytes must be just those that are stored."""
+  if len(shape) > MAX_DIMENSIONS or not all(
+    type(side) is int and side >= 0 for side in shape
+  ):
     raise ValueError(
-      f'{path}: array {name!r} declares shape {shape} of {dtype}, {declared} '
-      f'bytes, but {member.file_size - header_bytes} are stored; refused'
+      f'{subject} declares shape {messages.short(shape)}, which must be at '
+      f'most {MAX_DIMENSIONS} non-negative integers; {_AGAIN}'
     )
+  count = math.prod(shape)
+  if count * dtype.itemsize != stored:
+    raise ValueError(
+      f'{subject} declares shape {messages.short(shape)} of {dtype}, '
+      f'{messages.short(count * dtype.itemsize)} bytes, but {stored} are '
+      f'stored; {_AGAIN}'
+    )
+  return count
 
 
 def _fill(file, array):

@@ -1,0 +1,82 @@
+"""Which published file a run starts from."""
+
+import csv
+import os
+
+from vit_jax_repro.settings import Settings
+
+
+def pretrained_path(settings: Settings) -> str:
+  """The published file that a run starts from.
+
+  Raises:
+    FileNotFoundError: it is not there.
+    ValueError: no name is given, or no file of that AugReg model is listed.
+  """
+  folder = os.path.expanduser(settings.pretrained_dir)
+  if '://' in folder:
+    raise ValueError(
+      f'config.pretrained_dir={folder!r} must be a folder on this machine; '
+      'copy the file there first'
+    )
+  name = settings.model_or_filename or settings.model.get('model_name')
+  if name is None:
+    raise ValueError(
+      'config.model.model_name is not set, so no file of config.pretrained_dir='
+      f'{settings.pretrained_dir!r} is chosen; set config.model_or_filename'
+    )
+  path = os.path.join(folder, f'{name.removesuffix(".npz")}.npz')
+  is_model = settings.model_or_filename and '-' not in name
+  if is_model and not os.path.exists(path):
+    name = best_augreg_file(folder, name).removesuffix('.npz')
+    path = os.path.join(folder, f'{name}.npz')
+  if not os.path.exists(path):
+    raise FileNotFoundError(
+      f'no weights file {path}; put it there or set --config.pretrained_dir '
+      'to the folder that has it'
+    )
+  return path
+
+
+def best_augreg_file(folder: str, model: str) -> str:
+  """The ImageNet-21k file with the best upstream accuracy (`final_val`).
+
+  From `index.csv` of the AugReg bucket (vit_jax/train.py); a folder with just
+  one such file needs no index.
+  """
+  index = os.path.join(folder, 'index.csv')
+  start = f'{model}-i21k-'
+  if os.path.exists(index):
+    rows = _read_index(index, model)
+    if rows:
+      return max(rows)[1]
+    raise ValueError(f'{index} lists no ImageNet-21k file of {model!r}')
+  found = []
+  if os.path.isdir(folder):
+    found = [
+      name
+      for name in os.listdir(folder)
+      if name.startswith(start) and '--' not in name and name.endswith('.npz')
+    ]
+  if len(found) == 1:
+    return found[0]
+  raise FileNotFoundError(
+    f'{len(found)} files {start}*.npz and no index.csv in {folder}; put the '
+    "AugReg bucket's index.csv there, or name one file: "
+    f'--config.model_or_filename={start}...'
+  )
+
+
+def _read_index(path, model):
+  """[(final_val, file name)] of the ImageNet-21k files of a model."""
+  try:
+    with open(path, encoding='utf-8', newline='') as file:
+      return [
+        (float(row['final_val']), row['filename'])
+        for row in csv.DictReader(file)
+        if row['ds'] == 'i21k' and row['filename'].split('-')[0] == model
+      ]
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"{path} is not the AugReg bucket's index.csv (at {error}); get it again"
+    ) from None

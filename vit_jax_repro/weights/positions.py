@@ -1,0 +1,191 @@
+"""Position embeddings: whose slots they hold, resizing, moving between models.
+
+The arithmetic is big_vision's (models/vit.py, fix_old_checkpoints), the
+resizing that of vit_jax/checkpoint.py (interpolate_posembed); ViT paper,
+section 3.2.
+
+Shapes: N position embeddings, D hidden, (h, w) grid of patches, P prefix
+tokens (class and distillation token), S slots: those of the N that belong to
+prefix tokens.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import scipy.ndimage
+
+from vit_jax_repro.weights import names, stacking
+
+
+def name_in(flat: Mapping[str, Any]) -> str | None:
+  """The name that the position embedding has in a flat tree, None without."""
+  known = (names.POSITIONS_BEFORE_CLS, names.POSITIONS)
+  return next((name for name in known if name in flat), None)
+
+
+def prefix(flat: Mapping[str, Any], name: str) -> int:
+  """P of the tokens that positions under `name` are added to."""
+  if name == names.POSITIONS_BEFORE_CLS:
+    return 0
+  return ('cls' in flat) + ('dist' in flat)
+
+
+def slots(num_embeddings: int, prefix: int) -> int | None:
+  """S of N position embeddings of a square image, by arithmetic.
+
+  N - P square: each of the P tokens has a slot. Else N square: none has, and
+  the positions are the patches' alone. Else None: no square image.
+  """
+  for count in (prefix, 0):
+    cells = num_embeddings - count
+    if cells > 0 and math.isqrt(cells) ** 2 == cells:
+      return count
+  return None
+
+
+def count_in(params: Mapping[str, Any]) -> int:
+  """N of a tree, 0 without position embeddings."""
+  flat = stacking.flatten(params)
+  name = name_in(flat)
+  return flat[name].shape[1] if name else 0
+
+
+def is_token_without_slot(params: Mapping[str, Any]) -> bool:
+  """Whether by `slots` the class token of a tree has no position."""
+  flat = stacking.flatten(params)
+  name = name_in(flat)
+  num_tokens = prefix(flat, name) if name else 0
+  return num_tokens > 0 and slots(flat[name].shape[1], num_tokens) == 0
+
+
+def adapt(
+  flat: Mapping[str, Any],
+  wanted: Mapping[str, Any],
+  grid: tuple[int, int],
+  *,
+  source_grid: tuple[int, int] | None = None,
+  drop_tokens: bool = False,
+) -> dict[str, Any]:
+  """Brings position embeddings to the name, slots and grid of a model.
+
+  Args:
+    flat: parameters by flat name; arrays are not changed.
+    wanted: arrays or shapes of the model, likewise.
+    grid: of the model.
+    source_grid: of the file's patches; by default the model's own if the
+      numbers agree (rectangles too), else what `slots` says.
+    drop_tokens: drop class and distillation tokens that the model lacks.
+
+  Raises:
+    ValueError: N is no such grid; the reason in one line.
+  """
+  have, want = name_in(flat), name_in(wanted)
+  if have is None or want is None or not _alike(flat[have], wanted[want]):
+    return dict(flat)  # the check of all names will tell
+  flat = dict(flat)
+  embeddings = flat.pop(have)
+  count, source_grid = _read(
+    embeddings.shape[1], prefix(flat, have), grid, source_grid
+  )
+  flat[want] = _resize(embeddings, grid, count, source_grid)
+  wanted_count = prefix(wanted, want)
+  if count != wanted_count:
+    flat |= _move_slots(flat, wanted, want, count, wanted_count)
+  if drop_tokens:
+    for token in _TOKENS:
+      if token not in wanted:
+        flat.pop(token, None)
+  return flat
+
+
+def resize_position_embedding(
+  posemb: np.ndarray,
+  grid: tuple[int, int],
+  *,
+  has_class_token: bool = True,
+  source_grid: tuple[int, int] | None = None,
+) -> np.ndarray:
+  """Resizes position embeddings bilinearly with aligned corners.
+
+  `scipy.ndimage.zoom(order=1)`, as the original (`interpolate_posembed`).
+
+  Args:
+    posemb: [1, P + N, D] floats, P = 1 with a class token, else 0.
+    grid: (h, w) to resize to.
+    has_class_token: whether the first embedding is a token's and stays.
+    source_grid: (h, w) of the N embeddings; a square by default.
+
+  Returns:
+    [1, P + h * w, D] in the dtype of `posemb`; the same array if nothing
+    changes.
+
+  Raises:
+    ValueError: the N embeddings are no such grid.
+  """
+  count = int(has_class_token)
+  cells = posemb.shape[1] - count
+  source_grid = source_grid or (math.isqrt(cells),) * 2
+  if math.prod(source_grid) != cells:
+    raise ValueError(
+      f'{cells} position embeddings (after {count} of class tokens) are no '
+      f'grid of {tuple(source_grid)}; give the image size they were made for'
+    )
+  return _resize(posemb, grid, count, source_grid)
+
+
+_TOKENS = ('cls', 'dist')  # in the order of their slots
+
+
+def _alike(embeddings, wanted):
+  """Whether both are [1, any, D]."""
+  return embeddings.ndim == 3 and (embeddings.shape[::2] == wanted.shape[::2])
+
+
+def _read(num_embeddings, num_tokens, grid, source_grid):
+  """(S, source grid) of N embeddings; see `adapt` on what comes first."""
+  if source_grid:
+    count = num_embeddings - math.prod(source_grid)
+    if count in (num_tokens, 0):
+      return count, source_grid
+  elif num_embeddings == num_tokens + math.prod(grid):
+    return num_tokens, grid
+  elif (count := slots(num_embeddings, num_tokens)) is not None:
+    return count, (math.isqrt(num_embeddings - count),) * 2
+  elif num_embeddings == math.prod(grid):
+    return 0, grid
+  tokens = f', {num_tokens} or none of them for tokens,' if num_tokens else ''
+  shape = f'grid of {tuple(source_grid)}' if source_grid else 'square grid'
+  raise ValueError(
+    f'{num_embeddings} position embeddings{tokens} are no {shape}; give the '
+    'image size they were made for'
+  )
+
+
+def _move_slots(flat, wanted, name, count, wanted_count):
+  """Makes slots of zeros, or adds those that are too many to their tokens."""
+  embeddings = np.asarray(flat[name])
+  own, cells = embeddings[:, :count], embeddings[:, count:]
+  moved = {}
+  if not wanted_count:
+    for i, token in enumerate(t for t in _TOKENS if t in flat):
+      slot = own[:, i : i + 1]
+      if token in wanted and flat[token].shape == slot.shape:
+        moved[token] = flat[token] + slot
+  zeros = np.zeros_like(
+    own, shape=(1, max(wanted_count - count, 0), cells.shape[-1])
+  )
+  moved[name] = np.concatenate([own[:, :wanted_count], zeros, cells], axis=1)
+  return moved
+
+
+def _resize(embeddings, grid, count, source_grid):  # [1, S + N, D]
+  if tuple(source_grid) == tuple(grid):
+    return embeddings
+  cells = np.asarray(embeddings[0, count:]).reshape(*source_grid, -1)
+  factors = (grid[0] / source_grid[0], grid[1] / source_grid[1], 1)
+  wide = cells.astype(np.promote_types(cells.dtype, np.float32))
+  cells = scipy.ndimage.zoom(wide, factors, order=1).astype(embeddings.dtype)
+  cells = cells.reshape(1, -1, embeddings.shape[-1])
+  return np.concatenate([np.asarray(embeddings[:, :count]), cells], axis=1)
