@@ -7,7 +7,8 @@
 A model alone takes its ImageNet-21k file with the best upstream accuracy.
 """
 
-from vit_jax_repro import configuration, recipes
+from vit_jax_repro import recipes
+from vit_jax_repro.runs import configuration
 
 
 def get_config(arg='R_Ti_16'):

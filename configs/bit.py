@@ -4,7 +4,8 @@
     --config.pretrained_dir=DIR --workdir=DIR
 """
 
-from vit_jax_repro import configuration, recipes
+from vit_jax_repro import recipes
+from vit_jax_repro.runs import configuration
 
 
 def get_config(arg='BiT-M-R50x1,cifar10'):

@@ -11,7 +11,8 @@ import copy
 
 import ml_collections
 
-from vit_jax_repro import configuration, recipes
+from vit_jax_repro import recipes
+from vit_jax_repro.runs import configuration
 
 
 def get_config(arg='digits'):

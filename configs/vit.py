@@ -4,7 +4,8 @@
     --config.pretrained_dir=DIR --workdir=DIR
 """
 
-from vit_jax_repro import configuration, models, recipes
+from vit_jax_repro import models, recipes
+from vit_jax_repro.runs import configuration
 
 
 def get_config(arg='b16,cifar10'):

@@ -11,9 +11,9 @@ import jax
 import matplotlib
 import numpy as np
 
-from vit_jax_repro import restoring
 from vit_jax_repro.data import datasets, pipeline
 from vit_jax_repro.evaluation import classify
+from vit_jax_repro.runs import restoring
 
 ROWS, COLUMNS = 4, 8
 CORRECT, WRONG = '#2a78b8', '#c0392b'

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 from absl import flags
 
-from vit_jax_repro import command_line, model_files
+from vit_jax_repro import command_line
+from vit_jax_repro.runs import model_files
 
 pytestmark = pytest.mark.quick
 

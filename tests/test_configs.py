@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from vit_jax_repro import models, settings
+from vit_jax_repro import models
+from vit_jax_repro.runs import settings
 
 pytestmark = pytest.mark.quick
 

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from vit_jax_repro import json_files
+from vit_jax_repro.runs import json_files
 
 pytestmark = pytest.mark.quick
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tiny_models
 
-from vit_jax_repro import model_files, weights
+from vit_jax_repro import weights
+from vit_jax_repro.runs import model_files
 
 pytestmark = pytest.mark.quick
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tiny_models
 
-from vit_jax_repro import restoring, weights
+from vit_jax_repro import weights
 from vit_jax_repro.data import preprocess
+from vit_jax_repro.runs import restoring
 from vit_jax_repro.weights import npz, stacking
 
 pytestmark = pytest.mark.quick

@@ -6,7 +6,8 @@ import pathlib
 
 import pytest
 
-from vit_jax_repro import configuration, recipes, settings
+from vit_jax_repro import recipes
+from vit_jax_repro.runs import configuration, settings
 
 pytestmark = pytest.mark.quick
 
@@ -61,7 +62,7 @@ def test_missing_keys_are_named():
 def test_every_key_is_read_somewhere():
   """No dead key: each is read off `settings` or `pp` by the training job."""
   read = set()
-  for name in ('train_job.py', 'pretrained.py'):
+  for name in ('train.py', 'pretrained.py'):
     for node in ast.walk(ast.parse((PACKAGE / name).read_text())):
       if isinstance(node, ast.Attribute):
         owner = ast.unparse(node.value).split('.')[-1]

@@ -3,7 +3,8 @@
 import copy
 import json
 
-from vit_jax_repro import configuration, jobs, recipes, studies
+from vit_jax_repro import jobs, recipes, studies
+from vit_jax_repro.runs import configuration
 
 MODEL = recipes.QUICKSTART_MODEL | dict(
   hidden_size=16,

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax_repro import model_files, models
+from vit_jax_repro import models
+from vit_jax_repro.runs import model_files
 
 VIT = {
   'model': 'vit',

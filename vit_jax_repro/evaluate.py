@@ -65,7 +65,8 @@ def show(result):
 
 
 def _evaluate(values, _):
-  from vit_jax_repro import command_line, json_files, model_files
+  from vit_jax_repro import command_line
+  from vit_jax_repro.runs import json_files, model_files
 
   command_line.require(values, 'weights', 'dataset')
   if values.json is not None:

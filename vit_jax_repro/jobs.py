@@ -9,8 +9,8 @@ import numpy as np
 
 from vit_jax_repro.data import datasets, labels, pipeline, preprocess
 from vit_jax_repro.evaluation import classify
-from vit_jax_repro.restoring import note, restore
-from vit_jax_repro.train_job import train
+from vit_jax_repro.runs.restoring import note, restore
+from vit_jax_repro.runs.train import train
 
 __all__ = ['Evaluation', 'evaluate', 'predict', 'train']
 

@@ -65,7 +65,8 @@ def show(images, results):
 
 
 def _predict(values, images):
-  from vit_jax_repro import command_line, json_files, model_files
+  from vit_jax_repro import command_line
+  from vit_jax_repro.runs import json_files, model_files
 
   command_line.require(values, 'weights')
   if not images:

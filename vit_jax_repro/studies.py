@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax_repro import jobs, json_files
-from vit_jax_repro.restoring import note
-from vit_jax_repro.settings import to_plain
+from vit_jax_repro import jobs
+from vit_jax_repro.runs import json_files
+from vit_jax_repro.runs.restoring import note
+from vit_jax_repro.runs.settings import to_plain
 
 
 @dataclasses.dataclass(frozen=True)

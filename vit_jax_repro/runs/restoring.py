@@ -11,8 +11,9 @@ import sys
 import jax
 import numpy as np
 
-from vit_jax_repro import model_files, models, weights
+from vit_jax_repro import models, weights
 from vit_jax_repro.data import labels, preprocess
+from vit_jax_repro.runs import model_files
 from vit_jax_repro.weights import positions
 
 # Where neither the caller nor the file says for what size weights are made.

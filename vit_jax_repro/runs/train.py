@@ -11,12 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax_repro import model_files, models, progress, recipes, weights
-from vit_jax_repro import settings as settings_lib
+from vit_jax_repro import models, recipes, weights
 from vit_jax_repro.data import augment, datasets, labels, pipeline, preprocess
 from vit_jax_repro.evaluation import classify
-from vit_jax_repro.pretrained import pretrained_path
-from vit_jax_repro.restoring import note
+from vit_jax_repro.runs import model_files, progress
+from vit_jax_repro.runs import settings as settings_lib
+from vit_jax_repro.runs.pretrained import pretrained_path
+from vit_jax_repro.runs.restoring import note
+from vit_jax_repro.runs.workdir import Workdir
 from vit_jax_repro.training import (
   checkpoint,
   loop,
@@ -26,7 +28,6 @@ from vit_jax_repro.training import (
   optim,
   steps,
 )
-from vit_jax_repro.workdir import Workdir
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax_repro import json_files, weights
+from vit_jax_repro import weights
+from vit_jax_repro.runs import json_files
 
 
 @dataclasses.dataclass(frozen=True)

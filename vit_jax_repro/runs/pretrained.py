@@ -3,7 +3,7 @@
 import csv
 import os
 
-from vit_jax_repro.settings import Settings
+from vit_jax_repro.runs.settings import Settings
 
 
 def pretrained_path(settings: Settings) -> str:

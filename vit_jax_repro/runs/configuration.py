@@ -4,7 +4,8 @@ import dataclasses
 import typing
 from typing import Any
 
-from vit_jax_repro import models, settings
+from vit_jax_repro import models
+from vit_jax_repro.runs import settings
 
 
 def create(recipe: dict[str, Any], model: str | dict[str, Any], **fields: Any):

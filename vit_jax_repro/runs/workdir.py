@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from vit_jax_repro import json_files
+from vit_jax_repro.runs import json_files
 
 # Settings that change nothing about the result, or only where data lies.
 FREE = (

@@ -1,0 +1,1 @@
+"""One run: its settings, its folder, its files; training and restoring."""
