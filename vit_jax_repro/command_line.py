@@ -1,6 +1,7 @@
 """What all verbs share: flags in, one line out when something is wrong."""
 
 import contextlib
+import logging as python_logging
 import os
 import re
 import sys
@@ -51,6 +52,8 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
   # Set before TensorFlow is imported, by whichever library does so.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   logging.set_verbosity(logging.ERROR)
+  # Orbax's threads tell of a full disk there, once for each array.
+  python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
   try:
     with _while_someone_reads():
       main(flag_values, rest)

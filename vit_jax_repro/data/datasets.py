@@ -186,7 +186,8 @@ def _prepare(name, builder, manual_dir, download):
     raise FileNotFoundError(
       f'data set {name!r} is not prepared: nothing at {where}; run '
       f'`tfds build {_build_name(builder)}` where there is a network, or '
-      'point --data_dir at the directory that has it'
+      'name the TFDS directory that has it (--data_dir, or '
+      '--config.tfds_data_dir of main)'
     )
   import tensorflow_datasets as tfds
 

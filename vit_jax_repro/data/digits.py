@@ -147,6 +147,6 @@ def prepared_builder(data_dir=None, config=DEFAULT_CONFIG):
       if not builder.is_prepared():  # else another process was faster
         raise OSError(
           f'cannot write the digits data set to {builder.data_dir}: '
-          f'{error.strerror or error}; give another --data_dir'
+          f'{error.strerror or error}; name another TFDS directory'
         ) from error
   return builder
