@@ -140,4 +140,6 @@ def test_unwritable_directory_is_one_line(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(OSError, match='digits data set') as caught:
     digits.prepared_builder(tmp_path / 'file' / 'below')
-  assert '--data_dir' in str(caught.value) and '\n' not in str(caught.value)
+  assert 'name another TFDS directory' in str(caught.value) and '\n' not in str(
+    caught.value
+  )
