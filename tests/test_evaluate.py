@@ -18,7 +18,6 @@ def tiny(tmp_path_factory):
   return path
 
 
-@quick
 def test_digits(tiny, tmp_path):
   path = tmp_path / 'result.json'
   code, out, err = run_verb(

@@ -183,7 +183,6 @@ WRONG = [
 ]
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(('case', 'which', 'wrong'), WRONG)
 def test_a_wrong_constant_is_seen(case, which, wrong, tmp_path):
   logits, _ = run(case, which, tmp_path, **wrong)

@@ -174,7 +174,6 @@ def test_predict_photographs(tiny1000):
     assert len(classes) == 3
 
 
-@quick
 def test_predict_is_the_softmax_of_the_model(tiny):
   path = PHOTOGRAPHS['flower']
   params = weights.load(tiny)
@@ -223,7 +222,6 @@ def test_a_run_s_model_is_applied_as_its_card_says(tmp_path):
   assert best[:2] == (2, 'china')
 
 
-@quick
 def test_a_model_name_overrides_the_file(tmp_path):
   path = tmp_path / 'x.npz'
   model = models.create('ViT-Ti_16', num_classes=1000)

@@ -250,7 +250,6 @@ def test_moving_patches_with_their_positions_changes_nothing():
   assert np.abs(model.apply({'params': params}, moved) - logits).max() > 1e-3
 
 
-@pytest.mark.quick
 def test_blocks_start_differently_and_the_head_at_zero():
   params = tiny().init(jax.random.key(0), IMAGES)['params']
   first, second = (

@@ -63,7 +63,6 @@ def logits(params, model, images):
   return np.asarray(model.apply({'params': params}, images))
 
 
-@pytest.mark.quick
 def test_class_token_before_or_after_positions():
   """A slot for the class token is made or folded in: the same function."""
   images = reference.images('bv_tok_learn')

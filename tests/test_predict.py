@@ -73,7 +73,6 @@ def test_the_result_replaces_no_input(tmp_path):
   assert image.read_bytes() == before
 
 
-@quick
 def test_names_are_printed_as_they_are(tmp_path):
   path = tmp_path / 'm.npz'
   weights.save(path, tiny_models.params_of(tiny_models.spec(20)))

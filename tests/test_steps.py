@@ -128,7 +128,6 @@ def random_step(accum_steps=1, augment=None, **fields):
 BATCHES = reference.training_batches('sgd_f32_cosine')
 
 
-@pytest.mark.quick
 def test_parts_of_a_batch_have_keys_of_their_own():
   """The mean of squares exceeds the square of the mean only if they differ."""
   step, state = random_step(accum_steps=8)
@@ -141,7 +140,6 @@ def test_parts_of_a_batch_have_keys_of_their_own():
   assert float(metrics['square']) > float(metrics['loss']) ** 2 + 1e-3
 
 
-@pytest.mark.quick
 def test_keys_follow_the_step_and_the_seed():
   step, state = random_step()
   _, first = step(state, BATCHES[0])
@@ -153,7 +151,6 @@ def test_keys_follow_the_step_and_the_seed():
   assert float(first['loss']) != float(seeded['loss'])
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('accum_steps', [0, 3])
 def test_parts_must_divide_the_batch(accum_steps):
   step, state = random_step(accum_steps=accum_steps)
@@ -161,7 +158,6 @@ def test_parts_must_divide_the_batch(accum_steps):
     step(state, BATCHES[0])
 
 
-@pytest.mark.quick
 def test_integer_labels_are_one_hot_ones():
   step, state = random_step(dropout_rate=0.0)
   _, metrics = step(state, BATCHES[0])
@@ -208,7 +204,6 @@ def test_accumulation_on_a_mesh():
     )
 
 
-@pytest.mark.quick
 def test_metrics_are_float32_scalars():
   step, state = random_step()
   _, metrics = step(state, BATCHES[0])
