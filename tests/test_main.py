@@ -269,7 +269,7 @@ def test_bit_by_the_hyperrule(folder, monkeypatch, tmp_path):
 
 KILLED = (
   *TINY[1:],
-  '--config.total_steps=120',
+  '--config.total_steps=400',
   '--config.checkpoint_every=7',
   '--config.mixup_alpha=0.3',
   '--config.model.transformer.dropout_rate=0.2',
@@ -297,7 +297,7 @@ def test_killed_five_times_and_the_same_in_the_end(tmp_path):
   assert process('quickstart.py', killed, *KILLED).wait() == 0
   assert_same_parameters(whole, killed)
   whole, killed = read_metrics(whole), read_metrics(killed)
-  for key, values in (('step', range(1, 121)), ('train_loss', None)):
+  for key, values in (('step', range(1, 401)), ('train_loss', None)):
     column = [line[key] for line in killed]
     assert column == [line[key] for line in whole]
     assert values is None or column == list(values)
