@@ -37,6 +37,18 @@ VIT_DATASETS = {
 }
 
 
+# What the released fine-tuning of ViT and of BiT have in common.
+_FINETUNE = dict(
+  pretrained_dir='.',
+  total_steps=None,
+  optim='sgd',
+  accum_steps=8,
+  batch=512,
+  batch_eval=512,
+  shuffle_buffer=50_000,
+)
+
+
 def bit_resolution(height: int, width: int) -> tuple[int, int]:
   """(size to resize to, size to crop) in pixels, for images of this size."""
   return (160, 128) if height * width < 96 * 96 else (512, 480)
@@ -65,16 +77,10 @@ def vit_finetune(dataset: str, model_name: str) -> dict[str, Any]:
     model_name: in the published spelling.
   """
   recipe = dict(
+    _FINETUNE,
     dataset=dataset,
-    pretrained_dir='.',
-    total_steps=None,
     grad_norm_clip=1.0,
-    optim='sgd',
     optim_dtype='bfloat16',
-    accum_steps=8,
-    batch=512,
-    batch_eval=512,
-    shuffle_buffer=50_000,
     base_lr=0.03,
     decay_type='cosine',
     warmup_steps=500,
@@ -110,16 +116,10 @@ def bit_finetune(dataset: str) -> dict[str, Any]:
   resize, crop = bit_resolution(*BIT_IMAGE_SIZES.get(dataset, (224, 224)))
   preset = VIT_DATASETS.get(dataset, {}).get('pp', {})
   return dict(
+    _FINETUNE,
     dataset=dataset,
-    pretrained_dir='.',
-    total_steps=None,
     grad_norm_clip=None,
-    optim='sgd',
     optim_dtype='float32',
-    accum_steps=8,
-    batch=512,
-    batch_eval=512,
-    shuffle_buffer=50_000,
     base_lr=BIT_BASE_LR,
     decay_type='bit_hyperrule',
     warmup_steps=None,

@@ -1,8 +1,9 @@
 """JSON files that are either whole or not there."""
 
-import contextlib
 import json
 import os
+
+from vit_jax_repro.weights import atomic
 
 
 def check_writable(path, keep=()):
@@ -56,17 +57,8 @@ def write_text(path, text):
   Raises:
     OSError: the file cannot be written; what was there is unchanged.
   """
-  temporary = _temporary(path)
-  try:
-    with open(temporary, 'w', encoding='utf-8') as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except BaseException:
-    with contextlib.suppress(OSError):
-      os.remove(temporary)
-    raise
+  with atomic.replacing(path) as temporary:
+    temporary.write_text(text, encoding='utf-8')
 
 
 def _same_file(path, other):
