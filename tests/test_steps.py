@@ -9,7 +9,7 @@ import pytest
 import reference
 
 from vit_jax_repro import models
-from vit_jax_repro.training import mesh, objectives, optim, steps
+from vit_jax_repro.training import mesh, mixing, objectives, optim, steps
 from vit_jax_repro.weights import stacking
 
 TOLERANCE = {'sgd_bf16': 5e-4}  # all others are float32: 1e-5
@@ -70,11 +70,15 @@ def test_ten_official_updates(case):
     norms, reference.training_output(case, 'grad_norm'), rtol=atol, atol=0
   )
   for name, value in params.items():
+    # The softmax over keys takes no notice of what is added to all of them:
+    # the gradient is rounding noise, whose sign Adam follows at full rate, on
+    # another processor the other way.
+    noise = fields['optimizer'].startswith('adamw') and 'key/bias' in name
     np.testing.assert_allclose(
       reference.thin_leaf(value),
       reference.training_output(case, f'final:{name}'),
       rtol=0,
-      atol=atol,
+      atol=2 * 10 * fields['base_lr'] if noise else atol,
       err_msg=name,
     )
 
@@ -170,7 +174,7 @@ def test_integer_labels_are_one_hot_ones():
 @pytest.mark.parametrize('accum_steps', [1])
 def test_losses_on_any_mesh(sizes, accum_steps):
   """With dropout and mixup on: the same ten losses on 1 and on 8 devices."""
-  augment = functools.partial(objectives.mixup, alpha=0.2, num_classes=7)
+  augment = functools.partial(mixing.mixup, alpha=0.2, num_classes=7)
   losses = []
   for mesh_sizes in ((1, 1, 1), sizes):
     step, state = random_step(accum_steps, augment)
