@@ -30,11 +30,12 @@ quickstart: install
 picture: quickstart
 	$(RUN) examples/quickstart_picture.py $(WORKDIR) docs/quickstart.png
 
+# Two processes, each with whole modules; more would want more memory.
 test: install
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 quick: install
-	$(RUN) -m pytest -m quick
+	$(RUN) -m pytest -n 2 --dist loadfile -m quick
 
 lint: install
 	$(RUN) -m ruff check .
