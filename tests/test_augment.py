@@ -22,11 +22,15 @@ def small():
   return tensorflow().io.encode_png(pixels).numpy()
 
 
+def train_image(encoded, key, **options):
+  return augment.train_image(encoded, key, augment.Augmentation(**options))
+
+
 def images(encoded, number, **options):  # -> [number, H, W, 3]
   """What keys 0, 1, ... make of an image, inside tf.data."""
   tf = tensorflow()
   dataset = tf.data.Dataset.range(number).map(
-    lambda i: augment.train_image(encoded, fold_in(key_of(1), i), **options)
+    lambda i: train_image(encoded, fold_in(key_of(1), i), **options)
   )
   return next(dataset.batch(number).as_numpy_iterator())
 
@@ -36,7 +40,7 @@ def squashed(encoded, size):
 
 
 def test_nothing_random_is_what_evaluation_sees():
-  image = augment.train_image(PHOTOGRAPH, key_of(0), crop=(32, 48), **NOTHING)
+  image = train_image(PHOTOGRAPH, key_of(0), crop=(32, 48), **NOTHING)
   assert (image.shape, image.dtype) == ((32, 48, 3), 'float32')
   np.testing.assert_array_equal(image, squashed(PHOTOGRAPH, (32, 48)))
 
@@ -47,7 +51,7 @@ def test_a_key_decides_in_and_out_of_a_pipeline(small):
   np.testing.assert_array_equal(piped, images(small, 20, **options))
   for i in range(20):
     key = fold_in(key_of(1), i)
-    alone = augment.train_image(small, key, **options)
+    alone = train_image(small, key, **options)
     np.testing.assert_array_equal(alone, piped[i])
   assert len(np.unique(piped, axis=0)) == 20
 
@@ -85,8 +89,47 @@ def test_inception_crop_is_slice_and_resize():
     (y, x, _), (h, w, _) = begin.numpy(), size.numpy()
     box = photograph[y : y + h, x : x + w]
     expected = (tf.image.resize(box, (32, 24)) - 127.5) / 127.5
-    image = augment.train_image(PHOTOGRAPH, key, crop=(32, 24), flip=False)
+    image = train_image(
+      PHOTOGRAPH, key, crop=(32, 24), flip=False, exact_decode=True
+    )
     np.testing.assert_array_equal(image, expected)
+
+
+@pytest.mark.parametrize('name, largest', [('china', 18), ('flower', 25)])
+def test_decoding_the_box_alone_moves_values_by_this_much(name, largest):
+  """Of 255, single values at the edges of the box; the others are the same.
+
+  Colours are stored at half the size, and enlarging them at the edge of a box
+  lacks the neighbours outside. (Where they are stored at full size, as in the
+  photographs themselves, nothing differs.)
+  """
+  tf = tensorflow()
+  pixels = tf.io.decode_image(PHOTOGRAPHS[name].read_bytes())
+  encoded = tf.io.encode_jpeg(pixels, quality=90)  # colours at half size
+  whole = tf.io.decode_image(encoded).numpy()
+  differences = []
+  for i in range(100):
+    key = fold_in(key_of(0), i)
+    begin, size = augment.random_box(whole.shape, key)
+    (y, x, _), (h, w, _) = begin.numpy(), size.numpy()
+    box = augment.decode_box(encoded, key).numpy()
+    assert box.shape == (h, w, 3)
+    difference = np.abs(np.int32(box) - whole[y : y + h, x : x + w])
+    differences.append((difference.max(), (difference > 0).mean()))
+  most, share = np.max(differences, axis=0)
+  assert 0 < most <= largest and share < 0.007
+
+
+def test_box_of_files_that_are_not_jpeg():
+  """Nothing is saved, and nothing changed, where there is no JPEG."""
+  tf = tensorflow()
+  encoded = tf.io.encode_png(tf.io.decode_image(PHOTOGRAPH)).numpy()
+  for i in range(3):
+    key = fold_in(key_of(0), i)
+    np.testing.assert_array_equal(
+      train_image(encoded, key, crop=24),
+      train_image(PHOTOGRAPH, key, crop=24, exact_decode=True),
+    )
 
 
 def test_crops_are_those_of_the_squashed_image(small):
@@ -104,8 +147,8 @@ def test_a_box_may_be_resized_and_then_cropped(small):
   tf = tensorflow()
   key = key_of(3)
   options = dict(resize=9, flip=False)
-  larger = augment.train_image(small, key, crop=9, **options).numpy()
-  image = augment.train_image(small, key, crop=8, **options).numpy()
+  larger = train_image(small, key, crop=9, **options).numpy()
+  image = train_image(small, key, crop=8, **options).numpy()
   corners = itertools.product(range(2), range(2))
   assert any((larger[y:, x:][:8, :8] == image).all() for y, x in corners)
   box = tf.io.decode_image(small).numpy().astype(np.float32) / 127.5 - 1
@@ -119,6 +162,49 @@ def test_half_of_the_images_are_flipped(small):
   unchanged = sum((row == image).all() for row in found)
   assert flipped + unchanged == 400
   assert 160 < flipped < 240  # four standard deviations
+
+
+def test_legacy_flips_every_image(small):
+  image = squashed(small, (6, 5))
+  options = dict(crop=(6, 5), inception_crop=False, legacy_always_flip=True)
+  for flip in (True, False):
+    found = images(small, 50, flip=flip, **options)
+    np.testing.assert_array_equal(found, [image[:, ::-1]] * 50)
+
+
+def test_uint8_is_the_rounded_image_and_for_the_device_to_scale():
+  options = dict(crop=(33, 30))
+  for i in range(5):
+    key = fold_in(key_of(0), i)
+    pixels = train_image(PHOTOGRAPH, key, dtype='uint8', **options)
+    image = train_image(PHOTOGRAPH, key, **options).numpy()
+    assert pixels.dtype == 'uint8'
+    difference = np.abs((np.float32(pixels) - 127.5) / 127.5 - image)
+    assert 0 < difference.max() <= 0.5 / 127.5 + 1e-6
+
+
+def test_scaling_by_other_means():
+  mean, std = preprocess.IMAGENET_MEAN, preprocess.IMAGENET_STD
+  options = dict(crop=(16, 12), **NOTHING)
+  image = train_image(PHOTOGRAPH, key_of(0), **options).numpy()
+  other = train_image(PHOTOGRAPH, key_of(0), mean=mean, std=std, **options)
+  expected = (image * 127.5 + 127.5 - np.array(mean)) / np.array(std)
+  np.testing.assert_allclose(other, expected, rtol=0, atol=1e-5)
+
+
+def test_randaugment_sees_the_flipped_image(small):
+  """Of whole pixel values, after all that moves pixels."""
+  options = dict(crop=(6, 5), inception_crop=False, shift=1)
+  for i in range(5):
+    key = fold_in(key_of(2), i)
+    image = train_image(small, key, dtype='uint8', **options)
+    changed = train_image(
+      small, key, dtype='uint8', randaugment_layers=2, **options
+    )
+    expected = augment.randaugment(
+      image, fold_in(key, augment._RANDAUGMENT), layers=2, magnitude=10
+    )
+    np.testing.assert_array_equal(changed, expected)
 
 
 @pytest.mark.parametrize('shift', [1, 2, 7])
@@ -166,8 +252,8 @@ def test_no_key_is_used_twice(small, monkeypatch):
     return fold_in(key, number)
 
   monkeypatch.setattr(augment, 'fold_in', recording)
-  augment.train_image(small, key_of(0), crop=4, resize=6, shift=1)
-  assert len(used) == len(set(used)) == 4
+  train_image(small, key_of(0), crop=4, resize=6, shift=1, randaugment_layers=1)
+  assert len(used) == len(set(used)) == 5
 
 
 @pytest.mark.parametrize(
@@ -179,9 +265,12 @@ def test_no_key_is_used_twice(small, monkeypatch):
     ({'crop': (4, 6), 'resize': (9, 5)}, r'resize=\(9, 5\) must be'),
     ({'crop': 4, 'shift': -1}, 'shift=-1 must be 0 or a positive number'),
     ({'crop': 4, 'shift': 0.5}, r'shift=0\.5 must be'),
+    ({'crop': 4, 'dtype': 'int8'}, r"dtype='int8' must be one of .*'uint8'"),
+    ({'crop': 4, 'randaugment_layers': -1}, 'randaugment_layers=-1 must be'),
+    ({'crop': 4, 'randaugment_magnitude': 31}, r'magnitude=31 must lie in 0\.'),
   ],
 )
 def test_wrong_arguments(small, options, message):
   with pytest.raises(ValueError, match=message) as caught:
-    augment.train_image(small, key_of(0), **options)
+    train_image(small, key_of(0), **options)
   assert '\n' not in str(caught.value)

@@ -79,6 +79,7 @@ def test_counts_are_exact(examples, params, batch_size, num_devices):
     'correct': correct,
     'correct_top5': top5,
     'num_examples': NUM_IMAGES,
+    'skipped': 0,
   }
   assert type(result['correct']) is int
   assert type(result['accuracy']) is float
@@ -100,6 +101,69 @@ def test_masked_rows_never_count(examples, params):
   masked = classify.evaluate(Linear(), params, [{**examples, 'mask': mask}])
   assert masked == classify.evaluate(Linear(), params, in_batches(part, 7))
   assert masked['num_examples'] == mask.sum()
+
+
+def several_labels(examples):
+  """The label, for every fifth image none, for every third one more."""
+  label = np.eye(NUM_CLASSES, dtype=np.int32)[examples['label']]  # [B, K]
+  label[::5] = 0
+  label[1::3, 4] = 1
+  return label
+
+
+@pytest.mark.parametrize('num_devices', [1, 8])
+@pytest.mark.parametrize('batch_size', [1, 7, 64])
+def test_any_of_several_labels_is_a_hit(
+  examples, params, batch_size, num_devices
+):
+  label = several_labels(examples)
+  images = examples['image'].reshape(NUM_IMAGES, -1)
+  logits = images @ params['head']['kernel'] + params['head']['bias'][None]
+  order = np.argsort(-np.asarray(logits), axis=-1)
+  correct = top5 = skipped = 0
+  for row, ranked in zip(label, order, strict=True):
+    right = {k for k in range(NUM_CLASSES) if row[k]}
+    skipped += not right
+    correct += ranked[0] in right
+    top5 += bool(right & set(ranked[:5].tolist()))
+  result = classify.evaluate(
+    Linear(),
+    params,
+    in_batches({**examples, 'label': label}, batch_size),
+    meshes.create_mesh(devices=jax.devices()[:num_devices]),
+    num_examples=NUM_IMAGES,
+  )
+  assert 0 < skipped < 10 and 0 < correct < top5 < NUM_IMAGES - skipped
+  counts = {key: value for key, value in result.items() if type(value) is int}
+  assert counts == {
+    'correct': correct,
+    'correct_top5': top5,
+    'num_examples': NUM_IMAGES - skipped,
+    'skipped': skipped,
+  }
+  assert result['accuracy'] == correct / (NUM_IMAGES - skipped)
+
+
+def test_one_label_each_counts_as_ever(examples, params):
+  one_hot = np.eye(NUM_CLASSES, dtype=np.int32)[examples['label']]
+  several = in_batches({**examples, 'label': one_hot}, 7)
+  single = in_batches(examples, 7)
+  assert classify.evaluate(Linear(), params, several) == classify.evaluate(
+    Linear(), params, single
+  )
+
+
+def test_skipped_images_must_have_been_read_too(examples, params):
+  batch = {**examples, 'label': several_labels(examples)}
+  with pytest.raises(ValueError, match='counted 50 images instead of 51'):
+    classify.evaluate(
+      Linear(), params, in_batches(batch, 7), num_examples=NUM_IMAGES + 1
+    )
+  batch['label'] = np.zeros_like(batch['label'])
+  with pytest.raises(
+    ValueError, match='no image to evaluate; 50 have no label'
+  ):
+    classify.evaluate(Linear(), params, in_batches(batch, 7))
 
 
 def test_top_5_of_few_classes(examples):

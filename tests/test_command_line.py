@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from absl import flags
 
 from vit_jax_repro import command_line
+from vit_jax_repro.data import preprocess
 from vit_jax_repro.runs import model_files
 
 pytestmark = pytest.mark.quick
@@ -145,6 +147,15 @@ def in_jax(values, rest):
 def test_bugs_keep_their_traceback(main):
   with pytest.raises((ValueError, KeyError, TypeError)):
     run(main)
+
+
+def test_the_help_names_every_preprocessing():
+  values = flags.FlagValues()
+  command_line.define_weights_flags(values)
+  text = values['preprocessing'].help
+  assert all(name in text for name in preprocess.PREPROCESSINGS)
+  name = re.search(r'timm:\S+(?=\))', text)[0]
+  assert preprocess.pick_preprocessing(name).name == name
 
 
 def test_image_size():

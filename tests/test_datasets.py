@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import tfds_fixtures
 
 from vit_jax_repro.data import datasets, digits
 
@@ -171,11 +172,11 @@ def test_folder_paths(tmp_path, monkeypatch, tfds_dir):
 @pytest.mark.parametrize(
   'name, split, message',
   [
-    ('digitz', 'test', "unknown data set 'digitz'; choose 'digits', the name"),
+    ('digitz', 'test', "unknown data set 'digitz'; did you mean 'digits'"),
     ('', 'test', "unknown data set ''"),
     ('a:b:c', 'test', "unknown data set 'a:b:c'"),
     ('cifar10:9.9.9', 'test', r"'cifar10:9\.9\.9': .* only: 3"),
-    ('cifar10/nope', 'test', r'BuilderConfig nope not found .* \d+\.\d+\.\d+$'),
+    ('cifar10/nope', 'test', "has no configurations; leave out 'nope'"),
     ('digits', 'tset', r"no split 'tset' .* choose from \['test', 'train'\]"),
     ('digits', 'test[', r"no split 'test\['"),
     ('digits', 'test[:0]', r"no split 'test\[:0\]' with images"),
@@ -207,7 +208,15 @@ def test_a_set_that_is_not_prepared_is_refused_at_once(tfds_dir):
 def test_the_advised_build_is_one_that_tfds_takes(tfds_dir, name):
   with pytest.raises(FileNotFoundError) as caught:
     datasets.open_split(name, 'test', data_dir=tfds_dir)
-  assert 'run `tfds build glue/cola:2.0.0` where' in str(caught.value)
+  assert 'run `tfds build glue/cola:2.0.0 --data_dir=' in str(caught.value)
+
+
+@quick
+def test_named_splits_are_offered(tfds_dir):
+  tfds_fixtures.write(tfds_dir, 'cifar10', {'test': [{'label': 3}] * 50})
+  message = r"\['test'\], minitrain, minival or a part .*; it has {'test': 50}"
+  with pytest.raises(ValueError, match=message):
+    datasets.open_split('cifar10', 'tset', data_dir=tfds_dir)
 
 
 @quick

@@ -66,7 +66,7 @@ def test_wrong_values_are_one_line(tiny, tmp_path):
     ({'dataset': 'digitz'}, ["'digitz'", "'digits'", 'ROOT/SPLIT/CLASS']),
     ({'split': 'val'}, ["'val'", "['test', 'train']"]),
     ({'model': 'ViT-X_16'}, ['ViT-X_16', 'ViT-B_16']),
-    ({'preprocessing': 'caffe'}, ["'caffe'", "['bit', 'vit_jax']"]),
+    ({'preprocessing': 'caffe'}, ["'caffe'", "['big_vision', 'bit',"]),
     ({'image_size': '12y'}, ['--image_size=12y']),
     ({'batch_size': 0}, ['--batch_size=0']),
     ({'json': tmp_path / 'no' / 'x.json'}, ['x.json', 'no folder']),

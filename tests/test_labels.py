@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from vit_jax_repro.data import imagenet, labels
+from vit_jax_repro.data.batches import NO_CLASS
 
 pytestmark = pytest.mark.quick
 
@@ -28,6 +29,22 @@ def test_imagenet_by_id_and_by_name(num_classes):
   for model_names in (None, names, list(ids)):
     assert labels.align(by_id, model_names, num_classes).tolist() == chosen
   assert labels.align(ids, None, num_classes).tolist() == [*range(num_classes)]
+
+
+def test_imagenet_21k_lacks_the_teddy_bear():
+  ids = imagenet.wordnet_ids(1000)
+  table = labels.align(ids, None, 21843)
+  lacking = [ids[i] for i in np.flatnonzero(table == NO_CLASS)]
+  assert lacking == ['n04399382']
+  of_21k = imagenet.wordnet_ids(21843)
+  assert [of_21k[i] for i in table[:3]] == list(ids[:3])
+
+
+def test_two_of_a_hundred_missing_are_too_many():
+  names = [str(i) for i in range(100)]
+  table = labels.align(names, names[1:], 99)
+  assert table.tolist() == [NO_CLASS, *range(99)]
+  assert labels.align(names, names[2:], 98) is None
 
 
 def test_readable_imagenet_names():
@@ -71,6 +88,16 @@ def test_translated():
   assert same[0] is batches[0]
 
 
+def test_no_class_stays():
+  table = np.array([7, NO_CLASS], np.int32)
+  batch = batch_of(0, NO_CLASS, 1)
+  (found,) = labels.translated([batch], table, 9)
+  assert found['label'].tolist() == [7, NO_CLASS, NO_CLASS]
+  assert found['label'].dtype == np.int32
+  (same,) = labels.translated([batch], None, 9)
+  assert same is batch
+
+
 @pytest.mark.parametrize('label', [-1, 2])
 def test_a_label_outside_the_classes_is_refused(label):
   for table in (None, np.array([1, 0], np.int32)):
@@ -78,3 +105,26 @@ def test_a_label_outside_the_classes_is_refused(label):
       list(labels.translated([batch_of(0, label)], table, 2))
   if label == -1:
     assert list(labels.translated([batch_of(0, label, mask=False)], None, 2))
+
+
+@pytest.mark.parametrize(
+  'table, num_classes, expected',
+  [
+    ([2, 0, 1], 3, [[0, 1, 1], [0, 0, 0]]),
+    ([4, 0, 1], 5, [[0, 1, 0, 0, 1], [0, 0, 0, 0, 0]]),
+    (None, 3, [[1, 0, 1], [0, 0, 0]]),
+    (None, 5, [[1, 0, 1, 0, 0], [0, 0, 0, 0, 0]]),
+    ([2, 0, NO_CLASS], 3, [[0, 0, 1], [0, 0, 0]]),
+    ([NO_CLASS, 0, NO_CLASS], 3, [[-1, -1, -1], [0, 0, 0]]),
+  ],
+)
+def test_several_labels_are_put_in_the_order_of_the_model(
+  table, num_classes, expected
+):
+  table = None if table is None else np.array(table, np.int32)
+  label = np.array([[1, 0, 1], [0, 0, 0]], np.int32)
+  batch = {'label': label, 'mask': np.ones(2, bool), 'image': 'kept'}
+  (found,) = labels.translated([batch], table, num_classes)
+  assert found['label'].tolist() == expected
+  assert found['label'].dtype == np.int32 and found['image'] == 'kept'
+  assert label.tolist() == [[1, 0, 1], [0, 0, 0]]

@@ -33,6 +33,13 @@ def test_round_trip(tmp_path, params):
   jax.tree.map(np.testing.assert_array_equal, weights.load(path), params)
 
 
+def test_a_preprocessing_with_a_parameter(tmp_path, params):
+  path = tmp_path / 'model.npz'
+  card = {**CARD, 'preprocessing': 'timm:crop_pct=0.95'}
+  model_files.save_model(path, params, architecture=SPEC, **card)
+  assert model_files.read_card(path).preprocessing == 'timm:crop_pct=0.95'
+
+
 def test_what_need_not_be_known(tmp_path, params):
   path = tmp_path / 'lr_0.1.npz'
   assert model_files.read_card(path) is None

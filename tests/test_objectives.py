@@ -1,4 +1,4 @@
-"""Losses and mixup."""
+"""Losses."""
 
 import jax
 import jax.numpy as jnp
@@ -44,32 +44,3 @@ def test_sigmoid_loss_is_a_binary_one_for_each_class():
 def test_an_unknown_loss():
   with pytest.raises(ValueError, match="unknown loss='hinge'; choose from"):
     objectives.classification(Fixed(), loss='hinge')
-
-
-def test_mixup_mixes_with_the_reversed_batch_by_one_weight():
-  images = np.arange(4.0, dtype='f4').reshape(4, 1, 1, 1)
-  batch = {'image': images, 'label': np.int32([0, 1, 2, 0])}
-  mixed = objectives.mixup(batch, jax.random.key(1), alpha=0.5, num_classes=3)
-  weight = float((mixed['image'][0, 0, 0, 0] - 3) / (0 - 3))
-  assert 0 < weight < 1
-  np.testing.assert_allclose(
-    mixed['image'], weight * images + (1 - weight) * images[::-1], rtol=1e-5
-  )
-  one_hot = np.eye(3)[batch['label']]
-  np.testing.assert_allclose(
-    mixed['label'], weight * one_hot + (1 - weight) * one_hot[::-1], atol=1e-6
-  )
-
-
-def test_mixup_weights_have_the_distribution():
-  keys = jax.random.split(jax.random.key(0), 4000)
-  batch = {
-    'image': jnp.float32([0, 1]).reshape(2, 1, 1, 1),
-    'label': jnp.zeros(2, int),
-  }
-  mixed = jax.vmap(
-    lambda key: objectives.mixup(batch, key, alpha=0.1, num_classes=2)['image']
-  )(keys)
-  weights = np.asarray(mixed)[:, 1, 0, 0, 0]
-  np.testing.assert_allclose(weights.mean(), 0.5, atol=0.03)
-  np.testing.assert_allclose(weights.var(), 1 / (4 * 1.2), atol=0.02)

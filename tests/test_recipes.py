@@ -41,3 +41,32 @@ def test_vit_presets():
   recipe = recipes.vit_finetune('imagenet2012', 'ViT-B_16')
   assert recipe['total_steps'] == 20_000
   assert recipe['pp']['test'] == 'validation'
+
+
+def test_augreg_strengths():
+  """The paper's seven, with what AugReg's README of files calls them."""
+  found = {
+    name: tuple(recipes.augreg_strength(name).values())
+    for name in recipes.AUGREG_STRENGTHS
+  }
+  assert found == {
+    'none': (0, 0, 0),
+    'light1': (2, 0, 0),
+    'light2': (2, 10, 0.2),
+    'medium1': (2, 15, 0.2),
+    'medium2': (2, 15, 0.5),
+    'strong1': (2, 20, 0.5),
+    'strong2': (2, 20, 0.8),
+  }
+  assert list(recipes.augreg_strength('none')) == [
+    'layers',
+    'magnitude',
+    'mixup_alpha',
+  ]
+
+
+def test_an_unknown_augreg_strength():
+  message = r"unknown augmentation strength 'mild'; choose from \['none', 'li"
+  with pytest.raises(ValueError, match=message) as caught:
+    recipes.augreg_strength('mild')
+  assert '\n' not in str(caught.value)

@@ -2,12 +2,13 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
 
-from vit_jax_repro import weights
+from vit_jax_repro import models, weights
 from vit_jax_repro.data import preprocess
 from vit_jax_repro.runs import restoring
 from vit_jax_repro.weights import npz, stacking
@@ -15,6 +16,7 @@ from vit_jax_repro.weights import npz, stacking
 pytestmark = pytest.mark.quick
 
 POSITIONS = 'Transformer/posembed_input/pos_embedding'
+READ_AS = 'note: nothing says how images are to be read; using {!r}'
 
 
 @pytest.fixture(scope='module')
@@ -54,7 +56,7 @@ def test_another_image_size(tiny, tmp_path):
         3, classifier='gap', position_embedding='sincos2d', patch_size=[32, 32]
       ),
       (224, 224),
-      'vit_jax',
+      'big_vision',
     ),
     (tiny_models.spec(3, tiny_models.MIXER), (8, 8), 'vit_jax'),
   ],
@@ -67,8 +69,74 @@ def test_image_size_of_a_bare_file(tmp_path, capfd, spec, size, preprocessing):
   restored = restoring.restore(path)
   assert restored.image_size == size
   assert restored.preprocessing == preprocessing
-  said = f'note: the file gives no image size; using {size[0]}x{size[1]}\n'
-  assert capfd.readouterr().err == ('' if size == (8, 8) else said)
+  said = []
+  if preprocessing == 'big_vision':
+    said.append(READ_AS.format('big_vision'))
+  if size != (8, 8):
+    said.append(
+      f'note: the file gives no image size; using {size[0]}x{size[1]}'
+    )
+  assert capfd.readouterr().err.splitlines() == said
+
+
+@pytest.mark.parametrize(
+  'fields, layout, preprocessing',
+  [
+    ({}, 'official', 'vit_jax'),
+    ({'classifier': 'gap'}, 'official', 'vit_jax'),
+    ({'stem_num_layers': [1]}, 'official', 'vit_jax'),
+    # Once read, nothing is left of its layout.
+    ({'classifier': 'gap'}, 'big_vision', 'vit_jax'),
+    ({'class_token_after_positions': True}, 'big_vision_scan', 'big_vision'),
+    ({'classifier': 'map'}, 'big_vision', 'big_vision'),
+    ({'distilled': True, 'gelu': 'erf'}, 'official', 'deit'),
+  ],
+)
+def test_how_a_bare_file_is_read(
+  tmp_path, capfd, fields, layout, preprocessing
+):
+  path = tmp_path / 'm.npz'
+  size = (32, 32) if 'stem_num_layers' in fields else (8, 8)
+  params = tiny_models.params_of(tiny_models.spec(3, **fields), size)
+  weights.save(path, params, layout=layout)
+  assert restoring.restore(path).preprocessing == preprocessing
+  said = '' if preprocessing == 'vit_jax' else READ_AS.format(preprocessing)
+  assert capfd.readouterr().err.rstrip('\n') == said
+  name = 'timm:crop_pct=0.95'
+  assert restoring.restore(path, preprocessing=name).preprocessing == name
+  assert not capfd.readouterr().err
+
+
+def test_a_named_deit_is_read_as_such(tmp_path):
+  """Its file alone does not tell it from a ViT."""
+  model = models.create('DeiT-Ti_16', num_classes=3)
+  images = jnp.zeros((1, 224, 224, 3))
+  shapes = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), images, train=False)['params']
+  )
+  path = tmp_path / 'm.npz'
+  weights.save(path, jax.tree.map(lambda x: np.ones(x.shape), shapes))
+  assert restoring.restore(path).preprocessing == 'vit_jax'
+  assert restoring.restore(path, 'DeiT-Ti_16').preprocessing == 'deit'
+
+
+def test_the_preprocessing_of_a_card(tmp_path):
+  path = tmp_path / 'm.npz'
+  for name in [*preprocess.PREPROCESSINGS, 'deit:crop_pct=1.0']:
+    tiny_models.save_run(path, preprocessing=name)
+    assert restoring.restore(path).preprocessing == name
+  tiny_models.save_run(path, preprocessing=None)
+  assert restoring.restore(path).preprocessing == 'vit_jax'
+  for name, says in [
+    ('caffe', "unknown preprocessing 'caffe'; choose from"),
+    ('timm:crop_pct=2', "'timm:crop_pct=2': crop_pct must be"),
+  ]:
+    tiny_models.save_run(path, preprocessing=name)
+    with pytest.raises(ValueError, match=says) as caught:
+      restoring.restore(path)
+    assert str(caught.value).startswith(f'{tmp_path}/m.json: ')
+    assert '\n' not in str(caught.value)
+    assert restoring.restore(path, preprocessing='bit').preprocessing == 'bit'
 
 
 def test_the_mixer_has_one_size(tmp_path):

@@ -39,6 +39,15 @@ def test_defaults_are_filled_in():
     ({'seed': 2**63}, 'config.seed=9223372036854775808 must be a whole'),
     ({'optim': 'adam'}, "config.optim='adam' is unknown; choose from"),
     ({'decay_type': 'cos'}, "config.decay_type='cos' is unknown; choose from"),
+    ({'label_smoothing': 1}, 'config.label_smoothing=1 must lie in 0..1'),
+    ({'random_erasing': -1}, 'config.random_erasing=-1 must lie in 0..1'),
+    ({'cutmix_alpha': -1}, 'config.cutmix_alpha=-1 must be a number of at'),
+    ({'transfer_dtype': 'int8'}, "config.transfer_dtype='int8' is unknown"),
+    ({'augreg_strength': 'hard'}, "config.augreg_strength='hard' is unknown"),
+    (
+      {'augreg_strength': 'light2', 'mixup_alpha': 0.1},
+      "config.augreg_strength='light2' sets RandAugment and mixup; leave",
+    ),
     ({'loss': 'hinge'}, "config.loss='hinge' is unknown; choose from"),
     ({'dataset': ''}, "config.dataset='' must be 'digits'"),
     ({'total_steps': None}, 'config.total_steps is not known'),
@@ -61,8 +70,8 @@ def test_missing_keys_are_named():
 
 def test_every_key_is_read_somewhere():
   """No dead key: each is read off `settings` or `pp` by the training job."""
-  read = set()
-  for name in ('train.py', 'pretrained.py'):
+  read = {('settings', 'augreg_strength')}  # by settings.py itself: see below
+  for name in ('train.py', 'training_input.py', 'pretrained.py'):
     for node in ast.walk(ast.parse((PACKAGE / name).read_text())):
       if isinstance(node, ast.Attribute):
         owner = ast.unparse(node.value).split('.')[-1]
@@ -73,6 +82,16 @@ def test_every_key_is_read_somewhere():
   ):
     for field in dataclasses.fields(cls):
       assert (owner, field.name) in read, field.name
+
+
+def test_augreg_strength_stands_for_three_settings():
+  read = settings.from_config(GOOD | {'augreg_strength': 'medium2'})
+  pp = read.pp
+  found = pp.randaugment_layers, pp.randaugment_magnitude, read.mixup_alpha
+  assert found == (2, 15, 0.5)
+  assert not settings.from_config(GOOD).pp.randaugment_layers
+  none = settings.from_config(GOOD | {'augreg_strength': 'none'})
+  assert not none.pp.randaugment_layers and not none.mixup_alpha
 
 
 def test_configurations_spell_out_every_key():

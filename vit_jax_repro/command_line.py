@@ -88,7 +88,9 @@ def define_weights_flags(flag_values):
   for name, text in {
     'weights': "a published .npz file or a run's model.npz",
     'model': 'a model name; by default the file tells',
-    'preprocessing': 'how images are read; by default the file tells',
+    'preprocessing': 'how images are read: vit_jax, bit, big_vision, timm or '
+    'deit (for the last two also e.g. timm:crop_pct=0.95); by default the '
+    'file tells',
     'image_size': 'pixels, S or HEIGHTxWIDTH; by default file tells',
     'json': 'also write the result to this file',
   }.items():

@@ -3,7 +3,8 @@
 from absl import flags
 
 DESCRIPTION = """Measures top-1 and top-5 accuracy of a weights file on a data
-set. Every image counts exactly once."""
+set. Every image counts exactly once; one that cannot be decoded counts as
+wrong and is listed."""
 
 
 def main(argv=None):
@@ -25,7 +26,7 @@ def command_flags():
     values,
     'dataset',
     None,
-    "'digits', a TFDS name, or a folder ROOT of ROOT/SPLIT/CLASS/*.jpg",
+    "'digits', a TFDS name, vtab/TASK, or a folder of SPLIT/CLASS/*.jpg",
   )
   command_line.define_string(
     values, 'split', 'test', 'the split, or a part of one such as test[:10%]'
@@ -58,6 +59,13 @@ def show(result):
     'top-5 accuracy': f'{result.top5_accuracy:.2%}',
     'time': f'{result.seconds:.1f} s, {result.images_per_sec:.1f} images/s',
   }
+  if result.skipped:
+    rows['images'] += f'; {result.skipped} without a label skipped'
+  if result.unreadable:
+    rows['unreadable'] = (
+      f'{len(result.unreadable)}, counted as wrong:\n'
+      + '\n'.join(result.unreadable)
+    )
   grid = table.Table(show_header=False)
   for name, value in rows.items():
     grid.add_row(name, value)

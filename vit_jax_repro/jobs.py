@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from vit_jax_repro.data import datasets, labels, pipeline, preprocess
+from vit_jax_repro.data.batches import NO_CLASS
 from vit_jax_repro.evaluation import classify
 from vit_jax_repro.runs.restoring import note, restore
 from vit_jax_repro.runs.train import train
@@ -24,7 +25,7 @@ class Evaluation:
   accuracy: float
   top5_accuracy: float
   correct: int
-  num_examples: int
+  num_examples: int  # that the accuracies are of
   seconds: float  # of reading, compiling and computing
   images_per_sec: float
   weights: str
@@ -34,6 +35,10 @@ class Evaluation:
   image_size: tuple[int, int]
   preprocessing: str
   num_classes: int  # of the model
+  skipped: int = 0  # further images, which have no label (ImageNet-ReaL)
+  # A line on each image that could not be decoded; of several processes, on
+  # those that this one read. They count as wrong.
+  unreadable: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -50,7 +55,9 @@ def evaluate(
   """Top-1 and top-5 accuracy of a weights file; every image counted once.
 
   Labels are matched to the model's classes by name where the data set's
-  names are among the model's, and used as they are otherwise.
+  names are among the model's, and used as they are otherwise. Where an image
+  may be of several classes, any of them is a hit, and an image of none is
+  skipped. An image that cannot be decoded counts as wrong.
 
   Args:
     weights, model, image_size, preprocessing: see `restoring.restore`.
@@ -71,10 +78,12 @@ def evaluate(
   restored.require_trained_head(weights)
   source = datasets.open_split(dataset, split, data_dir=data_dir)
   started = time.perf_counter()
-  measured = _measured(source, restored, batch_size)
+  unreadable = []
+  measured = _measured(source, restored, batch_size, unreadable.append)
   seconds = time.perf_counter() - started
   return Evaluation(
     **measured,
+    unreadable=tuple(unreadable),
     seconds=seconds,
     images_per_sec=source.num_examples / seconds,
     weights=os.fspath(weights),
@@ -87,7 +96,7 @@ def evaluate(
   )
 
 
-def _measured(source, restored, batch_size):
+def _measured(source, restored, batch_size, report):
   """Accuracies and counts, over all processes."""
   table = _label_table(source, restored)
   examples = pipeline.evaluation_batches(
@@ -97,6 +106,7 @@ def _measured(source, restored, batch_size):
     batch_size=-(-batch_size // jax.process_count()),
     process_index=jax.process_index(),
     process_count=jax.process_count(),
+    report=report,
   )
   measured = classify.evaluate(
     restored.model,
@@ -179,6 +189,12 @@ def _label_table(source, restored):
     note(
       f'class names of {source.name!r} are not those of the model; labels are '
       'used as they are'
+    )
+  lacking = 0 if table is None else int((table == NO_CLASS).sum())
+  if lacking:
+    note(
+      f'the model has no class for {lacking} of the {source.num_classes} of '
+      f'{source.name!r}; their images count as wrong'
     )
   if source.num_classes < num_classes:
     note(

@@ -6,6 +6,8 @@ A recipe is a plain dict of the settings that `jobs.train` takes (see
 
 from typing import Any
 
+from vit_jax_repro.data import catalogue
+
 # BiT-HyperRule: bit_hyperrule.py of google-research/big_transfer; BiT paper
 # (arXiv:1912.11370), section 3.3, which has decay points at 30, 60 and 90 %
 # of the steps where the code's small tasks use 40, 60 and 80 %.
@@ -23,17 +25,13 @@ BIT_IMAGE_SIZES = {
 }
 
 # vit_jax/configs/common.py: a part of the training images is left out.
+VIT_STEPS = {'cifar10': 10_000, 'cifar100': 10_000, 'imagenet2012': 20_000}
 VIT_DATASETS = {
-  'cifar10': dict(
-    total_steps=10_000, pp=dict(train='train[:98%]', test='test', crop=384)
-  ),
-  'cifar100': dict(
-    total_steps=10_000, pp=dict(train='train[:98%]', test='test', crop=384)
-  ),
-  'imagenet2012': dict(
-    total_steps=20_000,
-    pp=dict(train='train[:99%]', test='validation', crop=384),
-  ),
+  name: dict(
+    total_steps=steps, pp=dict(train=row.train, test=row.test, crop=row.crop)
+  )
+  for name, steps in VIT_STEPS.items()
+  for row in [catalogue.DATA_SETS[name]]
 }
 
 
@@ -103,6 +101,37 @@ def augreg_finetune() -> dict[str, Any]:
     pp=dict(train='train', test='test', crop=384),
   )
   return recipe
+
+
+# AugReg (arXiv:2106.10270), section 3.4, by the names that its released files
+# carry: (RandAugment's layers, its magnitude, mixup's alpha), as spelled out
+# in big_vision/configs/vit_i21k.py.
+AUGREG_STRENGTHS = {
+  'none': (0, 0, 0.0),
+  'light1': (2, 0, 0.0),  # not nothing: see data/randaugment.py
+  'light2': (2, 10, 0.2),
+  'medium1': (2, 15, 0.2),
+  'medium2': (2, 15, 0.5),
+  'strong1': (2, 20, 0.5),
+  'strong2': (2, 20, 0.8),
+}
+
+
+def augreg_strength(name: str) -> dict[str, Any]:
+  """AugReg's augmentation: dict(layers, magnitude, mixup_alpha).
+
+  Layers 0 and alpha 0.0 mean none.
+
+  Raises:
+    ValueError: a name that is not in `AUGREG_STRENGTHS`.
+  """
+  if name not in AUGREG_STRENGTHS:
+    raise ValueError(
+      f'unknown augmentation strength {name!r}; choose from '
+      f'{list(AUGREG_STRENGTHS)}'
+    )
+  layers, magnitude, mixup_alpha = AUGREG_STRENGTHS[name]
+  return dict(layers=layers, magnitude=magnitude, mixup_alpha=mixup_alpha)
 
 
 def bit_finetune(dataset: str) -> dict[str, Any]:

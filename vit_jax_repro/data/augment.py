@@ -3,90 +3,154 @@
 The changes are random and each is drawn from its own key, made from the one
 of the example, so that the same key always gives the same image. They are
 those of the original code (`vit_jax/input_pipeline.py`: inception crop, flip)
-and of BiT (`big_transfer`: resize, crop, flip), and a shift for the digits.
+and of BiT (`big_transfer`: resize, crop, flip), RandAugment for AugReg and
+DeiT, and a shift for the digits. What mixes the images of a batch or needs
+them normalised happens on the device: see training/mixing.py.
 Letters in shapes: H W pixels of the result, h w pixels of the file.
 """
 
+import dataclasses
+from typing import Any
+
 from vit_jax_repro.data.keys import fold_in
 from vit_jax_repro.data.preprocess import (
+  HALF,
   check_image_size,
   decode,
   normalize,
   squash,
 )
+from vit_jax_repro.data.randaugment import randaugment
 from vit_jax_repro.data.tensorflow_cpu import tensorflow
 
-_BOX, _CROP, _FLIP, _SHIFT = range(4)  # the keys, by what is drawn from them
+# The keys, by what is drawn from them.
+_BOX, _CROP, _FLIP, _SHIFT, _RANDAUGMENT = range(5)
 _AREA_RANGE = (0.05, 1.0)  # of the inception crop: fractions of the image
 _ASPECT_RATIO_RANGE = (0.75, 1.33)  # width / height; TensorFlow's default
+DTYPES = ('float32', 'uint8')
+LARGEST_MAGNITUDE = 30  # of RandAugment; AugReg goes to 20
 
 
-def train_image(
-  encoded,
-  key,
-  *,
-  crop,
-  resize=None,
-  inception_crop=True,
-  flip=True,
-  shift=0,
-):
-  """Decodes an image, changes it at random, and scales it to [-1, 1].
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """What is done to an image, in the order of the fields.
+
+  Raises:
+    ValueError: a size, shift, magnitude or dtype that cannot be; `resize`
+      smaller than `crop`.
+  """
+
+  crop: Any  # S or (H, W) pixels of the result; becomes (H, W)
+  # Whether a whole JPEG is decoded, for the original's very pixels, where a
+  # box is cut out of it anyway. Otherwise the decoder starts at the box, which
+  # changes 0.05 % of the values, at the box's edges, by up to 25 of 255.
+  exact_decode: bool = False
+  inception_crop: bool = True  # a random box of 5-100 % of the area first
+  # S or (H, W) that the image, or the box cut out of it, is resized to before
+  # a random `crop` is taken; None: to `crop` at once.
+  resize: Any = None
+  flip: bool = True  # left and right are swapped in half of the cases
+  # Every image is flipped: BiT's TensorFlow and JAX pipelines
+  # (input_pipeline_tf2_or_jax.py of big_transfer), evaluation being unflipped.
+  legacy_always_flip: bool = False
+  shift: int = 0  # largest move along an axis, pixels; the edge is repeated
+  randaugment_layers: int = 0  # operations applied to an image
+  randaugment_magnitude: float = 10
+  randaugment_policy: str = 'big_vision'  # see randaugment.py
+  # 'uint8' rounds, and leaves normalising to the device; 'float32' is
+  # (pixel - mean) / std.
+  dtype: str = 'float32'
+  mean: tuple[float, float, float] = HALF  # of pixels in 0..255
+  std: tuple[float, float, float] = HALF
+
+  def __post_init__(self):
+    crop = check_image_size(self.crop)
+    resize = crop if self.resize is None else check_image_size(self.resize)
+    object.__setattr__(self, 'crop', crop)
+    object.__setattr__(self, 'resize', resize)
+    if resize[0] < crop[0] or resize[1] < crop[1]:
+      raise ValueError(
+        f'{resize=} must be at least as large as {crop=}, which is cut out of '
+        'it'
+      )
+    if not isinstance(self.shift, int) or self.shift < 0:
+      raise ValueError(
+        f'shift={self.shift!r} must be 0 or a positive number of pixels'
+      )
+    if not isinstance(self.randaugment_layers, int) or (
+      self.randaugment_layers < 0
+    ):
+      raise ValueError(
+        f'randaugment_layers={self.randaugment_layers!r} must be 0 or a '
+        'positive number of operations'
+      )
+    if not 0 <= self.randaugment_magnitude <= LARGEST_MAGNITUDE:
+      raise ValueError(
+        f'randaugment_magnitude={self.randaugment_magnitude!r} must lie in '
+        f'0..{LARGEST_MAGNITUDE}'
+      )
+    if self.dtype not in DTYPES:
+      raise ValueError(f'dtype={self.dtype!r} must be one of {DTYPES}')
+
+
+def train_image(encoded, key, augmentation):
+  """Decodes an image, changes it at random, and scales it.
 
   Args:
     encoded: scalar string, a whole JPEG, PNG, GIF or BMP file.
     key: [2] int64, see keys.py.
-    crop: S or (H, W) pixels of the result.
-    resize: S or (H, W) that the image, or the box cut out of it, is resized
-      to before a random `crop` is taken; None resizes to `crop` at once.
-    inception_crop: whether first a random box of the image is cut out.
-    flip: whether left and right are swapped in half of the cases.
-    shift: the largest move along each axis in pixels; what moves in repeats
-      the edge.
+    augmentation: an Augmentation.
 
   Returns:
-    [H, W, 3] float32 in [-1, 1].
+    [H, W, 3] of the augmentation's dtype.
 
   Raises:
-    ValueError: a size or shift that cannot be.
     tf.errors.InvalidArgumentError: the bytes are no image, or cut short.
   """
-  crop, resize = check(crop=crop, resize=resize, shift=shift)
   tf = tensorflow()
-  image = decode(encoded)  # [h, w, 3] uint8
-  if inception_crop:
-    begin, size = random_box(tf.shape(image), fold_in(key, _BOX))
-    image = tf.slice(image, begin, size)
-    image.set_shape([None, None, 3])
-  image = squash(image, resize)
-  if resize != crop:
+  wanted = augmentation
+  if not wanted.inception_crop:
+    image = decode(encoded)
+  elif wanted.exact_decode:
+    image = _box_of(decode(encoded), box_key(key))
+  else:
+    image = _decoded_box(encoded, box_key(key))
+  image = squash(image, wanted.resize)
+  if wanted.resize != wanted.crop:
     image = tf.image.stateless_random_crop(
-      image, (*crop, 3), fold_in(key, _CROP)
+      image, (*wanted.crop, 3), fold_in(key, _CROP)
     )
-  if flip:
+  if wanted.legacy_always_flip:
+    image = tf.reverse(image, [1])
+  elif wanted.flip:
     image = tf.image.stateless_random_flip_left_right(
       image, fold_in(key, _FLIP)
     )
-  if shift:
-    image = _moved(image, shift, fold_in(key, _SHIFT))
-  return normalize(tf.ensure_shape(image, (*crop, 3)))
-
-
-def check(*, crop, resize=None, shift=0):
-  """The sizes `crop` and `resize` as (H, W); see `train_image`.
-
-  Raises:
-    ValueError: a size or shift that cannot be.
-  """
-  crop = check_image_size(crop)
-  resize = crop if resize is None else check_image_size(resize)
-  if resize[0] < crop[0] or resize[1] < crop[1]:
-    raise ValueError(
-      f'{resize=} must be at least as large as {crop=}, which is cut out of it'
+  if wanted.shift:
+    image = _moved(image, wanted.shift, fold_in(key, _SHIFT))
+  image = tf.ensure_shape(image, (*wanted.crop, 3))
+  if wanted.randaugment_layers:
+    image = randaugment(
+      to_uint8(image),
+      fold_in(key, _RANDAUGMENT),
+      layers=wanted.randaugment_layers,
+      magnitude=wanted.randaugment_magnitude,
+      policy=wanted.randaugment_policy,
     )
-  if not isinstance(shift, int) or shift < 0:
-    raise ValueError(f'{shift=} must be 0 or a positive number of pixels')
-  return crop, resize
+  if wanted.dtype == 'uint8':
+    return to_uint8(image)
+  return normalize(tf.cast(image, tf.float32), wanted.mean, wanted.std)
+
+
+def to_uint8(image):  # [H, W, 3], values in 0..255
+  """Rounded to whole pixel values; uint8 stays as it is."""
+  tf = tensorflow()
+  return image if image.dtype == tf.uint8 else tf.cast(tf.round(image), 'uint8')
+
+
+def box_key(key):
+  """What the box of `train_image` is drawn with."""
+  return fold_in(key, _BOX)
 
 
 def random_box(shape, key):
@@ -112,6 +176,38 @@ def random_box(shape, key):
     use_image_if_no_bounding_boxes=True,
   )
   return begin, size
+
+
+def decode_box(encoded, key):
+  """The random box of a JPEG file, of which little more is decoded.
+
+  Args:
+    encoded: scalar string, a JPEG file.
+    key: [2] int64, of the box.
+
+  Returns:
+    [h, w, 3] uint8, the size of the box.
+  """
+  tf = tensorflow()
+  begin, size = random_box(tf.io.extract_jpeg_shape(encoded), key)
+  window = tf.concat([begin[:2], size[:2]], axis=0)
+  return tf.io.decode_and_crop_jpeg(encoded, window, channels=3)
+
+
+def _decoded_box(encoded, key):
+  tf = tensorflow()
+  box = tf.cond(
+    tf.io.is_jpeg(encoded),
+    lambda: decode_box(encoded, key),
+    lambda: _box_of(decode(encoded), key),
+  )
+  return tf.ensure_shape(box, [None, None, 3])
+
+
+def _box_of(image, key):  # [h, w, 3]
+  tf = tensorflow()
+  begin, size = random_box(tf.shape(image), key)
+  return tf.ensure_shape(tf.slice(image, begin, size), [None, None, 3])
 
 
 def _moved(image, shift, key):  # [H, W, 3]

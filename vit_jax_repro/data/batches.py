@@ -3,11 +3,18 @@
 A batch is a dict of numpy arrays whose first axis is the example:
 
   image  [B, H, W, 3] float32 in [-1, 1], or uint8 not yet normalised
-  label  [B] int32, or [B, K] float32 probabilities
+  label  [B] int32, or [B, K] float32 probabilities; for evaluation also
+         [B, K] int32, 1 for each class that the image is of
   mask   [B] bool, False for rows that only fill up
+
+In evaluation, an image that could not be decoded, and one of a class that the
+model does not have, has the label NO_CLASS, or the negative of its [K] labels:
+it counts, and no prediction is right.
 """
 
 import numpy as np
+
+NO_CLASS = np.int32(-(2**31))
 
 
 def pad(batch, num_rows):

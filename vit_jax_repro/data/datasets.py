@@ -1,11 +1,13 @@
-"""Data sets by name: `digits`, any TFDS data set, or a folder of images.
+"""Data sets by name: digits, any TFDS data set, VTAB, or a folder of images.
 
   digits  digits/0-4  digits/5-9   scikit-learn's digits, prepared on first use
   cifar10  imagenet_v2/topimages  cifar10:3.0.2      TFDS names
+  vtab/dtd  vtab/clevr-count       the tasks of VTAB-1k, see vtab.py
   ./photos  /data/pets  ~/x  a folder ROOT/SPLIT/CLASS/**/*.{jpg,jpeg,png}
 
-A name that TFDS knows is TFDS's even where a folder of that name lies in the
-working directory; `./NAME` is the folder.
+A name that is known is no folder even where one of that name lies in the
+working directory; `./NAME` is the folder. Splits are TFDS's, and those that
+catalogue.py has for a data set: `minival` of cifar10, `train800` of vtab/dtd.
 """
 
 import dataclasses
@@ -13,8 +15,15 @@ import hashlib
 import json
 import os
 
-from vit_jax_repro.data import digits, folders, tfds_files
-from vit_jax_repro.data.tensorflow_cpu import silence, tensorflow
+from vit_jax_repro.data import (
+  catalogue,
+  digits,
+  folders,
+  tfds_builders,
+  tfds_files,
+  vtab,
+)
+from vit_jax_repro.data.tensorflow_cpu import tensorflow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Split:
   num_examples: int
   num_classes: int
   class_names: tuple[str, ...]  # in label order
+  multi_label: bool  # whether an image may be of several classes, or of none
   _source: folders.Folder | tfds_files.Files
 
   def part_size(self, process_index=0, process_count=1):
@@ -83,7 +93,8 @@ class Split:
 
     Returns:
       {'image': string, 'label': int64, 'id': string}, scalars; `image` is an
-      encoded file.
+      encoded file. Where `multi_label`, label is [num_classes], 1 for each
+      class that the image is of and 0 elsewhere.
     """
     return self._source.load(example)
 
@@ -120,7 +131,8 @@ def open_split(name, split, *, data_dir=None, manual_dir=None, download=False):
   Args:
     name: see the top of this file.
     split: such as 'test' or 'train[:98%]' (TFDS's notation; for a folder the
-      slices are those of a fixed shuffled order, see folders.py).
+      slices are those of a fixed shuffled order, see folders.py), or a name
+      that catalogue.py has for it, such as 'minival'.
     data_dir: the TFDS directory; None means TFDS's own default. Folders do
       not use it.
     manual_dir: folder of archives that TFDS cannot download itself, such as
@@ -139,6 +151,7 @@ def open_split(name, split, *, data_dir=None, manual_dir=None, download=False):
     num_examples=source.num_examples,
     num_classes=len(source.class_names),
     class_names=source.class_names,
+    multi_label=isinstance(source, tfds_files.Files) and source.multi_label,
     _source=source,
   )
 
@@ -149,67 +162,18 @@ def _open(name, split, data_dir, manual_dir, download):
   if name.partition('/')[0] == digits.NAME:
     builder = digits.prepared_builder(data_dir, digits.config_of(name))
     return tfds_files.open_files(name, split, builder)
-  builder = _tfds_builder(name, data_dir)
+  row, reading = catalogue.find(name), None
+  if row is not None and row.group:
+    reading = vtab.reading_of(name.removeprefix(catalogue.VTAB))
+  tfds_name = row.tfds if reading else name
+  builder = tfds_builders.find(tfds_name, data_dir)
   if builder is None:
     if os.path.isdir(name):
       return folders.scan(name, split)
-    raise ValueError(
-      f"unknown data set {name!r}; choose 'digits', the name of a TFDS data "
-      'set, or a folder ROOT that holds ROOT/SPLIT/CLASS/*.jpg'
-    )
+    raise ValueError(tfds_builders.unknown(name))
+  split = catalogue.split_of(name, split)
   if not builder.is_prepared():
-    _prepare(name, builder, manual_dir, download)
-  return tfds_files.open_files(name, split, builder)
-
-
-def _tfds_builder(name, data_dir):
-  """The builder, prepared or not; None when TFDS knows no such name."""
-  tensorflow()
-  import tensorflow_datasets as tfds
-
-  try:
-    with silence():
-      return tfds.builder(name, data_dir=data_dir, try_gcs=False)
-  except tfds.core.DatasetNotFoundError:
-    return None
-  except (ValueError, AssertionError) as error:
-    if 'Parsing builder name string' in str(error):
-      return None
-    raise ValueError(
-      f'cannot open TFDS data set {name!r}: {_first_line(error)}'
-    ) from error
-
-
-def _prepare(name, builder, manual_dir, download):
-  where = str(builder.data_dir)
-  if not download and manual_dir is None:
-    raise FileNotFoundError(
-      f'data set {name!r} is not prepared: nothing at {where}; run '
-      f'`tfds build {_build_name(builder)}` where there is a network, or '
-      'name the TFDS directory that has it (--data_dir, or '
-      '--config.tfds_data_dir of main)'
+    tfds_builders.prepare(
+      name, builder, split, manual_dir=manual_dir, download=download
     )
-  import tensorflow_datasets as tfds
-
-  config = tfds.download.DownloadConfig(manual_dir=manual_dir)
-  try:
-    builder.download_and_prepare(download_config=config)
-  except (AssertionError, ValueError, OSError) as error:
-    raise OSError(
-      f'cannot prepare data set {name!r} in {where}: {_first_line(error)}'
-    ) from error
-
-
-def _build_name(builder):
-  """NAME[/CONFIG]:VERSION, what `tfds build` takes."""
-  config = builder.builder_config
-  name = f'{builder.name}/{config.name}' if config else builder.name
-  return f'{name}:{builder.version}'
-
-
-def _first_line(error):
-  text = str(error).strip()
-  line = text.splitlines()[0].rstrip() if text else type(error).__name__
-  if line.endswith(':'):  # a list would follow: leave out its announcement
-    line = line.rpartition('. ')[0] or line[:-1]
-  return line
+  return tfds_files.open_files(name, split, builder, reading)

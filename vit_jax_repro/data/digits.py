@@ -125,6 +125,11 @@ def builder_class():
   return Digits
 
 
+def _reason(error):
+  text = getattr(error, 'strerror', None) or str(error)
+  return text.strip().partition('\n')[0]
+
+
 def prepared_builder(data_dir=None, config=DEFAULT_CONFIG):
   """The builder with its files written, which takes under a second once.
 
@@ -133,20 +138,20 @@ def prepared_builder(data_dir=None, config=DEFAULT_CONFIG):
     config: a key of CONFIGS.
 
   Raises:
-    OSError: the directory cannot be written.
+    OSError: the directory cannot be written, or is full.
   """
-  tensorflow_cpu.tensorflow()
+  tf = tensorflow_cpu.tensorflow()
   with tensorflow_cpu.silence():
     builder = builder_class()(data_dir=data_dir, config=config)
     if builder.is_prepared():
       return builder
     try:
       builder.download_and_prepare()
-    except OSError as error:
+    except (OSError, RuntimeError, tf.errors.OpError) as error:
       builder = builder_class()(data_dir=data_dir, config=config)
       if not builder.is_prepared():  # else another process was faster
         raise OSError(
           f'cannot write the digits data set to {builder.data_dir}: '
-          f'{error.strerror or error}; name another TFDS directory'
+          f'{_reason(error)}; free space there or name another TFDS directory'
         ) from error
   return builder

@@ -5,6 +5,11 @@ from collections import Counter
 import numpy as np
 
 from vit_jax_repro.data import imagenet
+from vit_jax_repro.data.batches import NO_CLASS
+
+# Of a data set's classes, from how many on it is taken to be about a model's.
+# ImageNet-21k has all of ImageNet's 1000 but n04399382, the teddy bear.
+_NEARLY_ALL = 0.99
 
 
 def class_names_of(num_classes):
@@ -35,15 +40,19 @@ def align(dataset_names, model_names, num_classes):
     num_classes: of the model.
 
   Returns:
-    [len(dataset_names)] int32 labels of the model; None if some name of the
-    data set is not one of the model's, so that labels must stand as they are.
+    [len(dataset_names)] int32 labels of the model, NO_CLASS for a name that
+    the model lacks while it has at least 99 of 100; None if it lacks more, so
+    that labels must stand as they are.
   """
   for names in _vocabularies(model_names, num_classes):
     label_of = {name: label for label, name in enumerate(names)}
     # A name that two classes share, as ImageNet's two cranes do, says nothing.
     known = {name for name, times in Counter(names).items() if times == 1}
-    if set(dataset_names) <= known:
-      return np.array([label_of[name] for name in dataset_names], np.int32)
+    found = [
+      label_of[name] if name in known else NO_CLASS for name in dataset_names
+    ]
+    if found.count(NO_CLASS) <= (1 - _NEARLY_ALL) * len(found):
+      return np.array(found, np.int32)
   return None
 
 
@@ -51,23 +60,47 @@ def translated(batches, table, num_classes):
   """Batches whose labels are the model's.
 
   Args:
-    batches: dicts with label [B] int32 and mask [B] bool, or no mask.
+    batches: dicts with label [B] int32, or [B, classes of the data set] with
+      1 for each class that the image is of, and mask [B] bool, or no mask.
     table: what `align` gave; None leaves labels as they are.
     num_classes: of the model.
 
+  Yields:
+    The same with label [B] or [B, num_classes].
+
   Raises:
-    ValueError: a label that is no class, such as the -1 of unlabelled splits.
+    ValueError: a label that is no class, such as the -1 of unlabelled splits;
+      NO_CLASS stays.
   """
   largest = num_classes if table is None else len(table)
   for batch in batches:
     label = batch['label']
-    outside = (label < 0) | (label >= largest)
+    if label.ndim == 2:
+      yield {**batch, 'label': _translated_columns(label, table, num_classes)}
+      continue
+    never = label == NO_CLASS
+    outside = ((label < 0) | (label >= largest)) & ~never
     wrong = label[outside & batch.get('mask', True)]
     if wrong.size:
       raise ValueError(
         f'label {wrong[0]} of the data set is none of the {largest} classes'
       )
-    yield batch if table is None else {**batch, 'label': table[label]}
+    if table is None:
+      yield batch
+    else:
+      label = np.where(never, NO_CLASS, table[np.where(never, 0, label)])
+      yield {**batch, 'label': label}
+
+
+def _translated_columns(label, table, num_classes):  # [B, K] -> [B, classes]
+  if table is None:
+    table = np.arange(label.shape[1])
+  has = table != NO_CLASS
+  result = np.zeros((len(label), num_classes), label.dtype)
+  result[:, table[has]] = label[:, has]
+  lost = label.any(axis=1) & ~result.any(axis=1)
+  result[lost] = -1  # of classes, though of none that the model has
+  return result
 
 
 def _vocabularies(model_names, num_classes):

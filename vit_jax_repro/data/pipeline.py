@@ -1,20 +1,12 @@
-"""Batches from a split, for evaluation and for training."""
+"""Batches from a split, for evaluation and for training.
 
-import itertools
-import os
+An image that cannot be decoded does not stop either: see reading.py.
+"""
 
 import numpy as np
 
-from vit_jax_repro.data import augment, batches, epochs
-from vit_jax_repro.data.preprocess import (
-  check_image_size,
-  first_line,
-  pick_preprocessing,
-  undecodable,
-)
-from vit_jax_repro.data.tensorflow_cpu import tensorflow
-
-_PREFETCHED = 2  # batches made ahead of the one in use
+from vit_jax_repro.data import augment, batches, epochs, reading
+from vit_jax_repro.data.preprocess import check_image_size, pick_preprocessing
 
 
 def evaluation_batches(
@@ -25,12 +17,14 @@ def evaluation_batches(
   batch_size,
   process_index=0,
   process_count=1,
+  report=None,
 ):
   """Batches of one process's part of `split`, in a fixed order.
 
   The last batch is filled up with zeros whose mask is False. Every process
   yields the same number of batches, those that run out wholly masked ones,
-  so that collective operations meet.
+  so that collective operations meet. An image that cannot be decoded is a row
+  of zeros whose label is `batches.NO_CLASS`: it counts, and is never right.
 
   Args:
     split: a datasets.Split.
@@ -38,68 +32,78 @@ def evaluation_batches(
     image_size: S or (H, W) pixels.
     batch_size: rows of each batch of this process.
     process_index, process_count: which part of the split is read.
+    report: called with one line for each image that cannot be decoded; None:
+      such an image raises a ValueError with that line.
 
   Returns:
     An iterator of dicts of numpy arrays: image [B, H, W, 3] float32,
-    label [B] int32, mask [B] bool. Reading an image that cannot be decoded
-    raises a ValueError that names it.
+    label [B] int32, or [B, K] for several classes an image, mask [B] bool.
 
   Raises:
-    ValueError: an unknown preprocessing, a bad size, process or batch size.
+    ValueError: an unknown preprocessing, a bad size, process or batch size;
+      while iterating, a data set that cannot be read.
   """
   function = pick_preprocessing(preprocessing)
   image_size = check_image_size(image_size)
   _check_batch_size(batch_size)
+  num_batches = -(-split.part_size(0, process_count) // batch_size)
 
   def prepare(encoded, _):
     return function(encoded, image_size)
 
-  examples = split.examples(process_index, process_count)
+  found = reading.batches_of(
+    split,
+    split.examples(process_index, process_count),
+    prepare,
+    batch_size,
+    report=report,
+    repair=_never_right,
+  )
+  classes = (split.num_classes,) if split.multi_label else ()
   empty = {
     'image': np.zeros((0, *image_size, 3), np.float32),
-    'label': np.zeros((0,), np.int32),
+    'label': np.zeros((0, *classes), np.int32),
   }
-  num_batches = -(-split.part_size(0, process_count) // batch_size)
-  found = _batches(split, examples, prepare, batch_size)
-  return (
-    batches.pad(next(found, empty), batch_size) for _ in range(num_batches)
-  )
+  return _padded(found, empty, batch_size, num_batches)
 
 
 def training_batches(
   split,
   *,
+  augmentation,
   seed,
   start_step,
   batch_size,
   shuffle_buffer,
   process_index=0,
   process_count=1,
-  **augmentation,
+  report=None,
 ):
   """Batches of one process's part of `split` without end, reshuffled.
 
   Batch i depends on the arguments and i alone, bit for bit, however often the
   run was interrupted before. Batches run across the ends of epochs; nothing
-  is dropped. See epochs.py for what decides on order and augmentation.
+  is dropped. See epochs.py for what decides on order and augmentation. In
+  place of an image that cannot be decoded comes the next one in the order
+  that can.
 
   Args:
     split: a datasets.Split.
+    augmentation: an augment.Augmentation.
     seed: an int that is not negative.
     start_step: how many batches are passed over, without decoding them.
     batch_size: rows of each batch of this process.
     shuffle_buffer: encoded examples held in memory; see Split.shuffled.
     process_index, process_count: which part of the split is read.
-    **augmentation: `crop` and the other options of augment.train_image.
+    report: as for `evaluation_batches`.
 
   Returns:
-    An iterator of dicts of numpy arrays: image [B, H, W, 3] float32 in
-    [-1, 1], label [B] int32. Reading an image that cannot be decoded raises a
-    ValueError that names it.
+    An iterator of dicts of numpy arrays: image [B, H, W, 3] of the
+    augmentation's dtype, label [B] int32.
 
   Raises:
-    ValueError: a bad seed, step, size, shift, process or batch size.
-    TypeError: an augmentation that is not known.
+    ValueError: a bad seed, step, process or batch size; while iterating, a
+      data set that cannot be read or has no image that can be decoded.
   """
   _check_batch_size(batch_size)
   if start_step < 0:
@@ -107,7 +111,7 @@ def training_batches(
 
   def prepare(encoded, example):
     key = epochs.example_key(example, seed)
-    return augment.train_image(encoded, key, **augmentation)
+    return augment.train_image(encoded, key, augmentation)
 
   examples = epochs.examples(
     split,
@@ -117,7 +121,14 @@ def training_batches(
     process_index=process_index,
     process_count=process_count,
   )
-  return _batches(split, examples, prepare, batch_size)
+  return reading.batches_of(
+    split,
+    examples,
+    prepare,
+    batch_size,
+    report=report,
+    repair=_next_readable,
+  )
 
 
 def _check_batch_size(batch_size):
@@ -125,58 +136,31 @@ def _check_batch_size(batch_size):
     raise ValueError(f'{batch_size=} must be at least 1')
 
 
-def _batches(split, examples, prepare, batch_size):
-  """Iterator of batches of image and label, the last one maybe smaller.
-
-  Args:
-    split: a datasets.Split.
-    examples: tf.data.Dataset of what split.load takes.
-    prepare: (encoded image, one of them) -> [H, W, 3] float32.
-    batch_size: B.
-  """
-  tf = tensorflow()
-
-  def load(example):
-    record = split.load(example)
-    return {
-      'image': prepare(record['image'], example),
-      'label': tf.cast(record['label'], tf.int32),
-    }
-
-  dataset = examples.map(
-    tf.autograph.experimental.do_not_convert(load),
-    num_parallel_calls=tf.data.AUTOTUNE,
-    deterministic=True,
-  )
-  dataset = dataset.batch(batch_size).prefetch(_PREFETCHED)
-  return _naming(dataset, split, examples, load, batch_size)
+def _padded(found, empty, batch_size, num_batches):
+  for _ in range(num_batches):
+    batch = next(found, None)
+    if batch is None:  # like the batches before it, but without a row
+      batch = {key: value[:0] for key, value in empty.items()}
+    empty = batch
+    yield batches.pad(batch, batch_size)
 
 
-def _naming(dataset, split, examples, load, batch_size):
-  """The batches of `dataset`, or an error that names the example at fault."""
-  tf = tensorflow()
-  iterator = dataset.as_numpy_iterator()
-  for index in itertools.count():
-    try:
-      batch = next(iterator, None)
-    except tf.errors.OpError as error:
-      first = examples.skip(index * batch_size).take(batch_size)
-      raise ValueError(_blame(first, split, load, error)) from None
-    if batch is None:
-      return
-    yield batch
+def _never_right(rows):
+  """Rows of `reading`, those unreadable under a label that is no class."""
+  for row in rows:
+    if row.pop('readable'):
+      yield row
+    else:
+      label = row['label']
+      yield {**row, 'label': -label if label.ndim else batches.NO_CLASS}
 
 
-def _blame(examples, split, load, error):
-  """Loads examples one by one to say which of them made the batch fail."""
-  tf = tensorflow()
-  try:
-    for example in examples:
-      try:
-        load(example)
-      except tf.errors.OpError as failure:
-        name = split.locate(os.fsdecode(example['id'].numpy()))
-        return undecodable(name, failure)
-  except tf.errors.OpError as failure:
-    error = failure
-  return f'cannot read the data set: {first_line(error)}'
+def _next_readable(rows):
+  """Rows of `reading`, each unreadable one replaced by the next readable."""
+  waiting = 1
+  for row in rows:
+    if row.pop('readable'):
+      yield from [row] * waiting
+      waiting = 1
+    else:
+      waiting += 1

@@ -1,19 +1,55 @@
 """From an encoded image file to the array a model is evaluated on.
 
-A preprocessing is a function `(encoded, image_size) -> image` of TensorFlow
-operations, so that it runs inside tf.data as well as eagerly:
+A preprocessing is called as `(encoded, image_size) -> image`, inside tf.data
+as well as eagerly:
 
   encoded     scalar string tensor or bytes: a whole JPEG, PNG, GIF or BMP file
   image_size  (height, width) in pixels
   image       [height, width, 3] float32
 
 It starts from the encoded file because recipes differ in the decoder too.
-Letters in shapes: H W pixels of the result, h w pixels of the file.
+What each one does and what the choice costs: docs/data.md. Letters in shapes:
+H W pixels of the result, h w pixels of the file.
 """
 
+import dataclasses
 import re
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
+
+from vit_jax_repro.data import pillow
 from vit_jax_repro.data.tensorflow_cpu import tensorflow
+
+# Channel means and deviations, in units of 0..255 pixel values.
+HALF = (127.5, 127.5, 127.5)  # to [-1, 1]: all Google ViT, Mixer, BiT files
+# Of ImageNet's training images, in timm (data/constants.py) and torchvision.
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+  """One way to read an image for evaluation; call it as said at the top."""
+
+  name: str  # as model.json and --preprocessing give it
+  pixels: Callable[..., Any]  # (encoded, image_size) -> [H, W, 3] in [0, 255]
+  source: str
+  description: str
+  decoder: str = 'TensorFlow'
+  dct_method: str = 'INTEGER_FAST'  # of JPEG, by TensorFlow's names for them
+  mean: tuple[float, float, float] = HALF  # subtracted, in units of 0..255
+  std: tuple[float, float, float] = HALF  # divided by, in units of 0..255
+  # image_size -> crop_pct, then a third argument of `pixels`; None: it has
+  # no such parameter.
+  crop_pct: Callable[[tuple[int, int]], float] | None = None
+
+  def __call__(self, encoded, image_size):  # bytes -> [H, W, 3] float32
+    """Raises tf.errors.InvalidArgumentError: no image, or cut short."""
+    arguments = [] if self.crop_pct is None else [self.crop_pct(image_size)]
+    image = self.pixels(encoded, image_size, *arguments)
+    return normalize(image, self.mean, self.std)
 
 
 def decode(encoded):  # bytes -> [h, w, 3] uint8
@@ -42,14 +78,16 @@ def squash(  # [h, w, 3] -> [H, W, 3] float32
   `tf.image.resize`; an antialiased resize of a photograph moves single
   values by more than 1 in [-1, 1].
   """
-  return tensorflow().image.resize(
-    image, image_size, method=method, antialias=antialias
-  )
+  tf = tensorflow()
+  image = tf.cast(image, tf.float32)  # faster than resizing integers, and equal
+  return tf.image.resize(image, image_size, method=method, antialias=antialias)
 
 
-def normalize(image):  # [0, 255] -> [-1, 1]
-  """The one scaling of all published Google ViT, Mixer and BiT files."""
-  return (image - 127.5) / 127.5
+def normalize(image, mean=HALF, std=HALF):  # [..., 3] float32, of [0, 255]
+  """Subtracts and divides channel by channel; by default to [-1, 1]."""
+  if len({*mean}) == len({*std}) == 1:  # one number is faster than three
+    mean, std = mean[0], std[0]
+  return (image - np.float32(mean)) / np.float32(std)
 
 
 def squash_and_normalize(encoded, image_size):  # bytes -> [H, W, 3] float32
@@ -58,13 +96,120 @@ def squash_and_normalize(encoded, image_size):  # bytes -> [H, W, 3] float32
   Both read, squash and scale alike (`vit_jax/input_pipeline.py` with
   `pp.crop`, `bit_tf2` / `bit_jax` input pipelines in evaluation mode).
   """
-  return normalize(squash(decode(encoded), image_size))
+  return normalize(_squashed(encoded, image_size))
 
+
+def _squashed(encoded, image_size):
+  return squash(decode(encoded), image_size)
+
+
+# The short side before the crop. big_vision's configs name two pairs, 256 for
+# 224 (vit_i1k.py, bit_i1k.py, load_and_eval.py) and 448 for 384 (transfer.py).
+_SHORT_SIDE_FOR = {384: 448}
+_SHORT_SIDE_RATIO = (8, 7)  # 256 / 224, for every other size
+
+
+def _area_and_crop(encoded, image_size):  # bytes -> [H, W, 3] float32
+  """`resize_small` and `central_crop` of big_vision (pp/ops_image.py).
+
+  Resized by the area method to the smallest size that covers the short side
+  (of either direction, where H and W differ), cut off to whole values, and
+  cropped, where a half pixel goes to the top and left.
+  """
+  tf = tensorflow()
+  image = decode(encoded)
+  more, less = _SHORT_SIDE_RATIO
+  short = [
+    _SHORT_SIDE_FOR.get(side, side * more // less) for side in image_size
+  ]
+  size = tf.cast(tf.shape(image)[:2], tf.float32)
+  factor = tf.reduce_max(tf.constant(short, tf.float32) / size)
+  size = tf.cast(tf.round(size * factor), tf.int32)
+  image = tf.cast(squash(image, size, method='area'), tf.uint8)
+  top, left = tf.unstack((size - tf.constant(image_size)) // 2)
+  image = tf.image.crop_to_bounding_box(image, top, left, *image_size)
+  image.set_shape([*image_size, 3])
+  return tf.cast(image, tf.float32)
+
+
+def _bicubic_and_crop(  # bytes -> [H, W, 3] float32
+  encoded, image_size, crop_pct
+):
+  """timm's `transforms_imagenet_eval`, DeiT's `build_transform` (datasets.py).
+
+  The short side is resized to size / crop_pct, rounded down. DeiT leaves
+  images for 32 pixels and less (CIFAR) as they are; here they are resized.
+
+  Raises:
+    ValueError: crop_pct makes a side of more than `MAX_IMAGE_SIZE`.
+  """
+  scaled = tuple(int(side / crop_pct) for side in image_size)
+  if max(scaled) > MAX_IMAGE_SIZE:
+    raise ValueError(
+      f'{crop_pct=} asks for {max(scaled)} pixels before the crop, above the '
+      f'{MAX_IMAGE_SIZE} that are read; give a larger crop_pct'
+    )
+  image = pillow.resize_and_crop(encoded, image_size, scaled)
+  return tensorflow().cast(image, 'float32')
+
+
+def _timm_crop_pct(image_size):
+  """0.9, and 1.0 from 384 pixels: timm's vision_transformer.py, Google files.
+
+  So too for its DeiT files (deit.py).
+  """
+  return 0.9 if min(image_size) < 384 else 1.0
+
+
+def _deit_crop_pct(image_size):
+  """The default of --eval-crop-ratio in DeiT's main.py, at every size."""
+  del image_size
+  return 0.875
+
+
+_PILLOW = {'decoder': 'Pillow', 'dct_method': 'INTEGER_ACCURATE'}
 
 # By name, as model.json and --preprocessing give it.
 PREPROCESSINGS = {
-  'vit_jax': squash_and_normalize,
-  'bit': squash_and_normalize,
+  entry.name: entry
+  for entry in (
+    Preprocessing(
+      'vit_jax',
+      _squashed,
+      source='google-research/vision_transformer, vit_jax/input_pipeline.py',
+      description='squashed to the size, bilinear without antialiasing',
+    ),
+    Preprocessing(
+      'bit',
+      _squashed,
+      source='google-research/big_transfer, bit_jax/input_pipeline_*.py',
+      description='the same as vit_jax',
+    ),
+    Preprocessing(
+      'big_vision',
+      _area_and_crop,
+      source='google-research/big_vision, pp/ops_image.py, configs/',
+      description='short side by area (224 -> 256, 384 -> 448), central crop',
+    ),
+    Preprocessing(
+      'timm',
+      _bicubic_and_crop,
+      **_PILLOW,
+      source='huggingface/pytorch-image-models, data/transforms_factory.py',
+      description='short side to size/crop_pct, bicubic, centre crop; [-1, 1]',
+      crop_pct=_timm_crop_pct,
+    ),
+    Preprocessing(
+      'deit',
+      _bicubic_and_crop,
+      **_PILLOW,
+      mean=IMAGENET_MEAN,
+      std=IMAGENET_STD,
+      source='facebookresearch/deit, datasets.py',
+      description="as timm, crop_pct 0.875, ImageNet's mean and deviation",
+      crop_pct=_deit_crop_pct,
+    ),
+  )
 }
 
 
@@ -97,12 +242,43 @@ def check_image_size(image_size):
 
 
 def pick_preprocessing(name):
-  """The function called `name`; a ValueError names the ones there are."""
-  if name not in PREPROCESSINGS:
+  """The preprocessing of a name.
+
+  Args:
+    name: in PREPROCESSINGS; `timm` and `deit` take a parameter, as in
+      'timm:crop_pct=0.95'.
+
+  Returns:
+    Preprocessing.
+
+  Raises:
+    ValueError: unknown name or parameter, or a crop_pct outside (0, 1].
+  """
+  base, colon, parameter = str(name).partition(':')
+  if base not in PREPROCESSINGS:
     raise ValueError(
       f'unknown preprocessing {name!r}; choose from {sorted(PREPROCESSINGS)}'
     )
-  return PREPROCESSINGS[name]
+  entry = PREPROCESSINGS[base]
+  if not colon:
+    return entry
+  allowed = [] if entry.crop_pct is None else ['crop_pct=NUMBER']
+  key, _, value = parameter.partition('=')
+  if not allowed or key != 'crop_pct':
+    raise ValueError(
+      f'preprocessing {name!r}: parameters of {base!r} are {allowed}, not '
+      f'{parameter!r}'
+    )
+  try:
+    crop_pct = float(value)
+  except ValueError:
+    crop_pct = 0.0
+  if not 0 < crop_pct <= 1:
+    raise ValueError(
+      f'preprocessing {name!r}: crop_pct must be a number above 0 and at most '
+      '1, the part of the short side that is kept'
+    )
+  return dataclasses.replace(entry, name=name, crop_pct=lambda _: crop_pct)
 
 
 def read_image(path, *, preprocessing, image_size):
@@ -110,7 +286,7 @@ def read_image(path, *, preprocessing, image_size):
 
   Args:
     path: of a JPEG, PNG, GIF or BMP file.
-    preprocessing: a name in PREPROCESSINGS.
+    preprocessing: a name, see `pick_preprocessing`.
     image_size: S or (H, W) pixels.
 
   Returns:
@@ -127,18 +303,20 @@ def read_image(path, *, preprocessing, image_size):
   try:
     return function(encoded, image_size).numpy()
   except tensorflow().errors.InvalidArgumentError as error:
-    raise ValueError(undecodable(path, error)) from None
+    raise ValueError(undecodable(path, first_line(error))) from None
 
 
-def undecodable(name, error):
-  """One line about an image that TensorFlow could not decode."""
-  return (
-    f'{name} is not a readable JPEG, PNG, GIF or BMP image '
-    f'({first_line(error)})'
-  )
+def undecodable(name, why):
+  """One line about an image that could not be decoded."""
+  return f'{name} is not a readable JPEG, PNG, GIF or BMP image ({why})'
 
 
 def first_line(error):
-  """What a TensorFlow error says, without where in a graph it happened."""
+  """What a TensorFlow error says, without where in a graph it happened.
+
+  Nor where in Python: what `tf.numpy_function` raises comes with its type
+  before it and a traceback below.
+  """
   line = error.message.splitlines()[0].split(' [Op:')[0]
-  return re.sub(r'{{.*?}} *', '', line).strip()
+  line = re.sub(r'{{.*?}} *', '', line).strip()
+  return line.replace('ValueError: ', '')

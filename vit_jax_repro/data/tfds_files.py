@@ -7,10 +7,12 @@ An example is known by its file's name and its place in it, as TFDS has it:
 import dataclasses
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from vit_jax_repro.data import catalogue
 from vit_jax_repro.data.keys import fold_in
 from vit_jax_repro.data.tensorflow_cpu import tensorflow
 
@@ -22,6 +24,70 @@ _EXAMPLES_IN_TURN = 16
 _FILES, _EXAMPLES = range(2)  # keys, by what is shuffled with them
 
 
+def _same(value, *_):
+  return value
+
+
+def _multi_hot(labels, num_classes):  # [n] int64 -> [K] int64
+  tf = tensorflow()
+  hot = tf.one_hot(labels, num_classes, True, False, dtype=tf.bool)  # [n, K]
+  return tf.cast(tf.reduce_any(hot, axis=0), tf.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How image and label come out of an example, in TensorFlow operations."""
+
+  feature: str = 'label'  # what the label is made from
+  parts: tuple[str, ...] = ()  # of it, where it is a sequence of dicts
+  # (decoded feature, K) -> label, int64: a scalar, or [K] with 1 for each
+  # class that the image is of.
+  label: Callable = _same
+  multi_label: bool = False  # whether labels are [K]
+  class_names: tuple[str, ...] = ()  # empty: those of the feature
+  image: Callable = _same  # encoded file -> encoded file
+  name: str = ''  # that sets it apart from others of the same data set
+
+  def names(self, features):
+    """The class names, a tuple; features: what the data set consists of."""
+    feature = features[self.feature]
+    return self.class_names or tuple(getattr(feature, 'feature', feature).names)
+
+  def wanted(self):
+    """What is decoded, a tfds.decode.PartialDecoding."""
+    import tensorflow_datasets as tfds
+
+    parts = dict.fromkeys(self.parts, True) if self.parts else True
+    return tfds.decode.PartialDecoding(
+      {'image': True, self.feature: parts},
+      decoders={'image': tfds.decode.SkipDecoding()},
+    )
+
+  def check(self, name, features):
+    """Refuses a data set that has nothing to read, with a ValueError."""
+    import tensorflow_datasets as tfds
+
+    has = dict(features.items()) if hasattr(features, 'items') else {}
+    feature = has.get(self.feature)
+    if self.multi_label and isinstance(feature, tfds.features.Sequence):
+      feature = feature.feature
+    readable = isinstance(feature, tfds.features.ClassLabel)
+    readable |= bool(self.class_names) and feature is not None
+    if not (readable and isinstance(has.get('image'), tfds.features.Image)):
+      raise ValueError(
+        f'data set {name!r} is no image classification set: it needs an '
+        f"'image' and a class {self.feature!r}, and has {sorted(has)}"
+      )
+
+
+IMAGE_AND_LABEL = Reading()
+READINGS = {  # by TFDS's name; that of all others is IMAGE_AND_LABEL
+  'imagenet2012_real': Reading(
+    feature='real_label', label=_multi_hot, multi_label=True
+  )
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Files:
   """What a split specification means, in a data set that is prepared."""
@@ -29,6 +95,7 @@ class Files:
   name: str
   builder: Any  # tfds.core.DatasetBuilder
   split: str
+  reading: Reading
 
   @property
   def num_examples(self):
@@ -36,7 +103,11 @@ class Files:
 
   @property
   def class_names(self):
-    return tuple(self.builder.info.features['label'].names)
+    return self.reading.names(self.builder.info.features)
+
+  @property
+  def multi_label(self):
+    return self.reading.multi_label
 
   def examples(self, process_index, process_count):
     """See datasets.Split.examples."""
@@ -62,19 +133,15 @@ class Files:
 
   def load(self, example):
     """See datasets.Split.load."""
-    import tensorflow_datasets as tfds
-
-    wanted = tfds.decode.PartialDecoding(
-      {'image': True, 'label': True},
-      decoders={'image': tfds.decode.SkipDecoding()},
-    )
+    wanted = self.reading.wanted()
     features = wanted.extract_features(self.builder.info.features)
     decoded = features.deserialize_example(
       example['serialized'], decoders=wanted.decoders
     )
+    label = decoded[self.reading.feature]
     return {
-      'image': decoded['image'],
-      'label': decoded['label'],
+      'image': self.reading.image(decoded['image']),
+      'label': self.reading.label(label, len(self.class_names)),
       'id': example['id'],
     }
 
@@ -87,6 +154,8 @@ class Files:
     import tensorflow_datasets as tfds
 
     yield self.builder.info.full_name
+    if self.reading.name:
+      yield self.reading.name
     for file in self._files():
       size = tfds.core.Path(file.filename).stat().length
       yield file.basename(), size, file.examples_in_shard, file.skip, file.take
@@ -98,22 +167,20 @@ class Files:
     return splits[part].file_instructions
 
 
-def open_files(name, split, builder):
-  """The files of a split; raises what datasets.open_split says."""
+def open_files(name, split, builder, reading=None):
+  """The files of a split; raises what datasets.open_split says.
+
+  Args:
+    name: as it shall be called in messages.
+    split: as TFDS writes it.
+    builder: of a data set that is prepared.
+    reading: None means what READINGS has for it.
+  """
   import tensorflow_datasets as tfds
 
-  features = builder.info.features
-  if not isinstance(features, tfds.features.FeaturesDict):
-    features = {}
-  features = dict(features.items())
-  if not (
-    isinstance(features.get('image'), tfds.features.Image)
-    and isinstance(features.get('label'), tfds.features.ClassLabel)
-  ):
-    raise ValueError(
-      f"data set {name!r} is no image classification set: it needs an 'image' "
-      f"and a class 'label', and has {sorted(features)}"
-    )
+  if reading is None:
+    reading = READINGS.get(builder.name, IMAGE_AND_LABEL)
+  reading.check(name, builder.info.features)
   file_format = builder.info.file_format
   if file_format not in (None, tfds.core.FileFormat.TFRECORD):
     raise ValueError(
@@ -126,11 +193,14 @@ def open_files(name, split, builder):
   except (KeyError, ValueError, AssertionError):
     num_examples = 0
   if num_examples < 1:
+    sizes = {s: info.num_examples for s, info in builder.info.splits.items()}
+    row = catalogue.find(name)
+    named = f', {", ".join(row.splits)}' if row and row.splits else ''
     raise ValueError(
       f'no split {split!r} with images in data set {name!r}; choose from '
-      f'{sorted(builder.info.splits)} or a part such as train[:98%]'
+      f'{sorted(sizes)}{named} or a part such as train[:98%]; it has {sizes}'
     )
-  return Files(name, builder, split)
+  return Files(name, builder, split, reading)
 
 
 def _columns(files):

@@ -1,4 +1,9 @@
-"""Top-1 and top-5 accuracy in which every image counts exactly once."""
+"""Top-1 and top-5 accuracy in which every image counts exactly once.
+
+Where an image may be of several classes, as in ImageNet-ReaL, any of them is
+a hit, and images of no class at all are skipped (arXiv:2006.07159, and the
+code in google-research/reassessed-imagenet).
+"""
 
 import functools
 
@@ -10,6 +15,7 @@ from vit_jax_repro.data import batches as batch_form
 from vit_jax_repro.training import mesh as meshes
 
 TOP = 5
+_SUMS = ('correct', 'correct_top5', 'count', 'skipped', 'not_finite')
 
 
 def eval_step(params, batch, *, model):
@@ -17,22 +23,30 @@ def eval_step(params, batch, *, model):
 
   Args:
     params: what `model.apply` takes.
-    batch: image [B, H, W, 3], label [B] int32, mask [B] bool.
+    batch: image [B, H, W, 3], mask [B] bool, and label, [B] int32 or [B, K]
+      integers, 1 for each class that the image is of and 0 elsewhere.
     model: gives logits [B, K].
 
   Returns:
-    int32 scalars: correct, correct_top5 (the label among the min(5, K)
-    largest logits), count, and not_finite (rows with a NaN or infinity).
+    int32 scalars: correct, correct_top5 (a label among the min(5, K) largest
+    logits), count, skipped (rows without a label, which are in none of
+    these), and not_finite (rows with a NaN or infinity, skipped or not).
   """
   label, mask = batch['label'], batch['mask']
   logits = _logits(params, batch['image'], model=model)  # [B, K]
   _, top = jax.lax.top_k(logits, min(TOP, logits.shape[-1]))  # [B, 5]
-  hits = (top == label[:, None]) & mask[:, None]  # [B, 5]
+  if label.ndim == 2:
+    right = jnp.take_along_axis(label, top, axis=-1) > 0  # [B, 5]
+    counted = mask & (label != 0).any(axis=-1)  # [B]
+  else:
+    right, counted = top == label[:, None], mask
+  hits = right & counted[:, None]  # [B, 5]
   finite = jnp.isfinite(logits).all(axis=-1)  # [B]
   return {
     'correct': hits[:, 0].sum(),
     'correct_top5': hits.any(axis=-1).sum(),
-    'count': mask.sum(),
+    'count': counted.sum(),
+    'skipped': (mask & ~counted).sum(),
     'not_finite': (mask & ~finite).sum(),
   }
 
@@ -47,14 +61,16 @@ def evaluate(model, params, batches, mesh=None, *, num_examples=None):
     model: a linen module with logits [B, K].
     params: its parameters, host or device arrays; they are not donated.
     batches: this process's batches, as many in every process; image
-      [B, H, W, 3] float32, label [B] int32, mask [B] bool (all True if left
-      out).
+      [B, H, W, 3] float32, label [B] int32 or [B, K] integers (see
+      `eval_step`), mask [B] bool (all True if left out).
     mesh: all devices, examples divided, by default.
-    num_examples: how many unmasked rows there must be over all processes.
+    num_examples: how many unmasked rows there must be over all processes,
+      those without a label included.
 
   Returns:
     dict of accuracy, top5_accuracy (fractions, float), correct, correct_top5,
-    num_examples (int).
+    num_examples (what the fractions are of) and skipped (those without a
+    label), int.
 
   Raises:
     ValueError: another number of images, or none; logits that are not [B, K]
@@ -64,7 +80,7 @@ def evaluate(model, params, batches, mesh=None, *, num_examples=None):
   params = meshes.replicate(params, mesh)
   multiple = meshes.local_batch_multiple(mesh)
   step = _compiled(model, mesh)
-  totals = dict.fromkeys(('correct', 'correct_top5', 'count', 'not_finite'), 0)
+  totals = dict.fromkeys(_SUMS, 0)
   pending = None  # fetched one step late, so that the devices never wait
   for batch in batches:
     num_rows = -(-len(batch['label']) // multiple) * multiple
@@ -132,14 +148,16 @@ def _add(totals, sums):
 
 
 def _result(totals, num_examples):
-  count = totals['count']
-  if num_examples is not None and count != num_examples:
-    raise ValueError(f'counted {count} images instead of {num_examples}')
+  count, skipped = totals['count'], totals['skipped']
+  seen = count + skipped
+  if num_examples is not None and seen != num_examples:
+    raise ValueError(f'counted {seen} images instead of {num_examples}')
   if not count:
-    raise ValueError('there was no image to evaluate')
+    without = f'; {skipped} have no label' if skipped else ''
+    raise ValueError(f'there was no image to evaluate{without}')
   if totals['not_finite']:
     raise ValueError(
-      f'the logits of {totals["not_finite"]} of {count} images are not finite'
+      f'the logits of {totals["not_finite"]} of {seen} images are not finite'
     )
   return {
     'accuracy': totals['correct'] / count,
@@ -147,4 +165,5 @@ def _result(totals, num_examples):
     'correct': totals['correct'],
     'correct_top5': totals['correct_top5'],
     'num_examples': count,
+    'skipped': skipped,
   }

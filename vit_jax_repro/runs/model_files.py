@@ -4,7 +4,8 @@ The JSON file holds
 
   architecture   mapping of fields for models.create, num_classes among them
   class_names    list, one name for each label, or null
-  preprocessing  a name in data.preprocess.PREPROCESSINGS, or null
+  preprocessing  a name for data.preprocess.pick_preprocessing, such as
+                 'vit_jax' or 'timm:crop_pct=0.95', or null
   image_size     [height, width] pixels that the weights are made for
 
 A published file has no JSON beside it; its names and shapes say the same.

@@ -22,9 +22,6 @@ from vit_jax_repro.weights import positions
 # other families are pre-trained at.
 DEFAULT_IMAGE_SIZE = {'bit_resnetv2': (480, 480)}
 OTHER_DEFAULT_IMAGE_SIZE = (224, 224)
-# Where model.json does not say: how each family's own code evaluates.
-DEFAULT_PREPROCESSING = {'bit_resnetv2': 'bit'}
-OTHER_DEFAULT_PREPROCESSING = 'vit_jax'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +64,8 @@ def restore(path, model=None, image_size=None, preprocessing=None):
     path: a published .npz file, or a run's model.npz with model.json beside.
     model: a name that overrides what the file says about the architecture.
     image_size: S or (H, W) pixels; position embeddings are resized to it.
-    preprocessing: a name in data.preprocess.PREPROCESSINGS.
+    preprocessing: a name, see data.preprocess.pick_preprocessing; by default
+      what model.json says, else `default_preprocessing`.
 
   Returns:
     Restored.
@@ -93,6 +91,8 @@ def restore(path, model=None, image_size=None, preprocessing=None):
     with _about(model_files.card_path(path) if card else path):
       module = models.create(card.architecture if card else spec)
   bare = card is None
+  if preprocessing is None:
+    preprocessing = _preprocessing_of(card, path, spec, module)
   card = card or model_files.Card(spec)
   size = image_size or card.image_size or spec.get('image_size')
   if size is None:
@@ -110,10 +110,44 @@ def restore(path, model=None, image_size=None, preprocessing=None):
     name=model or models.name_of(module) or family,
     image_size=size,
     class_names=names or labels.class_names_of(module.num_classes),
-    preprocessing=preprocessing
-    or card.preprocessing
-    or DEFAULT_PREPROCESSING.get(family, OTHER_DEFAULT_PREPROCESSING),
+    preprocessing=preprocessing,
   )
+
+
+def default_preprocessing(spec, module):
+  """How the code that a published file comes from evaluates it.
+
+  Sources: data.preprocess.PREPROCESSINGS. A DeiT is known by its exact GELU
+  (a file has a distillation token or `model` names one), big_vision by
+  names that only its files have: not so its Mixers, and its ViTs that average
+  over patches with learned positions, which are taken for the others.
+
+  Args:
+    spec: what `weights.describe` says of the file.
+    module: the model it is restored to.
+  """
+  if spec['model'] == 'bit_resnetv2':
+    return 'bit'
+  if getattr(module, 'gelu', None) == 'erf':
+    return 'deit'
+  if (
+    spec.get('class_token_after_positions')
+    or spec.get('position_embedding') == 'sincos2d'
+    or spec.get('classifier') == 'map'
+  ):
+    return 'big_vision'
+  return 'vit_jax'
+
+
+def _preprocessing_of(card, path, spec, module):
+  if card is not None and card.preprocessing is not None:
+    with _about(model_files.card_path(path)):
+      preprocess.pick_preprocessing(card.preprocessing)
+    return card.preprocessing
+  name = default_preprocessing(spec, module)
+  if name in ('deit', 'big_vision'):  # the others give the same pixels
+    note(f'nothing says how images are to be read; using {name!r}')
+  return name
 
 
 def _card(path):

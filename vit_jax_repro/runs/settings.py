@@ -5,6 +5,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax_repro import recipes
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
@@ -16,8 +18,13 @@ class Preprocessing:
   # Pixels to resize to before a random crop of `crop`; None: straight to it.
   resize: Any = None
   inception_crop: bool = True  # a random box of 5-100 % of the area first
+  exact_decode: bool = False  # of whole JPEGs where a box would do
   flip: bool = True  # left to right, every second image
+  legacy_always_flip: bool = False  # every image, as BiT's TF and JAX code
   shift: int = 0  # pixels, at most, that an image is moved by
+  randaugment_layers: int = 0  # operations an image; 0: no RandAugment
+  randaugment_magnitude: int = 10
+  randaugment_policy: str = 'big_vision'  # that of AugReg; or 'deit'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +54,15 @@ class Settings:
   grad_norm_clip: float | None = 1.0  # None: gradients are not clipped
   loss: str = 'softmax'  # or 'sigmoid'
   mixup_alpha: float | None = 0.0  # 0: no mixup; None: by the BiT-HyperRule
+  cutmix_alpha: float = 0.0  # 0: no CutMix; with mixup, either of the two
+  label_smoothing: float = 0.0  # probability spread over all classes
+  random_erasing: float = 0.0  # probability that a box becomes noise
+  # RandAugment and mixup of AugReg, 'none', 'light1' ... 'strong2', in place
+  # of pp.randaugment_* and mixup_alpha.
+  augreg_strength: str | None = None
+  # Of training images on their way to the devices: 'uint8' is a quarter of
+  # the bytes, rounded, and normalised there.
+  transfer_dtype: str = 'float32'
   batch: int = 512  # images of an update, over all devices and processes
   batch_eval: int = 512
   accum_steps: int = 1  # parts an update's batch is computed in
@@ -55,7 +71,7 @@ class Settings:
   progress_every: int = 10  # steps; 0: with evaluations alone
   checkpoint_every: int = 1000  # steps; 0: at the end alone
   prefetch: int = 2  # batches put on the devices ahead
-  preprocessing: str = 'vit_jax'  # of evaluation
+  preprocessing: str = 'vit_jax'  # of evaluation; its scale is training's too
   seed: int = 0
   # Sizes of the device mesh; data=None takes the devices that are left.
   mesh: Mapping[str, int | None] = dataclasses.field(
@@ -73,8 +89,16 @@ class Settings:
       'seed',
     ):
       _check_whole(self, name, 0)
-    for name in ('base_lr', 'weight_decay', 'grad_norm_clip', 'mixup_alpha'):
+    for name in (
+      'base_lr',
+      'weight_decay',
+      'grad_norm_clip',
+      'mixup_alpha',
+      'cutmix_alpha',
+    ):
       _check_not_negative(self, name)
+    for name in ('label_smoothing', 'random_erasing'):
+      _check_probability(self, name)
     for name, choices in _CHOICES.items():
       value = getattr(self, name)
       if value not in choices and (value or None not in choices):
@@ -113,7 +137,31 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   fields['pp'] = Preprocessing(
     **_checked(config['pp'], Preprocessing, 'config.pp')
   )
-  return Settings(**fields)
+  settings = Settings(**fields)
+  if not settings.augreg_strength:
+    return settings
+  return _with_strength(settings)
+
+
+def _with_strength(settings: Settings) -> Settings:
+  """What `augreg_strength` stands for, in the settings that it replaces."""
+  strength = recipes.augreg_strength(settings.augreg_strength)
+  layers, alpha = settings.pp.randaugment_layers, settings.mixup_alpha
+  if layers or alpha:
+    raise ValueError(
+      f'config.augreg_strength={settings.augreg_strength!r} sets RandAugment '
+      f'and mixup; leave config.pp.randaugment_layers={layers} and '
+      f'config.mixup_alpha={alpha} at 0'
+    )
+  pp = dataclasses.replace(
+    settings.pp,
+    randaugment_layers=strength['layers'],
+    randaugment_magnitude=strength['magnitude'],
+    randaugment_policy='big_vision',
+  )
+  return dataclasses.replace(
+    settings, pp=pp, mixup_alpha=strength['mixup_alpha']
+  )
 
 
 def to_plain(value: Any) -> Any:
@@ -152,6 +200,8 @@ _CHOICES = {  # None: may be left out
   'optim_dtype': (None, 'float32', 'bfloat16'),
   'weight_decay_on': (None, 'all', 'kernels'),
   'loss': ('softmax', 'sigmoid'),
+  'transfer_dtype': ('float32', 'uint8'),
+  'augreg_strength': (None, *recipes.AUGREG_STRENGTHS),
 }
 _LARGEST = 2**31 - 1
 
@@ -163,6 +213,12 @@ def _check_whole(settings, name, least):
       f'config.{name}={value!r} must be a whole number of at least {least} and '
       f'at most {_LARGEST}'
     )
+
+
+def _check_probability(settings, name):
+  value = getattr(settings, name)
+  if not 0 <= value < 1:
+    raise ValueError(f'config.{name}={value!r} must lie in 0..1, 1 excluded')
 
 
 def _check_not_negative(settings, name):

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_repro import models, recipes, weights
-from vit_jax_repro.data import augment, datasets, labels, pipeline, preprocess
 from vit_jax_repro.evaluation import classify
-from vit_jax_repro.runs import model_files, progress
+from vit_jax_repro.runs import model_files, progress, training_input
 from vit_jax_repro.runs import settings as settings_lib
 from vit_jax_repro.runs.pretrained import pretrained_path
 from vit_jax_repro.runs.restoring import note
@@ -37,6 +36,7 @@ class TrainResult:
   accuracy: float  # of the test split, as a fraction
   top5_accuracy: float
   num_examples: int  # of the test split
+  replaced_images: int  # that could not be decoded, in this call's training
   step: int
   seconds: float  # of this call
   workdir: str
@@ -85,6 +85,7 @@ def train(
     accuracy=evaluated['accuracy_test'],
     top5_accuracy=evaluated['top5_accuracy_test'],
     num_examples=run.test.num_examples,
+    replaced_images=run.input.replaced_images,
     step=run.total_steps,
     seconds=seconds,
     workdir=folder.folder,
@@ -103,17 +104,9 @@ class _Run:
     self.settings = settings
     self.mesh = mesh.create_mesh(**settings.mesh)
     _check_batch(settings, self.mesh)
-    self.image_size = preprocess.check_image_size(settings.pp.crop)
-    preprocess.pick_preprocessing(settings.preprocessing)
-    pp = settings.pp
-    augment.check(crop=self.image_size, resize=pp.resize, shift=pp.shift)
-    opened = functools.partial(
-      datasets.open_split,
-      settings.dataset,
-      data_dir=settings.tfds_data_dir,
-      manual_dir=settings.tfds_manual_dir,
-    )
-    self.train, self.test = opened(pp.train), opened(pp.test)
+    self.input = training_input.Input(settings)
+    self.image_size = self.input.image_size
+    self.train, self.test = self.input.train, self.input.test
     self.num_classes = self.train.num_classes
     self.architecture = dict(settings.model, num_classes=self.num_classes)
     self.model = models.create(self.architecture)
@@ -191,6 +184,8 @@ class _Run:
     with showing as display:
 
       def write(step, scalars):
+        if self.input.replaced_images:
+          scalars['replaced_images'] = self.input.replaced_images
         folder.write_metrics(step, scalars)
         display(step, scalars)
 
@@ -243,20 +238,12 @@ class _Run:
 
   def _compiled_step(self):
     settings = self.settings
-    alpha = settings.mixup_alpha
-    if alpha is None:
-      alpha = recipes.bit_mixup_alpha(self.train.num_examples)
-    augment = None
-    if alpha:
-      augment = functools.partial(
-        objectives.mixup, alpha=alpha, num_classes=self.num_classes
-      )
     step = functools.partial(
       steps.train_step,
       objective=objectives.classification(self.model, loss=settings.loss),
       tx=self.tx,
       accum_steps=settings.accum_steps,
-      augment=augment,
+      augment=self.input.device_augmentation(),
     )
     return jax.jit(
       step,
@@ -265,39 +252,15 @@ class _Run:
     )
 
   def _batches(self, start_step):
-    settings = self.settings
-    pp = settings.pp
-    batches = pipeline.training_batches(
-      self.train,
-      seed=settings.seed,
-      start_step=start_step,
-      batch_size=settings.batch // jax.process_count(),
-      shuffle_buffer=settings.shuffle_buffer,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      crop=self.image_size,
-      resize=pp.resize,
-      inception_crop=pp.inception_crop,
-      flip=pp.flip,
-      shift=pp.shift,
-    )
-    batches = labels.translated(batches, None, self.num_classes)
+    batches = self.input.batches(start_step)
     put = functools.partial(mesh.to_global, mesh=self.mesh)
-    return loop.prefetch(batches, put, settings.prefetch)
+    return loop.prefetch(batches, put, self.settings.prefetch)
 
   def _evaluate(self, params):
-    batches = pipeline.evaluation_batches(
-      self.test,
-      preprocessing=self.settings.preprocessing,
-      image_size=self.image_size,
-      batch_size=-(-self.settings.batch_eval // jax.process_count()),
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    )
     result = classify.evaluate(
       self.model,
       params,
-      labels.translated(batches, None, self.num_classes),
+      self.input.evaluation_batches(),
       self.mesh,
       num_examples=self.test.num_examples,
     )

@@ -32,8 +32,7 @@ def create(*, seed: int, mesh: jax.sharding.Mesh, data: Any) -> dict:
   """
   devices = list(mesh.devices.flat)
   return {
-    'versions': {'python': platform.python_version(), **_versions()},
-    'platform': platform.platform(),
+    **software(),
     'devices': {
       'kind': devices[0].device_kind,
       'platform': devices[0].platform,
@@ -41,9 +40,17 @@ def create(*, seed: int, mesh: jax.sharding.Mesh, data: Any) -> dict:
       'processes': jax.process_count(),
       'mesh': dict(mesh.shape),
     },
-    'git_commit': _git_commit(),
     'seed': seed,
     'data': data,
+  }
+
+
+def software() -> dict:
+  """versions, platform and git_commit, JSON-able."""
+  return {
+    'versions': {'python': platform.python_version(), **_versions()},
+    'platform': platform.platform(),
+    'git_commit': _git_commit(),
   }
 
 

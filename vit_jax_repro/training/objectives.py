@@ -2,8 +2,7 @@
 
 A batch is a dict with image [B, H, W, 3] and label, either [B] integers or
 [B, K] probabilities. The loss is the mean over the batch, float32; metrics
-are means too. `augment` functions (batch, key) -> batch come before and see
-the whole batch, also where gradients are accumulated over parts of it.
+are means too. What changes the whole batch before is in mixing.py.
 """
 
 from collections.abc import Callable
@@ -67,28 +66,3 @@ def probabilities(labels: jax.Array, num_classes: int) -> jax.Array:
   if labels.ndim == 1:
     return jax.nn.one_hot(labels, num_classes)
   return labels
-
-
-def mixup(
-  batch: dict, key: jax.Array, *, alpha: float, num_classes: int
-) -> dict:
-  """Mixes every example with its partner in the reversed batch.
-
-  One weight from Beta(alpha, alpha) for the whole batch, as BiT-HyperRule
-  does it (bit_jax/train.py, input_pipeline; BiT paper section 3.3).
-
-  Args:
-    batch: image [B, H, W, 3], label [B] or [B, K].
-    alpha: > 0.
-    num_classes: K.
-
-  Returns:
-    The batch with mixed images and [B, K] float32 labels.
-  """
-  weight = jax.random.beta(key, alpha, alpha)
-
-  def mix(x):
-    return (weight * x + (1 - weight) * x[::-1]).astype(x.dtype)
-
-  labels = probabilities(batch['label'], num_classes)
-  return dict(batch, image=mix(batch['image']), label=mix(labels))

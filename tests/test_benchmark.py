@@ -1,0 +1,48 @@
+import json
+
+import pytest
+from run_verb import assert_one_line, run_verb
+
+from vit_jax_repro import benchmark
+from vit_jax_repro.benchmarks import input as input_benchmark
+
+
+def test_data(tmp_path):
+  path = tmp_path / 'result.json'
+  code, out, _ = run_verb(
+    'benchmark', 'data', '--image_size=32', '--batch_size=4', '--images=6',
+    '--rounds=2', '--batches=2', f'--json={path}',
+  )  # fmt: skip
+  assert code == 0
+  result = json.loads(path.read_text())
+  rows = result['pipelines']
+  assert [row['name'] for row in rows] == list(input_benchmark.CONTENDERS)
+  for row in rows:
+    assert 0 < row['slowest'] <= row['images_per_sec'] <= row['fastest']
+    assert row['name'] in ' '.join(out.split())
+  assert rows[0]['over_decoded'] == 1
+  assert result['files']['number'] == 6 and result['versions']['jax']
+  assert '6 JPEG files of 500x375 pixels, quality 90' in ' '.join(out.split())
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  'arguments, says',
+  [
+    ([], "what to measure is ''; choose one of ('data',)"),
+    (['date'], "what to measure is 'date'; choose one of"),
+    (['data', 'data'], "what to measure is 'data data'; choose one of"),
+    (['data', '--image_size=x'], '--image_size=x must be pixels'),
+    (['data', '--rounds=0'], '--rounds'),
+    (['data', '--json=no/such/folder.json'], 'no/such'),
+  ],
+)
+def test_wrong_values_are_one_line(arguments, says):
+  code, _, err = run_verb('benchmark', *arguments)
+  assert_one_line(code, err, says)
+
+
+@pytest.mark.quick
+def test_flags_have_help():
+  flags = benchmark.command_flags()
+  assert all(flags[name].help for name in flags)

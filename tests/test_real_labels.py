@@ -1,0 +1,104 @@
+"""ImageNet-ReaL from the files to the verb: any label hits, none is skipped."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tfds_fixtures
+from tiny_models import params_of, spec, with_head
+
+from vit_jax_repro import evaluate, jobs
+from vit_jax_repro.data import datasets, imagenet, labels, pipeline
+from vit_jax_repro.evaluation import classify
+from vit_jax_repro.runs import model_files
+from vit_jax_repro.training import mesh as meshes
+
+# Grey values, and labels of images whose class is their grey value to the
+# model below, with the two classes on either side in its top five.
+IMAGES = [
+  (10, [10]),  # top 1
+  (20, [19, 500]),  # top 5
+  (30, []),  # skipped
+  (40, [400, 40, 7]),  # top 1
+  (50, [53]),  # missed
+  (60, [62]),  # top 5
+  (70, []),  # skipped
+]
+COUNTS = {'correct': 2, 'correct_top5': 4, 'num_examples': 5, 'skipped': 2}
+
+
+class Grey(nn.Module):
+  """Takes the grey value of an image for its class."""
+
+  factor: float = 1.0
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    grey = images.mean(axis=(1, 2, 3)) * 127.5 + 127.5  # [B]
+    return -self.factor * jnp.abs(grey[:, None] - jnp.arange(1000.0)[None])
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('tfds')
+  examples = [
+    {'image': np.full((8, 8, 3), grey, np.uint8), 'real_label': some}
+    for grey, some in IMAGES
+  ]
+  tfds_fixtures.write(
+    folder, 'imagenet2012_real', {'validation': examples}, per_file=3
+  )
+  return folder
+
+
+@pytest.mark.parametrize('num_devices', [1, 8])
+@pytest.mark.parametrize('batch_size', [1, 3, 8])
+def test_counts_are_exact(data_dir, batch_size, num_devices):
+  split = datasets.open_split(
+    'imagenet2012_real', 'validation', data_dir=data_dir
+  )
+  batches = pipeline.evaluation_batches(
+    split, preprocessing='vit_jax', image_size=8, batch_size=batch_size
+  )
+  table = labels.align(split.class_names, None, 1000)
+  result = classify.evaluate(
+    Grey(),
+    {},
+    labels.translated(batches, table, 1000),
+    meshes.create_mesh(devices=jax.devices()[:num_devices]),
+    num_examples=split.num_examples,
+  )
+  assert {key: result[key] for key in COUNTS} == COUNTS
+  assert (result['accuracy'], result['top5_accuracy']) == (0.4, 0.8)
+
+
+def test_evaluation_of_a_model_with_its_classes_in_another_order(
+  tmp_path, data_dir, capsys
+):
+  architecture = spec(1000)
+  bias = np.zeros(1000)
+  bias[999 - 19] = 3  # the model's classes are ImageNet's from behind
+  bias[999 - 40] = 2
+  params = with_head(params_of(architecture), bias=bias)
+  model_files.save_model(
+    tmp_path / 'model.npz',
+    params,
+    architecture=architecture,
+    class_names=imagenet.wordnet_ids()[::-1],
+    image_size=(8, 8),
+    preprocessing='vit_jax',
+  )
+  result = jobs.evaluate(
+    tmp_path / 'model.npz',
+    'imagenet2012_real',
+    split='validation',
+    batch_size=4,
+    data_dir=data_dir,
+  )
+  assert (result.correct, result.num_examples, result.skipped) == (1, 5, 2)
+  assert (result.accuracy, result.top5_accuracy) == (0.2, 0.4)
+  assert result.num_classes == 1000
+  evaluate.show(result)
+  shown = ' '.join(capsys.readouterr().out.replace('│', ' ').split())
+  assert '5, as 8x8 pixels (vit_jax); 2 without a label skipped' in shown

@@ -1,0 +1,322 @@
+"""The data sets of the papers: names, splits, sizes, and what each needs.
+
+Names and versions are those of TFDS 4.9.10; sizes are those of its public
+catalogue, and for VTAB those of the protocol, google-research/task_adaptation,
+data/*.py. A row is found by the name under which datasets.open_split takes it.
+
+The ViT paper (arXiv:2010.11929, B.1.1) tunes on a development part of the
+training images, 1 % of ImageNet, 2 % of CIFAR, 10 % of Pets and Flowers, and
+then trains on all of `train`. It does not say which images; here they are the
+last ones, as in the released code (vit_jax/configs/common.py), which always
+trains on train[:98%] of CIFAR and train[:99%] of ImageNet. The two parts are
+called `minitrain` and `minival`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+# Side in pixels at which the ViT paper fine-tunes (Table 4 and B.1.1, VTAB
+# too) and vit_jax/configs/common.py crops. Table 2 has ImageNet at 512 for
+# ViT-L/16 and at 518 for ViT-H/14.
+CROP = 384
+
+VTAB = 'vtab/'  # what the names of VTAB tasks begin with
+
+
+@dataclasses.dataclass(frozen=True)
+class Manual:
+  """What TFDS wants in its manual folder, for want of a public download."""
+
+  files: tuple[str, ...]  # files and folders below it, always needed
+  train_files: tuple[str, ...] = ()  # left out, the set has no split `train`
+  fetched: str = ''  # TFDS fetches this, unless it lies there already
+  origin: str = ''  # where a person gets them
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+  """One row of the table."""
+
+  name: str  # as datasets.open_split takes it
+  tfds: str  # as tfds.builder takes it; with a version only if that is fixed
+  version: str  # the version this opens, in TFDS 4.9.10
+  num_classes: int
+  sizes: Mapping[str, int]  # TFDS's split: number of examples
+  test: str  # TFDS's split that results are reported on
+  splits: Mapping[str, str]  # name of a split: what it means to TFDS
+  source: str
+  train: str | None = None  # what released code trains on; None: not released
+  crop: int | None = CROP  # None: the papers do not train on it
+  group: str = ''  # of VTAB: natural, specialized or structured
+  column: str = ''  # of the ViT paper's Table 9
+  protocol: str = ''  # the version that VTAB's protocol asks for
+  random_crop: bool | None = None  # whether VTAB's training crops at random,
+  random_flip: bool | None = None  # and flips; None: not a VTAB task
+  manual: Manual | None = None
+  note: str = ''
+
+
+_IMAGENET = Manual(
+  files=('ILSVRC2012_img_val.tar',),
+  train_files=('ILSVRC2012_img_train.tar',),
+  origin='https://image-net.org/download-images, after registering',
+)
+_MANUAL = {  # TFDS's builder: its MANUAL_DOWNLOAD_INSTRUCTIONS and its code
+  'imagenet2012': _IMAGENET,
+  'imagenet2012_real': dataclasses.replace(
+    _IMAGENET, train_files=(), fetched='real.json'
+  ),
+  'resisc45': Manual(
+    files=('NWPU-RESISC45',),
+    origin='https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs, extracted',
+  ),
+  'diabetic_retinopathy_detection': Manual(
+    files=('sample', 'train', 'test', 'trainLabels.csv'),
+    fetched='retinopathy_solution.csv',
+    origin='https://www.kaggle.com/c/diabetic-retinopathy-detection/data',
+  ),
+}
+
+
+def _plain(name, version, num_classes, sizes, test, held_out=0, **fields):
+  """A data set of the ViT paper; held_out: per cent that `minival` has."""
+  splits = {}
+  if held_out:
+    splits = {
+      'minitrain': f'train[:{100 - held_out}%]',
+      'minival': f'train[{100 - held_out}%:]',
+    }
+  return DataSet(
+    name=name,
+    tfds=name,
+    version=version,
+    num_classes=num_classes,
+    sizes=sizes,
+    test=test,
+    splits=splits,
+    manual=_MANUAL.get(name),
+    **fields,
+  )
+
+
+_PAPER = 'ViT paper, Table 4 and B.1.1'
+_V2 = dict(
+  version='3.0.0',
+  num_classes=1000,
+  sizes=dict(test=10_000),
+  test='test',
+  crop=None,
+  source='arXiv:1902.10811; AugReg paper (arXiv:2106.10270), 3.5',
+)
+_CIFAR = dict(
+  version='3.0.2',
+  sizes=dict(train=50_000, test=10_000),
+  test='test',
+  held_out=2,
+  train='train[:98%]',
+  source=f'{_PAPER}; vit_jax/configs/common.py',
+)
+
+_PLAIN = [
+  _plain(
+    'imagenet2012',
+    '5.1.0',
+    1000,
+    dict(train=1_281_167, validation=50_000),
+    'validation',
+    held_out=1,
+    train='train[:99%]',
+    source=f'{_PAPER}; vit_jax/configs/common.py',
+    note="TFDS's own `test` is there where its archive is, without labels",
+  ),
+  _plain(
+    'imagenet2012_real',
+    '1.0.0',
+    1000,
+    dict(validation=50_000),
+    'validation',
+    crop=None,
+    source='arXiv:2006.07159',
+    note='any number of labels an image; those without one do not count',
+  ),
+  _plain('imagenet_v2/matched-frequency', **_V2),
+  _plain('imagenet_v2/threshold-0.7', **_V2),
+  _plain('imagenet_v2/topimages', **_V2),
+  _plain('cifar10', num_classes=10, **_CIFAR),
+  _plain('cifar100', num_classes=100, **_CIFAR),
+  _plain(
+    'oxford_iiit_pet',
+    '4.0.0',
+    37,
+    dict(train=3680, test=3669),
+    'test',
+    held_out=10,
+    source=_PAPER,
+  ),
+  _plain(
+    'oxford_flowers102',
+    '2.1.1',
+    102,
+    dict(train=1020, validation=1020, test=6149),
+    'test',
+    held_out=10,
+    source=_PAPER,
+    note='the paper does not say whether its training images include '
+    '`validation`',
+  ),
+]
+
+
+def _official():
+  """Splits of a task whose data set has a validation split."""
+  return _splits(
+    'train', 'validation', 'train+validation', 'test', 'validation[:200]'
+  )
+
+
+def _held_out(n, test='test'):
+  """Splits where validation is what follows the first n of `train`."""
+  val200 = f'train[{n}:{n + 200}]'
+  return _splits(f'train[:{n}]', f'train[{n}:]', 'train', test, val200)
+
+
+def _cut(n, m):
+  """Splits where `train`, the only one, is cut after n and m examples."""
+  parts = f'train[:{n}]', f'train[{n}:{m}]', f'train[:{m}]', f'train[{m}:]'
+  return _splits(*parts, f'train[{n}:{n + 200}]')
+
+
+def _splits(train, val, trainval, test, val200):
+  return dict(
+    train=train,
+    val=val,
+    trainval=trainval,
+    test=test,
+    train800='train[:800]',
+    val200=val200,
+    train800val200=f'train[:800]+{val200}',
+  )
+
+
+_NORB = _splits(  # no validation split: it is half of the test images
+  'train', 'test[:50%]', 'train+test[:50%]', 'test[50%:]', 'test[:200]'
+)
+_EQUAL = dict.fromkeys(('train', 'validation', 'test'), 1880)
+_CLEVR = dict(train=70_000, validation=15_000)  # `test` has no labels
+
+# Of each task: name, column, TFDS's data set, its version, the protocol's,
+# classes, sizes, splits, random crop, random flip, note.
+_VTAB_TASKS = {
+  'natural': [
+    ('caltech101', 'Caltech101', 'caltech101', '3.0.2', '3.*.*', 102,
+     dict(train=3060, test=6084), _held_out(2754), True, True,
+     "sizes are the protocol's; with the 3059 training images that some "
+     'versions of TFDS count, its cut at 90 % would be one earlier'),
+    ('cifar100', 'CIFAR-100', 'cifar100', '3.0.2', '3.*.*', 100,
+     dict(train=50_000, test=10_000), _held_out(45_000), True, True, ''),
+    ('dtd', 'DTD', 'dtd', '3.0.1', '3.*.*', 47,
+     _EQUAL, _official(), True, True, 'the first of its ten partitions'),
+    ('oxford_flowers102', 'Flowers102', 'oxford_flowers102', '2.1.1', '2.*.*',
+     102, dict(train=1020, validation=1020, test=6149), _official(), True,
+     True, ''),
+    ('oxford_iiit_pet', 'Pets', 'oxford_iiit_pet', '4.0.0', '3.*.*', 37,
+     dict(train=3680, test=3669), _held_out(2944), True, True,
+     'TFDS has given up 3.*.*; 4.0.0 re-encodes twelve damaged images'),
+    ('sun397', 'Sun397', 'sun397/tfds', '4.0.0', '4.*.*', 397,
+     dict(train=76_128, validation=10_875, test=21_750), _official(), True,
+     True, ''),
+    ('svhn', 'SVHN', 'svhn_cropped', '3.1.0', '3.*.*', 10,
+     dict(train=73_257, test=26_032), _held_out(65_931), True, True, ''),
+  ],
+  'specialized': [
+    ('patch_camelyon', 'Camelyon', 'patch_camelyon', '2.0.0', '2.*.*', 2,
+     dict(train=262_144, validation=32_768, test=32_768), _official(), True,
+     True, ''),
+    ('eurosat', 'EuroSAT', 'eurosat/rgb', '2.0.0', '2.*.*', 10,
+     dict(train=27_000), _cut(16_200, 21_600), True, True, ''),
+    ('resisc45', 'Resisc45', 'resisc45', '3.0.0', '3.*.*', 45,
+     dict(train=31_500), _cut(18_900, 25_200), True, True, ''),
+    ('diabetic_retinopathy', 'Retinopathy',
+     'diabetic_retinopathy_detection/btgraham-300', '3.0.0', '3.*.*', 5,
+     dict(train=35_126, validation=10_906, test=42_670), _official(), True,
+     True, ''),
+  ],
+  'structured': [
+    ('clevr-count', 'Clevr-Count', 'clevr', '3.1.0', '3.*.*', 8, _CLEVR,
+     _held_out(63_000, 'validation'), False, True,
+     "scenic's configuration trains on train[:1000] and 200 more"),
+    ('clevr-distance', 'Clevr-Dist', 'clevr', '3.1.0', '3.*.*', 6, _CLEVR,
+     _held_out(63_000, 'validation'), False, True, ''),
+    ('dmlab', 'DMLab', 'dmlab', '2.0.1', '2.0.1', 6,
+     dict(train=65_550, validation=22_628, test=22_735), _official(), False,
+     True, ''),
+    ('dsprites-xpos', 'dSpr-Loc', 'dsprites', '2.0.0', '2.*.*', 16,
+     dict(train=737_280), _cut(589_824, 663_552), False, False, ''),
+    ('dsprites-orientation', 'dSpr-Ori', 'dsprites', '2.0.0', '2.*.*', 16,
+     dict(train=737_280), _cut(589_824, 663_552), True, False, ''),
+    ('kitti-distance', 'KITTI-Dist', 'kitti:3.1.0', '3.1.0', '3.1.0', 4,
+     dict(train=6347, validation=423, test=711), _official(), False, True,
+     "TFDS's newest is 3.3.0; the protocol fixes 3.1.0, which it still has"),
+    ('smallnorb-azimuth', 'sNORB-Azim', 'smallnorb', '2.0.0', '2.*.*', 18,
+     dict(train=24_300, test=24_300), _NORB, True, False, ''),
+    ('smallnorb-elevation', 'sNORB-Elev', 'smallnorb', '2.0.0', '2.*.*', 9,
+     dict(train=24_300, test=24_300), _NORB, True, True, ''),
+  ],
+}  # fmt: skip
+
+
+def _vtab(group, task, column, tfds, version, protocol, num_classes, *rest):
+  sizes, splits, random_crop, random_flip, note = rest
+  return DataSet(
+    name=VTAB + task,
+    tfds=tfds,
+    version=version,
+    num_classes=num_classes,
+    sizes=sizes,
+    test=splits['test'],
+    splits=splits,
+    source='google-research/task_adaptation, data/*.py; ViT paper, B.1.1',
+    group=group,
+    column=column,
+    protocol=protocol,
+    random_crop=random_crop,
+    random_flip=random_flip,
+    manual=_MANUAL.get(tfds.split('/')[0]),
+    note=note,
+  )
+
+
+DATA_SETS = {row.name: row for row in _PLAIN}
+DATA_SETS |= {
+  VTAB + row[0]: _vtab(group, *row)
+  for group, rows in _VTAB_TASKS.items()
+  for row in rows
+}
+
+
+def find(name: str) -> DataSet | None:
+  """The row of a name such as 'cifar10', 'cifar10:3.0.2' or 'vtab/dtd'."""
+  if not name.startswith(VTAB):  # whose rows say which version they mean
+    name = name.partition(':')[0]
+  if name == 'imagenet_v2':  # TFDS opens its first configuration
+    name = 'imagenet_v2/matched-frequency'
+  return DATA_SETS.get(name)
+
+
+def split_of(name: str, split: str) -> str:
+  """What a split means to TFDS.
+
+  Named splits of the data set may stand alone or in a sum, as in
+  'train800+val200'; whatever else stands there is TFDS's notation already.
+  The name of a split followed by a slice always means TFDS's own split.
+  """
+  row = find(name)
+  if row is None:
+    return split
+  terms = (term.strip() for term in split.split('+'))
+  return '+'.join(row.splits.get(term, term) for term in terms)
+
+
+def manual_of(builder: str) -> Manual | None:
+  """What the TFDS builder of that name wants; None: it downloads itself."""
+  return _MANUAL.get(builder)

@@ -1,0 +1,235 @@
+"""RandAugment as AugReg and as DeiT used it: a few random operations in a row.
+
+The operations are those of distortions.py; here is which of them a policy
+draws from, and what a magnitude means for each.
+"""
+
+from vit_jax_repro.data import distortions
+from vit_jax_repro.data.keys import fold_in
+from vit_jax_repro.data.tensorflow_cpu import tensorflow
+
+# The keys of a layer, by what is drawn from them.
+_OPERATION, _SIGN, _PLACE, _WHETHER, _MAGNITUDE = range(5)
+
+# big_vision/pp/autoaugment.py: _MAX_LEVEL, and the arguments of RandAugment.
+_MAX_LEVEL = 10
+_CUTOUT = 40  # pixels, half a side, at magnitude 10
+_TRANSLATE = 100  # pixels at magnitude 10
+_BIG_VISION_FILL = 128
+# Both sources alike: what magnitude 10 stands for.
+_ROTATE = 30.0  # degrees
+_SHEAR = 0.3
+_SOLARIZE_ADD = 110
+# timm/data/auto_augment.py.
+_TRANSLATE_PART = 0.45  # of a side, at magnitude 10
+_ENHANCE = 0.9  # at magnitude 10
+_LEAST_FACTOR = 0.1
+_DEIT_PROBABILITY = 0.5
+_DEIT_STD = 0.5  # 'mstd0.5' in the name of DeiT's policy
+# timm/data/transforms_factory.py: ImageNet's mean, 0.485 0.456 0.406, in 255.
+_DEIT_FILL = (124, 116, 104)
+
+
+def randaugment(image, key, *, layers, magnitude, policy='big_vision'):
+  """Changes an image by `layers` operations, each drawn from all alike.
+
+  'big_vision' is AugReg's. It differs from the RandAugment paper
+  (arXiv:1909.13719), whose magnitudes go to 30 where here 10 is the scale and
+  larger ones go on in proportion:
+    - 16 operations in place of 14: without identity, with Invert, SolarizeAdd
+      and Cutout;
+    - contrast blends with the level H * W / 256, at most 255 (196 at 224 x
+      224 pixels), where the mean grey level is meant;
+    - colour, contrast, brightness and sharpness take 0.1 + 0.18 * magnitude:
+      weakest at 5, and far from nothing at 0;
+    - solarize's threshold, 25.6 * magnitude, is stored in eight bits: 0 at
+      magnitudes 0, 10 and 20, which inverts the image, and 128 at 15
+      (google-research/big_vision issue 110);
+    - posterize keeps 0.4 * magnitude bits, more at higher magnitudes, and at
+      least one, because TensorFlow shifts eight bits by seven at most.
+  Colour, autocontrast and sharpness round as Pillow does; big_vision's may
+  be off by one level.
+
+  'deit' is timm's 'rand-m9-mstd0.5-inc1' where `magnitude` is 9 and `layers`
+  2: 15 operations, without Cutout; each is left out in half of the cases;
+  magnitudes are drawn from a normal distribution around `magnitude` and
+  clipped to 0..10, and more is stronger throughout; pixels are moved by
+  bicubic interpolation, which is DeiT's training interpolation, and what
+  comes from outside is ImageNet's mean colour.
+
+  Args:
+    image: [H, W, 3] uint8; H and W may be unknown.
+    key: [2] int64, see keys.py.
+    layers: an int from 0 on.
+    magnitude: an int or float; 0..20 for big_vision, 0..10 for deit.
+    policy: 'big_vision' or 'deit'.
+
+  Returns:
+    [H, W, 3] uint8.
+
+  Raises:
+    ValueError: layers, magnitude or policy that cannot be; an image that is
+      not uint8.
+  """
+  check(layers=layers, magnitude=magnitude, policy=policy)
+  tf = tensorflow()
+  image = tf.convert_to_tensor(image)
+  if image.dtype != tf.uint8:
+    raise ValueError(f'RandAugment takes uint8 images, not {image.dtype.name}')
+  for layer in range(layers):
+    changed = _one_layer(image, magnitude, fold_in(key, layer), policy)
+    image = tf.ensure_shape(changed, image.shape)
+  return image
+
+
+def check(*, layers, magnitude, policy='big_vision'):
+  """Raises the ValueErrors of `randaugment` about its settings."""
+  if policy not in _POLICIES:
+    raise ValueError(f'unknown {policy=}; choose from {sorted(_POLICIES)}')
+  if not isinstance(layers, int) or layers < 0:
+    raise ValueError(f'{layers=} must be 0 or a positive number of operations')
+  _, largest = _POLICIES[policy]
+  if not 0 <= magnitude <= largest:
+    raise ValueError(
+      f'{magnitude=} must lie in 0..{largest}, the range of {policy!r}'
+    )
+
+
+def _one_layer(image, magnitude, key, policy):
+  tf = tensorflow()
+  if policy == 'deit':
+    noise = tf.random.stateless_normal([], fold_in(key, _MAGNITUDE))
+    magnitude = tf.clip_by_value(magnitude + _DEIT_STD * noise, 0, _MAX_LEVEL)
+  operations, _ = _POLICIES[policy]
+  branches = operations(image, magnitude / _MAX_LEVEL, key)
+  index = tf.random.stateless_uniform(
+    [], fold_in(key, _OPERATION), 0, len(branches), tf.int32
+  )
+  if policy == 'deit':
+    whether = tf.random.stateless_uniform([], fold_in(key, _WHETHER))
+    index = tf.where(whether < _DEIT_PROBABILITY, index, len(branches))
+  # Only the branch that is drawn is computed; any other index: the last one.
+  return tf.switch_case(index, list(branches.values()), lambda: image)
+
+
+def _big_vision(image, part, key):
+  """The operations by name, functions without arguments.
+
+  Args:
+    image: [H, W, 3] uint8.
+    part: the magnitude / 10, a float.
+    key: [2] int64.
+  """
+  factor = 0.1 + 1.8 * part
+  fill = _BIG_VISION_FILL
+
+  def moved(*origin, **origins):
+    return distortions.nearest(image, *origin, **origins, fill=fill)
+
+  def signed(amount):
+    return _signed(amount, key)
+
+  def level():  # where the mean is meant: the pixels' number / 256
+    tf = tensorflow()
+    pixels = tf.cast(tf.reduce_prod(tf.shape(image)[:2]), tf.float32)
+    return tf.minimum(tf.floor(pixels / 256), 255)
+
+  def cutout():
+    tf = tensorflow()
+    place = tf.random.stateless_uniform([2], fold_in(key, _PLACE))
+    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    center = tf.unstack(tf.cast(tf.floor(place * sides), tf.int32))
+    return distortions.cutout(image, center, int(part * _CUTOUT), fill)
+
+  return {
+    'AutoContrast': lambda: distortions.autocontrast(image),
+    'Equalize': lambda: distortions.equalize(image),
+    'Invert': lambda: distortions.invert(image),
+    'Rotate': lambda: moved(
+      *distortions.rotation(signed(part * _ROTATE), _center(image, -0.5))
+    ),
+    'Posterize': lambda: distortions.posterize(image, max(1, int(part * 4))),
+    'Solarize': lambda: distortions.solarize(image, int(part * 256) % 256),
+    'Color': lambda: distortions.color(image, factor),
+    'Contrast': lambda: distortions.contrast(image, factor, middle=level()),
+    'Brightness': lambda: distortions.brightness(image, factor),
+    'Sharpness': lambda: distortions.sharpness(image, factor),
+    'ShearX': lambda: moved(x=(1, signed(part * _SHEAR), 0)),
+    'ShearY': lambda: moved(y=(signed(part * _SHEAR), 1, 0)),
+    'TranslateX': lambda: moved(x=(1, 0, signed(part * _TRANSLATE))),
+    'TranslateY': lambda: moved(y=(0, 1, signed(part * _TRANSLATE))),
+    'Cutout': cutout,
+    'SolarizeAdd': lambda: distortions.solarize_add(
+      image, int(part * _SOLARIZE_ADD)
+    ),
+  }
+
+
+def _deit(image, part, key):
+  """As `_big_vision`; `part` is a float32 scalar tensor."""
+  tf = tensorflow()
+
+  def moved(*origin, **origins):
+    return distortions.bicubic(image, *origin, **origins, fill=_DEIT_FILL)
+
+  def signed(amount):
+    return _signed(amount, key)
+
+  def factor():
+    return tf.maximum(_LEAST_FACTOR, 1 + signed(part * _ENHANCE))
+
+  def whole(amount):
+    return tf.cast(amount, tf.int32)
+
+  def far(axis):
+    side = tf.cast(tf.shape(image)[axis], tf.float32)
+    return signed(part * _TRANSLATE_PART) * side
+
+  return {
+    'AutoContrast': lambda: distortions.autocontrast(image),
+    'Equalize': lambda: distortions.equalize(image),
+    'Invert': lambda: distortions.invert(image),
+    'Rotate': lambda: moved(
+      *distortions.rotation(signed(part * _ROTATE), _center(image, 0.0))
+    ),
+    'PosterizeIncreasing': lambda: distortions.posterize(
+      image, 4 - whole(part * 4)
+    ),
+    'SolarizeIncreasing': lambda: distortions.solarize(
+      image, 256 - whole(part * 256)
+    ),
+    'SolarizeAdd': lambda: distortions.solarize_add(
+      image, whole(part * _SOLARIZE_ADD)
+    ),
+    'ColorIncreasing': lambda: distortions.color(image, factor()),
+    'ContrastIncreasing': lambda: distortions.contrast(image, factor()),
+    'BrightnessIncreasing': lambda: distortions.brightness(image, factor()),
+    'SharpnessIncreasing': lambda: distortions.sharpness(image, factor()),
+    'ShearX': lambda: moved(x=(1, signed(part * _SHEAR), 0)),
+    'ShearY': lambda: moved(y=(signed(part * _SHEAR), 1, 0)),
+    'TranslateXRel': lambda: moved(x=(1, 0, far(1))),
+    'TranslateYRel': lambda: moved(y=(0, 1, far(0))),
+  }
+
+
+def _signed(amount, key):
+  """The amount or its negative, either in half of the cases."""
+  tf = tensorflow()
+  number = tf.random.stateless_uniform([], fold_in(key, _SIGN))
+  return tf.where(number < 0.5, -amount, amount)
+
+
+def _center(image, origin):
+  """(y, x) of the image's middle.
+
+  Counted from the first pixel's corner, or its middle if `origin` is -0.5.
+  """
+  tf = tensorflow()
+  height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32) / 2)
+  return height + origin, width + origin
+
+
+_POLICIES = {  # name: its operations, the largest magnitude
+  'big_vision': (_big_vision, 20),
+  'deit': (_deit, _MAX_LEVEL),
+}

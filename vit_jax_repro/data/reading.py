@@ -1,0 +1,147 @@
+"""Reading and decoding, many images at a time, some of which may be damaged.
+
+Damaged images are rare, and looking out for them takes time with every image.
+So batches are first made without: the first error switches, from its batch
+on, to a slower way in which an image that fails is known and repaired.
+Images that are not damaged come out the same, bit for bit.
+"""
+
+import itertools
+import os
+
+import numpy as np
+
+from vit_jax_repro.data.preprocess import first_line, undecodable
+from vit_jax_repro.data.tensorflow_cpu import keep_memory, tensorflow
+
+_PREFETCHED = 2  # batches made ahead of the one in use
+
+
+def batches_of(split, examples, prepare, batch_size, *, report, repair):
+  """Batches of image and label, the last one maybe smaller.
+
+  Args:
+    split: a datasets.Split.
+    examples: tf.data.Dataset of what split.load takes, of which the same
+      come in the same order each time.
+    prepare: (encoded image, one of them) -> [H, W, 3].
+    batch_size: B.
+    report: called with one line for each image that cannot be decoded; None:
+      such an image raises a ValueError with that line.
+    repair: a generator over rows, dicts of numpy arrays image [H, W, 3],
+      label and readable (bool), that are given in order. It yields rows of
+      image and label in their place.
+
+  Returns:
+    Iterator of dicts of numpy arrays image [B, H, W, 3], label [B, ...] int32.
+
+  Raises:
+    ValueError: while iterating: see report; the data set cannot be read, or
+      one image after the other cannot be decoded, as many as it has.
+  """
+  tf = tensorflow()
+  keep_memory()
+  dataset = _map(examples, _loading(split, prepare))
+  dataset = dataset.batch(batch_size).prefetch(_PREFETCHED)
+  iterator = dataset.as_numpy_iterator()
+  for index in itertools.count():
+    try:
+      batch = next(iterator, None)
+    except tf.errors.OpError:
+      rows = _rows(
+        split, examples.skip(index * batch_size), prepare, batch_size, report
+      )
+      yield from _stacked(repair(rows), batch_size)
+      return
+    if batch is None:
+      return
+    yield batch
+
+
+def _loading(split, prepare):
+  tf = tensorflow()
+
+  def load(example):
+    record = split.load(example)
+    return {
+      'image': prepare(record['image'], example),
+      'label': tf.cast(record['label'], tf.int32),
+    }
+
+  return load
+
+
+def _map(dataset, function):
+  tf = tensorflow()
+  return dataset.map(
+    tf.autograph.experimental.do_not_convert(function),
+    num_parallel_calls=tf.data.AUTOTUNE,
+    deterministic=True,
+  )
+
+
+def _rows(split, examples, prepare, ahead, report):
+  """One by one: image, label and whether it is readable; reports if not.
+
+  An iterator that has raised goes on with the next example, so that the
+  errors are known by their place.
+  """
+  tf = tensorflow()
+  dataset = _map(examples, _loading(split, prepare)).prefetch(ahead)
+  iterator = dataset.as_numpy_iterator()
+  others = enumerate(_map(examples, _naming(split)).as_numpy_iterator())
+  image = dataset.element_spec['image']
+  blank = np.zeros(image.shape, image.dtype.as_numpy_dtype)
+  unreadable = 0  # one after the other
+  for place in itertools.count():
+    try:
+      row = next(iterator, None)
+    except tf.errors.InvalidArgumentError as error:
+      unreadable += 1
+      name, label = _at(place, others)
+      line = undecodable(split.locate(name), first_line(error))
+      if unreadable >= split.num_examples > 1:
+        line = f'none of {unreadable} images can be decoded; {line}'
+        report = None
+      if report is None:
+        raise ValueError(line) from None
+      report(line)
+      yield {'image': blank, 'label': label, 'readable': False}
+      continue
+    except tf.errors.OpError as error:
+      raise ValueError(_broken(error)) from None
+    if row is None:
+      return
+    unreadable = 0
+    yield {**row, 'readable': True}
+
+
+def _naming(split):
+  tf = tensorflow()
+
+  def name(example):
+    record = split.load(example)
+    return record['id'], tf.cast(record['label'], tf.int32)
+
+  return name
+
+
+def _at(place, others):
+  """Id and label; others: (place, (id, label)) from at most `place` on."""
+  tf = tensorflow()
+  try:
+    name, label = next(found for number, found in others if number == place)
+  except tf.errors.OpError as error:  # then it was not about the image
+    raise ValueError(_broken(error)) from None
+  return os.fsdecode(name), label
+
+
+def _broken(error):
+  return f'cannot read the data set: {first_line(error)}'
+
+
+def _stacked(rows, batch_size):
+  while chunk := list(itertools.islice(rows, batch_size)):
+    yield {
+      key: np.stack([row[key] for row in chunk]) for key in ('image', 'label')
+    }

@@ -1,0 +1,138 @@
+"""What a run reads: its two splits, as batches, and what is done to them."""
+
+import functools
+
+import jax
+
+from vit_jax_repro import recipes
+from vit_jax_repro.data import augment, datasets, labels, pipeline, preprocess
+from vit_jax_repro.runs.restoring import note
+from vit_jax_repro.training import mixing
+
+
+class Input:
+  """The training and test split of a run, as its settings say.
+
+  Raises:
+    ValueError: a setting that cannot be, before the data sets are opened.
+    OSError: a data set is not there or not readable.
+  """
+
+  def __init__(self, settings):
+    pp = settings.pp
+    self.settings = settings
+    self.replaced_images = 0  # so far; each time that it happens
+    self._named = set()
+    preprocessing = preprocess.pick_preprocessing(settings.preprocessing)
+    self.mean, self.std = preprocessing.mean, preprocessing.std
+    self.augmentation = augment.Augmentation(
+      crop=pp.crop,
+      resize=pp.resize or None,
+      inception_crop=pp.inception_crop,
+      exact_decode=pp.exact_decode,
+      flip=pp.flip,
+      legacy_always_flip=pp.legacy_always_flip,
+      shift=pp.shift,
+      randaugment_layers=pp.randaugment_layers,
+      randaugment_magnitude=pp.randaugment_magnitude,
+      randaugment_policy=pp.randaugment_policy,
+      dtype=settings.transfer_dtype,
+      mean=self.mean,
+      std=self.std,
+    )
+    self.image_size = self.augmentation.crop
+    self.train, self.test = (
+      datasets.open_split(
+        settings.dataset,
+        split,
+        data_dir=settings.tfds_data_dir,
+        manual_dir=settings.tfds_manual_dir,
+      )
+      for split in (pp.train, pp.test)
+    )
+    if self.train.multi_label:
+      raise ValueError(
+        f'config.dataset={settings.dataset!r} has several labels an image and '
+        'is for evaluation; choose a data set with one'
+      )
+
+  def batches(self, start_step):
+    """This process's part of the training batches, from a step on."""
+    settings = self.settings
+    batches = pipeline.training_batches(
+      self.train,
+      augmentation=self.augmentation,
+      seed=settings.seed,
+      start_step=start_step,
+      batch_size=settings.batch // jax.process_count(),
+      shuffle_buffer=settings.shuffle_buffer,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      report=self._replaced,
+    )
+    return labels.translated(batches, None, self.train.num_classes)
+
+  def evaluation_batches(self):
+    """This process's part of the test split."""
+    batches = pipeline.evaluation_batches(
+      self.test,
+      preprocessing=self.settings.preprocessing,
+      image_size=self.image_size,
+      batch_size=-(-self.settings.batch_eval // jax.process_count()),
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      report=functools.partial(self._say_once, 'counted as wrong'),
+    )
+    return labels.translated(batches, None, self.train.num_classes)
+
+  def device_augmentation(self):
+    """(batch, key) -> batch for the update; None where there is none."""
+    settings, num_classes = self.settings, self.train.num_classes
+    mixup_alpha = settings.mixup_alpha
+    if mixup_alpha is None:
+      mixup_alpha = recipes.bit_mixup_alpha(self.train.num_examples)
+    parts = []
+    if settings.random_erasing:
+      parts.append(
+        functools.partial(
+          mixing.random_erasing, probability=settings.random_erasing
+        )
+      )
+    if mixup_alpha or settings.cutmix_alpha:
+      parts.append(
+        functools.partial(
+          mixing.mixup_or_cutmix,
+          mixup_alpha=mixup_alpha,
+          cutmix_alpha=settings.cutmix_alpha,
+          num_classes=num_classes,
+          label_smoothing=settings.label_smoothing,
+        )
+      )
+    elif settings.label_smoothing:
+      parts.append(
+        functools.partial(
+          mixing.smooth_labels,
+          num_classes=num_classes,
+          label_smoothing=settings.label_smoothing,
+        )
+      )
+    uint8 = settings.transfer_dtype == 'uint8'
+    if not parts and not uint8:
+      return None
+
+    def augmented(batch, key):
+      batch = mixing.normalize(batch, mean=self.mean, std=self.std)
+      for number, part in enumerate(parts):
+        batch = part(batch, jax.random.fold_in(key, number))
+      return batch
+
+    return augmented
+
+  def _replaced(self, line):
+    self.replaced_images += 1
+    self._say_once('another image takes its place', line)
+
+  def _say_once(self, what, line):
+    if line not in self._named:
+      self._named.add(line)
+      note(f'{line}; {what}')

@@ -1,0 +1,318 @@
+"""What is done to a whole batch on the devices before it is learned from.
+
+Functions (batch, key, *, settings) -> batch, the update's `augment`, and in
+front of them `normalize`. They see the whole batch, also where gradients are
+accumulated over parts of it: a dict with image [B, H, W, C] and label, either
+[B] integers or [B, K] probabilities; other entries stay. All are pure
+functions of arrays that may be compiled and given divided arrays. The partner
+of an example is the one in its place in the reversed batch.
+
+Random erasing comes before mixing, as in DeiT.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_repro.training.objectives import probabilities
+
+# The keys of a batch, by what is drawn from them.
+_MIXUP, _CUTMIX, _CENTER, _CHOICE = range(4)
+_WHETHER, _AREA, _ASPECT, _CORNER, _NOISE = range(5)
+
+# timm/data/random_erasing.py, which DeiT uses: the erased part of an image,
+# height / width, and how often a rectangle that does not fit is drawn anew.
+_ERASED_PART = (0.02, 1 / 3)
+_ERASED_ASPECT = (0.3, 1 / 0.3)
+_ERASING_ATTEMPTS = 10
+
+
+def normalize(batch: dict, *, mean: tuple, std: tuple) -> dict:
+  """Scales uint8 images, (image - mean) / std; float images stay.
+
+  Args:
+    batch: image [B, H, W, C] uint8 or float.
+    mean, std: C values each, in levels (0 to 255); 127.5 both for [-1, 1].
+
+  Returns:
+    The batch with float images, float32 where they were uint8.
+
+  Raises:
+    ValueError: images of another type; not C values.
+  """
+  image = batch['image']
+  if jnp.issubdtype(image.dtype, jnp.floating):
+    return batch
+  if image.dtype != jnp.uint8:
+    raise ValueError(f'images must be uint8 or float, not {image.dtype}')
+  channels = image.shape[-1]
+  if not len(mean) == len(std) == channels:
+    raise ValueError(f'{mean=} and {std=} must have {channels} values each')
+  mean, std = (
+    jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1)
+    for values in (mean, std)
+  )
+  return dict(batch, image=(image.astype(jnp.float32) - mean) / std)
+
+
+def smooth_labels(
+  batch: dict,
+  key: jax.Array | None = None,
+  *,
+  num_classes: int,
+  label_smoothing: float,
+) -> dict:
+  """Spreads a part of every label's probability evenly over all K classes.
+
+  As timm does it, in Mixup and in LabelSmoothingCrossEntropy.
+
+  Args:
+    batch: label [B] or [B, K].
+    key: not used.
+    num_classes: K.
+    label_smoothing: s; 1 becomes 1 - s + s / K, 0 becomes s / K.
+
+  Returns:
+    The batch with [B, K] float32 labels.
+
+  Raises:
+    ValueError: label_smoothing that cannot be.
+  """
+  if not 0 <= label_smoothing < 1:
+    raise ValueError(f'{label_smoothing=} must lie in 0..1, 1 excluded')
+  labels = probabilities(batch['label'], num_classes)
+  if label_smoothing:
+    labels = (1 - label_smoothing) * labels + label_smoothing / num_classes
+  return dict(batch, label=labels)
+
+
+def mixup(
+  batch: dict,
+  key: jax.Array,
+  *,
+  alpha: float,
+  num_classes: int,
+  label_smoothing: float = 0.0,
+) -> dict:
+  """Mixes every example with its partner.
+
+  One weight from Beta(alpha, alpha) for the whole batch, as BiT-HyperRule
+  (bit_jax/train.py, input_pipeline; BiT paper section 3.3) and timm's batch
+  mode do it. big_vision, in which AugReg was trained, gives the larger of
+  weight and 1 - weight to the example itself and takes the one before it as
+  its partner.
+
+  Args:
+    batch: float images, see above.
+    alpha: > 0.
+    num_classes: K.
+    label_smoothing: see `smooth_labels`; it comes before mixing.
+
+  Returns:
+    The batch with mixed images, of the same dtype, and [B, K] float32 labels.
+
+  Raises:
+    ValueError: alpha or label_smoothing that cannot be; images not float.
+  """
+  _check(batch, alpha=alpha)
+  weight = jax.random.beta(key, alpha, alpha)
+  return _mix(batch, weight, weight, num_classes, label_smoothing)
+
+
+def cutmix(
+  batch: dict,
+  key: jax.Array,
+  *,
+  alpha: float,
+  num_classes: int,
+  label_smoothing: float = 0.0,
+) -> dict:
+  """Replaces a box of every image by that of its partner.
+
+  One box for the whole batch, as timm's batch mode has it
+  (timm/data/mixup.py): a weight from Beta(alpha, alpha) is what the box
+  leaves of the image, its centre is uniform, what lies outside is cut off, and
+  labels are mixed by the pixels' shares.
+
+  Args, Returns, Raises: as `mixup`.
+  """
+  _check(batch, alpha=alpha)
+  kept, share = _outside_box(batch['image'].shape, key, alpha)
+  return _mix(batch, kept, share, num_classes, label_smoothing)
+
+
+def mixup_or_cutmix(
+  batch: dict,
+  key: jax.Array,
+  *,
+  mixup_alpha: float,
+  cutmix_alpha: float,
+  num_classes: int,
+  switch_probability: float = 0.5,
+  label_smoothing: float = 0.0,
+) -> dict:
+  """Either of the two for the whole batch, as DeiT does it through timm.
+
+  Args:
+    batch: float images, see above.
+    mixup_alpha, cutmix_alpha: see `mixup`, `cutmix`; where one is 0, it is
+      always the other.
+    num_classes, label_smoothing: see `mixup`.
+    switch_probability: that of cutmix; timm's default.
+
+  Returns:
+    As `mixup`.
+
+  Raises:
+    ValueError: settings that cannot be; images not float.
+  """
+  if not 0 <= switch_probability <= 1:
+    raise ValueError(f'{switch_probability=} must lie in 0..1')
+  if mixup_alpha == cutmix_alpha == 0:
+    raise ValueError(f'{mixup_alpha=} and {cutmix_alpha=} must not both be 0')
+  options = dict(num_classes=num_classes, label_smoothing=label_smoothing)
+  if cutmix_alpha == 0:
+    return mixup(batch, key, alpha=mixup_alpha, **options)
+  if mixup_alpha == 0:
+    return cutmix(batch, key, alpha=cutmix_alpha, **options)
+  _check(batch, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
+  weight = jax.random.beta(
+    jax.random.fold_in(key, _MIXUP), mixup_alpha, mixup_alpha
+  )
+  kept, share = _outside_box(batch['image'].shape, key, cutmix_alpha)
+  cut = jax.random.bernoulli(
+    jax.random.fold_in(key, _CHOICE), switch_probability
+  )
+  return _mix(
+    batch,
+    jnp.where(cut, kept, weight),
+    jnp.where(cut, share, weight),
+    num_classes,
+    label_smoothing,
+  )
+
+
+def random_erasing(
+  batch: dict, key: jax.Array, *, probability: float = 0.25
+) -> dict:
+  """Replaces a rectangle of some images by noise.
+
+  As timm's 'pixel' mode (timm/data/random_erasing.py; arXiv:1708.04896): an
+  image is chosen with the probability; 2 % to 1/3 of its area, of a side
+  ratio between 0.3 and 1 / 0.3, uniform in its logarithm, become standard
+  normal noise; a rectangle as high or wide as the image is drawn anew up to
+  ten times in all.
+
+  Args:
+    batch: image [B, H, W, C] float, normalized.
+    probability: DeiT's is 0.25.
+
+  Raises:
+    ValueError: a probability that cannot be; images not float.
+  """
+  if not 0 <= probability <= 1:
+    raise ValueError(f'{probability=} must lie in 0..1')
+  image = _float_image(batch)
+  size, height, width, _ = image.shape
+  attempts = (size, _ERASING_ATTEMPTS)
+  low, high = _ERASED_PART
+  area = (
+    height
+    * width
+    * jax.random.uniform(
+      jax.random.fold_in(key, _AREA), attempts, minval=low, maxval=high
+    )
+  )
+  low, high = (math.log(aspect) for aspect in _ERASED_ASPECT)
+  aspect = jnp.exp(
+    jax.random.uniform(
+      jax.random.fold_in(key, _ASPECT), attempts, minval=low, maxval=high
+    )
+  )
+  heights = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)
+  widths = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
+  fits = (heights < height) & (widths < width)  # [B, attempts]
+  first = fits.argmax(-1, keepdims=True)
+  sides = jnp.concatenate(
+    [jnp.take_along_axis(x, first, axis=1) for x in (heights, widths)], axis=1
+  )  # [B, 2]
+  chosen = jax.random.bernoulli(
+    jax.random.fold_in(key, _WHETHER), probability, (size,)
+  )
+  room = jnp.asarray([[height, width]]) - sides
+  corner = jax.random.randint(
+    jax.random.fold_in(key, _CORNER), (size, 2), 0, room + 1
+  )
+  rows, columns = (
+    _within(length, corner[:, axis], corner[:, axis] + sides[:, axis])
+    for axis, length in enumerate((height, width))
+  )
+  box = rows[:, :, None] & columns[:, None, :]  # [B, H, W]
+  box &= (chosen & fits.any(-1))[:, None, None]
+  noise = jax.random.normal(
+    jax.random.fold_in(key, _NOISE), image.shape, image.dtype
+  )
+  return dict(batch, image=jnp.where(box[..., None], noise, image))
+
+
+def _mix(batch, weights, share, num_classes, label_smoothing):
+  """Mixes by weights of an example's own; its partner has the rest.
+
+  Args:
+    weights: [H, W] or [], of the pixels.
+    share: [], of the label.
+  """
+  batch = smooth_labels(
+    batch, num_classes=num_classes, label_smoothing=label_smoothing
+  )
+  if weights.ndim:
+    weights = weights[None, :, :, None]
+
+  def mix(x, weight):
+    return (weight * x + (1 - weight) * x[::-1]).astype(x.dtype)
+
+  return dict(
+    batch,
+    image=mix(batch['image'], weights),
+    label=mix(batch['label'], share),
+  )
+
+
+def _outside_box(shape, key, alpha):
+  """[H, W] float32, 0 inside a random box and 1 elsewhere; and their mean."""
+  _, height, width, _ = shape
+  kept = jax.random.beta(jax.random.fold_in(key, _CUTMIX), alpha, alpha)
+  center = jax.random.randint(
+    jax.random.fold_in(key, _CENTER), (2,), 0, jnp.asarray([height, width])
+  )
+  ratio = jnp.sqrt(1 - kept)
+  half = jnp.stack([height * ratio, width * ratio]).astype(jnp.int32) // 2
+  begin, end = center - half, center + half
+  rows = _within(height, begin[0], end[0])
+  columns = _within(width, begin[1], end[1])
+  box = rows[:, None] & columns[None, :]
+  area = rows.sum() * columns.sum()
+  return 1.0 - box.astype(jnp.float32), 1 - area / (height * width)
+
+
+def _within(length, begin, end):  # [...] -> [..., length] booleans
+  begin, end = begin[..., None], end[..., None]
+  places = jnp.arange(length).reshape((1,) * (begin.ndim - 1) + (-1,))
+  return (places >= begin) & (places < end)
+
+
+def _float_image(batch):
+  image = batch['image']
+  if not jnp.issubdtype(image.dtype, jnp.floating):
+    raise ValueError(
+      f'images must be float, not {image.dtype}; normalize first'
+    )
+  return image
+
+
+def _check(batch, **alphas):
+  _float_image(batch)
+  for name, alpha in alphas.items():
+    if not alpha > 0:
+      raise ValueError(f'{name}={alpha!r} must be above 0')
