@@ -1,9 +1,11 @@
 import collections
+import io
 import itertools
 
 import numpy as np
 import pytest
 from photographs import PHOTOGRAPHS
+from PIL import Image
 
 from vit_jax_repro.data import augment, preprocess
 from vit_jax_repro.data.keys import fold_in, key_of
@@ -130,6 +132,41 @@ def test_box_of_files_that_are_not_jpeg():
       train_image(encoded, key, crop=24),
       train_image(PHOTOGRAPH, key, crop=24, exact_decode=True),
     )
+
+
+def odd_files():
+  """Files that are unusual and yet images, by name."""
+  image = Image.open(PHOTOGRAPHS['china']).resize((64, 48))
+  deep = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 16
+  files = {
+    'CMYK': (image.convert('CMYK'), 'JPEG'),
+    'grey': (image.convert('L'), 'JPEG'),
+    'grey and alpha': (image.convert('LA'), 'PNG'),
+    '16 bits': (Image.fromarray(deep), 'PNG'),
+    'palette': (image.convert('P'), 'PNG'),
+    'alpha': (image.convert('RGBA'), 'PNG'),
+    'progressive': (image, 'JPEG'),
+  }
+  for name, (picture, kind) in files.items():
+    file = io.BytesIO()
+    options = {'progressive': True} if name == 'progressive' else {}
+    picture.save(file, kind, **options)
+    yield name, file.getvalue()
+
+
+@pytest.mark.parametrize('name, encoded', list(odd_files()))
+def test_unusual_files_are_read_alike_in_training_and_evaluation(name, encoded):
+  whole = train_image(encoded, key_of(0), crop=(48, 64), **NOTHING).numpy()
+  np.testing.assert_array_equal(whole, squashed(encoded, (48, 64)))
+  assert whole.std() > 0.1
+  for i in range(5):  # boxes of it
+    key = fold_in(key_of(0), i)
+    exact = train_image(encoded, key, crop=16, exact_decode=True)
+    quick = train_image(encoded, key, crop=16)
+    np.testing.assert_allclose(quick, exact, atol=0.2)
+  if name == '16 bits':  # of 65535, kept to eight
+    wanted = np.arange(48 * 64).reshape(48, 64) * 16 // 256
+    np.testing.assert_allclose(whole[..., 0] * 127.5 + 127.5, wanted, atol=1)
 
 
 def test_crops_are_those_of_the_squashed_image(small):

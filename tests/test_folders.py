@@ -47,11 +47,19 @@ def test_classes_are_those_of_all_splits(tmp_path):
   make(
     tmp_path, 'train/a/1.png', 'train/c/1.png', 'test/b/1.png', 'test/c/1.png'
   )
-  make(tmp_path, 'logs/run1/notes.txt', 'test/empty/notes.txt')
+  make(tmp_path, 'logs/run1/notes.txt', 'test/.hidden/notes.txt')
   folder = folders.scan(tmp_path, 'test')
   assert folder.class_names == ('a', 'b', 'c')
   assert folder.labels == (1, 2)
   assert folders.scan(tmp_path, 'train').labels == (0, 2)
+
+
+def test_a_class_folder_without_an_image_is_named(tmp_path):
+  make(tmp_path, 'train/a/1.png', 'train/b/1.png', 'test/a/1.png')
+  make(tmp_path, 'test/b/notes.txt')
+  with pytest.raises(ValueError, match=r'test/b holds no image .* remove it'):
+    folders.scan(tmp_path, 'test[:1]')
+  assert folders.scan(tmp_path, 'train').class_names == ('a', 'b')
 
 
 def test_symbolic_links_are_followed_but_not_for_ever(tmp_path):

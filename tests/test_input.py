@@ -55,7 +55,7 @@ def test_images_are_of_the_form_that_is_claimed(files, name, dtype):
 def test_the_limit_decodes_the_boxes_of_training(files):
   """Boxes of the same sizes, whose pixels resize to the same images."""
   sizes = np.concatenate(first(files, input_benchmark.DECODED))
-  boxes = list(itertools.chain(*first(files, input_benchmark.LIMIT)))
+  boxes = list(itertools.chain(*first(files, input_benchmark.HANDED)))
   assert [box.shape for box in boxes] == [tuple(size) for size in sizes]
   images = np.concatenate([b['image'] for b in first(files, 'training')])
   for box, image in zip(boxes, images, strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_models
 from photographs import PHOTOGRAPHS
+from training_sets import write_folder
 
 from vit_jax_repro import jobs, models, weights
 from vit_jax_repro.data import datasets, imagenet, preprocess
@@ -71,7 +72,7 @@ def by_hand(path):
 
 
 @quick
-@pytest.mark.parametrize('batch_size', [7, 64])
+@pytest.mark.parametrize('batch_size', [1, 7, 512])
 def test_evaluate_counts_every_digit(tiny, batch_size):
   result = jobs.evaluate(tiny, 'digits', batch_size=batch_size)
   correct, top5 = by_hand(tiny)
@@ -99,17 +100,19 @@ def test_evaluate_counts_every_digit(tiny, batch_size):
   )
 
 
-@pytest.mark.parametrize('batch_size', [7, 64])
-def test_one_device_counts_as_eight_do(tiny, batch_size):
-  script = (
-    'import sys, jax\n'
-    'from vit_jax_repro import jobs\n'
-    'assert jax.device_count() == 1\n'
-    f"r = jobs.evaluate(sys.argv[1], 'digits', batch_size={batch_size})\n"
-    'print(r.correct, r.top5_accuracy, r.num_examples)\n'
-  )
+ON_ONE_DEVICE = """
+import sys, jax
+from vit_jax_repro import jobs
+assert jax.device_count() == 1
+for batch_size in (1, 7, 512):
+  result = jobs.evaluate(sys.argv[1], 'digits', batch_size=batch_size)
+  print(result.correct, result.top5_accuracy, result.num_examples)
+"""
+
+
+def test_one_device_counts_as_eight_do(tiny):
   done = subprocess.run(
-    ['env', '-u', 'XLA_FLAGS', sys.executable, '-c', script, tiny],
+    ['env', '-u', 'XLA_FLAGS', sys.executable, '-c', ON_ONE_DEVICE, tiny],
     capture_output=True,
     text=True,
     check=False,
@@ -117,40 +120,71 @@ def test_one_device_counts_as_eight_do(tiny, batch_size):
   assert done.returncode == 0, done.stderr
   correct, top5 = by_hand(tiny)
   assert jax.device_count() == 8
-  assert done.stdout == f'{correct} {top5 / 360} 360\n'
+  assert done.stdout == 3 * f'{correct} {top5 / 360} 360\n'
 
 
 DISTRIBUTED = """
 import sys, jax
-port, index, path = sys.argv[1:]
-jax.distributed.initialize(f'localhost:{port}', 3, int(index))
+port, count, index, path, split, *sizes = sys.argv[1:]
+jax.distributed.initialize(f'localhost:{port}', int(count), int(index))
 from vit_jax_repro import jobs
-assert jax.process_count() == 3 and jax.device_count() == 6
-result = jobs.evaluate(path, 'digits', split='test[:100]', batch_size=7)
-print('RESULT', result.correct, result.top5_accuracy, result.num_examples)
+assert jax.process_count() == int(count) and jax.local_device_count() == 2
+for size in sizes:
+  result = jobs.evaluate(path, 'digits', split=split, batch_size=int(size))
+  print('RESULT', result.correct, result.top5_accuracy, result.num_examples)
 """
 
 
-def test_three_processes_count_as_one_does(tiny):
-  whole = jobs.evaluate(tiny, 'digits', split='test[:100]')
+@pytest.mark.parametrize(
+  'count, split, sizes', [(2, 'test', [1, 7, 512]), (3, 'test[:100]', [7])]
+)
+def test_several_processes_count_as_one_does(tiny, count, split, sizes):
+  whole = jobs.evaluate(tiny, 'digits', split=split)
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
   flags = '--xla_force_host_platform_device_count=2'
   processes = [
     subprocess.Popen(
-      [sys.executable, '-c', DISTRIBUTED, str(port), str(index), tiny],
+      [
+        sys.executable,
+        '-c',
+        DISTRIBUTED,
+        *map(str, (port, count, index, tiny, split, *sizes)),
+      ],
       env={**os.environ, 'XLA_FLAGS': flags},
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
     )
-    for index in range(3)
+    for index in range(count)
   ]
   printed = [process.communicate(timeout=240) for process in processes]
-  wanted = f'RESULT {whole.correct} {whole.top5_accuracy} 100'
+  size = whole.num_examples
+  wanted = f'RESULT {whole.correct} {whole.top5_accuracy} {size}'
   for out, err in printed:
-    assert wanted in out.splitlines(), err
+    lines = [line for line in out.splitlines() if line.startswith('RESULT')]
+    assert lines == [wanted] * len(sizes), err
+
+
+@quick
+def test_an_unreadable_image_counts_as_wrong_and_is_listed(tiny, tmp_path):
+  write_folder(tmp_path, 30)
+  options = dict(split='train', batch_size=8)
+  whole = jobs.evaluate(tiny, str(tmp_path), **options)
+  assert (whole.num_examples, whole.unreadable) == (30, ())
+  images = sorted(tmp_path.rglob('*.png'))[::3]
+  predicted = [top[0][0] for top in jobs.predict(tiny, images, top=1)]
+  wanted = [int(path.parent.name[-1]) for path in images]  # 'digit 7'
+  right = np.equal(predicted, wanted).sum()
+  for path in images:
+    path.write_bytes(path.read_bytes()[:40])
+  result = jobs.evaluate(tiny, str(tmp_path), **options)
+  assert result.num_examples == 30
+  assert right > 0 and result.correct == whole.correct - right
+  assert [line.split(' is not')[0] for line in result.unreadable] == [
+    str(path) for path in images
+  ]
 
 
 @quick

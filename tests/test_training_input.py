@@ -239,12 +239,14 @@ def test_killed_at_a_random_step_it_goes_on_with_the_same_bytes(sets, kind):
     TRAINING['augmentation'], randaugment_layers=2
   )
   options = {**TRAINING, 'augmentation': augmentation}
-  whole = killed_after(24, (*sets[kind], options))
+  name, split, data_dir = sets[kind]
+  where = name, split, data_dir and str(data_dir)
+  whole = killed_after(24, (*where, options))
   assert len(set(whole)) == 24
   step = 0
   for _ in range(2):
     number = random.randint(1, 12)
-    given = (*sets[kind], {**options, 'start_step': step})
+    given = (*where, {**options, 'start_step': step})
     lines = killed_after(number, given)
     assert lines == whole[step : step + number], f'from step {step} on'
     step += number

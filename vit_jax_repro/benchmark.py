@@ -8,6 +8,7 @@ that the input pipelines of training and evaluation read, beside a limit
 pipeline, on photographs that it writes as JPEG files; all in turns, medians.
 """
 KINDS = ('data',)
+RATIOS = ('decoded', 'handed', 'usual')  # to which pipelines
 
 
 def main(argv=None):
@@ -57,16 +58,15 @@ def show(result):
     f'{"x".join(str(side) for side in settings["image_size"])}, '
     f'{result["cpu_cores"]} CPU cores',
   )
-  for name in ('pipeline', 'images/s', 'slowest', 'fastest'):
-    grid.add_column(name, justify='left' if name == 'pipeline' else 'right')
-  for name in ('of decoded', 'of handed over', 'of usual'):
-    grid.add_column(name, justify='right')
+  grid.add_column('pipeline', no_wrap=True)
+  for name in ('images/s', 'range', *(f'x {other}' for other in RATIOS)):
+    grid.add_column(name, justify='right', no_wrap=True)
   for row in result['pipelines']:
-    rates = (row[key] for key in ('images_per_sec', 'slowest', 'fastest'))
-    ratios = (row[f'over_{other}'] for other in ('decoded', 'limit', 'usual'))
+    ratios = (row[f'over_{other}'] for other in RATIOS)
     grid.add_row(
       row['name'],
-      *(f'{rate:.0f}' for rate in rates),
+      f'{row["images_per_sec"]:.0f}',
+      f'{row["slowest"]:.0f}-{row["fastest"]:.0f}',
       *(f'{ratio:.2f}' for ratio in ratios),
     )
   console.Console(markup=False, highlight=False).print(grid)

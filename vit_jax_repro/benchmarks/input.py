@@ -23,13 +23,13 @@ from vit_jax_repro.data.tensorflow_cpu import tensorflow
 
 PHOTOGRAPH_SIZE = (375, 500)  # of most of ImageNet's images
 JPEG_QUALITY = 90
-DECODED, LIMIT = 'boxes decoded', 'boxes handed over'
+DECODED, HANDED = 'boxes decoded', 'boxes handed over'
 USUAL = 'decode, crop, resize'
 # What each contender does, in the order of the table.
 CONTENDERS = {
   DECODED: 'the JPEG decoder on the boxes that training cuts out, and nothing '
   'done with their pixels',
-  LIMIT: 'the same boxes given to Python, one by one as they differ in size',
+  HANDED: 'the same boxes given to Python, one by one as they differ in size',
   USUAL: 'whole JPEGs decoded, box cut out, resized, flipped, normalised',
   'training': 'what `main` does by default',
   'training, uint8': '--config.transfer_dtype=uint8',
@@ -52,7 +52,7 @@ class Speed:
   fastest: float
   # Ratios to others' speeds, each the median over the rounds.
   over_decoded: float
-  over_limit: float
+  over_handed: float
   over_usual: float
 
 
@@ -139,8 +139,8 @@ def batches(name, folder, image_size, batch_size):
   options = dict(
     seed=0, start_step=0, batch_size=batch_size, shuffle_buffer=1000
   )
-  if name in (DECODED, LIMIT):
-    return _boxes(split, options, handed_over=name == LIMIT)
+  if name in (DECODED, HANDED):
+    return _boxes(split, options, handed_over=name == HANDED)
   if name == 'evaluation':
     return _evaluation(split, image_size, batch_size)
   changes = {
@@ -272,6 +272,6 @@ def _speed(name, rates):
     slowest=min(rates[name]),
     fastest=max(rates[name]),
     over_decoded=ratio(DECODED),
-    over_limit=ratio(LIMIT),
+    over_handed=ratio(HANDED),
     over_usual=ratio(USUAL),
   )

@@ -92,7 +92,8 @@ def scan(root, split):
 
   Raises:
     FileNotFoundError: `root` is not a folder.
-    ValueError: it has no such split, or is not laid out as LAYOUT.
+    ValueError: it has no such split, or is not laid out as LAYOUT; a class
+      folder of the split holds no image.
     OSError: an image of the split cannot be read, such as a link to nothing.
   """
   if not os.path.isdir(root):
@@ -143,6 +144,12 @@ def _examples(root, part, splits, label_of):
       f'no split {split!r} with images in {root}; choose from '
       f'{sorted(splits)} or a part such as train[:90%]'
     )
+  for name in _entries(os.path.join(root, split), folders=True):
+    if name not in splits[split]:
+      raise ValueError(
+        f'class folder {os.path.join(root, split, name)} holds no image '
+        f'({", ".join(EXTENSIONS)}); remove it, or put its images there'
+      )
   found = [
     (path, label_of[name])
     for name in splits[split]

@@ -107,7 +107,8 @@ def prepare(name, builder, split, *, manual_dir=None, download=False):
     download: whether TFDS may fetch the rest.
 
   Raises:
-    FileNotFoundError: neither is given, or the folder lacks a file.
+    FileNotFoundError: neither is given, or the folder lacks a file or is
+      empty.
     OSError: the set cannot be fetched, understood or written.
   """
   manual = catalogue.manual_of(builder.name)
@@ -115,6 +116,8 @@ def prepare(name, builder, split, *, manual_dir=None, download=False):
   if not download and manual_dir is None:
     raise FileNotFoundError(_how_to_prepare(name, builder, manual))
   folder = manual_dir or _manual_folder(builder)
+  if not manual and not download and not _holds_anything(folder):
+    raise FileNotFoundError(_how_to_prepare(name, builder, manual))
   if manual:
     _check_manual(name, manual, folder, split)
   import tensorflow_datasets as tfds
@@ -160,6 +163,10 @@ def _check_manual(name, manual, folder, split):
       f'cannot prepare data set {name!r}: {folder} lacks '
       f'{" and ".join(missing)}; get them from {manual.origin}'
     )
+
+
+def _holds_anything(folder):
+  return os.path.isdir(folder) and bool(os.listdir(folder))
 
 
 def _manual_folder(builder):
