@@ -16,7 +16,7 @@ import pytest
 import tiny_models
 from photographs import PHOTOGRAPHS
 
-from vit_jax_repro import main, models, weights
+from vit_jax_repro import jobs, main, models, weights
 from vit_jax_repro.weights import npz, stacking
 
 CONFIGS = os.path.join(os.path.dirname(__file__), '..', 'configs')
@@ -99,6 +99,27 @@ def folder(tmp_path_factory):
   return root
 
 
+def small_vit_on(folder):
+  """A configuration for `jobs.train`."""
+  return dict(
+    dataset=str(folder),
+    model=dict(
+      model='vit',
+      patch_size=(8, 8),
+      hidden_size=16,
+      num_layers=1,
+      mlp_dim=16,
+      num_heads=2,
+    ),
+    base_lr=0.05,
+    total_steps=6,
+    batch=16,
+    batch_eval=7,
+    progress_every=1,
+    pp=dict(train='train', test='test', crop=16),
+  )
+
+
 OPTIONS = {
   'sgd, bfloat16 momentum, linear': (
     '--config.optim=sgd',
@@ -121,6 +142,23 @@ OPTIONS = {
     '--config.pp.inception_crop=True',
     '--config.pp.flip=True',
     '--config.pp.shift=2',
+  ),
+  'erasing, CutMix or mixup, smoothing, on uint8': (
+    '--config.random_erasing=0.5',
+    '--config.cutmix_alpha=1.0',
+    '--config.mixup_alpha=0.8',
+    '--config.label_smoothing=0.1',
+    '--config.transfer_dtype=uint8',
+    '--config.accum_steps=2',
+  ),
+  'smoothing alone, every image flipped': (
+    '--config.label_smoothing=0.1',
+    '--config.pp.legacy_always_flip=True',
+  ),
+  "AugReg's strength, DeiT's scale": (
+    '--config.augreg_strength=light2',
+    '--config.preprocessing=deit',
+    '--config.pp.exact_decode=True',
   ),
   'resize and crop': ('--config.pp.resize=12', '--config.preprocessing=bit'),
   'fsdp': ('--config.mesh.fsdp=8',),
@@ -242,6 +280,27 @@ def test_a_folder_of_photographs_is_fine_tuned(folder, monkeypatch, tmp_path):
   assert card['class_names'] == ['china', 'flower']
 
 
+def test_damaged_images_do_not_stop_training(folder, tmp_path, capfd):
+  """Replaced, counted, named once; nor do they stop the test."""
+  photos = tmp_path / 'photos'
+  shutil.copytree(folder, photos)
+  damaged = [*sorted(photos.glob('train/*/1*'))[:3], *photos.glob('test/*/0*')]
+  for path in damaged:
+    path.write_bytes(path.read_bytes()[:100])
+  config = small_vit_on(photos) | dict(total_steps=8, eval_every=4)
+  result = jobs.train(config, tmp_path / 'run', show=False)
+  assert 9 <= result.replaced_images <= 15  # 3 of 32 in four epochs or more
+  notes = capfd.readouterr().err.splitlines()
+  named = [note for note in notes if 'is not a readable' in note]
+  for path, note in zip(sorted(map(str, damaged)), sorted(named), strict=True):
+    wrong = 'counted as wrong' if '/test/' in path else 'takes its place'
+    assert note.startswith(f'note: {path}') and note.endswith(wrong)
+  metrics = read_metrics(tmp_path / 'run')
+  counts = [row['replaced_images'] for row in metrics]
+  assert counts == sorted(counts) and counts[-1] == result.replaced_images
+  assert read_json(tmp_path / 'run' / 'result.json')['num_examples'] == 16
+
+
 def test_bit_by_the_hyperrule(folder, monkeypatch, tmp_path):
   """Steps, boundaries and mixup come from the 32 training images: none."""
   spec = models.variant('BiT-M-R50x1') | dict(block_units=(1, 1, 1, 1))
@@ -327,25 +386,7 @@ print('accuracy', result.accuracy)
 
 def test_two_processes_train_as_one(folder, tmp_path):
   """The same global batches of a folder, so the same losses."""
-  config = dict(
-    dataset=str(folder),
-    model=dict(
-      model='vit',
-      patch_size=(8, 8),
-      hidden_size=16,
-      num_layers=1,
-      mlp_dim=16,
-      num_heads=2,
-    ),
-    base_lr=0.05,
-    total_steps=6,
-    batch=16,
-    batch_eval=7,
-    progress_every=1,
-    pp=dict(train='train', test='test', crop=16),
-  )
-  from vit_jax_repro import jobs
-
+  config = small_vit_on(folder)
   one = jobs.train(config, tmp_path / 'one', show=False)
   with socket.socket() as free:
     free.bind(('localhost', 0))

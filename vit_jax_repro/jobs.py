@@ -79,7 +79,12 @@ def evaluate(
   source = datasets.open_split(dataset, split, data_dir=data_dir)
   started = time.perf_counter()
   unreadable = []
-  measured = _measured(source, restored, batch_size, unreadable.append)
+  measured = _measured(
+    source,
+    restored,
+    batch_size,
+    lambda *fault: unreadable.append(preprocess.undecodable(*fault)),
+  )
   seconds = time.perf_counter() - started
   return Evaluation(
     **measured,

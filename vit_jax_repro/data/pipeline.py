@@ -32,8 +32,8 @@ def evaluation_batches(
     image_size: S or (H, W) pixels.
     batch_size: rows of each batch of this process.
     process_index, process_count: which part of the split is read.
-    report: called with one line for each image that cannot be decoded; None:
-      such an image raises a ValueError with that line.
+    report: called as (name, why) for each image that cannot be decoded; None:
+      such an image raises a ValueError.
 
   Returns:
     An iterator of dicts of numpy arrays: image [B, H, W, 3] float32,

@@ -26,8 +26,8 @@ def batches_of(split, examples, prepare, batch_size, *, report, repair):
       come in the same order each time.
     prepare: (encoded image, one of them) -> [H, W, 3].
     batch_size: B.
-    report: called with one line for each image that cannot be decoded; None:
-      such an image raises a ValueError with that line.
+    report: called as (name, why) for each image that cannot be decoded; None:
+      such an image raises a ValueError.
     repair: a generator over rows, dicts of numpy arrays image [H, W, 3],
       label and readable (bool), that are given in order. It yields rows of
       image and label in their place.
@@ -99,13 +99,13 @@ def _rows(split, examples, prepare, ahead, report):
     except tf.errors.InvalidArgumentError as error:
       unreadable += 1
       name, label = _at(place, others)
-      line = undecodable(split.locate(name), first_line(error))
+      name, why = split.locate(name), first_line(error)
       if unreadable >= split.num_examples > 1:
-        line = f'none of {unreadable} images can be decoded; {line}'
+        why = f'{why}; nor is any other of {unreadable} images'
         report = None
       if report is None:
-        raise ValueError(line) from None
-      report(line)
+        raise ValueError(undecodable(name, why)) from None
+      report(name, why)
       yield {'image': blank, 'label': label, 'readable': False}
       continue
     except tf.errors.OpError as error:

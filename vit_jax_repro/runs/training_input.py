@@ -128,11 +128,11 @@ class Input:
 
     return augmented
 
-  def _replaced(self, line):
+  def _replaced(self, name, why):
     self.replaced_images += 1
-    self._say_once('another image takes its place', line)
+    self._say_once('another image takes its place', name, why)
 
-  def _say_once(self, what, line):
-    if line not in self._named:
-      self._named.add(line)
-      note(f'{line}; {what}')
+  def _say_once(self, what, name, why):
+    if name not in self._named:
+      self._named.add(name)
+      note(f'{preprocess.undecodable(name, why)}; {what}')
