@@ -238,7 +238,7 @@ def test_randaugment_sees_the_flipped_image(small):
     changed = train_image(
       small, key, dtype='uint8', randaugment_layers=2, **options
     )
-    expected = augment.randaugment(
+    expected = augment.randaugment.randaugment(
       image, fold_in(key, augment._RANDAUGMENT), layers=2, magnitude=10
     )
     np.testing.assert_array_equal(changed, expected)
@@ -303,8 +303,9 @@ def test_no_key_is_used_twice(small, monkeypatch):
     ({'crop': 4, 'shift': -1}, 'shift=-1 must be 0 or a positive number'),
     ({'crop': 4, 'shift': 0.5}, r'shift=0\.5 must be'),
     ({'crop': 4, 'dtype': 'int8'}, r"dtype='int8' must be one of .*'uint8'"),
-    ({'crop': 4, 'randaugment_layers': -1}, 'randaugment_layers=-1 must be'),
-    ({'crop': 4, 'randaugment_magnitude': 31}, r'magnitude=31 must lie in 0\.'),
+    ({'crop': 4, 'randaugment_layers': -1}, 'RandAugment layers=-1 must be'),
+    ({'crop': 4, 'randaugment_magnitude': 21}, r'magnitude=21 must lie in 0\.'),
+    ({'crop': 4, 'randaugment_policy': 'x'}, "unknown RandAugment policy='x'"),
   ],
 )
 def test_wrong_arguments(small, options, message):

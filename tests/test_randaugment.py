@@ -312,7 +312,7 @@ def test_tiny_images(policy, shape):
     ),
     (
       {'policy': 'paper'},
-      r"unknown policy='paper'; choose from \['big_vision', 'deit'\]",
+      r"unknown RandAugment policy='paper'; choose from \['big_vision', 'deit'",
     ),
   ],
 )

@@ -142,13 +142,30 @@ def test_without_a_report_it_is_an_error(broken):
   assert '\n' not in str(caught.value)
 
 
-def test_not_one_readable_image_is_an_error(tmp_path):
-  split, _ = folder(tmp_path, range(12))
-  with pytest.raises(
-    ValueError, match='nor is any other of 12 images'
-  ) as error:
+@pytest.mark.parametrize('number', [1, 12])
+def test_training_without_one_readable_image_ends(tmp_path, number):
+  write_folder(tmp_path, number)
+  for path in tmp_path.rglob('*.png'):
+    path.write_bytes(b'')
+  split = datasets.open_split(str(tmp_path), 'train')
+  wanted = f'nor is any other of {number} images'
+  with pytest.raises(ValueError, match=wanted) as caught:
     rows(training(split, report=print), 5)
-  assert '\n' not in str(error.value)
+  assert '\n' not in str(caught.value)
+
+
+def test_evaluation_without_one_readable_image_counts_them_all(tmp_path):
+  split, paths = folder(tmp_path, range(12))
+  named = []
+  (batch,) = pipeline.evaluation_batches(
+    split,
+    preprocessing='timm',
+    image_size=6,
+    batch_size=12,
+    report=lambda name, why: named.append(name),
+  )
+  assert batch['mask'].all() and (batch['label'] == batches.NO_CLASS).all()
+  assert sorted(named) == sorted(paths)
 
 
 def test_a_file_that_vanished_is_an_error(broken):

@@ -85,7 +85,8 @@ def test_without_a_network_what_is_not_prepared_is_said_at_once(
   monkeypatch.setattr(socket, 'getaddrinfo', connect)
   start = time.monotonic()
   message = message_of(name, data_dir=tmp_path / 'my sets')
-  (tmp_path / 'manual').mkdir()  # and nothing in it
+  (tmp_path / 'manual').mkdir()
+  (tmp_path / 'manual' / 'file').write_text('of another set')
   options = dict(data_dir=tmp_path / 'my sets', manual_dir=tmp_path / 'manual')
   assert message_of(name, **options) == message
   assert time.monotonic() - start < 5

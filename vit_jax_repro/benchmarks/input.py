@@ -158,7 +158,7 @@ def _evaluation(split, image_size, batch_size):
   size = check_image_size(image_size)
   return reading.batches_of(
     split,
-    split.examples().repeat(),
+    split.examples().repeat().skip,
     lambda encoded, _: function(encoded, size),
     batch_size,
     report=None,

@@ -12,6 +12,7 @@ Letters in shapes: H W pixels of the result, h w pixels of the file.
 import dataclasses
 from typing import Any
 
+from vit_jax_repro.data import randaugment
 from vit_jax_repro.data.keys import fold_in
 from vit_jax_repro.data.preprocess import (
   HALF,
@@ -20,7 +21,6 @@ from vit_jax_repro.data.preprocess import (
   normalize,
   squash,
 )
-from vit_jax_repro.data.randaugment import randaugment
 from vit_jax_repro.data.tensorflow_cpu import tensorflow
 
 # The keys, by what is drawn from them.
@@ -28,7 +28,6 @@ _BOX, _CROP, _FLIP, _SHIFT, _RANDAUGMENT = range(5)
 _AREA_RANGE = (0.05, 1.0)  # of the inception crop: fractions of the image
 _ASPECT_RATIO_RANGE = (0.75, 1.33)  # width / height; TensorFlow's default
 DTYPES = ('float32', 'uint8')
-LARGEST_MAGNITUDE = 30  # of RandAugment; AugReg goes to 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +35,15 @@ class Augmentation:
   """What is done to an image, in the order of the fields.
 
   Raises:
-    ValueError: a size, shift, magnitude or dtype that cannot be; `resize`
-      smaller than `crop`.
+    ValueError: a size, shift or dtype that cannot be; `resize` smaller than
+      `crop`; see randaugment.check.
   """
 
   crop: Any  # S or (H, W) pixels of the result; becomes (H, W)
   # Whether a whole JPEG is decoded, for the original's very pixels, where a
   # box is cut out of it anyway. Otherwise the decoder starts at the box, which
-  # changes 0.05 % of the values, at the box's edges, by up to 25 of 255.
+  # changes 0.05 % of the values, at the box's edges, by up to 25 of 255; nor is
+  # a file noticed that is cut short below the box.
   exact_decode: bool = False
   inception_crop: bool = True  # a random box of 5-100 % of the area first
   # S or (H, W) that the image, or the box cut out of it, is resized to before
@@ -77,18 +77,11 @@ class Augmentation:
       raise ValueError(
         f'shift={self.shift!r} must be 0 or a positive number of pixels'
       )
-    if not isinstance(self.randaugment_layers, int) or (
-      self.randaugment_layers < 0
-    ):
-      raise ValueError(
-        f'randaugment_layers={self.randaugment_layers!r} must be 0 or a '
-        'positive number of operations'
-      )
-    if not 0 <= self.randaugment_magnitude <= LARGEST_MAGNITUDE:
-      raise ValueError(
-        f'randaugment_magnitude={self.randaugment_magnitude!r} must lie in '
-        f'0..{LARGEST_MAGNITUDE}'
-      )
+    randaugment.check(
+      layers=self.randaugment_layers,
+      magnitude=self.randaugment_magnitude,
+      policy=self.randaugment_policy,
+    )
     if self.dtype not in DTYPES:
       raise ValueError(f'dtype={self.dtype!r} must be one of {DTYPES}')
 
@@ -130,7 +123,7 @@ def train_image(encoded, key, augmentation):
     image = _moved(image, wanted.shift, fold_in(key, _SHIFT))
   image = tf.ensure_shape(image, (*wanted.crop, 3))
   if wanted.randaugment_layers:
-    image = randaugment(
+    image = randaugment.randaugment(
       to_uint8(image),
       fold_in(key, _RANDAUGMENT),
       layers=wanted.randaugment_layers,

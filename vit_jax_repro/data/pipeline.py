@@ -53,7 +53,7 @@ def evaluation_batches(
 
   found = reading.batches_of(
     split,
-    split.examples(process_index, process_count),
+    split.examples(process_index, process_count).skip,
     prepare,
     batch_size,
     report=report,
@@ -113,21 +113,25 @@ def training_batches(
     key = epochs.example_key(example, seed)
     return augment.train_image(encoded, key, augmentation)
 
-  examples = epochs.examples(
-    split,
-    seed=seed,
-    shuffle_buffer=shuffle_buffer,
-    start=start_step * batch_size,
-    process_index=process_index,
-    process_count=process_count,
-  )
+  def examples_from(number):
+    return epochs.examples(
+      split,
+      seed=seed,
+      shuffle_buffer=shuffle_buffer,
+      start=start_step * batch_size + number,
+      process_index=process_index,
+      process_count=process_count,
+    )
+
+  examples_from(0)  # so that wrong arguments are refused now
   return reading.batches_of(
     split,
-    examples,
+    examples_from,
     prepare,
     batch_size,
     report=report,
     repair=_next_readable,
+    limit=split.part_size(process_index, process_count),
   )
 
 

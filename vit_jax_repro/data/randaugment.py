@@ -85,13 +85,18 @@ def randaugment(image, key, *, layers, magnitude, policy='big_vision'):
 def check(*, layers, magnitude, policy='big_vision'):
   """Raises the ValueErrors of `randaugment` about its settings."""
   if policy not in _POLICIES:
-    raise ValueError(f'unknown {policy=}; choose from {sorted(_POLICIES)}')
-  if not isinstance(layers, int) or layers < 0:
-    raise ValueError(f'{layers=} must be 0 or a positive number of operations')
-  _, largest = _POLICIES[policy]
-  if not 0 <= magnitude <= largest:
     raise ValueError(
-      f'{magnitude=} must lie in 0..{largest}, the range of {policy!r}'
+      f'unknown RandAugment {policy=}; choose from {sorted(_POLICIES)}'
+    )
+  if not isinstance(layers, int) or layers < 0:
+    raise ValueError(
+      f'RandAugment {layers=} must be 0 or a positive number of operations'
+    )
+  _, largest = _POLICIES[policy]
+  if not isinstance(magnitude, int | float) or not 0 <= magnitude <= largest:
+    raise ValueError(
+      f'RandAugment {magnitude=} must lie in 0..{largest}, the range of '
+      f'{policy!r}'
     )
 
 

@@ -17,13 +17,16 @@ from vit_jax_repro.data.tensorflow_cpu import keep_memory, tensorflow
 _PREFETCHED = 2  # batches made ahead of the one in use
 
 
-def batches_of(split, examples, prepare, batch_size, *, report, repair):
+def batches_of(
+  split, examples_from, prepare, batch_size, *, report, repair, limit=None
+):
   """Batches of image and label, the last one maybe smaller.
 
   Args:
     split: a datasets.Split.
-    examples: tf.data.Dataset of what split.load takes, of which the same
-      come in the same order each time.
+    examples_from: function of a number n; gives a tf.data.Dataset of what
+      split.load takes, without the first n of them. Each time the same come
+      in the same order.
     prepare: (encoded image, one of them) -> [H, W, 3].
     batch_size: B.
     report: called as (name, why) for each image that cannot be decoded; None:
@@ -31,31 +34,45 @@ def batches_of(split, examples, prepare, batch_size, *, report, repair):
     repair: a generator over rows, dicts of numpy arrays image [H, W, 3],
       label and readable (bool), that are given in order. It yields rows of
       image and label in their place.
+    limit: how many images that cannot be decoded, one after the other, are an
+      error; None: however many may be.
 
   Returns:
     Iterator of dicts of numpy arrays image [B, H, W, 3], label [B, ...] int32.
 
   Raises:
-    ValueError: while iterating: see report; the data set cannot be read, or
-      one image after the other cannot be decoded, as many as it has.
+    ValueError: while iterating: see report and limit; the data set cannot be
+      read.
   """
-  tf = tensorflow()
   keep_memory()
-  dataset = _map(examples, _loading(split, prepare))
+  dataset = _map(examples_from(0), _loading(split, prepare))
   dataset = dataset.batch(batch_size).prefetch(_PREFETCHED)
-  iterator = dataset.as_numpy_iterator()
-  for index in itertools.count():
+  number = yield from _until_an_error(dataset.as_numpy_iterator())
+  if number is None:
+    return
+  del dataset  # and what it holds in memory
+  rows = _rows(
+    split,
+    examples_from(number * batch_size),
+    prepare,
+    ahead=batch_size,
+    report=report,
+    limit=limit,
+  )
+  yield from _stacked(repair(rows), batch_size)
+
+
+def _until_an_error(batches):
+  """Yields batches; returns how many came before an error, None without one."""
+  for number in itertools.count():
     try:
-      batch = next(iterator, None)
-    except tf.errors.OpError:
-      rows = _rows(
-        split, examples.skip(index * batch_size), prepare, batch_size, report
-      )
-      yield from _stacked(repair(rows), batch_size)
-      return
+      batch = next(batches, None)
+    except tensorflow().errors.OpError:
+      return number
     if batch is None:
-      return
+      return None
     yield batch
+  return None
 
 
 def _loading(split, prepare):
@@ -80,7 +97,7 @@ def _map(dataset, function):
   )
 
 
-def _rows(split, examples, prepare, ahead, report):
+def _rows(split, examples, prepare, *, ahead, report, limit):
   """One by one: image, label and whether it is readable; reports if not.
 
   An iterator that has raised goes on with the next example, so that the
@@ -100,8 +117,8 @@ def _rows(split, examples, prepare, ahead, report):
       unreadable += 1
       name, label = _at(place, others)
       name, why = split.locate(name), first_line(error)
-      if unreadable >= split.num_examples > 1:
-        why = f'{why}; nor is any other of {unreadable} images'
+      if unreadable == limit:
+        why = f'{why}; nor is any other of {limit} images'
         report = None
       if report is None:
         raise ValueError(undecodable(name, why)) from None

@@ -103,12 +103,12 @@ def prepare(name, builder, split, *, manual_dir=None, download=False):
     name: as it shall be called in messages.
     builder: its tfds.core.DatasetBuilder.
     split: the split that is wanted, as TFDS writes it.
-    manual_dir: folder of what TFDS cannot fetch itself.
+    manual_dir: folder of what TFDS cannot fetch itself, for a set of which
+      that is true; by itself it is no leave to download any other.
     download: whether TFDS may fetch the rest.
 
   Raises:
-    FileNotFoundError: neither is given, or the folder lacks a file or is
-      empty.
+    FileNotFoundError: neither is given, or the folder lacks a file.
     OSError: the set cannot be fetched, understood or written.
   """
   manual = catalogue.manual_of(builder.name)
@@ -116,7 +116,7 @@ def prepare(name, builder, split, *, manual_dir=None, download=False):
   if not download and manual_dir is None:
     raise FileNotFoundError(_how_to_prepare(name, builder, manual))
   folder = manual_dir or _manual_folder(builder)
-  if not manual and not download and not _holds_anything(folder):
+  if not download and not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
     raise FileNotFoundError(_how_to_prepare(name, builder, manual))
   if manual:
     _check_manual(name, manual, folder, split)
@@ -163,10 +163,6 @@ def _check_manual(name, manual, folder, split):
       f'cannot prepare data set {name!r}: {folder} lacks '
       f'{" and ".join(missing)}; get them from {manual.origin}'
     )
-
-
-def _holds_anything(folder):
-  return os.path.isdir(folder) and bool(os.listdir(folder))
 
 
 def _manual_folder(builder):

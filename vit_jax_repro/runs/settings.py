@@ -26,6 +26,14 @@ class Preprocessing:
   randaugment_magnitude: int = 10
   randaugment_policy: str = 'big_vision'  # that of AugReg; or 'deit'
 
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if isinstance(field.default, bool) and not isinstance(value, bool):
+        raise ValueError(
+          f'config.pp.{field.name}={value!r} must be True or False'
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -97,8 +105,8 @@ class Settings:
       'cutmix_alpha',
     ):
       _check_not_negative(self, name)
-    for name in ('label_smoothing', 'random_erasing'):
-      _check_probability(self, name)
+    _check_not_negative(self, 'label_smoothing', below=1)
+    _check_not_negative(self, 'random_erasing', most=1)
     for name, choices in _CHOICES.items():
       value = getattr(self, name)
       if value not in choices and (value or None not in choices):
@@ -215,13 +223,15 @@ def _check_whole(settings, name, least):
     )
 
 
-def _check_probability(settings, name):
+def _check_not_negative(settings, name, below=float('inf'), most=None):
   value = getattr(settings, name)
-  if not 0 <= value < 1:
-    raise ValueError(f'config.{name}={value!r} must lie in 0..1, 1 excluded')
-
-
-def _check_not_negative(settings, name):
-  value = getattr(settings, name)
-  if value is not None and not 0 <= value < float('inf'):
-    raise ValueError(f'config.{name}={value!r} must be a number of at least 0')
+  if value is None:
+    return
+  number = isinstance(value, int | float) and not isinstance(value, bool)
+  if number and 0 <= value < below and (most is None or value <= most):
+    return
+  limit = '' if below == float('inf') else f' and below {below}'
+  limit = limit if most is None else f' and at most {most}'
+  raise ValueError(
+    f'config.{name}={value!r} must be a number of at least 0{limit}'
+  )

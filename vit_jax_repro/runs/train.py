@@ -36,7 +36,7 @@ class TrainResult:
   accuracy: float  # of the test split, as a fraction
   top5_accuracy: float
   num_examples: int  # of the test split
-  replaced_images: int  # that could not be decoded, in this call's training
+  replaced_images: int  # not decodable, in the training of this call
   step: int
   seconds: float  # of this call
   workdir: str

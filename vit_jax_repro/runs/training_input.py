@@ -25,21 +25,7 @@ class Input:
     self._named = set()
     preprocessing = preprocess.pick_preprocessing(settings.preprocessing)
     self.mean, self.std = preprocessing.mean, preprocessing.std
-    self.augmentation = augment.Augmentation(
-      crop=pp.crop,
-      resize=pp.resize or None,
-      inception_crop=pp.inception_crop,
-      exact_decode=pp.exact_decode,
-      flip=pp.flip,
-      legacy_always_flip=pp.legacy_always_flip,
-      shift=pp.shift,
-      randaugment_layers=pp.randaugment_layers,
-      randaugment_magnitude=pp.randaugment_magnitude,
-      randaugment_policy=pp.randaugment_policy,
-      dtype=settings.transfer_dtype,
-      mean=self.mean,
-      std=self.std,
-    )
+    self.augmentation = self._augmentation()
     self.image_size = self.augmentation.crop
     self.train, self.test = (
       datasets.open_split(
@@ -55,6 +41,27 @@ class Input:
         f'config.dataset={settings.dataset!r} has several labels an image and '
         'is for evaluation; choose a data set with one'
       )
+
+  def _augmentation(self):
+    pp = self.settings.pp
+    try:
+      return augment.Augmentation(
+        crop=pp.crop,
+        resize=pp.resize or None,
+        inception_crop=pp.inception_crop,
+        exact_decode=pp.exact_decode,
+        flip=pp.flip,
+        legacy_always_flip=pp.legacy_always_flip,
+        shift=pp.shift,
+        randaugment_layers=pp.randaugment_layers,
+        randaugment_magnitude=pp.randaugment_magnitude,
+        randaugment_policy=pp.randaugment_policy,
+        dtype=self.settings.transfer_dtype,
+        mean=self.mean,
+        std=self.std,
+      )
+    except ValueError as error:
+      raise ValueError(f'config.pp: {error}') from None
 
   def batches(self, start_step):
     """This process's part of the training batches, from a step on."""
