@@ -35,6 +35,9 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
     argv: in place of sys.argv.
   """
   argv = sys.argv if argv is None else argv
+  # Set before TensorFlow is imported, by whichever library does so, and before
+  # JAX is, which would set it to 1. A configuration file may import both.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   if _HELP & set(argv[1:]):
     with _while_someone_reads():
       print(_help(verb, flag_values, description, positional))
@@ -49,8 +52,6 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
   except AttributeError as error:  # ml_collections, for --config.KEY
     text = str(error).strip('\'"').replace('\\n', ': ').replace("\\'", "'")
     _fail(verb, f'unknown key of the configuration: {text}', WRONG_USAGE)
-  # Set before TensorFlow is imported, by whichever library does so.
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   logging.set_verbosity(logging.ERROR)
   # Orbax's threads tell of a full disk there, once for each array.
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)

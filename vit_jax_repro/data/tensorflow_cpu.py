@@ -22,7 +22,8 @@ def tensorflow():
   Raises:
     RuntimeError: TensorFlow has already taken an accelerator.
   """
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':  # what JAX sets
+    os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
   # Images are decoded and resized here, nothing oneDNN speeds up; with it
   # TensorFlow prints a notice that no log level silences.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
