@@ -382,44 +382,59 @@ jax.distributed.initialize(
 import json
 from vit_jax_repro import jobs
 result = jobs.train(json.loads(config), workdir, show=False)
-print('accuracy', result.accuracy)
+print('accuracy', result.accuracy, 'replaced', result.replaced_images)
 """
+
+
+def in_two_processes(config, workdir):
+  """Trains, four devices each; the (output, errors) of both."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  given = json.dumps(config), str(workdir)
+  children = [
+    subprocess.Popen(
+      [sys.executable, '-c', TWO_PROCESSES, str(port), str(index), *given],
+      env=os.environ
+      | {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  printed = [child.communicate(timeout=300) for child in children]
+  assert [child.returncode for child in children] == [0, 0], printed
+  return printed
 
 
 def test_two_processes_train_as_one(folder, tmp_path):
   """The same global batches of a folder, so the same losses."""
   config = small_vit_on(folder)
   one = jobs.train(config, tmp_path / 'one', show=False)
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    port = free.getsockname()[1]
-  children = [
-    subprocess.Popen(
-      [
-        sys.executable,
-        '-c',
-        TWO_PROCESSES,
-        str(port),
-        str(index),
-        json.dumps(config),
-        str(tmp_path / 'two'),
-      ],
-      env=os.environ
-      | {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'},
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-    for index in range(2)
-  ]
-  outputs = [child.communicate(timeout=300)[0] for child in children]
-  assert [child.returncode for child in children] == [0, 0]
-  assert all(f'accuracy {one.accuracy}' in output for output in outputs)
+  for output, _ in in_two_processes(config, tmp_path / 'two'):
+    assert f'accuracy {one.accuracy} replaced 0' in output
   losses = [
     [line['train_loss'] for line in read_metrics(tmp_path / name)]
     for name in ('one', 'two')
   ]
   assert len(losses[0]) == 6
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_two_processes_count_damaged_images_together(folder, tmp_path):
+  photos = tmp_path / 'photos'
+  shutil.copytree(folder, photos)
+  damaged = [*photos.glob('train/*/1?.*'), *photos.glob('test/*/0.*')]
+  for path in damaged:
+    path.write_bytes(b'')
+  printed = in_two_processes(small_vit_on(photos), tmp_path / 'run')
+  replaced = read_json(tmp_path / 'run' / 'result.json')['replaced_images']
+  assert replaced > 20  # of two epochs and a half, with 12 to replace in each
+  for output, _ in printed:
+    assert f'replaced {replaced}\n' in output
+  for path in damaged:  # named by the process that has read it
+    assert any(f'note: {path} is not' in errors for _, errors in printed)
 
 
 ERRORS = {

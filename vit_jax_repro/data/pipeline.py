@@ -131,7 +131,7 @@ def training_batches(
     batch_size,
     report=report,
     repair=_next_readable,
-    limit=split.part_size(process_index, process_count),
+    limit=split.num_examples,  # whole, as parts may differ with the epoch
   )
 
 

@@ -118,7 +118,7 @@ def _rows(split, examples, prepare, *, ahead, report, limit):
       name, label = _at(place, others)
       name, why = split.locate(name), first_line(error)
       if unreadable == limit:
-        why = f'{why}; nor is any other of {limit} images'
+        why = f'{why}; so it is with {limit} images in a row'
         report = None
       if report is None:
         raise ValueError(undecodable(name, why)) from None

@@ -208,7 +208,13 @@ def by(image_size):
   return f'{image_size[0]}x{image_size[1]}'
 
 
-def note(text):
-  """Tells the user something that the caller did not ask for."""
-  if jax.process_index() == 0:
+def note(text, *, every_process=False):
+  """Tells the user something that the caller did not ask for.
+
+  Args:
+    text: one line.
+    every_process: whether it is about this process alone, and so said by
+      whichever it is.
+  """
+  if every_process or jax.process_index() == 0:
     print(f'note: {text}', file=sys.stderr, flush=True)

@@ -85,7 +85,7 @@ def train(
     accuracy=evaluated['accuracy_test'],
     top5_accuracy=evaluated['top5_accuracy_test'],
     num_examples=run.test.num_examples,
-    replaced_images=run.input.replaced_images,
+    replaced_images=run.input.replaced_by_all(),
     step=run.total_steps,
     seconds=seconds,
     workdir=folder.folder,

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import numpy as np
 
 from vit_jax_repro import recipes
 from vit_jax_repro.data import augment, datasets, labels, pipeline, preprocess
@@ -21,7 +22,8 @@ class Input:
   def __init__(self, settings):
     pp = settings.pp
     self.settings = settings
-    self.replaced_images = 0  # so far; each time that it happens
+    # So far, by this process; each time that it happens.
+    self.replaced_images = 0
     self._named = set()
     preprocessing = preprocess.pick_preprocessing(settings.preprocessing)
     self.mean, self.std = preprocessing.mean, preprocessing.std
@@ -92,6 +94,15 @@ class Input:
     )
     return labels.translated(batches, None, self.train.num_classes)
 
+  def replaced_by_all(self):
+    """`replaced_images` of all processes, each of which must call this."""
+    if jax.process_count() == 1:
+      return self.replaced_images
+    from jax.experimental import multihost_utils
+
+    counts = multihost_utils.process_allgather(np.int32(self.replaced_images))
+    return int(counts.sum())
+
   def device_augmentation(self):
     """(batch, key) -> batch for the update; None where there is none."""
     settings, num_classes = self.settings, self.train.num_classes
@@ -142,4 +153,5 @@ class Input:
   def _say_once(self, what, name, why):
     if name not in self._named:
       self._named.add(name)
-      note(f'{preprocess.undecodable(name, why)}; {what}')
+      line = preprocess.undecodable(name, why)
+      note(f'{line}; {what}', every_process=True)
