@@ -38,7 +38,7 @@ def images(encoded, number, **options):  # -> [number, H, W, 3]
 
 
 def squashed(encoded, size):
-  return preprocess.squash_and_normalize(encoded, size).numpy()
+  return preprocess.PREPROCESSINGS['vit_jax'](encoded, size).numpy()
 
 
 def test_nothing_random_is_what_evaluation_sees():

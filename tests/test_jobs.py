@@ -61,7 +61,7 @@ def by_hand(path):
   records = list(split.records().as_numpy_iterator())
   images = np.stack(
     [
-      preprocess.squash_and_normalize(record['image'], (8, 8)).numpy()
+      preprocess.PREPROCESSINGS['vit_jax'](record['image'], (8, 8)).numpy()
       for record in records
     ]
   )

@@ -19,7 +19,7 @@ from vit_jax_repro.data.preprocess import (
   normalize,
   pick_preprocessing,
 )
-from vit_jax_repro.data.tensorflow_cpu import tensorflow
+from vit_jax_repro.data.tensorflow_cpu import parallel_map, tensorflow
 
 PHOTOGRAPH_SIZE = (375, 500)  # of most of ImageNet's images
 JPEG_QUALITY = 90
@@ -181,7 +181,7 @@ def _boxes(split, options, handed_over):
   )
   if not handed_over:
     return _piped(examples, decoded, batch_size)
-  rows = _mapped(examples, decoded).prefetch(_AHEAD * batch_size)
+  rows = parallel_map(examples, decoded).prefetch(_AHEAD * batch_size)
   return _in_batches(rows.as_numpy_iterator(), batch_size)
 
 
@@ -215,16 +215,8 @@ def _usual(folder, image_size, batch_size):
 
 
 def _piped(dataset, function, batch_size):
-  mapped = _mapped(dataset, function)
+  mapped = parallel_map(dataset, function)
   return mapped.batch(batch_size).prefetch(_AHEAD).as_numpy_iterator()
-
-
-def _mapped(dataset, function):
-  tf = tensorflow()
-  return dataset.map(
-    tf.autograph.experimental.do_not_convert(function),
-    num_parallel_calls=tf.data.AUTOTUNE,
-  )
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from vit_jax_repro.data import (
   tfds_files,
   vtab,
 )
-from vit_jax_repro.data.tensorflow_cpu import tensorflow
+from vit_jax_repro.data.tensorflow_cpu import parallel_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +100,8 @@ class Split:
 
   def records(self, process_index=0, process_count=1):
     """`examples`, loaded."""
-    tf = tensorflow()
-    return self.examples(process_index, process_count).map(
-      self.load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    examples = self.examples(process_index, process_count)
+    return parallel_map(examples, self.load)
 
   def locate(self, example_id):
     """Where a person finds the example of that id, a str."""
@@ -151,7 +149,7 @@ def open_split(name, split, *, data_dir=None, manual_dir=None, download=False):
     num_examples=source.num_examples,
     num_classes=len(source.class_names),
     class_names=source.class_names,
-    multi_label=isinstance(source, tfds_files.Files) and source.multi_label,
+    multi_label=source.multi_label,
     _source=source,
   )
 

@@ -27,6 +27,7 @@ class Folder:
   class_names: tuple[str, ...]
   paths: tuple[str, ...]  # below root, the ids of the examples
   labels: tuple[int, ...]
+  multi_label = False
 
   @property
   def num_examples(self):

@@ -123,7 +123,6 @@ def training_batches(
       process_count=process_count,
     )
 
-  examples_from(0)  # so that wrong arguments are refused now
   return reading.batches_of(
     split,
     examples_from,

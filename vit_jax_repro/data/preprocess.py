@@ -90,16 +90,7 @@ def normalize(image, mean=HALF, std=HALF):  # [..., 3] float32, of [0, 255]
   return (image - np.float32(mean)) / np.float32(std)
 
 
-def squash_and_normalize(encoded, image_size):  # bytes -> [H, W, 3] float32
-  """The evaluation of google-research/vision_transformer and big_transfer.
-
-  Both read, squash and scale alike (`vit_jax/input_pipeline.py` with
-  `pp.crop`, `bit_tf2` / `bit_jax` input pipelines in evaluation mode).
-  """
-  return normalize(_squashed(encoded, image_size))
-
-
-def _squashed(encoded, image_size):
+def _squashed(encoded, image_size):  # bytes -> [H, W, 3] float32
   return squash(decode(encoded), image_size)
 
 

@@ -12,7 +12,11 @@ import os
 import numpy as np
 
 from vit_jax_repro.data.preprocess import first_line, undecodable
-from vit_jax_repro.data.tensorflow_cpu import keep_memory, tensorflow
+from vit_jax_repro.data.tensorflow_cpu import (
+  keep_memory,
+  parallel_map,
+  tensorflow,
+)
 
 _PREFETCHED = 2  # batches made ahead of the one in use
 
@@ -45,21 +49,31 @@ def batches_of(
       read.
   """
   keep_memory()
-  dataset = _map(examples_from(0), _loading(split, prepare))
-  dataset = dataset.batch(batch_size).prefetch(_PREFETCHED)
-  number = yield from _until_an_error(dataset.as_numpy_iterator())
-  if number is None:
-    return
-  del dataset  # and what it holds in memory
-  rows = _rows(
-    split,
-    examples_from(number * batch_size),
-    prepare,
-    ahead=batch_size,
-    report=report,
-    limit=limit,
+  dataset = parallel_map(examples_from(0), _loading(split, prepare))
+
+  def rows_from(number):
+    return _rows(
+      split,
+      examples_from(number),
+      prepare,
+      ahead=batch_size,
+      report=report,
+      limit=limit,
+    )
+
+  return _read(
+    dataset.batch(batch_size).prefetch(_PREFETCHED),
+    lambda number: _stacked(repair(rows_from(number)), batch_size),
+    batch_size,
   )
-  yield from _stacked(repair(rows), batch_size)
+
+
+def _read(dataset, repaired_from, batch_size):
+  """The batches of `dataset`; from an error on, the repaired ones."""
+  number = yield from _until_an_error(dataset.as_numpy_iterator())
+  del dataset  # and what it holds in memory
+  if number is not None:
+    yield from repaired_from(number * batch_size)
 
 
 def _until_an_error(batches):
@@ -88,15 +102,6 @@ def _loading(split, prepare):
   return load
 
 
-def _map(dataset, function):
-  tf = tensorflow()
-  return dataset.map(
-    tf.autograph.experimental.do_not_convert(function),
-    num_parallel_calls=tf.data.AUTOTUNE,
-    deterministic=True,
-  )
-
-
 def _rows(split, examples, prepare, *, ahead, report, limit):
   """One by one: image, label and whether it is readable; reports if not.
 
@@ -104,9 +109,9 @@ def _rows(split, examples, prepare, *, ahead, report, limit):
   errors are known by their place.
   """
   tf = tensorflow()
-  dataset = _map(examples, _loading(split, prepare)).prefetch(ahead)
+  dataset = parallel_map(examples, _loading(split, prepare)).prefetch(ahead)
   iterator = dataset.as_numpy_iterator()
-  others = enumerate(_map(examples, _naming(split)).as_numpy_iterator())
+  others = enumerate(parallel_map(examples, _naming(split)).as_numpy_iterator())
   image = dataset.element_spec['image']
   blank = np.zeros(image.shape, image.dtype.as_numpy_dtype)
   unreadable = 0  # one after the other

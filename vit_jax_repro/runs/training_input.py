@@ -25,8 +25,6 @@ class Input:
     # So far, by this process; each time that it happens.
     self.replaced_images = 0
     self._named = set()
-    preprocessing = preprocess.pick_preprocessing(settings.preprocessing)
-    self.mean, self.std = preprocessing.mean, preprocessing.std
     self.augmentation = self._augmentation()
     self.image_size = self.augmentation.crop
     self.train, self.test = (
@@ -46,6 +44,7 @@ class Input:
 
   def _augmentation(self):
     pp = self.settings.pp
+    scale = preprocess.pick_preprocessing(self.settings.preprocessing)
     try:
       return augment.Augmentation(
         crop=pp.crop,
@@ -59,8 +58,8 @@ class Input:
         randaugment_magnitude=pp.randaugment_magnitude,
         randaugment_policy=pp.randaugment_policy,
         dtype=self.settings.transfer_dtype,
-        mean=self.mean,
-        std=self.std,
+        mean=scale.mean,
+        std=scale.std,
       )
     except ValueError as error:
       raise ValueError(f'config.pp: {error}') from None
@@ -138,8 +137,10 @@ class Input:
     if not parts and not uint8:
       return None
 
+    mean, std = self.augmentation.mean, self.augmentation.std
+
     def augmented(batch, key):
-      batch = mixing.normalize(batch, mean=self.mean, std=self.std)
+      batch = mixing.normalize(batch, mean=mean, std=std)
       for number, part in enumerate(parts):
         batch = part(batch, jax.random.fold_in(key, number))
       return batch
