@@ -8,7 +8,7 @@ WORKDIR ?= runs/quickstart
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 RUN = $(VENV)/bin/python
 
-.PHONY: install quickstart picture test quick lint format lock clean
+.PHONY: install install-torch quickstart picture test quick lint format lock clean
 
 install: $(VENV)/.installed
 
@@ -21,6 +21,17 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PIP) install --quiet --no-deps -e .
 	@touch $@
 
+install-torch: $(VENV)/.installed-torch
+
+# PyTorch and its ports, for the tests of crosscheck and convert. No lock: on
+# Linux a universal one would hold the gigabytes of the CUDA build. timm asks
+# for torchvision, which these tests do not need.
+$(VENV)/.installed-torch: $(VENV)/.installed
+	$(PIP) install --quiet --constraint requirements.txt -e '.[torch]' \
+	  transformers==5.23.0
+	$(PIP) install --quiet --no-deps timm==1.0.31
+	@touch $@
+
 # Trains on the digits that scikit-learn ships; again: continues or shows.
 quickstart: install
 	$(RUN) -m vit_jax_repro.main --config=configs/quickstart.py \
@@ -31,7 +42,7 @@ picture: quickstart
 	$(RUN) examples/quickstart_picture.py $(WORKDIR) docs/quickstart.png
 
 # Two processes, each with whole modules; more would want more memory.
-test: install
+test: install-torch
 	$(RUN) -m pytest -n 2 --dist loadfile
 
 quick: install

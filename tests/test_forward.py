@@ -7,7 +7,7 @@ import pytest
 import reference
 
 from vit_jax_repro import models, weights
-from vit_jax_repro.weights import names, npz
+from vit_jax_repro.weights import npz, ports
 
 DEIT = ('deit_tiny', 'deit_distilled_tiny')
 CASES = [
@@ -34,51 +34,15 @@ def tolerance(case, which):
 def load(case, folder, model, image_size, head='keep'):
   """Through a file and `weights.load`, as a user would."""
   if case in DEIT:
-    return deit_tree(case)
+    num_heads = reference.config(case)['num_heads']
+    return ports.from_state_dict(
+      reference.checkpoint(case), num_heads=num_heads
+    )
   path = folder / f'{case}.npz'
   npz.write(path, reference.checkpoint(case).items())
   return weights.adapt(
     weights.load(path), model, image_size=image_size, head=head
   )
-
-
-def deit_tree(case):
-  """The PyTorch names of facebookresearch/deit as the canonical tree."""
-  state = reference.checkpoint(case)
-  fields = reference.config(case)
-  heads, hidden = fields['num_heads'], fields['hidden_size']
-  flat = {
-    'embedding/kernel': state['patch_embed.proj.weight'].transpose(2, 3, 1, 0),
-    'embedding/bias': state['patch_embed.proj.bias'],
-    'cls': state['cls_token'],
-    names.POSITIONS: state['pos_embed'],
-  }
-  if 'dist_token' in state:
-    flat['dist'] = state['dist_token']
-  norms = {'norm': 'Transformer/encoder_norm'}
-  denses = {'head': 'head', 'head_dist': 'head_dist'}
-  for i in range(fields['num_layers']):
-    block = f'Transformer/encoderblock_{i}'
-    for j in (1, 2):
-      norms[f'blocks.{i}.norm{j}'] = f'{block}/LayerNorm_{j - 1}'
-      denses[f'blocks.{i}.mlp.fc{j}'] = f'{block}/MlpBlock_0/Dense_{j - 1}'
-    attention = f'{block}/MultiHeadDotProductAttention_0'
-    kernels = state[f'blocks.{i}.attn.qkv.weight'].reshape(3, heads, -1, hidden)
-    biases = state[f'blocks.{i}.attn.qkv.bias'].reshape(3, heads, -1)
-    for j, name in enumerate(('query', 'key', 'value')):
-      flat[f'{attention}/{name}/kernel'] = kernels[j].transpose(2, 0, 1)
-      flat[f'{attention}/{name}/bias'] = biases[j]
-    out = state[f'blocks.{i}.attn.proj.weight'].T
-    flat[f'{attention}/out/kernel'] = out.reshape(heads, -1, hidden)
-    flat[f'{attention}/out/bias'] = state[f'blocks.{i}.attn.proj.bias']
-  for old, new in norms.items():
-    flat[f'{new}/scale'] = state[f'{old}.weight']
-    flat[f'{new}/bias'] = state[f'{old}.bias']
-  for old, new in denses.items():
-    if f'{old}.weight' in state:
-      flat[f'{new}/kernel'] = state[f'{old}.weight'].T
-      flat[f'{new}/bias'] = state[f'{old}.bias']
-  return weights.stacking.nest(flat)
 
 
 def run(case, which, folder, **substituted):

@@ -33,8 +33,9 @@ KINDS = {  # the longest matching row counts; a top-level module is a verb
   'studies': 'edge',
   'models': 'core',
   'weights': 'core',
+  'weights.download': 'edge',
   'weights.mirrors': 'edge',
-  'weights.ports': 'edge',
+  'weights.state_dicts': 'edge',
   'training': 'core',
   'training.checkpoint': 'shell',
   'training.loop': 'shell',
@@ -49,6 +50,10 @@ KINDS = {  # the longest matching row counts; a top-level module is a verb
   'benchmarks': 'core',
   'benchmarks.input': 'edge',
   'evaluation': 'core',
+  'comparison': 'core',
+  'comparison.readings': 'edge',
+  'comparison.report': 'edge',
+  'comparison.torch_models': 'edge',
   'analysis': 'core',
   'analysis.plots': 'edge',
   'paper': 'core',
@@ -65,7 +70,16 @@ ARROWS = {  # room or top-level module: what of ours it may import
   'analysis': {'models', 'weights'},
   'benchmarks': {'data'},
   'paper': set(),
-  'runs': {'data', 'evaluation', 'models', 'recipes', 'training', 'weights'},
+  'comparison': {'data', 'models', 'weights'},
+  'runs': {
+    'comparison',
+    'data',
+    'evaluation',
+    'models',
+    'recipes',
+    'training',
+    'weights',
+  },
   'command_line': set(),
 }
 
@@ -73,7 +87,7 @@ CORE_LIBRARIES = {'flax', 'jax', 'numpy', 'optax', 'scipy'}
 SHELL_LIBRARIES = CORE_LIBRARIES | {'absl', 'orbax'}
 HEAVY_LIBRARIES = {
   'PIL', 'clu', 'etils', 'huggingface_hub', 'matplotlib', 'ml_collections',
-  'orbax', 'pooch', 'rich', 'safetensors', 'sklearn', 'tensorflow',
+  'orbax', 'requests', 'rich', 'safetensors', 'sklearn', 'tensorflow',
   'tensorflow_datasets', 'timm', 'torch', 'transformers',
 }  # fmt: skip
 LIBRARIES = {  # kind: (anywhere, and further ones inside functions)
@@ -228,7 +242,7 @@ def test_no_cycle():
     ('models.vit', f'from {PACKAGE}.weights import npz', 'models -> weights'),
     ('models.vit', f'from {PACKAGE} import weights', 'models -> weights'),
     ('models.vit', 'from ..weights import npz', 'models -> weights'),
-    ('weights.npz', f'import {PACKAGE}.weights.ports', '(core) may not'),
+    ('weights.npz', f'import {PACKAGE}.weights.mirrors', '(core) may not'),
     ('training.loop', 'import clu', 'may not import clu'),
     ('training.steps', 'from orbax import checkpoint', 'may not import orbax'),
     ('data.digits', 'import tensorflow', 'only inside a function'),
@@ -244,7 +258,7 @@ def test_no_cycle():
 )
 def test_rules_bite(module, source, message):
   known = ['__init__', 'jobs', 'predict', 'evaluate', 'models.__init__']
-  known += ['models.vit', 'weights.__init__', 'weights.npz', 'weights.ports']
+  known += ['models.vit', 'weights.__init__', 'weights.npz', 'weights.mirrors']
   found = list(violations(module, source, known))
   assert len(found) == 1 and message in found[0]
 

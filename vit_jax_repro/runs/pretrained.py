@@ -1,9 +1,9 @@
 """Which published file a run starts from."""
 
-import csv
 import os
 
 from vit_jax_repro.runs.settings import Settings
+from vit_jax_repro.weights import augreg
 
 
 def pretrained_path(settings: Settings) -> str:
@@ -17,7 +17,7 @@ def pretrained_path(settings: Settings) -> str:
   if '://' in folder:
     raise ValueError(
       f'config.pretrained_dir={folder!r} must be a folder on this machine; '
-      'copy the file there first'
+      'get the file first: python -m vit_jax_repro.fetch NAME --dir=FOLDER'
     )
   name = settings.model_or_filename or settings.model.get('model_name')
   if name is None:
@@ -32,8 +32,9 @@ def pretrained_path(settings: Settings) -> str:
     path = os.path.join(folder, f'{name}.npz')
   if not os.path.exists(path):
     raise FileNotFoundError(
-      f'no weights file {path}; put it there or set --config.pretrained_dir '
-      'to the folder that has it'
+      f'no weights file {path}; put it there (python -m vit_jax_repro.fetch '
+      f'{name} --dir={folder}), or set --config.pretrained_dir to the folder '
+      'that has it'
     )
   return path
 
@@ -47,10 +48,7 @@ def best_augreg_file(folder: str, model: str) -> str:
   index = os.path.join(folder, 'index.csv')
   start = f'{model}-i21k-'
   if os.path.exists(index):
-    rows = _read_index(index, model)
-    if rows:
-      return max(rows)[1]
-    raise ValueError(f'{index} lists no ImageNet-21k file of {model!r}')
+    return augreg.ranked(augreg.read_index(index), model=model)[0].filename
   found = []
   if os.path.isdir(folder):
     found = [
@@ -61,22 +59,7 @@ def best_augreg_file(folder: str, model: str) -> str:
   if len(found) == 1:
     return found[0]
   raise FileNotFoundError(
-    f'{len(found)} files {start}*.npz and no index.csv in {folder}; put the '
-    "AugReg bucket's index.csv there, or name one file: "
-    f'--config.model_or_filename={start}...'
+    f'{len(found)} files {start}*.npz and no index.csv in {folder}; get the '
+    f'best: python -m vit_jax_repro.fetch --augreg --model={model} --best '
+    f'--dir={folder}, or name one: --config.model_or_filename={start}...'
   )
-
-
-def _read_index(path, model):
-  """[(final_val, file name)] of the ImageNet-21k files of a model."""
-  try:
-    with open(path, encoding='utf-8', newline='') as file:
-      return [
-        (float(row['final_val']), row['filename'])
-        for row in csv.DictReader(file)
-        if row['ds'] == 'i21k' and row['filename'].split('-')[0] == model
-      ]
-  except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(
-      f"{path} is not the AugReg bucket's index.csv (at {error}); get it again"
-    ) from None

@@ -60,8 +60,8 @@ def adapt(
   wanted = parameter_shapes(unrolled, image_size)
   if head == 'reset':
     flat = _with_fresh_head(flat, wanted, model)
-  grid = _grid(unrolled, image_size)
-  source = source_image_size and _grid(unrolled, source_image_size)
+  grid = patch_grid(unrolled, image_size)
+  source = source_image_size and patch_grid(unrolled, source_image_size)
   reasons = _mixing_reasons(flat, wanted, model, image_size)
   try:
     flat = positions.adapt(
@@ -118,7 +118,9 @@ def check_fit(
     )
 
 
-def _grid(model, image_size):
+def patch_grid(
+  model: nn.Module, image_size: tuple[int, int]
+) -> tuple[int, int] | None:
   """(h, w) of the patch grid of an image, None for models without one."""
   patch_size = getattr(model, 'patch_size', None)
   if patch_size is None:

@@ -71,7 +71,7 @@ class BadFileError(ValueError):
 
 def read_names(path: str | os.PathLike) -> list[str]:
   """The names of an .npz file's arrays, in file order; raises as `read`."""
-  with _opened(pathlib.Path(path)) as archive:
+  with _opened(_local(path)) as archive:
     return [_name(member) for member in archive.infolist()]
 
 
@@ -92,7 +92,7 @@ def read(
     ValueError: one line saying what the file is instead of an .npz, which
       array is damaged, or which header is impossible.
   """
-  path = pathlib.Path(path)
+  path = _local(path)
   with _opened(path) as archive:
     members = archive.infolist()
     _check_expansion(path, members)
@@ -153,6 +153,15 @@ def _reason(error):
   text = str(error.args[0] if error.args else error)
   text = re.sub(r"""b?(['"]).*\1|<.*>""", '...', text, flags=re.DOTALL)
   return messages.short(text) or type(error).__name__
+
+
+def _local(path):
+  if '://' in os.fspath(path):
+    raise ValueError(
+      f'{path} is an address, not a file; get the file first: '
+      f'python -m vit_jax_repro.fetch {path}'
+    )
+  return pathlib.Path(path)
 
 
 @contextlib.contextmanager

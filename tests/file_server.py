@@ -1,0 +1,92 @@
+"""A real HTTP server of files that misbehaves on demand."""
+
+import contextlib
+import dataclasses
+import hashlib
+import http.server
+import threading
+import time
+
+PIECE = 2**16  # bytes that are sent at once
+
+
+@dataclasses.dataclass
+class Served:
+  """How one path is answered."""
+
+  content: bytes = b''
+  status: int = 200
+  headers: dict = dataclasses.field(default_factory=dict)
+  ranges: bool = True  # honours Range
+  if_range: bool = True  # honours If-Range
+  cuts: list = dataclasses.field(default_factory=list)  # bytes, each answer
+  pause: float = 0.0  # seconds before each of PIECE bytes
+
+  @property
+  def etag(self):
+    return self.headers.get(
+      'ETag', f'"{hashlib.md5(self.content).hexdigest()}"'
+    )
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+  """Answers from `server.files`; tells `server.seen` what was asked."""
+
+  protocol_version = 'HTTP/1.1'
+
+  def do_GET(self):
+    self.server.seen.append((self.path, dict(self.headers)))
+    served = self.server.files.get(self.path, Served(b'', 404))
+    body, status, headers = served.content, served.status, {}
+    start = self._start(served)
+    if status == 200 and start is not None:
+      size = len(body)
+      status, headers['Content-Range'] = 416, f'bytes */{size}'
+      if start < size:
+        status = 206
+        headers['Content-Range'] = f'bytes {start}-{size - 1}/{size}'
+      body = body[start:]
+    headers |= {'Content-Length': str(len(body)), 'ETag': served.etag}
+    self.send_response(status)
+    for name, value in (headers | served.headers).items():
+      if value is not None:
+        self.send_header(name, value)
+    self.end_headers()
+    cut = served.cuts.pop(0) if served.cuts else None
+    self._send(body[:cut], served.pause)
+    if cut is not None or status >= 400:
+      self.close_connection = True
+
+  def _start(self, served):
+    """Where the asked range starts, None if all is to be sent."""
+    asked = self.headers.get('Range')
+    if not asked or not served.ranges:
+      return None
+    if served.if_range and self.headers.get('If-Range') != served.etag:
+      return None
+    return int(asked.removeprefix('bytes=').removesuffix('-'))
+
+  def _send(self, body, pause):
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+      for at in range(0, len(body), PIECE):
+        time.sleep(pause)
+        self.wfile.write(body[at : at + PIECE])
+
+  def log_message(self, *_):
+    pass
+
+
+@contextlib.contextmanager
+def serving(**files):
+  """Yields (base address, files, requests seen) of a server in a thread."""
+  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+  server.files = {f'/{name}': served for name, served in files.items()}
+  server.seen = []
+  thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+  thread.start()
+  try:
+    yield f'http://127.0.0.1:{server.server_port}', server.files, server.seen
+  finally:
+    server.shutdown()
+    thread.join()
+    server.server_close()

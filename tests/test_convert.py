@@ -1,0 +1,50 @@
+import pytest
+import reference
+import tiny_models
+from port_cases import assert_same
+from run_verb import assert_one_line, run_verb
+
+from vit_jax_repro import weights
+from vit_jax_repro.weights import npz, state_dicts
+
+
+@pytest.mark.quick
+def test_an_npz_becomes_another(tmp_path):
+  path, out = tmp_path / 'a.npz', tmp_path / 'b.npz'
+  params = tiny_models.params_of(tiny_models.spec(3, representation_size=16))
+  weights.save(path, params)
+  code, said, err = run_verb(
+    'convert', path, out, '--to=linen', '--drop=pre_logits,head'
+  )
+  assert (code, err) == (0, '')
+  arrays = dict(npz.read(out))
+  count = sum(array.size for array in arrays.values())
+  assert said == (
+    f'wrote {out}: vit as linen, {len(arrays)} arrays, {count} parameters, '
+    f'{4e-6 * count:.1f} MB\n'
+  )
+  assert weights.load(out).keys() == params.keys() - {'pre_logits', 'head'}
+
+
+def test_wrong_command_lines_are_one_line(tmp_path):
+  path = tmp_path / 'a.npz'
+  npz.write(path, reference.checkpoint('vit_token').items())
+  out = tmp_path / 'b.npz'
+  assert_one_line(run_verb('convert', path), '1 paths given', 'IN OUT')
+  assert_one_line(
+    run_verb('convert', path, path, '--overwrite'), 'is read; give another'
+  )
+  assert not out.exists()
+
+
+def test_a_state_dict_becomes_an_npz_and_a_folder(tmp_path):
+  path, out = tmp_path / 'deit.safetensors', tmp_path / 'deit.npz'
+  state = reference.checkpoint('deit_distilled_tiny')
+  state_dicts.write(path, state)
+  assert_one_line(run_verb('convert', path, out), '--num_heads', 'size 48')
+  code, said, err = run_verb('convert', path, out, '--num_heads=3')
+  assert (code, err) == (0, '') and 'vit as official, 59 arrays' in said
+  folder = tmp_path / 'port'
+  code, said, err = run_verb('convert', out, folder, '--to=timm')
+  assert (code, err) == (0, '') and f'wrote {folder}: vit as timm' in said
+  assert_same(state_dicts.read(folder), state)

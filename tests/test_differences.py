@@ -1,0 +1,76 @@
+import math
+
+import numpy as np
+import pytest
+
+from vit_jax_repro.comparison import differences
+
+pytestmark = pytest.mark.quick
+
+
+def one(expected, actual, tolerance=1e-3):
+  expected = np.asarray(expected, np.float32)
+  actual = np.asarray(actual, np.float32)
+  found = differences.compare({'x': expected}, {'x': actual}, {'x': tolerance})
+  return found[0]
+
+
+def test_the_figures_of_a_layer():
+  layer = one([[3, -4]], [[3, -4.5]])
+  assert layer.max_abs == 0.5
+  assert layer.relative == 0.125
+  assert layer.cosine == pytest.approx(
+    (9 + 18) / (5 * math.hypot(3, 4.5)), abs=1e-12
+  )
+  assert layer.excess == 500
+  assert not layer.within
+
+
+def test_equal_layers_are_within_any_tolerance():
+  layer = one([[0, 0]], [[0, 0]], tolerance=0.0)
+  assert layer.within and layer.relative == 0
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_what_is_no_number_is_far_off(value):
+  layer = one([[1, 2]], [[1, value]])
+  assert layer.max_abs == math.inf and not layer.within
+  assert math.isfinite(differences.total_excess([layer]))
+
+
+def test_a_ports_layout_is_brought_to_the_references():
+  grid = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)  # [B, h, w, C]
+  for port in (
+    np.moveaxis(grid, -1, 1),  # [B, C, h, w]
+    grid.reshape(2, 12, 5),  # [B, N, C]
+    grid,
+  ):
+    np.testing.assert_array_equal(differences.aligned(port, grid.shape), grid)
+  pooled = np.arange(10).reshape(2, 5)
+  np.testing.assert_array_equal(
+    differences.aligned(pooled[:, :, None, None], (2, 5)), pooled
+  )
+
+
+@pytest.mark.parametrize('shape', [(2, 5, 4, 4), (2, 13, 5), (2, 5)])
+def test_another_shape_is_left_out(shape):
+  array = np.zeros(shape)
+  assert differences.aligned(array, (2, 3, 4, 5)) is None
+  found = differences.compare(
+    {'x': np.zeros((2, 3, 4, 5)), 'y': np.zeros(1)},
+    {'x': array, 'y': np.zeros(1)},
+    {'x': 1.0, 'y': 1.0},
+  )
+  assert [layer.name for layer in found] == ['y']
+
+
+def test_the_first_layer_over_tolerance_and_the_total():
+  good, bad, worse = one([1.0], [1.0]), one([1.0], [1.1]), one([1.0], [2.0])
+  layers = [good, bad, worse]
+  assert differences.first_outside(layers) is bad
+  assert differences.first_outside([good]) is None
+  assert differences.total_excess([good]) == 0
+  assert differences.total_excess(layers) == pytest.approx(
+    math.log(100) + math.log(1000), rel=1e-3
+  )
+  assert differences.worst(layers) == pytest.approx(1000)

@@ -1,0 +1,113 @@
+"""The verb, as a process."""
+
+import socket
+
+import pytest
+import test_augreg
+import tiny_models
+from file_server import Served, serving
+from run_verb import assert_one_line, run_verb
+
+from vit_jax_repro import models, weights
+
+TI = test_augreg.LINES[5].split(',')[-2]  # the pre-trained Ti_16
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+  """Addresses outside this machine are behind a proxy that is not there."""
+  with socket.socket() as unused:
+    unused.bind(('127.0.0.1', 0))
+    proxy = f'http://127.0.0.1:{unused.getsockname()[1]}'
+  for name in ('HF_ENDPOINT', 'HF_TOKEN', 'HTTP_PROXY', 'http_proxy'):
+    monkeypatch.delenv(name, raising=False)
+  for name in ('https_proxy', 'HTTPS_PROXY'):
+    monkeypatch.setenv(name, proxy)
+
+
+def test_fetches_the_best_of_the_index(tmp_path):
+  spec = models.variant('ViT-Ti_16') | {'num_classes': 21_843}
+  weights.save(tmp_path / 'x.npz', tiny_models.params_of(spec, (224, 224)))
+  content = (tmp_path / 'x.npz').read_bytes()
+  index = '\n'.join([test_augreg.HEADER, *test_augreg.LINES]) + '\n'
+  files = {
+    'vit_models/augreg/index.csv': Served(index.encode()),
+    f'vit_models/augreg/{TI}.npz': Served(content, cuts=[2**20]),
+  }
+  command = ('--augreg', '--model=Ti_16', '--best', f'--dir={tmp_path / "w"}')
+  with serving(**files) as (base, _, seen):
+    code, out, err = run_verb('fetch', *command, f'--mirror={base}')
+    assert code == 0 and not err, err
+    assert f'augreg/{TI}' in out and '35.00%' in out and '2870' in out
+    assert f'{tmp_path / "w"}/{TI}.npz (39.0 MB, sha256 ' in out
+    assert len(seen) == 3
+    code, out, err = run_verb('fetch', TI, f'--dir={tmp_path / "w"}')
+    assert code == 0 and out.startswith('already there: ') and not err
+  assert (tmp_path / 'w' / f'{TI}.npz').read_bytes() == content
+
+
+def test_without_a_network(tmp_path):
+  assert_one_line(
+    run_verb('fetch', 'BiT-S-R50x1', f'--dir={tmp_path}'),
+    'fetch: no source has BiT-S-R50x1: https://storage.googleapis.com/',
+    'the proxy does not answer. By hand: bring gs://bit_models/BiT-S-R50x1',
+  )
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.quick
+def test_list():
+  code, out, err = run_verb('fetch', '--list')
+  assert code == 0 and not err
+  assert out.count('\n') > 106 and '…' not in out
+  code, out, err = run_verb('fetch', '--list', 'h_14')
+  assert code == 0 and not err and out.count('imagenet21k/ViT-H_14') == 1
+  cells = [cell.strip() for cell in out.splitlines()[3].strip('│').split('│')]
+  assert cells == [
+    'imagenet21k/ViT-H_14',
+    '21843',
+    '224',
+    '2642',
+    'official, timm/vit_huge_patch14_224.orig_in21k, '
+    'google/vit-huge-patch14-224-in21k',
+  ]
+
+
+def test_ranking(tmp_path):
+  (tmp_path / 'i.csv').write_text(
+    '\n'.join([test_augreg.HEADER, *test_augreg.LINES])
+  )
+  code, out, err = run_verb(
+    'fetch',
+    '--augreg',
+    f'--index={tmp_path / "i.csv"}',
+    '--adapted_to=pets',
+    '--max_params=40e6',
+    '--min_images_per_sec=1000',
+    '--resolution=224',
+  )
+  assert code == 0 and not err
+  rows = [line for line in out.splitlines() if 'augreg/' in line]
+  assert ['R26_S_32' in rows[0], 'Ti_16' in rows[1], len(rows)] == [1, 1, 3]
+  assert '44.00%' in rows[0] and '94.00%' in rows[0] and '36.0 M' in rows[0]
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    ([], '0 names; give one file'),
+    (['a', 'b'], '2 names; give one file'),
+    (['--list', 'a', 'b'], '2 names'),
+    (['--list', '--augreg'], 'give one of them'),
+    (['b16', '--best', '--max_params=1'], '--max_params, --best only with'),
+    (['--augreg', 'Ti_16'], '1 names'),
+    (['--augreg', '--resolution=many'], '--resolution'),
+    (['--augreg', '--index=/nowhere.csv'], 'No such file'),
+    (['ViT-B_16'], 'imagenet21k/ViT-B_16, '),
+    (['BiT-M-R50x1', '--sha256=1'], '64 hexadecimal digits'),
+    (['BiT-M-R50x1', '--dir=gs://a/b'], 'must be a folder on this machine'),
+    (['BiT-M-R50x1', '--dir=/dev/null/x'], 'Not a directory'),
+  ],
+)
+def test_what_a_user_gets_wrong(arguments, message):
+  assert_one_line(run_verb('fetch', *arguments), message)

@@ -1,0 +1,174 @@
+import json
+
+import pytest
+
+from vit_jax_repro.runs import port_configs
+
+pytestmark = pytest.mark.quick
+
+
+def read(folder, config, processor=None):
+  (folder / 'config.json').write_text(json.dumps(config))
+  if processor is not None:
+    text = json.dumps(processor)
+    (folder / 'preprocessor_config.json').write_text(text)
+  return port_configs.read(folder)
+
+
+def test_no_config_is_none(tmp_path):
+  assert port_configs.read(tmp_path) is None
+
+
+def test_what_transformers_leaves_out_is_its_default(tmp_path):
+  """Their classes' values: tests of port_names compare logits with them."""
+  config = read(tmp_path, {'model_type': 'vit'})
+  assert config == port_configs.PortConfig(
+    fields={'gelu': 'erf', 'layer_norm_eps': 1e-12},
+    num_heads=12,
+    image_size=(224, 224),
+    preprocessing='vit_jax',
+    token_slots=True,
+  )
+  assert read(tmp_path, {'model_type': 'deit'}).preprocessing == 'deit'
+  assert read(tmp_path, {'model_type': 'bit'}) == port_configs.PortConfig(
+    fields={'weight_standardization_eps': 1e-8, 'groups': 32}
+  )
+
+
+def test_what_transformers_says_is_kept(tmp_path):
+  config = read(
+    tmp_path,
+    {
+      'model_type': 'vit',
+      'hidden_act': 'gelu_pytorch_tanh',
+      'layer_norm_eps': 1e-6,
+      'num_attention_heads': 3,
+      'image_size': [32, 48],
+      'id2label': {'1': 'dog', '0': 'cat'},
+    },
+  )
+  assert config.fields == {'gelu': 'tanh', 'layer_norm_eps': 1e-6}
+  assert config.num_heads == 3 and config.image_size == (32, 48)
+  assert config.class_names == ('cat', 'dog')
+  numbered = {'model_type': 'vit', 'id2label': {'0': 'LABEL_0'}}
+  assert read(tmp_path, numbered).class_names is None
+
+
+HALF, IMAGENET = [0.5] * 3, ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+CROP = {'do_center_crop': True, 'crop_size': {'height': 224, 'width': 224}}
+
+
+@pytest.mark.parametrize(
+  'mean, std, more, name',
+  [
+    (HALF, HALF, {'size': 224, 'resample': 2}, 'vit_jax'),
+    (*IMAGENET, {'size': 256, 'resample': 3, **CROP}, 'deit:crop_pct=0.875'),
+    (
+      HALF,
+      HALF,
+      {'size': {'shortest_edge': 248}, 'resample': 3, **CROP},
+      'timm:crop_pct=0.903226',
+    ),
+    (*IMAGENET, {'size': 224, 'resample': 2}, 'deit'),
+    (HALF, HALF, {'size': 256, 'resample': 2, **CROP}, 'vit_jax'),
+    ([0.48] * 3, HALF, {'size': 224}, None),
+    (None, None, {}, None),
+  ],
+)
+def test_the_nearest_preprocessing(mean, std, more, name, tmp_path):
+  processor = {'image_mean': mean, 'image_std': std, **more}
+  config = read(tmp_path, {'model_type': 'vit'}, processor)
+  assert config.preprocessing == name
+
+
+def test_what_timm_says(tmp_path):
+  cfg = {
+    'input_size': [3, 384, 384], 'mean': HALF, 'std': HALF,
+    'interpolation': 'bicubic', 'crop_pct': 1.0,
+  }  # fmt: skip
+  config = read(
+    tmp_path,
+    {'architecture': 'vit_base_patch16_384', 'pretrained_cfg': cfg},
+  )
+  assert config == port_configs.PortConfig(
+    fields={'gelu': 'erf'},
+    image_size=(384, 384),
+    preprocessing='timm:crop_pct=1',
+    token_slots=True,
+  )
+  older = read(tmp_path, {'architecture': 'vit_base_patch16_384', **cfg})
+  assert older == config
+  arguments = {
+    'act_layer': 'gelu_tanh', 'num_heads': 3, 'img_size': [32, 48],
+    'no_embed_class': True,
+  }  # fmt: skip
+  config = read(
+    tmp_path,
+    {
+      'architecture': 'vit_base_patch16_224',
+      'model_args': arguments,
+      'label_names': ['a', 'b'],
+      'pretrained_cfg': {**cfg, 'crop_mode': 'squash'},
+    },
+  )
+  assert config == port_configs.PortConfig(
+    fields={'gelu': 'tanh'},
+    num_heads=3,
+    class_names=('a', 'b'),
+    image_size=(32, 48),
+    preprocessing='vit_jax',
+    token_slots=False,
+  )
+
+
+@pytest.mark.parametrize(
+  'name, fields',
+  [
+    ('resnetv2_50x1_bit', port_configs.BIT_FIELDS),
+    ('mixer_b16_224', {'gelu': 'erf'}),
+    ('vit_small_r26_s32_224', {'gelu': 'erf', **port_configs.HYBRID_FIELDS}),
+    ('vit_tiny_r_s16_p8_224', {'gelu': 'erf', **port_configs.HYBRID_FIELDS}),
+  ],
+)
+def test_constants_of_timm(name, fields, tmp_path):
+  assert read(tmp_path, {'architecture': name}).fields == fields
+
+
+@pytest.mark.parametrize(
+  'config, message',
+  [
+    ([], 'is a list, not a mapping'),
+    ({}, 'neither transformers'),
+    ({'model_type': 'swin'}, "model_type 'swin' is not known"),
+    ({'model_type': 'vit', 'hidden_act': 'relu'}, "'relu' is not known"),
+    ({'model_type': 'vit', 'pooler_act': 'gelu'}, "pooler_act is 'gelu'"),
+    ({'model_type': 'vit', 'id2label': {'1': 'a'}}, 'labels 0 to 0'),
+    ({'model_type': 'vit', 'layer_norm_eps': []}, 'of another kind'),
+    ({'model_type': 'vit', 'image_size': {}}, 'of another kind'),
+    ({'model_type': 'bit', 'global_padding': 'SAME'}, "'SAME'"),
+    ({'model_type': 'bit', 'layer_type': 'bottleneck'}, "'bottleneck'"),
+    ({'architecture': 'swin_tiny'}, "'swin_tiny' is not known"),
+    (
+      {'architecture': 'vit_x', 'model_args': {'act_layer': 'quick_gelu'}},
+      "'quick_gelu' is not known",
+    ),
+    (
+      {'architecture': 'vit_x', 'model_args': {'global_pool': 'avg'}},
+      "global_pool is 'avg'",
+    ),
+    (
+      {'architecture': 'vit_x', 'model_args': {'norm_layer': 'rmsnorm'}},
+      "norm_layer is 'rmsnorm'",
+    ),
+  ],
+)
+def test_other_models_are_refused(config, message, tmp_path):
+  with pytest.raises(ValueError, match=message) as caught:
+    read(tmp_path, config)
+  assert 'config.json' in str(caught.value)
+
+
+def test_a_damaged_config_is_one_line(tmp_path):
+  (tmp_path / 'config.json').write_text('{')
+  with pytest.raises(ValueError, match=r'config\.json is not valid JSON'):
+    port_configs.read(tmp_path)

@@ -1,0 +1,314 @@
+"""The names and layouts are those of the installed libraries' own modules.
+
+Strictly loaded, and with logits as ours once the constants are the same.
+"""
+
+import functools
+
+import jax
+import numpy as np
+import port_cases
+import pytest
+import reference
+import timm_stub
+from port_cases import assert_same, heads
+
+from vit_jax_repro import models, weights
+from vit_jax_repro.runs import port_configs
+from vit_jax_repro.weights import ports
+
+
+@pytest.fixture
+def tree(tmp_path):
+  """The canonical tree of a reference case."""
+  return functools.partial(port_cases.tree, folder=tmp_path)
+
+
+def assert_agree(params, fields, module, images, name=None):
+  """Our logits and a PyTorch module's, in float64: nothing hides in noise.
+
+  Args:
+    images: [B, H, W, 3].
+    name: of the module's output that has the logits, if it has several.
+  """
+  import torch
+
+  with jax.enable_x64(True):
+    model = models.create(fields, dtype=np.float64, param_dtype=np.float64)
+    params = jax.tree.map(np.float64, params)
+    apply = jax.jit(functools.partial(model.apply, train=False))
+    ours = np.asarray(apply({'params': params}, np.float64(images)))
+  with torch.no_grad():
+    theirs = module.double().eval()(
+      torch.from_numpy(np.float64(images.transpose(0, 3, 1, 2)))
+    )
+  theirs = (theirs if name is None else getattr(theirs, name)).numpy()
+  assert np.abs(theirs).max() > 0.1
+  np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+def load(module, params, library, **options):
+  """A module with the parameters, every name of it and no other."""
+  import torch
+
+  state = ports.to_state_dict(params, library, **options)
+  tensors = {n: torch.from_numpy(np.array(a)) for n, a in state.items()}
+  module.load_state_dict(tensors, strict=True)
+  return module
+
+
+def randomised(module):
+  """Its state dict, after giving every parameter a random value."""
+  import torch
+
+  generator = torch.Generator().manual_seed(0)
+  state = {
+    name: torch.randn(value.shape, generator=generator)
+    / max(1, value[0].numel()) ** 0.5
+    for name, value in module.state_dict().items()
+  }
+  module.load_state_dict(state)
+  return {name: value.numpy() for name, value in state.items()}
+
+
+def vit_config(case, **fields):
+  """transformers' configuration of a reference case, with our constants."""
+  spec = {**reference.config(case)}
+  spec |= spec.get('transformer', {})
+  fields = {
+    'hidden_act': 'gelu_pytorch_tanh', 'layer_norm_eps': 1e-6, **fields
+  }  # fmt: skip
+  return dict(
+    hidden_size=spec['hidden_size'],
+    num_hidden_layers=spec['num_layers'],
+    num_attention_heads=spec['num_heads'],
+    intermediate_size=spec['mlp_dim'],
+    image_size=spec['image_size'],
+    patch_size=spec['patch_size'],
+    num_labels=spec['num_classes'],
+    **fields,
+  )
+
+
+@pytest.mark.parametrize(
+  'case', ['vit_token', 'vit_token_small_variance', 'vit_token_rect']
+)
+def test_transformers_vit(case, tree):
+  import transformers
+
+  config = transformers.ViTConfig(**vit_config(case))
+  module = transformers.ViTForImageClassification(config)
+  params = tree(case)
+  load(module, params, 'transformers')
+  images = reference.images(case)
+  assert_agree(params, reference.config(case), module, images, name='logits')
+
+
+def test_transformers_default_constants(tree):
+  """The form and the epsilon that a configuration leaves out."""
+  import transformers
+
+  case = 'vit_token_small_variance'
+  config = vit_config(case)
+  del config['hidden_act'], config['layer_norm_eps']
+  module = transformers.ViTForImageClassification(
+    transformers.ViTConfig(**config)
+  )
+  params = ports.from_state_dict(randomised(module), num_heads=3)
+  fields = {'gelu': 'erf', 'layer_norm_eps': 1e-12}
+  fields = {**reference.config(case), **fields}
+  assert_agree(params, fields, module, reference.images(case), name='logits')
+
+
+def test_transformers_pooler_is_pre_logits(tree):
+  import transformers
+
+  case = 'vit_token_prelogits'
+  config = transformers.ViTConfig(**vit_config(case), pooler_output_size=40)
+  module = transformers.ViTModel(config)
+  load(module, tree(case), 'transformers', drop={'head'})
+  fields = {**reference.config(case), 'num_classes': None}
+  params = ports.from_state_dict(randomised(module), num_heads=4)
+  images = reference.images(case)
+  assert_agree(params, fields, module, images, name='pooler_output')
+
+
+def test_transformers_deit(tree):
+  import transformers
+
+  case = 'deit_distilled_tiny'
+  config = transformers.DeiTConfig(**vit_config(case, hidden_act='gelu'))
+  module = transformers.DeiTForImageClassificationWithTeacher(config)
+  params, fields = tree(case), reference.config(case)
+  load(module, params, 'transformers')
+  images = reference.images(case)
+  assert_agree(params, fields, module, images, name='logits')
+  params = ports.from_state_dict(randomised(module), num_heads=3)
+  assert_agree(params, fields, module, images, name='logits')
+
+
+def test_positions_before_the_class_token_in_transformers(tree):
+  import transformers
+
+  case = 'bv_tok_learn'
+  params = tree(case)
+  fields = weights.describe(params)
+  config = transformers.ViTConfig(
+    hidden_size=48, num_hidden_layers=3, num_attention_heads=3,
+    intermediate_size=96, image_size=32, patch_size=8, num_labels=10,
+    hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6,
+  )  # fmt: skip
+  module = transformers.ViTForImageClassification(config)
+  load(module, params, 'transformers')
+  assert_agree(params, fields, module, reference.images(case), name='logits')
+
+
+def assert_small_bit_agrees(module, library, name=None):
+  """Of two stages; the case of four takes long."""
+  state = randomised(module)
+  params = ports.from_state_dict(state)
+  assert_same(ports.to_state_dict(params, library), state)
+  fields = {**weights.describe(params), **port_configs.BIT_FIELDS}
+  images = reference.images('bit_tiny_1_1_1_1', 'a')[:, :32, :32]
+  assert_agree(params, fields, module, images, name)
+
+
+def test_transformers_bit():
+  import transformers
+
+  config = transformers.BitConfig(
+    embedding_size=32,
+    hidden_sizes=[128, 256],
+    depths=[2, 1],
+    layer_type='preactivation',
+    num_labels=10,
+  )
+  module = transformers.BitForImageClassification(config)
+  assert_small_bit_agrees(module, 'transformers', 'logits')
+  state = randomised(module.bit.float())
+  params = ports.from_state_dict(state)
+  assert 'head' not in params
+  assert_same(ports.to_state_dict(params, 'transformers'), state)
+
+
+TIMM_VITS = {
+  'vit_token': {},
+  'vit_token_rect': {},
+  'vit_gap': {'class_token': False, 'global_pool': 'avg', 'fc_norm': False},
+  'bv_map_learn': {'class_token': False, 'global_pool': 'map'},
+  'bv_tok_learn': {'no_embed_class': True},
+}
+
+
+def timm_vit(case, **arguments):
+  """timm's module for a reference case."""
+  timm_stub.import_timm()
+  from timm.models import deit, vision_transformer
+
+  spec = {**models.create(reference.config(case)).__dict__}
+  cls = vision_transformer.VisionTransformer
+  if spec['distilled']:
+    cls = deit.VisionTransformerDistilled
+  return cls(
+    img_size=reference.config(case)['image_size'],
+    patch_size=spec['patch_size'],
+    embed_dim=spec['hidden_size'],
+    depth=spec['num_layers'],
+    num_heads=spec['num_heads'],
+    mlp_ratio=spec['mlp_dim'] / spec['hidden_size'],
+    num_classes=10,
+    act_layer={'tanh': 'gelu_tanh', 'erf': 'gelu'}[spec['gelu']],
+    **arguments,
+  )
+
+
+@pytest.mark.parametrize('case', TIMM_VITS)
+def test_timm_vit(case, tree):
+  module = timm_vit(case, **TIMM_VITS[case])
+  params, images = tree(case), reference.images(case)
+  load(module, params, 'timm')
+  assert_agree(params, weights.describe(params), module, images)
+
+
+@pytest.mark.parametrize('case', ['deit_tiny', 'deit_distilled_tiny'])
+def test_timm_deit(case, tree):
+  module = timm_vit(case)
+  params, fields = tree(case), reference.config(case)
+  load(module, params, 'deit')
+  images = reference.images(case)
+  assert_agree(params, fields, module, images)
+  params = ports.from_state_dict(randomised(module), num_heads=heads(case))
+  assert_agree(params, fields, module, images)
+
+
+def timm_hybrid(case):
+  """timm's backbone and patches, as its registered hybrids combine them."""
+  timm_stub.import_timm()
+  from timm.layers import HybridEmbed
+  from timm.models import vision_transformer_hybrid
+
+  layers = reference.config(case)['resnet']['num_layers']
+  backbone = vision_transformer_hybrid._resnetv2(layers)
+  embed = functools.partial(HybridEmbed, backbone=backbone)
+  return timm_vit(case, embed_layer=embed)
+
+
+@pytest.mark.parametrize('case', ['hybrid_stem_only', 'hybrid_2_2'])
+def test_timm_hybrid(case, tree):
+  module = timm_hybrid(case)
+  params = tree(case)
+  load(module, params, 'timm')
+  fields = {**reference.config(case), **port_configs.HYBRID_FIELDS}
+  assert_agree(params, fields, module, reference.images(case))
+
+
+def test_timm_mixer(tree):
+  timm_stub.import_timm()
+  from timm.models import mlp_mixer
+
+  module = mlp_mixer.MlpMixer(
+    img_size=32, patch_size=8, num_blocks=2, embed_dim=48,
+    mlp_ratio=(0.5, 2.0), num_classes=10,
+  )  # fmt: skip
+  params = tree('mixer')
+  load(module, params, 'timm')
+  fields = {**reference.config('mixer'), 'gelu': 'erf'}
+  assert_agree(params, fields, module, reference.images('mixer'))
+
+
+def timm_bit(layers=(1, 1, 1, 1)):
+  """timm's module, as its registered BiTs, of half the width."""
+  timm_stub.import_timm()
+  from timm.layers import StdConv2d
+  from timm.models import resnetv2
+
+  return resnetv2.ResNetV2(
+    layers,
+    channels=(128, 256, 512, 1024)[: len(layers)],
+    stem_chs=32,
+    stem_type='fixed',
+    conv_layer=functools.partial(StdConv2d, eps=1e-8),
+    num_classes=10,
+  )
+
+
+def test_timm_bit():
+  assert_small_bit_agrees(timm_bit((2, 1)), 'timm')
+
+
+@pytest.mark.parametrize(
+  'case', ['vit_token', 'vit_gap', 'bv_map_learn', 'hybrid_1_1_1',
+           'hybrid_stem_only', 'bit_tiny_1_1_1_1']
+)  # fmt: skip
+def test_timm_reads_our_npz_to_the_same_weights(case, tree, tmp_path):
+  """By its own reader: every parameter is what `ports` makes of it."""
+  module = {
+    'bit_tiny_1_1_1_1': timm_bit,
+    'hybrid_1_1_1': lambda: timm_hybrid(case),
+    'hybrid_stem_only': lambda: timm_hybrid(case),
+  }.get(case, lambda: timm_vit(case, **TIMM_VITS[case]))()
+  params = tree(case)
+  weights.save(tmp_path / 'out.npz', params)
+  module.load_pretrained(str(tmp_path / 'out.npz'))
+  read = {name: value.numpy() for name, value in module.state_dict().items()}
+  assert_same(read, ports.to_state_dict(params, 'timm'))

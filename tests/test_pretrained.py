@@ -1,0 +1,62 @@
+"""Which published file a run starts from."""
+
+import pytest
+
+from vit_jax_repro.runs import pretrained
+from vit_jax_repro.runs.settings import Preprocessing, Settings
+
+pytestmark = pytest.mark.quick
+
+COLUMNS = (
+  'ds', 'final_val', 'adapt_ds', 'adapt_resolution', 'adapt_final_val',
+  'params', 'infer_samples_per_sec', 'filename', 'adapt_filename',
+)  # fmt: skip
+
+
+def settings(folder, **fields):
+  fields = {'model': {}, **fields}
+  return Settings(
+    dataset='digits',
+    pp=Preprocessing(train='train', test='test', crop=8),
+    base_lr=0.1,
+    total_steps=1,
+    pretrained_dir=str(folder),
+    **fields,
+  )
+
+
+def write_index(folder, **accuracies):
+  rows = [
+    f'i21k,{val},pets,224,0.9,1e6,100,B_16-i21k-{name},B_16-i21k-{name}--pets'
+    for name, val in accuracies.items()
+  ]
+  (folder / 'index.csv').write_text('\n'.join([','.join(COLUMNS), *rows]))
+
+
+def test_a_model_of_augreg_means_its_best_file(tmp_path):
+  write_index(tmp_path, good=0.4, best=0.5, bad=0.3)
+  assert pretrained.best_augreg_file(tmp_path, 'B_16') == 'B_16-i21k-best'
+  with pytest.raises(ValueError, match=r'no file with model=ViT-L_16'):
+    pretrained.best_augreg_file(tmp_path, 'L_16')
+  (tmp_path / 'B_16-i21k-best.npz').touch()
+  chosen = settings(tmp_path, model_or_filename='B_16')
+  assert pretrained.pretrained_path(chosen).endswith('B_16-i21k-best.npz')
+
+
+def test_the_only_file_of_a_model_needs_no_index(tmp_path):
+  for name in ('B_16-i21k-x.npz', 'B_16-i21k-x--pets.npz', 'L_16-i21k-y.npz'):
+    (tmp_path / name).touch()
+  assert pretrained.best_augreg_file(tmp_path, 'B_16') == 'B_16-i21k-x.npz'
+  (tmp_path / 'B_16-i21k-z.npz').touch()
+  with pytest.raises(
+    FileNotFoundError, match=r'^2 files .*fetch --augreg --model=B_16 --best'
+  ):
+    pretrained.best_augreg_file(tmp_path, 'B_16')
+
+
+def test_what_is_missing_can_be_fetched(tmp_path):
+  chosen = settings(tmp_path, model={'model_name': 'ViT-B_16'})
+  with pytest.raises(FileNotFoundError, match=r'fetch ViT-B_16 --dir='):
+    pretrained.pretrained_path(chosen)
+  with pytest.raises(ValueError, match=r'fetch NAME --dir=FOLDER'):
+    pretrained.pretrained_path(settings('gs://vit_models/augreg'))

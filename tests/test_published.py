@@ -1,0 +1,177 @@
+"""The table of published files and the names it understands."""
+
+import pytest
+import tiny_models
+
+from vit_jax_repro import models, weights
+from vit_jax_repro.weights import published
+
+pytestmark = pytest.mark.quick
+
+TI = 'augreg/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0'
+
+
+def test_the_table_is_sound():
+  entries = published.table()
+  assert len(entries) > 100
+  assert len({entry.name for entry in entries}) == len(entries)
+  for entry in entries:
+    assert entry.path.endswith('.npz') and entry.path.count('/') in (1, 2)
+    assert models.canonical_name(entry.model) == entry.model
+    assert entry.num_classes in (1000, 21_843)
+    assert all(size > 4 * 5e6 for size in entry.sizes)
+    assert entry.is_official or entry.timm
+    assert published.find(entry.name) == entry
+    assert published.find(f'gs://{entry.path}') == entry
+
+
+def test_sizes_are_those_of_written_files(tmp_path):
+  entry = published.find(f'{TI}--imagenet2012-steps_20k-lr_0.03-res_224')
+  params = tiny_models.params_of(models.variant('ViT-Ti_16'), (224, 224))
+  weights.save(tmp_path / 'x.npz', params)
+  assert (tmp_path / 'x.npz').stat().st_size in entry.sizes
+  assert entry.sizes == (22_934_582, 22_938_582)
+
+
+@pytest.mark.parametrize(
+  'name, path',
+  [
+    ('imagenet21k/ViT-B_16', 'vit_models/imagenet21k/ViT-B_16.npz'),
+    ('vit_models/sam/ViT-B_16.npz', 'vit_models/sam/ViT-B_16.npz'),
+    (
+      'https://storage.googleapis.com/vit_models/sam/ViT-B_16.npz',
+      'vit_models/sam/ViT-B_16.npz',
+    ),
+    ('ViT-H_14', 'vit_models/imagenet21k/ViT-H_14.npz'),
+    ('vit-b_16-224', 'vit_models/imagenet21k+imagenet2012/ViT-B_16-224.npz'),
+    ('BiT-M-R50x1', 'bit_models/BiT-M-R50x1.npz'),
+    ('DeiT-B_16', 'deit/DeiT-B_16.npz'),
+    ('DeiT-B_16-384', 'deit/DeiT-B_16-384.npz'),
+    (
+      'timm/mixer_b16_224.goog_in21k',
+      'mixer_models/imagenet21k/Mixer-B_16.npz',
+    ),
+    ('mixer_b16_224.goog_in21k', 'mixer_models/imagenet21k/Mixer-B_16.npz'),
+    (
+      'https://huggingface.co/google/vit-base-patch16-224',
+      'vit_models/imagenet21k+imagenet2012/ViT-B_16-224.npz',
+    ),
+    ('H_14', 'vit_models/imagenet21k/ViT-H_14.npz'),
+    (TI.removeprefix('augreg/'), f'vit_models/{TI}.npz'),
+    ('gs://mine/a/b.npz', 'mine/a/b.npz'),
+  ],
+)
+def test_names(name, path):
+  assert published.find(name).path == path
+
+
+def test_augreg_files_beside_the_table():
+  tuned = published.find(f'{TI}--cifar100-steps_10k-lr_0.003-res_384.npz')
+  assert tuned == published.Published(
+    f'vit_models/{TI}--cifar100-steps_10k-lr_0.003-res_384.npz',
+    'ViT-Ti_16',
+    None,
+    384,
+  )
+  other = published.find(TI.replace('aug_none', 'aug_light1'))
+  known = published.find(TI)
+  assert known.timm and not other.timm
+  assert (other.sizes, other.num_classes) == (known.sizes, 21_843)
+  scratch = published.find('R26_S_32-i1k-' + TI.partition('i21k-')[2])
+  assert (scratch.model, scratch.num_classes) == ('R26+ViT-S_32', 1000)
+  assert scratch.sizes == (145_814_996, 145_820_736)
+
+
+@pytest.mark.parametrize(
+  'name, parts',
+  [
+    (
+      'ViT-B_16',
+      (
+        " imagenet21k/ViT-B_16, imagenet21k+imagenet2012/ViT-B_16, "
+        "imagenet21k+imagenet2012/ViT-B_16-224, ",
+        'sam/ViT-B_16',
+        'more (--list ViT-B_16); give one of these names',
+      ),
+    ),
+    ('b16', ("'b16' may be any of", 'imagenet21k/ViT-B_16')),
+    ('Mixer-B_16', ('imagenet1k/Mixer-B_16', 'imagenet21k/Mixer-B_16')),
+    ('R_Ti_16', ('augreg/R_Ti_16-i21k-300ep',)),
+    ('ViT-B16', ("no published file 'ViT-B16'; did you mean 'ViT-B_16'",)),
+    ('timm/vit_base_patch16_225.augreg_in21k', ('vit_base_patch16_224.au',)),
+    ('', ("no published file ''; --list has all names",)),
+    ('X_16-i21k-' + TI.partition('i21k-')[2], ('no published file',)),
+  ],
+)  # fmt: skip
+def test_names_that_say_too_little(name, parts):
+  with pytest.raises(ValueError) as error:
+    published.find(name)
+  for part in parts:
+    assert part in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_matching():
+  assert published.matching() == list(published.table())
+  names = [entry.name for entry in published.matching('h_14')]
+  assert names == ['imagenet21k/ViT-H_14']
+  assert {e.model for e in published.matching('*bit*/BiT-S*')} >= {
+    'BiT-S-R50x1', 'BiT-S-R152x4',
+  }  # fmt: skip
+  assert published.matching('facebook/*')[0].name == 'DeiT-B_16-384'
+  with pytest.raises(ValueError, match='no published file fits'):
+    published.matching('resnet18')
+
+
+SPEC = {
+  'model': 'vit',
+  'num_classes': 1000,
+  'patch_size': (16, 16),
+  'hidden_size': 192,
+  'transformer': {'num_layers': 12, 'mlp_dim': 768, 'num_heads': 3},
+  'image_size': (224, 224),
+}
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({}, None),
+    ({'num_classes': None, 'image_size': None}, None),
+    ({'num_classes': 10}, 'num_classes 10 instead of 1000'),
+    ({'image_size': (384, 384)}, r'image_size \(384, 384\) instead of \(224'),
+    ({'hidden_size': 384}, 'hidden_size 384 instead of 192'),
+    ({'patch_size': (32, 32)}, 'patch_size'),
+    ({'distilled': True}, 'distilled True instead of False'),
+    ({'resnet': {'num_layers': ()}}, 'resnet'),
+    ({'model': 'mixer'}, 'model mixer instead of vit'),
+    ({'transformer': {**SPEC['transformer'], 'num_layers': 11}}, 'num_layers'),
+  ],
+)
+def test_whether_a_file_is_the_one(change, message):
+  entry = published.find(f'{TI}--imagenet2012-steps_20k-lr_0.03-res_224')
+  if message is None:
+    published.check_fits(entry, SPEC | change)
+  else:
+    with pytest.raises(ValueError, match=message):
+      published.check_fits(entry, SPEC | change)
+  published.check_fits(published.Published('any/file.npz'), SPEC | change)
+
+
+@pytest.mark.parametrize(
+  'entry', published.table(), ids=lambda entry: entry.name[:60]
+)
+def test_a_named_model_is_what_its_file_holds(entry):
+  spec = models.variant(entry.model)
+  published.check_fits(
+    entry, {**spec, 'num_classes': entry.num_classes, 'image_size': None}
+  )
+
+
+def test_what_a_copy_lacks():
+  spec = {'num_classes': None, 'representation_size': None}
+  entry = published.find('imagenet21k/ViT-B_16')
+  assert published.lacking(entry, spec) == ['head', 'pre_logits']
+  assert published.lacking(entry, spec | {'representation_size': 8}) == ['head']
+  entry = published.find('imagenet21k+imagenet2012/ViT-B_16')
+  assert published.lacking(entry, spec | {'num_classes': 1000}) == []

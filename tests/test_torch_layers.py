@@ -1,0 +1,57 @@
+import pytest
+
+from vit_jax_repro.comparison import torch_layers
+
+pytestmark = pytest.mark.quick
+
+VIT = (
+  'embedding',
+  'Transformer/posembed_input',
+  'Transformer/encoderblock_1',
+  'Transformer/encoder_norm',
+)
+
+
+@pytest.mark.parametrize(
+  ('modules', 'expected'),
+  [
+    (  # timm
+      ('patch_embed', 'pos_drop', 'norm_pre', 'blocks.1', 'norm'),
+      ('patch_embed', 'norm_pre', 'blocks.1', 'norm'),
+    ),
+    (  # transformers 5
+      (
+        'vit.embeddings.patch_embeddings',
+        'vit.embeddings',
+        'vit.layers.1',
+        'vit.layernorm',
+      ),
+      (
+        'vit.embeddings.patch_embeddings',
+        'vit.embeddings',
+        'vit.layers.1',
+        'vit.layernorm',
+      ),
+    ),
+    (  # transformers 4, without head
+      ('embeddings', 'encoder.layer.1', 'encoder.layer.11', 'layernorm'),
+      (None, 'embeddings', 'encoder.layer.1', 'layernorm'),
+    ),
+    (('nothing', 'of.the.kind'), (None,) * 4),
+  ],
+)
+def test_paths_of_a_vit(modules, expected):
+  found = torch_layers.paths(VIT, modules)
+  assert tuple(map(found.get, VIT)) == expected
+
+
+def test_stages_are_counted_from_nought():
+  found = torch_layers.paths(
+    ('root_block', 'block1', 'block4'),
+    ('bit.embedder', 'bit.encoder.stages.0', 'bit.encoder.stages.3'),
+  )
+  assert found == {
+    'root_block': 'bit.embedder',
+    'block1': 'bit.encoder.stages.0',
+    'block4': 'bit.encoder.stages.3',
+  }

@@ -1,0 +1,1 @@
+"""Where a port of a model leaves the reference, and why."""

@@ -1,0 +1,236 @@
+"""What ports of these models are known to do differently, one at a time.
+
+A cause is a substitution on the reference's side: a field of the model, or a
+change of the parameters. Where the values come from: timm 1.0, transformers 5
+and facebookresearch/deit, as installed; the defaults of PyTorch and Keras.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from vit_jax_repro.comparison import position_rules
+from vit_jax_repro.models.layers import GELUS
+from vit_jax_repro.weights import names, positions, stacking
+
+# 1e-12: transformers; 1e-6: the original, timm; 1e-5: PyTorch; 1e-3: Keras.
+NORM_EPSILONS = (1e-12, 1e-6, 1e-5, 1e-3)
+WEIGHT_STANDARDIZATIONS = (
+  ('std_plus_eps', 1e-5),  # the hybrids' original
+  ('sqrt_var_plus_eps', 1e-10),  # BiT's original
+  ('sqrt_var_plus_eps', 1e-8),  # timm, transformers
+  ('sqrt_var_plus_eps', 1e-6),  # timm's StdConv2d by default
+  ('sqrt_var_plus_eps', 1e-5),
+)
+POOL_PADDINGS = {
+  'same': 'minus infinity, at the far side (TensorFlow SAME)',
+  'symmetric': 'minus infinity, one pixel on every side (PyTorch)',
+  'zeros': 'zeros, one pixel on every side (BiT)',
+}
+_PROJECTIONS = ('query', 'key', 'value')
+
+
+@dataclasses.dataclass(frozen=True)
+class Cause:
+  """One thing that a port may do differently."""
+
+  topic: str  # 'GELU form', ...; two causes of a topic exclude each other
+  port: str  # what the port then does
+  reference: str  # what the reference does
+  # (model, params) -> (model, params); nothing is changed in place.
+  substitute: Callable[[nn.Module, Mapping[str, Any]], tuple]
+
+  def __str__(self):
+    return f'{self.topic}: {self.port}, not {self.reference}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Positions:
+  """Position embeddings that were resized for the comparison.
+
+  Only then can the rule of resizing be a cause.
+  """
+
+  embeddings: np.ndarray  # [1, T + N, D], as in the file
+  source_grid: tuple[int, int]
+  grid: tuple[int, int]
+  num_tokens: int  # T
+
+
+def known(
+  model: nn.Module,
+  params: Mapping[str, Any],
+  resized: Positions | None = None,
+) -> list[Cause]:
+  """The causes that this model can have.
+
+  Args:
+    model: the reference.
+    params: its parameters.
+    resized: how its position embeddings came to be, if they were resized.
+  """
+  flat = stacking.flatten(params)
+  found = [*_field_causes(model, flat)]
+  if any('/query/' in name for name in flat):
+    found += _order_causes()
+  if getattr(model, 'representation_size', None) == getattr(
+    model, 'hidden_size', 0
+  ):
+    found.append(
+      Cause('pre_logits', 'left out', 'a tanh layer', _without_pre_logits)
+    )
+  if resized is not None:
+    found += [
+      Cause(
+        'position embeddings resized',
+        rule,
+        'bilinear, corners aligned',
+        _Repositioned(resized, rule),
+      )
+      for rule in position_rules.RULES
+    ]
+  return found
+
+
+def port_weights(params: Mapping[str, Any]) -> Cause:
+  """The port's own parameters, in the reference's form, as a cause."""
+  return Cause(
+    'weights',
+    "the port's own, see the table of weights",
+    "the file's",
+    lambda model, _: (model, params),
+  )
+
+
+def _field_causes(model, flat):
+  """Causes that are a field of the model."""
+  fields = {
+    name: getattr(model, name)
+    for name in (
+      'gelu',
+      'layer_norm_eps',
+      'group_norm_eps',
+      'weight_standardization',
+      'weight_standardization_eps',
+      'pool_padding',
+    )
+    if hasattr(model, name)
+  }
+  topics = {'gelu': 'GELU form', 'layer_norm_eps': 'LayerNorm epsilon'}
+  values = {'gelu': tuple(GELUS), 'layer_norm_eps': NORM_EPSILONS}
+  if 'conv_root/kernel' in flat or 'root_block/conv/kernel' in flat:
+    topics |= {'group_norm_eps': 'GroupNorm epsilon'}
+    values |= {'group_norm_eps': NORM_EPSILONS}
+    yield from _convolution_causes(fields)
+  for field, topic in topics.items():
+    if field in fields:
+      for value in values[field]:
+        if value != fields[field]:
+          yield _of_fields(topic, {field: value}, fields)
+
+
+def _convolution_causes(fields):
+  for form, eps in WEIGHT_STANDARDIZATIONS:
+    changed = {
+      'weight_standardization': form,
+      'weight_standardization_eps': eps,
+    }
+    if any(fields[name] != value for name, value in changed.items()):
+      yield _of_fields(
+        'weight standardisation', changed, fields, _standardization
+      )
+  for padding in sorted(POOL_PADDINGS.keys() - {fields['pool_padding']}):
+    changed = {'pool_padding': padding}
+    yield _of_fields('pool padding', changed, fields, POOL_PADDINGS.get)
+
+
+def _of_fields(topic, changed, fields, shown=str):
+  return Cause(
+    topic,
+    shown(*changed.values()),
+    shown(*(fields[name] for name in changed)),
+    lambda model, params: (model.clone(**changed), params),
+  )
+
+
+def _standardization(form, eps):
+  return {
+    'std_plus_eps': f'w / (std + {eps:g})',
+    'sqrt_var_plus_eps': f'w / sqrt(var + {eps:g})',
+  }[form]
+
+
+def _order_causes():
+  """Query, key and value taken for one another, or fused head by head."""
+  for order in itertools.permutations(_PROJECTIONS):
+    if order != _PROJECTIONS:
+      yield Cause(
+        'q/k/v order',
+        ', '.join(order),
+        ', '.join(_PROJECTIONS),
+        _Reordered(order),
+      )
+  yield Cause(
+    'q/k/v order',
+    'the fused projection split into heads first',
+    'into query, key, value first',
+    _split_by_heads,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reordered:
+  """Takes for query, key and value what stands under the names of `order`."""
+
+  order: tuple[str, ...]
+
+  def __call__(self, model, params):
+    flat = stacking.flatten(params)
+    changed = dict(flat)
+    for part, other in zip(_PROJECTIONS, self.order, strict=True):
+      for name in flat:
+        if f'/{part}/' in name:
+          changed[name] = flat[name.replace(f'/{part}/', f'/{other}/')]
+    return model, stacking.nest(changed)
+
+
+def _split_by_heads(model, params):
+  """Reads [q, k, v] x heads x d as if it were heads x [q, k, v] x d."""
+  flat = stacking.flatten(params)
+  changed = dict(flat)
+  for name in flat:
+    if '/query/' in name:
+      parts = [name.replace('/query/', f'/{part}/') for part in _PROJECTIONS]
+      fused = np.stack([flat[p] for p in parts], axis=-3)  # [..., 3, A, d]
+      heads = fused.reshape(*fused.shape[:-3], fused.shape[-2], 3, -1)
+      changed |= {p: heads[..., i, :] for i, p in enumerate(parts)}
+  return model, stacking.nest(changed)
+
+
+def _without_pre_logits(model, params):
+  params = {k: v for k, v in params.items() if k != 'pre_logits'}
+  return model.clone(representation_size=None), params
+
+
+@dataclasses.dataclass(frozen=True)
+class _Repositioned:
+  """Resizes the file's position embeddings by a port's rule."""
+
+  resized: Positions
+  rule: str
+
+  def __call__(self, model, params):
+    flat = stacking.flatten(params)
+    name = positions.name_in(flat) or names.POSITIONS
+    flat[name] = position_rules.resize(
+      self.resized.embeddings,
+      self.resized.grid,
+      source_grid=self.resized.source_grid,
+      num_tokens=self.resized.num_tokens,
+      rule=self.rule,
+    )
+    return model, stacking.nest(flat)

@@ -1,0 +1,111 @@
+"""How far apart two sets of named activations are, layer by layer."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+_MOST_EXCESS = 1e12  # that counts; of infinities and what is not a number
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """One activation of the port against the reference's."""
+
+  name: str
+  max_abs: float  # largest absolute difference
+  relative: float  # that, over the reference's largest absolute value
+  cosine: float  # of the two arrays as vectors
+  tolerance: float  # in absolute value
+
+  @property
+  def excess(self) -> float:
+    """The largest difference in units of the tolerance."""
+    if self.max_abs == 0:
+      return 0.0
+    return self.max_abs / self.tolerance if self.tolerance else math.inf
+
+  @property
+  def within(self) -> bool:
+    return self.excess <= 1
+
+
+def compare(
+  reference: Mapping[str, np.ndarray],
+  port: Mapping[str, np.ndarray],
+  tolerances: Mapping[str, float],
+) -> list[Difference]:
+  """Differences of the activations that both have, in the reference's order.
+
+  Args:
+    reference: {name: array}, see `activations.run`.
+    port: {name: array}; a layout of its own (channels first, patches in a row)
+      is brought to the reference's. What cannot be is left out.
+    tolerances: {name: absolute value}.
+  """
+  found = []
+  for name, expected in reference.items():
+    if name not in port or name not in tolerances:
+      continue
+    actual = aligned(port[name], expected.shape)
+    if actual is not None:
+      found.append(_difference(name, expected, actual, tolerances[name]))
+  return found
+
+
+def aligned(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+  """A port's activation in the reference's layout; None if it is another.
+
+  Takes [B, C, h, w] for [B, h, w, C], [B, N, C] for [B, h, w, C], and
+  [B, C, 1, 1] for [B, C].
+  """
+  if len(shape) == array.ndim == 4:
+    moved = np.moveaxis(array, 1, -1)
+    return moved if moved.shape == shape else _if(array, shape)
+  if len(shape) == 4 and array.ndim == 3:
+    rows = (shape[0], shape[1] * shape[2], shape[3])
+    return array.reshape(shape) if array.shape == rows else None
+  if len(shape) == 2 and array.ndim == 4 and array.shape[2:] == (1, 1):
+    array = array[:, :, 0, 0]
+  return _if(array, shape)
+
+
+def _if(array, shape):
+  return array if array.shape == shape else None
+
+
+def _difference(name, expected, actual, tolerance):
+  expected = np.asarray(expected, np.float64).reshape(-1)
+  actual = np.asarray(actual, np.float64).reshape(-1)
+  gap = float(np.abs(actual - expected).max(initial=0))
+  largest = float(np.abs(expected).max(initial=0))
+  lengths = float(np.linalg.norm(expected) * np.linalg.norm(actual))
+  return Difference(
+    name=name,
+    max_abs=math.inf if math.isnan(gap) else gap,
+    relative=gap / largest if largest else math.inf if gap else 0.0,
+    cosine=float(expected @ actual) / lengths if lengths else 0.0,
+    tolerance=tolerance,
+  )
+
+
+def first_outside(differences: Sequence[Difference]) -> Difference | None:
+  """The first layer over its tolerance, None if all are within."""
+  return next((d for d in differences if not d.within), None)
+
+
+def total_excess(differences: Sequence[Difference]) -> float:
+  """One number for how far a port is off: 0 when every layer is within.
+
+  The sum over layers of the logarithm of what goes beyond the tolerance: it
+  falls when a layer comes into the tolerance, and when it comes nearer.
+  """
+  return sum(
+    math.log(min(d.excess, _MOST_EXCESS)) for d in differences if not d.within
+  )
+
+
+def worst(differences: Sequence[Difference]) -> float:
+  """The largest difference in units of its tolerance."""
+  return max((d.excess for d in differences), default=0.0)

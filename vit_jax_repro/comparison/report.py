@@ -1,0 +1,317 @@
+"""A cross-check's result as tables: on the terminal, as Markdown, as JSON."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from vit_jax_repro.comparison import readings
+
+_MOST_ROWS = 12  # of tables whose end says little
+_FOLDED = ('the port', 'port', 'reference')  # columns of long texts
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """A heading, what it says in sentences, and a table (or none)."""
+
+  title: str
+  text: tuple[str, ...] = ()
+  columns: tuple[str, ...] = ()
+  rows: tuple[tuple[str, ...], ...] = ()
+
+
+def sections(result) -> list[Section]:
+  """What there is to say of a `runs.crosschecking.Crosscheck`."""
+  parts = [
+    _verdict(result),
+    _weights(result),
+    _layers(result.diagnosis),
+    _causes(result.diagnosis),
+    _tops('Best classes, same tensor', result.top, result.files),
+  ]
+  if result.reading is not None:
+    parts += [
+      _reading(result.reading),
+      _tops(
+        'Best classes, each with its own preprocessing',
+        result.end_to_end,
+        result.files,
+      ),
+    ]
+  return [part for part in parts if part is not None]
+
+
+def markdown(parts: Sequence[Section]) -> str:
+  """The sections as a Markdown document."""
+  lines = []
+  for part in parts:
+    lines += [f'{"##" if lines else "#"} {part.title}', '']
+    lines += [line for text in part.text for line in (text, '')]
+    if part.rows:
+      lines.append(_row(part.columns))
+      lines.append(_row(['---'] * len(part.columns)))
+      lines += [_row(row) for row in part.rows]
+      lines.append('')
+  return '\n'.join(lines)
+
+
+def show(parts: Sequence[Section]) -> None:
+  """Prints the sections as tables."""
+  from rich import box, console, table
+
+  out = console.Console(markup=False, highlight=False)
+  for part in parts:
+    out.print(f'\n{part.title}', style='bold')
+    for text in part.text:
+      out.print(text, soft_wrap=True)
+    if part.rows:
+      grid = table.Table(*part.columns, box=box.SIMPLE, pad_edge=False)
+      for column in grid.columns:
+        column.no_wrap = column.header not in _FOLDED
+      for row in part.rows:
+        grid.add_row(*row)
+      out.print(grid)
+
+
+def as_json(result) -> dict:
+  """What scripts want of a `runs.crosschecking.Crosscheck`."""
+  found, reading = result.diagnosis, result.reading
+  return {
+    'weights': result.weights,
+    'port': result.port,
+    'model': result.model,
+    'image_size': list(result.image_size),
+    'dtype': result.dtype,
+    'files': list(result.files),
+    'preprocessing': result.preprocessing,
+    'versions': result.versions,
+    'agrees': found.agrees,
+    'explained': found.explained,
+    'causes': [str(cause) for cause in found.named],
+    'alternatives': [str(cause) for cause in found.alternatives],
+    'indistinguishable': [str(cause) for cause in found.indistinguishable],
+    'weights_equal': None
+    if result.parameters is None
+    else result.parameters.equal,
+    'layers': [
+      dataclasses.asdict(layer) | {'within': layer.within}
+      for layer in found.layers
+    ],
+    'images': None
+    if reading is None
+    else {
+      'agrees': reading.agrees,
+      'largest_difference': reading.gap,  # of 255
+      'causes': [_change(reading, field) for field in reading.named],
+    },
+  }
+
+
+def _row(cells):
+  return f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in cells)} |'
+
+
+def _verdict(result):
+  return Section(
+    f'{result.port} against {result.weights}',
+    (
+      f'Model {result.model}, {_by(result.image_size)} pixels, '
+      f'{result.dtype}; {_inputs(result)}; '
+      + ', '.join(f'{k} {v}' for k, v in result.versions.items())
+      + '.',
+      *_conclusions(result),
+    ),
+  )
+
+
+def _by(image_size):
+  return 'x'.join(map(str, image_size))
+
+
+def _inputs(result):
+  if not result.files:
+    return 'random images'
+  return f'{len(result.files)} images read as {result.preprocessing}'
+
+
+def _conclusions(result):
+  """One sentence on each stage."""
+  found = result.diagnosis
+  if found.agrees:
+    yield 'Agrees: every layer that was compared is within its tolerance.'
+  else:
+    first = next(layer for layer in found.layers if not layer.within)
+    yield (
+      f'Differs: the first layer over its tolerance is {first.name} '
+      f'({first.max_abs:.2g} against {first.tolerance:.2g}).'
+    )
+    if found.named:
+      yield f'Cause: {"; and ".join(map(str, found.named))}.'
+    if found.alternatives:
+      others = '; or '.join(map(str, found.alternatives))
+      yield f'On these weights and images not to be told from: {others}.'
+    if found.explained:
+      yield 'With that matched, every layer is within its tolerance.'
+    else:
+      left = next(layer for layer in found.remaining if not layer.within)
+      yield (
+        f'{"The rest is" if found.named else "That is"} no known cause: '
+        f'{left.name} is off by {left.max_abs:.2g}, '
+        f'{left.excess:.3g} times its tolerance.'
+      )
+  if result.reading is not None:
+    yield _reading_conclusion(result.reading)
+
+
+def _weights(result):
+  found = result.parameters
+  if found is None:
+    return None
+  text = (
+    f'{found.num_equal} of {found.num_arrays} arrays are equal bit for bit '
+    f'(names of {result.library}).'
+  )
+  rows = [
+    *((name, f'differs by up to {gap:.3g}') for name, gap in found.different),
+    *found.unmatched,
+  ]
+  return _cut(Section('Weights', (text,), ('array', 'port'), tuple(rows)))
+
+
+def _cut(section):
+  more = len(section.rows) - _MOST_ROWS
+  if more <= 0:
+    return section
+  last = (f'{more} more', *[''] * (len(section.columns) - 1))
+  rows = (*section.rows[:_MOST_ROWS], last)
+  return dataclasses.replace(section, rows=rows)
+
+
+def _layers(found):
+  rows = []
+  first = next((d for d in found.layers if not d.within), None)
+  for layer in found.layers:
+    mark = '' if layer.within else 'over'
+    rows.append(
+      (
+        layer.name,
+        f'{layer.max_abs:.2e}',
+        f'{layer.relative:.2e}',
+        f'{layer.cosine:.7f}',
+        f'{layer.tolerance:.2e}',
+        'first' if layer is first else mark,
+      )
+    )
+  columns = (
+    'layer', 'max abs', 'relative', 'cosine', 'tolerance', '',
+  )  # fmt: skip
+  return Section('Layers, same tensor', (), columns, tuple(rows))
+
+
+def _causes(found):
+  named = set(map(id, found.named))
+  rows = []
+  for trial in found.trials:
+    says = ''
+    if not trial.distinguishable:
+      says = 'indistinguishable'
+    elif id(trial.cause) in named:
+      says = 'named'
+    elif trial.closes and not found.agrees:
+      says = 'explains as well'
+    rows.append(
+      (
+        trial.cause.topic,
+        trial.cause.port,
+        f'{trial.effect:.3g}',
+        f'{trial.worst:.3g}',
+        says,
+      )
+    )
+  text = (
+    'Each cause, substituted alone on the side of the reference; in units of '
+    'the tolerance, at the worst layer. Indistinguishable: the effect is under '
+    'the noise on these weights and images.'
+  )
+  columns = ('cause', 'the port', 'effect', 'then off by', '')
+  return Section('Known causes', (text,), columns, tuple(rows))
+
+
+def _tops(title, tops, files):
+  if not tops:
+    return None
+  rows = []
+  for i, (reference, port) in enumerate(tops):
+    image = files[i] if files else f'random {i + 1}'
+    for rank, (ours, theirs) in enumerate(zip(reference, port, strict=True)):
+      rows.append((image if rank == 0 else '', _class(ours), _class(theirs)))
+  same = sum(ours[0][0] == theirs[0][0] for ours, theirs in tops)
+  orders = sum(
+    [c[0] for c in ours] == [c[0] for c in theirs] for ours, theirs in tops
+  )
+  text = (
+    f'The best class is the same for {same} of {len(tops)} images, the order '
+    f'of the best {len(tops[0][0])} for {orders}.'
+  )
+  return Section(title, (text,), ('image', 'reference', 'port'), tuple(rows))
+
+
+def _class(entry):
+  label, name, logit = entry
+  return f'{label} {name.split(",")[0]} ({logit:.4f})'
+
+
+def _reading_conclusion(reading):
+  if reading.agrees:
+    return 'Images: both sides read them to the same values.'
+  gap = (
+    f'Images: values differ by up to {reading.gap:.3g} of 255 '
+    f'({reading.mean_gap:.2g} on average)'
+  )
+  if reading.found is None:
+    return (
+      f'{gap}; no known way of reading them gives the values of the port '
+      f'(the nearest is off by {reading.remaining:.3g}).'
+    )
+  if reading.start is None:
+    return f'{gap}; the port reads them as in the table.'
+  if not reading.named:
+    return f'{gap}, which is rounding.'
+  causes = '; and '.join(_change(reading, field) for field in reading.named)
+  rest = (
+    ''
+    if reading.remaining <= 0.01
+    else (
+      f' With that matched they differ by {reading.remaining:.2g}, rounding.'
+    )
+  )
+  return f'{gap}. Cause: {causes}.{rest}'
+
+
+def _change(reading, field):
+  return (
+    f'{readings.TOPICS[field]}: {reading.found.says(field)}, not '
+    f'{reading.start.says(field)}'
+  )
+
+
+def _reading(reading):
+  shown = reading.found or reading.start
+  rows = [
+    (
+      topic,
+      reading.start.says(field) if reading.start else '',
+      shown.says(field) if reading.found else 'unknown',
+    )
+    for field, topic in readings.TOPICS.items()
+    if shown is not None
+  ]
+  text = [
+    'What the reference and the port do, each on its own.',
+    *(
+      f'Not to be seen on these images: {readings.TOPICS[trial.field]}: '
+      f'{trial.reading.says(trial.field)}.'
+      for trial in reading.indistinguishable
+    ),
+  ]
+  columns = ('step', 'reference', 'port')
+  return Section('Reading images', tuple(text), columns, tuple(rows))

@@ -1,0 +1,84 @@
+"""`python -m vit_jax_repro.convert`: weights from library to library."""
+
+from absl import flags
+
+DESCRIPTION = """Converts a weights file (IN: .npz of any layout, .safetensors,
+.pth, or a folder with config.json) to OUT: .npz, .safetensors, .pth, or a
+folder that transformers and timm load a model from. Bit by bit: what is written
+is read back and compared."""
+
+
+def main(argv=None):
+  """Runs the verb on a command line and exits."""
+  from vit_jax_repro import command_line
+
+  command_line.run(
+    'convert',
+    _convert,
+    command_flags(),
+    DESCRIPTION,
+    positional='IN OUT',
+    argv=argv,
+  )
+
+
+def command_flags():
+  """The flags of this verb, anew."""
+  from vit_jax_repro import command_line
+
+  values = flags.FlagValues()
+  for name, text in {
+    'to': 'what OUT shall be: timm, transformers, transformers_v4 (names of '
+    'before version 5), deit; of .npz: official (the default), linen, '
+    'big_vision, big_vision_scan',
+    'model': 'a model name; by default the files tell',
+  }.items():
+    command_line.define_string(values, name, None, text)
+  flags.DEFINE_integer(
+    'num_heads',
+    None,
+    'attention heads, of a model of unpublished width',
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_list(
+    'drop', [], 'parts to leave out: pre_logits, head', flag_values=values
+  )
+  flags.DEFINE_boolean(
+    'overwrite', False, 'replace what is at OUT', flag_values=values
+  )
+  return values
+
+
+def show(converted):
+  """Prints one line about a converting.Converted."""
+  print(
+    f'wrote {converted.path}: {converted.model} as {converted.target}, '
+    f'{converted.num_arrays} arrays, {converted.num_parameters} parameters, '
+    f'{converted.num_bytes / 1e6:.1f} MB'
+  )
+
+
+def _convert(values, paths):
+  from vit_jax_repro import command_line
+
+  if len(paths) != 2:
+    raise command_line.UsageError(
+      f'{len(paths)} paths given; convert takes two: IN OUT'
+    )
+  from vit_jax_repro.runs import converting
+
+  show(
+    converting.convert(
+      *paths,
+      to=values.to,
+      num_heads=values.num_heads,
+      drop=tuple(values.drop),
+      model=values.model,
+      overwrite=values.overwrite,
+    )
+  )
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,212 @@
+"""`python -m vit_jax_repro.fetch`: gets published weights by name."""
+
+from absl import flags
+
+DESCRIPTION = """Gets a published weights file by its name: from the authors'
+bucket, or else from a copy on the Hub, which it converts. An interrupted
+download goes on where it broke off. --list shows the names, with a PATTERN
+those that fit; --augreg ranks the AugReg files by accuracy."""
+
+# Which AugReg files are meant: flags of --augreg alone.
+LIMITS = (
+  'model',
+  'pretrained_on',
+  'adapted_to',
+  'resolution',
+  'max_params',
+  'min_images_per_sec',
+)
+_SHOWN = 20  # of the ranked files
+_WIDTH = 200  # columns where nobody's terminal says
+
+
+def main(argv=None):
+  """Runs the verb on a command line and exits."""
+  from vit_jax_repro import command_line
+
+  command_line.run(
+    'fetch',
+    _fetch,
+    command_flags(),
+    DESCRIPTION,
+    positional='NAME | --list [PATTERN] | --augreg',
+    argv=argv,
+  )
+
+
+def command_flags():
+  """The flags of this verb, anew."""
+  from vit_jax_repro import command_line
+
+  values = flags.FlagValues()
+  for name, default, text in (
+    ('dir', '.', 'the folder for NAME.npz'),
+    ('sha256', None, '64 digits that the bytes must have as they come'),
+    (
+      'mirror',
+      None,
+      "an address with the buckets' files below it, under BUCKET/PATH; tried "
+      'before all others',
+    ),
+    ('index', None, "AugReg: another index.csv than the folder's"),
+    ('model', None, 'AugReg: a model name, such as R26_S_32'),
+    ('pretrained_on', None, 'AugReg: i21k (the default), i21k_30 or i1k'),
+    ('adapted_to', None, 'AugReg: files fine-tuned on this data set'),
+  ):
+    command_line.define_string(values, name, default, text)
+  for name, text in (
+    ('list', 'show the published files'),
+    ('augreg', 'rank the AugReg files by their accuracy in pre-training'),
+    ('best', 'AugReg: get the first of them'),
+  ):
+    flags.DEFINE_boolean(name, False, text, flag_values=values)
+  flags.DEFINE_integer(
+    'resolution',
+    None,
+    'AugReg: pixels of the fine-tuning',
+    lower_bound=1,
+    flag_values=values,
+  )
+  for name, text in (
+    ('max_params', 'AugReg: parameters, at most'),
+    ('min_images_per_sec', 'AugReg: images/s on a V100, at least'),
+  ):
+    flags.DEFINE_float(name, None, text, lower_bound=0, flag_values=values)
+  return values
+
+
+def show(fetched):
+  """Prints what runs.fetching.fetch gave."""
+  import sys
+
+  for note in fetched.notes:
+    print(f'note: {note}', file=sys.stderr)
+  size = f'{fetched.size / 1e6:.1f} MB, sha256 {fetched.sha256}'
+  if fetched.was_there:
+    print(f'already there: {fetched.file} ({size})')
+  else:
+    print(f'{fetched.file} ({size}) from {fetched.source}')
+
+
+def show_list(entries):
+  """Prints a table of published files."""
+  grid = _table('name', '>classes', '>size', '>MB', 'sources')
+  for entry in entries:
+    sources = ['official' if entry.is_official else '']
+    sources += ['deit' if entry.url else '', entry.timm, entry.transformers]
+    grid.add_row(
+      entry.name,
+      str(entry.num_classes),
+      str(entry.image_size),
+      f'{entry.sizes[0] / 1e6:.0f}' if entry.sizes else '',
+      ', '.join(filter(None, [*sources, entry.note])),
+    )
+  _print(grid)
+
+
+def show_ranked(rows, adapted):
+  """Prints the first of the AugReg files that `augreg.ranked` gave."""
+  from vit_jax_repro.weights import augreg
+
+  columns = ['upstream', 'fine-tuned', 'params', 'images/s', 'px']
+  if not adapted:
+    columns.remove('fine-tuned')
+  grid = _table('name', *(f'>{column}' for column in columns))
+  for row in rows[:_SHOWN]:
+    values = {
+      'upstream': f'{row.final_val:.2%}',
+      'fine-tuned': f'{row.adapt_final_val:.2%}',
+      'params': f'{row.params / 1e6:.1f} M',
+      'images/s': f'{row.images_per_sec:.0f}',
+      'px': str(row.resolution),
+    }
+    grid.add_row(
+      augreg.file_of(row, adapted), *(values[column] for column in columns)
+    )
+  _print(grid)
+  if len(rows) > _SHOWN:
+    print(f'and {len(rows) - _SHOWN} more')
+
+
+def _fetch(values, arguments):
+  from vit_jax_repro import command_line
+
+  _check_usage(values, arguments)
+  if values.list:
+    from vit_jax_repro.weights import published
+
+    show_list(published.matching(*arguments))
+    return
+  name = arguments[0] if arguments else None
+  if values.augreg:
+    name = _best(values)
+  if name is None:
+    return
+  if '://' in values.dir:
+    raise command_line.UsageError(
+      f'--dir={values.dir} must be a folder on this machine'
+    )
+  from vit_jax_repro.runs import fetching
+
+  show(
+    fetching.fetch(name, values.dir, sha256=values.sha256, mirror=values.mirror)
+  )
+
+
+def _check_usage(values, arguments):
+  from vit_jax_repro import command_line
+
+  if values.list and values.augreg:
+    raise command_line.UsageError('--list and --augreg: give one of them')
+  wrong = [
+    f'--{name}'
+    for name in (*LIMITS, 'index', 'best')
+    if values[name].value not in (None, False) and not values.augreg
+  ]
+  if wrong:
+    raise command_line.UsageError(f'{", ".join(wrong)} only with --augreg')
+  most, least = (1, 0) if values.list else (0, 0) if values.augreg else (1, 1)
+  if not least <= len(arguments) <= most:
+    raise command_line.UsageError(
+      f'{len(arguments)} names; give one file, or --list [PATTERN], or --augreg'
+    )
+
+
+def _best(values):
+  """Shows the ranking; the name of the first if it shall be fetched."""
+  from vit_jax_repro.runs import fetching
+  from vit_jax_repro.weights import augreg
+
+  index = values.index
+  if index is None:
+    index = fetching.fetch_index(values.dir, mirror=values.mirror)
+  limits = {name: values[name].value for name in LIMITS}
+  limits['pretrained_on'] = values.pretrained_on or 'i21k'
+  rows = augreg.ranked(augreg.read_index(index), **limits)
+  adapted = values.adapted_to is not None
+  show_ranked(rows, adapted)
+  return augreg.file_of(rows[0], adapted) if values.best else None
+
+
+def _table(*columns):
+  """A table; '>' before a name aligns the column to the right."""
+  from rich import table
+
+  grid = table.Table()
+  for name in columns:
+    justify = 'right' if name.startswith('>') else 'left'
+    grid.add_column(name.removeprefix('>'), justify=justify, overflow='fold')
+  return grid
+
+
+def _print(grid):
+  from rich import console
+
+  out = console.Console(markup=False, highlight=False)
+  if not out.is_terminal:
+    out = console.Console(markup=False, highlight=False, width=_WIDTH)
+  out.print(grid)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,246 @@
+"""What the config.json of a port's folder says that its arrays do not.
+
+transformers' save_pretrained and timm's save_for_hf write one beside the
+weights. Values that a transformers file leaves out are its classes' defaults
+(transformers 5.23, models/{vit,deit,bit}/configuration_*.py).
+"""
+
+import dataclasses
+import json
+import os
+import re
+
+from vit_jax_repro.data import preprocess
+from vit_jax_repro.weights import messages
+
+CONFIG = 'config.json'
+PREPROCESSOR = 'preprocessor_config.json'
+
+# Their names for the two forms of GELU (transformers/activations.py; timm,
+# layers/create_act.py): gelu_new is the tanh form, written out.
+TRANSFORMERS_GELUS = {
+  'gelu': 'erf',
+  'gelu_pytorch_tanh': 'tanh',
+  'gelu_new': 'tanh',
+}
+TIMM_GELUS = {'gelu': 'erf', 'gelu_tanh': 'tanh'}
+
+# Constants of both libraries' convolutions, which no configuration names:
+# transformers, models/bit/modeling_bit.py (`eps=1e-8` at every convolution);
+# timm, models/resnetv2.py (_create_resnetv2_bit), vision_transformer_hybrid.py
+# (_resnetv2) and layers/norm_act.py (GroupNormAct).
+BIT_FIELDS = {'weight_standardization_eps': 1e-8}
+HYBRID_FIELDS = {
+  'group_norm_eps': 1e-5,
+  'weight_standardization': 'sqrt_var_plus_eps',
+  'weight_standardization_eps': 1e-8,
+}
+
+# What BiT must have to be the authors' model.
+_BIT_SETTINGS = {
+  'layer_type': 'preactivation',
+  'global_padding': None,
+  'embedding_dynamic_padding': False,
+  'hidden_act': 'relu',
+  'output_stride': 32,
+}
+_BICUBIC = 3  # PIL.Image.Resampling
+
+
+@dataclasses.dataclass(frozen=True)
+class PortConfig:
+  """What a folder says of its model; None: nothing."""
+
+  fields: dict  # of models.create
+  num_heads: int | None = None
+  class_names: tuple[str, ...] | None = None
+  image_size: tuple[int, int] | None = None
+  preprocessing: str | None = None
+  token_slots: bool | None = None
+
+
+def read(folder: str | os.PathLike) -> PortConfig | None:
+  """Reads the config.json of a folder; None if it has none.
+
+  Raises:
+    ValueError: it is damaged, of another model, or of one whose values none
+      of the models here computes with.
+    OSError: it cannot be read.
+  """
+  path = os.path.join(folder, CONFIG)
+  if not os.path.exists(path):
+    return None
+  config = _read_json(path)
+  if 'model_type' in config:
+    kind, read_fields = config['model_type'], _transformers
+  elif 'architecture' in config:
+    kind, read_fields = config['architecture'], _timm
+  else:
+    raise ValueError(
+      f"{path} is of neither transformers ('model_type') nor timm "
+      "('architecture'); give the weights file alone"
+    )
+  try:
+    return read_fields(str(kind), config, folder)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
+  except (TypeError, KeyError, AttributeError) as error:
+    raise ValueError(
+      f'{path} has a value of another kind than expected '
+      f'({messages.short(repr(error))}); give the weights file alone'
+    ) from None
+
+
+def _transformers(kind, config, folder):
+  images = _processor(kind, folder)
+  names = _class_names(config.get('id2label'))
+  if kind == 'bit':
+    for key, wanted in _BIT_SETTINGS.items():
+      _require(key, config.get(key, wanted), wanted)
+    fields = dict(BIT_FIELDS, groups=config.get('num_groups', 32))
+    return PortConfig(fields, class_names=names, preprocessing=images)
+  if kind not in ('vit', 'deit'):
+    raise ValueError(f"model_type {kind!r} is not known; 'vit', 'deit', 'bit'")
+  _require('pooler_act', config.get('pooler_act', 'tanh'), 'tanh')
+  return PortConfig(
+    fields={
+      'gelu': _gelu(config.get('hidden_act', 'gelu'), TRANSFORMERS_GELUS),
+      'layer_norm_eps': float(config.get('layer_norm_eps', 1e-12)),
+    },
+    num_heads=int(config.get('num_attention_heads', 12)),
+    class_names=names,
+    image_size=_pair(config.get('image_size', 224)),
+    preprocessing=images,
+    token_slots=True,
+  )
+
+
+def _timm(kind, config, folder):
+  del folder
+  family = re.match('vit|deit|mixer|resnetv2', kind)
+  if family is None:
+    raise ValueError(
+      f"architecture {kind!r} is not known; 'vit_*', 'deit_*', 'mixer_*' and "
+      "'resnetv2_*_bit' are"
+    )
+  arguments = config.get('model_args') or {}
+  cfg = config.get('pretrained_cfg') or config  # older ones were one mapping
+  fields = {}
+  if family[0] == 'resnetv2':
+    fields |= BIT_FIELDS
+  else:
+    fields['gelu'] = _gelu(arguments.get('act_layer', 'gelu'), TIMM_GELUS)
+  if re.search(r'_r\d*_s\d+', kind):
+    fields |= HYBRID_FIELDS
+  for key in ('norm_layer', 'reg_tokens', 'pool_include_prefix'):
+    _require(key, arguments.get(key), None)
+  if arguments.get('class_token', True):
+    _require('global_pool', arguments.get('global_pool', 'token'), 'token')
+  size = arguments.get('img_size') or cfg.get('input_size', (None,))[-2:]
+  names = config.get('label_names') or cfg.get('label_names')
+  return PortConfig(
+    fields,
+    num_heads=arguments.get('num_heads'),
+    class_names=None if names is None else tuple(map(str, names)),
+    image_size=None if size == (None,) else _pair(size),
+    preprocessing=_preprocessing(
+      cfg.get('mean'),
+      cfg.get('std'),
+      crop_pct=cfg.get('crop_pct')
+      if cfg.get('crop_mode') != 'squash'
+      else None,
+      bicubic=cfg.get('interpolation') == 'bicubic',
+    ),
+    token_slots=not arguments.get('no_embed_class', False),
+  )
+
+
+def _read_json(path):
+  try:
+    with open(path, encoding='utf-8') as file:
+      value = json.load(file)
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{path} is not valid JSON ({error})') from None
+  if not isinstance(value, dict):
+    raise ValueError(f'{path} is a {type(value).__name__}, not a mapping')
+  return value
+
+
+def _require(key, value, wanted):
+  if value != wanted:
+    raise ValueError(
+      f'{key} is {value!r}; the models here are those with {wanted!r}'
+    )
+
+
+def _gelu(name, known):
+  if name not in known:
+    raise ValueError(f'activation {name!r} is not known; {sorted(known)} are')
+  return known[name]
+
+
+def _pair(size):
+  height, width = size if isinstance(size, list | tuple) else (size, size)
+  return int(height), int(width)
+
+
+def _class_names(id2label):
+  """Names in the order of the labels; None if they only number them."""
+  if not id2label:
+    return None
+  names = {int(label): str(name) for label, name in id2label.items()}
+  if sorted(names) != list(range(len(names))):
+    raise ValueError(f'id2label must name the labels 0 to {len(names) - 1}')
+  if all(name == f'LABEL_{label}' for label, name in names.items()):
+    return None
+  return tuple(names[label] for label in range(len(names)))
+
+
+def _processor(kind, folder):
+  """The name for what preprocessor_config.json says.
+
+  Without one: what the classes for this kind of model do by default.
+  """
+  path = os.path.join(folder, PREPROCESSOR)
+  if not os.path.exists(path):
+    return {'vit': 'vit_jax', 'deit': 'deit'}.get(kind)
+  config = _read_json(path)
+  crop_pct = None
+  if config.get('do_center_crop'):
+    size, crop = _short_side(config['size']), _short_side(config['crop_size'])
+    crop_pct = crop / size
+  return _preprocessing(
+    config.get('image_mean'),
+    config.get('image_std'),
+    crop_pct=crop_pct,
+    bicubic=config.get('resample') == _BICUBIC,
+  )
+
+
+def _short_side(size):
+  if isinstance(size, dict):
+    size = size.get('shortest_edge') or min(size['height'], size['width'])
+  return float(size)
+
+
+def _preprocessing(mean, std, *, crop_pct, bicubic):
+  """The nearest of data.preprocess's names; None if mean or std are others."""
+  known = {
+    _thousandths(preprocess.HALF, preprocess.HALF): ('timm', 'vit_jax'),
+    _thousandths(preprocess.IMAGENET_MEAN, preprocess.IMAGENET_STD): (
+      'deit',
+      'deit',
+    ),
+  }
+  if mean is None or std is None:
+    return None
+  found = known.get(_thousandths(mean, std, unit=1))
+  if found is None:
+    return None
+  if crop_pct is None or not bicubic or not 0 < crop_pct <= 1:
+    return found[1]
+  return f'{found[0]}:crop_pct={crop_pct:.6g}'
+
+
+def _thousandths(*triples, unit=255):
+  return tuple(round(1000 * v / unit) for triple in triples for v in triple)

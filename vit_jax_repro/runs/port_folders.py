@@ -1,0 +1,270 @@
+"""The configuration files of a folder that a port loads a model from.
+
+transformers: `from_pretrained(FOLDER)`; timm: `create_model('local-dir:FOLDER',
+pretrained=True)`. They ask for what the original computes with: its form of
+GELU and its epsilons, which are not the libraries' defaults. What a library
+cannot be asked for is refused, or said in a remark.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax_repro.data import imagenet, preprocess
+from vit_jax_repro.runs import port_configs
+from vit_jax_repro.weights import positions, stacking
+from vit_jax_repro.weights.adapt import patch_grid
+
+_TRANSFORMERS_GELUS = {'tanh': 'gelu_pytorch_tanh', 'erf': 'gelu'}
+_TIMM_GELUS = {'tanh': 'gelu_tanh', 'erf': 'gelu'}
+_TIMM_LAYER_NORM_EPS = 1e-6  # timm, layers/norm.py: LayerNorm
+_BILINEAR, _BICUBIC = 2, 3  # PIL.Image.Resampling
+# A timm model of any size is made from one of these and other arguments.
+_TIMM_VIT = 'vit_base_patch16_224'
+_TIMM_DISTILLED = 'deit_base_distilled_patch16_224'
+
+
+def files(
+  library: str,
+  model: Any,
+  params: Mapping[str, Any],
+  *,
+  image_size: tuple[int, int],
+  class_names: tuple[str, ...] | None,
+  preprocessing: str,
+) -> tuple[dict[str, dict], str | None]:
+  """{file name: what stands in it as JSON}, and a remark or None.
+
+  Args:
+    library: 'transformers', 'transformers_v4' or 'timm'.
+    model: the linen module.
+    params: its canonical tree, as it is written (parts dropped).
+    image_size: (height, width) pixels that the model sees.
+    class_names: a name for each label.
+    preprocessing: a name of data.preprocess.
+
+  Raises:
+    ValueError: a folder cannot describe such a model; what to write instead.
+  """
+  kind = type(model).__name__
+  if kind == 'ViT':
+    _check_image_size(model, params, image_size)
+    if model.classifier.endswith('unpooled'):
+      raise ValueError('no port gives the logits of every token')
+  if library == 'timm' and kind == 'ViT' and model.stem_num_layers is None:
+    return _timm_files(model, params, image_size, class_names, preprocessing)
+  if library == 'timm':
+    raise ValueError(
+      "timm's create_model makes hybrids, BiT and Mixers with constants other "
+      "than the authors'; write a .safetensors file for timm's own modules"
+    )
+  labels = _labels(class_names, model.num_classes)
+  if kind == 'BiT':
+    config, remark = _bit_config(model), _bit_remark(model)
+  else:
+    config, remark = _vit_config(model, params, image_size), None
+  processor = _processor(preprocessing, image_size)
+  return {
+    port_configs.CONFIG: config | labels,
+    port_configs.PREPROCESSOR: processor,
+  }, remark
+
+
+def _check_image_size(model, params, image_size):
+  """The positions are those of this size, which the port is made for."""
+  grid = patch_grid(model, image_size)
+  flat = stacking.flatten(params)
+  tokens = positions.prefix(flat, positions.name_in(flat))
+  count = positions.count_in(params)
+  if count != grid[0] * grid[1] + tokens:
+    raise ValueError(
+      f'{count} position embeddings are not those of {image_size[0]}x'
+      f'{image_size[1]} pixels, and nothing says of which; write a '
+      '.safetensors file'
+    )
+
+
+def _vit_config(model, params, image_size):
+  if 'dist' in params:
+    name = 'ForImageClassificationWithTeacher' if 'head' in params else 'Model'
+    kind, architecture = 'deit', f'DeiT{name}'
+  else:
+    name = 'ForImageClassification' if 'head' in params else 'Model'
+    kind, architecture = 'vit', f'ViT{name}'
+  config = {
+    'architectures': [architecture],
+    'model_type': kind,
+    'hidden_size': model.hidden_size,
+    'num_hidden_layers': model.num_layers,
+    'num_attention_heads': model.num_heads,
+    'intermediate_size': model.mlp_dim,
+    'hidden_act': _TRANSFORMERS_GELUS[model.gelu],
+    'layer_norm_eps': model.layer_norm_eps,
+    'image_size': _side_or_sides(image_size),
+    'patch_size': _side_or_sides(model.patch_size),
+    'num_channels': 3,
+    'qkv_bias': True,
+    'hidden_dropout_prob': 0.0,
+    'attention_probs_dropout_prob': 0.0,
+  }
+  if 'pre_logits' in params:
+    width = params['pre_logits']['bias'].shape[0]
+    config |= {'pooler_act': 'tanh', 'pooler_output_size': width}
+  return config
+
+
+def _bit_config(model):
+  if model.pool_padding != 'zeros' or model.group_norm_eps != 1e-5:
+    raise ValueError(
+      "transformers' BiT pools with zeros around and has GroupNorm epsilon "
+      f'1e-5, not {model.pool_padding!r} and {model.group_norm_eps}; write a '
+      '.safetensors file'
+    )
+  widths = [
+    4 * model.root_channels * 2**i for i in range(len(model.block_units))
+  ]
+  name = 'ForImageClassification' if model.num_classes else 'Model'
+  return {
+    'architectures': [f'Bit{name}'],
+    'model_type': 'bit',
+    'embedding_size': model.root_channels,
+    'hidden_sizes': widths,
+    'depths': list(model.block_units),
+    'num_groups': model.groups,
+    'layer_type': 'preactivation',
+    'global_padding': None,
+  }
+
+
+def _bit_remark(model):
+  eps = port_configs.BIT_FIELDS['weight_standardization_eps']
+  if model.weight_standardization_eps == eps:
+    return None
+  return (
+    f'transformers standardises weights with epsilon {eps:g}, this model with '
+    f'{model.weight_standardization_eps:g}: logits differ where filters are '
+    'almost constant'
+  )
+
+
+def _timm_files(model, params, image_size, class_names, preprocessing):
+  if model.layer_norm_eps != _TIMM_LAYER_NORM_EPS:
+    raise ValueError(
+      f"timm's create_model makes LayerNorms of epsilon {_TIMM_LAYER_NORM_EPS}"
+      f', not {model.layer_norm_eps}; write a .safetensors file'
+    )
+  arguments = {
+    'img_size': list(image_size),
+    'patch_size': list(model.patch_size),
+    'embed_dim': model.hidden_size,
+    'depth': model.num_layers,
+    'num_heads': model.num_heads,
+    'mlp_ratio': model.mlp_dim / model.hidden_size,
+    'act_layer': _TIMM_GELUS[model.gelu],
+  }
+  if int(model.hidden_size * arguments['mlp_ratio']) != model.mlp_dim:
+    raise ValueError(
+      f'timm rounds {model.mlp_dim} of the MLP down; write a .safetensors file'
+    )
+  if 'pos_embedding' in params:
+    arguments['no_embed_class'] = True
+  if 'cls' not in params:
+    pool = 'map' if 'MAPHead_0' in params else 'avg'
+    arguments |= {'class_token': False, 'global_pool': pool, 'fc_norm': False}
+  cfg = {
+    'input_size': [3, *image_size],
+    'fixed_input_size': True,
+    'num_classes': model.num_classes or 0,
+    'first_conv': 'patch_embed.proj',
+    'classifier': ['head', 'head_dist'] if 'dist' in params else 'head',
+    **_timm_images(preprocessing, image_size),
+  }
+  config = {
+    'architecture': _TIMM_DISTILLED if 'dist' in params else _TIMM_VIT,
+    'num_classes': model.num_classes or 0,
+    'num_features': model.hidden_size,
+    'global_pool': arguments.get('global_pool', 'token'),
+    'model_args': arguments,
+    'pretrained_cfg': cfg,
+  }
+  names = _names(class_names, model.num_classes)
+  if names is not None:
+    config['label_names'] = list(names)
+  return {port_configs.CONFIG: config}, None
+
+
+def _side_or_sides(size):
+  return size[0] if size[0] == size[1] else list(size)
+
+
+def _names(class_names, num_classes):
+  """The card's names; of a head without, ImageNet's of that number."""
+  if class_names is None and num_classes in imagenet.FILES:
+    return imagenet.class_names(num_classes)
+  return class_names
+
+
+def _labels(class_names, num_classes):
+  if not num_classes:
+    return {}
+  names = _names(class_names, num_classes)
+  if names is None:
+    names = [f'LABEL_{label}' for label in range(num_classes)]
+  by_label = {str(label): name for label, name in enumerate(names)}
+  by_name = {name: label for label, name in enumerate(names)}
+  return {'id2label': by_label, 'label2id': by_name}
+
+
+def _statistics(preprocessing):
+  entry = preprocess.pick_preprocessing(preprocessing)
+  mean, std = (
+    [round(v / 255, 6) for v in values] for values in (entry.mean, entry.std)
+  )
+  return entry, mean, std
+
+
+def _processor(preprocessing, image_size):
+  """The nearest processor: transformers' resize antialiases, the authors' not.
+
+  big_vision's resizing by area becomes a bicubic one.
+  """
+  entry, mean, std = _statistics(preprocessing)
+  height, width = image_size
+  config = {
+    'do_resize': True,
+    'do_rescale': True,
+    'do_normalize': True,
+    'image_mean': mean,
+    'image_std': std,
+  }
+  crop_pct = _crop_pct(entry, image_size)
+  if crop_pct is None:
+    return config | {
+      'image_processor_type': 'ViTImageProcessor',
+      'size': {'height': height, 'width': width},
+      'resample': _BILINEAR,
+    }
+  return config | {
+    'image_processor_type': 'BitImageProcessor',
+    'size': {'shortest_edge': int(min(image_size) / crop_pct)},
+    'do_center_crop': True,
+    'crop_size': {'height': height, 'width': width},
+    'resample': _BICUBIC,
+  }
+
+
+def _timm_images(preprocessing, image_size):
+  entry, mean, std = _statistics(preprocessing)
+  crop_pct = _crop_pct(entry, image_size)
+  return {
+    'mean': mean,
+    'std': std,
+    'interpolation': 'bilinear' if crop_pct is None else 'bicubic',
+    'crop_pct': crop_pct or 1.0,
+    'crop_mode': 'squash' if crop_pct is None else 'center',
+  }
+
+
+def _crop_pct(entry, image_size):
+  if entry.crop_pct is not None:
+    return entry.crop_pct(image_size)
+  return 0.875 if entry.name == 'big_vision' else None  # 224 of 256

@@ -1,0 +1,265 @@
+"""One file by HTTP: continued where it broke off, whole or not there.
+
+A part (`parts`) is continued by Range and If-Range (RFC 9110, sections 13.1.5
+and 14); the file appears under its name when everything that the server
+declares of it has been checked.
+"""
+
+import base64
+import os
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from vit_jax_repro.weights import messages, parts
+
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and to wait for the next bytes
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before going on after a break
+CHUNK_BYTES = 2**16  # at most so many are lost when the connection breaks
+
+
+class SourceError(OSError):
+  """What an address answered instead of the file, in a few words."""
+
+
+class _BreakError(Exception):
+  """Not all has come, and it is worth asking for the rest."""
+
+
+def download(
+  url: str,
+  path: str | os.PathLike,
+  *,
+  hashes: Iterable[str] = (),
+  check: Callable[[pathlib.Path], Any] = lambda path: None,
+  token: str | None = None,
+  timeout: tuple[float, float] = TIMEOUT,
+  waits: Iterable[float] = WAITS,
+  watch: Callable[[int, int | None], None] = lambda done, total: None,
+) -> tuple[str, ...]:
+  """Gets a file; an unfinished one is continued.
+
+  Args:
+    url: its address; redirects are followed.
+    path: where it goes; replaced if it is there. One call at a time. Of .npz,
+      .safetensors and .pth the first bytes must be right, too.
+    hashes: 'sha256:HEX' or 'md5:HEX' (or the first digits) that the file must
+      have, beside those that the server declares.
+    check: called with the path of the whole bytes before they get their name; a
+      ValueError refuses them.
+    token: sent as bearer token, to the host of `url` only.
+    timeout: seconds to connect, and to wait for the next bytes.
+    waits: seconds before each further try after the connection broke off.
+    watch: called with the bytes that are there, and all of them if known.
+
+  Returns:
+    The hashes that were checked.
+
+  Raises:
+    SourceError: the address has no such file, or sends something else, which
+      is removed; or it breaks off too often, then what has come stays.
+    OSError: the file cannot be written; what has come stays.
+  """
+  part = parts.Part(path)
+  transfer = _Transfer(url, part, timeout, watch)
+  waits = iter(waits)
+  with _session(token) as session:
+    while True:
+      try:
+        transfer.go_on(session)
+        break
+      except _BreakError as error:
+        wait = next(waits, None)
+        if wait is None:
+          raise SourceError(
+            f'{error}, again and again; {part.size()} bytes are kept, the same '
+            'command goes on from there'
+          ) from None
+        time.sleep(wait)
+  checked = tuple(dict.fromkeys([*part.known['hashes'], *hashes]))
+  try:
+    part.finish(checked, check)
+  except parts.WrongBytesError as error:
+    raise SourceError(str(error)) from None
+  return checked
+
+
+def _session(token):
+  import requests
+
+  session = requests.Session()
+  # Ranges and sizes are of the bytes as they are stored.
+  session.headers['Accept-Encoding'] = 'identity'
+  if token:
+    # requests drops it on a redirect to another host.
+    session.headers['Authorization'] = f'Bearer {token}'
+  return session
+
+
+class _Transfer:
+  """Requests for one file until it is whole."""
+
+  def __init__(self, url, part, timeout, watch):
+    self.url, self.part = url, part
+    self.timeout, self.watch = timeout, watch
+    self.answered = False  # the address has begun to send the file
+
+  def go_on(self, session):
+    """Asks for what is missing and writes it.
+
+    Raises:
+      _BreakError: not all has come.
+      SourceError, OSError: see `download`.
+    """
+    import requests
+
+    headers = self._range()
+    try:
+      with session.get(
+        self.url, headers=headers, stream=True, timeout=self.timeout
+      ) as response:
+        if response.status_code == 416 and headers:
+          return self._check_complete(response)
+        self._check_is_file(response, ranged=bool(headers))
+        if not headers or not self._continues(response):
+          self.part.begin(_known(response, self.url))
+        self.answered = True
+        return self._write(response)
+    except requests.RequestException as error:
+      if self.answered:
+        raise _BreakError(_why(error)) from None
+      raise SourceError(_why(error)) from None
+
+  def _range(self):
+    """The headers that ask for the rest of the part; {} asks for all."""
+    known, start = self.part.known, self.part.size()
+    if not start or not known or known['url'] != self.url or not known['etag']:
+      return {}
+    return {'Range': f'bytes={start}-', 'If-Range': known['etag']}
+
+  def _check_complete(self, response):
+    """The server has no bytes after those of the part: were they all?"""
+    whole = f'bytes */{self.part.size()}'
+    if response.headers.get('Content-Range') != whole:
+      self.part.remove()
+      raise _BreakError(_status(response))
+
+  def _check_is_file(self, response, ranged):
+    status = response.status_code
+    if status >= 500 and self.answered:
+      raise _BreakError(_status(response))
+    if status != 200 and not (ranged and status == 206):
+      raise SourceError(_status(response))
+    if 'text/html' in response.headers.get('Content-Type', '').lower():
+      raise SourceError('an HTML page instead of the file')
+    encoding = response.headers.get('Content-Encoding', 'identity')
+    if encoding != 'identity':
+      raise SourceError(f'sends the file {messages.short(encoding)}-encoded')
+
+  def _continues(self, response):
+    """Whether the answer is the rest of the part, and not all of a file."""
+    if response.status_code != 206:
+      return False
+    known, start = self.part.known, self.part.size()
+    size = known['size']
+    wanted = f'bytes {start}-{size - 1}/{size}' if size else f'bytes {start}-'
+    if (
+      not response.headers.get('Content-Range', '').startswith(wanted)
+      or response.headers.get('ETag', known['etag']) != known['etag']
+    ):
+      self.part.remove()
+      raise _BreakError('another part of a file than was asked for')
+    return True
+
+  def _write(self, response):
+    path, size = self.part.path, self.part.known['size']
+    done = self.part.size()
+    free = shutil.disk_usage(path.parent).free
+    if size and size - done > free:
+      raise OSError(
+        f'{path.parent} has {free} bytes free, but {size - done} are to come; '
+        'make room or give another folder'
+      )
+    with open(path, 'ab', buffering=0) as file:
+      self.watch(done, size)
+      for chunk in response.iter_content(CHUNK_BYTES):
+        _write_chunk(file, chunk)
+        done += len(chunk)
+        self.watch(done, size)
+    if size is not None and done < size:
+      raise _BreakError(f'the connection ended after {done} of {size} bytes')
+    if size is not None and done > size:
+      self.part.remove()
+      raise SourceError(f'more bytes than the {size} that it declares')
+
+
+def _write_chunk(file, chunk):
+  rest = memoryview(chunk)
+  try:
+    while rest:
+      rest = rest[file.write(rest) :]
+  except OSError as error:
+    raise OSError(
+      f'cannot write {file.name}: {error.strerror}; what has come is kept, the '
+      'same command goes on from there'
+    ) from None
+
+
+def _known(response, url) -> dict[str, Any]:
+  """What an answer with a whole file says of it, for `parts.Part.begin`."""
+  etag = response.headers.get('ETag', '')
+  size = response.headers.get('Content-Length', '')
+  hashes = _cloud_storage_hashes(response.headers)
+  for each in (*response.history, response):
+    hashes += _hub_hashes(each.headers)
+  return {
+    'url': url,
+    'etag': '' if etag.startswith('W/') else etag,  # If-Range wants strong ones
+    'size': int(size) if size.isdecimal() else None,
+    'hashes': hashes,
+  }
+
+
+def _cloud_storage_hashes(headers):
+  """Of `x-goog-hash: crc32c=...,md5=...` in base64 (Cloud Storage, XML API).
+
+  It is of the object as it is stored. Composite objects have no md5.
+  """
+  if headers.get('x-goog-stored-content-encoding', 'identity') != 'identity':
+    return []
+  found = re.search(r'md5=([\w+/]+=*)', headers.get('x-goog-hash', ''))
+  return [f'md5:{base64.b64decode(found[1]).hex()}'] if found else []
+
+
+def _hub_hashes(headers):
+  """`X-Linked-Etag` is a large file's SHA-256 (huggingface_hub, constants)."""
+  etag = headers.get('X-Linked-Etag', '').strip('"')
+  return [f'sha256:{etag}'] if re.fullmatch('[0-9a-f]{64}', etag) else []
+
+
+def _status(response):
+  reason = messages.short(response.reason or '')
+  return f'{response.status_code} {reason}'.strip()
+
+
+def _why(error):
+  """What requests says, in a few words."""
+  import requests
+
+  text = str(error)
+  if isinstance(error, requests.Timeout) or 'timed out' in text:
+    return 'no answer in time'
+  if 'NameResolutionError' in text:
+    return 'its host name is not found (offline?)'
+  if isinstance(error, requests.exceptions.ProxyError):
+    return 'the proxy does not answer'
+  if isinstance(error, requests.exceptions.SSLError):
+    return 'no secure connection (TLS)'
+  if 'refused' in text:
+    return 'connection refused'
+  if isinstance(error, ValueError | requests.TooManyRedirects):
+    return messages.short(text)  # a wrong address
+  return 'the connection broke off'
