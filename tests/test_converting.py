@@ -226,6 +226,23 @@ def test_a_folder_keeps_what_else_is_in_it(vit, tmp_path):
   assert ports.library_of(state_dicts.read(folder)) == 'timm'
 
 
+@pytest.mark.parametrize('library', ['timm', 'transformers'])
+def test_images_that_are_not_square(library, tmp_path):
+  """4x6 patches and a token: 25, which without a card would be 5x5."""
+  case = 'vit_token_rect'
+  params = port_cases.tree(case, tmp_path)
+  path, port, back = (tmp_path / name for name in ('a.npz', 'b', 'c.npz'))
+  spec = weights.describe(params)
+  model_files.save_model(path, params, architecture=spec, image_size=(32, 48))
+  converting.convert(path, port, to=library)
+  converting.convert(port, back)
+  assert_same(weights.load(back), params)
+  assert model_files.read_card(back).image_size == (32, 48)
+  (tmp_path / 'a.json').unlink()
+  with pytest.raises(ValueError, match='not those of 40x40 pixels'):
+    converting.convert(path, tmp_path / 'd', to=library)
+
+
 def fine_tuned(folder, **fields):
   """A port's own model, saved; gives its logits on images."""
   import torch
@@ -285,8 +302,10 @@ def test_class_names_of_another_head_are_refused(tmp_path):
   config = json.loads(path.read_text())
   config['id2label']['3'] = 'fox'
   path.write_text(json.dumps(config))
-  with pytest.raises(ValueError, match='4 class names for 3 classes'):
-    converting.convert(tmp_path / 'port', tmp_path / 'a.npz')
+  for out, to in (('a.npz', None), ('b', 'transformers')):
+    with pytest.raises(ValueError, match='4 class names for 3 classes'):
+      converting.convert(tmp_path / 'port', tmp_path / out, to=to)
+  assert os.listdir(tmp_path) == ['port']
 
 
 def test_a_distilled_deit_from_its_own_file(tmp_path):

@@ -16,6 +16,7 @@ from port_cases import assert_same, heads
 from vit_jax_repro import models, weights
 from vit_jax_repro.runs import port_configs
 from vit_jax_repro.weights import ports
+from vit_jax_repro.weights.adapt import parameter_shapes
 
 
 @pytest.fixture
@@ -145,6 +146,11 @@ def test_transformers_deit(tree):
   assert_agree(params, fields, module, images, name='logits')
   params = ports.from_state_dict(randomised(module), num_heads=3)
   assert_agree(params, fields, module, images, name='logits')
+  # Of either head alone, which their mean cannot tell apart.
+  params['head_dist'] = jax.tree.map(np.zeros_like, params['head_dist'])
+  load(module.float(), params, 'transformers')
+  params['head'] = jax.tree.map(lambda a: 2 * a, params['head'])
+  assert_agree(params, fields, module, images, name='cls_logits')
 
 
 def test_positions_before_the_class_token_in_transformers(tree):
@@ -239,6 +245,21 @@ def test_timm_deit(case, tree):
   assert_agree(params, fields, module, images)
   params = ports.from_state_dict(randomised(module), num_heads=heads(case))
   assert_agree(params, fields, module, images)
+
+
+@pytest.mark.parametrize(
+  'name, theirs, size',
+  [
+    ('DeiT-Ti_16', 'deit_tiny_patch16_224', 384),
+    ('DeiT-Ti_16-distilled', 'deit_tiny_distilled_patch16_224', 224),
+  ],
+)
+def test_deit_names_are_timms_models(name, theirs, size):
+  timm = timm_stub.import_timm()
+  module = timm.create_model(theirs, img_size=size)
+  shapes = parameter_shapes(models.create(name), (size, size))
+  flat = {n: np.zeros(leaf.shape, np.float32) for n, leaf in shapes.items()}
+  load(module, flat, 'deit')
 
 
 def timm_hybrid(case):

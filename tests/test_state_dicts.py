@@ -205,12 +205,11 @@ def test_a_wrong_index_is_one_line(tmp_path):
 
 
 DISK_FULL = """
-import resource, sys
-import numpy as np, torch, safetensors.numpy
+import resource, signal, sys
+import numpy as np
 from vit_jax_repro.weights import state_dicts
-resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
   state_dicts.write(sys.argv[1], {'w': np.ones(9000)})
 except OSError as error:

@@ -26,6 +26,9 @@ def make():
 def make_with_layers():
   return make(), {'layers': {'pre_logits': 'body.2', 'x': 'nowhere'}}
 
+def make_named():
+  return make(), {'layers': {'Transformer/encoder_norm': 'out'}}
+
 def make_wrongly():
   return make(), {'layer': {}}
 
@@ -91,6 +94,12 @@ def test_a_folder_that_transformers_cannot_load(tmp_path):
   with pytest.raises(ValueError, match='transformers cannot load') as error:
     make(f'transformers:{tmp_path}')
   assert '\n' not in str(error.value)
+
+
+def test_layers_that_the_port_names(folder):
+  port = make('module:my_ports.make_named')
+  found = torch_models.run(port, np.zeros((1, 8, 8, 3), np.float32), ())
+  assert found['Transformer/encoder_norm'].shape == (1, 5)
 
 
 def test_layers_that_are_not_there(folder):
