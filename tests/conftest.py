@@ -21,6 +21,14 @@ os.environ['XLA_FLAGS'] = ' '.join(
   if flag
 )
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'
+# Compiled programs are kept for all processes of a test run, the first of
+# which makes the folder, and are compiled fast rather than well; modules that
+# compare with the original's numbers take `as_users_compile`.
+_compiled = tempfile.TemporaryDirectory(prefix='compiled_')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _compiled.name)
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 os.environ['CUDA_VISIBLE_DEVICES'] = ''
 # An environment variable, so that child processes of tests are strict too.
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
@@ -31,6 +39,17 @@ os.environ['TFDS_DATA_DIR'] = _tfds_dir.name
 
 def pytest_unconfigure():
   _tfds_dir.cleanup()
+  _compiled.cleanup()
+
+
+@pytest.fixture(scope='module')
+def as_users_compile():
+  """The optimisations of XLA that the tests otherwise go without."""
+  import jax
+
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.fixture(scope='session')

@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import reference
 
-from vit_jax_repro import weights
-from vit_jax_repro.weights import npz, ports, stacking
+from vit_jax_repro import ports, weights
+from vit_jax_repro.weights import npz, stacking
 
 
 @functools.cache

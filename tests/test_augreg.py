@@ -2,7 +2,7 @@
 
 import pytest
 
-from vit_jax_repro.weights import augreg, published
+from vit_jax_repro.published import augreg, catalogue
 
 pytestmark = pytest.mark.quick
 
@@ -63,7 +63,7 @@ def test_best_by_accuracy_in_pretraining(path):
   first = augreg.ranked(augreg.read_index(path))[0]
   assert first.resolution == 224 and first.images_per_sec == 660
   name = augreg.file_of(first, adapted=False)
-  assert published.find(name).num_classes == 21_843
+  assert catalogue.find(name).num_classes == 21_843
 
 
 def test_of_one_model_under_any_of_its_names(path):

@@ -5,7 +5,8 @@ from port_cases import assert_same
 from run_verb import assert_one_line, run_verb
 
 from vit_jax_repro import weights
-from vit_jax_repro.weights import npz, state_dicts
+from vit_jax_repro.ports import state_dicts
+from vit_jax_repro.weights import npz
 
 
 @pytest.mark.quick

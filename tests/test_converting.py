@@ -12,9 +12,10 @@ import reference
 import tiny_models
 from port_cases import assert_same
 
-from vit_jax_repro import models, weights
+from vit_jax_repro import models, ports, weights
+from vit_jax_repro.ports import state_dicts
 from vit_jax_repro.runs import converting, model_files, restoring
-from vit_jax_repro.weights import names, npz, ports, state_dicts
+from vit_jax_repro.weights import names, npz
 
 quick = pytest.mark.quick
 

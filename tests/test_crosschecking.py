@@ -5,10 +5,9 @@ import pytest
 import reference
 from photographs import PHOTOGRAPHS
 
-from vit_jax_repro import models, weights
+from vit_jax_repro import models, ports, weights
 from vit_jax_repro.comparison import causes, diagnosis, report, torch_models
 from vit_jax_repro.runs import crosschecking, model_files
-from vit_jax_repro.weights import ports
 
 CASE = 'vit_token'
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from file_server import Served, serving
 
-from vit_jax_repro.weights import download
+from vit_jax_repro.published import download
 
 pytestmark = pytest.mark.quick
 

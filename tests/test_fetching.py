@@ -21,18 +21,19 @@ import tiny_models
 from file_server import Served, serving
 
 from vit_jax_repro import models, weights
+from vit_jax_repro.published import catalogue, download, parts
 from vit_jax_repro.runs import fetching, model_files, restoring
-from vit_jax_repro.weights import download, parts, published, stacking
 from vit_jax_repro.weights import names as weight_names
+from vit_jax_repro.weights import stacking
 
 AUGREG = 'augreg/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0'
 NAME = f'{AUGREG}--imagenet2012-steps_20k-lr_0.03-res_224'
-ENTRY = published.find(NAME)
+ENTRY = catalogue.find(NAME)
 TIMM = f'{ENTRY.timm}/resolve/main/model.safetensors'
 
 FETCHING = """
 import resource, sys
-from vit_jax_repro.runs import fetching
+from vit_jax_repro.runs import (fetching)
 name, directory, mirror, limit = sys.argv[1:]
 if int(limit):
   hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -225,7 +226,7 @@ def safetensors_of(params, library):
   """Bytes of a port's copy."""
   import safetensors.numpy
 
-  from vit_jax_repro.weights import ports
+  from vit_jax_repro import ports
 
   state = ports.to_state_dict(params, library)
   state = {name: np.ascontiguousarray(array) for name, array in state.items()}
@@ -302,7 +303,7 @@ PAGE = b'<!DOCTYPE html><title>429</title>'
 def test_a_copy_without_head_and_pre_logits(tmp_path, monkeypatch):
   spec = tiny_models.spec(None, hidden_size=192, num_heads=3)
   params = tiny_models.params_of(spec)
-  entry = published.Published('vit_models/imagenet21k/x.npz', timm='timm/x')
+  entry = catalogue.Published('vit_models/imagenet21k/x.npz', timm='timm/x')
   copy = safetensors_of(params, 'timm')
   with serving(**hub_files(copy, 'timm/x/resolve/main/model.safetensors')) as (
     base,
@@ -321,10 +322,10 @@ def test_deit_gets_a_card(tmp_path, monkeypatch, suffix):
   """A plain DeiT cannot be told from a ViT by names and shapes."""
   import torch
 
-  from vit_jax_repro.weights import ports
+  from vit_jax_repro import ports
 
   params = tiny_models.params_of(models.variant('DeiT-Ti_16'), (224, 224))
-  entry = published.find('DeiT-Ti_16')
+  entry = catalogue.find('DeiT-Ti_16')
   copy = safetensors_of(params, 'timm')
   path = f'{entry.timm}/resolve/main/model.safetensors'
   if suffix != 'safetensors':

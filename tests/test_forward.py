@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import reference
 
-from vit_jax_repro import models, weights
-from vit_jax_repro.weights import npz, ports
+from vit_jax_repro import models, ports, weights
+from vit_jax_repro.weights import npz
 
 DEIT = ('deit_tiny', 'deit_distilled_tiny')
 CASES = [

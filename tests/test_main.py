@@ -456,7 +456,7 @@ ERRORS = {
       '--config.dataset=digits',
       '--config.pp.train=train',
     ),
-    'no weights file ./ViT-B_16.npz; put it there or set',
+    'no weights file ./ViT-B_16.npz; put it there',
   ),
   'model name': (('vit.py:b17,cifar10',), "unknown model 'b17'; did you mean"),
   'model field': (

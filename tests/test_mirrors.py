@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from vit_jax_repro.weights import mirrors, published
+from vit_jax_repro.published import catalogue, mirrors
 
 pytestmark = pytest.mark.quick
 
@@ -16,7 +16,7 @@ def no_settings(monkeypatch):
 
 
 def urls(name, **settings):
-  entry = published.find(name)
+  entry = catalogue.find(name)
   return [source.url for source in mirrors.sources(entry, **settings)]
 
 
@@ -52,7 +52,7 @@ def test_a_mirror_comes_before_all():
 
 
 def test_hash_and_kind():
-  sources = mirrors.sources(published.find('DeiT-Ti_16'))
+  sources = mirrors.sources(catalogue.find('DeiT-Ti_16'))
   assert [s.suffix for s in sources] == [
     '.pth', '.safetensors', '.safetensors', '.bin',
   ]  # fmt: skip
@@ -65,13 +65,13 @@ def test_hash_and_kind():
   ):
     there = importlib.util.find_spec(library) is not None
     assert source.needs == (None if there else library)
-  assert mirrors.sources(published.find('sam/ViT-B_16'))[0].needs is None
+  assert mirrors.sources(catalogue.find('sam/ViT-B_16'))[0].needs is None
 
 
 def test_the_hub_of_the_environment(monkeypatch):
   monkeypatch.setenv('HF_ENDPOINT', 'http://hub.example/')
   monkeypatch.setenv('HF_TOKEN', 'secret')
-  sources = mirrors.sources(published.find('sam/ViT-B_16'), mirror='http://m')
+  sources = mirrors.sources(catalogue.find('sam/ViT-B_16'), mirror='http://m')
   assert [(s.url, s.token) for s in sources[1:]] == [
     ('https://storage.googleapis.com/vit_models/sam/ViT-B_16.npz', None),
     (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vit_jax_repro.weights import parts
+from vit_jax_repro.published import parts
 
 pytestmark = pytest.mark.quick
 

@@ -1,4 +1,4 @@
-"""State dicts there and back; the libraries' own are in test_port_names.py."""
+"""State dicts there and back; the libraries' own are in test_tables.py."""
 
 import functools
 
@@ -10,14 +10,9 @@ import pytest
 import reference
 from port_cases import assert_same
 
-from vit_jax_repro import models
-from vit_jax_repro.weights import (
-  names,
-  port_leaves,
-  port_names,
-  ports,
-  stacking,
-)
+from vit_jax_repro import models, ports
+from vit_jax_repro.ports import leaves, tables
+from vit_jax_repro.weights import names, stacking
 
 pytestmark = pytest.mark.quick
 
@@ -129,11 +124,11 @@ def test_more_than_ten_blocks_stay_in_order(tree):
 
 
 def test_published_widths_tell_the_heads(tree):
-  for width, number in port_leaves.NUM_HEADS.items():
-    assert port_leaves.number_of_heads(width, None) == number
+  for width, number in leaves.NUM_HEADS.items():
+    assert leaves.number_of_heads(width, None) == number
   for name in ('ViT-Ti_16', 'ViT-S_16', 'ViT-B_16', 'ViT-L_16', 'ViT-H_14'):
     model = models.create(name)
-    assert port_leaves.NUM_HEADS[model.hidden_size] == model.num_heads
+    assert leaves.NUM_HEADS[model.hidden_size] == model.num_heads
   state = ports.to_state_dict(tree('vit_token'), 'timm')
   with pytest.raises(ValueError, match=r'size 48 .* give it with --num_heads'):
     ports.from_state_dict(state)
@@ -241,7 +236,7 @@ def test_a_tree_of_no_model_is_refused(tree):
 
 
 def test_every_table_has_one_name_for_each_array():
-  for tables in port_names.TABLES.values():
-    for table in tables.values():
+  for library in tables.TABLES.values():
+    for table in library.values():
       rows = [row for group in table for row in group.rows]
-      assert all(row[2].rstrip('?') in port_leaves.LEAVES for row in rows)
+      assert all(row[2].rstrip('?') in leaves.LEAVES for row in rows)

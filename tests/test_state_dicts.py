@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vit_jax_repro.weights import state_dicts
+from vit_jax_repro.ports import state_dicts
 
 quick = pytest.mark.quick
 
@@ -207,7 +207,7 @@ def test_a_wrong_index_is_one_line(tmp_path):
 DISK_FULL = """
 import resource, signal, sys
 import numpy as np
-from vit_jax_repro.weights import state_dicts
+from vit_jax_repro.ports import (state_dicts)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
@@ -237,7 +237,7 @@ class Finder:
       raise ModuleNotFoundError(f'No module named {name!r}', name=name)
 
 sys.meta_path.insert(0, Finder())
-from vit_jax_repro.weights import state_dicts
+from vit_jax_repro.ports import (state_dicts)
 for path in sys.argv[1:]:
   for call in (state_dicts.read, lambda path: state_dicts.write(path, {})):
     try:

@@ -12,8 +12,8 @@ import timm_stub
 import torch
 import transformers
 
-from vit_jax_repro import models, weights
-from vit_jax_repro.weights import npz, ports
+from vit_jax_repro import models, ports, weights
+from vit_jax_repro.weights import npz
 from vit_jax_repro.weights.adapt import parameter_shapes
 
 

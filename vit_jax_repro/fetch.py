@@ -106,7 +106,7 @@ def show_list(entries):
 
 def show_ranked(rows, adapted):
   """Prints the first of the AugReg files that `augreg.ranked` gave."""
-  from vit_jax_repro.weights import augreg
+  from vit_jax_repro.published import augreg
 
   columns = ['upstream', 'fine-tuned', 'params', 'images/s', 'px']
   if not adapted:
@@ -133,9 +133,9 @@ def _fetch(values, arguments):
 
   _check_usage(values, arguments)
   if values.list:
-    from vit_jax_repro.weights import published
+    from vit_jax_repro.published import catalogue
 
-    show_list(published.matching(*arguments))
+    show_list(catalogue.matching(*arguments))
     return
   name = arguments[0] if arguments else None
   if values.augreg:
@@ -174,8 +174,8 @@ def _check_usage(values, arguments):
 
 def _best(values):
   """Shows the ranking; the name of the first if it shall be fetched."""
+  from vit_jax_repro.published import augreg
   from vit_jax_repro.runs import fetching
-  from vit_jax_repro.weights import augreg
 
   index = values.index
   if index is None:

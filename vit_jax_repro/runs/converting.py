@@ -11,23 +11,16 @@ import tempfile
 
 import numpy as np
 
-from vit_jax_repro import models, weights
+from vit_jax_repro import models, ports, weights
+from vit_jax_repro.ports import folders, state_dicts
 from vit_jax_repro.runs import (
   json_files,
   model_files,
-  port_folders,
   restoring,
   weight_sources,
 )
 from vit_jax_repro.runs.restoring import note
-from vit_jax_repro.weights import (
-  messages,
-  names,
-  npz,
-  ports,
-  stacking,
-  state_dicts,
-)
+from vit_jax_repro.weights import messages, names, npz, stacking
 
 TARGETS = (*ports.LIBRARIES, *names.LAYOUTS)
 
@@ -202,7 +195,7 @@ def _write_port(path, read, library):
 def _write_configs(folder, read, module, library):
   card = read.card
   spec = weights.describe(read.params)
-  files, remark = port_folders.files(
+  files, remark = folders.files(
     library,
     module,
     read.params,

@@ -13,17 +13,10 @@ import pathlib
 import re
 import sys
 
-from vit_jax_repro import weights
+from vit_jax_repro import ports, weights
+from vit_jax_repro.ports import state_dicts
+from vit_jax_repro.published import augreg, catalogue, download, mirrors, parts
 from vit_jax_repro.runs import json_files, model_files
-from vit_jax_repro.weights import (
-  augreg,
-  download,
-  mirrors,
-  parts,
-  ports,
-  published,
-  state_dicts,
-)
 
 # Endings of a port's file on its way, beside NAME.npz.
 _COPIES = ('.copy.safetensors', '.copy.pth', '.copy.bin')
@@ -54,7 +47,7 @@ def fetch(
   checked and left alone.
 
   Args:
-    name: see published.find; or a published.Published.
+    name: see catalogue.find; or a catalogue.Published.
     directory: made if it is not there.
     sha256: 64 digits that the bytes must have as they come.
     mirror: see mirrors.sources.
@@ -69,7 +62,7 @@ def fetch(
     OSError: no source has it (one line with each answer, and the manual way),
       another process is fetching it, or it cannot be written.
   """
-  entry = published.find(name) if isinstance(name, str) else name
+  entry = catalogue.find(name) if isinstance(name, str) else name
   if sha256 is not None and not re.fullmatch('[0-9a-fA-F]{64}', sha256):
     raise ValueError(
       f'{sha256=} must be the 64 hexadecimal digits of a SHA-256'
@@ -183,7 +176,7 @@ def _convert(copy, path, entry, source):
   try:
     params = ports.from_state_dict(state_dicts.read(copy))
     spec = weights.describe(params)
-    published.check_fits(entry, spec)
+    catalogue.check_fits(entry, spec)
   except ValueError as error:
     raise download.SourceError(str(error).replace(str(copy), 'it')) from None
   if entry.card:
@@ -199,7 +192,7 @@ def _convert(copy, path, entry, source):
     weights.save(path, params)
   official = 'the official' if entry.is_official else "this project's"
   notes = [f"converted from {source.copy_of}'s layout to {official} .npz"]
-  if lacks := published.lacking(entry, spec):
+  if lacks := catalogue.lacking(entry, spec):
     notes.append(
       f'the copy has no {" and no ".join(lacks)}, unlike the official file'
     )
@@ -212,7 +205,7 @@ def _check(path, entry):
   Raises:
     ValueError: it is damaged, no weights file, or another model's.
   """
-  published.check_fits(entry, weights.describe(weights.load(path)))
+  catalogue.check_fits(entry, weights.describe(weights.load(path)))
   size = os.path.getsize(path)
   if entry.sizes and size not in entry.sizes:
     expected = ' or '.join(map(str, entry.sizes))

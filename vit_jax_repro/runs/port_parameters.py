@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from vit_jax_repro import weights
+from vit_jax_repro import ports, weights
 from vit_jax_repro.comparison import causes, parameters, torch_models
 from vit_jax_repro.runs.restoring import note
-from vit_jax_repro.weights import messages, ports, positions, stacking
+from vit_jax_repro.weights import messages, positions, stacking
 from vit_jax_repro.weights.adapt import patch_grid
 
 

@@ -2,8 +2,8 @@
 
 import os
 
+from vit_jax_repro.published import augreg
 from vit_jax_repro.runs.settings import Settings
-from vit_jax_repro.weights import augreg
 
 
 def pretrained_path(settings: Settings) -> str:

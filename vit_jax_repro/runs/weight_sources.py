@@ -8,10 +8,11 @@ import dataclasses
 import os
 from collections.abc import Collection
 
-from vit_jax_repro import models, weights
-from vit_jax_repro.runs import model_files, port_configs
+from vit_jax_repro import models, ports, weights
+from vit_jax_repro.ports import configs, state_dicts
+from vit_jax_repro.runs import model_files
 from vit_jax_repro.runs.restoring import note
-from vit_jax_repro.weights import ports, stacking, state_dicts
+from vit_jax_repro.weights import stacking
 
 _UNSAID = (
   'nothing says which GELU these weights were trained with; they are taken '
@@ -92,7 +93,7 @@ def _read_port(source, num_heads, name):
   """(params, Card or None) of a port's file or folder."""
   state = state_dicts.read(source)
   folder = config_folder(source)
-  config = None if folder is None else port_configs.read(folder)
+  config = None if folder is None else configs.read(folder)
   if num_heads is None and name is not None:
     num_heads = getattr(models.create(name), 'num_heads', None)
   if num_heads is None and config is not None:

@@ -29,7 +29,7 @@ class Leaf(NamedTuple):
 
 
 class Group(NamedTuple):
-  """Modules below a prefix on either side; rows as in `port_names`."""
+  """Modules below a prefix on either side; rows as in `tables`."""
 
   canonical: str
   port: str

@@ -11,7 +11,7 @@ import os
 import pathlib
 import urllib.parse
 
-from vit_jax_repro.weights import augreg, published
+from vit_jax_repro.published import augreg, catalogue
 
 STORAGE = 'https://storage.googleapis.com'
 HUB = 'https://huggingface.co'
@@ -44,7 +44,7 @@ class Source:
 
 
 def sources(
-  entry: published.Published, *, mirror: str | None = None
+  entry: catalogue.Published, *, mirror: str | None = None
 ) -> list[Source]:
   """The addresses of a published file, in the order in which to try them.
 

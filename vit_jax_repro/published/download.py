@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from vit_jax_repro.weights import messages, parts
+from vit_jax_repro.published import parts
+from vit_jax_repro.weights import messages
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and to wait for the next bytes
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before going on after a break

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax_repro.data import imagenet, preprocess
-from vit_jax_repro.runs import port_configs
+from vit_jax_repro.ports import configs
 from vit_jax_repro.weights import positions, stacking
 from vit_jax_repro.weights.adapt import patch_grid
 
@@ -64,8 +64,8 @@ def files(
     config, remark = _vit_config(model, params, image_size), None
   processor = _processor(preprocessing, image_size)
   return {
-    port_configs.CONFIG: config | labels,
-    port_configs.PREPROCESSOR: processor,
+    configs.CONFIG: config | labels,
+    configs.PREPROCESSOR: processor,
   }, remark
 
 
@@ -136,7 +136,7 @@ def _bit_config(model):
 
 
 def _bit_remark(model):
-  eps = port_configs.BIT_FIELDS['weight_standardization_eps']
+  eps = configs.BIT_FIELDS['weight_standardization_eps']
   if model.weight_standardization_eps == eps:
     return None
   return (
@@ -189,7 +189,7 @@ def _timm_files(model, params, image_size, class_names, preprocessing):
   names = _names(class_names, model.num_classes)
   if names is not None:
     config['label_names'] = list(names)
-  return {port_configs.CONFIG: config}, None
+  return {configs.CONFIG: config}, None
 
 
 def _side_or_sides(size):

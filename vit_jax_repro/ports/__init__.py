@@ -1,6 +1,6 @@
 """State dicts of PyTorch ports, to and from the canonical tree, bit by bit.
 
-Tables of names: `port_names`; how arrays lie on either side: `port_leaves`.
+Tables of names: `tables`; how arrays lie on either side: `leaves`.
 """
 
 from collections.abc import Collection, Mapping
@@ -8,15 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax_repro.weights import (
-  messages,
-  names,
-  port_leaves,
-  port_names,
-  positions,
-  stacking,
-)
-from vit_jax_repro.weights.port_names import LIBRARIES
+from vit_jax_repro.ports import leaves, tables
+from vit_jax_repro.ports.tables import LIBRARIES
+from vit_jax_repro.weights import messages, names, positions, stacking
 
 PARTS = {'head': ('head/', 'head_dist/'), 'pre_logits': ('pre_logits/',)}
 
@@ -67,7 +61,7 @@ def from_state_dict(
   Args:
     state: {name: array}; arrays are not changed, the result may share memory.
     num_heads: A of the attention, which no array tells; by default that of
-      the published model of this width (`port_leaves.NUM_HEADS`).
+      the published model of this width (`leaves.NUM_HEADS`).
     library: one of `LIBRARIES`; by default what the names say.
     token_slots: whether timm's position embeddings have slots for class
       tokens (no_embed_class=False); by default by arithmetic
@@ -82,11 +76,11 @@ def from_state_dict(
   library = library or library_of(state)
   family, form = _read_form(state, library)
   table = _table(library, family, form)
-  found = port_leaves.leaves(table, state, 'port')
+  found = leaves.leaves(table, state, 'port')
   _check_names(state, {leaf.port for leaf in found}, library)
   flat = {}
   for leaf in found:
-    arrays = port_leaves.split(leaf, np.asarray(state[leaf.port]), num_heads)
+    arrays = leaves.split(leaf, np.asarray(state[leaf.port]), num_heads)
     flat |= zip(leaf.canonical, arrays, strict=True)
   _check_heads(flat)
   if library in ('timm', 'deit'):
@@ -125,10 +119,10 @@ def to_state_dict(
   family, form = _written_form(flat, library)
   table = _table(library, family, form)
   flat = _with_slots(flat, library)
-  found = port_leaves.leaves(table, flat, 'canonical')
+  found = leaves.leaves(table, flat, 'canonical')
   _check_holds(flat, found, library)
   return {
-    leaf.port: port_leaves.join(
+    leaf.port: leaves.join(
       leaf, [np.asarray(flat[name]) for name in leaf.canonical]
     )
     for leaf in found
@@ -190,13 +184,13 @@ def _written_form(flat, library):
 
 
 def _table(library, family, form):
-  tables = port_names.TABLES[library]
-  if (family, form) not in tables:
-    known = sorted({family for family, _ in tables})
+  known = tables.TABLES[library]
+  if (family, form) not in known:
+    families = sorted({family for family, _ in known})
     raise ValueError(
-      f'{library} has no {family} models, only {" and ".join(known)}'
+      f'{library} has no {family} models, only {" and ".join(families)}'
     )
-  return tables[family, form]
+  return known[family, form]
 
 
 def _check_names(given, wanted, library):

@@ -13,9 +13,8 @@ import reference
 import timm_stub
 from port_cases import assert_same, heads
 
-from vit_jax_repro import models, weights
-from vit_jax_repro.runs import port_configs
-from vit_jax_repro.weights import ports
+from vit_jax_repro import models, ports, weights
+from vit_jax_repro.ports import configs
 from vit_jax_repro.weights.adapt import parameter_shapes
 
 
@@ -174,7 +173,7 @@ def assert_small_bit_agrees(module, library, name=None):
   state = randomised(module)
   params = ports.from_state_dict(state)
   assert_same(ports.to_state_dict(params, library), state)
-  fields = {**weights.describe(params), **port_configs.BIT_FIELDS}
+  fields = {**weights.describe(params), **configs.BIT_FIELDS}
   images = reference.images('bit_tiny_1_1_1_1', 'a')[:, :32, :32]
   assert_agree(params, fields, module, images, name)
 
@@ -279,7 +278,7 @@ def test_timm_hybrid(case, tree):
   module = timm_hybrid(case)
   params = tree(case)
   load(module, params, 'timm')
-  fields = {**reference.config(case), **port_configs.HYBRID_FIELDS}
+  fields = {**reference.config(case), **configs.HYBRID_FIELDS}
   assert_agree(params, fields, module, reference.images(case))
 
 

@@ -3,7 +3,7 @@
 A table is a tuple of groups: a prefix on either side and rows of (canonical
 module, port module, kind). {i} counts a port's blocks from 0; {s} and {u}
 count its stages and units from 0, {s1} and {u1} ours from 1. The kind says
-which arrays a module has and how they lie (`port_leaves.LEAVES`); a `?` after
+which arrays a module has and how they lie (`leaves.LEAVES`); a `?` after
 it marks a module that a model may lack, `first` one that the first unit of a
 stage alone has. Several modules of ours stand where the port fuses them.
 
@@ -13,8 +13,8 @@ mlp_mixer.py; transformers 5.23: models/vit, models/deit, models/bit); those of
 transformers v4 are the left sides of `ViTModel` in its conversion_mapping.py.
 """
 
+from vit_jax_repro.ports.leaves import Group
 from vit_jax_repro.weights import names
-from vit_jax_repro.weights.port_leaves import Group
 
 LIBRARIES = ('timm', 'transformers', 'transformers_v4', 'deit')
 

@@ -4,7 +4,7 @@ import pytest
 import tiny_models
 
 from vit_jax_repro import models, weights
-from vit_jax_repro.weights import published
+from vit_jax_repro.published import catalogue
 
 pytestmark = pytest.mark.quick
 
@@ -12,7 +12,7 @@ TI = 'augreg/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0'
 
 
 def test_the_table_is_sound():
-  entries = published.table()
+  entries = catalogue.table()
   assert len(entries) > 100
   assert len({entry.name for entry in entries}) == len(entries)
   for entry in entries:
@@ -21,12 +21,12 @@ def test_the_table_is_sound():
     assert entry.num_classes in (1000, 21_843)
     assert all(size > 4 * 5e6 for size in entry.sizes)
     assert entry.is_official or entry.timm
-    assert published.find(entry.name) == entry
-    assert published.find(f'gs://{entry.path}') == entry
+    assert catalogue.find(entry.name) == entry
+    assert catalogue.find(f'gs://{entry.path}') == entry
 
 
 def test_sizes_are_those_of_written_files(tmp_path):
-  entry = published.find(f'{TI}--imagenet2012-steps_20k-lr_0.03-res_224')
+  entry = catalogue.find(f'{TI}--imagenet2012-steps_20k-lr_0.03-res_224')
   params = tiny_models.params_of(models.variant('ViT-Ti_16'), (224, 224))
   weights.save(tmp_path / 'x.npz', params)
   assert (tmp_path / 'x.npz').stat().st_size in entry.sizes
@@ -62,22 +62,22 @@ def test_sizes_are_those_of_written_files(tmp_path):
   ],
 )
 def test_names(name, path):
-  assert published.find(name).path == path
+  assert catalogue.find(name).path == path
 
 
 def test_augreg_files_beside_the_table():
-  tuned = published.find(f'{TI}--cifar100-steps_10k-lr_0.003-res_384.npz')
-  assert tuned == published.Published(
+  tuned = catalogue.find(f'{TI}--cifar100-steps_10k-lr_0.003-res_384.npz')
+  assert tuned == catalogue.Published(
     f'vit_models/{TI}--cifar100-steps_10k-lr_0.003-res_384.npz',
     'ViT-Ti_16',
     None,
     384,
   )
-  other = published.find(TI.replace('aug_none', 'aug_light1'))
-  known = published.find(TI)
+  other = catalogue.find(TI.replace('aug_none', 'aug_light1'))
+  known = catalogue.find(TI)
   assert known.timm and not other.timm
   assert (other.sizes, other.num_classes) == (known.sizes, 21_843)
-  scratch = published.find('R26_S_32-i1k-' + TI.partition('i21k-')[2])
+  scratch = catalogue.find('R26_S_32-i1k-' + TI.partition('i21k-')[2])
   assert (scratch.model, scratch.num_classes) == ('R26+ViT-S_32', 1000)
   assert scratch.sizes == (145_814_996, 145_820_736)
 
@@ -105,22 +105,22 @@ def test_augreg_files_beside_the_table():
 )  # fmt: skip
 def test_names_that_say_too_little(name, parts):
   with pytest.raises(ValueError) as error:
-    published.find(name)
+    catalogue.find(name)
   for part in parts:
     assert part in str(error.value)
   assert '\n' not in str(error.value)
 
 
 def test_matching():
-  assert published.matching() == list(published.table())
-  names = [entry.name for entry in published.matching('h_14')]
+  assert catalogue.matching() == list(catalogue.table())
+  names = [entry.name for entry in catalogue.matching('h_14')]
   assert names == ['imagenet21k/ViT-H_14']
-  assert {e.model for e in published.matching('*bit*/BiT-S*')} >= {
+  assert {e.model for e in catalogue.matching('*bit*/BiT-S*')} >= {
     'BiT-S-R50x1', 'BiT-S-R152x4',
   }  # fmt: skip
-  assert published.matching('facebook/*')[0].name == 'DeiT-B_16-384'
+  assert catalogue.matching('facebook/*')[0].name == 'DeiT-B_16-384'
   with pytest.raises(ValueError, match='no published file fits'):
-    published.matching('resnet18')
+    catalogue.matching('resnet18')
 
 
 SPEC = {
@@ -149,29 +149,29 @@ SPEC = {
   ],
 )
 def test_whether_a_file_is_the_one(change, message):
-  entry = published.find(f'{TI}--imagenet2012-steps_20k-lr_0.03-res_224')
+  entry = catalogue.find(f'{TI}--imagenet2012-steps_20k-lr_0.03-res_224')
   if message is None:
-    published.check_fits(entry, SPEC | change)
+    catalogue.check_fits(entry, SPEC | change)
   else:
     with pytest.raises(ValueError, match=message):
-      published.check_fits(entry, SPEC | change)
-  published.check_fits(published.Published('any/file.npz'), SPEC | change)
+      catalogue.check_fits(entry, SPEC | change)
+  catalogue.check_fits(catalogue.Published('any/file.npz'), SPEC | change)
 
 
 @pytest.mark.parametrize(
-  'entry', published.table(), ids=lambda entry: entry.name[:60]
+  'entry', catalogue.table(), ids=lambda entry: entry.name[:60]
 )
 def test_a_named_model_is_what_its_file_holds(entry):
   spec = models.variant(entry.model)
-  published.check_fits(
+  catalogue.check_fits(
     entry, {**spec, 'num_classes': entry.num_classes, 'image_size': None}
   )
 
 
 def test_what_a_copy_lacks():
   spec = {'num_classes': None, 'representation_size': None}
-  entry = published.find('imagenet21k/ViT-B_16')
-  assert published.lacking(entry, spec) == ['head', 'pre_logits']
-  assert published.lacking(entry, spec | {'representation_size': 8}) == ['head']
-  entry = published.find('imagenet21k+imagenet2012/ViT-B_16')
-  assert published.lacking(entry, spec | {'num_classes': 1000}) == []
+  entry = catalogue.find('imagenet21k/ViT-B_16')
+  assert catalogue.lacking(entry, spec) == ['head', 'pre_logits']
+  assert catalogue.lacking(entry, spec | {'representation_size': 8}) == ['head']
+  entry = catalogue.find('imagenet21k+imagenet2012/ViT-B_16')
+  assert catalogue.lacking(entry, spec | {'num_classes': 1000}) == []

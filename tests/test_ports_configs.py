@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vit_jax_repro.runs import port_configs
+from vit_jax_repro.ports import configs
 
 pytestmark = pytest.mark.quick
 
@@ -12,17 +12,17 @@ def read(folder, config, processor=None):
   if processor is not None:
     text = json.dumps(processor)
     (folder / 'preprocessor_config.json').write_text(text)
-  return port_configs.read(folder)
+  return configs.read(folder)
 
 
 def test_no_config_is_none(tmp_path):
-  assert port_configs.read(tmp_path) is None
+  assert configs.read(tmp_path) is None
 
 
 def test_what_transformers_leaves_out_is_its_default(tmp_path):
-  """Their classes' values: tests of port_names compare logits with them."""
+  """Their classes' values: tests of tables compare logits with them."""
   config = read(tmp_path, {'model_type': 'vit'})
-  assert config == port_configs.PortConfig(
+  assert config == configs.PortConfig(
     fields={'gelu': 'erf', 'layer_norm_eps': 1e-12},
     num_heads=12,
     image_size=(224, 224),
@@ -30,7 +30,7 @@ def test_what_transformers_leaves_out_is_its_default(tmp_path):
     token_slots=True,
   )
   assert read(tmp_path, {'model_type': 'deit'}).preprocessing == 'deit'
-  assert read(tmp_path, {'model_type': 'bit'}) == port_configs.PortConfig(
+  assert read(tmp_path, {'model_type': 'bit'}) == configs.PortConfig(
     fields={'weight_standardization_eps': 1e-8, 'groups': 32}
   )
 
@@ -90,7 +90,7 @@ def test_what_timm_says(tmp_path):
     tmp_path,
     {'architecture': 'vit_base_patch16_384', 'pretrained_cfg': cfg},
   )
-  assert config == port_configs.PortConfig(
+  assert config == configs.PortConfig(
     fields={'gelu': 'erf'},
     image_size=(384, 384),
     preprocessing='timm:crop_pct=1',
@@ -111,7 +111,7 @@ def test_what_timm_says(tmp_path):
       'pretrained_cfg': {**cfg, 'crop_mode': 'squash'},
     },
   )
-  assert config == port_configs.PortConfig(
+  assert config == configs.PortConfig(
     fields={'gelu': 'tanh'},
     num_heads=3,
     class_names=('a', 'b'),
@@ -124,10 +124,10 @@ def test_what_timm_says(tmp_path):
 @pytest.mark.parametrize(
   'name, fields',
   [
-    ('resnetv2_50x1_bit', port_configs.BIT_FIELDS),
+    ('resnetv2_50x1_bit', configs.BIT_FIELDS),
     ('mixer_b16_224', {'gelu': 'erf'}),
-    ('vit_small_r26_s32_224', {'gelu': 'erf', **port_configs.HYBRID_FIELDS}),
-    ('vit_tiny_r_s16_p8_224', {'gelu': 'erf', **port_configs.HYBRID_FIELDS}),
+    ('vit_small_r26_s32_224', {'gelu': 'erf', **configs.HYBRID_FIELDS}),
+    ('vit_tiny_r_s16_p8_224', {'gelu': 'erf', **configs.HYBRID_FIELDS}),
   ],
 )
 def test_constants_of_timm(name, fields, tmp_path):
@@ -171,4 +171,4 @@ def test_other_models_are_refused(config, message, tmp_path):
 def test_a_damaged_config_is_one_line(tmp_path):
   (tmp_path / 'config.json').write_text('{')
   with pytest.raises(ValueError, match=r'config\.json is not valid JSON'):
-    port_configs.read(tmp_path)
+    configs.read(tmp_path)

@@ -1,6 +1,6 @@
 """The published weights files: official paths, sizes, copies elsewhere.
 
-`published.csv` has a line for each. Official paths are those of the READMEs of
+`catalogue.csv` has a line for each. Official paths are those of the READMEs of
 google-research/vision_transformer and big_transfer and of the addresses that
 timm 1.0.31 records; sizes are computed from the names and shapes in a file,
 once for either form of a zip entry that NumPy has written. The copies on the
@@ -71,8 +71,8 @@ class Published:
 
 @functools.cache
 def table() -> tuple[Published, ...]:
-  """All files of published.csv."""
-  source = importlib.resources.files(__package__).joinpath('published.csv')
+  """All files of catalogue.csv."""
+  source = importlib.resources.files(__package__).joinpath('catalogue.csv')
   return tuple(
     Published(
       **{

@@ -12,7 +12,8 @@ import timm_stub
 import tiny_models
 
 from vit_jax_repro import models, weights
-from vit_jax_repro.runs import converting, port_folders
+from vit_jax_repro.ports import folders
+from vit_jax_repro.runs import converting
 from vit_jax_repro.weights.adapt import parameter_shapes
 
 quick = pytest.mark.quick
@@ -127,7 +128,7 @@ def test_processors_are_the_nearest_ones():
   model, params = made()
 
   def processor(preprocessing):
-    files, _ = port_folders.files(
+    files, _ = folders.files(
       'transformers', model, params, image_size=(32, 32), class_names=None,
       preprocessing=preprocessing,
     )  # fmt: skip
@@ -150,7 +151,7 @@ def test_processors_are_the_nearest_ones():
 def test_class_names_become_labels():
   def labels(library, num_classes, class_names):
     model, params = made(num_classes=num_classes)
-    files, _ = port_folders.files(
+    files, _ = folders.files(
       library, model, params, image_size=(32, 32), class_names=class_names,
       preprocessing='vit_jax',
     )  # fmt: skip
@@ -186,7 +187,7 @@ STEM = {'resnet': {'num_layers': (), 'width_factor': 1}, 'patch_size': (2, 2)}
 def test_what_no_folder_can_say_is_refused(base, fields, library, message):
   model, params = made(base, **fields)
   with pytest.raises(ValueError, match=message):
-    port_folders.files(
+    folders.files(
       library, model, params, image_size=(32, 32), class_names=None,
       preprocessing='vit_jax',
     )  # fmt: skip
@@ -196,7 +197,7 @@ def test_what_no_folder_can_say_is_refused(base, fields, library, message):
 def test_positions_of_another_size_are_refused():
   model, params = made(image_size=(32, 32))
   with pytest.raises(ValueError, match='not those of 48x48 pixels'):
-    port_folders.files(
+    folders.files(
       'transformers', model, params, image_size=(48, 48), class_names=None,
       preprocessing='vit_jax',
     )  # fmt: skip

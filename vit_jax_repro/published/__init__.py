@@ -1,0 +1,1 @@
+"""The published weights files: their names, where they are, getting them."""
