@@ -1,20 +1,12 @@
 """Runs a verb as a user does, in a process of its own."""
 
-import subprocess
-import sys
+import processes
 
 
-def run_verb(verb, *arguments):
+def run_verb(name, *arguments):
   """Returns (exit code, standard output, standard error)."""
-  module = f'vit_jax_repro.{verb}' if verb else 'vit_jax_repro'
-  done = subprocess.run(
-    [sys.executable, '-m', module, *map(str, arguments)],
-    capture_output=True,
-    text=True,
-    check=False,
-    stdin=subprocess.DEVNULL,
-  )
-  return done.returncode, done.stdout, done.stderr
+  child = processes.Child(processes.verb, name, [str(a) for a in arguments])
+  return child.wait(), child.stdout, child.stderr
 
 
 def assert_one_line(answer, *wanted):

@@ -69,7 +69,7 @@ def test_without_torch_one_line_says_what_to_install(folder):
   assert_one_line(
     (done.returncode, done.stdout, done.stderr),
     'crosscheck: a port needs PyTorch',
-    "pip install 'vit_jax_repro[torch]'",
+    "pip install -e '.[torch]'",
   )
 
 

@@ -9,6 +9,8 @@ import reference
 from vit_jax_repro import models, ports, weights
 from vit_jax_repro.weights import npz
 
+pytestmark = pytest.mark.usefixtures('as_users_compile')
+
 DEIT = ('deit_tiny', 'deit_distilled_tiny')
 CASES = [
   (case, which)

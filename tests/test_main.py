@@ -4,14 +4,13 @@ import json
 import os
 import random
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import time
 
 import jax
 import numpy as np
+import processes
 import pytest
 import tiny_models
 from photographs import PHOTOGRAPHS
@@ -54,19 +53,9 @@ def read_metrics(workdir):
   return [json.loads(line) for line in lines]
 
 
-def process(config, workdir, *more, devices=1, **options):
-  flag = f'--xla_force_host_platform_device_count={devices}'
-  return subprocess.Popen(
-    [
-      sys.executable,
-      '-m',
-      'vit_jax_repro.main',
-      *flags(config, workdir, *more),
-    ],
-    env=os.environ | {'XLA_FLAGS': flag},
-    text=True,
-    **options,
-  )
+def process(config, workdir, *more):
+  arguments = flags(config, workdir, *more)
+  return processes.Child(processes.verb, 'main', arguments, devices=1)
 
 
 def parameters(workdir):
@@ -121,56 +110,52 @@ def small_vit_on(folder):
 
 
 OPTIONS = {
-  'sgd, bfloat16 momentum, linear': (
+  'sgd, bfloat16 momentum, linear; inception crop, flip, shift': (
     '--config.optim=sgd',
     '--config.weight_decay=0',
     '--config.weight_decay_on=',
     '--config.optim_dtype=bfloat16',
     '--config.decay_type=linear',
-  ),
-  'adamw on all, constant, no clipping': (
-    '--config.weight_decay_on=all',
-    '--config.decay_type=constant',
-    '--config.grad_norm_clip=0',
-  ),
-  'accumulation, mixup, sigmoid': (
-    '--config.accum_steps=2',
-    '--config.mixup_alpha=0.2',
-    '--config.loss=sigmoid',
-  ),
-  'inception crop, flip, shift': (
     '--config.pp.inception_crop=True',
     '--config.pp.flip=True',
     '--config.pp.shift=2',
   ),
-  'erasing, CutMix or mixup, smoothing, on uint8': (
+  'adamw on all, constant, no clipping; smoothing alone, every flip': (
+    '--config.weight_decay_on=all',
+    '--config.decay_type=constant',
+    '--config.grad_norm_clip=0',
+    '--config.label_smoothing=0.1',
+    '--config.pp.legacy_always_flip=True',
+  ),
+  'accumulation, mixup, sigmoid, fsdp': (
+    '--config.accum_steps=2',
+    '--config.mixup_alpha=0.2',
+    '--config.loss=sigmoid',
+    '--config.mesh.fsdp=8',
+  ),
+  'erasing, CutMix or mixup, smoothing, on uint8; resize and crop': (
     '--config.random_erasing=0.5',
     '--config.cutmix_alpha=1.0',
     '--config.mixup_alpha=0.8',
     '--config.label_smoothing=0.1',
     '--config.transfer_dtype=uint8',
     '--config.accum_steps=2',
+    '--config.pp.resize=12',
+    '--config.preprocessing=bit',
   ),
-  'smoothing alone, every image flipped': (
-    '--config.label_smoothing=0.1',
-    '--config.pp.legacy_always_flip=True',
-  ),
-  "AugReg's strength, DeiT's scale": (
+  "AugReg's strength, DeiT's scale; all axes": (
     '--config.augreg_strength=light2',
     '--config.preprocessing=deit',
     '--config.pp.exact_decode=True',
+    '--config.mesh.fsdp=2',
+    '--config.mesh.model=2',
   ),
-  'resize and crop': ('--config.pp.resize=12', '--config.preprocessing=bit'),
-  'fsdp': ('--config.mesh.fsdp=8',),
-  'all axes': ('--config.mesh.fsdp=2', '--config.mesh.model=2'),
-  'bfloat16, scan, remat': (
+  'bfloat16, scan, remat; gap, sincos': (
     '--config.model.dtype=bfloat16',
     '--config.model.scan=True',
     '--config.model.remat=True',
     '--config.model.transformer.dropout_rate=0.1',
     '--config.model.stochastic_depth_rate=0.1',
-  ),
-  'gap, sincos': (
     '--config.model.classifier=gap',
     '--config.model.position_embedding=sincos2d',
     '--config.prefetch=0',
@@ -303,9 +288,12 @@ def test_damaged_images_do_not_stop_training(folder, tmp_path, capfd):
   assert read_json(tmp_path / 'run' / 'result.json')['num_examples'] == 16
 
 
+NARROW = dict(block_units=(1, 1, 1, 1), root_channels=32)
+
+
 def test_bit_by_the_hyperrule(folder, monkeypatch, tmp_path):
   """Steps, boundaries and mixup come from the 32 training images: none."""
-  spec = models.variant('BiT-M-R50x1') | dict(block_units=(1, 1, 1, 1))
+  spec = models.variant('BiT-M-R50x1') | NARROW
   params = tiny_models.params_of(spec, image_size=(32, 32))
   weights.save(tmp_path / 'BiT-M-R50x1.npz', params)
   metrics = run(
@@ -315,6 +303,7 @@ def test_bit_by_the_hyperrule(folder, monkeypatch, tmp_path):
     f'--config.dataset={folder}',
     f'--config.pretrained_dir={tmp_path}',
     '--config.model.block_units=(1,1,1,1)',
+    '--config.model.root_channels=32',
     '--config.pp.train=train',
     '--config.pp.resize=40',
     '--config.pp.crop=32',
@@ -347,11 +336,10 @@ def test_killed_five_times_and_the_same_in_the_end(tmp_path):
   for kill in range(5):
     child = process('quickstart.py', killed, *KILLED)
     # Once training goes on, a moment later.
-    while child.poll() is None and _last_step(killed) <= reached:
+    while child.is_running() and _last_step(killed) <= reached:
       time.sleep(0.01)
     time.sleep(rng.uniform(0, 0.4))
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.kill()
     reached = _last_step(killed)
     assert kill or reached
   assert not (killed / 'model.npz').exists()
@@ -372,18 +360,16 @@ def _last_step(workdir):
   return metrics[-1]['step'] if metrics else 0
 
 
-TWO_PROCESSES = """
-import sys
-import jax
-port, index, config, workdir = sys.argv[1:5]
-jax.distributed.initialize(
-  coordinator_address=f'localhost:{port}', num_processes=2,
-  process_id=int(index), initialization_timeout=60)
-import json
-from vit_jax_repro import jobs
-result = jobs.train(json.loads(config), workdir, show=False)
-print('accuracy', result.accuracy, 'replaced', result.replaced_images)
-"""
+def one_of_two(port, index, config, workdir):
+  """Trains as one of two processes."""
+  jax.distributed.initialize(
+    coordinator_address=f'localhost:{port}',
+    num_processes=2,
+    process_id=index,
+    initialization_timeout=60,
+  )
+  result = jobs.train(config, workdir, show=False)
+  print('accuracy', result.accuracy, 'replaced', result.replaced_images)
 
 
 def in_two_processes(config, workdir):
@@ -391,20 +377,13 @@ def in_two_processes(config, workdir):
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
-  given = json.dumps(config), str(workdir)
   children = [
-    subprocess.Popen(
-      [sys.executable, '-c', TWO_PROCESSES, str(port), str(index), *given],
-      env=os.environ
-      | {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
+    processes.Child(one_of_two, port, index, config, workdir, devices=4)
     for index in range(2)
   ]
-  printed = [child.communicate(timeout=300) for child in children]
-  assert [child.returncode for child in children] == [0, 0], printed
+  codes = [child.wait() for child in children]
+  printed = [(child.stdout, child.stderr) for child in children]
+  assert codes == [0, 0], printed
   return printed
 
 

@@ -9,7 +9,10 @@ import reference
 from vit_jax_repro import recipes
 from vit_jax_repro.training import optim
 
-pytestmark = pytest.mark.quick
+pytestmark = [
+  pytest.mark.quick,
+  pytest.mark.usefixtures('as_users_compile'),
+]
 
 SCHEDULES = sorted(
   key.removeprefix('schedule:').removesuffix('_lr')

@@ -12,6 +12,8 @@ from vit_jax_repro import models
 from vit_jax_repro.training import mesh, mixing, objectives, optim, steps
 from vit_jax_repro.weights import stacking
 
+pytestmark = pytest.mark.usefixtures('as_users_compile')
+
 TOLERANCE = {'sgd_bf16': 5e-4}  # all others are float32: 1e-5
 
 

@@ -4,11 +4,12 @@ import itertools
 import pathlib
 import random
 import shutil
-import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
+import processes
 import pytest
 from photographs import PHOTOGRAPHS
 from training_sets import write_folder, write_shards
@@ -207,30 +208,22 @@ def test_another_process_elsewhere_sees_the_same(sets, kind, tmp_path):
   assert (done.stdout.strip(), done.stderr) == (digest.hexdigest(), '')
 
 
-LINE_BY_LINE = """
-import hashlib, sys
-from vit_jax_repro.data import datasets, pipeline
-from vit_jax_repro.data.augment import Augmentation
-name, split, data_dir, options = eval(sys.argv[1])
-split = datasets.open_split(name, split, data_dir=data_dir)
-for batch in pipeline.training_batches(split, **options):
-  digest = hashlib.sha256(batch['image'].tobytes() + batch['label'].tobytes())
-  print(digest.hexdigest(), flush=True)
-"""
+def line_by_line(name, split, data_dir, options):
+  """Prints a digest of each batch."""
+  split = datasets.open_split(name, split, data_dir=data_dir)
+  for batch in pipeline.training_batches(split, **options):
+    digest = hashlib.sha256(batch['image'].tobytes())
+    digest.update(batch['label'].tobytes())
+    print(digest.hexdigest(), flush=True)
 
 
 def killed_after(number, given):
   """Digests of the first batches of a process that is then killed."""
-  with subprocess.Popen(
-    [sys.executable, '-c', LINE_BY_LINE, repr(given)],
-    stdout=subprocess.PIPE,
-    text=True,
-    cwd=pathlib.Path(__file__).parent.parent,
-  ) as process:
-    lines = list(itertools.islice(process.stdout, number))
-    process.send_signal(signal.SIGKILL)
-  assert process.returncode == -signal.SIGKILL
-  return lines
+  child = processes.Child(line_by_line, *given)
+  while child.is_running() and child.stdout.count('\n') < number:
+    time.sleep(0.01)
+  child.kill()
+  return child.stdout.splitlines()[:number]
 
 
 @pytest.mark.parametrize('kind', ['files', 'folder'])

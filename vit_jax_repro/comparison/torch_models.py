@@ -27,7 +27,7 @@ from vit_jax_repro.comparison.activations import LOGITS
 from vit_jax_repro.weights import messages
 
 KINDS = ('transformers', 'timm', 'module')
-_INSTALL = "pip install 'vit_jax_repro[torch]'"
+_INSTALL = "pip install -e '.[torch]'"
 
 
 @dataclasses.dataclass(frozen=True)

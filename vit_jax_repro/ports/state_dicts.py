@@ -32,7 +32,7 @@ FILES = (
 # saves `model`, timm's trainer `state_dict`.
 WRAPPERS = ('model', 'state_dict')
 
-_INSTALL = "pip install 'vit_jax_repro[torch]'"
+_INSTALL = "pip install -e '.[torch]'"
 _KNOWN_STARTS = (
   (b'<', 'an HTML or XML page'),
   (b'version https://git-lfs', 'a Git LFS pointer, not the file it points to'),

@@ -20,6 +20,15 @@ class Checkpoints:
   """
 
   def __init__(self, folder: str | os.PathLike):
+    # By default every device writes a slice of what all of them have: on one
+    # machine this is no faster, and each slice is a program to compile.
+    ocp.type_handlers.register_type_handler(
+      jax.Array,
+      ocp.type_handlers.ArrayHandler(
+        use_replica_parallel=jax.process_count() > 1,
+      ),
+      override=True,
+    )
     self._manager = ocp.CheckpointManager(
       pathlib.Path(folder).absolute(),
       options=ocp.CheckpointManagerOptions(
