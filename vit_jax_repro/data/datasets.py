@@ -8,6 +8,7 @@
 A name that is known is no folder even where one of that name lies in the
 working directory; `./NAME` is the folder. Splits are TFDS's, and those that
 catalogue.py has for a data set: `minival` of cifar10, `train800` of vtab/dtd.
+`train@5` is five images of each class of one, see subsets.py.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from vit_jax_repro.data import (
   catalogue,
   digits,
   folders,
+  subsets,
   tfds_builders,
   tfds_files,
   vtab,
@@ -130,7 +132,8 @@ def open_split(name, split, *, data_dir=None, manual_dir=None, download=False):
     name: see the top of this file.
     split: such as 'test' or 'train[:98%]' (TFDS's notation; for a folder the
       slices are those of a fixed shuffled order, see folders.py), or a name
-      that catalogue.py has for it, such as 'minival'.
+      that catalogue.py has for it, such as 'minival'; `@N` or `@N#SEED`
+      behind it is N images of each class, see subsets.py.
     data_dir: the TFDS directory; None means TFDS's own default. Folders do
       not use it.
     manual_dir: folder of archives that TFDS cannot download itself, such as
@@ -142,7 +145,10 @@ def open_split(name, split, *, data_dir=None, manual_dir=None, download=False):
     FileNotFoundError: the set is not prepared, or the folder is not there.
     OSError: it cannot be read or written.
   """
-  source = _open(name, split, data_dir, manual_dir, download)
+  whole, number, seed = subsets.parse(split)
+  source = _open(name, whole, data_dir, manual_dir, download)
+  if number is not None:
+    source = _balanced(source, name, split, number, seed)
   return Split(
     name=name,
     split=split,
@@ -152,6 +158,21 @@ def open_split(name, split, *, data_dir=None, manual_dir=None, download=False):
     multi_label=source.multi_label,
     _source=source,
   )
+
+
+def _balanced(source, name, split, number, seed):
+  if source.multi_label:
+    raise ValueError(
+      f'data set {name!r} has several labels an image, so split {split!r} has '
+      'no meaning; leave the @ out'
+    )
+  try:
+    chosen = subsets.balanced(
+      source.all_labels(), len(source.class_names), number, seed
+    )
+  except ValueError as error:
+    raise ValueError(f'split {split!r} of {name!r}: {error}') from None
+  return source.subset(chosen)
 
 
 def _open(name, split, data_dir, manual_dir, download):

@@ -72,6 +72,18 @@ class Folder:
     for path in self.paths:
       yield path, os.stat(os.path.join(self.root, path)).st_size
 
+  def all_labels(self):
+    """[num_examples] labels, in the order of `examples`."""
+    return np.array(self.labels)
+
+  def subset(self, positions):
+    """The images at these positions, in the order of `examples`."""
+    return dataclasses.replace(
+      self,
+      paths=tuple(self.paths[i] for i in positions),
+      labels=tuple(self.labels[i] for i in positions),
+    )
+
   def _columns(self):
     tf = tensorflow()
     with tf.init_scope():  # made once, not anew in each epoch's function

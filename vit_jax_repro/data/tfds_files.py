@@ -96,6 +96,8 @@ class Files:
   builder: Any  # tfds.core.DatasetBuilder
   split: str
   reading: Reading
+  # Of TFDS's instructions, each for one example; None: all of the split.
+  chosen: tuple[Any, ...] | None = None
 
   @property
   def num_examples(self):
@@ -133,15 +135,10 @@ class Files:
 
   def load(self, example):
     """See datasets.Split.load."""
-    wanted = self.reading.wanted()
-    features = wanted.extract_features(self.builder.info.features)
-    decoded = features.deserialize_example(
-      example['serialized'], decoders=wanted.decoders
-    )
-    label = decoded[self.reading.feature]
+    image, label = self._decode(example)
     return {
-      'image': self.reading.image(decoded['image']),
-      'label': self.reading.label(label, len(self.class_names)),
+      'image': self.reading.image(image),
+      'label': label,
       'id': example['id'],
     }
 
@@ -160,8 +157,45 @@ class Files:
       size = tfds.core.Path(file.filename).stat().length
       yield file.basename(), size, file.examples_in_shard, file.skip, file.take
 
+  def all_labels(self):
+    """[num_examples] labels, in the order of TFDS's instructions."""
+    labels = []
+    tf = tensorflow()
+    for file in self._files():
+      one_file = _read(*_columns([file])).map(
+        lambda example: self._decode(example)[1],
+        num_parallel_calls=tf.data.AUTOTUNE,
+      )
+      labels += list(one_file.as_numpy_iterator())
+    return np.array(labels, np.int64)
+
+  def subset(self, positions):
+    """The examples at these positions, counted as in `all_labels`."""
+    singles = [
+      dataclasses.replace(file, skip=place, take=1)
+      for file in self._files()
+      for place in range(file.skip, file.skip + file.take)
+    ]
+    return dataclasses.replace(
+      self, chosen=tuple(singles[i] for i in positions)
+    )
+
+  def _decode(self, example):
+    """An encoded image and a label, of what was read."""
+    wanted = self.reading.wanted()
+    features = wanted.extract_features(self.builder.info.features)
+    decoded = features.deserialize_example(
+      example['serialized'], decoders=wanted.decoders
+    )
+    label = self.reading.label(
+      decoded[self.reading.feature], len(self.class_names)
+    )
+    return decoded['image'], label
+
   def _files(self, process_index=0, process_count=1):
     """TFDS's instructions on what to read: (filename, skip, take) and more."""
+    if self.chosen is not None:
+      return self.chosen[process_index::process_count]
     splits = self.builder.info.splits
     part = _part(self.split, splits, process_index, process_count)
     return splits[part].file_instructions
