@@ -166,9 +166,9 @@ def test_big_vision_by_hand(shape, size, resized, start):
   assert np.mean(whole) < 0.6
 
 
-def by_pillow(image, resized, box):
+def by_pillow(image, resized, box, method=Image.Resampling.BICUBIC):
   """[-1, 1], with the sizes worked out by hand: (w, h) and left, top, ..."""
-  image = image.resize(resized, Image.Resampling.BICUBIC).crop(box)
+  image = image.resize(resized, method).crop(box)
   return np.asarray(image, np.float64) / 127.5 - 1
 
 
@@ -194,6 +194,19 @@ def test_timm_by_hand(name, size, resized, start):
   np.testing.assert_allclose(image, wanted, rtol=0, atol=TOLERANCE)
 
 
+def test_bilinear_as_timm_has_it_for_bit():
+  """448 pixels at crop_pct 1.0: the whole height of the photograph."""
+  path = PHOTOGRAPHS['china']
+  name = 'timm:crop_pct=1.0,interpolation=bilinear'
+  image = preprocess.read_image(path, preprocessing=name, image_size=448)
+  box = 112, 0, 560, 448  # 448 * 640 / 427 = 671.5; 111.5 goes to 112
+  bilinear = Image.Resampling.BILINEAR
+  wanted = by_pillow(Image.open(path), (671, 448), box, bilinear)
+  np.testing.assert_allclose(image, wanted, rtol=0, atol=TOLERANCE)
+  bicubic = by_pillow(Image.open(path), (671, 448), box)
+  assert np.abs(image - bicubic).max() > 0.05
+
+
 def test_deit_takes_a_crop_ratio():
   """1.0 is timm's at 384 pixels but for the scaling (109, 110 of 255...)."""
   path, images = PHOTOGRAPHS['flower'], {}
@@ -213,13 +226,18 @@ def test_deit_takes_a_crop_ratio():
     ('caffe', "unknown preprocessing 'caffe'; choose from ['big_vision', 'bit"),
     (3, 'unknown preprocessing 3'),
     (None, 'unknown preprocessing None'),
-    ('timm:', "are ['crop_pct=NUMBER'], not ''"),
-    ('timm:crop=1', "are ['crop_pct=NUMBER'], not 'crop=1'"),
+    ('timm:', "are ['crop_pct=NUMBER', 'interpolation=bicubic|bilinear'], not"),
+    ('timm:crop=1', "'interpolation=bicubic|bilinear'], not 'crop=1'"),
+    ('timm:interpolation=area', "must be one of ['bicubic', 'bilinear']"),
     ('bit:crop_pct=1', "parameters of 'bit' are [], not 'crop_pct=1'"),
     ('big_vision:x', "parameters of 'big_vision' are [], not 'x'"),
     *(
       (f'deit:crop_pct={value}', 'must be a number above 0 and at most 1')
-      for value in ('', '0', '-0.5', '1.01', 'nan', 'inf', 'all', '1,2')
+      for value in ('', '0', '-0.5', '1.01', 'nan', 'inf', 'all')
+    ),
+    *(
+      (f'deit:crop_pct=1,{more}', f"not 'crop_pct=1,{more}'")
+      for more in ('2', 'crop=2')
     ),
   ],
 )

@@ -14,6 +14,8 @@ import numpy as np
 from vit_jax_repro.data.tensorflow_cpu import tensorflow
 
 FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP')  # those that TensorFlow reads
+# Of PIL.Image.Resampling, those that timm's configurations name.
+FILTERS = {'bicubic': 'BICUBIC', 'bilinear': 'BILINEAR'}
 
 
 @functools.cache
@@ -32,20 +34,22 @@ def pillow():
   return Image
 
 
-def resize_and_crop(encoded, image_size, scaled):  # bytes -> [H, W, 3] uint8
+def resize_and_crop(  # bytes -> [H, W, 3] uint8
+  encoded, image_size, scaled, interpolation='bicubic'
+):
   """Decodes, resizes so that `scaled` is covered, cuts out the middle.
 
   To three channels: palettes and CMYK are converted, grey is repeated, alpha
   is dropped, the first frame of a GIF is taken. The orientation that EXIF
   may give is not applied, in timm and torchvision neither. JPEG by the
-  accurate integer DCT, resizing bicubic with antialiasing and rounded to
-  whole values.
+  accurate integer DCT, resizing with antialiasing and rounded to whole values.
 
   Args:
     encoded: scalar string tensor or bytes, a whole JPEG, PNG, GIF or BMP file.
     image_size: (H, W) pixels.
     scaled: (height, width) pixels, neither below `image_size`; the image is
       resized to the smallest size of its proportions that covers them.
+    interpolation: a key of FILTERS.
 
   Raises:
     tf.errors.InvalidArgumentError: the bytes are no image, cut short, or of
@@ -56,7 +60,7 @@ def resize_and_crop(encoded, image_size, scaled):  # bytes -> [H, W, 3] uint8
 
   @tf.autograph.experimental.do_not_convert
   def read(encoded):
-    return _read(encoded, image_size, scaled)
+    return _read(encoded, image_size, scaled, interpolation)
 
   try:
     image = tf.numpy_function(read, [encoded], tf.uint8, stateful=False)
@@ -84,14 +88,15 @@ def crop_start(side, crop):
   return round((side - crop) / 2)
 
 
-def _read(encoded, image_size, scaled):
+def _read(encoded, image_size, scaled, interpolation):
   """`resize_and_crop` on bytes, to a numpy array; ValueErrors of one line."""
   image_module = pillow()
   try:
     with image_module.open(io.BytesIO(encoded), formats=FORMATS) as file:
       image = file.convert('RGB')
     height, width = covering_size((image.height, image.width), scaled)
-    image = image.resize((width, height), image_module.Resampling.BICUBIC)
+    filter_ = image_module.Resampling[FILTERS[interpolation]]
+    image = image.resize((width, height), filter_)
     top = crop_start(height, image_size[0])
     left = crop_start(width, image_size[1])
     box = left, top, left + image_size[1], top + image_size[0]

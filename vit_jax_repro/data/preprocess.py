@@ -41,14 +41,19 @@ class Preprocessing:
   dct_method: str = 'INTEGER_FAST'  # of JPEG, by TensorFlow's names for them
   mean: tuple[float, float, float] = HALF  # subtracted, in units of 0..255
   std: tuple[float, float, float] = HALF  # divided by, in units of 0..255
-  # image_size -> crop_pct, then a third argument of `pixels`; None: it has
-  # no such parameter.
+  # image_size -> crop_pct, with the filter then an argument of `pixels`; None:
+  # it has no such parameters.
   crop_pct: Callable[[tuple[int, int]], float] | None = None
+  interpolation: str = 'bicubic'  # a key of pillow.FILTERS
 
   def __call__(self, encoded, image_size):  # bytes -> [H, W, 3] float32
     """Raises tf.errors.InvalidArgumentError: no image, or cut short."""
-    arguments = [] if self.crop_pct is None else [self.crop_pct(image_size)]
-    image = self.pixels(encoded, image_size, *arguments)
+    options = {}
+    if self.crop_pct is not None:
+      options = dict(
+        crop_pct=self.crop_pct(image_size), interpolation=self.interpolation
+      )
+    image = self.pixels(encoded, image_size, **options)
     return normalize(image, self.mean, self.std)
 
 
@@ -123,8 +128,8 @@ def _area_and_crop(encoded, image_size):  # bytes -> [H, W, 3] float32
   return tf.cast(image, tf.float32)
 
 
-def _bicubic_and_crop(  # bytes -> [H, W, 3] float32
-  encoded, image_size, crop_pct
+def _resize_and_crop(  # bytes -> [H, W, 3] float32
+  encoded, image_size, *, crop_pct, interpolation
 ):
   """timm's `transforms_imagenet_eval`, DeiT's `build_transform` (datasets.py).
 
@@ -140,7 +145,7 @@ def _bicubic_and_crop(  # bytes -> [H, W, 3] float32
       f'{crop_pct=} asks for {max(scaled)} pixels before the crop, above the '
       f'{MAX_IMAGE_SIZE} that are read; give a larger crop_pct'
     )
-  image = pillow.resize_and_crop(encoded, image_size, scaled)
+  image = pillow.resize_and_crop(encoded, image_size, scaled, interpolation)
   return tensorflow().cast(image, 'float32')
 
 
@@ -184,7 +189,7 @@ PREPROCESSINGS = {
     ),
     Preprocessing(
       'timm',
-      _bicubic_and_crop,
+      _resize_and_crop,
       **_PILLOW,
       source='huggingface/pytorch-image-models, data/transforms_factory.py',
       description='short side to size/crop_pct, bicubic, centre crop; [-1, 1]',
@@ -192,7 +197,7 @@ PREPROCESSINGS = {
     ),
     Preprocessing(
       'deit',
-      _bicubic_and_crop,
+      _resize_and_crop,
       **_PILLOW,
       mean=IMAGENET_MEAN,
       std=IMAGENET_STD,
@@ -236,16 +241,17 @@ def pick_preprocessing(name):
   """The preprocessing of a name.
 
   Args:
-    name: in PREPROCESSINGS; `timm` and `deit` take a parameter, as in
-      'timm:crop_pct=0.95'.
+    name: in PREPROCESSINGS; `timm` and `deit` take parameters, as in
+      'timm:crop_pct=0.95' and 'timm:crop_pct=1.0,interpolation=bilinear'.
 
   Returns:
     Preprocessing.
 
   Raises:
-    ValueError: unknown name or parameter, or a crop_pct outside (0, 1].
+    ValueError: unknown name, parameter or filter, or a crop_pct outside
+      (0, 1].
   """
-  base, colon, parameter = str(name).partition(':')
+  base, colon, parameters = str(name).partition(':')
   if base not in PREPROCESSINGS:
     raise ValueError(
       f'unknown preprocessing {name!r}; choose from {sorted(PREPROCESSINGS)}'
@@ -253,15 +259,32 @@ def pick_preprocessing(name):
   entry = PREPROCESSINGS[base]
   if not colon:
     return entry
-  allowed = [] if entry.crop_pct is None else ['crop_pct=NUMBER']
-  key, _, value = parameter.partition('=')
-  if not allowed or key != 'crop_pct':
+  given = dict(each.partition('=')[::2] for each in parameters.split(','))
+  allowed = {'crop_pct': 'NUMBER', 'interpolation': '|'.join(pillow.FILTERS)}
+  allowed = {} if entry.crop_pct is None else allowed
+  if given.keys() - allowed.keys():
+    names = [f'{key}={value}' for key, value in allowed.items()]
     raise ValueError(
-      f'preprocessing {name!r}: parameters of {base!r} are {allowed}, not '
-      f'{parameter!r}'
+      f'preprocessing {name!r}: parameters of {base!r} are {names}, not '
+      f'{parameters!r}'
     )
+  changes = {}
+  if 'crop_pct' in given:
+    crop_pct = _crop_pct(name, given['crop_pct'])
+    changes['crop_pct'] = lambda _: crop_pct
+  if 'interpolation' in given:
+    changes['interpolation'] = given['interpolation']
+    if given['interpolation'] not in pillow.FILTERS:
+      raise ValueError(
+        f'preprocessing {name!r}: interpolation must be one of '
+        f'{list(pillow.FILTERS)}'
+      )
+  return dataclasses.replace(entry, name=name, **changes)
+
+
+def _crop_pct(name, text):
   try:
-    crop_pct = float(value)
+    crop_pct = float(text)
   except ValueError:
     crop_pct = 0.0
   if not 0 < crop_pct <= 1:
@@ -269,7 +292,7 @@ def pick_preprocessing(name):
       f'preprocessing {name!r}: crop_pct must be a number above 0 and at most '
       '1, the part of the short side that is kept'
     )
-  return dataclasses.replace(entry, name=name, crop_pct=lambda _: crop_pct)
+  return crop_pct
 
 
 def read_image(path, *, preprocessing, image_size):
