@@ -30,6 +30,13 @@ def load(name, *arguments):
     ('bit', 'BiT-M-R152x4,imagenet2012'),
     ('bit', 'BiT-S-R101x1,oxford_iiit_pet'),
     ('quickstart', 'digits'),
+    ('paper', 'vit-paper,b16,vtab/dtd,variant=inception'),
+    ('paper', 'bit-hyperrule-paper,BiT-M-R50x1,./mine,num_examples=900'),
+    ('paper', 'deit-finetune-384,DeiT-B_16-distilled,imagenet2012'),
+    ('pretrain', 'vit-paper-i1k,h14'),
+    ('pretrain', 'vit-paper-masked,b16,./mine,num_examples=1000000'),
+    ('pretrain', 'bit-m,BiT-M-R50x1,./mine,num_examples=12800000'),
+    ('pretrain', 'deit-paper,DeiT-Ti_16'),
   ],
 )
 def test_configurations_are_complete(name, argument):
@@ -96,12 +103,38 @@ def test_bit_leaves_the_rest_to_the_size_of_the_set():
   assert not config.pp.inception_crop and config.preprocessing == 'bit'
 
 
+def test_paper():
+  config = load('paper', 'vit-paper,b16,imagenet2012')
+  assert (config.base_lr, config.pretrained_dir) == (0.03, '.')
+  assert config.model.transformer.dropout_rate == 0.1
+  assert (config.pp.resize, config.eval_every) == (448, 0)
+  file = 'R50_L_32-i21k-300ep-lr_0.001-aug_medium2-wd_0.1-do_0.0-sd_0.0'
+  config = load('paper', f'augreg-paper,{file},cifar100,steps=10000')
+  assert config.model_or_filename == file
+  assert config.model.model_name == 'R50+ViT-L_32'
+  assert config.model.transformer.dropout_rate == 0.0
+  assert config.total_steps == 10_000
+
+
+def test_pretrain():
+  config = load('pretrain', 'vit-paper-i21k,b16')
+  assert config.pretrained_dir is None and config.loss == 'sigmoid'
+  assert config.model.head_bias_init == -10.0
+  assert config.model.representation_size == 768
+  with pytest.raises(ValueError, match=r"config.dataset='' must be"):
+    settings.from_config(config)
+  config.dataset = './i21k'
+  settings.from_config(config)
+
+
 @pytest.mark.parametrize(
   ('name', 'argument', 'says'),
   [
     ('vit', 'b17,cifar10', "unknown model 'b17'"),
     ('augreg', 'X_16', "unknown model 'X_16'"),
     ('quickstart', 'mnist', "unknown quickstart 'mnist'; choose"),
+    ('paper', 'vit-paper,b16', 'must be RECIPE,MODEL,DATASET'),
+    ('pretrain', 'vit-paper,b16', "unknown pre-training recipe 'vit-paper'"),
   ],
 )
 def test_wrong_arguments(name, argument, says):

@@ -39,10 +39,10 @@ def split(request, places):
   return open_set(request.param, places)
 
 
-def take(split, number, *, seed=0, buffer=50, **options):
+def take(split, number, *, seed=0, buffer=50, keys=('epoch', 'id'), **options):
   """[(epoch, id)] of the next examples."""
   found = epochs.examples(split, seed=seed, shuffle_buffer=buffer, **options)
-  found = found.map(lambda example: (example['epoch'], example['id']))
+  found = found.map(lambda example: tuple(example[key] for key in keys))
   return list(found.take(number).as_numpy_iterator())
 
 
@@ -104,6 +104,22 @@ def test_going_on_after_very_many_epochs(split):
   start = split.num_examples * 10**12 + 3
   found = take(split, 2, start=start)
   assert [epoch for epoch, _ in found] == [10**12] * 2
+
+
+@pytest.mark.parametrize('repeats', [2, 3])
+def test_repeated_examples(split, repeats):
+  """An epoch's first examples, several times each; the epoch is as long."""
+  size = split.num_examples
+  keys = ('epoch', 'id', 'copy')
+  found = take(split, 2 * size, repeats=repeats, keys=keys)
+  order = take(split, 2 * size)
+  for epoch in range(2):
+    once = order[epoch * size : (epoch + 1) * size]
+    wanted = [(*pair, copy) for pair in once for copy in range(repeats)]
+    assert found[epoch * size : (epoch + 1) * size] == wanted[:size]
+  options = dict(repeats=repeats, keys=keys)
+  for start in (1, size - 1, size + 4):
+    assert take(split, 9, start=start, **options) == found[start : start + 9]
 
 
 @quick
@@ -173,10 +189,11 @@ def test_keys_of_examples_depend_on_seed_epoch_and_id(split):
   example = {'epoch': 3, 'id': b'a'}
   changes = [(example, 1), ({**example, 'epoch': 4}, 0)]
   changes += [({**example, 'id': b'b'}, 0), ({**example, 'more': 1}, 0)]
+  changes += [({**example, 'copy': copy}, 0) for copy in range(2)]
   keys = [epochs.example_key(example, 0)]
   keys += [epochs.example_key(*change) for change in changes]
   keys = [tuple(key.numpy()) for key in keys]
-  assert len(set(keys)) == 4 and keys[4] == keys[0]
+  assert len(set(keys)) == 6 and keys[4] == keys[0]
 
 
 @quick
@@ -186,6 +203,7 @@ def test_keys_of_examples_depend_on_seed_epoch_and_id(split):
     ({'seed': -1}, r'seed=-1 must lie in 0\.\.'),
     ({'start': -2}, 'start=-2 must not be negative'),
     ({'buffer': 0}, 'shuffle_buffer=0 must be at least 1'),
+    ({'repeats': 0}, 'repeats=0 must be at least 1'),
     ({'process_index': 2, 'process_count': 2}, r'must lie in 0\.\.1'),
     (
       {'process_index': 53, 'process_count': 54},

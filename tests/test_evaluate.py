@@ -54,6 +54,27 @@ def test_a_folder_of_photographs(tmp_path):
   assert err.count('\n') == 1
 
 
+def test_few_shots(tiny, tmp_path):
+  path = tmp_path / 'few.json'
+  code, out, err = run_verb(
+    'evaluate', f'--weights={tiny}', '--dataset=digits', '--shots=1,3',
+    '--seeds=2', '--l2=4', '--train_split=train[:200]', '--split=test[:50]',
+    '--preprocessing=vit_jax', f'--json={path}',
+  )  # fmt: skip
+  assert (code, err) == (0, '')
+  result = json.loads(path.read_text())
+  assert (result['seeds'], result['l2'], result['num_examples']) == (2, 4, 50)
+  assert (result['train_split'], result['split']) == (
+    'train[:200]',
+    'test[:50]',
+  )
+  for row, shots in zip(result['results'], (1, 3), strict=True):
+    assert row['shots'] == shots and len(row['accuracies']) == 2
+    line = f'{row["mean"]:.2%} +- {row["spread"]:.2%}'
+    assert f'{shots}-shot accuracy' in out and line in out
+  assert 'l2 4, 2 seeds' in out and '16 features' in out
+
+
 @quick
 def test_wrong_values_are_one_line(tiny, tmp_path):
   given = {'weights': tiny, 'dataset': 'digits'}
@@ -70,6 +91,8 @@ def test_wrong_values_are_one_line(tiny, tmp_path):
     ({'image_size': '12y'}, ['--image_size=12y']),
     ({'batch_size': 0}, ['--batch_size=0']),
     ({'json': tmp_path / 'no' / 'x.json'}, ['x.json', 'no folder']),
+    ({'shots': '1,0', 'split': 'test[:9]'}, ['shots=[1, 0]', 'at least 1']),
+    ({'shots': '1', 'l2': '-2'}, ['l2=-2.0 must be a positive number']),
   ]:
     values = {**given, **change}
     arguments = [f'--{k}={v}' for k, v in values.items() if v is not None]
@@ -87,6 +110,11 @@ def test_wrong_usage_exits_with_2(tiny):
     [f'--weights={tiny}', '--dataset=digits', '--image_size=big'],
     [f'--weights={tiny}', '--dataset=digits', '--batch_size=0'],
     [f'--weights={tiny}', '--dataset=digits', '--no_such_flag=1'],
+    [f'--weights={tiny}', '--dataset=digits', '--shots=one'],
+    [f'--weights={tiny}', '--dataset=digits', '--shots='],
+    [f'--weights={tiny}', '--dataset=digits', '--shots=1', '--seeds=0'],
+    [f'--weights={tiny}', '--dataset=digits', '--seeds=2'],
+    [f'--weights={tiny}', '--dataset=digits', '--l2=2'],
   ]:
     assert run_in_process(arguments)[0] == 2
 
@@ -99,6 +127,13 @@ def test_the_result_replaces_no_input(tmp_path):
     arguments = [f'--weights={path}', '--dataset=digits', f'--json={target}']
     assert_one_line(run_in_process(arguments), 'it would replace', target.name)
   assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@quick
+def test_flags_of_few_shots_alone_name_the_flag_that_is_lacking(tiny):
+  given = [f'--weights={tiny}', '--dataset=digits', '--l2=2', '--seeds=3']
+  answer = run_in_process(given)
+  assert_one_line(answer, '--seeds and --l2', 'give --shots too')
 
 
 def run_in_process(arguments):

@@ -130,6 +130,23 @@ def one_of_several(port, count, index, path, split, sizes):
   for size in sizes:
     result = jobs.evaluate(path, 'digits', split=split, batch_size=size)
     print('RESULT', result.correct, result.top5_accuracy, result.num_examples)
+  print('SHOTS', *few_shots(path))
+  jax.distributed.shutdown()  # waits for the others, who need the first
+
+
+def few_shots(path):
+  """Images right with one and three shots; parts of unequal size."""
+  result = jobs.fewshot(
+    path,
+    'digits',
+    shots=(1, 3),
+    seeds=1,
+    batch_size=7,
+    train_split='train[:101]',
+    split='test[:50]',
+    preprocessing='vit_jax',
+  )
+  return [row.correct[0] for row in result.results]
 
 
 @pytest.mark.parametrize(
@@ -150,10 +167,12 @@ def test_several_processes_count_as_one_does(tiny, count, split, sizes):
   printed = [(child.stdout, child.stderr) for child in children]
   assert not any(codes), printed
   size = whole.num_examples
+  one, three = few_shots(tiny)
   wanted = f'RESULT {whole.correct} {whole.top5_accuracy} {size}'
   for out, err in printed:
     lines = [line for line in out.splitlines() if line.startswith('RESULT')]
     assert lines == [wanted] * len(sizes), err
+    assert f'SHOTS {one} {three}\n' in out
 
 
 @quick

@@ -29,9 +29,9 @@ class Recorder:
     loss = self.losses.get(number, 1 / number)
     return State(number), {'loss': np.float32(loss), 'grad_norm': np.float32(2)}
 
-  def evaluate(self, params):
-    self.evaluated.append(params)
-    return {'accuracy_test': params / 100}
+  def evaluate(self, state):
+    self.evaluated.append(state.params)
+    return {'accuracy_test': state.params / 100}
 
   def run(self, *, start=0, total=10, progress=1, evaluation=0, checkpoint=0):
     batches = ({'id': i} for i in itertools.count(start))

@@ -120,20 +120,23 @@ OPTIONS = {
     '--config.pp.flip=True',
     '--config.pp.shift=2',
   ),
-  'adamw on all, constant, no clipping; smoothing alone, every flip': (
+  'adamw on all, bfloat16, constant, unclipped; smoothing, every flip': (
+    '--config.optim_dtype=bfloat16',
     '--config.weight_decay_on=all',
     '--config.decay_type=constant',
     '--config.grad_norm_clip=0',
     '--config.label_smoothing=0.1',
     '--config.pp.legacy_always_flip=True',
   ),
-  'accumulation, mixup, sigmoid, fsdp': (
+  'averages, accumulation, mixup, sigmoid, fsdp': (
+    '--config.polyak_decay=0.5',
     '--config.accum_steps=2',
     '--config.mixup_alpha=0.2',
     '--config.loss=sigmoid',
     '--config.mesh.fsdp=8',
   ),
-  'erasing, CutMix or mixup, smoothing, on uint8; resize and crop': (
+  'copies, erasing, CutMix or mixup, smoothing, on uint8; resize, crop': (
+    '--config.repeated_augmentation=3',
     '--config.random_erasing=0.5',
     '--config.cutmix_alpha=1.0',
     '--config.mixup_alpha=0.8',
@@ -150,7 +153,9 @@ OPTIONS = {
     '--config.mesh.fsdp=2',
     '--config.mesh.model=2',
   ),
-  'bfloat16, scan, remat; gap, sincos': (
+  'steps; bfloat16, scan, remat; gap, sincos': (
+    '--config.decay_type=steps',
+    '--config.decay_steps=(2,3)',
     '--config.model.dtype=bfloat16',
     '--config.model.scan=True',
     '--config.model.remat=True',
@@ -454,8 +459,8 @@ ERRORS = {
     "config.optim='adam' is unknown; choose from",
   ),
   'unused setting': (
-    ('quickstart.py', '--config.optim=sgd'),
-    "weight_decay=0.5 is of 'adamw' and has no effect on 'sgd'",
+    ('quickstart.py', '--config.decay_steps=(3,5)'),
+    "config.decay_steps=[3, 5] needs decay_type='steps'; leave it out",
   ),
   'schedule': (
     ('quickstart.py', '--config.warmup_steps=5000'),

@@ -41,6 +41,28 @@ def test_sigmoid_loss_is_a_binary_one_for_each_class():
   np.testing.assert_allclose(loss, by_hand, rtol=1e-6)
 
 
+class TwoHeads(Fixed):
+  """A distilled model: the logits, and others that outweigh them."""
+
+  def apply(self, *args, **options):
+    logits = super().apply(*args, **options)
+    return logits, -3 * logits
+
+
+def test_both_heads_of_a_distilled_model_learn_the_labels():
+  """Evaluation takes their mean, and so does the accuracy."""
+  objective = objectives.classification(TwoHeads())
+  batch = {'image': None, 'label': LABELS}
+  loss, metrics = objective(jnp.zeros((4, 3)), batch, jax.random.key(0))
+  losses = [
+    objectives.softmax_loss(factor * LOGITS, LABELS).mean()
+    for factor in (1, -3)
+  ]
+  np.testing.assert_allclose(loss, sum(losses) / 2, rtol=1e-6)
+  hits = LOGITS.argmin(-1) == LABELS.argmax(-1)
+  assert float(metrics['train_accuracy']) == hits.mean()
+
+
 def test_an_unknown_loss():
   with pytest.raises(ValueError, match="unknown loss='hinge'; choose from"):
     objectives.classification(Fixed(), loss='hinge')

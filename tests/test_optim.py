@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import reference
 
@@ -74,9 +75,9 @@ def test_impossible_schedules(fields, says):
   ('name', 'options', 'says'),
   [
     ('adam', {}, "unknown optimizer 'adam'; choose from"),
-    ('sgd', {'weight_decay': 0.1}, r"weight_decay=0.1 is of 'adamw'"),
     ('adamw', {'momentum': 0.9}, r"momentum=0.9 is of 'sgd'"),
     ('sgd', {'accumulator_dtype': 'float16'}, "must be 'float32' or"),
+    ('sgd', {'decay': 'none'}, "decay='none' must be 'all' or 'kernels'"),
     ('adamw', {'decay': 'none'}, "decay='none' must be 'all' or 'kernels'"),
   ],
 )
@@ -105,12 +106,55 @@ def test_weight_decay_reaches_what_it_should(decay):
     np.testing.assert_allclose(update, -0.05 if moved else 0.0)
 
 
+@pytest.mark.parametrize('decay', ['all', 'kernels'])
+def test_weight_decay_of_sgd_is_a_gradient(decay):
+  """Two updates by hand: clipped gradient plus decay, then the momentum."""
+  tx = optim.create_optimizer(
+    'sgd', lambda _: 0.5, weight_decay=0.1, decay=decay, grad_clip_norm=1.0
+  )
+  grads = jax.tree.map(lambda x: jnp.full_like(x, 2.0), PARAMS)
+  clipped = 2 / np.sqrt(sum(4 * x.size for x in jax.tree.leaves(PARAMS)))
+  params, state = PARAMS, tx.init(PARAMS)
+  for _ in range(2):
+    updates, state = tx.update(grads, state, params)
+    params = jax.tree.map(jnp.add, params, updates)
+  for path, found in jax.tree_util.tree_leaves_with_path(params):
+    rate = 0.1 if decay == 'all' or path[-1].key == 'kernel' else 0.0
+    value, momentum = 1.0, 0.0
+    for _ in range(2):
+      momentum = 0.9 * momentum + clipped + rate * value
+      value -= 0.5 * momentum
+    np.testing.assert_allclose(found, value, rtol=1e-6)
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_the_dtype_of_the_momentum(dtype):
   tx = optim.create_optimizer('sgd', lambda _: 0.1, accumulator_dtype=dtype)
   state = tx.init(PARAMS)
   dtypes = {x.dtype for x in jax.tree.leaves(state) if x.ndim}
   assert dtypes == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_the_dtype_of_adams_first_moment(dtype):
+  """Rounded where it is kept, not where it is used."""
+  tx = optim.create_optimizer('adamw', lambda _: 1.0, accumulator_dtype=dtype)
+  params = {'a': jnp.zeros(3)}
+  grads = [{'a': jnp.float32([1, -0.3, 0.011])}, {'a': jnp.ones(3)}]
+  state = tx.init(params)
+  mean, square = np.zeros(3), np.zeros(3)
+  for number, grad in enumerate(grads, 1):
+    updates, state = tx.update(grad, state, params)
+    gradient = np.asarray(grad['a'], 'f8')
+    mean = 0.9 * mean + 0.1 * gradient
+    square = 0.999 * square + 0.001 * gradient**2
+    root = np.sqrt(square / (1 - 0.999**number)) + 1e-8
+    wanted = -mean / (1 - 0.9**number) / root
+    np.testing.assert_allclose(updates['a'], wanted, rtol=2e-5)
+    mean = np.asarray(jnp.asarray(mean, dtype), 'f8')
+  kept = optax.tree.get(state, 'mu')['a']
+  assert kept.dtype == jnp.dtype(dtype)
+  assert optax.tree.get(state, 'nu')['a'].dtype == jnp.float32
 
 
 @pytest.mark.parametrize('norm', [0.5, 1.0, 4.0])

@@ -55,12 +55,13 @@ def test_paths_in_the_text_exist():
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize('verb', ['evaluate', 'predict'])
+@pytest.mark.parametrize('verb', ['evaluate', 'predict', 'reproduce'])
 def test_flags_in_the_text_exist(verb):
   commands = ' '.join(blocks('bash')).replace('\\\n', ' ')
-  (line,) = re.findall(rf'-m vit_jax_repro\.{verb} (.*)', commands)
+  lines = re.findall(rf'-m vit_jax_repro\.{verb} (.*)', commands)
   known = importlib.import_module(f'vit_jax_repro.{verb}').command_flags()
-  for flag in re.findall(r'--(\w+)', line):
+  assert lines
+  for flag in re.findall(r'--(\w+)', ' '.join(lines)):
     assert flag in known
 
 

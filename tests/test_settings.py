@@ -19,6 +19,7 @@ GOOD = dict(
   total_steps=10,
   pp=dict(train='train', test='test', crop=8),
 )
+DISTILLED = {'objective': 'distillation', 'teacher': 'teacher.npz'}
 
 
 def test_defaults_are_filled_in():
@@ -54,6 +55,61 @@ def test_defaults_are_filled_in():
       "config.augreg_strength='light2' sets RandAugment and mixup; leave",
     ),
     ({'loss': 'hinge'}, "config.loss='hinge' is unknown; choose from"),
+    ({'polyak_decay': 1}, 'config.polyak_decay=1 must .* and below 1'),
+    ({'distillation_alpha': 1.1}, 'distillation_alpha=1.1 must .* at most 1'),
+    ({'repeated_augmentation': 0}, 'repeated_augmentation=0 must be a whole'),
+    ({'head': 'drop'}, "config.head='drop' is unknown; choose from"),
+    ({'head': 'keep'}, "config.head='keep' needs a pretrained_dir; leave it"),
+    ({'shrink': 0.0}, 'config.shrink=0.0 needs a pretrained_dir; leave it out'),
+    (
+      {'perturb': 0.1, 'pretrained_dir': ''},
+      'config.perturb=0.1 needs a pretrained_dir; leave it out',
+    ),
+    ({'decay_type': 'steps'}, 'config.decay_steps is not set; decay_type='),
+    (
+      {'decay_steps': [3]},
+      r"decay_steps=\[3\] needs decay_type='steps'; leave",
+    ),
+    (
+      {'decay_type': 'steps', 'decay_steps': (4, 4)},
+      r'config.decay_steps=\[4, 4\] must be whole numbers in rising order',
+    ),
+    (
+      {'decay_type': 'steps', 'decay_steps': (4, 10)},
+      r'decay_steps=\[4, 10\] must be .* and below total_steps=10',
+    ),
+    ({'decay_steps': 5}, 'config.decay_steps=5 must be whole numbers'),
+    (
+      {'objective': 'guess'},
+      "config.objective='guess' is unknown; choose from",
+    ),
+    ({'objective': 'distillation'}, 'config.teacher is not set; objective='),
+    ({'teacher': 'x.npz'}, "teacher='x.npz' needs objective='distillation'"),
+    ({'distillation': 'soft'}, "'soft' needs objective='distillation'; leave"),
+    (
+      DISTILLED | {'distillation_tau': 3},
+      "config.distillation_tau=3 needs distillation='soft'; leave it out",
+    ),
+    (
+      DISTILLED | {'distillation': 'soft', 'distillation_tau': 0},
+      'config.distillation_tau=0 must be above 0',
+    ),
+    (
+      DISTILLED | {'loss': 'sigmoid'},
+      "loss='sigmoid' has no place in objective='distillation'; leave it out",
+    ),
+    (
+      {'objective': 'masked_patches', 'mixup_alpha': 0.2},
+      "mixup_alpha=0.2 has no place in objective='masked_patches'; leave it",
+    ),
+    (
+      dict(
+        objective='masked_patches',
+        mixup_alpha=None,
+        decay_type='bit_hyperrule',
+      ),
+      "config.mixup_alpha=None has no place in objective='masked_patches'",
+    ),
     ({'dataset': ''}, "config.dataset='' must be 'digits'"),
     ({'total_steps': None}, 'config.total_steps is not known'),
     (
@@ -76,7 +132,14 @@ def test_missing_keys_are_named():
 def test_every_key_is_read_somewhere():
   """No dead key: each is read off `settings` or `pp` by the training job."""
   read = {('settings', 'augreg_strength')}  # by settings.py itself: see below
-  for name in ('train.py', 'training_input.py', 'pretrained.py'):
+  for name in (
+    'initial.py',
+    'optimization.py',
+    'pretrained.py',
+    'tasks.py',
+    'train.py',
+    'training_input.py',
+  ):
     for node in ast.walk(ast.parse((PACKAGE / name).read_text())):
       if isinstance(node, ast.Attribute):
         owner = ast.unparse(node.value).split('.')[-1]
@@ -87,6 +150,23 @@ def test_every_key_is_read_somewhere():
   ):
     for field in dataclasses.fields(cls):
       assert (owner, field.name) in read, field.name
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    DISTILLED | {'distillation': 'soft', 'distillation_tau': 3.0},
+    DISTILLED | {'mixup_alpha': 0.8, 'label_smoothing': 0.1},
+    {'objective': 'masked_patches'},
+    {'decay_type': 'steps', 'decay_steps': (3, 6)},
+    {'pretrained_dir': '.', 'head': 'keep', 'shrink': 0.4, 'perturb': 0.01},
+    {'teacher': '', 'weight_decay': 1e-4, 'weight_decay_on': 'kernels'},
+  ],
+)
+def test_what_goes_together(change):
+  read = settings.from_config(GOOD | change)
+  for name, value in settings.to_plain(change).items():
+    assert getattr(read, name) == value
 
 
 def test_augreg_strength_stands_for_three_settings():
@@ -107,7 +187,10 @@ def test_configurations_spell_out_every_key():
   config.total_steps = 3  # what flags do
   config.pp.resize = 16
   config.model.dtype = 'bfloat16'
+  config.decay_steps = (1, 2)
+  config.decay_type = 'steps'
   with pytest.raises(AttributeError, match='does not exist'):
     config.bas_lr = 3
   read = settings.from_config(config)
   assert (read.total_steps, read.pp.resize) == (3, 16)
+  assert read.decay_steps == [1, 2]

@@ -113,6 +113,16 @@ def test_goes_on_with_the_same_batches_of_randaugment(sets, options):
     assert same(one.values(), two.values())
 
 
+def test_copies_are_augmented_anew(train_set):
+  """Three in a row are of one image, and none of them the same."""
+  whole = read(train_set, 3, repeats=3)
+  for start in range(0, 21, 3):
+    assert len(set(whole[1][start : start + 3])) == 1
+  assert len(set(rows(whole))) == 21
+  rest = read(train_set, 1, repeats=3, start_step=2)
+  assert same(rest, [array[14:] for array in whole])
+
+
 def test_does_not_depend_on_the_batch_size(train_set):
   whole = read(train_set, 9)
   assert same(read(train_set, 63, batch_size=1), whole)

@@ -4,7 +4,10 @@ from absl import flags
 
 DESCRIPTION = """Measures top-1 and top-5 accuracy of a weights file on a data
 set. Every image counts exactly once; one that cannot be decoded counts as
-wrong and is listed."""
+wrong and is listed. With --shots, the head of the file plays no part: a few
+images of each class are drawn from another split, and a linear classifier of
+the features, in closed form by least squares, is measured instead."""
+FEW_SHOT_FLAGS = ('seeds', 'l2', 'train_split')
 
 
 def main(argv=None):
@@ -41,13 +44,36 @@ def command_flags():
     lower_bound=1,
     flag_values=values,
   )
+  _define_few_shot_flags(values)
   return values
+
+
+def _define_few_shot_flags(values):
+  from vit_jax_repro import command_line
+
+  command_line.define_string(
+    values, 'shots', None, 'images of each class to learn from, such as 1,5,10'
+  )
+  command_line.define_string(
+    values, 'train_split', 'train', 'with --shots: what they are drawn from'
+  )
+  flags.DEFINE_integer(
+    'seeds',
+    3,
+    'with --shots: how often they are drawn',
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'l2',
+    1024.0,
+    'with --shots: what the squared weights are multiplied by',
+    flag_values=values,
+  )
 
 
 def show(result):
   """Prints a jobs.Evaluation as a table."""
-  from rich import console, table
-
   height, width = result.image_size
   rows = {
     'weights': result.weights,
@@ -62,10 +88,42 @@ def show(result):
   if result.skipped:
     rows['images'] += f'; {result.skipped} without a label skipped'
   if result.unreadable:
-    rows['unreadable'] = (
-      f'{len(result.unreadable)}, counted as wrong:\n'
-      + '\n'.join(result.unreadable)
+    rows['unreadable'] = _listed(result.unreadable, 'counted as wrong')
+  _print(rows)
+
+
+def show_few_shot(result):
+  """Prints a jobs.FewShot as a table."""
+  height, width = result.image_size
+  rows = {
+    'weights': result.weights,
+    'model': f'{result.model}, {result.feature_size} features',
+    'data set': f'{result.dataset}, {result.num_classes} classes, images to '
+    f'learn from of {result.train_split}, split {result.split}',
+    'images': f'{result.num_examples}, as {height}x{width} pixels '
+    f'({result.preprocessing})',
+    'least squares': f'l2 {result.l2:g}, {result.seeds} seeds',
+  }
+  for row in result.results:
+    each = ', '.join(f'{accuracy:.2%}' for accuracy in row.accuracies)
+    rows[f'{row.shots}-shot accuracy'] = (
+      f'{row.mean:.2%} +- {row.spread:.2%}  ({each})'
     )
+  rows['time'] = f'{result.seconds:.1f} s'
+  if result.unreadable:
+    rows['unreadable'] = _listed(
+      result.unreadable, 'left out to learn from, counted as wrong otherwise'
+    )
+  _print(rows)
+
+
+def _listed(lines, fate):
+  return f'{len(lines)}, {fate}:\n' + '\n'.join(lines)
+
+
+def _print(rows):
+  from rich import console, table
+
   grid = table.Table(show_header=False)
   for name, value in rows.items():
     grid.add_row(name, value)
@@ -80,25 +138,57 @@ def _evaluate(values, _):
   if values.json is not None:
     inputs = values.weights, model_files.card_path(values.weights)
     json_files.check_writable(values.json, keep=inputs)
-  image_size = command_line.image_size(values.image_size)
+  options = dict(
+    model=values.model,
+    split=values.split,
+    batch_size=values.batch_size,
+    preprocessing=values.preprocessing,
+    image_size=command_line.image_size(values.image_size),
+    data_dir=values.data_dir,
+  )
+  shots = _few_shot_options(values)
 
   import dataclasses
 
   from vit_jax_repro import jobs
 
-  result = jobs.evaluate(
-    values.weights,
-    values.dataset,
-    model=values.model,
-    split=values.split,
-    batch_size=values.batch_size,
-    preprocessing=values.preprocessing,
-    image_size=image_size,
-    data_dir=values.data_dir,
-  )
+  if shots is None:
+    result, display = (
+      jobs.evaluate(values.weights, values.dataset, **options),
+      show,
+    )
+  else:
+    result, display = (
+      jobs.fewshot(values.weights, values.dataset, **shots, **options),
+      show_few_shot,
+    )
   if values.json is not None:
     json_files.write(values.json, dataclasses.asdict(result))
-  show(result)
+  display(result)
+
+
+def _few_shot_options(values):
+  """What only jobs.fewshot takes; None where --shots is not given."""
+  from vit_jax_repro import command_line
+
+  if values.shots is None:
+    given = [f'--{name}' for name in FEW_SHOT_FLAGS if values[name].present]
+    if given:
+      raise command_line.UsageError(
+        f'{" and ".join(given)} is of few-shot evaluation; give --shots too'
+      )
+    return None
+  numbers = values.shots.split(',')
+  if not all(number.isdecimal() for number in numbers):
+    raise command_line.UsageError(
+      f'--shots={values.shots} must be numbers of images such as 1,5,10,25'
+    )
+  return dict(
+    shots=[int(number) for number in numbers],
+    seeds=values.seeds,
+    l2=values.l2,
+    train_split=values.train_split,
+  )
 
 
 if __name__ == '__main__':

@@ -9,11 +9,12 @@ import numpy as np
 
 from vit_jax_repro.data import datasets, labels, pipeline, preprocess
 from vit_jax_repro.data.batches import NO_CLASS
-from vit_jax_repro.evaluation import classify
+from vit_jax_repro.evaluation import classify, heads
+from vit_jax_repro.runs.fewshot_evaluation import FewShot, fewshot
 from vit_jax_repro.runs.restoring import note, restore
 from vit_jax_repro.runs.train import train
 
-__all__ = ['Evaluation', 'evaluate', 'predict', 'train']
+__all__ = ['Evaluation', 'FewShot', 'evaluate', 'fewshot', 'predict', 'train']
 
 _PREDICT_BATCH_SIZE = 16
 
@@ -51,6 +52,7 @@ def evaluate(
   preprocessing=None,
   image_size=None,
   data_dir=None,
+  head='both',
 ):
   """Top-1 and top-5 accuracy of a weights file; every image counted once.
 
@@ -63,6 +65,7 @@ def evaluate(
     weights, model, image_size, preprocessing: see `restoring.restore`.
     dataset, split, data_dir: see data.datasets.open_split.
     batch_size: images a step, over all processes and devices; any number.
+    head: of a distilled model, 'class' or 'distillation' for that one alone.
 
   Returns:
     Evaluation.
@@ -76,6 +79,9 @@ def evaluate(
     raise ValueError(f'{batch_size=} must be at least 1')
   restored = restore(weights, model, image_size, preprocessing)
   restored.require_trained_head(weights)
+  restored = dataclasses.replace(
+    restored, model=heads.pick_head(restored.model, head)
+  )
   source = datasets.open_split(dataset, split, data_dir=data_dir)
   started = time.perf_counter()
   unreadable = []

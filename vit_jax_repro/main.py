@@ -30,7 +30,7 @@ def main(argv=None):
 
 
 def show(result):
-  """Prints a train_job.TrainResult."""
+  """Prints a TrainResult of jobs.train."""
   from rich import console, table
 
   grid = table.Table(show_header=False)
@@ -43,21 +43,6 @@ def show(result):
   console.Console(markup=False, highlight=False, soft_wrap=True).print(grid)
 
 
-def show_sides(sides):
-  """Prints what studies.transfer gave."""
-  from rich import console, table
-
-  grid = table.Table('weights', 'learning rate', 'test accuracy', 'each seed')
-  for side in sides:
-    grid.add_row(
-      side.name,
-      f'{side.base_lr:g}',
-      f'{side.mean:.1%} ± {side.spread:.1%}',
-      '  '.join(f'{accuracy:.1%}' for accuracy in side.accuracies),
-    )
-  console.Console(markup=False, highlight=False).print(grid)
-
-
 def _train(values, _):
   from vit_jax_repro import command_line
 
@@ -65,8 +50,9 @@ def _train(values, _):
   config = values.config
   if 'study' in config:
     from vit_jax_repro import studies
+    from vit_jax_repro.studies import report
 
-    show_sides(studies.transfer(config.study, values.workdir))
+    report.show(studies.run(config.study, values.workdir))
   else:
     from vit_jax_repro import jobs
 

@@ -1,8 +1,9 @@
 """Training examples without end, epoch after epoch, in a repeatable order.
 
 The order within epoch e depends on (seed, e) only and what is random about an
-example on (seed, e, its id) only. So a run may stop and go on at any example
-with the same ones, whatever the batch size, the threads or the machine.
+example on (seed, e, its id) only, and the number of its copy if it comes more
+than once. So a run may stop and go on at any example with the same ones,
+whatever the batch size, the threads or the machine.
 """
 
 from vit_jax_repro.data.keys import LARGEST_SEED, fold_in, fold_in_text, key_of
@@ -16,35 +17,46 @@ def examples(
   *,
   seed,
   shuffle_buffer,
+  repeats=1,
   start=0,
   process_index=0,
   process_count=1,
 ):
   """One process's examples from number `start` on, still encoded.
 
-  Each epoch holds every example of the process's part once.
+  Each epoch holds every example of the process's part once. With `repeats`,
+  it is as long and holds the first of its order that often, one copy after
+  the other: repeated augmentation (arXiv:1902.05509) as in samplers.py of
+  facebookresearch/deit, whose epoch has a third of the images three times.
+  There, the copies go to different devices; here, they lie side by side in
+  the batch. There, an epoch is cut off at a multiple of 256; here, it is not.
 
   Args:
     split: a datasets.Split.
     seed: an int that is not negative.
     shuffle_buffer: see `datasets.Split.shuffled`.
+    repeats: how often an example comes in a row.
     start: how many examples are passed over; none of them is decoded, and
       only those of the epoch that it lies in are read.
     process_index, process_count: which part of the split is read.
 
   Returns:
-    tf.data.Dataset of what `split.load` takes, with 'epoch', an int64 scalar.
+    tf.data.Dataset of what `split.load` takes, with 'epoch' and, if there are
+    repeats, 'copy', int64 scalars.
 
   Raises:
-    ValueError: a bad seed, buffer, start or process; fewer examples than
-      processes.
+    ValueError: a bad seed, buffer, number, start or process; fewer examples
+      than processes.
   """
   tf = tensorflow()
+  plain = tf.autograph.experimental.do_not_convert
   seed_key = key_of(seed)
   if start < 0:
     raise ValueError(f'{start=} must not be negative')
   if shuffle_buffer < 1:
     raise ValueError(f'{shuffle_buffer=} must be at least 1')
+  if repeats < 1:
+    raise ValueError(f'{repeats=} must be at least 1')
   size = split.part_size(process_index, process_count)
   if not size:
     raise ValueError(
@@ -57,15 +69,21 @@ def examples(
     key = fold_in(fold_in(seed_key, _ORDER), epoch)
     found = split.shuffled(key, shuffle_buffer, process_index, process_count)
     found = found.apply(tf.data.experimental.assert_cardinality(size))
+    if repeats > 1:
+      found = found.flat_map(plain(copies)).take(size)
     return found.map(lambda example: {**example, 'epoch': epoch})
+
+  def copies(example):
+    numbers = tf.data.Dataset.range(repeats)
+    return numbers.map(lambda number: {**example, 'copy': number})
 
   first, offset = divmod(start, size)
   epochs = tf.data.Dataset.range(first, LARGEST_SEED)
-  plain = tf.autograph.experimental.do_not_convert
   return epochs.flat_map(plain(one_epoch)).skip(offset)
 
 
 def example_key(example, seed):
   """The key of what is random about one element of `examples`."""
   key = fold_in(fold_in(key_of(seed), _EXAMPLE), example['epoch'])
-  return fold_in_text(key, example['id'])
+  key = fold_in_text(key, example['id'])
+  return fold_in(key, example['copy']) if 'copy' in example else key

@@ -75,6 +75,7 @@ def training_batches(
   start_step,
   batch_size,
   shuffle_buffer,
+  repeats=1,
   process_index=0,
   process_count=1,
   report=None,
@@ -94,6 +95,7 @@ def training_batches(
     start_step: how many batches are passed over, without decoding them.
     batch_size: rows of each batch of this process.
     shuffle_buffer: encoded examples held in memory; see Split.shuffled.
+    repeats: how often an image comes in a row, each time augmented anew.
     process_index, process_count: which part of the split is read.
     report: as for `evaluation_batches`.
 
@@ -118,6 +120,7 @@ def training_batches(
       split,
       seed=seed,
       shuffle_buffer=shuffle_buffer,
+      repeats=repeats,
       start=start_step * batch_size + number,
       process_index=process_index,
       process_count=process_count,

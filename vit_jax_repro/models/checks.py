@@ -31,6 +31,7 @@ _NAMES = {
   'gelu': GELUS,
   'pool_padding': POOLS,
   'position_embedding': dict.fromkeys(positions.KINDS),
+  'position_embedding_at': dict.fromkeys(positions.PLACES),
   'weight_standardization': WEIGHT_STANDARDIZATIONS,
 }
 

@@ -18,14 +18,15 @@ from vit_jax_repro.models.layers import (
   dropout,
   split,
 )
-from vit_jax_repro.models.positions import AddPositionEmbedding
+from vit_jax_repro.models.positions import PositionEmbedding, relative_scores
 
 
 class Attention(nn.Module):
   """Multi-head attention; parameters as linen's MultiHeadDotProductAttention.
 
-  Softmax runs in float32 or wider. Returns the output [B, N, D] and the
-  attention weights [B, A, N, M] (before dropout).
+  Softmax runs in float32 or wider. `relative`, if given, is the table of
+  `positions.relative_scores` for self-attention. Returns the output [B, N, D]
+  and the attention weights [B, A, N, M] (before dropout).
   """
 
   num_heads: int
@@ -34,7 +35,8 @@ class Attention(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, tokens, context, key=None):  # [B, N, D], [B, M, D]
+  def __call__(self, tokens, context, key=None, relative=None):
+    """Takes [B, N, D], [B, M, D], a key of dropout, and [2N-1, A, d]."""
     hidden_size = tokens.shape[-1]
     project = functools.partial(
       nn.DenseGeneral,
@@ -48,6 +50,8 @@ class Attention(nn.Module):
     value = project(name='value')(context)  # [B, M, A, d]
     query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
     scores = jnp.einsum('bnad,bmad->banm', query, keys)
+    if relative is not None:
+      scores = scores + relative_scores(query, relative)
     weights = jax.nn.softmax(scores.astype(norm_dtype(self.dtype)))
     dropped = dropout(weights, self.dropout_rate, key).astype(self.dtype)
     out = jnp.einsum('banm,bmad->bnad', dropped, value)
@@ -56,7 +60,12 @@ class Attention(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-  """Pre-norm self-attention, then MLP, each with a residual (ViT eq. 2-3)."""
+  """Pre-norm self-attention, then MLP, each with a residual (ViT eq. 2-3).
+
+  `position_embedding` is the kind that acts in this block, 'none' otherwise;
+  with `own_positions` it has one of its own, `posembed_layer`, else it is
+  given one.
+  """
 
   num_heads: int
   mlp_dim: int
@@ -65,12 +74,16 @@ class EncoderBlock(nn.Module):
   dropout_rate: float
   attention_dropout_rate: float
   keep_weights: bool
+  position_embedding: str
+  own_positions: bool
+  position_grid: tuple[int, int]
   dtype: Dtype
   param_dtype: Dtype
 
   @nn.compact
-  def __call__(self, x, key, drop_path_rate):  # [B, N, D]
+  def __call__(self, x, key, drop_path_rate, positions):  # [B, N, D]
     """Returns the tokens and, for `nn.scan`, what to keep of this layer."""
+    x, relative = self._with_positions(x, positions)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = functools.partial(
       nn.LayerNorm,
@@ -85,7 +98,7 @@ class EncoderBlock(nn.Module):
       dropout_rate=self.attention_dropout_rate,
       **dtypes,
       name='MultiHeadDotProductAttention_0',
-    )(y, y, attend_key)
+    )(y, y, attend_key, relative)
     y = dropout(y, self.dropout_rate, attended_key)
     x = x + drop_path(y, drop_path_rate, path1_key)
     y = norm(name='LayerNorm_1')(x)
@@ -101,19 +114,37 @@ class EncoderBlock(nn.Module):
     x = x + drop_path(y, drop_path_rate, path2_key)
     return x, (x, weights) if self.keep_weights else None
 
+  def _with_positions(self, x, positions):
+    """The tokens, and what is relative about them (None: nothing)."""
+    if self.own_positions:
+      positions = PositionEmbedding(
+        kind=self.position_embedding,
+        grid=self.position_grid,
+        num_heads=self.num_heads,
+        param_dtype=self.param_dtype,
+        name='posembed_layer',
+      )(x)
+    if self.position_embedding == 'relative':
+      return x, positions
+    return x if positions is None else x + positions.astype(x.dtype), None
+
 
 class Encoder(nn.Module):
   """Position embeddings, dropout, L blocks, final LayerNorm.
 
   With `scan` the blocks' parameters are stacked on axis 0 under
   `encoderblock`; values, random masks and intermediates stay the same.
+
+  Position embeddings are called `posembed_input` at the stem,
+  `posembed_shared`, and `posembed_layer` of `encoderblock_0`, ... See
+  `positions.PLACES`.
   """
 
   num_layers: int
   block_fields: dict
   stochastic_depth_rate: float
-  add_positions: bool
   position_embedding: str
+  position_embedding_at: str
   position_grid: tuple[int, int]
   scan: bool
   remat: bool
@@ -123,17 +154,16 @@ class Encoder(nn.Module):
   def __call__(self, x, key):  # [B, N, D] -> [B, N, D], {name: array}
     fields = dict(self.block_fields)
     named = {}
-    if self.add_positions:
-      x = AddPositionEmbedding(
-        kind=self.position_embedding,
-        grid=self.position_grid,
-        param_dtype=fields['param_dtype'],
-        name='posembed_input',
-      )(x)
+    kind, place = self.position_embedding, self.position_embedding_at
+    shared = None
+    if place == 'shared':
+      shared = self._positions('posembed_shared', x)
+    elif place == 'stem' and kind not in ('none', 'relative'):
+      x = x + self._positions('posembed_input', x).astype(x.dtype)
       named['posembed_input'] = x
     input_key, *block_keys = split(key, 1 + self.num_layers)
     x = dropout(x, fields['dropout_rate'], input_key)
-    x, kept = self._blocks(x, block_keys, fields)
+    x, kept = self._blocks(x, block_keys, fields, shared)
     for i, (output, weights) in enumerate(kept):
       named[f'encoderblock_{i}'] = output
       named[f'encoderblock_{i}/attention_weights'] = weights
@@ -146,7 +176,27 @@ class Encoder(nn.Module):
     named['encoder_norm'] = x
     return x, {f'{self.name}/{name}': value for name, value in named.items()}
 
-  def _blocks(self, x, keys, fields):
+  def _positions(self, name, x):
+    return PositionEmbedding(
+      kind=self.position_embedding,
+      grid=self.position_grid,
+      num_heads=self.block_fields['num_heads'],
+      param_dtype=self.block_fields['param_dtype'],
+      name=name,
+    )(x)
+
+  def _block_positions(self, i):
+    """The fields of block i about positions."""
+    kind, place = self.position_embedding, self.position_embedding_at
+    if place == 'stem' and (kind != 'relative' or i):
+      kind = 'none'
+    return dict(
+      position_embedding=kind,
+      own_positions=kind != 'none' and place != 'shared',
+      position_grid=self.position_grid,
+    )
+
+  def _blocks(self, x, keys, fields, shared):
     rates = depth_rates(self.stochastic_depth_rate, self.num_layers)
     if not self.stochastic_depth_rate:
       rates = [None] * self.num_layers
@@ -157,18 +207,21 @@ class Encoder(nn.Module):
     if not self.scan:
       kept = []
       for i, (key, rate) in enumerate(zip(keys, rates, strict=True)):
-        x, keep = block(**fields, name=f'encoderblock_{i}')(x, key, rate)
+        x, keep = block(
+          **fields, **self._block_positions(i), name=f'encoderblock_{i}'
+        )(x, key, rate, shared)
         kept.append(keep)
       return x, kept if self.keep else []
     stacked = nn.scan(
       block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
+      in_axes=(0, 0, nn.broadcast),
       length=self.num_layers,
-    )(**fields, name='encoderblock')
+    )(**fields, **self._block_positions(0), name='encoderblock')
     keys = None if keys[0] is None else jnp.stack(keys)
     rates = None if rates[0] is None else jnp.asarray(rates)
-    x, kept = stacked(x, keys, rates)
+    x, kept = stacked(x, keys, rates, shared)
     if not self.keep:
       return x, []
     outputs, weights = kept  # [L, B, N, D], [L, B, A, N, N]

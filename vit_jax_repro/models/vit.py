@@ -43,9 +43,13 @@ class ViT(nn.Module):
     patch_size: (height, width) in pixels, or in cells of the stem's output.
     representation_size: width of the tanh layer before the head (pre_logits).
     classifier: a key of `CLASSIFIERS`.
-    position_embedding: 'learned' or 'sincos2d'.
+    position_embedding: a key of `positions.KINDS`.
+    position_embedding_at: 'stem', before the first block; 'every_layer', each
+      with its own; 'shared', in every layer the same (ViT paper, D.4).
     class_token_after_positions: positions are added to the patches alone and
       then the class token is prepended (big_vision), instead of before.
+    corruptible: patches may be given as corrupted (masked patch prediction,
+      ViT paper, B.1.2); the parameter `mask` takes the place of some.
     distilled: a second, distillation token and head (DeiT, arXiv:2012.12877).
     stem_num_layers: units per stage of the hybrid's ResNet stem; None: no stem.
     gelu: 'tanh' (original) or 'erf' (PyTorch ports).
@@ -79,7 +83,9 @@ class ViT(nn.Module):
   representation_size: int | None = None
   classifier: str = 'token'
   position_embedding: str = 'learned'
+  position_embedding_at: str = 'stem'
   class_token_after_positions: bool = False
+  corruptible: bool = False
   distilled: bool = False
   stem_num_layers: tuple[int, ...] | None = None
   stem_width_factor: float = 1
@@ -99,8 +105,13 @@ class ViT(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, images, *, train=False):
-    self._check(images)
+  def __call__(self, images, *, train=False, sources=None):
+    """Takes images and, if `corruptible`, `sources` [B, N] integers.
+
+    They say which patch of the same image each one is replaced by, its own
+    number for itself, and -1 for the [mask] embedding.
+    """
+    self._check(images, sources)
     named = {}
     x = images.astype(self.dtype)
     if self.stem_num_layers is not None:
@@ -109,13 +120,15 @@ class ViT(nn.Module):
     named['embedding'] = x
     grid = x.shape[1:3]
     x = x.reshape(x.shape[0], -1, self.hidden_size)  # [B, N, D]
+    if self.corruptible:
+      x = self._corrupt(x, sources)
     x, positions_added = self._prepend_tokens(x, grid, named)
     x, encoded = Encoder(
       num_layers=self.num_layers,
       block_fields=self._block_fields(),
       stochastic_depth_rate=self.stochastic_depth_rate,
-      add_positions=not positions_added,
-      position_embedding=self.position_embedding,
+      position_embedding='none' if positions_added else self.position_embedding,
+      position_embedding_at=self.position_embedding_at,
       position_grid=grid,
       scan=self.scan,
       remat=self.remat,
@@ -127,8 +140,14 @@ class ViT(nn.Module):
     intermediates.record(self, named)
     return logits
 
-  def _check(self, images):
+  def _check(self, images, sources):
     check_input(self, images)
+    positions.check(self)
+    if sources is not None and not self.corruptible:
+      raise ValueError(
+        'corruptible=False, so that patches cannot be replaced by sources; '
+        'create the model with corruptible=True'
+      )
     pick('classifier', self.classifier, CLASSIFIERS)
     if self.stem_num_layers is None:
       check_patches(images, self.patch_size)
@@ -174,6 +193,19 @@ class ViT(nn.Module):
       name='embedding',
     )(x)
 
+  def _corrupt(self, x, sources):  # [B, N, D], [B, N] -> [B, N, D]
+    mask = self.param(
+      'mask',
+      nn.initializers.zeros,  # as `cls`; the paper does not say
+      (1, 1, self.hidden_size),
+      self.param_dtype,
+    )
+    if sources is None:
+      return x
+    sources = sources[..., None]
+    taken = jnp.take_along_axis(x, jnp.maximum(sources, 0), axis=1)
+    return jnp.where(sources < 0, mask.astype(x.dtype), taken)
+
   def _prepend_tokens(self, x, grid, named):
     """Prepends class and distillation tokens; says if positions are added."""
     token = functools.partial(
@@ -185,11 +217,11 @@ class ViT(nn.Module):
     has_token = CLASSIFIERS[self.classifier]
     positions_first = has_token and self.class_token_after_positions
     if positions_first:
-      add = positions.AddPositionEmbedding(
+      embed = positions.PositionEmbedding(
         kind=self.position_embedding, grid=grid, param_dtype=self.param_dtype
       )
-      nn.share_scope(self, add)  # `pos_embedding` at top level, as big_vision
-      x = add(x)
+      nn.share_scope(self, embed)  # `pos_embedding` at top level, as big_vision
+      x = x + embed(x).astype(x.dtype)
       named['Transformer/posembed_input'] = x
     tokens = []
     if has_token:

@@ -219,7 +219,7 @@ def _exact_names(entry):
 
 
 def _last_part(entry):
-  return {_key(entry.file_name)}
+  return {_key(entry.file_name), _key(entry.url.rpartition('/')[2])} - {''}
 
 
 def _of_model(name):

@@ -57,7 +57,14 @@ class Restored:
         )
 
 
-def restore(path, model=None, image_size=None, preprocessing=None):
+def restore(
+  path,
+  model=None,
+  image_size=None,
+  preprocessing=None,
+  *,
+  default_image_size=None,
+):
   """Reads a weights file and builds the model that it belongs to.
 
   Args:
@@ -66,6 +73,8 @@ def restore(path, model=None, image_size=None, preprocessing=None):
     image_size: S or (H, W) pixels; position embeddings are resized to it.
     preprocessing: a name, see data.preprocess.pick_preprocessing; by default
       what model.json says, else `default_preprocessing`.
+    default_image_size: (H, W) where nothing says for what size weights are
+      made; by default that of the family.
 
   Returns:
     Restored.
@@ -96,7 +105,9 @@ def restore(path, model=None, image_size=None, preprocessing=None):
   card = card or model_files.Card(spec)
   size = image_size or card.image_size or spec.get('image_size')
   if size is None:
-    size = DEFAULT_IMAGE_SIZE.get(family, OTHER_DEFAULT_IMAGE_SIZE)
+    size = default_image_size or DEFAULT_IMAGE_SIZE.get(
+      family, OTHER_DEFAULT_IMAGE_SIZE
+    )
     note(f'the file gives no image size; using {by(size)}')
   with _about(path):
     size = preprocess.check_image_size(size)

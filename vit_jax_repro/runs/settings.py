@@ -2,10 +2,11 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax_repro import recipes
+from vit_jax_repro.runs import settings_checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,21 +51,47 @@ class Settings:
   pretrained_dir: str | None = None
   # AugReg: a file name without .npz, or a model whose best file is taken.
   model_or_filename: str | None = None
+  # Of published files: 'reset' makes it anew, as fine-tuning does; 'keep'
+  # needs as many classes.
+  head: str = 'reset'
+  # Warm start (arXiv:1910.08475): what training starts from is
+  # shrink * published + perturb * fresh parameters, every one of them.
+  shrink: float = 1.0
+  perturb: float = 0.0
   tfds_data_dir: str | None = None  # where TFDS sets lie; None: TFDS's own
   tfds_manual_dir: str | None = None  # manually downloaded archives
   total_steps: int | None = None  # None: by the BiT-HyperRule
   warmup_steps: int | None = 0  # likewise
-  decay_type: str = 'cosine'  # 'constant', 'linear', 'bit_hyperrule'
+  decay_type: str = 'cosine'  # 'constant', 'linear', 'steps', 'bit_hyperrule'
+  decay_steps: Sequence[int] = ()  # of 'steps': a tenth after each
   optim: str = 'sgd'  # or 'adamw'
-  optim_dtype: str | None = None  # of SGD's momentum: 'float32', 'bfloat16'
-  weight_decay: float | None = None  # of AdamW
-  weight_decay_on: str | None = None  # of AdamW: 'all' or 'kernels'
+  # Of SGD's momentum or AdamW's first moment: 'float32', 'bfloat16'.
+  optim_dtype: str | None = None
+  # Of AdamW: times the learning rate, taken off. Of SGD: added to gradients.
+  weight_decay: float | None = None
+  weight_decay_on: str | None = None  # 'all' or 'kernels'
   grad_norm_clip: float | None = 1.0  # None: gradients are not clipped
+  # Parameters averaged over updates are what is evaluated and saved in
+  # model.npz; 0: no averages. See training/averaging.py.
+  polyak_decay: float = 0.0
+  # 'distillation': from labels and a teacher, see training/distillation.py.
+  # 'masked_patches': without labels, see training/masked_patches.py; the model
+  # gets one output of 512 colours for each patch, and accuracies are theirs.
+  objective: str = 'classification'
   loss: str = 'softmax'  # or 'sigmoid'
+  # The weights file of a teacher, any that `evaluate` takes. It sees the same
+  # augmented and mixed images, of the same size, scaled as it was trained.
+  teacher: str | None = None
+  distillation: str = 'hard'  # or 'soft'
+  distillation_alpha: float = 0.5  # the teacher's part of the loss
+  distillation_tau: float = 1.0  # the temperature of 'soft'
   mixup_alpha: float | None = 0.0  # 0: no mixup; None: by the BiT-HyperRule
   cutmix_alpha: float = 0.0  # 0: no CutMix; with mixup, either of the two
   label_smoothing: float = 0.0  # probability spread over all classes
   random_erasing: float = 0.0  # probability that a box becomes noise
+  # How often an image comes in a row, each time augmented anew (DeiT: 3). An
+  # epoch stays as long and has so many times fewer images: data/epochs.py.
+  repeated_augmentation: int = 1
   # RandAugment and mixup of AugReg, 'none', 'light1' ... 'strong2', in place
   # of pp.randaugment_* and mixup_alpha.
   augreg_strength: str | None = None
@@ -87,48 +114,7 @@ class Settings:
   )
 
   def __post_init__(self):
-    for name in ('batch', 'batch_eval', 'accum_steps', 'shuffle_buffer'):
-      _check_whole(self, name, 1)
-    for name in (
-      'eval_every',
-      'progress_every',
-      'checkpoint_every',
-      'prefetch',
-      'seed',
-    ):
-      _check_whole(self, name, 0)
-    for name in (
-      'base_lr',
-      'weight_decay',
-      'grad_norm_clip',
-      'mixup_alpha',
-      'cutmix_alpha',
-    ):
-      _check_not_negative(self, name)
-    _check_not_negative(self, 'label_smoothing', below=1)
-    _check_not_negative(self, 'random_erasing', most=1)
-    for name, choices in _CHOICES.items():
-      value = getattr(self, name)
-      if value not in choices and (value or None not in choices):
-        raise ValueError(
-          f'config.{name}={value!r} is unknown; choose from '
-          f'{[choice for choice in choices if choice]}'
-        )
-    if not self.dataset:
-      raise ValueError(
-        "config.dataset='' must be 'digits', a TFDS name or a folder; set "
-        '--config.dataset'
-      )
-    if self.pp.crop is None:
-      raise ValueError(
-        f'config.pp.crop is not known for {self.dataset!r}; set it, in pixels'
-      )
-    rule = self.decay_type == 'bit_hyperrule'
-    for name in ('total_steps', 'warmup_steps', 'mixup_alpha'):
-      if getattr(self, name) is None and not rule:
-        raise ValueError(
-          f'config.{name} is not known for {self.dataset!r}; set it'
-        )
+    settings_checks.check(self)
 
 
 def from_config(config: Mapping[str, Any]) -> Settings:
@@ -200,38 +186,3 @@ def _checked(section, cls, where):
   if missing:
     raise ValueError(f'{where} lacks the keys {missing}')
   return dict(section)
-
-
-_CHOICES = {  # None: may be left out
-  'decay_type': ('constant', 'cosine', 'linear', 'bit_hyperrule'),
-  'optim': ('sgd', 'adamw'),
-  'optim_dtype': (None, 'float32', 'bfloat16'),
-  'weight_decay_on': (None, 'all', 'kernels'),
-  'loss': ('softmax', 'sigmoid'),
-  'transfer_dtype': ('float32', 'uint8'),
-  'augreg_strength': (None, *recipes.AUGREG_STRENGTHS),
-}
-_LARGEST = 2**31 - 1
-
-
-def _check_whole(settings, name, least):
-  value = getattr(settings, name)
-  if not isinstance(value, int) or not least <= value <= _LARGEST:
-    raise ValueError(
-      f'config.{name}={value!r} must be a whole number of at least {least} and '
-      f'at most {_LARGEST}'
-    )
-
-
-def _check_not_negative(settings, name, below=float('inf'), most=None):
-  value = getattr(settings, name)
-  if value is None:
-    return
-  number = isinstance(value, int | float) and not isinstance(value, bool)
-  if number and 0 <= value < below and (most is None or value <= most):
-    return
-  limit = '' if below == float('inf') else f' and below {below}'
-  limit = limit if most is None else f' and at most {most}'
-  raise ValueError(
-    f'config.{name}={value!r} must be a number of at least 0{limit}'
-  )

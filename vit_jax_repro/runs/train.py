@@ -11,20 +11,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax_repro import models, recipes, weights
-from vit_jax_repro.evaluation import classify
-from vit_jax_repro.runs import model_files, progress, training_input
+from vit_jax_repro.runs import (
+  initial,
+  model_files,
+  optimization,
+  progress,
+  tasks,
+  training_input,
+)
 from vit_jax_repro.runs import settings as settings_lib
-from vit_jax_repro.runs.pretrained import pretrained_path
 from vit_jax_repro.runs.restoring import note
 from vit_jax_repro.runs.workdir import Workdir
 from vit_jax_repro.training import (
+  averaging,
   checkpoint,
   loop,
   manifest,
   mesh,
-  objectives,
-  optim,
   steps,
 )
 
@@ -33,7 +36,8 @@ from vit_jax_repro.training import (
 class TrainResult:
   """What a run came to."""
 
-  accuracy: float  # of the test split, as a fraction
+  # Of the test split, as fractions; of masked patches, where it learned those.
+  accuracy: float
   top5_accuracy: float
   num_examples: int  # of the test split
   replaced_images: int  # not decodable, in the training of this call
@@ -91,7 +95,7 @@ def train(
     workdir=folder.folder,
     model=folder.path('model.npz'),
   )
-  run.save_model(result.model, state.params)
+  run.save_model(result.model, averaging.evaluated(state))
   folder.write_json('result.json', dataclasses.asdict(result))
   return result
 
@@ -107,17 +111,13 @@ class _Run:
     self.input = training_input.Input(settings)
     self.image_size = self.input.image_size
     self.train, self.test = self.input.train, self.input.test
-    self.num_classes = self.train.num_classes
-    self.architecture = dict(settings.model, num_classes=self.num_classes)
-    self.model = models.create(self.architecture)
-    self.total_steps, self.schedule = _schedule(settings, self.train)
-    self.tx = optim.create_optimizer(
-      settings.optim,
-      self.schedule,
-      accumulator_dtype=settings.optim_dtype or None,
-      weight_decay=settings.weight_decay or None,
-      decay=settings.weight_decay_on or None,
-      grad_clip_norm=settings.grad_norm_clip or None,
+    self.task = tasks.create(settings, self.input)
+    self.model = self.task.model
+    self.total_steps, self.schedule = optimization.create_schedule(
+      settings, self.train.num_examples
+    )
+    self.tx = optimization.create_optimizer(
+      settings, self.schedule, self.total_steps
     )
     self.shapes = self._state_shapes()
     self.params = self._initial_params() if load else None
@@ -129,7 +129,7 @@ class _Run:
     logits, variables = jax.eval_shape(
       self.model.init_with_output, jax.random.key(0), images
     )
-    if logits.ndim != 2:
+    if logits.ndim != 2 and self.task.class_names is not None:
       raise ValueError(
         f'config.model gives {logits.shape[1:]} outputs for an image instead '
         'of one for each class; choose a classifier that pools'
@@ -148,17 +148,16 @@ class _Run:
     return jax.tree.map(lambda x: x.sharding, self.shapes)
 
   def manifest(self):
-    return manifest.create(
-      seed=self.settings.seed,
-      mesh=self.mesh,
-      data={
-        'dataset': self.settings.dataset,
-        'train': self.train.split,
-        'train_fingerprint': self.train.fingerprint(),
-        'test': self.test.split,
-        'test_fingerprint': self.test.fingerprint(),
-      },
-    )
+    data = {
+      'dataset': self.settings.dataset,
+      'train': self.train.split,
+      'train_fingerprint': self.train.fingerprint(),
+      'test': self.test.split,
+      'test_fingerprint': self.test.fingerprint(),
+    }
+    if self.task.teacher:
+      data['teacher_fingerprint'] = self.task.teacher.digest
+    return manifest.create(seed=self.settings.seed, mesh=self.mesh, data=data)
 
   def state(self, checkpoints):
     """The state to start from on the mesh, and how many updates it has had."""
@@ -213,53 +212,49 @@ class _Run:
       model_files.save_model(
         path,
         params,
-        architecture=settings_lib.to_plain(self.architecture),
-        class_names=self.train.class_names,
+        architecture=settings_lib.to_plain(self.task.architecture),
+        class_names=self.task.class_names,
         preprocessing=self.settings.preprocessing,
         image_size=self.image_size,
       )
 
   def _initial_params(self):
-    """Host arrays: a published file's, fitted to the task, or fresh ones."""
-    settings = self.settings
-    if not settings.pretrained_dir:
-      key = jax.random.fold_in(jax.random.key(settings.seed), 1)
-      images = jnp.zeros((1, *self.image_size, 3))
-      fresh = jax.jit(self.model.init)(key, images)['params']
-      return jax.device_get(fresh)
-    path = pretrained_path(settings)
-    try:
-      return weights.adapt(
-        weights.load(path), self.model, image_size=self.image_size
-      )
-    except ValueError as error:
-      text = str(error)
-      raise ValueError(text if path in text else f'{path}: {text}') from error
+    return initial.parameters(self.settings, self.model, self.image_size)
 
   def _compiled_step(self):
+    """(state, batch) -> (state, metrics); a teacher lies on the mesh beside."""
     settings = self.settings
-    step = functools.partial(
-      steps.train_step,
-      objective=objectives.classification(self.model, loss=settings.loss),
-      tx=self.tx,
-      accum_steps=settings.accum_steps,
-      augment=self.input.device_augmentation(),
-    )
-    return jax.jit(
+    augment = self.input.device_augmentation()
+
+    def step(state, batch, teacher):
+      return steps.train_step(
+        state,
+        batch,
+        objective=self.task.objective(teacher),
+        tx=self.tx,
+        accum_steps=settings.accum_steps,
+        augment=augment,
+      )
+
+    compiled = jax.jit(
       step,
       donate_argnums=0,
       out_shardings=(self.shardings, mesh.replicated(self.mesh)),
     )
+    teacher = self.task.teacher and self.task.teacher.params
+    shardings = mesh.parameter_sharding(teacher, self.mesh)
+    teacher = mesh.put(teacher, shardings)
+    return lambda state, batch: compiled(state, batch, teacher)
 
   def _batches(self, start_step):
     batches = self.input.batches(start_step)
     put = functools.partial(mesh.to_global, mesh=self.mesh)
     return loop.prefetch(batches, put, self.settings.prefetch)
 
-  def _evaluate(self, params):
-    result = classify.evaluate(
+  def _evaluate(self, state):
+    result = self.task.evaluate(
       self.model,
-      params,
+      averaging.evaluated(state),
       self.input.evaluation_batches(),
       self.mesh,
       num_examples=self.test.num_examples,
@@ -272,27 +267,6 @@ class _Run:
   def _position(self):
     """With the step and the settings, the position in the data."""
     return {'processes': jax.process_count()}
-
-
-def _schedule(settings, train):
-  """(total steps, schedule), by the HyperRule where it is asked for."""
-  total, warmup = settings.total_steps, settings.warmup_steps
-  decay, boundaries = settings.decay_type, None
-  if decay == 'bit_hyperrule':
-    rule_warmup, boundaries, rule_total = recipes.bit_schedule(
-      train.num_examples
-    )
-    decay = 'steps'
-    total = rule_total if total is None else total
-    warmup = rule_warmup if warmup is None else warmup
-  schedule = optim.create_schedule(
-    base_lr=settings.base_lr,
-    total_steps=total,
-    warmup_steps=warmup,
-    decay_type=decay,
-    boundaries=boundaries,
-  )
-  return total, schedule
 
 
 def _check_batch(settings, device_mesh):

@@ -74,6 +74,7 @@ class Input:
       start_step=start_step,
       batch_size=settings.batch // jax.process_count(),
       shuffle_buffer=settings.shuffle_buffer,
+      repeats=settings.repeated_augmentation,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
       report=self._replaced,

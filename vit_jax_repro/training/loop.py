@@ -42,13 +42,13 @@ def run(
   """Makes the updates start_step + 1 ... total_steps.
 
   Args:
-    state: with `params`; donated to `step`.
+    state: donated to `step`.
     batches: at least total_steps - start_step of them, on the devices.
     step: (state, batch) -> (state, metrics); metrics hold `loss`.
     start_step: updates that `state` has had.
     batch_size: images of an update, for images per second.
     learning_rate: of update number n, counted from 0.
-    evaluate: params -> scalars.
+    evaluate: state -> scalars.
     write: (step, scalars), after progress and evaluation.
     save: called with the state, after the step's update.
 
@@ -78,14 +78,14 @@ def run(
       pending = []
     with meter.paused():
       if evaluating:
-        evaluated = evaluate(state.params)
+        evaluated = evaluate(state)
         scalars.update(evaluated)
       if scalars:
         write(number, scalars)
       if saving:
         save(state)
   if not evaluated:  # nothing was left to do
-    evaluated = evaluate(state.params)
+    evaluated = evaluate(state)
   return state, evaluated
 
 

@@ -30,18 +30,22 @@ def create(*, seed: int, mesh: jax.sharding.Mesh, data: Any) -> dict:
     mesh: the devices it runs on.
     data: JSON-able, what identifies the data sets.
   """
-  devices = list(mesh.devices.flat)
   return {
     **software(),
-    'devices': {
-      'kind': devices[0].device_kind,
-      'platform': devices[0].platform,
-      'count': len(devices),
-      'processes': jax.process_count(),
-      'mesh': dict(mesh.shape),
-    },
+    'devices': {**devices(), 'mesh': dict(mesh.shape)},
     'seed': seed,
     'data': data,
+  }
+
+
+def devices() -> dict:
+  """kind, platform, count and processes, JSON-able."""
+  found = jax.devices()
+  return {
+    'kind': found[0].device_kind,
+    'platform': found[0].platform,
+    'count': len(found),
+    'processes': jax.process_count(),
   }
 
 

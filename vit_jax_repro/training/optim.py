@@ -11,6 +11,7 @@ import optax
 
 # Where linear decay ends (vit_jax/utils.py, create_learning_rate_schedule).
 LINEAR_END = 1e-5
+MOMENTUM = 0.9
 BETA1, BETA2, ADAM_EPS = 0.9, 0.999, 1e-8  # ViT paper, section 4.1; optax
 
 Schedule = Callable[[Any], jax.Array]
@@ -95,36 +96,46 @@ def create_optimizer(
     name: 'sgd' or 'adamw'.
     schedule: step -> rate, as `create_schedule` makes them.
     momentum: of SGD, 0.9 by default (ViT Table 4, BiT section 3.3).
-    accumulator_dtype: of SGD's momentum, 'float32' (default) or 'bfloat16' as
-      the original trains; the update itself uses the unrounded sum.
-    weight_decay: of AdamW, 0 by default; multiplied by the learning rate.
-    decay: of AdamW, what decays: 'all' (default) or 'kernels'.
+    accumulator_dtype: of SGD's momentum ('float32' by default) and of Adam's
+      first moment (that of the parameters): 'float32', or 'bfloat16' as the
+      original and big_vision train. The update itself uses the unrounded sum.
+    weight_decay: 0 by default. AdamW takes this part of the parameters off,
+      times the learning rate. To SGD it is coupled: this part of the
+      parameters is added to their gradients before the momentum, and after
+      clipping, as PyTorch's SGD does; BiT pre-trains with 1e-4 of it.
+    decay: what decays, 'all' (default) or 'kernels'.
     grad_clip_norm: gradients with a larger global norm are scaled down to
       it first (vit_jax: 1.0); None: never.
 
   Raises:
-    ValueError: unknown name or value, or an option of the other optimiser.
+    ValueError: unknown name or value, or a momentum for AdamW.
   """
-  options = dict(
-    sgd=dict(momentum=momentum, accumulator_dtype=accumulator_dtype),
-    adamw=dict(weight_decay=weight_decay, decay=decay),
-  )
-  if name not in options:
-    raise ValueError(f'unknown optimizer {name!r}; choose from {list(options)}')
-  for other in options.keys() - {name}:
-    for option, value in options[other].items():
-      if value is not None:
-        raise ValueError(
-          f'{option}={value!r} is of {other!r} and has no effect on {name!r}; '
-          'leave it out'
-        )
-  given = {k: v for k, v in options[name].items() if v is not None}
-  make = {'sgd': _sgd, 'adamw': _adamw}[name]
-  if grad_clip_norm is None:
-    return make(schedule, **given)
-  return optax.chain(
-    optax.clip_by_global_norm(grad_clip_norm), make(schedule, **given)
-  )
+  if name not in ('sgd', 'adamw'):
+    raise ValueError(
+      f"unknown optimizer {name!r}; choose from ['sgd', 'adamw']"
+    )
+  if momentum is not None and name == 'adamw':
+    raise ValueError(
+      f"{momentum=} is of 'sgd' and has no effect on 'adamw'; leave it out"
+    )
+  if accumulator_dtype not in (None, 'float32', 'bfloat16'):
+    raise ValueError(f"{accumulator_dtype=} must be 'float32' or 'bfloat16'")
+  if decay not in (None, 'all', 'kernels'):
+    raise ValueError(f"{decay=} must be 'all' or 'kernels'")
+  mask = kernels if decay == 'kernels' else None
+  parts = []
+  if grad_clip_norm is not None:
+    parts.append(optax.clip_by_global_norm(grad_clip_norm))
+  if name == 'sgd':
+    if weight_decay:
+      parts.append(optax.add_decayed_weights(weight_decay, mask))
+    momentum = MOMENTUM if momentum is None else momentum
+    dtype = accumulator_dtype or 'float32'
+    parts.append(optax.sgd(schedule, momentum, accumulator_dtype=dtype))
+  else:
+    decay = weight_decay or 0.0
+    parts.append(_adamw(schedule, decay, mask, accumulator_dtype))
+  return optax.chain(*parts) if len(parts) > 1 else parts[0]
 
 
 def kernels(params: Any) -> Any:
@@ -134,22 +145,13 @@ def kernels(params: Any) -> Any:
   )
 
 
-def _sgd(schedule, momentum=0.9, accumulator_dtype='float32'):
-  if accumulator_dtype not in ('float32', 'bfloat16'):
-    raise ValueError(f"{accumulator_dtype=} must be 'float32' or 'bfloat16'")
-  return optax.sgd(
-    schedule, momentum=momentum, accumulator_dtype=accumulator_dtype
-  )
-
-
-def _adamw(schedule, weight_decay=0.0, decay='all'):
-  if decay not in ('all', 'kernels'):
-    raise ValueError(f"{decay=} must be 'all' or 'kernels'")
+def _adamw(schedule, weight_decay, mask, dtype):
   return optax.adamw(
     schedule,
     b1=BETA1,
     b2=BETA2,
     eps=ADAM_EPS,
+    mu_dtype=dtype,
     weight_decay=weight_decay,
-    mask=kernels if decay == 'kernels' else None,
+    mask=mask,
   )

@@ -11,9 +11,16 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from vit_jax_repro.weights import description, messages, positions, stacking
+from vit_jax_repro.weights import (
+  description,
+  messages,
+  position_kinds,
+  positions,
+  stacking,
+)
 
 HEADS = ('head/', 'head_dist/')
+MASK = 'mask'  # of a `corruptible` ViT
 # A model whose parameters do not depend on the image (BiT, sincos2d) is
 # traced at this size.
 ANY_IMAGE_SIZE = (224, 224)
@@ -33,7 +40,9 @@ def adapt(
   pre_logits are dropped if the model has none; a kept head needs them. A
   class token's position slot is folded in or made (as zeros) where file and
   model differ in whether it has one (see `positions.slots`); with a new head,
-  class token and slot are dropped if the model pools without one.
+  class token and slot are dropped if the model pools without one, and the
+  [mask] embedding of masked patch prediction if it has none (it is zeros if
+  the file has none).
   Floats take the model's `param_dtype`; scanned models get stacked blocks.
 
   Args:
@@ -74,6 +83,10 @@ def adapt(
   except ValueError as error:
     names = positions.name_in(flat), positions.name_in(wanted)
     reasons |= dict.fromkeys(names, f'{names[0]}: {error}')
+  flat, more_reasons = position_kinds.adapt(
+    flat, wanted, grid, source_grid=source
+  )
+  reasons |= more_reasons
   check_fit(flat, wanted, reasons)
   flat = {name: _cast(flat[name], leaf.dtype) for name, leaf in wanted.items()}
   return stacking.nest(
@@ -162,6 +175,10 @@ def _with_fresh_head(flat, wanted, model):
   flat = _without(flat, HEADS)
   if 'pre_logits/kernel' not in wanted:
     flat = _without(flat, ('pre_logits/',))
+  if MASK not in wanted:
+    flat.pop(MASK, None)
+  elif MASK not in flat:
+    flat[MASK] = np.zeros(wanted[MASK].shape, wanted[MASK].dtype)
   for name, leaf in wanted.items():
     if name.startswith(HEADS):
       start = model.head_bias_init if name.endswith('bias') else 0

@@ -5,7 +5,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax_repro.weights import messages, names, positions, stacking
+from vit_jax_repro.weights import (
+  messages,
+  names,
+  position_kinds,
+  positions,
+  stacking,
+)
 
 _LAST_LAYER = stacking.MAX_LAYERS - 1
 STEM_STRIDE = 4  # root convolution and pool of the hybrids, together
@@ -15,10 +21,11 @@ def describe(params: Mapping[str, Any]) -> dict[str, Any]:
   """The mapping of fields that a canonical tree implies, for `models.create`.
 
   What shapes cannot tell has its default: dropout rates (0), epsilons, GELU
-  form, BiT's number of groups, and `gap` for a file without class token that
-  may have been used `unpooled`. A DeiT without distillation token has a ViT's
-  names and shapes, so that its GELU form is taken for the ViT's; a run's
-  model.json (or the model's name) says it.
+  form, BiT's number of groups, `gap` for a file without class token that may
+  have been used `unpooled`, and `sincos2d` for one without position embeddings
+  that may have had none. A DeiT without distillation token has a ViT's names
+  and shapes, so that its GELU form is taken for the ViT's; a run's model.json
+  (or the model's name) says it.
 
   Args:
     params: a tree as `load` returns it (nested; arrays or shapes).
@@ -128,7 +135,9 @@ def _vit(shapes):
   if names.POSITIONS_BEFORE_CLS in shapes:
     spec['class_token_after_positions'] = True
   elif names.POSITIONS not in shapes:
-    spec['position_embedding'] = 'sincos2d'
+    spec |= position_kinds.fields(shapes) or {'position_embedding': 'sincos2d'}
+  if 'mask' in shapes:
+    spec['corruptible'] = True
   spec['image_size'] = _image_size(shapes, spec)
   return spec
 
@@ -148,29 +157,33 @@ def _units(pattern, shapes):
 
 
 def _image_size(shapes, spec):
-  """(height, width) in pixels from a square grid of positions, else None."""
-  name = positions.name_in(shapes)
-  if name is None:
-    return None
-  tokens = shapes[name][1]
-  slots = positions.slots(tokens, positions.prefix(shapes, name))
-  if slots is None:
+  """(height, width) in pixels from the grid of positions, else None."""
+  grid = _grid(shapes)
+  if grid is None:
     return None
   stride = 1
   if 'resnet' in spec:
     stages = len(spec['resnet']['num_layers'])
     stride = STEM_STRIDE * 2 ** max(stages - 1, 0)
-  return pixels(tokens - slots, spec['patch_size'], stride)
+  sides = zip(grid, spec['patch_size'], strict=True)
+  return tuple(side * patch * stride for side, patch in sides)
 
 
-def pixels(
-  tokens: int, patch_size: tuple[int, int], stride: int = 1
-) -> tuple[int, int] | None:
+def _grid(shapes):
+  name = positions.name_in(shapes)
+  if name is None:
+    return position_kinds.grid(shapes)
+  tokens = shapes[name][1]
+  slots = positions.slots(tokens, positions.prefix(shapes, name))
+  return None if slots is None else (math.isqrt(tokens - slots),) * 2
+
+
+def pixels(tokens: int, patch_size: tuple[int, int]) -> tuple[int, int] | None:
   """(height, width) of a square grid of patches, None if there is no such."""
   side = math.isqrt(tokens)
   if side * side != tokens:
     return None
-  return tuple(side * patch * stride for patch in patch_size)
+  return tuple(side * patch for patch in patch_size)
 
 
 def _mixer(shapes):

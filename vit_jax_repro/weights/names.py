@@ -108,6 +108,13 @@ def to_file(
     raise ValueError(f'unknown {layout=}; choose from {list(LAYOUTS)}')
   if layout == 'linen' or 'dist' in params:
     return dict(params)
+  if unreleased := _unreleased(params):
+    if layout != 'official':
+      raise ValueError(
+        f'big_vision layouts have no place for {messages.listed(unreleased)}; '
+        "use layout='official'"
+      )
+    return dict(params)
   if layout.startswith('big_vision'):
     return _to_big_vision(params, scan=layout.endswith('_scan'))
   if 'root_block/conv/kernel' in params:
@@ -197,6 +204,11 @@ def _to_official(name, array):
 def _is_group_norm(name):
   """GroupNorms of the hybrid stem: gn_root, gn1 ... gn3, gn_proj."""
   return re.search(r'(^|/)gn(_root|_proj|\d)/(scale|bias)$', name) is not None
+
+
+def _unreleased(params):
+  """Names of position embeddings that no released model has."""
+  return [n for n in params if '/posembed_' in n and n != POSITIONS]
 
 
 def _only_big_vision(params):

@@ -1,0 +1,233 @@
+import collections
+import dataclasses
+
+import pytest
+
+from vit_jax_repro import models
+from vit_jax_repro.data import catalogue, preprocess
+from vit_jax_repro.paper import table
+from vit_jax_repro.published import catalogue as published
+from vit_jax_repro.recipes import finetuning
+from vit_jax_repro.reproduction import checks
+from vit_jax_repro.runs import settings
+
+pytestmark = pytest.mark.quick
+
+CHECKABLE = [row for row in table.rows() if row.status != table.NOT]
+
+
+def resolved(part, **choices):
+  return checks.resolve(table.find(part), **choices)
+
+
+def test_every_checkable_row_resolves_or_says_what_to_pick():
+  counts = collections.Counter()
+  for row in CHECKABLE:
+    check = checks.resolve(row)
+    counts[check.kind] += 1
+    assert (check.kind == checks.EVALUATE) == (row.status == table.INFERENCE)
+    assert check.model == models.canonical_name(check.model)
+    preprocess.pick_preprocessing(check.preprocessing)
+    assert len(check.image_sizes) == len(check.datasets)
+    assert all(16 <= size <= 518 for size in check.image_sizes)
+    for dataset in check.datasets:
+      known = catalogue.find(dataset)
+      assert known or dataset in ('cars196', 'i_naturalist2018')
+      assert known is None or check.split in ('test', *known.sizes)
+    if check.pick:
+      assert all(each.startswith('--') for each in check.pick)
+      continue
+    assert check.files and check.datasets
+    if row.names_one_file:
+      (name,) = check.files
+      assert published.find(name).model == check.model
+    if check.kind == checks.FINE_TUNE:
+      assert len(check.recipes) == len(check.datasets)
+      assert all(check.recipes)
+  assert counts == {checks.EVALUATE: 573, checks.FINE_TUNE: 470}
+
+
+def test_what_is_left_to_be_picked():
+  left = collections.Counter(
+    each.split(':')[0] for row in CHECKABLE for each in checks.resolve(row).pick
+  )
+  # Files of AugReg's tables; ObjectNet and iNaturalist 2019; DeiT's transfer
+  # and one PyTorch port, whose settings are not known.
+  assert left == {'--weights': 65, '--dataset': 44, '--recipe': 38}
+
+
+def test_every_recipe_is_settings_that_training_takes():
+  seen = set()
+  for row in CHECKABLE:
+    for tried in checks.resolve(row).recipes:
+      for recipe in tried:
+        key = str(recipe)
+        if key not in seen:
+          seen.add(key)
+          given = dict(recipe.settings, pretrained_dir='.', model={})
+          settings.from_config(given)
+  assert len(seen) > 60
+
+
+@pytest.mark.parametrize(
+  'row, wanted',
+  [
+    (
+      'vit-table-5-vit-l-16-imagenet-21k-30-or-90ep-imagenet-real',
+      dict(
+        kind='evaluate',
+        files=('imagenet21k+imagenet2012/ViT-L_16',),
+        datasets=('imagenet2012_real',),
+        split='validation',
+        image_sizes=(384,),
+        preprocessing='vit_jax',
+        metric='accuracy',
+      ),
+    ),
+    (
+      'deit-table-3-deit-s-distilled-class-token-only-imagenet-300ep-imagenet',
+      dict(
+        head='class',
+        preprocessing='deit',
+        image_sizes=(224,),
+        model='DeiT-S_16-distilled',
+      ),
+    ),
+    (
+      'vit-table-9-vit-l-16-imagenet-21k-vtab-1k-svhn',
+      dict(kind='fine-tune', datasets=('vtab/svhn',), image_sizes=(384,)),
+    ),
+  ],
+)
+def test_rows_by_hand(row, wanted):
+  check = resolved(row)
+  assert {name: getattr(check, name) for name in wanted} == wanted
+
+
+def test_timms_own_reading_of_images():
+  rows = [row for row in CHECKABLE if row.table.startswith('timm')]
+  readings = {
+    checks.resolve(row).preprocessing for row in rows if row.family == 'BiT'
+  }
+  assert readings == {
+    'timm:crop_pct=1,interpolation=bilinear', 'timm:crop_pct=0.875',
+    'timm:crop_pct=1',
+  }  # fmt: skip
+  deit = {
+    checks.resolve(row).preprocessing for row in rows if row.family == 'DeiT'
+  }
+  assert deit == {'deit:crop_pct=0.9', 'deit:crop_pct=1'}
+
+
+def test_a_mean_is_over_its_tasks():
+  whole = resolved('vit-table-9-vit-l-16-imagenet-21k-vtab-1k-mean')
+  assert len(whole.datasets) == 19
+  group = [
+    row
+    for row in CHECKABLE
+    if row.eval_dataset == 'VTAB-1k specialized mean' and row.family == 'ViT'
+  ]
+  check = checks.resolve(group[0])
+  assert [name.removeprefix('vtab/') for name in check.datasets] == [
+    'patch_camelyon', 'eurosat', 'resisc45', 'diabetic_retinopathy',
+  ]  # fmt: skip
+
+
+def test_files_of_tasks_and_sizes_of_small_images():
+  (row,) = [
+    row
+    for row in CHECKABLE
+    if row.table == 'README VTAB-1k results'
+    and row.eval_dataset == 'VTAB-1k (19 tasks)'
+    and 'R152x4' in row.model
+  ]
+  check = checks.resolve(row)
+  assert check.model == 'BiT-M-R152x4'
+  assert check.file_for(check.files[1], 'vtab/clevr-count') == (
+    'vtab/BiT-M-R152x4-run1-clevr-count'
+  )
+  sizes = dict(zip(check.datasets, check.image_sizes, strict=True))
+  assert sizes['vtab/svhn'] == 128 and sizes['vtab/dtd'] == 480
+
+
+def test_dropout_steps_and_shots_come_from_the_row():
+  def recipe(text):
+    (row,) = [r for r in CHECKABLE if r.id.endswith(text)]
+    (tried,) = checks.resolve(row).recipes
+    return tried[0]
+
+  with_dropout = recipe(
+    'r50-vit-b-16-fine-tune-dropout-0-1-imagenet-21k-cifar-10'
+  )
+  assert with_dropout.model_fields['dropout_rate'] == 0.1
+  short = recipe(
+    'short-schedules-vit-b-16-steps-warmup-500-50-imagenet-21k-cifar-10'
+  )
+  assert short.settings['total_steps'] == 500
+  few = [
+    row
+    for row in CHECKABLE
+    if row.train_examples == '5 per class' and row.eval_dataset == 'CIFAR-100'
+  ]
+  (tried,) = checks.resolve(few[0]).recipes
+  assert tried[0].settings['pp']['train'] == 'train@5'
+  assert tried[0].settings['total_steps'] == 500  # of 500 images
+
+
+def test_augregs_eight_settings():
+  row = next(r for r in CHECKABLE if r.table.startswith('AugReg Table 5'))
+  check = checks.resolve(row)
+  tried = [
+    (recipe.settings['total_steps'], rate)
+    for recipe in check.recipes[0]
+    for rate in recipe.base_lrs
+  ]
+  assert len(tried) == len(set(tried)) == 8
+
+
+def test_choices_are_taken():
+  row = next(r for r in CHECKABLE if '{0.01|0.03}' in r.checkpoint)
+  check = checks.resolve(row)
+  assert check.pick and not check.is_ready
+  name = row.checkpoint.replace('{0.01|0.03}', '0.03')
+  assert checks.resolve(row, weights=name).is_ready
+  row = next(r for r in CHECKABLE if r.eval_dataset == 'ObjectNet')
+  assert checks.resolve(row, dataset='./objectnet').datasets == ('./objectnet',)
+  row = next(r for r in CHECKABLE if r.table == 'DeiT Table 7')
+  check = checks.resolve(row, recipe='vit-paper')
+  assert check.is_ready and check.recipes[0][0].name == 'vit-paper'
+
+
+def test_models_of_objectnet_are_trained_on_imagenet():
+  row = next(
+    r
+    for r in CHECKABLE
+    if r.eval_dataset == 'ObjectNet' and r.status == table.FINETUNE
+  )
+  check = checks.resolve(row, dataset='./objectnet')
+  assert check.recipes[0][0].dataset == 'imagenet2012'
+
+
+def test_wrong_choices_are_one_line():
+  row = next(r for r in table.rows() if r.status == table.NOT)
+  with pytest.raises(ValueError, match='cannot be checked') as caught:
+    checks.resolve(row)
+  assert '\n' not in str(caught.value)
+  with pytest.raises(ValueError, match="no published file 'x'"):
+    checks.resolve(CHECKABLE[0], weights='x')
+  row = next(r for r in CHECKABLE if r.status == table.FINETUNE)
+  with pytest.raises(ValueError, match="recipe 'x'"):
+    checks.resolve(row, recipe='x')
+  unknown = dataclasses.replace(CHECKABLE[0], eval_dataset='VTAB-1k Moon')
+  with pytest.raises(ValueError, match="unknown VTAB task 'Moon'"):
+    checks.resolve(unknown)
+
+
+def test_all_recipes_of_rows_are_known():
+  names = {
+    recipe.name
+    for row in CHECKABLE
+    for tried in checks.resolve(row).recipes
+    for recipe in tried
+  }
+  assert names <= finetuning.RULES.keys() and len(names) >= 12

@@ -1,0 +1,147 @@
+"""Multiply-adds against XLA's count, by hand, and against Table 6."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+import tiny_models
+
+from vit_jax_repro import models
+from vit_jax_repro.analysis import cost
+from vit_jax_repro.paper import table
+
+quick = pytest.mark.quick
+
+
+class Convolution(nn.Module):
+  """One convolution and nothing else."""
+
+  options: dict
+
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    return nn.Conv(12, **self.options, use_bias=False)(x)
+
+
+@quick
+@pytest.mark.parametrize(
+  'options, size',
+  [
+    (dict(kernel_size=(4, 4), strides=4, padding='VALID'), (16, 24)),
+    (dict(kernel_size=(3, 3)), (7, 7)),
+    (dict(kernel_size=(7, 7), strides=2, padding=3), (15, 9)),
+    (dict(kernel_size=(3, 5), kernel_dilation=2), (9, 9)),
+    (dict(kernel_size=(3, 3), input_dilation=2, padding=2), (6, 5)),
+    (dict(kernel_size=(3, 3), feature_group_count=3), (6, 5)),
+    (dict(kernel_size=(1, 1), strides=2), (8, 8)),
+  ],
+)
+def test_convolutions_are_counted_as_xla_does(options, size):
+  model = Convolution(options)
+  assert 2 * cost.multiply_adds(model, size) == cost.operations(model, size)
+
+
+def of_vit(spec, tokens, patches):
+  """Multiply-adds by hand, without the head."""
+  width, mlp = spec['hidden_size'], spec['mlp_dim']
+  projections = 4 * tokens * width**2
+  attention = 2 * tokens**2 * width
+  perceptron = 2 * tokens * width * mlp
+  layer = projections + attention + perceptron
+  embedding = patches * width * 3 * np.prod(spec['patch_size'])
+  return embedding + spec['num_layers'] * layer
+
+
+VIT = dict(tiny_models.VIT, num_classes=None)
+
+
+@quick
+@pytest.mark.parametrize(
+  'fields', [{}, {'scan': True}, {'remat': True}, {'scan': True, 'remat': True}]
+)
+def test_a_vit_by_hand(fields):
+  model = models.create(VIT | fields)
+  wanted = of_vit(VIT, tokens=7, patches=6)
+  assert cost.multiply_adds(model, (8, 12)) == wanted
+
+
+@quick
+def test_a_head_counts_if_there_is_one():
+  size = 8, 12
+  with_head = cost.multiply_adds(models.create(VIT | {'num_classes': 10}), size)
+  assert with_head == cost.multiply_adds(models.create(VIT), size) + 16 * 10
+
+
+@quick
+def test_xla_counts_the_rest_too():
+  spec = VIT | dict(hidden_size=128, mlp_dim=512)
+  bit = tiny_models.spec(10, tiny_models.BIT)
+  plain = models.create(spec)
+  scanned = plain.clone(scan=True)
+  assert cost.operations(scanned, (8, 8)) == cost.operations(plain, (8, 8))
+  for model, size, more in (
+    (plain, (32, 32), 0.05),
+    (models.create(bit), (64, 64), 0.1),
+  ):
+    least = 2 * cost.multiply_adds(model, size)
+    assert least < cost.operations(model, size) < (1 + more) * least
+
+
+@quick
+def test_parameters_are_those_of_the_tree():
+  spec = tiny_models.spec(10)
+  leaves = jax.tree.leaves(tiny_models.params_of(spec))
+  wanted = sum(leaf.size for leaf in leaves)
+  for scan in (False, True):
+    model = models.create(spec | {'scan': scan})
+    assert cost.parameters(model, (8, 8)) == wanted
+
+
+@quick
+def test_a_loop_of_unknown_length():
+  class Loop(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train=False):
+      return jax.lax.while_loop(lambda v: v.sum() < 9, lambda v: v + 1, x)
+
+  with pytest.raises(ValueError, match='unknown length'):
+    cost.multiply_adds(Loop(), (2, 2))
+
+
+def table_6():
+  return {
+    (row.model, int(row.epochs)): row.exaflops
+    for row in table.select('ViT Table 6')
+  }
+
+
+@quick
+def test_table_6_has_no_system_without_a_model():
+  assert {system for system, _ in table_6()} == cost.TABLE_6.keys()
+  assert set(cost.TABLE_6.values()) <= {*models.names(), 'BiT-L-R200x3'}
+  with pytest.raises(ValueError, match="unknown system 'ViT-B/8' of Table 6"):
+    cost.table({('ViT-B/8', 7): 55})
+
+
+ROUNDING = 0.5  # the table has whole exaFLOPs
+
+
+def test_exaflops_of_the_vits_of_table_6():
+  published = {k: v for k, v in table_6().items() if k[0].startswith('ViT')}
+  rows = cost.table(published)
+  assert len(rows) == 6
+  for row in rows:
+    assert abs(row.exaflops - row.published) <= 0.02 * row.published + ROUNDING
+    if row.system != 'ViT-B/32':
+      assert abs(row.ratio - 1) < 0.0025
+  # That row alone is what 49 tokens come to.
+  spec = models.create('ViT-B_32')
+  sizes = {k: getattr(spec, k) for k in VIT if hasattr(spec, k)}
+  without = cost.exaflops(of_vit(sizes, tokens=49, patches=49), 7 * 303e6)
+  assert abs(without - 55) < ROUNDING
+
+
+def test_a_hybrid_of_table_6_fits_with_its_class_token():
+  key = 'R50x1+ViT-B/32', 7
+  (row,) = cost.table({key: table_6()[key]})
+  assert abs(row.exaflops - row.published) < ROUNDING

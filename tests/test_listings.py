@@ -1,0 +1,82 @@
+"""Views of what there is."""
+
+import pytest
+
+from vit_jax_repro.paper import differences, facts, listings, table
+
+pytestmark = pytest.mark.quick
+
+
+def test_the_tables():
+  found = [table.named('ViT Table 5'), table.named('ViT Table 6')]
+  view = listings.all_tables(found, [facts.named('ViT Table 3')])
+  numbers, settings = view.sections
+  assert numbers.text[0] == (
+    '192 numbers: 8 by evaluating a released file, 22 by fine-tuning one, 162 '
+    'not checkable.'
+  )
+  assert numbers.rows[1] == (
+    'ViT Table 6', '108', '', '', '108',
+    'ViT, ResNets and hybrids by compute of pre-training on JFT-300M',
+  )  # fmt: skip
+  assert settings.rows == (('ViT Table 3', '13', 'Recipes of pre-training'),)
+  assert [record['table'] for record in view.records] == [
+    'ViT Table 5', 'ViT Table 6', 'ViT Table 3',
+  ]  # fmt: skip
+  assert len({tuple(record) for record in view.records}) == 1
+  assert view.records[0]['checkable-finetune'] == 22
+
+
+def test_one_kind_of_table_alone():
+  view = listings.all_tables([], [facts.named('ViT Table 3')])
+  assert [section.title for section in view.sections] == ['Sizes and settings']
+
+
+def test_settings_lose_nothing():
+  found = facts.named('ViT Table 4')
+  view = listings.settings(found)
+  shown = '\n'.join(
+    text
+    for section in view.sections
+    for text in (*section.text, *(cell for row in section.rows for cell in row))
+  )
+  for row in found.rows:
+    for column, cell in row.items():
+      assert cell in shown or column == 'table'
+  assert view.records == found.rows
+  head, *_ = view.sections
+  assert head.title == 'ViT Table 4: Recipes of fine-tuning'
+  assert 'batch_size: 512; optimizer: SGD momentum' in head.text[0]
+
+
+def test_tables_of_settings_are_narrow():
+  view = listings.settings(facts.named('Model sizes'))
+  tables = [section for section in view.sections if any(section.columns)]
+  assert len(tables) > 1
+  for section in tables:
+    widths = [
+      max(
+        *(len(row[i]) for row in section.rows),
+        *map(len, section.columns[i].split() or ['']),
+      )
+      for i in range(len(section.columns))
+    ]
+    assert sum(widths) + 3 * (len(widths) - 1) <= 96
+
+
+def test_differences_by_scope():
+  found = differences.select('VTAB')
+  view = listings.all_differences(found)
+  assert [section.title for section in view.sections] == [
+    'ViT fine-tune', 'BiT fine-tune', 'BiT results', 'evaluation',
+  ]  # fmt: skip
+  assert view.sections[2].rows[0] == (
+    'pvc-60',
+    'BiT-M R152x4 VTAB-1k',
+    'paper Table 2: 70.64',
+    'README re-run: 73.51',
+    'target 73.51 with the released VTAB files',
+  )
+  assert view.records[0]['handling'].startswith('use transfer.py settings')
+  (open_one,) = listings.all_differences(differences.select('pvc-80')).sections
+  assert open_one.rows[0][1] == '384 px with patch 14 (open)'

@@ -1,0 +1,152 @@
+"""The verb: once as a process, then in this one, which is faster."""
+
+import csv
+import io
+import json
+
+import pytest
+from run_verb import run_verb
+
+from vit_jax_repro import reproduce
+
+L16 = 'vit-table-5-vit-l-16-imagenet-21k-30-or-90ep-imagenet'
+B16 = 'vit-table-5-vit-b-16-imagenet-21k-90ep-imagenet'
+
+
+@pytest.fixture
+def folder(tmp_path):
+  for row, accuracy in ((L16, 0.8522), (B16, 0.8452)):
+    value = {'row': row, 'accuracy': accuracy, 'num_examples': 50_000}
+    (tmp_path / f'{row}.json').write_text(json.dumps(value))
+  return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+  """Runs the verb; returns what it prints."""
+
+  def run(*arguments):
+    reproduce.main(['reproduce', *arguments])
+    out, err = capsys.readouterr()
+    assert not err
+    return out
+
+  return run
+
+
+def test_as_a_process():
+  code, out, err = run_verb('reproduce', 'show', 'ViT section 4.6')
+  assert code == 0 and not err
+  assert 'not checkable: JFT-300M weights' in out
+
+
+@pytest.mark.quick
+def test_list(run):
+  out = run('list')
+  assert '1471 numbers: 573 by evaluating a released file, 470 by fine' in out
+  out = run('list', 'vit table 3')
+  assert 'Recipes of pre-training' in out and 'numbers:' not in out
+
+
+@pytest.mark.quick
+def test_show_a_table(run, folder):
+  out = run('show', 'ViT Table 5', '21k', f'--results={folder}')
+  (line,) = (x for x in out.splitlines() if ' vit-b-16' in x and '84.52' in x)
+  assert line.split()[1:6] == ['83.97', '84.52', '(84.20', 'to', '84.84)']
+  assert 'differs by' in line and 'JFT' not in out
+  text = run('show', 'ViT Table 5', '--grid', '--format=markdown')
+  assert '\n| ViT-L/16<br>ImageNet-21k | 99.16 | 93.44 | 85.15 |' in text
+  assert 'dropout' in run('show', 'ViT Table 3')
+
+
+@pytest.mark.quick
+def test_show_a_row(run, folder):
+  out = run('show', f'--row={B16[12:]}', f'--results={folder}')
+  assert 'differs by +0.55 points (3.4 sigma)' in out and 'pvc-06' in out
+  (line,) = csv.DictReader(
+    io.StringIO(run('show', '--row=vit-section-4-6', '--format=csv'))
+  )
+  assert line['id'].startswith('vit-section-4-6-vit-b-16-masked')
+  assert line['verdict'] == 'not checkable' and 'Needed: ' in line['reason']
+
+
+@pytest.mark.quick
+def test_report(run, folder):
+  out = run('report', f'--results={folder}')
+  assert 'agrees 1, differs 1, not checkable 428, not run 1041.' in out
+  assert 'the published number with its spread and rounding' in out
+  path = folder / 'report.md'
+  said = run('report', f'--results={folder}', f'--out={path}')
+  assert said.startswith(f'{path}: Of 1471 numbers: agrees 1, differs 1')
+  text = path.read_text()
+  assert '\n| ViT Table 5 | 1 | 1 | 54 | 28 |\n' in text
+  assert text.count('| not run |\n') == 1  # the head's
+  path = folder / 'report.csv'
+  run('report', f'--results={folder}', f'--out={path}', '--table=vit table 2')
+  lines = list(csv.DictReader(path.read_text().splitlines()))
+  assert len(lines) == 36
+  assert {x['model'] for x in lines if x['blocker'] == 'other-work'} == {
+    'Noisy Student EfficientNet-L2'
+  }
+
+
+@pytest.mark.quick
+def test_differences(run):
+  out = run('differences', 'polyak')
+  assert 'pvc-11' in out and 'pvc-12' not in out
+  lines = csv.DictReader(io.StringIO(run('differences', '--format=csv')))
+  assert len(list(lines)) == 80
+
+
+@pytest.mark.quick
+def test_every_flag_says_which_commands_take_it():
+  flags = reproduce.command_flags()
+  taken = {name for c in reproduce.COMMANDS.values() for name in c.flags}
+  assert set(flags) == taken
+  for flag in taken:
+    takers, _, _ = flags[flag].help.rpartition(': ')
+    for name, command in reproduce.COMMANDS.items():
+      assert (name in takers) == (flag in command.flags)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    ([], "what to do is ''; choose one of list, show, report, differences"),
+    (['shwo'], "what to do is 'shwo'"),
+    (['list', 'a', 'b'], "list does not take 'b': list [PATTERN]"),
+    (['list', '--grid'], 'list does not take --grid'),
+    (['list', 'zzz'], "no table fits 'zzz'"),
+    (['show'], 'show wants either a table'),
+    (['show', 'ViT Table 5', '--row=a'], 'show wants either a table'),
+    (['show', 'ViT Tabel 5'], "did you mean 'ViT Table 5'"),
+    (['show', 'ViT Table 4', '--grid'], 'holds no accuracies'),
+    (['show', '--row=cifar-10'], 'may be any of'),
+    (['show', 'ViT Table 5', '--format=pdf'], '--format'),
+    (['report'], '--results must be given'),
+    (['report', '--results=/nowhere'], "no folder of results '/nowhere'"),
+    (['report', '--results=.', '--out=a.txt'], 'must end in .md or .csv'),
+    (['report', '--results=.', '--out=/dev/null/a.md'], 'there is no folder'),
+    (['differences', 'zzz'], "no difference fits 'zzz'"),
+  ],
+)
+def test_what_a_user_gets_wrong(arguments, message, capsys):
+  assert message in one_line(arguments, capsys)
+
+
+@pytest.mark.quick
+def test_a_damaged_result_is_named(folder, capsys):
+  (folder / 'x.json').write_text('{')
+  line = one_line(['report', f'--results={folder}'], capsys)
+  assert f'{folder}/x.json is no result: ' in line
+
+
+def one_line(arguments, capsys):
+  """What a command that fails says."""
+  with pytest.raises(SystemExit) as stop:
+    reproduce.main(['reproduce', *arguments])
+  out, err = capsys.readouterr()
+  assert stop.value.code in (1, 2) and not out
+  assert err.startswith('reproduce: ') and err.count('\n') == 1
+  return err

@@ -1,0 +1,172 @@
+"""Whole runs of the objectives beside classification, and what they keep."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny_models
+from training_sets import write_folder
+
+from vit_jax_repro import jobs, models, weights
+from vit_jax_repro.weights import npz, stacking
+
+STUDENT = tiny_models.VIT | dict(num_layers=1, distilled=True)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Forty digits, and a teacher that says something of each."""
+  root = tmp_path_factory.mktemp('digits')
+  write_folder(root, 40)
+  weights.save(
+    root / 'teacher.npz',
+    tiny_models.params_of(tiny_models.spec(10)),
+  )
+  return root
+
+
+def settings(folder, **keys):
+  return (
+    dict(
+      dataset=str(folder),
+      model=STUDENT,
+      base_lr=0.05,
+      total_steps=4,
+      batch=16,
+      batch_eval=40,
+      progress_every=1,
+      checkpoint_every=2,
+      prefetch=0,
+      pp=dict(train='train', test='train', crop=8),
+    )
+    | keys
+  )
+
+
+def distilled(folder):
+  return settings(
+    folder,
+    objective='distillation',
+    teacher=str(folder / 'teacher.npz'),
+    base_lr=1.0,  # so that averages predict other classes
+    polyak_decay=0.8,
+    repeated_augmentation=3,
+    mixup_alpha=0.5,
+    mesh=dict(data=None, fsdp=2, model=1),
+  )
+
+
+@pytest.fixture(scope='module')
+def run(folder, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('run') / 'whole'
+  jobs.train(distilled(folder), workdir, show=False)
+  return workdir
+
+
+def metrics_of(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def parameters(workdir):
+  return dict(npz.read(workdir / 'model.npz'))
+
+
+def test_a_student_learns_from_labels_and_its_teacher(run):
+  metrics = metrics_of(run)
+  assert [line['step'] for line in metrics] == [1, 2, 3, 4]
+  assert all(0 <= line['teacher_accuracy'] <= 1 for line in metrics)
+  found = stacking.flatten(weights.load(run / 'model.npz'))
+  heads = [np.asarray(found[f'{x}/kernel']) for x in ('head', 'head_dist')]
+  assert all(head.any() for head in heads)  # which start at zero
+  assert (heads[0] != heads[1]).any()
+
+
+def test_the_averages_are_what_is_published(run):
+  with ocp.StandardCheckpointer() as reader:
+    state = reader.restore(pathlib.Path(run) / 'checkpoints' / '4' / 'state')
+  published = stacking.flatten(weights.load(run / 'model.npz'))
+  average = stacking.flatten(state['opt_state']['average'])
+  raw = stacking.flatten(state['params'])
+  for name, value in published.items():
+    np.testing.assert_array_equal(value, average[name], err_msg=name)
+  assert (published['head/kernel'] != raw['head/kernel']).any()
+
+
+def test_the_averages_are_what_is_evaluated(folder, run):
+  result = json.loads((run / 'result.json').read_text())
+  found = jobs.evaluate(run / 'model.npz', str(folder), split='train')
+  assert (
+    found.accuracy == result['accuracy'] == metrics_of(run)[-1]['accuracy_test']
+  )
+  assert found.top5_accuracy == result['top5_accuracy']
+
+
+def test_it_goes_on_with_the_same_bits(folder, run, tmp_path):
+  """Stopped after the second step's checkpoint, and begun again."""
+  stopped = tmp_path / 'stopped'
+  shutil.copytree(run, stopped)
+  shutil.rmtree(stopped / 'checkpoints' / '4')
+  (stopped / 'model.npz').unlink()
+  jobs.train(distilled(folder), stopped, show=False)
+  found, wanted = parameters(stopped), parameters(run)
+  assert found.keys() == wanted.keys()
+  for name, array in wanted.items():
+    np.testing.assert_array_equal(array, found[name], err_msg=name)
+  losses = [
+    [line['train_loss'] for line in metrics_of(workdir)]
+    for workdir in (run, stopped)
+  ]
+  assert losses[0] == losses[1]
+
+
+def test_another_teacher_is_noticed(folder, run, tmp_path):
+  params = tiny_models.params_of(tiny_models.spec(10), seed=1)
+  weights.save(tmp_path / 'teacher.npz', params)
+  kept = tmp_path / 'kept.npz'
+  shutil.move(folder / 'teacher.npz', kept)
+  try:
+    shutil.copy(tmp_path / 'teacher.npz', folder)
+    with pytest.raises(ValueError, match='teacher_fingerprint was'):
+      jobs.train(distilled(folder), run, show=False)
+  finally:
+    shutil.move(kept, folder / 'teacher.npz')
+
+
+def test_patches_are_learned_without_labels(folder, tmp_path):
+  """And the file that is left may be fine-tuned to classes."""
+  model = STUDENT | dict(distilled=False)
+  config = settings(folder, model=model, objective='masked_patches')
+  config['total_steps'] = 1
+  result = jobs.train(config, tmp_path, show=False)
+  card = json.loads((tmp_path / 'model.json').read_text())
+  fields = card['architecture']
+  assert fields['classifier'] == 'token_unpooled'
+  assert (fields['num_classes'], card['class_names']) == (512, None)
+  assert 0 < result.accuracy < result.top5_accuracy < 1
+  assert result.num_examples == 40
+  tuned = weights.adapt(
+    weights.load(tmp_path / 'model.npz'),
+    models.create(model, num_classes=10),
+    image_size=(8, 8),
+  )
+  assert tuned['head']['kernel'].shape == (16, 10)
+
+
+@pytest.mark.parametrize(
+  ('change', 'says'),
+  [
+    ({'classifier': 'map'}, "'token_unpooled' or 'unpooled', not 'map'"),
+    ({'distilled': True}, "classifier='token_unpooled' must be 'token' in a"),
+  ],
+)
+def test_models_that_cannot_learn_patches(folder, tmp_path, change, says):
+  model = STUDENT | dict(distilled=False) | change
+  config = settings(folder, model=model, objective='masked_patches')
+  with pytest.raises(ValueError, match=says) as error:
+    jobs.train(config, tmp_path / 'run', show=False)
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'run').exists()

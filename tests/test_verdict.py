@@ -1,0 +1,152 @@
+"""The rule by which a measurement agrees with a published number."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from vit_jax_repro.paper import table, verdict
+
+pytestmark = pytest.mark.quick
+
+ROW = dataclasses.replace(
+  table.find('vit-table-5-vit-l-16-imagenet-21k-30-or-90ep-imagenet'),
+  value=85.15,
+  decimals=2,
+)
+
+
+def measured(*accuracies, num_examples=50_000):
+  return verdict.Measurement(accuracies, num_examples)
+
+
+@pytest.mark.parametrize(
+  'correct, number', [(0, 20), (20, 20), (1, 7), (6131, 6149), (42_610, 50_000)]
+)
+def test_the_interval_of_one_run_is_the_exact_one(correct, number):
+  expected = stats.binomtest(correct, number).proportion_ci(0.95, 'exact')
+  found = measured(correct / number, num_examples=number).interval()
+  np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_interval_of_several_runs_has_their_spread():
+  runs = (0.91, 0.93, 0.92)
+  one = measured(0.92, num_examples=10_000).interval()
+  t = stats.sem(runs) * stats.t.ppf(0.975, df=2)
+  expected = [
+    0.92 - math.hypot(0.92 - one[0], t),
+    0.92 + math.hypot(one[1] - 0.92, t),
+  ]
+  found = measured(*runs, num_examples=10_000).interval()
+  np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_runs_on_the_same_images_do_not_make_more_images():
+  one, three = measured(0.9), measured(0.9, 0.9, 0.9)
+  np.testing.assert_allclose(three.interval(), one.interval(), rtol=1e-12)
+
+
+def test_the_interval_of_a_mean_over_tasks():
+  tasks = (measured(0.5, num_examples=100), measured(0.8, num_examples=400))
+  mean = verdict.Measurement(tasks=tasks)
+  assert mean.accuracy == 0.65
+  down = math.hypot(*(t.accuracy - t.interval()[0] for t in tasks)) / 2
+  up = math.hypot(*(t.interval()[1] - t.accuracy for t in tasks)) / 2
+  np.testing.assert_allclose(mean.interval(), (0.65 - down, 0.65 + up))
+
+
+def test_intervals_stay_between_0_and_1():
+  runs = (1.0, 0.9, 1.0)
+  low, high = measured(*runs, num_examples=10).interval()
+  assert 0 < low < high == 1
+  low, high = measured(0.0, 0.1, 0.0, num_examples=10).interval()
+  assert 0 == low < high < 1
+
+
+@pytest.mark.parametrize(
+  'fields, accuracy, expected',
+  [
+    # 50,000 images at 85 %: 0.31 points on each side.
+    ({}, 0.8515, 'agrees'),
+    ({}, 0.8540, 'agrees'),
+    ({}, 0.8490, 'agrees'),
+    ({}, 0.8560, 'differs by +0.45 points (2.8 sigma)'),
+    ({}, 0.8470, 'differs by -0.45 points (2.8 sigma)'),
+    ({'std': 0.2}, 0.8560, 'agrees'),
+    ({'std': 0.05}, 0.8560, 'differs by +0.45 points (2.7 sigma)'),
+    ({'value_min': 85.0, 'value_max': 85.4}, 0.8560, 'agrees'),
+    (
+      {'value_min': 84.0, 'value_max': 85.2},
+      0.8560,
+      'differs by +0.45 points (2.8 sigma)',
+    ),
+    ({'value_min': 84.8, 'value_max': 86.0}, 0.8450, 'agrees'),
+    ({'value': 85.0, 'decimals': 0}, 0.8575, 'agrees'),
+    ({'value': 85.0}, 0.8575, 'differs by +0.75 points (4.7 sigma)'),
+  ],
+)
+def test_verdicts(fields, accuracy, expected):
+  row = dataclasses.replace(ROW, **fields)
+  assert str(verdict.judge(row, measured(accuracy))) == expected
+
+
+def test_intervals_that_touch_agree():
+  low, high = (100 * end for end in measured(0.8).interval())
+  for end, outwards in ((low, -1), (high, 1)):
+    at = dataclasses.replace(ROW, value=end + outwards * 0.00499)
+    beyond = dataclasses.replace(ROW, value=end + outwards * 0.00501)
+    assert verdict.judge(at, measured(0.8)).kind == verdict.AGREES
+    assert verdict.judge(beyond, measured(0.8)).kind == verdict.DIFFERS
+
+
+def test_whatever_differs_does_so_by_more_than_196_sigmas():
+  differing = 0
+  spreads = ({}, {'std': 0.4}, {'value_min': 89.5, 'value_max': 90.1})
+  for spread, decimals, accuracy, number in itertools.product(
+    spreads, (0, 1, 2), np.linspace(0.85, 0.95, 41), (500, 10_000, 10**7)
+  ):
+    row = dataclasses.replace(ROW, value=90.0, decimals=decimals, **spread)
+    found = verdict.judge(row, measured(float(accuracy), num_examples=number))
+    if found.kind == verdict.DIFFERS:
+      assert found.sigmas > 1.96
+      differing += 1
+    assert found.points == pytest.approx(100 * accuracy - 90)
+  assert differing > 100
+
+
+def test_without_a_measurement():
+  assert str(verdict.judge(ROW)) == 'not run'
+  blocked = table.find('vit-table-6-vit-b-32-jft-300m-7ep-imagenet')
+  assert str(verdict.judge(blocked)) == 'not checkable: JFT-300M weights'
+  # Somebody may have the weights.
+  assert str(verdict.judge(blocked, measured(0.8073))) == 'agrees'
+  cost = table.find('vit-h-14-jft-300m-pre-training-cost-tpuv3-core-days')
+  assert str(verdict.judge(cost, measured(0.9))) == 'not checkable: a cost'
+
+
+@pytest.mark.parametrize('blocker', verdict.BLOCKERS)
+def test_reasons_say_what_would_be_needed(blocker):
+  few, sentences = verdict.BLOCKERS[blocker]
+  assert len(few) < 40 and 'Needed: ' in sentences and sentences.endswith('.')
+
+
+@pytest.mark.parametrize(
+  'values, message',
+  [
+    (((85.15,), 100), 'accuracy 85.15 must be a fraction, 0 to 1'),
+    (((-0.1,), 100), 'accuracy -0.1 must be'),
+    (((float('nan'),), 100), 'accuracy nan must be'),
+    (((True,), 100), 'accuracy True must be'),
+    (((None,), 100), 'accuracy None must be'),
+    (((0.5,), 0), 'num_examples 0 must be a whole number over 0'),
+    (((0.5,), 10.5), 'num_examples 10.5 must be'),
+    (((0.5,), None), 'num_examples None must be'),
+    (((), 100), 'has accuracies, or tasks'),
+  ],
+)
+def test_impossible_measurements(values, message):
+  with pytest.raises(ValueError, match=message):
+    verdict.Measurement(*values)

@@ -1,0 +1,1 @@
+"""The published numbers, which of them can be checked, and verdicts."""

@@ -1,0 +1,95 @@
+"""A table laid out as in the paper: models by data sets."""
+
+import collections
+from collections.abc import Mapping, Sequence
+
+from vit_jax_repro.paper import listings, table, verdict, views
+from vit_jax_repro.paper.results import Result
+from vit_jax_repro.paper.sections import Section, View
+
+_WIDEST = 9  # columns beside the names; with more, rows and columns change
+_MARKS = {verdict.AGREES: '=', verdict.DIFFERS: '!'}
+# What tells rows of one model and data set apart, as far as needed.
+_LABELS = {
+  'pretrain_dataset': '{}',
+  'epochs': '{} epochs',
+  'train_examples': '{}',
+  'resolution': '{} px',
+}
+
+
+def grid(found: Sequence[table.Row], results: Mapping[str, Result]) -> View:
+  """View of rows, a grid for each table; a cell has paper over measured."""
+  by_table = views.by_table(found)
+  return View(
+    tuple(
+      _grid(table.named(name), rows, results) for name, rows in by_table.items()
+    ),
+    tuple(views.record(row, results) for row in found),
+  )
+
+
+def _grid(of, rows, results):
+  labels, places = _labels(rows), _places(rows)
+  cells = collections.defaultdict(list)
+  for row, label, place in zip(rows, labels, places, strict=True):
+    cells[label, place].append(_cell(row, results))
+  down, across = list(dict.fromkeys(labels)), list(dict.fromkeys(places))
+  if len(across) > _WIDEST and len(down) < len(across):
+    down, across = across, down
+    cells = {(place, label): cell for (label, place), cell in cells.items()}
+  return Section(
+    listings.heading(of),
+    (
+      f'{of.source}. In per cent; below what is published stands what was '
+      'measured. = agrees, ! differs; in brackets: not checkable.',
+      *([of.remark] if of.remark else []),
+    ),
+    ('', *(f'>{name}' for name in across)),
+    tuple(
+      (name, *('\n'.join(cells.get((name, other), [])) for other in across))
+      for name in down
+    ),
+  )
+
+
+def _places(rows):
+  """For each row the data set, with the metric where it has several."""
+  metrics = collections.defaultdict(set)
+  for row in rows:
+    metrics[row.eval_dataset].add(row.metric)
+  return [
+    f'{row.eval_dataset}, {table.METRICS[row.metric]}'
+    if len(metrics[row.eval_dataset]) > 1 or row.metric == table.COST
+    else row.eval_dataset
+    for row in rows
+  ]
+
+
+def _labels(rows):
+  """For each row the model, with what else is needed to tell rows apart."""
+  labels, places = [row.model for row in rows], _places(rows)
+  for field, form in _LABELS.items():
+    values = [str(getattr(row, field) or '') for row in rows]
+    longer = [
+      f'{label}\n{form.format(value)}' if value else label
+      for label, value in zip(labels, values, strict=True)
+    ]
+    if _distinct(longer, places) > _distinct(labels, places):
+      labels = longer
+  return labels
+
+
+def _distinct(labels, places):
+  return len(set(zip(labels, places, strict=True)))
+
+
+def _cell(row, results):
+  result = results.get(row.id)
+  judged = verdict.judge(row, result and result.measurement)
+  if judged.kind == verdict.NOT_CHECKABLE:
+    return f'({row.published})'
+  if judged.kind == verdict.NOT_RUN:
+    return row.published
+  measured = 100 * result.measurement.accuracy
+  return f'{row.published}\n{measured:.2f} {_MARKS[judged.kind]}'

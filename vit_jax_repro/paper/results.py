@@ -1,0 +1,91 @@
+"""What was measured here: a folder with one JSON file for each row.
+
+ROW_ID.json holds at least
+
+    {"row": ROW_ID, "accuracy": 0.8515, "num_examples": 50000}
+
+or, with several seeds, "accuracies": [...] in place of "accuracy"; or, of a
+mean over tasks, "tasks": {NAME: {"accuracy": ..., "num_examples": ...}, ...}.
+Accuracies are fractions of 1. What else it holds is kept as details. Other
+files and folders in the folder are left alone.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax_repro.paper import table, verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """One file."""
+
+  row: str  # id
+  path: str
+  measurement: verdict.Measurement
+  details: Mapping[str, Any]  # everything in the file
+
+
+def read(folder: str | os.PathLike) -> dict[str, Result]:
+  """The results in a folder under the ids of their rows.
+
+  Raises:
+    OSError: there is no such folder, or a file cannot be read.
+    ValueError: a file is damaged; names it.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.is_dir():
+    raise NotADirectoryError(
+      f'no folder of results {str(folder)!r}; `run` makes it'
+    )
+  found = (read_file(path) for path in sorted(folder.glob('*.json')))
+  return {result.row: result for result in found}
+
+
+def read_file(path: str | os.PathLike) -> Result:
+  """The result in one file.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: it is damaged, or not what its name says; names it.
+  """
+  path = pathlib.Path(path)
+  try:
+    details = json.loads(path.read_text('utf-8'))
+    if not isinstance(details, dict) or 'row' not in details:
+      raise ValueError("it has no 'row'")
+    if details['row'] not in {row.id for row in table.rows()}:
+      raise ValueError(f'there is no row {details["row"]!r}')
+    if details['row'] != path.stem:
+      raise ValueError(f'it is of the row {details["row"]!r}')
+    measurement = measured(details)
+  except ValueError as error:  # JSON's own and UnicodeDecodeError among them
+    raise ValueError(
+      f'{path} is no result: {error}; remove it and run the row again'
+    ) from None
+  return Result(details['row'], str(path), measurement, details)
+
+
+def measured(details: Mapping[str, Any]) -> verdict.Measurement:
+  """The measurement in what a file holds.
+
+  Raises:
+    ValueError: there is none, or a number is impossible.
+  """
+  tasks = details.get('tasks')
+  if tasks is not None:
+    if not isinstance(tasks, dict) or not all(
+      isinstance(task, dict) for task in tasks.values()
+    ):
+      raise ValueError("'tasks' must hold a result for each name")
+    return verdict.Measurement(
+      tasks=tuple(measured(task) for task in tasks.values())
+    )
+  accuracies = details.get('accuracies', [details.get('accuracy')])
+  if not isinstance(accuracies, list):
+    raise ValueError(f"'accuracies' must be a list, not {accuracies!r}")
+  return verdict.Measurement(tuple(accuracies), details.get('num_examples', 0))

@@ -1,0 +1,40 @@
+"""The papers' training settings as pure functions and tables.
+
+A recipe is a plain dict of the settings that `jobs.train` takes (see
+`settings.Settings`); files in `configs/` turn recipes into configurations.
+`finetuning` and `pretraining` have a `Recipe` for each row of the published
+tables of settings, with its source and what the source leaves open.
+"""
+
+from vit_jax_repro.recipes.hyperrule import IMAGE_SIZES as BIT_IMAGE_SIZES
+from vit_jax_repro.recipes.hyperrule import mixup_alpha as bit_mixup_alpha
+from vit_jax_repro.recipes.hyperrule import resolution as bit_resolution
+from vit_jax_repro.recipes.hyperrule import schedule as bit_schedule
+from vit_jax_repro.recipes.quickstart import (
+  QUICKSTART,
+  QUICKSTART_FEW,
+  QUICKSTART_MODEL,
+)
+from vit_jax_repro.recipes.recipe import Recipe
+from vit_jax_repro.recipes.released import (
+  augreg_finetune,
+  bit_finetune,
+  vit_finetune,
+)
+from vit_jax_repro.recipes.strengths import AUGREG_STRENGTHS, augreg_strength
+
+__all__ = [
+  'AUGREG_STRENGTHS',
+  'BIT_IMAGE_SIZES',
+  'QUICKSTART',
+  'QUICKSTART_FEW',
+  'QUICKSTART_MODEL',
+  'Recipe',
+  'augreg_finetune',
+  'augreg_strength',
+  'bit_finetune',
+  'bit_mixup_alpha',
+  'bit_resolution',
+  'bit_schedule',
+  'vit_finetune',
+]

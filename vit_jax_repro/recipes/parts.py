@@ -1,0 +1,107 @@
+"""Parts of settings that several sources have in common."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax_repro.data import catalogue
+from vit_jax_repro.recipes.recipe import Task
+
+CONVNETS = ('BiT-', 'Mixer-')  # models without dropout
+ONCE = dict(eval_every=0)  # the test split is looked at once, at the end
+
+# Fine-tuning in the ViT paper (Table 4), BiT (section 3.3) and their code:
+# SGD with momentum 0.9 and batches of 512. Accumulation as in
+# vit_jax/configs/common.py; the result does not depend on it.
+SGD = dict(
+  optim='sgd',
+  optim_dtype='float32',
+  decay_type='cosine',
+  grad_norm_clip=1.0,
+  batch=512,
+  batch_eval=512,
+  accum_steps=8,
+  shuffle_buffer=50_000,
+  **ONCE,
+)
+
+# Warm-up by steps, where a paper names none: vit_jax/configs (500 of 10,000
+# and 20,000; of 500 for AugReg 100), transfer.py of big_vision (likewise),
+# AugReg paper, Table 4 (likewise, 200 of 2500), vtab_plainvit_config.py of
+# scenic (200 of 2500).
+WARMUP = {500: 100, 2500: 200, 10_000: 500, 20_000: 500}
+
+# DeiT's augmentation (arXiv:2012.12877, Table 9; facebookresearch/deit,
+# main.py). Decay leaves out biases, norms, tokens and positions, as timm does.
+DEIT = dict(
+  optim='adamw',
+  weight_decay_on='kernels',
+  grad_norm_clip=None,
+  mixup_alpha=0.8,
+  cutmix_alpha=1.0,
+  label_smoothing=0.1,
+  random_erasing=0.25,
+  repeated_augmentation=3,
+  preprocessing='deit',
+)
+DEIT_RANDAUGMENT = dict(
+  randaugment_layers=2, randaugment_magnitude=9, randaugment_policy='deit'
+)
+DEIT_DEPTH = dict(stochastic_depth_rate=0.1)  # fields of the model
+DEIT_OPEN = (
+  'boxes of 5 to 100 % of the area, bilinear; DeiT takes 8 to 100 %, bicubic',
+  'warm-up starts from 0; the code starts from 1e-6',
+)
+
+
+def dropout(model: str, rate: float) -> dict[str, float]:
+  """The field of a model's dropout; {} for models without it."""
+  return {} if model.startswith(CONVNETS) else {'dropout_rate': rate}
+
+
+def splits(task: Task) -> tuple[dict[str, str], dict[str, str] | None]:
+  """The final splits and those to choose on, by the ViT paper's protocol.
+
+  All of `train` after a choice on `minival` (B.1.1); of VTAB-1k its 1000
+  images, without a choice.
+  """
+  row = catalogue.find(task.dataset)
+  if row is None:
+    return dict(train='train', test='test'), None
+  if row.group:
+    return dict(train='train800val200', test='test'), None
+  final = dict(train='train', test=row.test)
+  return final, dict(train='minitrain', test='minival')
+
+
+def square_crop(task: Task, crop: int, *, resize: int) -> dict[str, Any]:
+  """The part of `pp` for BiT's augmentation: squashed, cropped, flipped."""
+  cropped, flipped = _may_crop_and_flip(task)
+  return dict(
+    crop=crop,
+    resize=resize if cropped else None,
+    inception_crop=False,
+    flip=flipped,
+  )
+
+
+def random_box(task: Task, crop: int) -> dict[str, Any]:
+  """The part of `pp` for the box of 5 to 100 % of the area of vit_jax."""
+  cropped, flipped = _may_crop_and_flip(task)
+  return dict(crop=crop, inception_crop=cropped, flip=flipped)
+
+
+def _may_crop_and_flip(task):
+  """Not where a VTAB label depends on the place or on the direction.
+
+  task_adaptation, data/*.py; BiT paper, section 3.3.
+  """
+  row = catalogue.find(task.dataset)
+  if row is None:
+    return True, True
+  return row.random_crop is not False, row.random_flip is not False
+
+
+def without_source(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Settings without what a Recipe says elsewhere, or not at all."""
+  left_out = ('pretrained_dir', 'dataset', 'base_lr')
+  return {k: v for k, v in settings.items() if k not in left_out}

@@ -1,0 +1,49 @@
+"""Settings for scikit-learn's digits, which a CPU learns in minutes."""
+
+# A ViT small enough to learn the 8x8-pixel digits on a CPU in minutes.
+QUICKSTART_MODEL = dict(
+  model='vit',
+  patch_size=(2, 2),
+  hidden_size=64,
+  transformer=dict(
+    num_layers=4,
+    mlp_dim=128,
+    num_heads=4,
+    dropout_rate=0.0,
+    attention_dropout_rate=0.0,
+  ),
+  classifier='token',
+)
+QUICKSTART = dict(
+  dataset='digits',
+  base_lr=3e-3,
+  total_steps=2400,
+  warmup_steps=100,
+  optim='adamw',
+  weight_decay=0.5,
+  weight_decay_on='kernels',
+  batch=64,
+  batch_eval=360,
+  shuffle_buffer=2000,
+  eval_every=200,
+  progress_every=20,
+  checkpoint_every=400,
+  pp=dict(
+    train='train',
+    test='test',
+    crop=8,
+    inception_crop=False,
+    flip=False,
+    shift=1,
+  ),
+)
+
+# Fine-tuning on 25 images of five new classes.
+QUICKSTART_FEW = dict(
+  dataset='digits/5-9',
+  total_steps=300,
+  warmup_steps=30,
+  batch=25,
+  eval_every=0,
+  checkpoint_every=0,
+)

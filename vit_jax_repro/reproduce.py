@@ -1,0 +1,376 @@
+"""`python -m vit_jax_repro.reproduce`: the papers' numbers, and verdicts."""
+
+import dataclasses
+from collections.abc import Callable
+
+from absl import flags
+
+DESCRIPTION = """The published numbers: which can be checked, what was measured,
+and whether the two agree. `list`: the tables. `show`: the rows of a table, or
+all that is known of one row. `plan`: what checking rows takes. `run`: checks
+them, and goes on where it was. `report`: the verdicts on what was measured.
+`differences`: where papers and released code differ. `cost`: parameters and
+compute, beside the published. `card`: what a run, or this project, says of the
+variables by which reproducibility is scored. A name may be a part that
+no other has, a PATTERN a part or a glob. What the verdicts mean:
+docs/paper.md."""
+
+FORMATS = ('terminal', 'markdown', 'csv')
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """One of the first arguments."""
+
+  run: Callable  # of the parsed flags and the other arguments
+  arguments: str  # as the usage line has them
+  most: int  # arguments beside flags
+  flags: tuple[str, ...]  # that it takes
+
+
+def main(argv=None):
+  """Runs the verb on a command line and exits."""
+  from vit_jax_repro import command_line
+
+  command_line.run(
+    'reproduce',
+    _reproduce,
+    command_flags(),
+    DESCRIPTION,
+    positional=' | '.join(
+      f'{name} {command.arguments}' for name, command in COMMANDS.items()
+    ),
+    argv=argv,
+  )
+
+
+def command_flags():
+  """The flags of this verb, anew; each says which commands take it."""
+  from vit_jax_repro import command_line
+
+  values = flags.FlagValues()
+  for name, text in {
+    'results': 'the folder of what was measured',
+    'row': 'the id of a row, or a part of it that no other has',
+    'table': 'the rows of this table alone, and all of them',
+    'out': 'write to this file, .md or .csv, not to the terminal',
+    'weights_dir': 'where published files lie, as `fetch` names them; by '
+    "default './weights'",
+    'data_dir': "where TFDS data sets lie; TFDS's own by default",
+    'weights': 'which published file, where a row leaves several',
+    'dataset': 'a folder or name, where TFDS has no data set of a row',
+    'recipe': "of fine-tuning, in place of the row's own",
+    'json': 'also write the card to this file',
+    'override': 'other settings than the recipe has, KEY=VALUE,...; the result '
+    'says so',
+  }.items():
+    command_line.define_string(values, name, None, f'{_takers(name)}: {text}')
+  flags.DEFINE_boolean(
+    'grid',
+    False,
+    f'{_takers("grid")}: laid out as in the paper, models by data sets',
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    'compiled',
+    False,
+    f"{_takers('compiled')}: XLA's count too, of each compiled model: minutes",
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    'fetch',
+    False,
+    f'{_takers("fetch")}: get the weights files that are not there',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'seeds',
+    1,
+    f'{_takers("seeds")}: runs of fine-tuning, their mean is judged',
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'batch_size',
+    64,
+    f'{_takers("batch_size")}: images at a time, of evaluation',
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'budget',
+    None,
+    f'{_takers("budget")}: hours; the cheapest checks first, and none that '
+    'would take longer',
+    lower_bound=0.0,
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'format',
+    None,
+    FORMATS,
+    f'{_takers("format")}: how it is printed; by default for the terminal',
+    flag_values=values,
+  )
+  return values
+
+
+def _takers(flag):
+  return ', '.join(
+    n for n, command in COMMANDS.items() if flag in command.flags
+  )
+
+
+def _reproduce(values, arguments):
+  from vit_jax_repro import command_line
+
+  name, *rest = arguments or ['']
+  if name not in COMMANDS:
+    raise command_line.UsageError(
+      f'what to do is {name!r}; choose one of {", ".join(COMMANDS)}'
+    )
+  command = COMMANDS[name]
+  wrong = [
+    f'--{flag}'
+    for flag in sorted({f for c in COMMANDS.values() for f in c.flags})
+    if values[flag].present and flag not in command.flags
+  ]
+  if wrong:
+    raise command_line.UsageError(f'{name} does not take {", ".join(wrong)}')
+  if len(rest) > command.most:
+    raise command_line.UsageError(
+      f'{name} does not take {rest[command.most]!r}: {name} {command.arguments}'
+    )
+  command.run(values, rest)
+
+
+def _list(values, rest):
+  from vit_jax_repro.paper import facts, listings, naming, table
+
+  pattern = rest[0] if rest else ''
+
+  def fitting(tables):
+    return [t for t in tables if naming.fits(pattern, t.name, t.title)]
+
+  found = fitting(table.tables()), fitting(facts.tables())
+  if not any(found):
+    raise ValueError(
+      f'no table fits {pattern!r}; without a pattern all are shown'
+    )
+  _print(values, listings.all_tables(*found))
+
+
+def _show(values, rest):
+  from vit_jax_repro import command_line
+  from vit_jax_repro.paper import facts, grids, listings, naming, table, views
+
+  if (values.row is None) == (not rest) or (values.row and values.grid):
+    raise command_line.UsageError(
+      'show wants either a table, with or without --grid, or --row=ID'
+    )
+  if values.row is not None:
+    row = table.find(values.row)
+    _print(values, views.one_row(row, _results(values)))
+    return
+  texts = [each.name for each in facts.tables()]
+  names = [*(each.name for each in table.tables()), *texts]
+  name = naming.pick(rest[0], names, 'table', '`list` has all names')
+  if name not in texts:
+    view = grids.grid if values.grid else views.numbers
+    _print(values, view(table.select(name, *rest[1:]), _results(values)))
+    return
+  if rest[1:] or values.grid or values.results:
+    raise command_line.UsageError(
+      f'{name!r} holds no accuracies; it takes no PATTERN, --grid or --results'
+    )
+  _print(values, listings.settings(facts.named(name)))
+
+
+def _differences(values, rest):
+  from vit_jax_repro.paper import differences, listings
+
+  _print(values, listings.all_differences(differences.select(*rest)))
+
+
+def _report(values, rest):
+  del rest
+  from vit_jax_repro import command_line
+  from vit_jax_repro.paper import render, table, views
+  from vit_jax_repro.runs import json_files
+
+  command_line.require(values, 'results')
+  writers = {'.md': render.markdown, '.csv': render.as_csv}
+  if values.out is not None:
+    if values.format is not None:
+      raise command_line.UsageError('--format does not go with --out')
+    ending = values.out[values.out.rfind('.') :]
+    if ending not in writers:
+      raise command_line.UsageError(
+        f'--out={values.out} must end in {" or ".join(writers)}'
+      )
+    json_files.check_writable(values.out)
+  found = table.select(values.table)
+  view = views.report(found, _results(values), whole=values.table is not None)
+  if values.out is None:
+    _print(values, view)
+  else:
+    json_files.write_text(values.out, writers[ending](view))
+    print(f'{values.out}: {view.sections[0].text[0]}')
+
+
+def _plan(values, rest):
+  from vit_jax_repro.paper import table
+  from vit_jax_repro.reproduction import plans
+
+  found = [
+    _check(values, row)
+    for row in _rows(values, rest)
+    if row.status != table.NOT or values.row is not None
+  ]
+  if not found:
+    raise ValueError('no row of these can be checked; `show` says why')
+  _print(values, plans.plan(found))
+
+
+def _run(values, rest):
+  from vit_jax_repro import command_line
+
+  command_line.require(values, 'results')
+  rows = _rows(values, rest)
+
+  from vit_jax_repro.paper import table, views
+  from vit_jax_repro.reproduction import overrides, plans, running
+
+  options = running.Options(
+    results=values.results,
+    weights_dir=values.weights_dir or 'weights',
+    fetch=values.fetch,
+    data_dir=values.data_dir,
+    batch_size=values.batch_size,
+    seeds=values.seeds,
+    overrides=overrides.parse(values.override),
+  )
+  if values.row is not None:
+    running.run(_check(values, rows[0]), options)
+    outcomes = {}
+  else:
+    outcomes = running.run_many(
+      rows,
+      options,
+      resolve=lambda row: _check(values, row),
+      cost=plans.operations,
+      budget_hours=values.budget,
+    )
+  rows = [row for row in rows if row.status != table.NOT]
+  _print(values, views.numbers(rows, _results(values)))
+  failed = [
+    f'{row_id}: {outcome}'
+    for row_id, outcome in outcomes.items()
+    if outcome not in running.FINE
+  ]
+  for line in failed:
+    print(line)
+
+
+def _cost(values, rest):
+  del rest
+  from vit_jax_repro.reproduction import costs
+
+  _print(values, costs.view(*costs.computed(compiled=values.compiled)))
+
+
+def _card(values, rest):
+  from vit_jax_repro.reproduction import cards
+  from vit_jax_repro.runs import card, json_files
+
+  if values.json is not None:
+    json_files.check_writable(values.json)
+  found = card.of_run(rest[0]) if rest else card.of_project()
+  if values.json is not None:
+    json_files.write(values.json, dataclasses.asdict(found))
+  _print(values, cards.view(found))
+
+
+def _rows(values, rest):
+  """What `--row`, or `--table` and a PATTERN, name."""
+  from vit_jax_repro import command_line
+  from vit_jax_repro.paper import table
+
+  if values.row is not None:
+    if values.table is not None or rest:
+      raise command_line.UsageError('--row goes without --table and PATTERN')
+    return [table.find(values.row)]
+  if values.table is None and not rest:
+    raise command_line.UsageError(
+      '--row=ID, --table=NAME or a PATTERN is wanted'
+    )
+  return table.select(values.table, *rest)
+
+
+def _check(values, row):
+  from vit_jax_repro.reproduction import checks
+
+  return checks.resolve(
+    row,
+    weights=values.weights,
+    dataset=values.dataset,
+    recipe=values.recipe,
+  )
+
+
+def _results(values):
+  from vit_jax_repro.paper import results
+
+  return {} if values.results is None else results.read(values.results)
+
+
+def _print(values, view):
+  from vit_jax_repro.paper import render
+
+  if values.format == 'csv':
+    print(render.as_csv(view), end='')
+  elif values.format == 'markdown':
+    print(render.markdown(view), end='')
+  else:
+    render.terminal(view)
+
+
+_WHICH = '[--row=ID | --table=NAME | PATTERN]'
+_CHOICES = ('row', 'table', 'weights', 'dataset', 'recipe')
+COMMANDS = {
+  'list': Command(_list, '[PATTERN]', 1, ('format',)),
+  'show': Command(
+    _show,
+    '[TABLE [PATTERN] | --row=ID]',
+    2,
+    ('results', 'row', 'grid', 'format'),
+  ),
+  'report': Command(
+    _report, '--results=DIR', 0, ('results', 'table', 'out', 'format')
+  ),
+  'plan': Command(_plan, _WHICH, 1, (*_CHOICES, 'format')),
+  'run': Command(
+    _run,
+    f'{_WHICH} --results=DIR',
+    1,
+    (
+      *_CHOICES,
+      'results',
+      'weights_dir',
+      'data_dir',
+      'fetch',
+      'seeds',
+      'batch_size',
+      'budget',
+      'override',
+      'format',
+    ),
+  ),
+  'cost': Command(_cost, '', 0, ('compiled', 'format')),
+  'card': Command(_card, '[WORKDIR]', 1, ('json', 'format')),
+  'differences': Command(_differences, '[PATTERN]', 1, ('format',)),
+}
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,1 @@
+"""Checking published numbers: what a row means, running it, its result."""

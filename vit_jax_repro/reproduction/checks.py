@@ -1,0 +1,198 @@
+"""What checking a published number takes: file, data, reading, recipe.
+
+A row of `paper.table` becomes a Check. What its source leaves open is not
+guessed: `Check.pick` says what to choose, and the choice is an argument.
+"""
+
+import dataclasses
+import re
+
+from vit_jax_repro.data import catalogue
+from vit_jax_repro.models import variants
+from vit_jax_repro.paper.table import Row
+from vit_jax_repro.published import catalogue as published
+from vit_jax_repro.recipes import hyperrule
+from vit_jax_repro.recipes.recipe import Recipe
+from vit_jax_repro.reproduction import data_sets, recipe_names, weight_names
+
+EVALUATE, FINE_TUNE = 'evaluate', 'fine-tune'
+# Where a row does not say at how many pixels its files were evaluated: the
+# scale of all families but BiT, which has a rule.
+_SIZE = 224
+_DEFAULT_READING = 'vit_jax'
+_TIMM = re.compile(r'timm eval: (bicubic|bilinear), crop_pct ([\d.]+)')
+_METRICS = {
+  'top1_pct': 'accuracy',
+  'top5_pct': 'top5_accuracy',
+  'vtab_mean_top1_pct': 'accuracy',
+  'vtab_group_mean_top1_pct': 'accuracy',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+  """How one row is checked.
+
+  Of several data sets the measurement is the mean over them, of several files
+  for one data set the mean over these.
+  """
+
+  row: Row
+  kind: str  # EVALUATE or FINE_TUNE
+  files: tuple[str, ...]  # published names; with '<task>': one for each task
+  model: str  # published name of the architecture
+  datasets: tuple[str, ...]  # that the number is of
+  split: str
+  metric: str  # 'accuracy' or 'top5_accuracy'
+  image_sizes: tuple[int, ...]  # pixels, of each data set
+  preprocessing: str
+  head: str = 'both'  # of distilled models: 'class', 'distillation'
+  # For each data set those to try, the best on their held-out part taken; the
+  # data set that one trains on may be another.
+  recipes: tuple[tuple[Recipe, ...], ...] = ()
+  pick: tuple[str, ...] = ()  # what must be chosen before this can run
+  notes: tuple[str, ...] = ()
+
+  @property
+  def is_ready(self) -> bool:
+    """Whether nothing is left to be picked."""
+    return not self.pick
+
+  @property
+  def is_fine_tuned(self) -> bool:
+    """Whether the check trains."""
+    return self.kind == FINE_TUNE
+
+  def file_for(self, file: str, dataset: str) -> str:
+    """The published name, of a file of `files`, for one of `datasets`."""
+    return file.replace('<task>', dataset.removeprefix(catalogue.VTAB))
+
+
+def resolve(
+  row: Row,
+  *,
+  weights: str | None = None,
+  dataset: str | None = None,
+  recipe: str | None = None,
+) -> Check:
+  """The check of a row.
+
+  Args:
+    row: one that can be checked.
+    weights: a published name, where the row leaves several.
+    dataset: a folder or name, where TFDS has none for the row.
+    recipe: a key of `finetuning.RULES`, in place of the row's own.
+
+  Raises:
+    ValueError: the row cannot be checked, with the reason; a choice that is
+      none.
+  """
+  if row.status == 'not-checkable':
+    raise ValueError(
+      f'{row.id} cannot be checked ({row.blocker}); `reproduce show '
+      f'--row={row.id}` says why'
+    )
+  target = data_sets.target_of(row.eval_dataset)
+  named = weight_names.weights_of(row.checkpoint)
+  files = (published.find(weights).name,) if weights else named.files
+  names = (dataset,) if dataset else target.datasets
+  preprocessing, notes = _reading(row)
+  kind = EVALUATE if row.status == 'checkable-inference' else FINE_TUNE
+  check = Check(
+    row=row,
+    kind=kind,
+    files=files,
+    model=_model(files or named.choices, row.checkpoint),
+    datasets=names,
+    split=target.split,
+    metric=_METRICS[row.metric],
+    image_sizes=tuple(row.resolution or _size(row, name) for name in names),
+    preprocessing=preprocessing,
+    head=_head(row),
+    notes=notes,
+    pick=tuple(
+      f'--{flag}: {what}'
+      for flag, given, what in (
+        ('weights', files, named.pick),
+        ('dataset', names, target.pick),
+      )
+      if not given
+    ),
+  )
+  return check if kind == EVALUATE else _with_recipes(check, recipe)
+
+
+def _with_recipes(check, recipe):
+  choice = recipe_names.recipe_of(check.row)
+  if recipe is not None:
+    choice = recipe_names.Choice(recipe)
+  if choice.pick:
+    pick = f'--recipe: {choice.pick}'
+    return dataclasses.replace(check, pick=(*check.pick, pick))
+  recipes = tuple(
+    recipe_names.recipes_for(
+      check.row,
+      choice,
+      data_sets.trained_on(check.row.finetune_dataset, dataset),
+      check.model,
+    )
+    for dataset in check.datasets
+  )
+  if not recipes:
+    return check
+  first = recipes[0][0]
+  return dataclasses.replace(
+    check,
+    recipes=recipes,
+    image_sizes=tuple(tried[0].settings['pp']['crop'] for tried in recipes),
+    preprocessing=first.settings.get('preprocessing', _DEFAULT_READING),
+    notes=(*check.notes, *first.notes),
+  )
+
+
+def _model(files, checkpoint):
+  """Published name of the architecture of the files."""
+  if files and '<task>' not in files[0]:
+    return published.find(files[0]).model
+  last = checkpoint.rpartition('/')[2]
+  name = re.match(r'(BiT-[SM]-R\d+x\d+|\w+)', last)[1]
+  return variants.canonical_name(name.partition('-i')[0])
+
+
+def _head(row):
+  for head in ('class', 'distillation'):
+    if row.model.endswith(f'{head} token only'):
+      return head
+  return 'both'
+
+
+def _size(row, dataset):
+  if row.family != 'BiT':
+    return _SIZE
+  _, crop = hyperrule.resolution(*hyperrule.image_size(dataset))
+  return crop
+
+
+def _reading(row):
+  """(preprocessing, notes) that a file is evaluated with."""
+  if row.table.startswith('timm'):
+    method, crop_pct = _TIMM.match(row.note).groups()
+    base = 'deit' if row.family == 'DeiT' else 'timm'
+    more = '' if method == 'bicubic' else f',interpolation={method}'
+    return f'{base}:crop_pct={float(crop_pct):g}{more}', ()
+  if row.family == 'DeiT':
+    return 'deit', ()
+  if row.checkpoint.startswith('big_vision/'):
+    return 'big_vision', ()
+  if row.checkpoint.startswith('distill/'):
+    note = 'read as big_vision does: the source names the size alone'
+    return 'big_vision', (note,)
+  if row.eval_dataset == 'ObjectNet':
+    note = "the paper's crop, resized or by bounding box, is up to the images"
+    return 'bit', (note,)
+  if row.family == 'BiT':
+    return 'bit', ()
+  if 'PyTorch' in row.model:
+    note = 'the source squashed with antialiasing, which nothing here does'
+    return _DEFAULT_READING, (note,)
+  return _DEFAULT_READING, ()

@@ -1,0 +1,64 @@
+"""The optimiser and the learning rates of a run, as its settings say."""
+
+import optax
+
+from vit_jax_repro import recipes
+from vit_jax_repro.runs.restoring import note
+from vit_jax_repro.runs.settings import Settings
+from vit_jax_repro.training import averaging, optim
+
+
+def create_schedule(
+  settings: Settings, num_examples: int
+) -> tuple[int, optim.Schedule]:
+  """(total steps, schedule), by the BiT-HyperRule where it is asked for.
+
+  Args:
+    num_examples: of the training split.
+
+  Raises:
+    ValueError: numbers that make no schedule.
+  """
+  total, warmup = settings.total_steps, settings.warmup_steps
+  decay, boundaries = settings.decay_type, settings.decay_steps or None
+  if decay == 'bit_hyperrule':
+    rule_warmup, boundaries, rule_total = recipes.bit_schedule(num_examples)
+    decay = 'steps'
+    total = rule_total if total is None else total
+    warmup = rule_warmup if warmup is None else warmup
+  schedule = optim.create_schedule(
+    base_lr=settings.base_lr,
+    total_steps=total,
+    warmup_steps=warmup,
+    decay_type=decay,
+    boundaries=boundaries,
+  )
+  return total, schedule
+
+
+def create_optimizer(
+  settings: Settings, schedule: optim.Schedule, total_steps: int
+) -> optax.GradientTransformation:
+  """The optimiser, which also averages where `polyak_decay` is set.
+
+  Raises:
+    ValueError: an option of another optimiser.
+  """
+  tx = optim.create_optimizer(
+    settings.optim,
+    schedule,
+    accumulator_dtype=settings.optim_dtype or None,
+    weight_decay=settings.weight_decay or None,
+    decay=settings.weight_decay_on or None,
+    grad_clip_norm=settings.grad_norm_clip or None,
+  )
+  decay = settings.polyak_decay
+  if not decay:
+    return tx
+  initial = decay**total_steps
+  if initial > 0.5:
+    note(
+      f'config.polyak_decay={decay}: after {total_steps} steps, {initial:.0%} '
+      'of the averages are still the initial parameters'
+    )
+  return averaging.averaged(tx, decay)

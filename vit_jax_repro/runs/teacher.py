@@ -1,0 +1,109 @@
+"""The model whose predictions a run learns, beside the labels."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax_repro.data import labels, preprocess
+from vit_jax_repro.data.batches import NO_CLASS
+from vit_jax_repro.runs.restoring import note, restore
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A restored model that gives the logits of a run's classes."""
+
+  params: Any  # host arrays
+  digest: str  # 16 hex digits of the file's contents
+  # (params, images [B, H, W, 3] as the run's model gets them) -> [B, K]
+  logits: Callable[[Any, jax.Array], jax.Array]
+
+
+def load(
+  path: str,
+  *,
+  image_size: tuple[int, int],
+  mean: Sequence[float],
+  std: Sequence[float],
+  class_names: Sequence[str],
+) -> Teacher:
+  """Restores a teacher and fits it to what a run's model sees and tells.
+
+  It gets the very pixels that the model gets, as in DeiT: images of the run's
+  size, to which position embeddings are resized as for fine-tuning, only
+  scaled as the teacher's own preprocessing does. Its classes are brought into
+  the order of the data set's where the names of both are known.
+
+  Args:
+    path: any file that `restoring.restore` reads.
+    image_size: (height, width) pixels of the run.
+    mean, std: by which the run scales pixels, in levels (0 to 255).
+    class_names: of the data set.
+
+  Raises:
+    ValueError: one line where the file is none, has no trained head, cannot be
+      brought to the image size, or has other classes.
+    OSError: the file cannot be read.
+  """
+  restored = restore(path, image_size=image_size)
+  restored.require_trained_head(path)
+  order = _order(restored, path, tuple(class_names))
+  scale = preprocess.pick_preprocessing(restored.preprocessing)
+  factor, shift = (
+    np.float32(values).reshape(1, 1, 1, -1)
+    for values in (
+      np.divide(std, scale.std),
+      np.subtract(mean, scale.mean) / scale.std,
+    )
+  )
+
+  def logits(params, images):
+    found = restored.model.apply(
+      {'params': params}, images * factor + shift, train=False
+    )
+    return found if order is None else found[:, order]
+
+  _check_output(logits, restored.params, image_size, path)
+  with open(path, 'rb') as file:
+    digest = hashlib.file_digest(file, 'sha256').hexdigest()[:16]
+  return Teacher(restored.params, digest, logits)
+
+
+def _order(restored, path, names):
+  """[K] classes of the teacher in the data set's order; None: as they are."""
+  if restored.num_classes != len(names):
+    raise ValueError(
+      f'config.teacher={path!r} has {restored.num_classes} classes and the '
+      f'data set {len(names)}; choose a teacher for these classes'
+    )
+  if restored.class_names in (None, names):
+    return None
+  table = labels.align(names, restored.class_names, len(names))
+  if table is None:
+    note(
+      'class names of the data set are not those of the teacher; its classes '
+      'are taken in their order'
+    )
+    return None
+  lacking = np.flatnonzero(table == NO_CLASS)
+  if lacking.size:
+    raise ValueError(
+      f'config.teacher={path!r} has no class {names[lacking[0]]!r}, as the '
+      'data set has; choose a teacher for these classes'
+    )
+  return table
+
+
+def _check_output(logits, params, image_size, path):
+  images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+  shape = jax.eval_shape(logits, params, images).shape
+  if len(shape) != 2:
+    raise ValueError(
+      f'config.teacher={path!r} gives {shape[1:]} outputs for an image instead '
+      'of one for each class; choose a classifier that pools'
+    )

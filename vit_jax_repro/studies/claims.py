@@ -1,0 +1,227 @@
+"""The studies: what each compares, and what the papers say of it.
+
+Published numbers stand beside a side for comparison; they are of models and
+data of another size.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from vit_jax_repro.paper import table
+from vit_jax_repro.studies.outcome import ACCURACY, LOCALITY, Claim
+
+_VIT = 'ViT paper, arXiv:2010.11929'
+_WARM = 'Ash & Adams, arXiv:1910.08475'
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """Fields:
+
+  title: what is compared.
+  claims: to be judged.
+  published: side: id of a row of `paper.table`.
+  measures: what is measured of a side.
+  """
+
+  title: str
+  claims: tuple[Claim, ...]
+  published: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  measures: tuple[str, ...] = (ACCURACY,)
+
+  def published_values(self) -> dict[str, str]:
+    """side: the number as it is printed."""
+    return {
+      side: table.find(row).published for side, row in self.published.items()
+    }
+
+
+def more(text, source, better, worse, **fields):
+  """The claim that one side has more than another."""
+  return Claim(text, source, {better: 1.0, worse: -1.0}, **fields)
+
+
+# Sides of Table 8, in its order; relative ones at every layer are ours.
+POSITIONS = {
+  'none': ('none', 'stem'),
+  '1-D, stem': ('learned', 'stem'),
+  '1-D, every layer': ('learned', 'every_layer'),
+  '1-D, shared': ('learned', 'shared'),
+  '2-D, stem': ('learned2d', 'stem'),
+  '2-D, every layer': ('learned2d', 'every_layer'),
+  '2-D, shared': ('learned2d', 'shared'),
+  'relative, stem': ('relative', 'stem'),
+  'relative, every layer': ('relative', 'every_layer'),
+  'relative, shared': ('relative', 'shared'),
+}
+_ROW = 'vit-table-8-vit-b-16-posemb-{}-jft-300m-imagenet-5shot-linear-top1-pct'
+_WORDS = {'1-D': '1-d-learned', '2-D': '2-d-learned'}
+_PLACES = {
+  'stem': 'added-at-stem',
+  'every layer': 'added-at-every-layer',
+  'shared': 'added-at-every-layer-shared',
+}
+
+
+def _table_8():
+  rows = {'none': _ROW.format('none-added-at-stem')}
+  for side in POSITIONS:
+    kind, _, place = side.partition(', ')
+    if kind in _WORDS:
+      rows[side] = _ROW.format(f'{_WORDS[kind]}-{_PLACES[place]}')
+  # The paper's one number of relative positions: see models/positions.py.
+  rows['relative, every layer'] = _ROW.format('relative-added-at-stem')
+  return rows
+
+
+_RESNET = (
+  'vit-table-7-resnet50x1-{}-pre-training-jft-300m-7ep-average-5-datasets'
+)
+
+STUDIES = {
+  'transfer': Study(
+    title='Few examples of new classes: pre-trained or from scratch',
+    claims=(
+      more(
+        'Pre-training helps where examples are few',
+        f'{_VIT}, 4.2 and Table 5',
+        'pre-trained',
+        'from scratch',
+      ),
+    ),
+    published={
+      'pre-trained': 'vit-table-5-vit-b-16-imagenet-21k-90ep-imagenet',
+      'from scratch': 'vit-table-5-vit-b-16-imagenet-300ep-imagenet',
+    },
+  ),
+  'position_embeddings': Study(
+    title='Kinds of position embedding, and where they are added',
+    claims=(
+      more(
+        'Position embeddings help',
+        f'{_VIT}, D.4 and Table 8',
+        '1-D, stem',
+        'none',
+      ),
+      *(
+        Claim(
+          f'{other} or {one}, it makes little difference',
+          f'{_VIT}, D.4 and Table 8',
+          {other: 1.0, one: -1.0},
+          kind='alike',
+        )
+        for one, other in (
+          ('1-D, stem', '1-D, every layer'),
+          ('1-D, stem', '1-D, shared'),
+          ('1-D, stem', '2-D, stem'),
+          ('1-D, stem', 'relative, every layer'),
+        )
+      ),
+    ),
+    published=_table_8(),
+  ),
+  'pooling': Study(
+    title='Class token or the mean of all patches',
+    claims=(
+      Claim(
+        'Each with its own learning rate, both work as well',
+        f'{_VIT}, D.3 and Figure 9',
+        {'mean': 1.0, 'class token': -1.0},
+        kind='alike',
+      ),
+      more(
+        "At the class token's learning rate the mean works worse",
+        f'{_VIT}, D.3 and Figure 9',
+        'mean',
+        "mean, the token's rate",
+      ),
+    ),
+  ),
+  'data_size': Study(
+    title='ViT and BiT on subsets of the training images',
+    claims=(
+      more(
+        'With few images a ResNet is ahead',
+        f'{_VIT}, 4.3 and Figure 4',
+        'BiT, few',
+        'ViT, few',
+      ),
+      Claim(
+        'With more images a ViT gains more than a ResNet',
+        f'{_VIT}, 4.3 and Figure 4',
+        {'ViT, all': 1.0, 'ViT, few': -1.0, 'BiT, all': -1.0, 'BiT, few': 1.0},
+      ),
+    ),
+  ),
+  'adam_vs_sgd': Study(
+    title='A ResNet pre-trained with Adam or SGD, fine-tuned with SGD',
+    claims=(
+      more(
+        'A ResNet pre-trained with Adam transfers better',
+        f'{_VIT}, D.1 and Table 7',
+        'Adam',
+        'SGD',
+      ),
+    ),
+    published={'Adam': _RESNET.format('adam'), 'SGD': _RESNET.format('sgd')},
+  ),
+  'hyperparameters': Study(
+    title='Learning rate, number of updates, and position embeddings',
+    claims=tuple(
+      Claim(
+        f'How position embeddings resemble each other depends on {what}',
+        f'{_VIT}, D.4 and Figure 10',
+        {one: 1.0, other: -1.0},
+        kind='differs',
+        measure=LOCALITY,
+      )
+      for what, one, other in (
+        ('the learning rate', 'high rate, long', 'low rate, long'),
+        ('the number of updates', 'high rate, long', 'high rate, short'),
+      )
+    ),
+    measures=(ACCURACY, LOCALITY),
+  ),
+  'masked_patches': Study(
+    title='Pre-trained by masked patch prediction, with labels, or not',
+    claims=(
+      more(
+        'Masked patch prediction is better than no pre-training',
+        f'{_VIT}, 4.6',
+        'masked patches',
+        'none',
+      ),
+      more(
+        'Pre-training with labels is better still',
+        f'{_VIT}, 4.6',
+        'labels',
+        'masked patches',
+      ),
+    ),
+    published={
+      'none': 'vit-table-5-vit-b-16-imagenet-300ep-imagenet',
+      'masked patches': (
+        'vit-section-4-6-vit-b-16-masked-patch-prediction-jft-300m-'
+        'self-supervised-14ep-imagenet'
+      ),
+      'labels': 'vit-table-5-vit-b-16-jft-300m-7ep-imagenet',
+    },
+  ),
+  'warm_start': Study(
+    title='On growing data: fresh, from what was learned, or from less of it',
+    claims=(
+      more(
+        'A warm start ends worse than a fresh one',
+        f'{_WARM}, section 2',
+        'fresh',
+        'warm',
+      ),
+      more(
+        'Shrinking and perturbing makes a warm start better',
+        f'{_WARM}, section 4',
+        'shrunk and perturbed',
+        'warm',
+      ),
+    ),
+  ),
+}

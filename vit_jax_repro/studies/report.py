@@ -1,0 +1,94 @@
+"""The result of a study as tables: for the terminal and in Markdown."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from vit_jax_repro.studies.outcome import Judgement, Side, deviation
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What a study came to; study.json."""
+
+  name: str
+  title: str
+  size: str
+  num_seeds: int
+  sides: tuple[Side, ...]
+  judgements: tuple[Judgement, ...]
+  published: Mapping[str, str]  # side: the paper's number, where it has one
+
+
+def header(result: Result) -> list[str]:
+  """The columns of the table of sides."""
+  columns = ['side', 'learning rate', 'test accuracy', 'each seed']
+  if any(side.localities for side in result.sides):
+    columns.append('locality')
+  if result.published:
+    columns.append('paper')
+  return columns
+
+
+def rows(result: Result) -> list[list[str]]:
+  """A row of cells for each side."""
+  columns = header(result)
+  cells = []
+  for side in result.sides:
+    row = [
+      side.name,
+      f'{side.base_lr:g}',
+      f'{side.mean:.1%} ± {side.spread:.1%}',
+      '  '.join(f'{accuracy:.1%}' for accuracy in side.accuracies),
+    ]
+    if 'locality' in columns:
+      values = side.localities
+      mean = sum(values) / len(values)
+      row.append(f'{mean:.2f} ± {deviation(values):.2f}')
+    if 'paper' in columns:
+      row.append(result.published.get(side.name, ''))
+    cells.append(row)
+  return cells
+
+
+def sentences(result: Result) -> list[str]:
+  """A line on each claim."""
+  return [
+    f'{each.claim} ({each.source}): {each.verdict}; the difference is '
+    f'{each.difference:+.3f} ± {each.spread:.3f}'
+    for each in result.judgements
+  ]
+
+
+def markdown(result: Result) -> str:
+  """The whole result as a Markdown text."""
+  lines = [
+    f'# {result.title}',
+    '',
+    f'`configs/studies.py:{result.name},{result.size}`, {result.num_seeds} '
+    'seeds: mean ± standard deviation.',
+    '',
+    *(
+      f'| {" | ".join(cells)} |'
+      for cells in (
+        header(result),
+        ['---'] * len(header(result)),
+        *rows(result),
+      )
+    ),
+    '',
+    *(f'- {sentence}' for sentence in sentences(result)),
+  ]
+  return '\n'.join(lines) + '\n'
+
+
+def show(result: Result) -> None:
+  """Prints the result."""
+  from rich import console, table
+
+  out = console.Console(markup=False, highlight=False)
+  grid = table.Table(*header(result), title=result.title)
+  for row in rows(result):
+    grid.add_row(*row)
+  out.print(grid)
+  for sentence in sentences(result):
+    out.print(sentence)

@@ -1,0 +1,228 @@
+"""Runs a study: trains every side, chooses rates, judges the claims."""
+
+import copy
+import dataclasses
+import os
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax_repro.runs import json_files
+from vit_jax_repro.runs.restoring import note
+from vit_jax_repro.runs.settings import to_plain
+from vit_jax_repro.studies import claims, outcome, report
+from vit_jax_repro.studies.trainings import Trainings, keep_compiled
+
+_KEYS = (
+  'name',
+  'size',
+  'stages',
+  'sides',
+  'order',
+  'seeds',
+  'held_out',
+  'base_lrs',
+  'once',
+)
+
+
+def run(config: Mapping[str, Any], workdir: str | os.PathLike) -> report.Result:
+  """Runs a study, or goes on with one.
+
+  Each side is a chain of trainings, the stages: a stage starts from the model
+  of the one before. With several learning rates the last stage is trained
+  with each of them and every seed; the rate with the best mean accuracy on
+  the held-out split is kept, and the test split is looked at once.
+
+  Args:
+    config:
+      name: a key of `claims.STUDIES`.
+      size: what it is called in the report.
+      stages: name: the settings of `jobs.train`.
+      sides: name: what it changes, {stage: settings}, nested as there; None
+        for a stage leaves it out, and a model that says its kind replaces
+        the other as a whole. Beside the stages: `base_lrs` of its own,
+        or `rate_of`, a side before it whose rate it takes.
+      order: `stages` and `sides`, the names in their order, as a ConfigDict
+        has none; sides that are not named there are left out.
+      seeds: of all stages; '{seed}' in pp.train stands for it.
+      held_out: the split to choose on; None: there is no choice.
+      base_lrs: of the last stage; (): its own.
+      once: names of stages that are trained with their own seed alone.
+    workdir: holds the runs; study.json and study.md, which are the result.
+
+  Returns:
+    The Result, as it stands in study.json.
+
+  Raises:
+    ValueError: a key or side that is unknown or missing; as `jobs.train`.
+    OSError: as `jobs.train`.
+  """
+  config = checked(to_plain(config))
+  workdir = os.path.abspath(os.path.expanduser(os.fspath(workdir)))
+  study = claims.STUDIES[config['name']]
+  trainings = Trainings(workdir)
+  sides = []
+  keep_compiled()
+  for name in config['sides']:
+    sides.append(_side(name, config, trainings, study.measures, sides))
+  result = report.Result(
+    name=config['name'],
+    title=study.title,
+    size=config['size'],
+    num_seeds=len(config['seeds']),
+    sides=tuple(sides),
+    judgements=tuple(
+      judged
+      for claim in study.claims
+      if (judged := outcome.judge(claim, sides))
+    ),
+    published=study.published_values(),
+  )
+  json_files.write(
+    os.path.join(workdir, 'study.json'), dataclasses.asdict(result)
+  )
+  json_files.write_text(
+    os.path.join(workdir, 'study.md'), report.markdown(result)
+  )
+  note(f'the result stands in {os.path.join(workdir, "study.md")}')
+  return result
+
+
+def checked(config: dict[str, Any]) -> dict[str, Any]:
+  """The configuration, plain, with stages and sides in order.
+
+  Raises:
+    ValueError: see `run`.
+  """
+  if sorted(config) != sorted(_KEYS):
+    raise ValueError(f'config.study has {sorted(config)}, not {sorted(_KEYS)}')
+  if config['name'] not in claims.STUDIES:
+    raise ValueError(
+      f'unknown study {config["name"]!r}; choose from {sorted(claims.STUDIES)}'
+    )
+  config = dict(config)
+  for what in ('stages', 'sides'):
+    known, order = config[what], config['order'][what]
+    if unknown := [name for name in order if name not in known]:
+      raise ValueError(
+        f'config.study.order.{what} has {unknown}; choose from {sorted(known)}'
+      )
+    config[what] = {name: known[name] for name in order}
+  for what in ('stages', 'sides', 'seeds'):
+    if not config[what]:
+      raise ValueError(f'config.study has no {what}; give one at least')
+  before = []
+  for name, changes in config['sides'].items():
+    _check_side(name, changes, config, before)
+    before.append(name)
+  return config
+
+
+def _check_side(name, changes, config, before):
+  known = [*config['stages'], 'base_lrs', 'rate_of']
+  if unknown := sorted(changes.keys() - set(known)):
+    raise ValueError(f'side {name!r} has {unknown}; choose from {known}')
+  if changes.get('rate_of', None) not in [None, *before]:
+    raise ValueError(
+      f'side {name!r} has the rate of {changes["rate_of"]!r}, which is no side '
+      f'before it; choose from {before}'
+    )
+  if len(rates_of(changes, config, {})) > 1 and not config['held_out']:
+    raise ValueError(
+      f'side {name!r} has several learning rates and config.study.held_out is '
+      'not set; name the split to choose on'
+    )
+
+
+def rates_of(changes, config, chosen):
+  """The learning rates that a side is trained with.
+
+  Args:
+    changes: of the side.
+    config: as `checked` gives it.
+    chosen: the rates of the sides before.
+  """
+  if 'rate_of' in changes:
+    return [chosen.get(changes['rate_of'])]
+  rates = changes.get('base_lrs') or config['base_lrs']
+  if rates:
+    return rates
+  last = list(config['stages'])[-1]
+  own = (changes.get(last) or {}).get('base_lr')
+  return [own or config['stages'][last]['base_lr']]
+
+
+def _side(name, config, trainings, measures, before):
+  """Trains one side of a study; `before`: the sides that are done."""
+  changes = config['sides'][name]
+  chosen = {side.name: side.base_lr for side in before}
+  rates = rates_of(changes, config, chosen)
+  runs = {
+    rate: [
+      _chain(config, changes, rate, seed, trainings, name)
+      for seed in config['seeds']
+    ]
+    for rate in rates
+  }
+  held_out = {}
+  if len(rates) > 1:
+    held_out = {
+      rate: statistics.mean(map(trainings.held_out, names))
+      for rate, names in runs.items()
+    }
+  best = max(held_out, key=held_out.get) if held_out else rates[0]
+  *_, (_, settings) = stages(config, changes, best, config['seeds'][0])
+  test = list(config['stages'].values())[-1]['pp']['test']
+  localities = ()
+  if outcome.LOCALITY in measures:
+    localities = tuple(map(trainings.locality, runs[best]))
+  return outcome.side(
+    name,
+    best,
+    [trainings.accuracy(run, settings, test) for run in runs[best]],
+    localities=localities,
+    held_out={f'{rate:g}': mean for rate, mean in held_out.items()},
+    runs=tuple(runs[best]),
+  )
+
+
+def _chain(config, changes, rate, seed, trainings, side):
+  """The name of the last run."""
+  run = None
+  for stage, settings in stages(config, changes, rate, seed):
+    about = f'{side}, learning rate {settings["base_lr"]:g}, seed {seed}'
+    run = trainings.train(stage, settings, run, about)
+  return run
+
+
+def stages(config, changes, rate, seed):
+  """Yields (name, settings) of the trainings of one side.
+
+  Args:
+    config: as `checked` gives it.
+    changes: of the side.
+    rate, seed: what they are made with.
+  """
+  *_, last = config['stages']
+  for stage, own in config['stages'].items():
+    if changes.get(stage, {}) is None:
+      continue
+    settings = _merged(own, changes.get(stage, {}))
+    if stage not in config['once']:
+      settings['seed'] = seed
+    pp = settings['pp']
+    pp['train'] = pp['train'].replace('{seed}', str(seed))
+    if stage == last:
+      settings['base_lr'] = rate
+      pp['test'] = config['held_out'] or pp['test']
+    yield stage, settings
+
+
+def _merged(settings, changes):
+  """A copy of nested settings with some replaced."""
+  settings = copy.deepcopy(settings)
+  for key, value in changes.items():
+    part = isinstance(value, dict) and not (key == 'model' and key in value)
+    settings[key] = _merged(settings[key], value) if part else value
+  return settings
