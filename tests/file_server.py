@@ -28,6 +28,10 @@ class Served:
       'ETag', f'"{hashlib.md5(self.content).hexdigest()}"'
     )
 
+  @property
+  def validator(self):
+    return self.etag or self.headers.get('Last-Modified')
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
   """Answers from `server.files`; tells `server.seen` what was asked."""
@@ -46,8 +50,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         status = 206
         headers['Content-Range'] = f'bytes {start}-{size - 1}/{size}'
       body = body[start:]
-    headers |= {'Content-Length': str(len(body)), 'ETag': served.etag}
-    self.send_response(status)
+    headers |= {
+      'Content-Length': str(len(body)),
+      'ETag': served.etag,
+      'Date': self.date_time_string(),
+    }
+    self.send_response_only(status)
     for name, value in (headers | served.headers).items():
       if value is not None:
         self.send_header(name, value)
@@ -62,7 +70,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     asked = self.headers.get('Range')
     if not asked or not served.ranges:
       return None
-    if served.if_range and self.headers.get('If-Range') != served.etag:
+    if served.if_range and self.headers.get('If-Range') != served.validator:
       return None
     return int(asked.removeprefix('bytes=').removesuffix('-'))
 

@@ -69,11 +69,13 @@ def test_help(capsys, flag):
     (['--fast=maybe'], 'maybe'),
     (['stray'], "unexpected argument 'stray'"),
     (['--name='], '--name= is empty; give a value'),
+    (['IN', ''], 'argument 2 is empty; give a value'),
   ],
 )
 def test_a_wrong_command_line_is_one_line(capsys, arguments, wanted):
+  positional = 'IN OUT' if 'IN' in arguments else ''
   with pytest.raises(SystemExit) as caught:
-    run(pytest.fail, *arguments)
+    run(pytest.fail, *arguments, positional=positional)
   out, err = capsys.readouterr()
   assert caught.value.code == 2 and not out
   assert err.startswith('verb: ') and err.count('\n') == 1 and wanted in err

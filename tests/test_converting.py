@@ -2,6 +2,7 @@ import functools
 import json
 import os
 import stat
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,113 @@ def test_nothing_is_replaced_unasked(vit, tmp_path):
   converting.convert(path, out, overwrite=True)
   assert_same(weights.load(out), params)
   assert not (tmp_path / 'out.json').exists()  # it was of other weights
+
+
+@quick
+def test_an_empty_name_is_not_the_current_folder(vit, tmp_path, monkeypatch):
+  here = tmp_path / 'here'
+  here.mkdir()
+  (here / 'model.safetensors').write_text('mine')
+  monkeypatch.chdir(here)
+  for source, out in ((vit[0], ''), ('', 'new')):
+    for overwrite in (False, True):
+      with pytest.raises(ValueError, match='must both be the name'):
+        converting.convert(source, out, to='timm', overwrite=overwrite)
+  for out in ('.', './'):
+    with pytest.raises(FileExistsError, match='overwrite'):
+      converting.convert(vit[0], out, to='timm')
+  assert os.listdir(here) == ['model.safetensors']
+  assert (here / 'model.safetensors').read_text() == 'mine'
+
+
+@quick
+@pytest.mark.parametrize('out', ['out.npz', 'port'])
+def test_no_weights_stand_beside_what_another_file_says(out, tmp_path):
+  """At every step of the replacement, so that no kill leaves such a pair."""
+  out = tmp_path / out
+  weights_file, card, to = out, tmp_path / 'out.json', None
+  if out.suffix == '':
+    weights_file, card = out / 'model.safetensors', out / 'config.json'
+    to = 'transformers'
+  runs = []
+  for number in range(2):
+    params = tiny_models.params_of(tiny_models.spec(3 + number))
+    runs.append(tmp_path / f'{number}.npz')
+    model_files.save_model(
+      runs[-1],
+      params,
+      architecture=weights.describe(params),
+      image_size=weights.describe(params)['image_size'],
+    )
+
+  def there():
+    return tuple(
+      path.read_bytes() if path.exists() else None
+      for path in (weights_file, card)
+    )
+
+  converting.convert(runs[0], out, to=to)
+  pairs = [there()]
+
+  def watch(frame, event, called):
+    if event == 'c_return' and called in (os.remove, os.replace):
+      pairs.append(there())
+
+  sys.setprofile(watch)
+  try:
+    converting.convert(runs[1], out, to=to, overwrite=True)
+  finally:
+    sys.setprofile(None)
+  (old, old_card), *between, (new, new_card) = dict.fromkeys(pairs)
+  assert old != new and None not in (new, new_card) and old_card != new_card
+  assert between == [(old, None), (new, None)]
+
+
+@quick
+def test_the_json_file_beside_a_port_s_file_is_not_touched(vit, tmp_path):
+  (tmp_path / 'port.json').write_text('mine')
+  converting.convert(vit[0], tmp_path / 'port.safetensors', to='timm')
+  assert (tmp_path / 'port.json').read_text() == 'mine'
+
+
+@quick
+def test_a_missing_library_is_named_with_the_file(vit, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)  # as if not installed
+  out = tmp_path / 'out.pth'
+  with pytest.raises(ValueError, match='needs torch; install') as caught:
+    converting.convert(vit[0], out, to='deit')
+  assert str(caught.value).startswith(f'{out}: reading and writing')
+  assert os.listdir(tmp_path) == ['vit.npz']
+
+
+@quick
+def test_a_token_without_position_gets_one_in_official_files(tmp_path, capsys):
+  """big_vision's numbers in the authors' layout: the same logits."""
+  path, out, big = (tmp_path / f'{name}.npz' for name in 'abc')
+  params = port_cases.tree('bv_tok_learn', tmp_path)
+  model_files.save_model(path, params, architecture=weights.describe(params))
+  converting.convert(path, out)
+  assert 'note' not in capsys.readouterr().err
+  arrays = dict(npz.read(out))
+  positions = arrays['Transformer/posembed_input/pos_embedding']
+  np.testing.assert_array_equal(positions[:, :1], 0)
+  np.testing.assert_array_equal(positions[:, 1:], params['pos_embedding'])
+  np.testing.assert_array_equal(arrays['cls'], params['cls'])
+  assert not any(name.startswith('params/') for name in arrays)
+  images = reference.images('bv_tok_learn')
+  logits = []
+  for each in (path, out):
+    found = restoring.restore(each)
+    logits.append(found.model.apply({'params': found.params}, images))
+  np.testing.assert_array_equal(*logits)
+  card = model_files.read_card(out)
+  assert models.create(card.architecture).class_token_after_positions is False
+  # The other way the numbers change, and a note says so.
+  converting.convert(out, big, to='big_vision')
+  assert 'added to the token: the same logits' in capsys.readouterr().err
+  converting.convert(path, tmp_path / 'd.npz', to='big_vision')
+  assert 'note' not in capsys.readouterr().err
+  assert_same(weights.load(tmp_path / 'd.npz'), params)
 
 
 @quick

@@ -67,6 +67,55 @@ def test_gives_up_after_some_breaks_and_goes_on_next_time(path):
   assert ranges(seen)[-1] == f'bytes={3 * K}-'
 
 
+DATED = {'ETag': None, 'Last-Modified': 'Tue, 20 Oct 2020 10:00:00 GMT'}
+
+
+def test_goes_on_by_the_date_of_a_file_without_etag(path):
+  served = Served(CONTENT, cuts=[2 * K, K], headers=DATED)
+  with serving(file=served) as (base, files, seen):
+    with pytest.raises(download.SourceError, match=f'{3 * K} bytes are kept'):
+      get(f'{base}/file', path, waits=(0,))
+    get(f'{base}/file', path, waits=())
+    assert path.read_bytes() == CONTENT
+    assert ranges(seen) == [None, f'bytes={2 * K}-', f'bytes={3 * K}-']
+    assert seen[1][1]['If-Range'] == DATED['Last-Modified']
+    # Another date is another file.
+    served.cuts.append(K)
+    with pytest.raises(download.SourceError):
+      get(f'{base}/file', path, waits=())
+    later = DATED | {'Last-Modified': 'Tue, 20 Oct 2020 10:00:01 GMT'}
+    files['/file'] = Served(OTHER[: 5 * K], headers=later, if_range=False)
+    get(f'{base}/file', path, waits=(0,))
+  assert path.read_bytes() == OTHER[: 5 * K]
+
+
+@pytest.mark.parametrize(
+  'headers',
+  [
+    {'ETag': None},
+    {'ETag': 'W/"1"'},
+    # RFC 9110, 13.1.5 allows no date beside an ETag.
+    DATED | {'ETag': 'W/"1"'},
+    DATED | {'Last-Modified': 'lately'},
+    DATED | {'Date': DATED['Last-Modified']},  # within that second
+    None,  # ranges do not work
+  ],
+)
+def test_nothing_is_kept_that_cannot_be_continued(path, headers):
+  served = Served(CONTENT, cuts=[K], headers=headers or {})
+  waits = ()
+  if headers is None:  # the second answer tells
+    served.ranges, served.cuts, waits = False, [K, K], (0,)
+  with serving(file=served) as (base, *_):
+    with pytest.raises(
+      download.SourceError, match='cannot continue a file, the next try begins'
+    ):
+      get(f'{base}/file', path, waits=waits)
+    assert left(path) == []
+    get(f'{base}/file', path, waits=())
+  assert path.read_bytes() == CONTENT
+
+
 def test_waits_grow(path):
   served = Served(CONTENT, cuts=[1, 1, 1])
   started = time.monotonic()

@@ -107,7 +107,14 @@ def test_ranking(tmp_path):
     (['BiT-M-R50x1', '--sha256=1'], '64 hexadecimal digits'),
     (['BiT-M-R50x1', '--dir=gs://a/b'], 'must be a folder on this machine'),
     (['BiT-M-R50x1', '--dir=/dev/null/x'], 'Not a directory'),
+    (['BiT-M-R50x1', '--dir=/dev/null'], 'is a file; give the name of a fold'),
+    (['BiT-M-R50x1', '--mirror=foo'], 'begins with http:// or https://'),
+    (['BiT-M-R50x1', '--mirror=ftp://a/b'], 'begins with http:// or https://'),
+    (['BiT-M-R50x1', '--mirror=file:///a'], 'begins with http:// or https://'),
+    (['--augreg', '--mirror=http://'], 'begins with http:// or https://'),
   ],
 )
 def test_what_a_user_gets_wrong(arguments, message):
-  assert_one_line(run_verb('fetch', *arguments), message)
+  answer = run_verb('fetch', *arguments)
+  assert_one_line(answer, message)
+  assert '--mirror' not in message or answer[0] == 2

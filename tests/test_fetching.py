@@ -142,8 +142,19 @@ def test_a_file_that_is_there_without_a_record(tmp_path, official):
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match='is there, but') as error:
       fetch(tmp_path)
-    assert message in str(error.value) and 'remove it to' in str(error.value)
+    text = str(error.value)
+    assert message in text and 'remove it to' in text
+    assert 'again' not in text and 'it:' not in text and text.count('/w/') == 1
     assert path.read_bytes() == damaged
+
+
+@pytest.mark.quick
+def test_a_folder_that_is_a_file(tmp_path):
+  (tmp_path / 'w').write_text('mine')
+  for call in (fetch, lambda path: fetching.fetch_index(path / 'w')):
+    with pytest.raises(OSError, match='is a file; give the name of a folder'):
+      call(tmp_path)
+  assert (tmp_path / 'w').read_text() == 'mine'
 
 
 def test_a_file_that_changed_or_is_another(tmp_path, official, params):
@@ -300,6 +311,31 @@ def test_a_damaged_copy(tmp_path, monkeypatch, params):
 PAGE = b'<!DOCTYPE html><title>429</title>'
 
 
+@pytest.mark.parametrize('known', [False, True])
+def test_a_copy_with_wrong_numbers_and_a_hash_or_none(
+  tmp_path, monkeypatch, params, known
+):
+  copy = bytearray(safetensors_of(params, 'timm'))
+  files = hub_files(bytes(copy), TIMM)
+  copy[-99] ^= 255
+  files['blob'].content = bytes(copy)
+  if not known:
+    del files[TIMM].headers['X-Linked-Etag']
+  with serving(**files) as (base, *_):
+    monkeypatch.setenv('HF_ENDPOINT', base)
+    if known:
+      with pytest.raises(OSError, match='wrong bytes: their sha256'):
+        fetch(tmp_path)
+      assert names(tmp_path) == []
+      return
+    fetched = fetch(tmp_path)
+    digits = hashlib.sha256(copy).hexdigest()
+    note = fetched.notes[-1]
+    assert 'no hash of these bytes is known' in note and digits in note
+    with pytest.raises(ValueError, match=f'its SHA-256 was {digits}'):
+      fetch(tmp_path, sha256='0' * 64)
+
+
 def test_a_copy_without_head_and_pre_logits(tmp_path, monkeypatch):
   spec = tiny_models.spec(None, hidden_size=192, num_heads=3)
   params = tiny_models.params_of(spec)
@@ -418,7 +454,8 @@ def test_a_disk_that_is_full(tmp_path, official):
   part = f'{tmp_path / "w" / ENTRY.file_name}.part'
   with serving(**{at(ENTRY): Served(official)}) as (base, _, seen):
     answer, _ = start(tmp_path, base, limit).communicate()
-    assert answer.startswith(f'cannot write {part}: File too large; what has')
+    said = f'cannot write {part}: File too large; {limit} bytes are kept'
+    assert answer.startswith(said)
     assert answer.count('\n') == 1
     assert os.path.getsize(part) == limit
     fetch(tmp_path, mirror=base)

@@ -6,7 +6,13 @@ from vit_jax_repro.published import parts
 
 pytestmark = pytest.mark.quick
 
-KNOWN = {'url': 'http://a/b', 'etag': '"1"', 'size': 3, 'hashes': []}
+KNOWN = {
+  'url': 'http://a/b',
+  'etag': '"1"',
+  'modified': '',
+  'size': 3,
+  'hashes': [],
+}
 
 
 def test_a_part_is_found_again(tmp_path):

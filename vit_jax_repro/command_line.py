@@ -46,7 +46,7 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
     rest = flag_values(argv)[1:]
     if rest and not positional:
       raise flags.Error(f'unexpected argument {rest[0]!r}; see --help')
-    _refuse_empty(flag_values)
+    _refuse_empty(flag_values, rest)
   except flags.Error as error:
     _fail(verb, _parse_error(str(error)), WRONG_USAGE)
   except AttributeError as error:  # ml_collections, for --config.KEY
@@ -129,7 +129,12 @@ def _while_someone_reads():
     sys.exit(NOBODY_READS)
 
 
-def _refuse_empty(flag_values):
+def _refuse_empty(flag_values, rest):
+  if '' in rest:
+    raise flags.Error(
+      f'argument {rest.index("") + 1} is empty; give a value (is a variable of '
+      'the shell not set?)'
+    )
   for name in flag_values:
     # Not the keys of a configuration, which are flags called config.KEY.
     if '.' not in name and flag_values[name].value == '':

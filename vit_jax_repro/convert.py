@@ -5,7 +5,8 @@ from absl import flags
 DESCRIPTION = """Converts a weights file (IN: .npz of any layout, .safetensors,
 .pth, or a folder with config.json) to OUT: .npz, .safetensors, .pth, or a
 folder that transformers and timm load a model from. Bit by bit: what is written
-is read back and compared."""
+is read back and compared. Only big_vision's files cannot hold the position of
+a class token, which is added to the token."""
 
 
 def main(argv=None):

@@ -1,5 +1,7 @@
 """`python -m vit_jax_repro.fetch`: gets published weights by name."""
 
+import re
+
 from absl import flags
 
 DESCRIPTION = """Gets a published weights file by its name: from the authors'
@@ -129,8 +131,6 @@ def show_ranked(rows, adapted):
 
 
 def _fetch(values, arguments):
-  from vit_jax_repro import command_line
-
   _check_usage(values, arguments)
   if values.list:
     from vit_jax_repro.published import catalogue
@@ -142,10 +142,6 @@ def _fetch(values, arguments):
     name = _best(values)
   if name is None:
     return
-  if '://' in values.dir:
-    raise command_line.UsageError(
-      f'--dir={values.dir} must be a folder on this machine'
-    )
   from vit_jax_repro.runs import fetching
 
   show(
@@ -165,6 +161,15 @@ def _check_usage(values, arguments):
   ]
   if wrong:
     raise command_line.UsageError(f'{", ".join(wrong)} only with --augreg')
+  if '://' in values.dir:
+    raise command_line.UsageError(
+      f'--dir={values.dir} must be a folder on this machine'
+    )
+  if values.mirror and not re.match('https?://[^/]', values.mirror):
+    raise command_line.UsageError(
+      f'--mirror={values.mirror} must be an address that begins with http:// '
+      'or https://, with the files below it, under BUCKET/PATH'
+    )
   most, least = (1, 0) if values.list else (0, 0) if values.augreg else (1, 1)
   if not least <= len(arguments) <= most:
     raise command_line.UsageError(

@@ -1,8 +1,9 @@
 """One file by HTTP: continued where it broke off, whole or not there.
 
 A part (`parts`) is continued by Range and If-Range (RFC 9110, sections 13.1.5
-and 14); the file appears under its name when everything that the server
-declares of it has been checked.
+and 14) where the server tells one file from another by a strong ETag or, for
+want of any, a strong Last-Modified; else it is not kept. The file appears under
+its name when everything that the server declares of it has been checked.
 """
 
 import base64
@@ -12,6 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from email import utils
 from typing import Any
 
 from vit_jax_repro.published import parts
@@ -61,8 +63,9 @@ def download(
 
   Raises:
     SourceError: the address has no such file, or sends something else, which
-      is removed; or it breaks off too often, then what has come stays.
-    OSError: the file cannot be written; what has come stays.
+      is removed; or it breaks off too often, then what has come stays if it
+      can be continued.
+    OSError: the file cannot be written; what has come stays likewise.
   """
   part = parts.Part(path)
   transfer = _Transfer(url, part, timeout, watch)
@@ -76,8 +79,7 @@ def download(
         wait = next(waits, None)
         if wait is None:
           raise SourceError(
-            f'{error}, again and again; {part.size()} bytes are kept, the same '
-            'command goes on from there'
+            f'{error}, again and again; {transfer.keep()}'
           ) from None
         time.sleep(wait)
   checked = tuple(dict.fromkeys([*part.known['hashes'], *hashes]))
@@ -107,6 +109,7 @@ class _Transfer:
     self.url, self.part = url, part
     self.timeout, self.watch = timeout, watch
     self.answered = False  # the address has begun to send the file
+    self.refuses_ranges = False  # it sends all where a part was asked for
 
   def go_on(self, session):
     """Asks for what is missing and writes it.
@@ -126,7 +129,7 @@ class _Transfer:
           return self._check_complete(response)
         self._check_is_file(response, ranged=bool(headers))
         if not headers or not self._continues(response):
-          self.part.begin(_known(response, self.url))
+          self._begin(_known(response, self.url))
         self.answered = True
         return self._write(response)
     except requests.RequestException as error:
@@ -137,9 +140,27 @@ class _Transfer:
   def _range(self):
     """The headers that ask for the rest of the part; {} asks for all."""
     known, start = self.part.known, self.part.size()
-    if not start or not known or known['url'] != self.url or not known['etag']:
+    if not start or not known or known['url'] != self.url or not _tag(known):
       return {}
-    return {'Range': f'bytes={start}-', 'If-Range': known['etag']}
+    return {'Range': f'bytes={start}-', 'If-Range': _tag(known)}
+
+  def _begin(self, known):
+    """All of a file comes, also where its rest was asked for."""
+    before = self.part.known
+    if self.part.size() and before and before['url'] == self.url:
+      self.refuses_ranges = _tag(before) == _tag(known)
+    self.part.begin(known)
+
+  def keep(self):
+    """Keeps what has come if it can be continued, and says so."""
+    known = self.part.known
+    if not self.refuses_ranges and known and _tag(known):
+      return (
+        f'{self.part.size()} bytes are kept, the same command goes on from '
+        'there'
+      )
+    self.part.remove()
+    return 'this server cannot continue a file, the next try begins anew'
 
   def _check_complete(self, response):
     """The server has no bytes after those of the part: were they all?"""
@@ -170,6 +191,8 @@ class _Transfer:
     if (
       not response.headers.get('Content-Range', '').startswith(wanted)
       or response.headers.get('ETag', known['etag']) != known['etag']
+      or response.headers.get('Last-Modified', known['modified'])
+      != known['modified']
     ):
       self.part.remove()
       raise _BreakError('another part of a file than was asked for')
@@ -187,7 +210,7 @@ class _Transfer:
     with open(path, 'ab', buffering=0) as file:
       self.watch(done, size)
       for chunk in response.iter_content(CHUNK_BYTES):
-        _write_chunk(file, chunk)
+        self._write_chunk(file, chunk)
         done += len(chunk)
         self.watch(done, size)
     if size is not None and done < size:
@@ -196,17 +219,20 @@ class _Transfer:
       self.part.remove()
       raise SourceError(f'more bytes than the {size} that it declares')
 
+  def _write_chunk(self, file, chunk):
+    rest = memoryview(chunk)
+    try:
+      while rest:
+        rest = rest[file.write(rest) :]
+    except OSError as error:
+      raise OSError(
+        f'cannot write {file.name}: {error.strerror}; {self.keep()}'
+      ) from None
 
-def _write_chunk(file, chunk):
-  rest = memoryview(chunk)
-  try:
-    while rest:
-      rest = rest[file.write(rest) :]
-  except OSError as error:
-    raise OSError(
-      f'cannot write {file.name}: {error.strerror}; what has come is kept, the '
-      'same command goes on from there'
-    ) from None
+
+def _tag(known):
+  """By what the server tells this file from another; '' if by nothing."""
+  return known['etag'] or known['modified']
 
 
 def _known(response, url) -> dict[str, Any]:
@@ -219,9 +245,25 @@ def _known(response, url) -> dict[str, Any]:
   return {
     'url': url,
     'etag': '' if etag.startswith('W/') else etag,  # If-Range wants strong ones
+    'modified': '' if etag else _strong_date(response.headers),
     'size': int(size) if size.isdecimal() else None,
     'hashes': hashes,
   }
+
+
+def _strong_date(headers):
+  """Last-Modified if the file has not changed twice in that second, else ''.
+
+  So says RFC 9110, section 8.8.2.2, of an answer that is a second younger.
+  """
+  modified = headers.get('Last-Modified', '')
+  try:
+    age = utils.parsedate_to_datetime(
+      headers.get('Date', '')
+    ) - utils.parsedate_to_datetime(modified)
+  except (ValueError, TypeError):  # no date, or one of them has no zone
+    return ''
+  return modified if age.total_seconds() >= 1 else ''
 
 
 def _cloud_storage_hashes(headers):

@@ -75,6 +75,23 @@ def index_sources(*, mirror: str | None = None) -> list[Source]:
   return [_official(augreg.INDEX, base) for base in _bases(mirror)]
 
 
+def by_hand(entry: catalogue.Published, path: str) -> str:
+  """What a user can do where no source answers, to have the file at `path`."""
+  ways = []
+  if entry.is_official:
+    ways.append(
+      f'bring gs://{entry.path} to {path} (one of these addresses in a '
+      'browser, or gsutil cp)'
+    )
+  if entry.url or entry.timm or entry.transformers or not ways:
+    model = f' --model={entry.model}' if entry.card else ''
+    ways.append(
+      'download a copy and run: python -m vit_jax_repro.convert '
+      f'model.safetensors {path}{model}'
+    )
+  return ', or '.join(ways)
+
+
 def _bases(mirror):
   return ([mirror] if mirror else []) + [STORAGE]
 

@@ -1,7 +1,7 @@
 """Files that are still coming: `PATH.part`, and of which file its bytes are.
 
-Beside it, `PATH.part.json` has the address, the ETag, the size and the hashes
-that the server declared, so that a part is never continued by another file.
+Beside it, `PATH.part.json` has the address, the ETag or date, the size and the
+hashes that the server declared, so that no other file continues a part.
 """
 
 import contextlib
@@ -24,7 +24,9 @@ _STARTS = {
   '.bin': (0, (b'PK', b'\x80')),
 }
 _LONGEST_START = 64
-_KEYS = {'url', 'etag', 'size', 'hashes'}
+_KEYS = {'url', 'etag', 'modified', 'size', 'hashes'}
+# What readers of files advise, which who fetches them does anyway.
+_ADVICE = '; download it again'
 
 
 class WrongBytesError(ValueError):
@@ -85,7 +87,7 @@ class Part:
       check(self.path)
     except ValueError as error:
       self.remove()
-      raise WrongBytesError(str(error).replace(str(self.path), 'it')) from None
+      raise WrongBytesError(reason(error, self.path)) from None
     with open(self.path, 'rb') as file:
       os.fsync(file.fileno())
     os.replace(self.path, self.target)
@@ -108,6 +110,12 @@ class Part:
     page = start.lstrip().startswith(b'<')
     what = 'an HTML or XML page' if page else f'bytes such as {start[:8]!r}'
     raise ValueError(f'{what} instead of a {self.target.suffix} file')
+
+
+def reason(error: ValueError, path: str | os.PathLike) -> str:
+  """What is wrong with a file: neither its path nor what to do about it."""
+  text = str(error).replace(f'{path}: ', '').replace(str(path), 'it')
+  return text.removesuffix(_ADVICE)
 
 
 def file_hash(path: str | os.PathLike, algorithm: str = 'sha256') -> str:

@@ -4,6 +4,7 @@ What a file says beside its arrays goes along: a run's JSON card into the
 config.json of a port's folder, and from one into a card.
 """
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -68,20 +69,22 @@ def convert(
     OSError: a file cannot be read or written, or is there already.
   """
   source, out = os.fspath(source), os.fspath(out)
+  if not source or not out:
+    raise ValueError(f'{source=} and {out=} must both be the name of a file')
   to = _target(out, to)
   _check_paths(source, out, overwrite)
   read = weight_sources.read(source, num_heads=num_heads, model=model)
   read = weight_sources.without(read, drop)
+  if to == 'official':
+    read = weight_sources.with_token_slot(read)
   real = os.path.realpath(out)  # links are written through
   folder = tempfile.mkdtemp(prefix='.converting.', dir=os.path.dirname(real))
   try:
     whole = os.path.join(folder, os.path.basename(os.path.abspath(out)))
-    if to in names.LAYOUTS:
-      arrays = _write_npz(whole, read, to)
-      _place_card(whole, out)
-    else:
-      arrays = _write_port(whole, read, to)
-    _place(whole, real)
+    with _named(whole, out):
+      write = _write_npz if to in names.LAYOUTS else _write_port
+      arrays = write(whole, read, to)
+    _place(whole, out)
   finally:
     shutil.rmtree(folder)
   module = models.create(read.card.architecture)
@@ -135,12 +138,13 @@ def _check_paths(source, out, overwrite):
     raise OSError(f'{out!r} is what is read; give another folder')
   if os.path.lexists(out) and not os.path.isdir(out):
     raise OSError(f'{out!r} is a file; give the name of a folder')
-  if not _is_empty(out):
+  if not _is_empty(os.path.realpath(out)):
     _check_free(out, overwrite)
 
 
 def _check_free(path, overwrite):
-  if os.path.lexists(path) and not overwrite:
+  there = os.path.lexists(path) or os.path.exists(os.path.realpath(path))
+  if there and not overwrite:
     raise FileExistsError(
       f'{path!r} is there already; give another name, or --overwrite'
     )
@@ -167,6 +171,11 @@ def _write_npz(path, read, layout):
   arrays = names.to_file(read.flat, layout)
   _check_same(arrays, dict(npz.read(path)))
   _check_tree(read.flat, weights.load(path))
+  if 'params/cls' in arrays and names.POSITIONS in read.flat:
+    note(
+      "big_vision's files have no position for the class token, so it was "
+      'added to the token: the same logits, but not the same numbers'
+    )
   return arrays
 
 
@@ -249,20 +258,41 @@ def _same(array, other):
   return np.array_equal(array.view(np.uint8), other.view(np.uint8))
 
 
-def _place_card(whole, out):
-  """Gives the card its name before its weights, or removes another's."""
-  card, target = (model_files.card_path(path) for path in (whole, out))
-  if os.path.exists(card):
-    with open(card, encoding='utf-8') as file:
-      json_files.write_text(target, file.read())
-  elif os.path.lexists(target):
-    os.remove(target)
+@contextlib.contextmanager
+def _named(whole, out):
+  """Errors name the file that the user knows, not the one on its way."""
+  try:
+    yield
+  except (ValueError, OSError) as error:
+    kind = OSError if isinstance(error, OSError) else ValueError
+    if getattr(error, 'errno', None) or whole not in str(error):
+      raise
+    raise kind(str(error).replace(whole, out)) from None
 
 
 def _place(whole, out):
-  """Gives a file or folder its name; a folder that is there keeps others."""
-  if not os.path.isdir(whole) or not os.path.isdir(out) or _is_empty(out):
-    os.replace(whole, out)
-    return
-  for name in sorted(os.listdir(whole), key=state_dicts.FILES.__contains__):
-    os.replace(os.path.join(whole, name), os.path.join(out, name))
+  """Gives what was written its name; a folder that is there keeps others.
+
+  What tells how to read the weights (the card, config.json) is removed first
+  and comes last: whenever this ends, no weights stand beside another's.
+  """
+  real, told = os.path.realpath(out), []
+  if os.path.isdir(whole):
+    if not os.path.isdir(real) or _is_empty(real):
+      os.replace(whole, real)
+      return
+    file = state_dicts.FILES[0]
+    for name in sorted(set(os.listdir(whole)) - {file}):
+      told.append((os.path.join(whole, name), os.path.join(real, name)))
+    whole, real = os.path.join(whole, file), os.path.join(real, file)
+  elif out.endswith('.npz'):
+    card = os.path.realpath(model_files.card_path(out))
+    told.append((model_files.card_path(whole), card))
+  for _, target in told:
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(target)
+  os.replace(whole, real)
+  for made, target in told:
+    if os.path.exists(made):
+      with open(made, encoding='utf-8') as file:
+        json_files.write_text(target, file.read())

@@ -68,8 +68,7 @@ def fetch(
       f'{sha256=} must be the 64 hexadecimal digits of a SHA-256'
     )
   sha256 = sha256 and sha256.lower()
-  directory = os.path.expanduser(directory)
-  os.makedirs(directory, exist_ok=True)
+  directory = _folder(directory)
   path = os.path.normpath(os.path.join(directory, entry.file_name))
   if os.path.exists(path):
     return _there(path, entry, sha256)
@@ -92,9 +91,7 @@ def fetch_index(directory='.', *, mirror=None, waits=download.WAITS):
   Raises:
     OSError: no source has it, or it cannot be written.
   """
-  directory = os.path.expanduser(directory)
-  os.makedirs(directory, exist_ok=True)
-  path = os.path.normpath(os.path.join(directory, 'index.csv'))
+  path = os.path.normpath(os.path.join(_folder(directory), 'index.csv'))
   if os.path.exists(path):
     return path
   with parts.alone(path):
@@ -111,6 +108,15 @@ def fetch_index(directory='.', *, mirror=None, waits=download.WAITS):
     f'no source has the AugReg index: {"; ".join(answers)}. By hand: bring '
     f'gs://{augreg.INDEX} to {path}, or say --index=PATH'
   )
+
+
+def _folder(directory):
+  """The folder for what is fetched, made if it is not there."""
+  directory = os.path.expanduser(directory)
+  if os.path.exists(directory) and not os.path.isdir(directory):
+    raise OSError(f'--dir={directory} is a file; give the name of a folder')
+  os.makedirs(directory, exist_ok=True)
+  return directory
 
 
 def _try_all(entry, path, sha256, mirror, waits):
@@ -139,7 +145,10 @@ def _try_all(entry, path, sha256, mirror, waits):
     for kind in ('', *_COPIES):  # what others have left
       parts.Part(f'{path}{kind}').remove()
     return dataclasses.replace(fetched, notes=(*answers, *fetched.notes))
-  raise OSError(_manual(entry, path, answers))
+  raise OSError(
+    f'no source has {entry.name}: {"; ".join(answers)}. By hand: '
+    f'{mirrors.by_hand(entry, path)}'
+  )
 
 
 def _get_npz(source, path, entry, **settings):
@@ -162,6 +171,11 @@ def _get_copy(source, path, entry, **settings):
     )
     source_sha256 = parts.file_hash(copy)
     notes = _convert(copy, path, entry, source)
+    if not checked:  # an .npz has checksums of its own
+      notes.append(
+        'no hash of these bytes is known, so none was compared; compare their '
+        f'SHA-256, {source_sha256}, or say --sha256'
+      )
   finally:
     copy.unlink(missing_ok=True)
   return _fetched(path, entry, source, source_sha256, checked, notes)
@@ -178,7 +192,7 @@ def _convert(copy, path, entry, source):
     spec = weights.describe(params)
     catalogue.check_fits(entry, spec)
   except ValueError as error:
-    raise download.SourceError(str(error).replace(str(copy), 'it')) from None
+    raise download.SourceError(parts.reason(error, copy)) from None
   if entry.card:
     model_files.save_model(
       path,
@@ -235,7 +249,8 @@ def _there(path, entry, sha256):
     if sha256 and sha256 != fetched.source_sha256:
       raise ValueError(f'its SHA-256 was {fetched.source_sha256}')
   except ValueError as error:
-    raise ValueError(f'{path} is there, but {error}; {advice}') from None
+    why = parts.reason(error, path)
+    raise ValueError(f'{path} is there, but {why}; {advice}') from None
   return dataclasses.replace(fetched, file=path, was_there=True)
 
 
@@ -266,25 +281,6 @@ def _read_record(path):
     return None
   return dataclasses.replace(
     fetched, checked=tuple(fetched.checked), notes=tuple(fetched.notes)
-  )
-
-
-def _manual(entry, path, answers):
-  ways = []
-  if entry.is_official:
-    ways.append(
-      f'bring gs://{entry.path} to {path} (one of these addresses in a '
-      'browser, or gsutil cp)'
-    )
-  if not entry.is_official or len(answers) > 1:
-    model = f' --model={entry.model}' if entry.card else ''
-    ways.append(
-      'download a copy and run: python -m vit_jax_repro.convert '
-      f'model.safetensors {path}{model}'
-    )
-  return (
-    f'no source has {entry.name}: {"; ".join(answers)}. By hand: '
-    f'{", or ".join(ways)}'
   )
 
 

@@ -8,11 +8,13 @@ import dataclasses
 import os
 from collections.abc import Collection
 
+import numpy as np
+
 from vit_jax_repro import models, ports, weights
 from vit_jax_repro.ports import configs, state_dicts
 from vit_jax_repro.runs import model_files
 from vit_jax_repro.runs.restoring import note
-from vit_jax_repro.weights import stacking
+from vit_jax_repro.weights import names, stacking
 
 _UNSAID = (
   'nothing says which GELU these weights were trained with; they are taken '
@@ -170,3 +172,27 @@ def without(read: Source, drop: Collection[str]) -> Source:
     architecture['representation_size'] = None
   card = dataclasses.replace(card, architecture=architecture)
   return Source(stacking.nest(flat), card, read.said)
+
+
+def with_token_slot(read: Source) -> Source:
+  """The same function with a position of zeros for the class token.
+
+  So the authors' own code reads what big_vision's files hold; sources without
+  such positions stay as they are. Positions are added to [cls, patches] (ViT
+  paper, equation 1) instead of to the patches alone.
+  """
+  flat = read.flat
+  if 'cls' not in flat or names.POSITIONS_BEFORE_CLS not in flat:
+    return read
+  if 'dist' in flat:  # no layout of the authors has it
+    return read
+  positions = flat.pop(names.POSITIONS_BEFORE_CLS)
+  slot = np.zeros_like(positions[:, :1])
+  flat[names.POSITIONS] = np.concatenate([slot, positions], axis=1)
+  architecture = dict(read.card.architecture)
+  architecture.pop('class_token_after_positions', None)
+  return Source(
+    stacking.nest(flat),
+    dataclasses.replace(read.card, architecture=architecture),
+    read.said,
+  )
