@@ -97,6 +97,22 @@ def test_export_needs_no_torch(folder, tmp_path):
 
 
 @quick
+def test_only_an_older_export_is_replaced(folder, tmp_path):
+  from vit_jax_repro.comparison import export
+
+  images = np.zeros((1, 8, 8, 3), np.float32)
+  path = tmp_path / 'export.npz'
+  for _ in range(2):
+    export.write(path, images, {'logits': images}, {'logits': 1.0}, {})
+  other = tmp_path / 'other.npz'
+  other.write_bytes((folder / 'model.npz').read_bytes())
+  with pytest.raises(ValueError, match='is there and is no archive') as error:
+    export.check_path(other)
+  assert '\n' not in str(error.value)
+  assert other.read_bytes() == (folder / 'model.npz').read_bytes()
+
+
+@quick
 @pytest.mark.parametrize(
   ('flags', 'code', 'text'),
   [
@@ -104,12 +120,16 @@ def test_export_needs_no_torch(folder, tmp_path):
     (['--port=a:b', '--export=b.npz'], 2, 'not both'),
     (['--export={}/x.npz', '--json={}/x.json'], 2, '--json does not go'),
     (['--export={}/model.npz'], 1, 'it would replace'),
+    (['--export={}/other.npz'], 1, 'is no archive of this verb'),
+    (['--port=a:b', '--json={}/x', '--report={}/./x'], 2, 'give two names'),
+    (['--export={}/x.npz', '--weights={}'], 1, 'with the verb convert'),
     (['--export={}/x.txt'], 1, 'must end in .npz'),
     (['--export={}/x.npz', '--images={}/a.jpg'], 1, 'no such image'),
     (['--port=x:y', '--dtype=bfloat16'], 2, 'dtype'),
   ],
 )
 def test_wrong_command_lines_are_one_line(folder, flags, code, text):
+  (folder / 'other.npz').write_bytes(b'weights of another model')
   before = sorted(os.listdir(folder))
   answer = run_verb(
     'crosscheck',

@@ -1,13 +1,22 @@
 """The whole job, on ports as people have them."""
 
+import jax
 import numpy as np
 import pytest
 import reference
 from photographs import PHOTOGRAPHS
 
 from vit_jax_repro import models, ports, weights
-from vit_jax_repro.comparison import causes, diagnosis, report, torch_models
-from vit_jax_repro.runs import crosschecking, model_files
+from vit_jax_repro.comparison import (
+  causes,
+  diagnosis,
+  parameters,
+  report,
+  torch_models,
+  torch_sources,
+)
+from vit_jax_repro.runs import crosschecking, model_files, port_parameters
+from vit_jax_repro.runs.restoring import restore
 
 CASE = 'vit_token'
 
@@ -85,6 +94,77 @@ def test_other_weights_are_told_from_other_code(hub):
   found = crosscheck(hub, 'tuned', port_weights='reference')
   assert found.parameters.equal
   assert [cause.topic for cause in found.diagnosis.named] == ['GELU form']
+
+
+def test_a_port_in_bfloat16(hub, tmp_path):
+  import torch
+  import torch_ports
+
+  params = reference.canonical(CASE)
+  module = torch_ports.vit(params, CASE).to(torch.bfloat16)
+  module.save_pretrained(tmp_path / 'bfloat16')
+  other = torch_sources.make(f'transformers:{tmp_path / "bfloat16"}', (32, 32))
+  assert {v.dtype for v in other.module.state_dict().values()} == {
+    torch.bfloat16
+  }
+  restored = restore(hub / 'vit.npz')
+  library, tree = port_parameters.canonical(other, restored)
+  source = weights.load(hub / 'vit.npz')
+  found = parameters.compare(source, tree)
+  assert library == 'transformers' and not found.unmatched and found.different
+  assert found.different[0][1] < 0.02
+  # Given the file's weights it still computes, with those.
+  port_parameters.give(other, source)
+  assert (
+    parameters.compare(
+      source, port_parameters.canonical(other, restored)[1]
+    ).different[0]
+    == found.different[0]
+  )
+
+
+def test_a_file_in_bfloat16_is_given_to_a_port():
+  import ml_dtypes
+  import torch_ports
+
+  params = reference.canonical(CASE)
+  small = jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16), params)
+  port = torch_models.Port('port', torch_ports.vit(params, CASE))
+  port_parameters.give(port, small)
+  found = port.module.classifier.bias.detach().numpy()
+  np.testing.assert_array_equal(found, small['head']['bias'].astype(np.float32))
+
+
+def test_a_wrapped_port_is_read_and_given_weights(hub):
+  import torch
+  import torch_ports
+
+  params = reference.canonical(CASE)
+  wrapped = torch.nn.ModuleDict({'module': torch_ports.vit(params, CASE)})
+  port = torch_models.Port('wrapped', wrapped)
+  changed = jax.tree.map(lambda array: array + 1, params)
+  port_parameters.give(port, changed)
+  _, tree = port_parameters.canonical(port, restore(hub / 'vit.npz'))
+  assert parameters.compare(changed, tree).equal
+
+
+def test_a_head_of_other_classes_does_not_hide_the_other_weights(hub):
+  params = reference.canonical(CASE)
+  params['Transformer']['encoder_norm']['scale'] += np.float32(0.01)
+  head = params['head']
+  params['head'] = {n: np.concatenate([a, a], -1) for n, a in head.items()}
+  source = weights.load(hub / 'vit.npz')
+  restored = restore(hub / 'vit.npz')
+  cause = port_parameters.as_cause(params, source, restored)
+  assert cause.topic == 'weights' and 'but for its head' in cause.port
+  _, fitted = cause.substitute(restored.model, restored.params)
+  np.testing.assert_array_equal(
+    fitted['Transformer']['encoder_norm']['scale'],
+    params['Transformer']['encoder_norm']['scale'],
+  )
+  np.testing.assert_array_equal(fitted['head']['bias'], head['bias'])
+  del params['Transformer']['encoderblock_0']
+  assert port_parameters.as_cause(params, source, restored) is None
 
 
 def test_positions_resized_by_transformers(hub):

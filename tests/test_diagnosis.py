@@ -111,6 +111,31 @@ def test_a_cause_planted_in_bit_is_named(bit, planted, topic, port):
   assert not found.agrees and found.explained
   assert [cause.topic for cause in found.named] == [topic]
   assert found.named[0].port.startswith(port)
+  assert found.trials[0].cause is found.named[0]
+
+
+def test_causes_planted_in_a_distilled_deit_are_named():
+  import torch_ports
+  import transformers
+
+  case = 'deit_distilled_tiny'
+  params = torch_ports.deit_params(case)
+  model = models.create(reference.config(case))
+  fields = torch_ports.vit_config(case, eps=1e-3).to_dict()
+  del fields['model_type']
+  module = transformers.DeiTForImageClassificationWithTeacher(
+    transformers.DeiTConfig(**fields)
+  )
+  module = torch_ports.fill(module, params)
+  images = activations.random_images(
+    tuple(reference.config(case)['image_size'])
+  )
+  found = examined(model, params, images, module)
+  assert found.explained and not found.agrees
+  assert {cause.topic: cause.port for cause in found.named} == {
+    'GELU form': 'tanh',
+    'LayerNorm epsilon': '0.001',
+  }
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,15 @@ def test_another_shape_is_left_out(shape):
   assert [layer.name for layer in found] == ['y']
 
 
+def test_what_is_left_out_is_said_with_both_shapes():
+  reference = {n: np.zeros((3, 10)) for n in ('embedding', 'stem', 'logits')}
+  port = {'logits': np.zeros((3, 20)), 'stem': np.zeros((3, 10))}
+  assert differences.not_compared(reference, port) == (
+    ('embedding', 'not found in the port'),
+    ('logits', '(3, 20), not (3, 10)'),
+  )
+
+
 def test_the_first_layer_over_tolerance_and_the_total():
   good, bad, worse = one([1.0], [1.0]), one([1.0], [1.1]), one([1.0], [2.0])
   layers = [good, bad, worse]

@@ -14,9 +14,10 @@ pytestmark = pytest.mark.quick
 SPEC = tiny_models.spec(512, classifier='unpooled', corruptible=True)
 MODEL = models.create(SPEC)
 PARAMS = tiny_models.params_of(SPEC, (8, 8))
-# Few colours, and a bias towards one of them, so that there are hits.
-IMAGES = np.random.default_rng(0).choice([-1.0, 1.0], (11, 1, 1, 3))
-IMAGES = np.broadcast_to(IMAGES, (11, 8, 8, 3)).astype('f4')
+# Patches of few colours, and a bias towards one, so that there are hits.
+IMAGES = np.random.default_rng(0).choice([-1.0, 1.0], (30, 2, 1, 2, 1, 1))
+IMAGES = np.broadcast_to(IMAGES, (30, 2, 4, 2, 4, 3)).reshape(30, 8, 8, 3)
+IMAGES = IMAGES.astype('f4')
 PARAMS = tiny_models.with_head(PARAMS, bias=np.arange(512) == 511)
 
 
@@ -41,10 +42,10 @@ def by_hand(params, seed):
 
 def test_every_corrupted_patch_counts_once_at_any_batch_size():
   hits, top5, count = by_hand(PARAMS, 0)
-  assert count == 22 and 0 < hits < count
-  for size in (4, 11):
+  assert count == 60 and 0 < hits < count
+  for size in (7, 30):
     result = patch_colours.evaluate(
-      MODEL, PARAMS, batches(size), num_examples=11
+      MODEL, PARAMS, batches(size), num_examples=30
     )
     assert result == dict(
       accuracy=hits / count,
@@ -52,13 +53,13 @@ def test_every_corrupted_patch_counts_once_at_any_batch_size():
       correct=hits,
       correct_top5=top5,
       num_patches=count,
-      num_examples=11,
+      num_examples=30,
     )
 
 
 def test_the_number_of_images_is_checked():
-  with pytest.raises(ValueError, match='counted 11 images instead of 12'):
-    patch_colours.evaluate(MODEL, PARAMS, batches(11), num_examples=12)
+  with pytest.raises(ValueError, match='counted 30 images instead of 31'):
+    patch_colours.evaluate(MODEL, PARAMS, batches(30), num_examples=31)
   with pytest.raises(ValueError, match='counted 0 images instead of None'):
     patch_colours.evaluate(MODEL, PARAMS, [])
   with pytest.raises(ValueError, match='num_classes of 512'):

@@ -240,3 +240,18 @@ def test_every_table_has_one_name_for_each_array():
     for table in library.values():
       rows = [row for group in table for row in group.rows]
       assert all(row[2].rstrip('?') in leaves.LEAVES for row in rows)
+
+
+@pytest.mark.parametrize('start', ['module.', 'backbone.', 'module._orig_mod.'])
+@pytest.mark.parametrize('library', ['timm', 'transformers'])
+def test_a_wrappers_prefix_is_taken_away(start, library, tree):
+  params = tree('vit_token')
+  state = ports.to_state_dict(params, library)
+  wrapped = {start + name: array for name, array in state.items()}
+  assert ports.wrapper_of(wrapped) == start
+  assert ports.wrapper_of(state) == ports.wrapper_of([]) == ''
+  assert ports.library_of(wrapped) == library
+  assert_same(
+    ports.from_state_dict(wrapped, num_heads=port_cases.heads('vit_token')),
+    params,
+  )

@@ -155,6 +155,9 @@ def test_the_result_is_written_and_nothing_is_repeated(results):
   assert '| from scratch |' in text and '77.91' in text
   before = times(workdir)
   assert studies.run(study(), workdir) == result
+  elsewhere = study()
+  elsewhere['stages']['finetune'].update(prefetch=0, batch_eval=7)
+  assert studies.run(elsewhere, workdir) == result
   assert times(workdir) == before
   few = study(order=dict(study()['order'], sides=['from scratch']))
   (only,) = studies.run(few, workdir).sides

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vit_jax_repro.comparison import torch_models
+from vit_jax_repro.comparison import torch_models, torch_sources
 
 PORT_FILE = """
 import torch
@@ -26,14 +26,46 @@ def make():
 def make_with_layers():
   return make(), {'layers': {'pre_logits': 'body.2', 'x': 'nowhere'}}
 
+class Says(torch.nn.Module):
+  def __init__(self, answer):
+    super().__init__()
+    self.net, self.answer = make(), answer
+
+  def forward(self, x):
+    return self.answer(self.net(x))
+
+def make_saying(answer):
+  return lambda: Says(answer)
+
+make_mapping = make_saying(lambda x: {'logits': x, 'loss': None})
+make_tuple = make_saying(lambda x: (x, 'state'))
+make_nested = make_saying(lambda x: ({'logits': x},))
+make_silent = make_saying(lambda x: {'features': x})
+make_bfloat16 = make_saying(lambda x: x.bfloat16())
+
+def raising(error):
+  def fail(x):
+    raise error
+  return fail
+
+make_asserting = make_saying(raising(AssertionError()))
+make_key_error = make_saying(raising(KeyError('x')))
+make_attribute_error = make_saying(raising(AttributeError('no shape')))
+
+def read_badly(path):
+  raise RuntimeError('no decoder\\nfor this')
+
+def make_reading(preprocess):
+  return lambda: (make(), {'preprocess': preprocess})
+
+make_bad_reader = make_reading(read_badly)
+make_text_reader = make_reading(lambda path: 'pixels')
+make_grad_reader = make_reading(
+  lambda path: torch.ones(3, 8, 8, dtype=torch.bfloat16, requires_grad=True)
+)
+
 def make_named():
   return make(), {'layers': {'Transformer/encoder_norm': 'out'}}
-
-def make_wrongly():
-  return make(), {'layer': {}}
-
-def make_nothing():
-  return None
 """
 
 
@@ -45,7 +77,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def make(name, **options):
-  return torch_models.make(name, (8, 8), **options)
+  return torch_sources.make(name, (8, 8), **options)
 
 
 def test_a_module_of_unknown_names_is_recognised_by_its_parts(folder):
@@ -72,30 +104,6 @@ def test_float64_is_computed_in_float64(folder):
   assert found['logits'].dtype == np.float64
 
 
-@pytest.mark.parametrize(
-  ('name', 'text'),
-  [
-    ('onnx:model', "port 'onnx:model' must be transformers:ID, timm:NAME"),
-    ('timm:', "port 'timm:' must be"),
-    ('module:my_ports.absent', "no function 'my_ports.absent'"),
-    ('module:absent_ports.make', "no function 'absent_ports.make'"),
-    ('module:make', "no function 'make'"),
-    ('module:my_ports.make_nothing', 'returned NoneType; it must return'),
-    ('module:my_ports.make_wrongly', r"returned a mapping with \['layer'\]"),
-  ],
-)
-def test_a_wrong_port_is_one_line(folder, name, text):
-  with pytest.raises(ValueError, match=text) as error:
-    make(name)
-  assert '\n' not in str(error.value)
-
-
-def test_a_folder_that_transformers_cannot_load(tmp_path):
-  with pytest.raises(ValueError, match='transformers cannot load') as error:
-    make(f'transformers:{tmp_path}')
-  assert '\n' not in str(error.value)
-
-
 def test_layers_that_the_port_names(folder):
   port = make('module:my_ports.make_named')
   found = torch_models.run(port, np.zeros((1, 8, 8, 3), np.float32), ())
@@ -114,6 +122,50 @@ def test_images_that_the_port_refuses(folder):
     torch_models.run(port, np.zeros((1, 2, 2, 3), np.float32), ())
 
 
-def test_the_weights_of_a_function_are_its_own(folder):
-  with pytest.raises(ValueError, match='leave out --port_weights'):
-    make('module:my_ports.make', own_weights=False)
+IMAGES = np.zeros((1, 8, 8, 3), np.float32)
+
+
+@pytest.mark.parametrize('name', ['mapping', 'tuple', 'nested', 'bfloat16'])
+def test_logits_are_found_in_what_a_model_answers(folder, name):
+  expected = torch_models.run(make('module:my_ports.make'), IMAGES, ())
+  found = torch_models.run(make(f'module:my_ports.make_{name}'), IMAGES, ())
+  np.testing.assert_allclose(found['logits'], expected['logits'], atol=1e-2)
+  assert found['logits'].dtype == np.float32
+
+
+def test_a_model_may_have_no_logits(folder):
+  assert not torch_models.run(make('module:my_ports.make_silent'), IMAGES, ())
+
+
+@pytest.mark.parametrize(
+  ('name', 'text'),
+  [
+    ('asserting', r'\(AssertionError, at .*my_ports.py:\d+\); see --image'),
+    ('key_error', r"\(KeyError: 'x', at .*my_ports.py:\d+\); see --image"),
+    ('attribute_error', r'\(AttributeError: no shape, at .*my_ports.py:\d+\)'),
+  ],
+)
+def test_a_forward_pass_that_fails_is_one_line(folder, name, text):
+  with pytest.raises(ValueError, match=text) as error:
+    torch_models.run(make(f'module:my_ports.make_{name}'), IMAGES, ())
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('name', 'text'),
+  [
+    ('bad', r'fails on a.jpg \(RuntimeError: no decoder for this, at .*:\d+\)'),
+    ('text', 'fails on a.jpg .*; it must take a path and return'),
+  ],
+)
+def test_a_preprocessing_that_fails_is_one_line(folder, name, text):
+  port = make(f'module:my_ports.make_{name}_reader')
+  with pytest.raises(ValueError, match=text) as error:
+    torch_models.preprocessed(port, 'a.jpg')
+  assert '\n' not in str(error.value)
+
+
+def test_a_preprocessing_may_give_any_tensor(folder):
+  port = make('module:my_ports.make_grad_reader')
+  image = torch_models.preprocessed(port, 'a.jpg')
+  assert image.dtype == np.float32 and image.shape == (3, 8, 8)

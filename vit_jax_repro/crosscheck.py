@@ -1,5 +1,7 @@
 """`python -m vit_jax_repro.crosscheck`: where a port differs, and why."""
 
+import os
+
 from absl import flags
 
 DESCRIPTION = """Compares a PyTorch port with this reference on the same weights
@@ -70,6 +72,12 @@ def _crosscheck(values, rest):
   for path in (values.json, values.report, values.export):
     if path is not None:
       json_files.check_writable(path, keep=(*inputs, *values.images))
+  if None not in (values.json, values.report) and (
+    os.path.realpath(values.json) == os.path.realpath(values.report)
+  ):
+    raise command_line.UsageError(
+      f'--json and --report are both {values.report}; give two names'
+    )
   model = dict(
     images=values.images,
     model=values.model,
@@ -96,7 +104,7 @@ def _export(values, model):
 
 
 def _compare(values, model):
-  from vit_jax_repro.comparison import report
+  from vit_jax_repro.comparison import report, sections
   from vit_jax_repro.runs import crosschecking, json_files
 
   result = crosschecking.crosscheck(
@@ -107,11 +115,11 @@ def _compare(values, model):
     **model,
   )
   parts = report.sections(result)
+  sections.show(parts)
   if values.report is not None:
-    json_files.write_text(values.report, report.markdown(parts))
+    json_files.write_text(values.report, sections.markdown(parts))
   if values.json is not None:
     json_files.write(values.json, report.as_json(result))
-  report.show(parts)
 
 
 if __name__ == '__main__':

@@ -31,6 +31,10 @@ POOL_PADDINGS = {
   'symmetric': 'minus infinity, one pixel on every side (PyTorch)',
   'zeros': 'zeros, one pixel on every side (BiT)',
 }
+PORT_WEIGHTS = "the port's own, see the table of weights"
+PORT_WEIGHTS_BUT_HEAD = (
+  "the port's own but for its head, see the table of weights"
+)
 _PROJECTIONS = ('query', 'key', 'value')
 
 
@@ -96,11 +100,11 @@ def known(
   return found
 
 
-def port_weights(params: Mapping[str, Any]) -> Cause:
+def port_weights(params: Mapping[str, Any], text: str = PORT_WEIGHTS) -> Cause:
   """The port's own parameters, in the reference's form, as a cause."""
   return Cause(
     'weights',
-    "the port's own, see the table of weights",
+    text,
     "the file's",
     lambda model, _: (model, params),
   )

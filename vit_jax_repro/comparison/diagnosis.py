@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax_repro.comparison import activations, differences
+from vit_jax_repro.comparison.activations import LOGITS
 from vit_jax_repro.comparison.causes import Cause
 
 _MOST_CAUSES = 5
@@ -52,16 +53,25 @@ class Diagnosis:
   named: tuple[Cause, ...]  # that together bring the two nearest, main first
   alternatives: tuple[Cause, ...]  # that do as well as the last one named
   remaining: tuple[differences.Difference, ...]  # with the named ones
+  # Activations of the reference that the port has not in this shape: (name,
+  # why), see `differences.not_compared`.
+  not_compared: tuple[tuple[str, str], ...]
+  has_head: bool  # the reference has, so that logits are to be compared
+
+  @property
+  def complete(self) -> bool:
+    """Logits were compared, if there are any."""
+    return not self.has_head or LOGITS not in dict(self.not_compared)
 
   @property
   def agrees(self) -> bool:
-    """Every layer is within its tolerance, without any substitution."""
-    return all(layer.within for layer in self.layers)
+    """All layers and the logits are within tolerance, nothing substituted."""
+    return self.complete and differences.first_outside(self.layers) is None
 
   @property
   def explained(self) -> bool:
-    """Every layer is within its tolerance once the causes are matched."""
-    return all(layer.within for layer in self.remaining)
+    """They are once the causes are matched."""
+    return self.complete and differences.first_outside(self.remaining) is None
 
   @property
   def indistinguishable(self) -> tuple[Cause, ...]:
@@ -126,6 +136,8 @@ class Examiner:
       found.named,
       found.alternatives,
       tuple(self._compare(self._variant(found.named), port)),
+      differences.not_compared(self.reference, port),
+      bool(getattr(self._start[0], 'num_classes', None)),
     )
 
   def _explain(self, port, causes, ranked):

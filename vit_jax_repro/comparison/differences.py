@@ -41,7 +41,8 @@ def compare(
   Args:
     reference: {name: array}, see `activations.run`.
     port: {name: array}; a layout of its own (channels first, patches in a row)
-      is brought to the reference's. What cannot be is left out.
+      is brought to the reference's. What cannot be is left out, see
+      `not_compared`.
     tolerances: {name: absolute value}.
   """
   found = []
@@ -52,6 +53,22 @@ def compare(
     if actual is not None:
       found.append(_difference(name, expected, actual, tolerances[name]))
   return found
+
+
+def not_compared(
+  reference: Mapping[str, np.ndarray], port: Mapping[str, np.ndarray]
+) -> tuple[tuple[str, str], ...]:
+  """What `compare` leaves out: (name, why), in the reference's order.
+
+  Why: both shapes, the port's first, or that the port has no such activation.
+  """
+  found = []
+  for name, expected in reference.items():
+    if name not in port:
+      found.append((name, 'not found in the port'))
+    elif aligned(port[name], expected.shape) is None:
+      found.append((name, f'{port[name].shape}, not {expected.shape}'))
+  return tuple(found)
 
 
 def aligned(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -45,10 +45,10 @@ def write(
     about: what can be written as JSON; `format` and `order` are added.
 
   Raises:
-    ValueError: see `check_name`.
+    ValueError: see `check_path`.
     OSError: the file cannot be written.
   """
-  check_name(path)
+  check_path(path)
   about = dict(about, format=FORMAT, order=list(outputs))
   text = json.dumps(about, indent=1).encode()
   arrays = {'about': np.frombuffer(text, np.uint8), 'images': images}
@@ -58,7 +58,25 @@ def write(
   npz.write(path, arrays.items())
 
 
-def check_name(path: str | os.PathLike) -> None:
-  """Raises a ValueError if an archive's name does not end in '.npz'."""
-  if not os.fspath(path).endswith('.npz'):
-    raise ValueError(f'{os.fspath(path)!r} must end in .npz')
+def check_path(path: str | os.PathLike) -> None:
+  """Refuses a path at which no archive should be written.
+
+  Raises:
+    ValueError: its name does not end in '.npz', or another file is there, such
+      as one of weights. An older archive may be replaced.
+  """
+  path = os.fspath(path)
+  if not path.endswith('.npz'):
+    raise ValueError(f'{path!r} must end in .npz')
+  if os.path.lexists(path) and not _is_export(path):
+    raise ValueError(
+      f'{path!r} is there and is no archive of this verb; give another name, '
+      'or remove it'
+    )
+
+
+def _is_export(path):
+  try:
+    return 'about' in npz.read_names(path)
+  except (OSError, ValueError):
+    return False

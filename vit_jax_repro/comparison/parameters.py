@@ -41,7 +41,8 @@ def compare(
         f'{tuple(port[name].shape)}, not {tuple(reference[name].shape)}'
       )
     elif not np.array_equal(reference[name], port[name]):
-      gap = np.asarray(port[name], np.float64) - reference[name]
+      gap = np.asarray(port[name], np.float64)
+      gap = gap - np.asarray(reference[name], np.float64)
       different[name] = float(np.nan_to_num(np.abs(gap), nan=np.inf).max())
   found = len(different) + sum(name in reference for name in unmatched)
   return Parameters(

@@ -213,7 +213,7 @@ def compare(
   image_size = reference.shape[1:3]
   entry = preprocess.pick_preprocessing(preprocessing)
   std = np.float32(entry.std)
-  gap = np.abs(port - reference) * std
+  gap = np.nan_to_num(np.abs(port - reference) * std, nan=np.inf)
   start = of_preprocessing(preprocessing, image_size)
   trials = tuple(_trials(encoded, image_size, start)) if start else ()
   found, remaining = start, float(gap.max())

@@ -1,22 +1,12 @@
-"""A cross-check's result as tables: on the terminal, as Markdown, as JSON."""
+"""A cross-check's result in words, tables and JSON."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
 
-from vit_jax_repro.comparison import readings
+from vit_jax_repro.comparison import conclusions, differences, readings
+from vit_jax_repro.comparison.sections import Section
 
 _MOST_ROWS = 12  # of tables whose end says little
-_FOLDED = ('the port', 'port', 'reference')  # columns of long texts
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-  """A heading, what it says in sentences, and a table (or none)."""
-
-  title: str
-  text: tuple[str, ...] = ()
-  columns: tuple[str, ...] = ()
-  rows: tuple[tuple[str, ...], ...] = ()
 
 
 def sections(result) -> list[Section]:
@@ -40,74 +30,57 @@ def sections(result) -> list[Section]:
   return [part for part in parts if part is not None]
 
 
-def markdown(parts: Sequence[Section]) -> str:
-  """The sections as a Markdown document."""
-  lines = []
-  for part in parts:
-    lines += [f'{"##" if lines else "#"} {part.title}', '']
-    lines += [line for text in part.text for line in (text, '')]
-    if part.rows:
-      lines.append(_row(part.columns))
-      lines.append(_row(['---'] * len(part.columns)))
-      lines += [_row(row) for row in part.rows]
-      lines.append('')
-  return '\n'.join(lines)
-
-
-def show(parts: Sequence[Section]) -> None:
-  """Prints the sections as tables."""
-  from rich import box, console, table
-
-  out = console.Console(markup=False, highlight=False)
-  for part in parts:
-    out.print(f'\n{part.title}', style='bold')
-    for text in part.text:
-      out.print(text, soft_wrap=True)
-    if part.rows:
-      grid = table.Table(*part.columns, box=box.SIMPLE, pad_edge=False)
-      for column in grid.columns:
-        column.no_wrap = column.header not in _FOLDED
-      for row in part.rows:
-        grid.add_row(*row)
-      out.print(grid)
-
-
 def as_json(result) -> dict:
-  """What scripts want of a `runs.crosschecking.Crosscheck`."""
+  """What scripts want of a `runs.crosschecking.Crosscheck`.
+
+  A number that is infinite or none is null.
+  """
   found, reading = result.diagnosis, result.reading
-  return {
-    'weights': result.weights,
-    'port': result.port,
-    'model': result.model,
-    'image_size': list(result.image_size),
-    'dtype': result.dtype,
-    'files': list(result.files),
-    'preprocessing': result.preprocessing,
-    'versions': result.versions,
-    'agrees': found.agrees,
-    'explained': found.explained,
-    'causes': [str(cause) for cause in found.named],
-    'alternatives': [str(cause) for cause in found.alternatives],
-    'indistinguishable': [str(cause) for cause in found.indistinguishable],
-    'weights_equal': None
-    if result.parameters is None
-    else result.parameters.equal,
-    'layers': [
-      dataclasses.asdict(layer) | {'within': layer.within}
-      for layer in found.layers
-    ],
-    'images': None
-    if reading is None
-    else {
-      'agrees': reading.agrees,
-      'largest_difference': reading.gap,  # of 255
-      'causes': [_change(reading, field) for field in reading.named],
-    },
-  }
+  return _finite(
+    {
+      'weights': result.weights,
+      'port': result.port,
+      'model': result.model,
+      'image_size': list(result.image_size),
+      'dtype': result.dtype,
+      'files': list(result.files),
+      'preprocessing': result.preprocessing,
+      'versions': result.versions,
+      'agrees': found.agrees,
+      'explained': found.explained,
+      'causes': [str(cause) for cause in found.named],
+      'alternatives': [str(cause) for cause in found.alternatives],
+      'indistinguishable': [str(cause) for cause in found.indistinguishable],
+      'weights_equal': None
+      if result.parameters is None
+      else result.parameters.equal,
+      'layers': [
+        dataclasses.asdict(layer) | {'within': layer.within}
+        for layer in found.layers
+      ],
+      'not_compared': [
+        {'name': name, 'why': why} for name, why in found.not_compared
+      ],
+      'images': None
+      if reading is None
+      else {
+        'agrees': reading.agrees,
+        'largest_difference': reading.gap,  # of 255
+        'causes': [
+          conclusions.change(reading, field) for field in reading.named
+        ],
+      },
+    }
+  )
 
 
-def _row(cells):
-  return f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in cells)} |'
+def _finite(value):
+  if isinstance(value, dict):
+    return {key: _finite(part) for key, part in value.items()}
+  if isinstance(value, list):
+    return [_finite(part) for part in value]
+  bad = isinstance(value, float) and not math.isfinite(value)
+  return None if bad else value
 
 
 def _verdict(result):
@@ -118,7 +91,7 @@ def _verdict(result):
       f'{result.dtype}; {_inputs(result)}; '
       + ', '.join(f'{k} {v}' for k, v in result.versions.items())
       + '.',
-      *_conclusions(result),
+      *conclusions.conclusions(result),
     ),
   )
 
@@ -131,35 +104,6 @@ def _inputs(result):
   if not result.files:
     return 'random images'
   return f'{len(result.files)} images read as {result.preprocessing}'
-
-
-def _conclusions(result):
-  """One sentence on each stage."""
-  found = result.diagnosis
-  if found.agrees:
-    yield 'Agrees: every layer that was compared is within its tolerance.'
-  else:
-    first = next(layer for layer in found.layers if not layer.within)
-    yield (
-      f'Differs: the first layer over its tolerance is {first.name} '
-      f'({first.max_abs:.2g} against {first.tolerance:.2g}).'
-    )
-    if found.named:
-      yield f'Cause: {"; and ".join(map(str, found.named))}.'
-    if found.alternatives:
-      others = '; or '.join(map(str, found.alternatives))
-      yield f'On these weights and images not to be told from: {others}.'
-    if found.explained:
-      yield 'With that matched, every layer is within its tolerance.'
-    else:
-      left = next(layer for layer in found.remaining if not layer.within)
-      yield (
-        f'{"The rest is" if found.named else "That is"} no known cause: '
-        f'{left.name} is off by {left.max_abs:.2g}, '
-        f'{left.excess:.3g} times its tolerance.'
-      )
-  if result.reading is not None:
-    yield _reading_conclusion(result.reading)
 
 
 def _weights(result):
@@ -188,7 +132,7 @@ def _cut(section):
 
 def _layers(found):
   rows = []
-  first = next((d for d in found.layers if not d.within), None)
+  first = differences.first_outside(found.layers)
   for layer in found.layers:
     mark = '' if layer.within else 'over'
     rows.append(
@@ -196,7 +140,7 @@ def _layers(found):
         layer.name,
         f'{layer.max_abs:.2e}',
         f'{layer.relative:.2e}',
-        f'{layer.cosine:.7f}',
+        f'{layer.cosine:.6f}',
         f'{layer.tolerance:.2e}',
         'first' if layer is first else mark,
       )
@@ -258,40 +202,6 @@ def _tops(title, tops, files):
 def _class(entry):
   label, name, logit = entry
   return f'{label} {name.split(",")[0]} ({logit:.4f})'
-
-
-def _reading_conclusion(reading):
-  if reading.agrees:
-    return 'Images: both sides read them to the same values.'
-  gap = (
-    f'Images: values differ by up to {reading.gap:.3g} of 255 '
-    f'({reading.mean_gap:.2g} on average)'
-  )
-  if reading.found is None:
-    return (
-      f'{gap}; no known way of reading them gives the values of the port '
-      f'(the nearest is off by {reading.remaining:.3g}).'
-    )
-  if reading.start is None:
-    return f'{gap}; the port reads them as in the table.'
-  if not reading.named:
-    return f'{gap}, which is rounding.'
-  causes = '; and '.join(_change(reading, field) for field in reading.named)
-  rest = (
-    ''
-    if reading.remaining <= 0.01
-    else (
-      f' With that matched they differ by {reading.remaining:.2g}, rounding.'
-    )
-  )
-  return f'{gap}. Cause: {causes}.{rest}'
-
-
-def _change(reading, field):
-  return (
-    f'{readings.TOPICS[field]}: {reading.found.says(field)}, not '
-    f'{reading.start.says(field)}'
-  )
 
 
 def _reading(reading):

@@ -7,8 +7,12 @@ Read off timm 1.0, transformers 4 and 5, facebookresearch/deit.
 import re
 from collections.abc import Collection
 
-# What stands before the paths below in a model with a head.
-_PREFIXES = ('', 'vit.', 'deit.', 'bit.', 'model.', 'module.', 'backbone.')
+# What stands before the paths below in a model with a head, or in a wrapper
+# (as in ports.WRAPPERS).
+_HOLDERS = ('', 'module.', '_orig_mod.', 'model.', 'backbone.')
+_PREFIXES = tuple(
+  holder + part for holder in _HOLDERS for part in ('', 'vit.', 'deit.', 'bit.')
+)
 
 _BLOCK = 'Transformer/encoderblock_{}'
 # Reference's name: paths, the first one that is there counts. `{}` is a

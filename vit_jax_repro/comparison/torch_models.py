@@ -1,22 +1,15 @@
-"""PyTorch ports: made from a name, run on the reference's images.
+"""PyTorch ports, run on the reference's images.
 
-A port is written as
-
-  transformers:ID         a model on the Hub or in a folder
-  timm:NAME               a name of timm's; also local-dir: and hf-hub: names
-  module:PACKAGE.FUNCTION a function without arguments that returns an
-                          nn.Module, or a pair of one and a mapping: `layers`
-                          {name of the reference: path of a module},
-                          `preprocess` (path of an image -> [3, H, W])
-
-The module takes [B, 3, H, W] and returns logits [B, K], or an object that has
-them as `logits`.
+What a port does itself (its forward pass, its preprocessing) may raise
+anything; it becomes one line. How ports are made: `torch_sources`.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import os
-import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -26,8 +19,17 @@ from vit_jax_repro.comparison import torch_layers
 from vit_jax_repro.comparison.activations import LOGITS
 from vit_jax_repro.weights import messages
 
-KINDS = ('transformers', 'timm', 'module')
-_INSTALL = "pip install -e '.[torch]'"
+INSTALL = "pip install -e '.[torch]'"
+# Frames of a traceback that are not the user's own.
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_NOT_OWN = (
+  '<',
+  _PACKAGE + os.sep,
+  *{
+    sysconfig.get_path(name) + os.sep
+    for name in ('stdlib', 'platstdlib', 'purelib', 'platlib')
+  },
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +43,6 @@ class Port:
   preprocess: Callable[[str], Any] | None = None
   keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-  @property
-  def state(self) -> dict[str, np.ndarray]:
-    """Parameters and buffers under the port's names."""
-    state = self.module.state_dict()
-    return {name: value.numpy() for name, value in state.items()}
-
 
 def require_torch():
   """Imports and returns torch.
@@ -58,161 +54,56 @@ def require_torch():
     return importlib.import_module('torch')
   except ImportError as error:
     raise ValueError(
-      f'a port needs PyTorch ({messages.short(error)}): {_INSTALL}'
+      f'a port needs PyTorch ({messages.short(error)}): {INSTALL}'
     ) from None
 
 
-def make(
-  text: str,
-  image_size: tuple[int, int],
-  *,
-  own_weights: bool = True,
-) -> Port:
-  """Makes the port that a flag names; see the top of this file.
+@contextlib.contextmanager
+def guarded(what: str, remedy: str):
+  """Code of others runs within: whatever it raises becomes one line.
 
   Args:
-    text: 'transformers:ID', 'timm:NAME' or 'module:PACKAGE.FUNCTION'.
-    image_size: (H, W) that it will see.
-    own_weights: load the weights that the library has for the name.
+    what: 'X cannot be loaded' or the like, the beginning of the line.
+    remedy: its end.
 
   Raises:
-    ValueError: no such kind, library or function; one line.
+    ValueError: with the error's type, its message, and where in the user's
+      own files it arose, if it did there.
   """
-  kind, _, name = text.partition(':')
-  if kind not in KINDS or not name:
-    raise ValueError(
-      f'port {text!r} must be transformers:ID, timm:NAME or '
-      'module:PACKAGE.FUNCTION'
+  try:
+    yield
+  except Exception as error:
+    said = ': '.join(
+      filter(None, (type(error).__name__, messages.short(error)))
     )
-  require_torch()
-  port = {
-    'transformers': _transformers,
-    'timm': _timm,
-    'module': _module,
-  }[kind](name, image_size, own_weights)
-  port.module.eval()
-  return dataclasses.replace(port, name=text)
+    raise ValueError(f'{what} ({said}{_where(error)}); {remedy}') from None
 
 
-def _transformers(name, image_size, own_weights):
-  library = _library('transformers')
-  library.utils.logging.disable_progress_bar()
-  library.utils.logging.set_verbosity_error()
-  try:
-    config = library.AutoConfig.from_pretrained(name)
-    made = [getattr(library, a, None) for a in config.architectures or ()]
-    kind = (
-      made[0] if made and made[0] else library.AutoModelForImageClassification
-    )
-    if own_weights:
-      module = kind.from_pretrained(name)
-    elif isinstance(kind, type) and issubclass(kind, library.PreTrainedModel):
-      module = kind(config)
-    else:
-      module = kind.from_config(config)
-  except (OSError, ValueError) as error:
-    raise ValueError(
-      f'transformers cannot load {name!r} ({messages.short(error)}); give a '
-      'model of the Hub, or a folder that save_pretrained has written'
-    ) from None
-  trained = getattr(config, 'image_size', None)
-  keywords = {}
-  if trained not in (None, image_size[0], list(image_size), image_size):
-    keywords['interpolate_pos_encoding'] = True
-  return Port(name, module, {}, _transformers_reader(library, name), keywords)
+def _where(error):
+  if isinstance(error, SyntaxError) and error.filename:
+    return f', at {error.filename}:{error.lineno}'
+  own = [
+    frame
+    for frame in traceback.extract_tb(error.__traceback__)
+    if not frame.filename.startswith(_NOT_OWN)
+  ]
+  return f', at {own[-1].filename}:{own[-1].lineno}' if own else ''
 
 
-def _transformers_reader(library, name):
-  """What the library's own image processor does; None if there is none."""
-  try:
-    processor = library.AutoImageProcessor.from_pretrained(name)
-  except (OSError, ValueError, ImportError):
-    return None
+def preprocessed(port: Port, path: str) -> np.ndarray:
+  """What a port's own preprocessing makes of an image file, float32.
 
-  def read(path):
-    from PIL import Image
-
-    with Image.open(path) as image:
-      made = processor(image.convert('RGB'), return_tensors='np')
-    return made['pixel_values'][0]
-
-  return read
-
-
-def _timm(name, image_size, own_weights):
-  library = _library('timm')
-  try:
-    module = library.create_model(name, pretrained=own_weights)
-    trained = tuple(module.pretrained_cfg.get('input_size', ()))[1:]
-    if hasattr(module, 'patch_embed') and trained not in ((), image_size):
-      module = library.create_model(
-        name, pretrained=own_weights, img_size=image_size
-      )
-  except (OSError, RuntimeError, ValueError) as error:
-    raise ValueError(
-      f'timm cannot load {name!r} ({messages.short(error)}); see '
-      'timm.list_models(pretrained=True), or give --port_weights=reference'
-    ) from None
-  return Port(name, module, {}, _timm_reader(library, module))
-
-
-def _timm_reader(library, module):
-  try:
-    settings = library.data.resolve_data_config({}, model=module)
-    transform = library.data.create_transform(**settings)
-  except (ImportError, AttributeError, TypeError):
-    return None
-
-  def read(path):
-    from PIL import Image
-
-    with Image.open(path) as image:
-      return transform(image.convert('RGB')).numpy()
-
-  return read
-
-
-def _module(name, image_size, own_weights):
-  del image_size
-  if not own_weights:
-    raise ValueError(
-      f'the weights of module:{name} are what its function gives it; leave '
-      'out --port_weights=reference'
-    )
-  where, _, function = name.rpartition('.')
-  if os.getcwd() not in sys.path:  # as `python -m` has it
-    sys.path.insert(0, os.getcwd())
-  try:
-    make = getattr(importlib.import_module(where), function)
-  except (ImportError, AttributeError, ValueError) as error:
-    raise ValueError(
-      f'no function {name!r} ({messages.short(error)}); give '
-      'module:PACKAGE.FUNCTION, to be found from this folder'
-    ) from None
-  made = make()
-  module, extra = made if isinstance(made, tuple) else (made, {})
-  if not isinstance(module, require_torch().nn.Module):
-    raise ValueError(
-      f'{name} returned {type(module).__name__}; it must return a '
-      'torch.nn.Module, or a pair of one and a mapping'
-    )
-  unknown = sorted(set(extra) - {'layers', 'preprocess'})
-  if unknown:
-    raise ValueError(
-      f"{name} returned a mapping with {unknown}; its keys may be 'layers' and "
-      "'preprocess'"
-    )
-  return Port(name, module, **extra)
-
-
-def _library(name):
-  try:
-    return importlib.import_module(name)
-  except (ImportError, RuntimeError) as error:
-    advice = {'timm': 'pip install timm'}.get(name, _INSTALL)
-    raise ValueError(
-      f'{name} cannot be imported ({messages.short(error)}): {advice}'
-    ) from None
+  Raises:
+    ValueError: it fails, or gives no numbers.
+  """
+  with guarded(
+    f'the preprocessing of {port.name} fails on {path}',
+    'it must take a path and return [3, H, W] numbers',
+  ):
+    image = port.preprocess(path)
+    if hasattr(image, 'detach'):
+      image = image.detach().cpu().float()
+    return np.asarray(image, np.float32)
 
 
 def run(
@@ -253,31 +144,46 @@ def run(
     hooks.append(modules[path].register_forward_hook(_keep(outputs, name)))
   tensor = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
   try:
-    with torch.no_grad():
+    with (
+      guarded(
+        f'{port.name} fails on images of {images.shape[1:3]}',
+        'see --image_size',
+      ),
+      torch.no_grad(),
+    ):
       module = port.module.to(getattr(torch, dtype))
       answer = module(tensor.to(getattr(torch, dtype)), **port.keywords)
-  except (RuntimeError, ValueError, TypeError) as error:
-    raise ValueError(
-      f'{port.name} fails on images of {images.shape[1:3]} '
-      f'({messages.short(error)}); see --image_size'
-    ) from None
   finally:
     for hook in hooks:
       hook.remove()
-  logits = getattr(answer, 'logits', answer)
-  if isinstance(logits, torch.Tensor):
-    outputs[LOGITS] = logits
-  return {name: output.numpy() for name, output in outputs.items()}
+  outputs[LOGITS] = _logits(answer)
+  return {
+    name: output.detach().cpu().to(getattr(torch, dtype)).numpy()
+    for name, output in outputs.items()
+    if isinstance(output, torch.Tensor)
+  }
+
+
+def _logits(answer):
+  """What a model answers: logits, or what holds them; None: neither."""
+  if hasattr(answer, 'logits'):
+    return answer.logits
+  if isinstance(answer, Mapping):
+    return answer.get(LOGITS)
+  if isinstance(answer, tuple | list) and answer:
+    return _logits(answer[0])
+  return answer
 
 
 def _keep(outputs, name):
   def hook(module, inputs, output):
     del module, inputs
-    if isinstance(output, tuple | list):
+    if isinstance(output, tuple | list) and output:
       output = output[0]
     output = getattr(output, 'last_hidden_state', output)
     # A copy: what follows, such as a ReLU, may work in place.
-    outputs[name] = output.detach().cpu().clone()
+    if hasattr(output, 'detach'):
+      outputs[name] = output.detach().clone()
 
   return hook
 

@@ -12,6 +12,9 @@ from vit_jax_repro.ports import leaves, tables
 from vit_jax_repro.ports.tables import LIBRARIES
 from vit_jax_repro.weights import messages, names, positions, stacking
 
+# What a wrapper puts before every name: DistributedDataParallel, torch.compile,
+# and classes that hold the model as an attribute.
+WRAPPERS = ('module.', '_orig_mod.', 'model.', 'backbone.')
 PARTS = {'head': ('head/', 'head_dist/'), 'pre_logits': ('pre_logits/',)}
 
 # One of these ends a name in every state dict of a library.
@@ -25,8 +28,19 @@ _MARKERS = {
 }
 
 
+def wrapper_of(given: Collection[str]) -> str:
+  """What of `WRAPPERS` all names begin with, one behind another; or ''."""
+  start, count = '', -1
+  while given and count < len(start):
+    count = len(start)
+    for wrapper in WRAPPERS:
+      if all(name.startswith(start + wrapper) for name in given):
+        start += wrapper
+  return start
+
+
 def library_of(given: Collection[str]) -> str:
-  """Which of `LIBRARIES` has arrays of these names.
+  """Which of `LIBRARIES` has arrays of these names, wrapped or not.
 
   timm and facebookresearch/deit share their names; those with a distillation
   token are 'deit'.
@@ -46,7 +60,8 @@ def library_of(given: Collection[str]) -> str:
       f'of {", ".join(LIBRARIES)}'
     )
   (library,) = found
-  return 'deit' if library == 'timm' and 'dist_token' in given else library
+  distilled = f'{wrapper_of(given)}dist_token' in given
+  return 'deit' if library == 'timm' and distilled else library
 
 
 def from_state_dict(
@@ -60,6 +75,7 @@ def from_state_dict(
 
   Args:
     state: {name: array}; arrays are not changed, the result may share memory.
+      What a wrapper put before all names (`wrapper_of`) is taken away.
     num_heads: A of the attention, which no array tells; by default that of
       the published model of this width (`leaves.NUM_HEADS`).
     library: one of `LIBRARIES`; by default what the names say.
@@ -73,6 +89,8 @@ def from_state_dict(
       model (nothing is left out), shapes that make no sense, or an unknown
       number of heads.
   """
+  start = len(wrapper_of(state))
+  state = {name[start:]: array for name, array in state.items()}
   library = library or library_of(state)
   family, form = _read_form(state, library)
   table = _table(library, family, form)

@@ -183,7 +183,7 @@ def _read_pickle(path):
       f'{path} holds no state dict but a {type(state).__name__}; save '
       'model.state_dict()'
     )
-  return {name: _to_numpy(torch, path, name, t) for name, t in state.items()}
+  return {name: to_numpy(torch, path, name, t) for name, t in state.items()}
 
 
 def _torch(path):
@@ -231,13 +231,23 @@ def _why_unreadable(error):
   return f'is no PyTorch weights file, or damaged ({reason}); download it again'
 
 
-def _to_numpy(torch, path, name, tensor):
+def to_numpy(torch, path, name, tensor):
+  """A tensor of any device as an array of its own dtype, bfloat16 too.
+
+  Args:
+    torch: the library.
+    path, name: whose tensor it is and how it is called, for the error.
+    tensor: what shall be a tensor.
+
+  Raises:
+    ValueError: it is none, or of a dtype that numpy has not.
+  """
   if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
     raise ValueError(
       f'{path}: {messages.quoted(name)} is a {type(tensor).__name__}, not a '
       'tensor; save model.state_dict() alone'
     )
-  tensor = tensor.detach().contiguous()
+  tensor = tensor.detach().cpu().contiguous()
   if tensor.dtype == torch.bfloat16:  # numpy has it from ml_dtypes alone
     return tensor.view(torch.int16).numpy().view(npz.BFLOAT16)
   try:
@@ -261,14 +271,15 @@ def _write_safetensors(path, temporary, state):
 
 def _write_pickle(path, temporary, state, wrapper):
   torch = _torch(path)
-  tensors = {name: _to_torch(torch, array) for name, array in state.items()}
+  tensors = {name: to_torch(torch, array) for name, array in state.items()}
   try:
     torch.save({wrapper: tensors} if wrapper else tensors, temporary)
   except RuntimeError as error:
     raise OSError(f'cannot write {path}: {messages.short(error)}') from None
 
 
-def _to_torch(torch, array):
+def to_torch(torch, array):
+  """An array of any dtype of `to_numpy` as a tensor."""
   array = np.require(array, requirements=['C', 'W'])
   if array.dtype == npz.BFLOAT16:
     return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)

@@ -18,8 +18,10 @@ from vit_jax_repro.comparison import (
   parameters,
   readings,
   torch_models,
+  torch_sources,
 )
 from vit_jax_repro.data import labels, preprocess
+from vit_jax_repro.ports import state_dicts
 from vit_jax_repro.runs import port_parameters
 from vit_jax_repro.runs.restoring import note, restore
 
@@ -71,7 +73,7 @@ def crosscheck(
 
   Args:
     weights_path, model, image_size, preprocessing: see `restoring.restore`.
-    port: see `comparison.torch_models`.
+    port: see `comparison.torch_sources`.
     images: paths of image files, at most `MAX_IMAGES`.
     dtype: that both compute in, 'float32' or 'float64'; in the latter the
       smallest causes show.
@@ -86,7 +88,7 @@ def crosscheck(
       that cannot be made or fails, or PyTorch is not installed.
     OSError: a file cannot be read.
   """
-  check(images, dtype)
+  check(weights_path, images, dtype)
   if port_weights not in PORT_WEIGHTS:
     raise ValueError(
       f'{port_weights=} must be one of {", ".join(PORT_WEIGHTS)}'
@@ -94,7 +96,7 @@ def crosscheck(
   torch_models.require_torch()
   restored = restore(weights_path, model, image_size, preprocessing)
   source = weights.load(weights_path)
-  other = torch_models.make(
+  other = torch_sources.make(
     port, restored.image_size, own_weights=port_weights == 'own'
   )
   if port_weights == 'reference':
@@ -151,11 +153,11 @@ def export_reference(
     Names of the activations, logits among them.
 
   Raises:
-    ValueError: as `crosscheck`, or `path` ends otherwise.
+    ValueError: as `crosscheck`, or see `export.check_path`.
     OSError: a file cannot be read, or the archive cannot be written.
   """
-  check(images, 'float32')
-  export.check_name(path)
+  check(weights_path, images, 'float32')
+  export.check_path(path)
   restored = restore(weights_path, model, image_size, preprocessing)
   inputs = _inputs(images, restored)
   outputs = activations.run(restored.model, restored.params, inputs)
@@ -174,13 +176,18 @@ def export_reference(
   return list(outputs)
 
 
-def check(images, dtype):
+def check(weights_path, images, dtype):
   """Refuses what `crosscheck` would only find out after loading a model.
 
   Raises:
-    ValueError: too many images or an unknown dtype.
+    ValueError: weights of a port, too many images or an unknown dtype.
     FileNotFoundError: an image is not there.
   """
+  if state_dicts.is_port(weights_path):
+    raise ValueError(
+      f'{os.fspath(weights_path)} holds weights of a PyTorch port; bring them '
+      'into an .npz file first, with the verb convert'
+    )
   if len(images) > MAX_IMAGES:
     raise ValueError(
       f'{len(images)} images are more than the {MAX_IMAGES} whose activations '
@@ -241,10 +248,10 @@ def _both(port, inputs, restored, dtype):
 
 
 def _tops(reference, port, restored):
-  """The best classes of both, image by image; () if the port has no logits."""
-  if activations.LOGITS not in port:
+  """The best classes of both, image by image; () if none can be compared."""
+  sides = reference[activations.LOGITS], port.get(activations.LOGITS)
+  if sides[1] is None or sides[0].ndim != 2 or sides[1].shape != sides[0].shape:
     return ()
-  sides = reference[activations.LOGITS], port[activations.LOGITS]
   return tuple(
     tuple(_top(row, restored.class_names) for row in rows)
     for rows in zip(*sides, strict=True)
@@ -263,7 +270,7 @@ def _stage_two(images, inputs, port, restored, dtype):
   encoded = [pathlib.Path(path).read_bytes() for path in images]
   made = []
   for path in images:
-    image = np.asarray(port.preprocess(os.fspath(path)), np.float32)
+    image = torch_models.preprocessed(port, os.fspath(path))
     if image.shape != (3, *restored.image_size):
       note(
         f'the preprocessing of {port.name} gives {image.shape}, not '

@@ -6,9 +6,10 @@ import numpy as np
 
 from vit_jax_repro import ports, weights
 from vit_jax_repro.comparison import causes, parameters, torch_models
+from vit_jax_repro.ports import state_dicts
 from vit_jax_repro.runs.restoring import note
 from vit_jax_repro.weights import messages, positions, stacking
-from vit_jax_repro.weights.adapt import patch_grid
+from vit_jax_repro.weights.adapt import HEADS, patch_grid
 
 
 def canonical(port, restored):
@@ -18,8 +19,8 @@ def canonical(port, restored):
     port: torch_models.Port.
     restored: restoring.Restored, whose number of heads it is read with.
   """
-  state = port.state
   try:
+    state = _state(port)
     library = ports.library_of(state)
     tree = ports.from_state_dict(
       state,
@@ -39,9 +40,13 @@ def give(port, params):
     ValueError: the names of the port are unknown, or they do not fit.
   """
   torch = torch_models.require_torch()
-  library = ports.library_of(port.state)
-  state = ports.to_state_dict(params, library)
-  state = {name: torch.from_numpy(np.array(a)) for name, a in state.items()}
+  given = port.module.state_dict().keys()
+  state = ports.to_state_dict(params, ports.library_of(given))
+  start = ports.wrapper_of(given)
+  state = {
+    start + name: state_dicts.to_torch(torch, np.array(array))
+    for name, array in state.items()
+  }
   try:
     port.module.load_state_dict(state)
   except RuntimeError as error:
@@ -49,6 +54,14 @@ def give(port, params):
       f'the weights do not fit {port.name}: {messages.short(error)}; check '
       'the model, the number of classes and the image size'
     ) from None
+
+
+def _state(port):  # {name of the port: array of its own dtype}
+  torch = torch_models.require_torch()
+  return {
+    name: state_dicts.to_numpy(torch, port.name, name, value)
+    for name, value in port.module.state_dict().items()
+  }
 
 
 def as_cause(tree, source, restored):
@@ -61,13 +74,28 @@ def as_cause(tree, source, restored):
   """
   if tree is None or parameters.compare(source, tree).equal:
     return None
-  try:
-    fitted = weights.adapt(
-      tree, restored.model, image_size=restored.image_size, head='keep'
-    )
-  except ValueError:
-    return None  # the table of weights says what is missing
-  return causes.port_weights(fitted)
+  # A head of other classes fits nothing here; the rest of the port may.
+  for fitting, text in (
+    (tree, causes.PORT_WEIGHTS),
+    (_with_head(tree, source), causes.PORT_WEIGHTS_BUT_HEAD),
+  ):
+    try:
+      fitted = weights.adapt(
+        fitting, restored.model, image_size=restored.image_size, head='keep'
+      )
+    except ValueError:
+      continue
+    return causes.port_weights(fitted, text)
+  return None  # the table of weights says what is missing
+
+
+def _with_head(tree, other):
+  """A canonical tree with the head of another."""
+  flat, others = stacking.flatten(tree), stacking.flatten(other)
+  kept = {n: a for n, a in flat.items() if not n.startswith(HEADS)}
+  return stacking.nest(
+    kept | {n: a for n, a in others.items() if n.startswith(HEADS)}
+  )
 
 
 def resized_positions(source, restored):

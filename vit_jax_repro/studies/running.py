@@ -32,7 +32,8 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike) -> report.Result:
   Each side is a chain of trainings, the stages: a stage starts from the model
   of the one before. With several learning rates the last stage is trained
   with each of them and every seed; the rate with the best mean accuracy on
-  the held-out split is kept, and the test split is looked at once.
+  the held-out split is kept, and the test split is looked at once. One process
+  runs it, on all the devices of its machine.
 
   Args:
     config:

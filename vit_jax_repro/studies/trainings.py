@@ -13,9 +13,11 @@ from typing import Any
 import jax
 
 from vit_jax_repro import jobs
-from vit_jax_repro.runs import json_files
+from vit_jax_repro.runs import json_files, workdir
 from vit_jax_repro.runs.restoring import note
 from vit_jax_repro.studies import position_similarity
+
+_FREE = {name.split('.')[0] for name in workdir.FREE}
 
 
 class Trainings:
@@ -24,8 +26,8 @@ class Trainings:
   A run that is finished is not repeated, one that was killed goes on.
   """
 
-  def __init__(self, workdir: str):
-    self._folder = os.path.join(workdir, 'runs')
+  def __init__(self, folder: str):
+    self._folder = os.path.join(folder, 'runs')
 
   def train(
     self,
@@ -60,13 +62,9 @@ class Trainings:
       jobs.train(settings, self.path(name), show=False)
     return name
 
-  def path(self, name: str, file: str = '') -> str:
+  def path(self, *parts: str) -> str:
     """Where a run, or a file of it, is."""
-    return (
-      os.path.join(self._folder, name, file)
-      if file
-      else os.path.join(self._folder, name)
-    )
+    return os.path.join(self._folder, *parts)
 
   def held_out(self, name: str) -> float:
     """Accuracy on the split that the run itself looked at."""
@@ -102,7 +100,8 @@ class Trainings:
 
 
 def _digest(settings, before):
-  """Ten hexadecimal digits of settings, and of those of the runs before."""
+  """Ten hexadecimal digits of what makes a run the one that it is."""
+  settings = {k: v for k, v in settings.items() if k not in _FREE}
   text = json.dumps([settings, before], sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:10]
 

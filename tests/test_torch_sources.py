@@ -1,0 +1,152 @@
+import json
+import sys
+
+import pytest
+
+from vit_jax_repro.comparison import torch_sources
+
+PORT_FILE = """
+import torch
+
+def make():
+  return torch.nn.Linear(1, 1)
+
+def make_wrongly():
+  return make(), {'layer': {}}
+
+def make_nothing():
+  return None
+
+def make_failing():
+  raise KeyError('weights')
+
+def make_from(path):
+  return make()
+
+def make_pair():
+  return make(), ['body.1']
+
+def make_triple():
+  return make(), {}, {}
+
+def make_numbered():
+  return make(), {'layers': {'logits': 3}}
+
+def make_reader():
+  return make(), {'preprocess': 'timm'}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  (tmp_path / 'other_ports.py').write_text(PORT_FILE)
+  (tmp_path / 'bad_syntax.py').write_text('x = 1\ndef make(:\n')
+  (tmp_path / 'bad_import.py').write_text('import no_such_thing\n')
+  monkeypatch.syspath_prepend(tmp_path)
+  return tmp_path
+
+
+def make(name, **options):
+  return torch_sources.make(name, (8, 8), **options)
+
+
+@pytest.mark.parametrize(
+  ('name', 'text'),
+  [
+    ('onnx:model', "port 'onnx:model' must be transformers:ID, timm:NAME"),
+    ('timm:', "port 'timm:' must be"),
+    ('module:other_ports.absent', "no function 'other_ports.absent'"),
+    ('module:absent_ports.make', "no function 'absent_ports.make'"),
+    ('module:make', "no function 'make'"),
+    ('module:bad_syntax.make', r'SyntaxError: .*bad_syntax.py:2\)'),
+    ('module:bad_import.make', r'no_such_thing.*bad_import.py:1\)'),
+    ('module:other_ports.make_nothing', 'returned NoneType; it must return'),
+    ('module:other_ports.make_triple', 'returned tuple; it must return'),
+    ('module:other_ports.make_wrongly', r"a mapping with \['layer'\]"),
+    ('module:other_ports.make_pair', 'whose second is list; it must be'),
+    ('module:other_ports.make_numbered', '`layers` of another kind'),
+    ('module:other_ports.make_reader', 'that cannot be called'),
+    (
+      'module:other_ports.make_failing',
+      r"make_failing fails \(KeyError: 'weights', at .*other_ports.py:14\)",
+    ),
+    ('module:other_ports.make_from', r'TypeError: .*without arguments'),
+  ],
+)
+def test_a_wrong_port_is_one_line(folder, name, text):
+  with pytest.raises(ValueError, match=text) as error:
+    make(name)
+  assert '\n' not in str(error.value)
+
+
+def test_the_weights_of_a_function_are_its_own(folder):
+  with pytest.raises(ValueError, match='leave out --port_weights'):
+    make('module:other_ports.make', own_weights=False)
+
+
+def test_a_folder_that_transformers_cannot_load(tmp_path):
+  with pytest.raises(ValueError, match='transformers cannot load') as error:
+    make(f'transformers:{tmp_path}')
+  assert '\n' not in str(error.value)
+  with pytest.raises(ValueError, match='there is no such folder'):
+    make(f'transformers:{tmp_path}/typo')
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """A folder that save_pretrained has written."""
+  import transformers
+
+  folder = tmp_path_factory.mktemp('saved')
+  config = transformers.ViTConfig(
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=8,
+    image_size=[8, 16],
+    patch_size=4,
+  )
+  transformers.ViTForImageClassification(config).save_pretrained(folder)
+  return folder
+
+
+@pytest.mark.parametrize(
+  ('size', 'resized'), [((8, 16), False), ((8, 8), True), ((16, 8), True)]
+)
+def test_both_sides_tell_whether_positions_are_resized(saved, size, resized):
+  port = torch_sources.make(f'transformers:{saved}', size)
+  assert bool(port.keywords) == resized
+
+
+@pytest.mark.parametrize('damage', ['truncated', 'other shapes'])
+def test_a_damaged_folder_is_one_line(saved, damage, tmp_path):
+  weights = (saved / 'model.safetensors').read_bytes()
+  config = json.loads((saved / 'config.json').read_text())
+  if damage == 'truncated':
+    weights = weights[: len(weights) // 2]
+  else:
+    config['intermediate_size'] = 12
+  (tmp_path / 'model.safetensors').write_bytes(weights)
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  with pytest.raises(ValueError, match='transformers cannot load') as error:
+    make(f'transformers:{tmp_path}')
+  assert '\n' not in str(error.value)
+
+
+def test_timm_says_what_of_a_folder_is_wrong(saved):
+  import timm_stub
+
+  timm_stub.import_timm()
+  with pytest.raises(ValueError, match=r'timm cannot load .*KeyError'):
+    make(f'timm:local-dir:{saved}')
+
+
+def test_what_timm_lacks_is_said(monkeypatch):
+  import timm_stub
+
+  timm_stub.import_timm()  # so that all of it is put back
+  for name in [n for n in sys.modules if n.partition('.')[0] == 'timm']:
+    monkeypatch.delitem(sys.modules, name)
+  monkeypatch.setitem(sys.modules, 'torchvision', None)
+  with pytest.raises(ValueError, match='install the torchvision that belongs'):
+    make('timm:vit_tiny_patch16_224')

@@ -1,0 +1,110 @@
+"""What a cross-check found, in sentences."""
+
+from vit_jax_repro.comparison import differences, readings
+from vit_jax_repro.comparison.activations import LOGITS
+
+_MOST_NAMES = 4  # in a sentence
+
+
+def conclusions(result):
+  """Sentences on each stage of a `runs.crosschecking.Crosscheck`."""
+  found = result.diagnosis
+  first = differences.first_outside(found.layers)
+  left_out = dict(found.not_compared)
+  if found.agrees:
+    yield 'Agrees: every layer that was compared is within its tolerance.'
+  elif first is None:
+    yield (
+      f'Agrees up to {found.layers[-1].name}; logits not compared: '
+      f'{left_out.pop(LOGITS)}.'
+    )
+  else:
+    yield from _explanation(result, first)
+  if left_out:
+    yield f'Not compared: {_listed(left_out)}.'
+  if result.reading is not None:
+    yield _of_images(result.reading)
+
+
+def _explanation(result, first):
+  """What stands behind the first layer over its tolerance."""
+  found = result.diagnosis
+  yield (
+    f'Differs: the first layer over its tolerance is {first.name} '
+    f'({first.max_abs:.2g} against {first.tolerance:.2g}).'
+  )
+  if found.named:
+    yield f'Cause: {"; and ".join(map(str, found.named))}.'
+  if found.alternatives:
+    others = '; or '.join(map(str, found.alternatives))
+    yield f'On these weights and images not to be told from: {others}.'
+  left = differences.first_outside(found.remaining)
+  if left is None:
+    logits = '' if found.complete else '; logits were not compared'
+    yield (
+      'With that matched, every layer that was compared is within its '
+      f'tolerance{logits}.'
+    )
+    return
+  off = (
+    f'{left.name} is off by {left.max_abs:.2g}, {left.excess:.3g} times its '
+    'tolerance'
+  )
+  subject = 'The rest is' if found.named else 'That is'
+  if result.parameters is None or result.parameters.equal:
+    yield f'{subject} no known cause: {off}.'
+  else:
+    # A function's module keeps its weights, see torch_sources.
+    module = result.port.startswith('module:')
+    yield (
+      f'{subject} not explained: {off}. The weights differ (see their table)'
+      f'{"" if module else "; try --port_weights=reference"}.'
+    )
+
+
+def _listed(left_out):
+  """{name: why} in words; names with the same reason together."""
+  reasons = {}
+  for name, why in left_out.items():
+    reasons.setdefault(why, []).append(name)
+  return '; '.join(
+    ', '.join(names[:_MOST_NAMES])
+    + (f' and {more} more' if (more := len(names) - _MOST_NAMES) > 0 else '')
+    + f' ({why})'
+    for why, names in reasons.items()
+  )
+
+
+def _of_images(reading):
+  if reading.agrees:
+    return 'Images: both sides read them to the same values.'
+  gap = (
+    f'Images: values differ by up to {reading.gap:.3g} of 255 '
+    f'({reading.mean_gap:.2g} on average)'
+  )
+  if reading.found is None:
+    return (
+      f'{gap}; no known way of reading them gives the values of the port '
+      f'(the nearest is off by {reading.remaining:.3g}).'
+    )
+  if reading.start is None:
+    return f'{gap}; the port reads them as in the table.'
+  if not reading.named:
+    return f'{gap}, which is rounding.'
+  causes = '; and '.join(change(reading, field) for field in reading.named)
+  rest = (
+    ''
+    if reading.remaining <= readings.EXACT
+    else (
+      f' With that matched they differ by {reading.remaining:.2g}, rounding.'
+    )
+  )
+  return f'{gap}. Cause: {causes}.{rest}'
+
+
+def change(reading, field):
+  """How the port's reading of images differs in a field, in words."""
+  return (
+    f'{readings.TOPICS[field]}: {reading.found.says(field)}, not '
+    f'{reading.start.says(field)}'
+  )

@@ -1,0 +1,226 @@
+"""PyTorch ports, made from what --port names.
+
+A port is written as
+
+  transformers:ID         a model on the Hub or in a folder
+  timm:NAME               a name of timm's; also local-dir: and hf-hub: names
+  module:PACKAGE.FUNCTION a function without arguments that returns an
+                          nn.Module, or a pair of one and a mapping: `layers`
+                          {name of the reference: path of a module},
+                          `preprocess` (path of an image -> [3, H, W])
+
+The module takes [B, 3, H, W] and returns logits [B, K], a mapping or an object
+that has them as `logits`, or a tuple that begins with them.
+"""
+
+import dataclasses
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Mapping
+
+from vit_jax_repro.comparison import torch_models
+from vit_jax_repro.comparison.torch_models import INSTALL, Port, guarded
+from vit_jax_repro.weights import messages
+
+KINDS = ('transformers', 'timm', 'module')
+
+
+def make(
+  text: str,
+  image_size: tuple[int, int],
+  *,
+  own_weights: bool = True,
+) -> Port:
+  """Makes the port that a flag names; see the top of this file.
+
+  Args:
+    text: 'transformers:ID', 'timm:NAME' or 'module:PACKAGE.FUNCTION'.
+    image_size: (H, W) that it will see.
+    own_weights: load the weights that the library has for the name.
+
+  Raises:
+    ValueError: no such kind, library or function; one line.
+  """
+  kind, _, name = text.partition(':')
+  if kind not in KINDS or not name:
+    raise ValueError(
+      f'port {text!r} must be transformers:ID, timm:NAME or '
+      'module:PACKAGE.FUNCTION'
+    )
+  torch_models.require_torch()
+  port = {
+    'transformers': _transformers,
+    'timm': _timm,
+    'module': _module,
+  }[kind](name, image_size, own_weights)
+  port.module.eval()
+  return dataclasses.replace(port, name=text)
+
+
+def _transformers(name, image_size, own_weights):
+  library = _library('transformers')
+  library.utils.logging.disable_progress_bar()
+  library.utils.logging.set_verbosity_error()
+  # Where the Hub is out of reach its client would tell of every try.
+  logging.getLogger('huggingface_hub').setLevel(logging.ERROR)
+  remedy = (
+    'give a model of the Hub, or a folder that save_pretrained has written'
+  )
+  is_path = name.startswith(('/', '.', '~')) or name.count('/') > 1
+  if is_path and not os.path.isdir(name):
+    raise ValueError(
+      f'transformers cannot load {name!r}: there is no such folder; {remedy}'
+    )
+  with guarded(f'transformers cannot load {name!r}', remedy):
+    config = library.AutoConfig.from_pretrained(name)
+    made = [getattr(library, a, None) for a in config.architectures or ()]
+    kind = (
+      made[0] if made and made[0] else library.AutoModelForImageClassification
+    )
+    if own_weights:
+      module = kind.from_pretrained(name)
+    elif isinstance(kind, type) and issubclass(kind, library.PreTrainedModel):
+      module = kind(config)
+    else:
+      module = kind.from_config(config)
+  trained = getattr(config, 'image_size', None)
+  keywords = {}
+  if trained is not None and _pair(trained) != tuple(image_size):
+    keywords['interpolate_pos_encoding'] = True
+  return Port(name, module, {}, _transformers_reader(library, name), keywords)
+
+
+def _pair(size):
+  return tuple(size) if isinstance(size, list | tuple) else (size, size)
+
+
+def _transformers_reader(library, name):
+  """What the library's own image processor does; None if there is none."""
+  try:
+    processor = library.AutoImageProcessor.from_pretrained(name)
+  except Exception:  # a file that is not there, or a library that it needs
+    return None
+
+  def read(path):
+    from PIL import Image
+
+    with Image.open(path) as image:
+      made = processor(image.convert('RGB'), return_tensors='np')
+    return made['pixel_values'][0]
+
+  return read
+
+
+def _timm(name, image_size, own_weights):
+  library = _library('timm')
+  with guarded(
+    f'timm cannot load {name!r}',
+    'see timm.list_models(pretrained=True), or give --port_weights=reference',
+  ):
+    module = library.create_model(name, pretrained=own_weights)
+    trained = tuple(module.pretrained_cfg.get('input_size', ()))[1:]
+    if hasattr(module, 'patch_embed') and trained not in ((), image_size):
+      module = library.create_model(
+        name, pretrained=own_weights, img_size=image_size
+      )
+  return Port(name, module, {}, _timm_reader(library, module))
+
+
+def _timm_reader(library, module):
+  try:
+    settings = library.data.resolve_data_config({}, model=module)
+    transform = library.data.create_transform(**settings)
+  except Exception:  # needs torchvision; or nobody knows how it reads
+    return None
+
+  def read(path):
+    from PIL import Image
+
+    with Image.open(path) as image:
+      return transform(image.convert('RGB')).numpy()
+
+  return read
+
+
+def _module(name, image_size, own_weights):
+  del image_size
+  if not own_weights:
+    raise ValueError(
+      f'the weights of module:{name} are what its function gives it; leave '
+      'out --port_weights=reference'
+    )
+  where, _, function = name.rpartition('.')
+  if os.getcwd() not in sys.path:  # as `python -m` has it
+    sys.path.insert(0, os.getcwd())
+  with guarded(
+    f'there is no function {name!r}',
+    'give module:PACKAGE.FUNCTION, to be found from this folder',
+  ):
+    function = getattr(importlib.import_module(where), function)
+  with guarded(f'{name} fails', 'it is called without arguments'):
+    made = function()
+  module, extra = made, {}
+  if isinstance(made, tuple) and len(made) == 2:
+    module, extra = made
+  _check_made(name, module, extra)
+  return Port(name, module, **extra)
+
+
+def _check_made(name, module, extra):
+  """Raises a ValueError if a function returned something else."""
+  if not isinstance(module, torch_models.require_torch().nn.Module):
+    raise ValueError(
+      f'{name} returned {type(module).__name__}; it must return a '
+      'torch.nn.Module, or a pair of one and a mapping'
+    )
+  if not isinstance(extra, Mapping):
+    raise ValueError(
+      f'{name} returned a pair whose second is {type(extra).__name__}; it must '
+      "be a mapping with 'layers' or 'preprocess'"
+    )
+  unknown = sorted(map(str, set(extra) - {'layers', 'preprocess'}))
+  if unknown:
+    raise ValueError(
+      f"{name} returned a mapping with {unknown}; its keys may be 'layers' and "
+      "'preprocess'"
+    )
+  layers = extra.get('layers', {})
+  if not isinstance(layers, Mapping) or not all(
+    isinstance(text, str) for pair in layers.items() for text in pair
+  ):
+    raise ValueError(
+      f'{name} returned `layers` of another kind; they must map names of the '
+      'reference to paths of modules'
+    )
+  if not callable(extra.get('preprocess', print)):
+    raise ValueError(
+      f'{name} returned a `preprocess` that cannot be called; it must take a '
+      'path and return [3, H, W] numbers'
+    )
+
+
+def _library(name):
+  try:
+    return importlib.import_module(name)
+  except Exception as error:  # a torchvision that does not fit raises anything
+    raise ValueError(
+      f'{name} cannot be imported ({messages.short(error)}): '
+      f'{_advice(name, error)}'
+    ) from None
+
+
+def _advice(name, error):
+  """What to install: the library itself, or what it lacks."""
+  lacks = (getattr(error, 'name', None) or '').partition('.')[0]
+  if lacks == 'torchvision' or 'torchvision' in str(error):
+    return (
+      'install the torchvision that belongs to your PyTorch, from the index '
+      'that PyTorch came from'
+    )
+  if lacks and lacks != name:
+    return f'pip install {lacks}'
+  if name == 'timm':
+    return 'pip install timm, with the torchvision that belongs to your PyTorch'
+  return INSTALL
