@@ -98,6 +98,9 @@ def test_differences(run):
   assert len(list(lines)) == 80
 
 
+ROW = 'vit-table-5-vit-b-16-imagenet-21k-90ep-cifar-10'
+
+
 @pytest.mark.quick
 def test_every_flag_says_which_commands_take_it():
   flags = reproduce.command_flags()
@@ -113,7 +116,7 @@ def test_every_flag_says_which_commands_take_it():
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    ([], "what to do is ''; choose one of list, show, report, differences"),
+    ([], "what to do is ''; choose one of list, show, report"),
     (['shwo'], "what to do is 'shwo'"),
     (['list', 'a', 'b'], "list does not take 'b': list [PATTERN]"),
     (['list', '--grid'], 'list does not take --grid'),
@@ -128,6 +131,17 @@ def test_every_flag_says_which_commands_take_it():
     (['report', '--results=/nowhere'], "no folder of results '/nowhere'"),
     (['report', '--results=.', '--out=a.txt'], 'must end in .md or .csv'),
     (['report', '--results=.', '--out=/dev/null/a.md'], 'there is no folder'),
+    (['plan'], '--row=ID, --table=NAME or a PATTERN is wanted'),
+    (['plan', '--row=a', '--table=b'], '--row goes without --table'),
+    (['plan', '--table=ViT Table 6'], 'no row of these can be checked'),
+    (['plan', f'--row={ROW}', '--recipe=x'], "recipe 'x'"),
+    (['run', f'--row={ROW}'], '--results must be given'),
+    (['run', f'--row={ROW}', '--results=x'], 'or say --fetch'),
+    (
+      ['run', f'--row={ROW}', '--results=x', '--override=batch'],
+      "override 'batch' is not KEY=VALUE",
+    ),
+    (['card', '/nowhere'], '/nowhere'),
     (['differences', 'zzz'], "no difference fits 'zzz'"),
   ],
 )
