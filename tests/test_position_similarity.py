@@ -12,24 +12,19 @@ from vit_jax_repro.weights.names import POSITIONS
 pytestmark = pytest.mark.quick
 
 
-def on_a_circle(places):
-  """[h, w, 2] angles by place: the nearer, the more similar."""
-  return np.stack([np.cos(places), np.sin(places)], axis=-1)
-
-
-def test_similarity_that_falls_rises_or_does_neither():
+def test_similarity_of_neighbours_less_that_of_the_far():
   falls = position_similarity.similarity_falls
-  line = on_a_circle(0.1 * np.arange(8.0)[None])
-  assert falls(line) > 0.98  # what is alike differs by rounding
-  # Two by two: only the diagonals, the farthest pairs, are alike.
-  board = on_a_circle(np.array([[0.0, 1.0], [1.0, 0.0]]))
-  assert falls(board) < -0.8
+  angles = np.arange(5.0)[None] / 3
+  line = 7 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+  far = np.cos([1.0, 1.0, 4 / 3])  # more than two apart
+  assert falls(line) == pytest.approx(np.cos(1 / 3) - far.mean())
+  one, other = np.eye(2)
+  board = np.array([[one, other, one], [other, one, other], [one, other, one]])
+  # Neighbours differ; of those two apart or more, all are alike but the eight
+  # at a knight's move.
+  assert falls(board) == pytest.approx(0 - (6 + 2) / (6 + 2 + 8))
   table = np.random.default_rng(0).normal(size=(12, 12, 64))
   assert abs(falls(table)) < 0.05
-  y, x = np.mgrid[:4, :4] * 0.2
-  rows_and_columns = np.concatenate([on_a_circle(y), on_a_circle(x)], axis=-1)
-  assert 0.9 < falls(rows_and_columns) < 1
-  np.testing.assert_allclose(falls(7 * table), falls(table))  # cosines
 
 
 def saved(path, **fields):

@@ -176,7 +176,7 @@ STUDIES = {
         measure=LOCALITY,
       )
       for what, one, other in (
-        ('the learning rate', 'high rate, long', 'low rate, long'),
+        ('the learning rate', 'high rate, short', 'low rate, short'),
         ('the number of updates', 'high rate, long', 'high rate, short'),
       )
     ),

@@ -128,15 +128,16 @@ def adam_vs_sgd():
 
 
 def hyperparameters():
-  """Half of the recipe's updates, a third of its rate."""
+  """Figure 10, from half of the recipe's rate and updates on."""
   train = _pretraining()
   steps, rate = train.total_steps, train.base_lr
   sides = {
-    f'{how} rate, {length}': dict(
-      train=dict(base_lr=base_lr, total_steps=total)
+    name: dict(train=dict(base_lr=base_lr, total_steps=total))
+    for name, base_lr, total in (
+      ('low rate, short', rate / 2, steps // 2),
+      ('high rate, short', rate, steps // 2),
+      ('high rate, long', rate, steps),
     )
-    for how, base_lr in (('low', rate / 3), ('high', rate))
-    for length, total in (('short', steps // 2), ('long', steps))
   }
   return _plan(dict(train=train), sides)
 

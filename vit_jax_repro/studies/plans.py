@@ -35,7 +35,7 @@ _SEEDS = {'digits': (0, 1, 2), 'short': (0, 1)}
 
 
 def _digits(steps, model=VIT, dataset='digits', **changes):
-  """Settings of a training on digits, plain pp keys under `pp`."""
+  """Settings of a training on digits; of `pp`, only what changes."""
   recipe = copy.deepcopy(recipes.QUICKSTART)
   pp = changes.pop('pp', {})
   recipe.update(
@@ -77,14 +77,16 @@ def _few(steps, model=VIT, **changes):
 
 def transfer(size):
   """Pre-trained on 0-4, then 5-9 from five examples each; or not."""
-  model = recipes.QUICKSTART_MODEL if size == 'digits' else VIT
-  steps, few = {'digits': (2400, 300), 'short': (500, 150)}[size]
+  if size == 'digits':
+    model = recipes.QUICKSTART_MODEL
+    pretrain = _digits(2400, model, 'digits/0-4')
+    finetune = _few(300, model)
+  else:
+    pretrain = _digits(400, VIT, 'digits/0-4', base_lr=1e-2)
+    finetune = _few(100, VIT)
   return _plan(
     size,
-    dict(
-      pretrain=_digits(steps, model, 'digits/0-4', warmup_steps=100),
-      finetune=_few(few, model),
-    ),
+    dict(pretrain=pretrain, finetune=finetune),
     {'pre-trained': {}, 'from scratch': dict(pretrain=None)},
     once=('pretrain',),
     held_out='held_out',
@@ -126,13 +128,13 @@ def pooling(size):
       "mean, the token's rate": gap | dict(rate_of='class token'),
     },
     held_out='train[80%:]',
-    base_lrs={'digits': (1e-3, 3e-3, 1e-2), 'short': (3e-3, 1e-2)}[size],
+    base_lrs={'digits': (3e-3, 1e-2, 3e-2), 'short': (3e-3, 1e-2)}[size],
   )
 
 
 def data_size(size):
   """Subsets of so many images a class, drawn anew for each seed."""
-  steps = {'digits': 600, 'short': 200}[size]
+  steps = {'digits': 600, 'short': 120}[size]
   subsets = {'few': 'train@5#{seed}', 'some': 'train@25#{seed}', 'all': 'train'}
   if size == 'short':
     del subsets['some']
@@ -152,7 +154,7 @@ def data_size(size):
 
 def adam_vs_sgd(size):
   """Both pre-train on 0-4, each at its rate, then 5-9 by SGD."""
-  steps, few = {'digits': (600, 200), 'short': (200, 100)}[size]
+  steps, few = {'digits': (600, 200), 'short': (120, 60)}[size]
   pp = dict(crop=BIT_CROP, shift=2)
   sgd = dict(
     optim='sgd',
@@ -173,26 +175,30 @@ def adam_vs_sgd(size):
 
 
 def hyperparameters(size):
-  """Two learning rates and two numbers of updates."""
-  short, long = {'digits': (300, 1200), 'short': (100, 300)}[size]
+  """The three models of Figure 10: rate and number of updates grow."""
+  short, long = {'digits': (300, 1200), 'short': (60, 240)}[size]
   sides = {
-    f'{how} rate, {"long" if steps == long else "short"}': dict(
-      train=dict(base_lr=rate, total_steps=steps)
+    name: dict(train=dict(base_lr=rate, total_steps=steps))
+    for name, rate, steps in (
+      ('low rate, short', 1e-3, short),
+      ('high rate, short', 1e-2, short),
+      ('high rate, long', 1e-2, long),
     )
-    for how, rate in (('low', 1e-3), ('high', 1e-2))
-    for steps in (short, long)
   }
   return _plan(size, dict(train=_digits(long, warmup_steps=short // 5)), sides)
 
 
 def masked_patches(size):
   """Three ways to begin, on 0-4; then 5-9 from five examples each."""
-  steps, few = {'digits': (1500, 300), 'short': (300, 150)}[size]
+  steps, few = {'digits': (1500, 300), 'short': (400, 100)}[size]
   return _plan(
     size,
     dict(
       pretrain=_digits(
-        steps, dataset='digits/0-4', objective='masked_patches', base_lr=3e-3
+        steps,
+        dataset='digits/0-4',
+        objective='masked_patches',
+        base_lr={'digits': 3e-3, 'short': 1e-2}[size],
       ),
       finetune=_few(few),
     ),
