@@ -7,8 +7,6 @@ import pytest
 
 from vit_jax_repro.training import averaging, mesh, optim, steps
 
-pytestmark = pytest.mark.quick
-
 PARAMS = {'head': {'kernel': jnp.full((8, 8), 0.7), 'bias': jnp.zeros(8)}}
 
 

@@ -14,8 +14,6 @@ from training_sets import write_folder
 from vit_jax_repro import jobs, models, weights
 from vit_jax_repro.data import datasets, preprocess, subsets
 
-pytestmark = pytest.mark.quick
-
 CLASSES = 10
 
 

@@ -8,8 +8,6 @@ import tiny_models
 from vit_jax_repro import models, weights
 from vit_jax_repro.runs import initial, settings
 
-pytestmark = pytest.mark.quick
-
 SPEC = tiny_models.spec(3, num_layers=1)
 MODEL = models.create(SPEC)
 

@@ -9,8 +9,6 @@ import tiny_models
 from vit_jax_repro import models
 from vit_jax_repro.training import masked_patches
 
-pytestmark = pytest.mark.quick
-
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 8, 12, 3)).astype('f4')
 
 

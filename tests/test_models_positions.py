@@ -49,7 +49,6 @@ def with_tables(params, **tables):
   return dict(params, Transformer=encoder)
 
 
-@pytest.mark.quick
 def test_relative_scores_are_those_of_the_definition():
   rng = np.random.default_rng(0)
   query, table = rng.normal(size=(2, 4, 3, 5)), rng.normal(size=(7, 3, 5))
@@ -60,7 +59,6 @@ def test_relative_scores_are_those_of_the_definition():
   np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
 
 
-@pytest.mark.quick
 def test_relative_scores_are_added_before_the_softmax():
   params = params_of(spec('relative'))
   _, state = models.create(spec('relative')).apply(
@@ -94,7 +92,6 @@ def test_relative_scores_are_added_before_the_softmax():
   assert np.abs(wanted - without[name][0]).max() > 0.01
 
 
-@pytest.mark.quick
 def test_rows_and_columns_stand_side_by_side():
   x = np.arange(4.0).reshape(1, 2, 2)
   y = 10 * np.arange(1, 7.0).reshape(1, 3, 2)
@@ -107,7 +104,6 @@ def test_rows_and_columns_stand_side_by_side():
     np.testing.assert_array_equal(table[0, 1 + 2 * row + column], wanted)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('kind', ['learned', 'learned2d', 'relative'])
 def test_places_differ_in_whose_positions_they_are(kind):
   params = params_of(spec(kind, 'shared'))
@@ -128,7 +124,6 @@ def test_places_differ_in_whose_positions_they_are(kind):
   np.testing.assert_allclose(stem, first, rtol=0, atol=1e-6)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(('kind', 'place'), ALL)
 def test_only_without_positions_is_an_image_a_bag_of_patches(kind, place):
   architecture = spec(kind, place)
@@ -170,7 +165,6 @@ def test_scan_and_remat_change_no_result(kind, place):
   )
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('kind', ['learned2d', 'relative'])
 def test_bfloat16(kind):
   architecture = spec(kind, 'shared')
@@ -193,7 +187,6 @@ def test_bfloat16(kind):
   assert {leaf.dtype for leaf in leaves} == {jnp.dtype('bfloat16')}
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
   ('fields', 'says'),
   [

@@ -9,8 +9,6 @@ from vit_jax_repro import models
 from vit_jax_repro.evaluation import patch_colours
 from vit_jax_repro.training import masked_patches
 
-pytestmark = pytest.mark.quick
-
 SPEC = tiny_models.spec(512, classifier='unpooled', corruptible=True)
 MODEL = models.create(SPEC)
 PARAMS = tiny_models.params_of(SPEC, (8, 8))

@@ -4,8 +4,6 @@ from training_sets import write_folder, write_shards
 
 from vit_jax_repro.data import datasets, subsets
 
-pytestmark = pytest.mark.quick
-
 
 @pytest.fixture(scope='module')
 def sets(tmp_path_factory):

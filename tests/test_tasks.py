@@ -7,8 +7,6 @@ from training_sets import write_folder
 from vit_jax_repro.data import preprocess
 from vit_jax_repro.runs import settings, tasks, training_input
 
-pytestmark = pytest.mark.quick
-
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):

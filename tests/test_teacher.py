@@ -8,8 +8,6 @@ from vit_jax_repro import models, weights
 from vit_jax_repro.data import preprocess
 from vit_jax_repro.runs import model_files, teacher
 
-pytestmark = pytest.mark.quick
-
 SMALL = tiny_models.VIT | dict(num_layers=1)
 NAMES = ('a', 'b', 'c')
 DEIT = preprocess.pick_preprocessing('deit')
