@@ -5,10 +5,7 @@ import reference
 from vit_jax_repro import models
 from vit_jax_repro.comparison import activations
 
-pytestmark = [
-  pytest.mark.quick,
-  pytest.mark.usefixtures('as_users_compile'),
-]
+pytestmark = pytest.mark.usefixtures('as_users_compile')
 
 
 def made(case):

@@ -73,7 +73,6 @@ def test_without_torch_one_line_says_what_to_install(folder):
   )
 
 
-@quick
 def test_export_needs_no_torch(folder, tmp_path):
   path = tmp_path / 'reference.npz'
   code = (

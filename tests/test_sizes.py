@@ -5,8 +5,6 @@ import pytest
 from vit_jax_repro.analysis import sizes
 from vit_jax_repro.paper import facts
 
-pytestmark = pytest.mark.quick
-
 
 def published():
   rows = facts.named('Model sizes').rows
