@@ -87,6 +87,21 @@ def test_a_claim_about_sides_that_were_not_run_is_left_out():
   assert outcome.judge(claim, sides(a=(0.5, 0.6), b=(0.1, 0.2))) is None
 
 
+def test_a_margin_may_be_a_part_of_another_difference():
+  made = sides(a=(0.6, 0.6), b=(0.5, 0.5), c=(0.1, 0.1))
+  for margin, verdict in ((0.2, FAILS), (0.3, HOLDS)):  # 0.08 and 0.12
+    claim = Claim(
+      '',
+      '',
+      {'a': 1.0, 'b': -1.0},
+      kind='alike',
+      margin=margin,
+      gap={'c': 1.0, 'b': -1.0},
+    )
+    assert outcome.judge(claim, made).verdict == verdict
+  assert outcome.judge(claim, made[:2]) is None
+
+
 def test_a_claim_about_position_embeddings():
   claim = Claim('', '', {'a': 1.0, 'b': -1.0}, measure=outcome.LOCALITY)
   a, b = (

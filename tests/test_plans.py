@@ -50,7 +50,7 @@ def test_claims_are_about_sides_that_are_there(name):
   for size in ('digits', 'full'):
     sides = plan_of(name, size)['sides']
     for claim in study.claims:
-      assert claim.weights.keys() <= sides.keys()
+      assert claim.weights.keys() | claim.gap.keys() <= sides.keys()
       assert abs(sum(claim.weights.values())) < 1e-9
       assert claim.kind in ('more', 'alike', 'differs')
     assert study.published.keys() <= sides.keys()

@@ -45,7 +45,8 @@ class Claim:
     weights: side: its weight in the sum.
     kind: 'more', the sum is above 0; 'alike', its size is at most `margin`;
       'differs', it is not 0.
-    margin: of 'alike'; ours, as the papers name none.
+    margin: of 'alike'; ours, as the papers name none. A part of the size of
+      `gap`, another sum, if there is one.
     measure: ACCURACY or LOCALITY.
   """
 
@@ -54,6 +55,7 @@ class Claim:
   weights: Mapping[str, float]
   kind: str = 'more'
   margin: float = 0.01
+  gap: Mapping[str, float] = dataclasses.field(default_factory=dict)
   measure: str = ACCURACY
 
 
@@ -85,15 +87,16 @@ def side(
 def judge(claim: Claim, sides: Sequence[Side]) -> Judgement | None:
   """Whether a claim holds; None if a side that it is about was not run."""
   values = {each.name: each.values(claim.measure) for each in sides}
-  if not claim.weights.keys() <= values.keys():
+  if not claim.weights.keys() | claim.gap.keys() <= values.keys():
     return None
   terms = [(weight, values[name]) for name, weight in claim.weights.items()]
-  difference = sum(weight * statistics.mean(v) for weight, v in terms)
+  difference = _total(claim.weights, values)
   spread = math.hypot(*(weight * deviation(v) for weight, v in terms))
+  margin = claim.margin * (abs(_total(claim.gap, values)) if claim.gap else 1)
   if any(len(v) < 2 for _, v in terms):
     verdict = f'{UNDECIDED}: one seed says nothing of the spread'
   else:
-    verdict = _verdict(claim, difference, spread)
+    verdict = _verdict(claim.kind, difference, spread, margin)
   return Judgement(claim.text, claim.source, difference, spread, verdict)
 
 
@@ -102,14 +105,18 @@ def deviation(values: Sequence[float]) -> float:
   return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _verdict(claim, difference, spread):
+def _total(weights, values):
+  return sum(w * statistics.mean(values[name]) for name, w in weights.items())
+
+
+def _verdict(kind, difference, spread, margin):
   size = abs(difference)
-  if claim.kind == 'alike':
-    if size + spread <= claim.margin:
+  if kind == 'alike':
+    if size + spread <= margin:
       return HOLDS
-    if size - spread > claim.margin:
+    if size - spread > margin:
       return FAILS
     return f'{UNDECIDED}: the spread reaches over the margin'
   if size <= spread:
     return f'{UNDECIDED}: the difference is within the spread'
-  return HOLDS if claim.kind == 'differs' or difference > 0 else FAILS
+  return HOLDS if kind == 'differs' or difference > 0 else FAILS
