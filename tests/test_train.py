@@ -123,6 +123,26 @@ def test_it_goes_on_with_the_same_bits(folder, run, tmp_path):
   assert losses[0] == losses[1]
 
 
+def test_a_run_from_before_there_was_a_key_goes_on(folder, run, tmp_path):
+  """And a key that was left out is as good as its default."""
+  older = tmp_path / 'older'
+  shutil.copytree(run, older)
+  config = json.loads((older / 'config.json').read_text())
+  config['seed'] = 0
+  del config['prefetch'], config['batch_eval']
+  config['model']['position_embedding'] = 'learned'
+  (older / 'config.json').write_text(json.dumps(config))
+  jobs.train(distilled(folder), older, show=False)
+  config['model']['position_embedding'] = 'none'
+  config['seed'] = 1
+  (older / 'config.json').write_text(json.dumps(config))
+  says = (
+    "model.position_embedding was 'none' and is 'learned'; seed was 1 and is 0;"
+  )
+  with pytest.raises(ValueError, match=says):
+    jobs.train(distilled(folder), older, show=False)
+
+
 def test_another_teacher_is_noticed(folder, run, tmp_path):
   params = tiny_models.params_of(tiny_models.spec(10), seed=1)
   weights.save(tmp_path / 'teacher.npz', params)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from vit_jax_repro import models
@@ -25,7 +26,7 @@ def create(recipe: dict[str, Any], model: str | dict[str, Any], **fields: Any):
   if isinstance(model, str):
     name = models.canonical_name(model)
     model = dict(models.variant(name), model_name=name)
-  model = _with_defaults(model | fields)
+  model = with_defaults(model | fields)
   pp = _filled(settings.Preprocessing, recipe['pp'])
   values = _filled(settings.Settings, dict(recipe, model=model, pp=pp))
   config = ml_collections.ConfigDict(values)
@@ -41,7 +42,7 @@ def create(recipe: dict[str, Any], model: str | dict[str, Any], **fields: Any):
   return config.lock()
 
 
-def _with_defaults(model):
+def with_defaults(model: Mapping[str, Any]) -> dict[str, Any]:
   """Adds the fields that a mapping leaves out, so that flags may set them."""
   module = models.create(dict(model, num_classes=1))
   named = set(model) | set(model.get('transformer', {}))

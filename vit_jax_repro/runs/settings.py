@@ -137,6 +137,24 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   return _with_strength(settings)
 
 
+def defaults() -> dict[str, Any]:
+  """What a key stands for that is not given: {'seed': 0, 'pp.shift': 0, ...}.
+
+  A run that began before a key was there goes on as if it had said so.
+  """
+  return _defaults(Settings) | {
+    f'pp.{key}': value for key, value in _defaults(Preprocessing).items()
+  }
+
+
+def _defaults(cls):
+  return {
+    field.name: to_plain(field.default)
+    for field in dataclasses.fields(cls)
+    if field.default is not dataclasses.MISSING
+  }
+
+
 def _with_strength(settings: Settings) -> Settings:
   """What `augreg_strength` stands for, in the settings that it replaces."""
   strength = recipes.augreg_strength(settings.augreg_strength)

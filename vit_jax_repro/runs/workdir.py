@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from vit_jax_repro.runs import json_files
+from vit_jax_repro.runs import configuration, json_files, settings
 
 # Settings that change nothing about the result, or only where data lies.
 FREE = (
@@ -127,8 +127,8 @@ class Workdir:
       self._tensorboard.close()
 
   def _check_config(self):
-    before = _flat(self.read_json('config.json'))
-    if not before:
+    begun = self.read_json('config.json')
+    if not begun:
       found = [n for n in FILES if os.path.exists(self.path(n))]
       if found:
         raise ValueError(
@@ -136,7 +136,7 @@ class Workdir:
           'run that could continue; choose another workdir'
         )
       return
-    config = _flat(json.loads(json.dumps(self._config)))
+    before, config = _complete(begun), _complete(self._config)
     changed = [
       f'{key} was {before.get(key)!r} and is {config.get(key)!r}'
       for key in sorted(before.keys() | config.keys())
@@ -163,6 +163,18 @@ class Workdir:
     if not isinstance(value, dict):
       raise ValueError(f'{path} is not of a run; choose another workdir')
     return value
+
+
+def _complete(config):
+  """Flat, with what keys stand for that are not there.
+
+  A run that began before there was such a key goes on.
+  """
+  flat = settings.defaults() | _flat(config)
+  if isinstance(config.get('model'), Mapping):
+    model = configuration.with_defaults(config['model'])
+    flat = _flat({'model': model}) | flat
+  return json.loads(json.dumps(flat, default=str))
 
 
 def _flat(config, prefix=''):
