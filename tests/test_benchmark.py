@@ -10,7 +10,7 @@ from vit_jax_repro.benchmarks import input as input_benchmark
 def test_data(tmp_path):
   path = tmp_path / 'result.json'
   code, out, _ = run_verb(
-    'benchmark', 'data', '--image_size=32', '--batch_size=4', '--images=6',
+    'benchmark', 'data', '--image_size=32', '--batch_sizes=4', '--images=6',
     '--rounds=1', '--batches=2', f'--json={path}',
   )  # fmt: skip
   assert code == 0
@@ -29,9 +29,9 @@ def test_data(tmp_path):
 @pytest.mark.parametrize(
   'arguments, says',
   [
-    ([], "what to measure is ''; choose one of ('data',)"),
-    (['date'], "what to measure is 'date'; choose one of"),
-    (['data', 'data'], "what to measure is 'data data'; choose one of"),
+    ([], "what to do is ''; choose one of train,"),
+    (['date'], "what to do is 'date'; choose one of"),
+    (['data', 'data'], "data does not take 'data': data"),
     (['data', '--image_size=x'], '--image_size=x must be pixels'),
     (['data', '--rounds=0'], '--rounds'),
     (['data', '--json=no/such/folder.json'], 'no/such'),

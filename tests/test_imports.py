@@ -22,6 +22,7 @@ ROOT = TESTS.parent / PACKAGE
 KINDS = {  # the longest matching row counts; a top-level module is a verb
   '__init__': 'core',
   'command_line': 'shell',
+  'subcommands': 'shell',
   'jobs': 'edge',
   'recipes': 'core',
   'reproduction': 'core',
@@ -57,6 +58,9 @@ KINDS = {  # the longest matching row counts; a top-level module is a verb
   'data.synthetic': 'core',
   'benchmarks': 'core',
   'benchmarks.input': 'edge',
+  'benchmarks.tables': 'edge',
+  'benchmarks.speed': 'edge',
+  'benchmarks.torch_models': 'edge',
   'evaluation': 'core',
   'comparison': 'core',
   'comparison.conclusions': 'edge',
@@ -79,7 +83,14 @@ ARROWS = {  # room or top-level module: what of ours it may import
   'training': {'models', 'weights'},
   'evaluation': {'data', 'models', 'training', 'weights'},
   'analysis': {'models', 'weights'},
-  'benchmarks': {'data'},
+  'benchmarks': {
+    'analysis',
+    'data',
+    'models',
+    'ports',
+    'training',
+    'weights',
+  },
   'paper': set(),
   'reproduction': {
     'analysis',
@@ -107,6 +118,7 @@ ARROWS = {  # room or top-level module: what of ours it may import
     'weights',
   },
   'command_line': set(),
+  'subcommands': {'command_line'},
 }
 
 CORE_LIBRARIES = {'flax', 'jax', 'numpy', 'optax', 'scipy'}

@@ -104,11 +104,11 @@ ROW = 'vit-table-5-vit-b-16-imagenet-21k-90ep-cifar-10'
 @pytest.mark.quick
 def test_every_flag_says_which_commands_take_it():
   flags = reproduce.command_flags()
-  taken = {name for c in reproduce.COMMANDS.values() for name in c.flags}
+  taken = {name for c in reproduce.commands().values() for name in c.flags}
   assert set(flags) == taken
   for flag in taken:
     takers, _, _ = flags[flag].help.rpartition(': ')
-    for name, command in reproduce.COMMANDS.items():
+    for name, command in reproduce.commands().items():
       assert (name in takers) == (flag in command.flags)
 
 

@@ -2,118 +2,289 @@
 
 from absl import flags
 
-DESCRIPTION = """Measures how fast things are. `data`: the images per second
-that the input pipelines of training and evaluation read, beside a limit
-(decoding the boxes that training cuts out, and no more) and beside the usual
-pipeline, on photographs that it writes as JPEG files; all in turns, medians.
-"""
-KINDS = ('data',)
-RATIOS = ('decoded', 'handed', 'usual')  # to which pipelines
+DESCRIPTION = """Measures how fast things are. `train`, `infer`: the time of an
+update or a forward pass on synthetic images, images per second of each device,
+the part of the device's peak that the model's own operations make up; beside
+PyTorch's (--against) and in variants, all in turns, medians. `compile`: how
+long it takes to get an update. `memory`: what the compiler expects an update
+to take on each device, and the largest batch that fits. `data`: the images per
+second that the input pipelines read, beside a limit (decoding the boxes that
+training cuts out, and no more) and beside the usual pipeline, on photographs
+that it writes as JPEG files."""
 
 
 def main(argv=None):
   """Runs the verb on a command line and exits."""
-  from vit_jax_repro import command_line
+  from vit_jax_repro import command_line, subcommands
 
   command_line.run(
     'benchmark',
     _benchmark,
     command_flags(),
     DESCRIPTION,
-    positional='|'.join(KINDS),
+    positional=subcommands.usage(commands()),
     argv=argv,
   )
 
 
 def command_flags():
-  """The flags of this verb, anew."""
-  from vit_jax_repro import command_line
+  """The flags of this verb, anew; each says which commands take it."""
+  from vit_jax_repro import command_line, subcommands
 
   values = flags.FlagValues()
-  command_line.define_string(
-    values, 'image_size', '224', 'pixels, S or HEIGHTxWIDTH'
-  )
-  command_line.define_string(
-    values, 'json', None, 'also write the result to this file'
-  )
+
+  def takers(name):
+    return subcommands.takers(commands(), name)
+
   for name, default, text in (
-    ('batch_size', 64, 'images of a batch'),
+    ('models', 'ViT-B_16', 'names, comma-separated'),
+    ('batch_sizes', '64', 'images of a batch, over all devices; several by '
+     'commas; `data` takes one'),
+    ('dtypes', 'bfloat16', 'of computation: float32, bfloat16'),
+    ('variants', 'plain', 'plain, scan, remat, scan+remat: blocks in a loop, '
+     'and computed again in the backward pass'),
+    ('image_size', '224', 'pixels, S or HEIGHTxWIDTH'),
+    ('mesh', None, 'axes of the devices, such as data=2,fsdp=4; by default '
+     'all divide the batch. On a CPU so many are made'),
+    ('against', None, 'torch, timm or transformers: the same in PyTorch'),
+    ('json', None, 'also write the result to this file'),
+  ):  # fmt: skip
+    command_line.define_string(values, name, default, f'{takers(name)}: {text}')
+  for name, default, text in (
     ('images', 256, 'JPEG files that are written'),
-    ('rounds', 7, 'how often each pipeline is measured'),
+    ('rounds', 5, 'how often each contender is measured'),
     ('batches', 16, 'batches that are timed in a round'),
   ):
-    flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+      name,
+      default,
+      f'{takers(name)}: {text}',
+      lower_bound=1,
+      flag_values=values,
+    )
+  for name, default, text in (
+    ('seconds', 1.0, 'that a contender computes in a round, about'),
+    ('peak_tflops', None, 'of a device; by default from a table of devices'),
+    ('memory_limit_gb', None, 'GiB of a device; by default what it reports'),
+  ):
+    flags.DEFINE_float(
+      name,
+      default,
+      f'{takers(name)}: {text}',
+      lower_bound=0.0,
+      flag_values=values,
+    )
+  for name, default, text in (
+    ('compiled', True, 'PyTorch with torch.compile too'),
+    ('largest_batch', False, 'look for the largest that fits, by doubling'),
+    ('inference', False, 'a forward pass instead of an update'),
+  ):
+    flags.DEFINE_boolean(
+      name, default, f'{takers(name)}: {text}', flag_values=values
+    )
   return values
 
 
-def show(result):
-  """Prints a result of `benchmark data` as a table."""
-  from rich import console, table
+def commands():
+  """{name: subcommands.Command}."""
+  from vit_jax_repro.subcommands import Command
 
-  files, settings = result['files'], result['settings']
-  height, width = files['size']
-  grid = table.Table(
-    title=f'{files["number"]} JPEG files of {width}x{height} pixels, quality '
-    f'{files["quality"]}, {files["mean_bytes"] / 1000:.0f} kB, to '
-    f'{"x".join(str(side) for side in settings["image_size"])}, '
-    f'{result["cpu_cores"]} CPU cores',
-  )
-  grid.add_column('pipeline', no_wrap=True)
-  for name in ('images/s', 'range', *(f'x {other}' for other in RATIOS)):
-    grid.add_column(name, justify='right', no_wrap=True)
-  for row in result['pipelines']:
-    ratios = (row[f'over_{other}'] for other in RATIOS)
-    grid.add_row(
-      row['name'],
-      f'{row["images_per_sec"]:.0f}',
-      f'{row["slowest"]:.0f}-{row["fastest"]:.0f}',
-      *(f'{ratio:.2f}' for ratio in ratios),
-    )
-  console.Console(markup=False, highlight=False).print(grid)
+  cases = (
+    'models', 'batch_sizes', 'dtypes', 'variants', 'image_size', 'mesh', 'json',
+  )  # fmt: skip
+  speed = (
+    *cases, 'against', 'compiled', 'rounds', 'seconds', 'peak_tflops',
+  )  # fmt: skip
+  return {
+    'train': Command(lambda values, _: _speed(values, 'train'), '', 0, speed),
+    'infer': Command(lambda values, _: _speed(values, 'infer'), '', 0, speed),
+    'compile': Command(_compile, '', 0, (*cases, 'rounds', 'inference')),
+    'memory': Command(
+      _memory,
+      '',
+      0,
+      (*cases, 'memory_limit_gb', 'largest_batch', 'inference'),
+    ),
+    'data': Command(
+      _data,
+      '',
+      0,
+      ('batch_sizes', 'image_size', 'images', 'batches', 'rounds', 'json'),
+    ),
+  }
 
 
 def _benchmark(values, arguments):
-  from vit_jax_repro import command_line
+  from vit_jax_repro import subcommands
   from vit_jax_repro.runs import json_files
 
-  if list(arguments) not in [[kind] for kind in KINDS]:
-    raise command_line.UsageError(
-      f'what to measure is {" ".join(arguments)!r}; choose one of {KINDS}'
-    )
   if values.json is not None:
     json_files.check_writable(values.json)
-  image_size = command_line.image_size(values.image_size)
-  result = _data(values, image_size)
-  if values.json is not None:
-    json_files.write(values.json, result)
-  show(result)
+  subcommands.dispatch(commands(), values, arguments)
 
 
-def _data(values, image_size):
-  import dataclasses
+def _speed(values, kind):
+  from vit_jax_repro.benchmarks import speed, tables
+
+  cases, variants = _cases(values, kind)
+  others = [
+    speed.others(values.against, values.compiled, case.model) for case in cases
+  ]
+  peak = values.peak_tflops and values.peak_tflops * 1e12
+  rows = []
+  for case, names in zip(cases, others, strict=True):
+    rows += speed.measure(
+      case,
+      contenders=[*variants, *names],
+      rounds=values.rounds,
+      seconds=values.seconds,
+      peak=peak,
+      show=_show,
+    )
+  _finish(values, rows, tables.speeds)
+  if all(row.error for row in rows):
+    raise ValueError('nothing could be measured; the errors are above')
+
+
+def _compile(values, _):
+  from vit_jax_repro.benchmarks import compiling, tables
+
+  rows = []
+  cases, variants = _cases(values, _kind(values))
+  for case in cases:
+    rows += compiling.times(case, variants, rounds=values.rounds, show=_show)
+  _finish(values, rows, tables.compilations)
+
+
+def _memory(values, _):
+  from vit_jax_repro.benchmarks import compiling, tables
+
+  limit = values.memory_limit_gb and int(values.memory_limit_gb * 2**30)
+  rows = []
+  cases, variants = _cases(values, _kind(values))
+  for case in cases:
+    rows += compiling.fits(
+      case,
+      variants,
+      limit=limit,
+      largest=values.largest_batch,
+      show=_show,
+    )
+  _finish(values, rows, tables.fits)
+
+
+def _data(values, _):
   import os
-  import sys
 
+  from vit_jax_repro import command_line
   from vit_jax_repro.benchmarks import input as input_benchmark
-  from vit_jax_repro.training import manifest
+  from vit_jax_repro.benchmarks import tables
 
+  batch_size, *more = _numbers(values, 'batch_sizes')
+  if more:
+    raise command_line.UsageError(
+      f'--batch_sizes={values.batch_sizes}: data takes one'
+    )
   settings = dict(
-    image_size=image_size,
-    batch_size=values.batch_size,
+    image_size=command_line.image_size(values.image_size),
+    batch_size=batch_size,
     num_images=values.images,
     rounds=values.rounds,
     num_batches=values.batches,
   )
-  speeds, files = input_benchmark.measure(
-    **settings, show=lambda line: print(line, file=sys.stderr, flush=True)
-  )
-  return {
-    'pipelines': [dataclasses.asdict(speed) for speed in speeds],
+  speeds, files = input_benchmark.measure(**settings, show=_show)
+  more = {
     'files': files,
     'settings': settings,
     'cpu_cores': len(os.sched_getaffinity(0)),
+  }
+  result = _result('pipelines', speeds, more)
+  _write(values, result)
+  tables.reading(result)
+
+
+def _kind(values):
+  return 'infer' if values.inference else 'train'
+
+
+def _cases(values, kind):
+  """The cases that the flags name, and the variants."""
+  import itertools
+
+  from vit_jax_repro import command_line
+  from vit_jax_repro.benchmarks import programs
+
+  image_size = command_line.image_size(values.image_size)
+  mesh = programs.read_mesh(values.mesh)
+  variants = _names(values, 'variants', programs.VARIANTS)
+  cases = [
+    programs.Case(kind, model, batch_size, dtype, image_size, mesh=mesh)
+    for model, batch_size, dtype in itertools.product(
+      _names(values, 'models'),
+      _numbers(values, 'batch_sizes'),
+      _names(values, 'dtypes', ('float32', 'bfloat16')),
+    )
+  ]
+  for case, name in itertools.product(cases, variants):
+    programs.create_model(programs.variant(case, name))  # errors come now
+  return cases, variants
+
+
+def _names(values, flag, allowed=None):
+  from vit_jax_repro import command_line
+
+  names = values[flag].value.split(',')
+  for name in names:
+    if allowed is not None and name not in allowed:
+      raise command_line.UsageError(
+        f'--{flag}={values[flag].value}: unknown {name!r}; choose from '
+        f'{", ".join(allowed)}'
+      )
+  return names
+
+
+def _numbers(values, flag):
+  from vit_jax_repro import command_line
+
+  texts = values[flag].value.split(',')
+  if not all(text.isdecimal() and int(text) for text in texts):
+    raise command_line.UsageError(
+      f'--{flag}={values[flag].value} must be numbers of at least 1 with '
+      'commas between'
+    )
+  return [int(text) for text in texts]
+
+
+def _show(line):
+  import sys
+
+  print(line, file=sys.stderr, flush=True)
+
+
+def _finish(values, rows, show):
+  _write(values, _result('rows', rows, {}))
+  show(rows)
+
+
+def _result(name, rows, more):
+  import dataclasses
+  import datetime
+
+  from vit_jax_repro.training import manifest
+
+  return {
+    name: [dataclasses.asdict(row) for row in rows],
+    'date': datetime.date.today().isoformat(),
+    **more,
     **manifest.software(),
   }
+
+
+def _write(values, result):
+  from vit_jax_repro.runs import json_files
+
+  if values.json is not None:
+    json_files.write(values.json, result)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,6 @@
 """`python -m vit_jax_repro.reproduce`: the papers' numbers, and verdicts."""
 
 import dataclasses
-from collections.abc import Callable
 
 from absl import flags
 
@@ -18,28 +17,16 @@ docs/paper.md."""
 FORMATS = ('terminal', 'markdown', 'csv')
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
-  """One of the first arguments."""
-
-  run: Callable  # of the parsed flags and the other arguments
-  arguments: str  # as the usage line has them
-  most: int  # arguments beside flags
-  flags: tuple[str, ...]  # that it takes
-
-
 def main(argv=None):
   """Runs the verb on a command line and exits."""
-  from vit_jax_repro import command_line
+  from vit_jax_repro import command_line, subcommands
 
   command_line.run(
     'reproduce',
     _reproduce,
     command_flags(),
     DESCRIPTION,
-    positional=' | '.join(
-      f'{name} {command.arguments}' for name, command in COMMANDS.items()
-    ),
+    positional=subcommands.usage(commands()),
     argv=argv,
   )
 
@@ -116,32 +103,15 @@ def command_flags():
 
 
 def _takers(flag):
-  return ', '.join(
-    n for n, command in COMMANDS.items() if flag in command.flags
-  )
+  from vit_jax_repro import subcommands
+
+  return subcommands.takers(commands(), flag)
 
 
 def _reproduce(values, arguments):
-  from vit_jax_repro import command_line
+  from vit_jax_repro import subcommands
 
-  name, *rest = arguments or ['']
-  if name not in COMMANDS:
-    raise command_line.UsageError(
-      f'what to do is {name!r}; choose one of {", ".join(COMMANDS)}'
-    )
-  command = COMMANDS[name]
-  wrong = [
-    f'--{flag}'
-    for flag in sorted({f for c in COMMANDS.values() for f in c.flags})
-    if values[flag].present and flag not in command.flags
-  ]
-  if wrong:
-    raise command_line.UsageError(f'{name} does not take {", ".join(wrong)}')
-  if len(rest) > command.most:
-    raise command_line.UsageError(
-      f'{name} does not take {rest[command.most]!r}: {name} {command.arguments}'
-    )
-  command.run(values, rest)
+  subcommands.dispatch(commands(), values, arguments)
 
 
 def _list(values, rest):
@@ -337,39 +307,45 @@ def _print(values, view):
 
 _WHICH = '[--row=ID | --table=NAME | PATTERN]'
 _CHOICES = ('row', 'table', 'weights', 'dataset', 'recipe')
-COMMANDS = {
-  'list': Command(_list, '[PATTERN]', 1, ('format',)),
-  'show': Command(
-    _show,
-    '[TABLE [PATTERN] | --row=ID]',
-    2,
-    ('results', 'row', 'grid', 'format'),
-  ),
-  'report': Command(
-    _report, '--results=DIR', 0, ('results', 'table', 'out', 'format')
-  ),
-  'plan': Command(_plan, _WHICH, 1, (*_CHOICES, 'format')),
-  'run': Command(
-    _run,
-    f'{_WHICH} --results=DIR',
-    1,
-    (
-      *_CHOICES,
-      'results',
-      'weights_dir',
-      'data_dir',
-      'fetch',
-      'seeds',
-      'batch_size',
-      'budget',
-      'override',
-      'format',
+
+
+def commands():
+  """{name: subcommands.Command}."""
+  from vit_jax_repro.subcommands import Command
+
+  return {
+    'list': Command(_list, '[PATTERN]', 1, ('format',)),
+    'show': Command(
+      _show,
+      '[TABLE [PATTERN] | --row=ID]',
+      2,
+      ('results', 'row', 'grid', 'format'),
     ),
-  ),
-  'cost': Command(_cost, '', 0, ('compiled', 'format')),
-  'card': Command(_card, '[WORKDIR]', 1, ('json', 'format')),
-  'differences': Command(_differences, '[PATTERN]', 1, ('format',)),
-}
+    'report': Command(
+      _report, '--results=DIR', 0, ('results', 'table', 'out', 'format')
+    ),
+    'plan': Command(_plan, _WHICH, 1, (*_CHOICES, 'format')),
+    'run': Command(
+      _run,
+      f'{_WHICH} --results=DIR',
+      1,
+      (
+        *_CHOICES,
+        'results',
+        'weights_dir',
+        'data_dir',
+        'fetch',
+        'seeds',
+        'batch_size',
+        'budget',
+        'override',
+        'format',
+      ),
+    ),
+    'cost': Command(_cost, '', 0, ('compiled', 'format')),
+    'card': Command(_card, '[WORKDIR]', 1, ('json', 'format')),
+    'differences': Command(_differences, '[PATTERN]', 1, ('format',)),
+  }
 
 
 if __name__ == '__main__':

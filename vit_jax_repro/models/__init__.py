@@ -103,6 +103,8 @@ _NOT_IN_A_NAME = (
   'head_bias_init',
   'scan',
   'remat',
+  'remat_policy',
+  'attention',
   'dtype',
   'param_dtype',
 )

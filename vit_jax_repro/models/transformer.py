@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vit_jax_repro.models.choices import Dtype, norm_dtype
+from vit_jax_repro.models import attention
+from vit_jax_repro.models.choices import Dtype, norm_dtype, pick
 from vit_jax_repro.models.layers import (
   Mlp,
   depth_rates,
@@ -26,10 +27,12 @@ class Attention(nn.Module):
 
   Softmax runs in float32 or wider. `relative`, if given, is the table of
   `positions.relative_scores` for self-attention. Returns the output [B, N, D]
-  and the attention weights [B, A, N, M] (before dropout).
+  and, if they are kept, the attention weights [B, A, N, M] (before dropout).
   """
 
   num_heads: int
+  implementation: str
+  keep_weights: bool = False
   dropout_rate: float = 0.0
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
@@ -48,15 +51,30 @@ class Attention(nn.Module):
     query = project(name='query')(tokens)  # [B, N, A, d]
     keys = project(name='key')(context)  # [B, M, A, d]
     value = project(name='value')(context)  # [B, M, A, d]
-    query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
-    scores = jnp.einsum('bnad,bmad->banm', query, keys)
+    bias = None
     if relative is not None:
-      scores = scores + relative_scores(query, relative)
-    weights = jax.nn.softmax(scores.astype(norm_dtype(self.dtype)))
-    dropped = dropout(weights, self.dropout_rate, key).astype(self.dtype)
-    out = jnp.einsum('banm,bmad->bnad', dropped, value)
+      scale = jnp.sqrt(query.shape[-1]).astype(query.dtype)
+      bias = relative_scores(query / scale, relative)
+    out, weights = attention.attend(
+      query,
+      keys,
+      value,
+      implementation=self.implementation,
+      dtype=self.dtype,
+      bias=bias,
+      dropout_rate=self.dropout_rate,
+      dropout_key=key,
+      keep_weights=self.keep_weights,
+    )
     out = project(features=hidden_size, axis=(-2, -1), name='out')(out)
     return out, weights
+
+
+# What the backward pass of a rematerialised block does not compute again.
+REMAT_POLICIES = {
+  'nothing': None,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 class EncoderBlock(nn.Module):
@@ -73,6 +91,7 @@ class EncoderBlock(nn.Module):
   layer_norm_eps: float
   dropout_rate: float
   attention_dropout_rate: float
+  attention: str
   keep_weights: bool
   position_embedding: str
   own_positions: bool
@@ -95,6 +114,8 @@ class EncoderBlock(nn.Module):
     y = norm(name='LayerNorm_0')(x)
     y, weights = Attention(
       num_heads=self.num_heads,
+      implementation=self.attention,
+      keep_weights=self.keep_weights,
       dropout_rate=self.attention_dropout_rate,
       **dtypes,
       name='MultiHeadDotProductAttention_0',
@@ -148,6 +169,7 @@ class Encoder(nn.Module):
   position_grid: tuple[int, int]
   scan: bool
   remat: bool
+  remat_policy: str
   keep: bool
 
   @nn.compact
@@ -201,8 +223,9 @@ class Encoder(nn.Module):
     if not self.stochastic_depth_rate:
       rates = [None] * self.num_layers
     block = EncoderBlock
+    policy = pick('remat_policy', self.remat_policy, REMAT_POLICIES)
     if self.remat:  # inside a scan the loop itself prevents the merging
-      block = nn.remat(block, prevent_cse=not self.scan)
+      block = nn.remat(block, prevent_cse=not self.scan, policy=policy)
     fields = dict(fields, keep_weights=self.keep)
     if not self.scan:
       kept = []
@@ -239,6 +262,7 @@ class MapHead(nn.Module):
   mlp_dim: int
   gelu: str
   layer_norm_eps: float
+  attention: str
   dtype: Dtype
   param_dtype: Dtype
 
@@ -253,7 +277,10 @@ class MapHead(nn.Module):
     )
     probe = jnp.broadcast_to(probe, (x.shape[0], 1, x.shape[-1]))
     x, _ = Attention(
-      num_heads=self.num_heads, **dtypes, name='MultiHeadDotProductAttention_0'
+      num_heads=self.num_heads,
+      implementation=self.attention,
+      **dtypes,
+      name='MultiHeadDotProductAttention_0',
     )(probe.astype(x.dtype), x)
     y = nn.LayerNorm(
       epsilon=self.layer_norm_eps,

@@ -57,6 +57,9 @@ class ViT(nn.Module):
     stochastic_depth_rate: drop rate of the last block, linear from 0.
     scan: stack the blocks' parameters and loop over them: compiles faster.
     remat: recompute each block in the backward pass: less memory.
+    remat_policy: what is not: 'nothing', or the products of 'dots' with
+      parameters, which takes more memory and less time.
+    attention: a key of `attention.IMPLEMENTATIONS`; how, not what is computed.
     dtype: of computation; norms, softmax and logits stay float32 or wider.
     param_dtype: of fresh parameters.
 
@@ -101,6 +104,8 @@ class ViT(nn.Module):
   head_bias_init: float = 0.0
   scan: bool = False
   remat: bool = False
+  remat_policy: str = 'nothing'
+  attention: str = 'auto'
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -132,6 +137,7 @@ class ViT(nn.Module):
       position_grid=grid,
       scan=self.scan,
       remat=self.remat,
+      remat_policy=self.remat_policy,
       keep=intermediates.wanted(self),
       name='Transformer',
     )(x, self._dropout_key(train))
@@ -240,6 +246,7 @@ class ViT(nn.Module):
       mlp_dim=self.mlp_dim,
       gelu=self.gelu,
       layer_norm_eps=self.layer_norm_eps,
+      attention=self.attention,
       dropout_rate=self.dropout_rate,
       attention_dropout_rate=self.attention_dropout_rate,
       dtype=self.dtype,

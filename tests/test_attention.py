@@ -1,0 +1,121 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax_repro.models import attention
+from vit_jax_repro.models.transformer import Attention
+
+pytestmark = pytest.mark.quick
+
+
+def heads(seed=0, dtype=np.float32):
+  generator = np.random.default_rng(seed)
+  shapes = [(2, 3, 2, 4), (2, 5, 2, 4), (2, 5, 2, 4)]
+  return [jnp.asarray(generator.normal(size=s), dtype) for s in shapes]
+
+
+def by_hand(query, key, value, bias=0.0):
+  """Example by example and head by head."""
+  out = np.empty(query.shape)
+  weights = np.empty((2, 2, 3, 5))
+  for b, a in np.ndindex(2, 2):
+    scores = query[b, :, a] @ key[b, :, a].T / 2 + bias  # sqrt(4)
+    exps = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights[b, a] = exps / exps.sum(axis=-1, keepdims=True)
+    out[b, :, a] = weights[b, a] @ value[b, :, a]
+  return out, weights
+
+
+@pytest.mark.parametrize('implementation', ['auto', 'plain', 'xla'])
+def test_it_is_the_definition(implementation):
+  arrays = heads()
+  out, weights = attention.attend(
+    *arrays, implementation=implementation, dtype=jnp.float32
+  )
+  assert weights is None
+  np.testing.assert_allclose(out, by_hand(*arrays)[0], rtol=2e-6, atol=2e-6)
+
+
+def test_the_gradients_are_those_of_the_definition():
+  def loss(implementation):
+    def of(query, key, value):
+      out, _ = attention.attend(
+        query, key, value, implementation=implementation, dtype=jnp.float32
+      )
+      return (out**2).sum()
+
+    return jax.grad(of, (0, 1, 2))
+
+  arrays = heads()
+  for one, other in zip(
+    loss('plain')(*arrays), loss('xla')(*arrays), strict=True
+  ):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('implementation', ['plain', 'xla', 'cudnn'])
+def test_weights_and_a_bias_are_of_the_plain_one(implementation):
+  arrays = heads()
+  bias = np.random.default_rng(1).normal(size=(1, 1, 3, 5)).astype(np.float32)
+  out, weights = attention.attend(
+    *arrays,
+    implementation=implementation,
+    dtype=jnp.float32,
+    bias=bias,
+    keep_weights=True,
+  )
+  wanted = by_hand(*arrays, bias[0, 0])
+  np.testing.assert_allclose(out, wanted[0], rtol=2e-6, atol=2e-6)
+  np.testing.assert_allclose(weights, wanted[1], rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize('implementation', ['plain', 'xla', 'cudnn'])
+def test_weights_are_dropped(implementation):
+  """Whatever is asked for: by the one that can."""
+  tokens = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8)))
+
+  def run(name, rate):
+    module = Attention(2, implementation=name, dropout_rate=rate)
+    plain = module.clone(implementation='plain')
+    params = plain.init(jax.random.key(1), tokens, tokens)
+    return module.apply(params, tokens, tokens, jax.random.key(2))[0]
+
+  kept, dropped = run('plain', 0.0), run(implementation, 0.5)
+  assert np.abs(dropped - kept).max() > 0.1
+  np.testing.assert_array_equal(dropped, run('plain', 0.5))
+
+
+def test_reduced_precision_keeps_a_float32_softmax():
+  arrays = heads(dtype=jnp.bfloat16)
+  out, weights = attention.attend(
+    *arrays, implementation='auto', dtype=jnp.bfloat16, keep_weights=True
+  )
+  assert out.dtype == jnp.bfloat16 and weights.dtype == jnp.float32
+  wanted, _ = by_hand(*(np.asarray(x, np.float32) for x in arrays))
+  np.testing.assert_allclose(np.asarray(out, np.float32), wanted, atol=0.03)
+
+
+@pytest.mark.parametrize(
+  'dtype, head_dim, capability, fits',
+  [
+    ('bfloat16', 64, '9.0', True),
+    ('float16', 80, '8.0', True),
+    ('float32', 64, '9.0', False),
+    ('bfloat16', 60, '9.0', False),
+    ('bfloat16', 256, '9.0', False),
+    ('bfloat16', 64, '7.5', False),
+    ('bfloat16', 64, 'gfx942', False),
+  ],
+)
+def test_what_cudnn_takes(dtype, head_dim, capability, fits):
+  assert attention.cudnn_fits(dtype, head_dim, capability) is fits
+
+
+def test_here_the_plain_one_is_taken():
+  assert attention.fastest(jnp.bfloat16, 64) == 'plain'
+
+
+def test_an_unknown_implementation():
+  with pytest.raises(ValueError, match="unknown attention 'flash'; choose"):
+    attention.attend(*heads(), implementation='flash', dtype=jnp.float32)

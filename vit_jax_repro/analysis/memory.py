@@ -1,0 +1,48 @@
+"""Memory of compiled programs and of devices, in bytes of one device."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """What the compiler expects a program to take on one device."""
+
+  arguments: int  # parameters, optimiser state, batch
+  outputs: int  # that do not take the place of arguments
+  temporaries: int  # activations, gradients, ...
+  program: int  # the code itself
+
+  @property
+  def total(self) -> int:
+    """The peak while it runs."""
+    return self.arguments + self.outputs + self.temporaries + self.program
+
+
+def of(compiled: Any) -> Memory:
+  """The memory of `jax.jit(f).lower(...).compile()`."""
+  found = compiled.memory_analysis()
+  return Memory(
+    arguments=found.argument_size_in_bytes,
+    outputs=found.output_size_in_bytes - found.alias_size_in_bytes,
+    temporaries=found.temp_size_in_bytes,
+    program=found.generated_code_size_in_bytes,
+  )
+
+
+def limit(device: jax.Device | None = None) -> int | None:
+  """Bytes that JAX may take of a device; None where nobody says (a CPU).
+
+  On a GPU this is what XLA_PYTHON_CLIENT_MEM_FRACTION leaves, by default three
+  quarters of the card.
+  """
+  device = jax.local_devices()[0] if device is None else device
+  return (device.memory_stats() or {}).get('bytes_limit')
+
+
+def peak(device: jax.Device | None = None) -> int | None:
+  """The most bytes that were in use on a device so far; None on a CPU."""
+  device = jax.local_devices()[0] if device is None else device
+  return (device.memory_stats() or {}).get('peak_bytes_in_use')

@@ -1,0 +1,149 @@
+"""What compiling takes: time, and the memory that the compiler expects."""
+
+import contextlib
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+
+from vit_jax_repro.analysis import memory
+from vit_jax_repro.benchmarks import programs
+
+
+@dataclasses.dataclass(frozen=True)
+class Compilation:
+  """How long it takes to get a program; medians over the rounds, in seconds.
+
+  Attributes:
+    variant: a key of `programs.VARIANTS`.
+    lower: tracing and lowering.
+    compile: what XLA does then.
+    ratio: both together, to those of the first variant; the median over the
+      rounds.
+  """
+
+  case: programs.Case
+  variant: str
+  lower: float
+  compile: float
+  ratio: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+  """The memory of a program on one device, in bytes.
+
+  Attributes:
+    memory: what the compiler expects.
+    limit: what the device has, None if nobody says.
+    largest_batch: the largest power of two, times the devices that divide the
+      batch, that fits into the limit; 0: not one does; None: not asked for.
+  """
+
+  case: programs.Case
+  variant: str
+  memory: memory.Memory
+  limit: int | None
+  largest_batch: int | None
+
+
+def times(
+  case: programs.Case,
+  variants: Sequence[str],
+  *,
+  rounds: int,
+  show: Callable[[str], None],
+) -> list[Compilation]:
+  """Compiles each variant anew in each round, without a cache."""
+  found = {name: [] for name in variants}
+  with _without_cache():
+    for number in range(rounds):
+      for name in variants:
+        show(f'{case.model} {name}, round {number + 1} of {rounds}')
+        found[name].append(_compile(programs.variant(case, name)))
+  first = [sum(pair) for pair in found[variants[0]]]
+  return [
+    Compilation(
+      case=case,
+      variant=name,
+      lower=statistics.median(pair[0] for pair in pairs),
+      compile=statistics.median(pair[1] for pair in pairs),
+      ratio=statistics.median(
+        sum(pair) / base for pair, base in zip(pairs, first, strict=True)
+      ),
+    )
+    for name, pairs in found.items()
+  ]
+
+
+def fits(
+  case: programs.Case,
+  variants: Sequence[str],
+  *,
+  limit: int | None,
+  largest: bool,
+  show: Callable[[str], None],
+) -> list[Fit]:
+  """The memory of each variant, and the largest batch if wanted.
+
+  Args:
+    limit: bytes of a device; None: what the device reports.
+
+  Raises:
+    ValueError: the largest batch is wanted and nobody knows the limit.
+  """
+  limit = memory.limit() if limit is None else limit
+  if largest and limit is None:
+    raise ValueError(
+      'the largest batch needs a limit, and this device reports none; give '
+      '--memory_limit_gb=N'
+    )
+  rows = []
+  for name in variants:
+    show(f'{case.model} {name}, batch {case.batch_size}')
+    one = programs.variant(case, name)
+    found = expected(one)
+    batch = _largest(one, limit, show) if largest else None
+    rows.append(Fit(case, name, found, limit, batch))
+  return rows
+
+
+def expected(case: programs.Case) -> memory.Memory:
+  """The memory of one device while the program of a case runs."""
+  program = programs.create(case)
+  return memory.of(program.function.lower(*program.arguments).compile())
+
+
+def _largest(case, limit, show):
+  """By doubling: memory grows with the batch."""
+  shards = programs.shards(case)
+  fitting, batch = 0, shards
+  while True:
+    show(f'{case.model}: does a batch of {batch} fit?')
+    found = expected(dataclasses.replace(case, batch_size=batch))
+    if found.total > limit:
+      return fitting
+    fitting, batch = batch, 2 * batch
+
+
+def _compile(case):
+  jax.clear_caches()
+  program = programs.create(case)
+  started = time.perf_counter()
+  lowered = program.function.lower(*program.arguments)
+  between = time.perf_counter()
+  lowered.compile()
+  return between - started, time.perf_counter() - between
+
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+  """Of compiled programs on disk."""
+  before = jax.config.jax_enable_compilation_cache
+  jax.config.update('jax_enable_compilation_cache', False)
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_compilation_cache', before)

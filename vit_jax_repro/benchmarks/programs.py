@@ -1,0 +1,272 @@
+"""What is measured: an update or a forward pass of a named model.
+
+The update is that of `runs.train` on synthetic images: softmax loss, gradients
+clipped to norm 1, AdamW. Dropout is off, as in the released fine-tuning.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vit_jax_repro import models
+from vit_jax_repro.analysis import cost
+from vit_jax_repro.data import synthetic
+from vit_jax_repro.training import mesh as mesh_lib
+from vit_jax_repro.training import objectives, optim, steps
+
+NUM_CLASSES = 1000
+LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-3, 0.1, 1.0
+KINDS = ('train', 'infer')
+# Fields of the model that change no result.
+VARIANTS = {
+  'plain': {},
+  'scan': {'scan': True},
+  'remat': {'remat': True},
+  'scan+remat': {'scan': True, 'remat': True},
+}
+_NO_DROPOUT = ('dropout_rate', 'attention_dropout_rate')
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One row of a table.
+
+  Attributes:
+    kind: 'train' or 'infer'.
+    model: a name.
+    batch_size: over all devices.
+    dtype: of computation, 'float32' or 'bfloat16'; parameters and optimiser
+      are float32 in training and of this dtype in inference.
+    image_size: (H, W) pixels.
+    scan, remat: fields of the model; False where it has none.
+    mesh: sizes of the axes, as `mesh.create_mesh` takes them.
+  """
+
+  kind: str
+  model: str
+  batch_size: int
+  dtype: str
+  image_size: tuple[int, int]
+  scan: bool = False
+  remat: bool = False
+  mesh: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
+
+
+def variant(case: Case, name: str) -> Case:
+  """The case with the fields of a key of `VARIANTS`."""
+  return dataclasses.replace(case, **VARIANTS[name])
+
+
+def read_mesh(text: str | None) -> dict[str, int]:
+  """'data=2,fsdp=4' -> {'data': 2, 'fsdp': 4}; makes the devices on a CPU.
+
+  Devices are made for this process and those that it starts, and only before
+  JAX has looked for them.
+
+  Raises:
+    ValueError: an unknown axis or size.
+  """
+  if text is None:
+    return {}
+  sizes = {}
+  for part in text.split(','):
+    axis, _, size = part.partition('=')
+    if axis not in mesh_lib.AXES or not size.isdecimal() or not int(size):
+      raise ValueError(
+        f'--mesh={text} must be sizes of {", ".join(mesh_lib.AXES)}, such as '
+        'data=2,fsdp=4'
+      )
+    sizes[axis] = int(size)
+  # JAX reads it when it looks for CPU devices; a GPU or TPU does not mind.
+  number = math.prod(sizes.values())
+  flag = '--xla_force_host_platform_device_count'
+  if number > 1 and flag not in os.environ.get('XLA_FLAGS', ''):
+    before = os.environ.get('XLA_FLAGS', '')
+    os.environ['XLA_FLAGS'] = f'{before} {flag}={number}'.strip()
+  return sizes
+
+
+def shards(case: Case) -> int:
+  """Parts that a batch is divided into."""
+  mesh = mesh_lib.create_mesh(**case.mesh)
+  return mesh.shape['data'] * mesh.shape['fsdp']
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A compiled-to-be function with the shapes that it takes.
+
+  Attributes:
+    function: jitted; (state, batch) -> (state, metrics), or (params, batch)
+      -> logits.
+    arguments: shapes with shardings.
+    create: () -> the arrays, on the mesh.
+    case: what it is of.
+  """
+
+  function: Callable
+  arguments: tuple[Any, Any]
+  create: Callable[[], tuple[Any, Any]]
+  case: Case
+
+
+def create_model(case: Case) -> nn.Module:
+  """The linen module of a case.
+
+  Raises:
+    ValueError: an unknown name, or a model that cannot be scanned.
+  """
+  model = models.create(case.model, num_classes=NUM_CLASSES, dtype=case.dtype)
+  if case.scan and not hasattr(model, 'scan'):
+    raise ValueError(
+      f'{case.model} has no equal blocks to scan; leave out the variant'
+    )
+  off = {name: 0.0 for name in _NO_DROPOUT if hasattr(model, name)}
+  if hasattr(model, 'scan'):
+    off['scan'] = case.scan
+  return model.clone(**off, remat=case.remat)
+
+
+def create(case: Case) -> Program:
+  """The program of a case; nothing is computed or compiled yet.
+
+  Raises:
+    ValueError: an unknown model, an image or batch that does not fit.
+  """
+  model = create_model(case)
+  mesh = mesh_lib.create_mesh(**case.mesh)
+  parts = shards(case)
+  if case.batch_size % parts:
+    raise ValueError(
+      f'a batch of {case.batch_size} does not divide over {parts} devices; '
+      'choose a multiple'
+    )
+  make, function = _parts(case, model)
+  shapes = jax.eval_shape(make)
+  shardings = mesh_lib.parameter_sharding(shapes, mesh)
+  batch_sharding = mesh_lib.batch_sharding(mesh)
+
+  def arrays():
+    state = jax.jit(make, out_shardings=shardings)()
+    return state, mesh_lib.to_global(_batch(case), mesh)
+
+  return Program(
+    function=jax.jit(
+      function,
+      donate_argnums=(0,) if case.kind == 'train' else (),
+      out_shardings=_result(case, shardings, mesh),
+    ),
+    arguments=(
+      jax.tree.map(_with_sharding, shapes, shardings),
+      jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+          x.shape, x.dtype, sharding=batch_sharding
+        ),
+        _batch_shapes(case),
+      ),
+    ),
+    create=arrays,
+    case=case,
+  )
+
+
+def run(program: Program) -> Callable[[int], None]:
+  """A function that makes so many steps and waits for them.
+
+  Compiled, and its arrays made, when this returns.
+  """
+  compiled = program.function.lower(*program.arguments).compile()
+  state, batch = program.create()
+
+  def make_steps(number):
+    nonlocal state
+    result = None
+    for _ in range(number):
+      result = compiled(state, batch)
+      if program.case.kind == 'train':
+        state, result = result
+    jax.block_until_ready(result)
+
+  make_steps(1)
+  return make_steps
+
+
+def operations(case: Case) -> int:
+  """Floating-point operations of a step that model utilisation counts.
+
+  Two for each multiply-add of the forward pass, and twice as many again in the
+  backward pass; what is computed a second time to save memory does not count
+  (PaLM, arXiv:2204.02311, appendix B).
+  """
+  plain = dataclasses.replace(case, scan=False, remat=False, dtype='float32')
+  model = create_model(plain)
+  if hasattr(model, 'scan'):
+    model = model.clone(scan=True)  # the same number, traced faster
+  forward = 2 * cost.multiply_adds(model, case.image_size) * case.batch_size
+  return forward * (3 if case.kind == 'train' else 1)
+
+
+def _parts(case, model):
+  """() -> state or parameters, and what is done with them."""
+  images = jnp.zeros((1, *case.image_size, 3), jnp.float32)
+
+  def params():
+    return model.init(jax.random.key(0), images)['params']
+
+  if case.kind == 'infer':
+    dtype = jnp.dtype(case.dtype)
+
+    def forward(params, batch):
+      return model.apply({'params': params}, batch['image'], train=False)
+
+    return (lambda: jax.tree.map(lambda x: x.astype(dtype), params())), forward
+  tx = optim.create_optimizer(
+    'adamw',
+    optim.create_schedule(
+      base_lr=LEARNING_RATE, total_steps=1_000_000, decay_type='constant'
+    ),
+    weight_decay=WEIGHT_DECAY,
+    grad_clip_norm=CLIP,
+  )
+  step = functools.partial(
+    steps.train_step, objective=objectives.classification(model), tx=tx
+  )
+  return (lambda: steps.create_state(params(), tx)), step
+
+
+def _result(case, shardings, mesh):
+  if case.kind == 'train':
+    return shardings, mesh_lib.replicated(mesh)
+  return mesh_lib.batch_sharding(mesh)
+
+
+def _batch(case):
+  batch = next(
+    synthetic.batches(
+      image_size=case.image_size,
+      num_classes=NUM_CLASSES,
+      batch_size=case.batch_size,
+    )
+  )
+  return {key: batch[key] for key in _batch_shapes(case)}
+
+
+def _batch_shapes(case):
+  batch = {
+    'image': ((case.batch_size, *case.image_size, 3), jnp.float32),
+    'label': ((case.batch_size,), jnp.int32),
+  }
+  if case.kind == 'infer':
+    del batch['label']
+  return {k: jax.ShapeDtypeStruct(*value) for k, value in batch.items()}
+
+
+def _with_sharding(shape, sharding):
+  return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)

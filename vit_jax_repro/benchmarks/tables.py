@@ -1,0 +1,131 @@
+"""What is measured, as tables on the terminal."""
+
+from collections.abc import Sequence
+
+RATIOS = ('decoded', 'handed', 'usual')  # to which pipelines
+_GIB = 2**30
+
+
+def reading(result: dict) -> None:
+  """Prints a result of `benchmark data`."""
+  files, settings = result['files'], result['settings']
+  height, width = files['size']
+  title = (
+    f'{files["number"]} JPEG files of {width}x{height} pixels, quality '
+    f'{files["quality"]}, {files["mean_bytes"] / 1000:.0f} kB, to '
+    f'{"x".join(str(side) for side in settings["image_size"])}, '
+    f'{result["cpu_cores"]} CPU cores'
+  )
+  names = ('images/s', 'range', *(f'x {other}' for other in RATIOS))
+  rows = [
+    (
+      row['name'],
+      f'{row["images_per_sec"]:.0f}',
+      f'{row["slowest"]:.0f}-{row["fastest"]:.0f}',
+      *(f'{row[f"over_{other}"]:.2f}' for other in RATIOS),
+    )
+    for row in result['pipelines']
+  ]
+  _print(title, ('pipeline', *names), rows)
+
+
+def speeds(rows: Sequence) -> None:
+  """Prints rows of `speed.measure`, a table for each case."""
+  for row in rows:
+    if row.error is not None:
+      print(f'{row.case.model} {row.contender}: {row.error}')
+  for case, group in _by_case(rows):
+    first = group[0].contender
+    _print(
+      _title(case, group[0].devices, group[0].device_kind),
+      ('contender', 'ms', 'range', 'images/s', 'of peak', 'GiB', 'ratio'),
+      [
+        (
+          row.contender,
+          _number(row.seconds, '{:.1f}', 1e3),
+          '-'
+          if row.spread is None
+          else '-'.join(f'{1e3 * each:.1f}' for each in row.spread),
+          _number(row.images_per_sec, '{:.1f}'),
+          _number(row.utilisation, '{:.1%}'),
+          _number(row.peak_bytes, '{:.2f}', 1 / _GIB),
+          _number(row.ratio, '{:.2f}'),
+        )
+        for row in group
+      ],
+      'ms: a step; images/s and GiB: a device, the most it took; of peak: '
+      f'model operations; ratio: {first} is so many times as fast',
+    )
+
+
+def compilations(rows: Sequence) -> None:
+  """Prints rows of `compiling.times`."""
+  for case, group in _by_case(rows):
+    _print(
+      _title(case),
+      ('variant', 'lower, s', 'compile, s', f'x {group[0].variant}'),
+      [
+        (
+          row.variant,
+          f'{row.lower:.2f}',
+          f'{row.compile:.2f}',
+          f'{row.ratio:.2f}',
+        )
+        for row in group
+      ],
+    )
+
+
+def fits(rows: Sequence) -> None:
+  """Prints rows of `compiling.fits`."""
+  for case, group in _by_case(rows):
+    _print(
+      _title(case) + ', GiB of one device',
+      ('variant', 'arguments', 'temporary', 'in all', 'limit', 'largest batch'),
+      [
+        (
+          row.variant,
+          _number(row.memory.arguments, '{:.3f}', 1 / _GIB),
+          _number(row.memory.temporaries, '{:.3f}', 1 / _GIB),
+          _number(row.memory.total, '{:.3f}', 1 / _GIB),
+          _number(row.limit, '{:.1f}', 1 / _GIB),
+          _number(row.largest_batch, '{}'),
+        )
+        for row in group
+      ],
+    )
+
+
+def _by_case(rows):
+  groups = {}
+  for row in rows:
+    groups.setdefault(repr(row.case), []).append(row)
+  return [(group[0].case, group) for group in groups.values()]
+
+
+def _title(case, devices=None, kind=None):
+  height, width = case.image_size
+  where = f', {devices} x {kind}' if kind else ''
+  mesh = ', '.join(f'{k}={v}' for k, v in case.mesh.items())
+  return (
+    f'{case.kind} {case.model}, batch {case.batch_size}, {case.dtype}, '
+    f'{height}x{width}{where}{", " if mesh else ""}{mesh}'
+  )
+
+
+def _number(value, form, factor=None):
+  if value is None:
+    return '-'
+  return form.format(value if factor is None else value * factor)
+
+
+def _print(title, names, rows, caption=None):
+  from rich import console, table
+
+  grid = table.Table(title=title, caption=caption)
+  grid.add_column(names[0], no_wrap=True)
+  for name in names[1:]:
+    grid.add_column(name, justify='right', no_wrap=True)
+  for row in rows:
+    grid.add_row(*row)
+  console.Console(markup=False, highlight=False).print(grid)
