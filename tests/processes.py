@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import socket
 import sys
 import tempfile
 import traceback
@@ -78,6 +79,13 @@ class Child:
   def _read(self, number):
     with open(self._paths[number], encoding='utf-8') as file:
       return file.read()
+
+
+def free_port():
+  """A port of this machine that nobody listens on."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    return free.getsockname()[1]
 
 
 def verb(name, arguments):

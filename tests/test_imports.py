@@ -23,11 +23,17 @@ KINDS = {  # the longest matching row counts; a top-level module is a verb
   '__init__': 'core',
   'command_line': 'shell',
   'subcommands': 'shell',
+  'compiled_programs': 'core',
   'jobs': 'edge',
   'recipes': 'core',
   'reproduction': 'core',
+  'reproduction.budget': 'edge',
   'reproduction.cards': 'edge',
+  'reproduction.earlier': 'edge',
+  'reproduction.evaluations': 'edge',
+  'reproduction.requests': 'edge',
   'reproduction.running': 'edge',
+  'reproduction.tuned_models': 'edge',
   'runs': 'edge',
   'runs.__init__': 'core',
   'runs.json_files': 'core',
@@ -49,6 +55,7 @@ KINDS = {  # the longest matching row counts; a top-level module is a verb
   'training.checkpoint': 'shell',
   'training.loop': 'shell',
   'training.manifest': 'shell',
+  'training.orbax_noise': 'shell',
   'data': 'edge',
   'data.__init__': 'core',
   'data.batches': 'core',
@@ -107,6 +114,7 @@ ARROWS = {  # room or top-level module: what of ours it may import
   'published': {'models', 'weights'},
   'comparison': {'data', 'models', 'weights'},
   'runs': {
+    'analysis',
     'comparison',
     'data',
     'evaluation',
@@ -117,7 +125,8 @@ ARROWS = {  # room or top-level module: what of ours it may import
     'training',
     'weights',
   },
-  'command_line': set(),
+  'command_line': {'compiled_programs'},
+  'compiled_programs': set(),
   'subcommands': {'command_line'},
 }
 
@@ -145,8 +154,8 @@ HELP_CPU_SECONDS = 2.0
 FLAX_IMPORTS = {'absl', 'etils', 'rich'}  # so these cannot be done without
 # Test modules of properties that belong to no single module.
 CROSS_CUTTING = {
-  'configs', 'forward', 'imports', 'readme', 'real_labels', 'requirements',
-  'training_input',
+  'configs', 'forward', 'imports', 'kills', 'parallel_training', 'readme',
+  'real_labels', 'requirements', 'training_input',
 }  # fmt: skip
 
 

@@ -21,7 +21,9 @@ class Recorder:
 
   def __init__(self, losses=None):
     self.written, self.saved, self.evaluated, self.seen = [], [], [], []
+    self.scores = {}
     self.losses = losses or {}
+    self.interrupted = None  # at the evaluation of this step
 
   def step(self, state, batch):
     self.seen.append(batch['id'])
@@ -31,9 +33,24 @@ class Recorder:
 
   def evaluate(self, state):
     self.evaluated.append(state.params)
+    if state.params == self.interrupted:
+      return None
     return {'accuracy_test': state.params / 100}
 
-  def run(self, *, start=0, total=10, progress=1, evaluation=0, checkpoint=0):
+  def save(self, state, evaluated):
+    self.saved.append(state.params)
+    self.scores[state.params] = evaluated
+
+  def run(
+    self,
+    *,
+    start=0,
+    total=10,
+    progress=1,
+    evaluation=0,
+    checkpoint=0,
+    stop_after=None,
+  ):
     batches = ({'id': i} for i in itertools.count(start))
     return loop.run(
       State(start),
@@ -46,7 +63,8 @@ class Recorder:
       learning_rate=lambda step: 0.5 + step,
       evaluate=self.evaluate,
       write=lambda step, scalars: self.written.append((step, scalars)),
-      save=lambda state: self.saved.append(state.params),
+      save=self.save,
+      stop=lambda: len(self.seen) == stop_after,
     )
 
 
@@ -86,6 +104,36 @@ def test_a_finished_run_is_evaluated_only():
   _, evaluated = recorder.run(start=10, total=10)
   assert evaluated == {'accuracy_test': 0.1}
   assert not recorder.seen and not recorder.saved
+
+
+def test_a_checkpoint_gets_the_evaluation_of_its_step():
+  recorder = Recorder()
+  recorder.run(total=6, evaluation=2, checkpoint=3)
+  assert recorder.scores == {3: {}, 6: {'accuracy_test': 0.06}}
+
+
+@pytest.mark.parametrize('last', [5, 10])
+def test_a_stop_saves_after_the_update_and_goes_no_further(last):
+  """Also after the last one, which a later call evaluates."""
+  recorder = Recorder()
+  state, evaluated = recorder.run(
+    progress=3, evaluation=5, checkpoint=2, stop_after=last
+  )
+  assert evaluated is None and state.params == last
+  assert recorder.seen == list(range(last))
+  assert recorder.saved[-1] == last and last not in recorder.evaluated
+  assert recorder.scores[last] == {}
+  step, scalars = recorder.written[-1]
+  assert step == last and scalars['train_loss'] == np.float32(1 / last)
+
+
+def test_an_evaluation_that_is_left_stops_with_its_step_saved():
+  recorder = Recorder()
+  recorder.interrupted = 6
+  state, evaluated = recorder.run(evaluation=3)
+  assert evaluated is None and state.params == 6
+  assert recorder.saved == [6] and recorder.evaluated == [3, 6]
+  assert 'accuracy_test' not in recorder.written[-1][1]
 
 
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])

@@ -2,11 +2,8 @@
 
 import json
 import os
-import random
 import shutil
-import socket
 import sys
-import time
 
 import jax
 import numpy as np
@@ -51,11 +48,6 @@ def read_json(path):
 def read_metrics(workdir):
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   return [json.loads(line) for line in lines]
-
-
-def process(config, workdir, *more):
-  arguments = flags(config, workdir, *more)
-  return processes.Child(processes.verb, 'main', arguments, devices=1)
 
 
 def parameters(workdir):
@@ -322,49 +314,6 @@ def test_bit_by_the_hyperrule(folder, monkeypatch, tmp_path):
   np.testing.assert_allclose(metrics[1]['lr'], 0.003, rtol=1e-6)
 
 
-KILLED = (
-  *TINY[1:],
-  '--config.total_steps=400',
-  '--config.checkpoint_every=7',
-  '--config.mixup_alpha=0.3',
-  '--config.model.transformer.dropout_rate=0.2',
-  '--config.pp.inception_crop=True',
-)
-
-
-def test_killed_five_times_and_the_same_in_the_end(tmp_path):
-  """SIGKILL at random moments, saves included; dropout and mixup on."""
-  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-  assert process('quickstart.py', whole, *KILLED).wait() == 0
-  rng = random.Random(0)
-  reached = 0
-  for kill in range(5):
-    child = process('quickstart.py', killed, *KILLED)
-    # Once training goes on, a moment later.
-    while child.is_running() and _last_step(killed) <= reached:
-      time.sleep(0.01)
-    time.sleep(rng.uniform(0, 0.4))
-    child.kill()
-    reached = _last_step(killed)
-    assert kill or reached
-  assert not (killed / 'model.npz').exists()
-  assert process('quickstart.py', killed, *KILLED).wait() == 0
-  assert_same_parameters(whole, killed)
-  whole, killed = read_metrics(whole), read_metrics(killed)
-  for key, values in (('step', range(1, 401)), ('train_loss', None)):
-    column = [line[key] for line in killed]
-    assert column == [line[key] for line in whole]
-    assert values is None or column == list(values)
-
-
-def _last_step(workdir):
-  try:
-    metrics = read_metrics(workdir)
-  except (OSError, ValueError):  # not there, or its last line not whole
-    return 0
-  return metrics[-1]['step'] if metrics else 0
-
-
 def one_of_two(port, index, config, workdir):
   """Trains as one of two processes."""
   jax.distributed.initialize(
@@ -379,9 +328,7 @@ def one_of_two(port, index, config, workdir):
 
 def in_two_processes(config, workdir):
   """Trains, four devices each; the (output, errors) of both."""
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    port = free.getsockname()[1]
+  port = processes.free_port()
   children = [
     processes.Child(one_of_two, port, index, config, workdir, devices=4)
     for index in range(2)

@@ -1,5 +1,7 @@
 """Which published file a run starts from."""
 
+import dataclasses
+
 import pytest
 
 from vit_jax_repro.runs import pretrained
@@ -60,3 +62,13 @@ def test_what_is_missing_can_be_fetched(tmp_path):
     pretrained.pretrained_path(chosen)
   with pytest.raises(ValueError, match=r'fetch NAME --dir=FOLDER'):
     pretrained.pretrained_path(settings('gs://vit_models/augreg'))
+
+
+def test_the_fingerprint_is_that_of_the_contents(tmp_path):
+  of = settings(tmp_path, model_or_filename='a-b')
+  assert pretrained.fingerprint(of) is None  # not there any more
+  (tmp_path / 'a-b.npz').write_bytes(b'abc')
+  # The example of FIPS 180-4.
+  assert pretrained.fingerprint(of) == 'ba7816bf8f01cfea'
+  fresh = dataclasses.replace(of, pretrained_dir=None)
+  assert pretrained.fingerprint(fresh) is None

@@ -11,6 +11,7 @@ import tiny_models
 from training_sets import write_folder
 
 from vit_jax_repro import jobs, models, weights
+from vit_jax_repro.runs import locks
 from vit_jax_repro.weights import npz, stacking
 
 STUDENT = tiny_models.VIT | dict(num_layers=1, distilled=True)
@@ -121,6 +122,45 @@ def test_it_goes_on_with_the_same_bits(folder, run, tmp_path):
     for workdir in (run, stopped)
   ]
   assert losses[0] == losses[1]
+
+
+def test_the_best_is_kept_beside_the_newest(folder, tmp_path):
+  """Its averages are published; changed keys, and again, change nothing."""
+  keys = dict(
+    polyak_decay=0.5,
+    eval_every=1,
+    checkpoint_every=1,
+    total_steps=6,
+    base_lr=3.0,  # so that the last is not the best
+    keep_checkpoints=1,
+  )
+  model = STUDENT | dict(distilled=False)
+  config = settings(folder, model=model, **keys)
+  result = jobs.train(config | dict(keep_best=True), tmp_path, show=False)
+  accuracies = [line['accuracy_test'] for line in metrics_of(tmp_path)]
+  best = max(range(6), key=lambda i: (accuracies[i], i))
+  assert best < 5
+  assert (result.best_step, result.best_accuracy) == (best + 1, max(accuracies))
+  kept = {p.name for p in (tmp_path / 'checkpoints').iterdir()}
+  assert kept == {str(best + 1), '6'}
+  found = jobs.evaluate(tmp_path / 'best.npz', str(folder), split='train')
+  assert found.accuracy == result.best_accuracy
+  said = json.loads((tmp_path / 'result.json').read_text())
+  assert said['best_step'] == best + 1
+  assert said['best_model'] == str(tmp_path / 'best.npz')
+  before = (tmp_path / 'best.npz').read_bytes()
+  again = jobs.train(config | dict(keep_best=True), tmp_path, show=False)
+  assert again == result
+  assert (tmp_path / 'best.npz').read_bytes() == before
+  assert jobs.train(config, tmp_path, show=False).best_step is None
+
+
+def test_two_runs_in_a_folder_do_not_meet(folder, tmp_path):
+  lock = locks.Lock(tmp_path / '.lock')
+  with pytest.raises(OSError, match='is in use by process'):
+    jobs.train(settings(folder), tmp_path, show=False)
+  assert [p.name for p in tmp_path.iterdir()] == ['.lock']
+  lock.release()
 
 
 def test_a_run_from_before_there_was_a_key_goes_on(folder, run, tmp_path):

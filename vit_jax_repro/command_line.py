@@ -10,8 +10,11 @@ import traceback
 
 from absl import flags, logging
 
+from vit_jax_repro import compiled_programs
+
 WRONG_USAGE, FAILED, INTERRUPTED = 2, 1, 130
 NOBODY_READS = 141  # what a shell says of a program that SIGPIPE ended
+_joined = []  # the number of this process, once it has joined others
 _HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull', '-?'}
 
 
@@ -38,6 +41,7 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
   # Set before TensorFlow is imported, by whichever library does so, and before
   # JAX is, which would set it to 1. A configuration file may import both.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  compiled_programs.keep()
   if _HELP & set(argv[1:]):
     with _while_someone_reads():
       print(_help(verb, flag_values, description, positional))
@@ -64,12 +68,15 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
     if 'Configuration is not available' in str(error):  # ml_collections
       error = _parse_error(str(error))
     _fail(verb, error, FAILED)
-  except ValueError as error:
-    if not _is_ours(error):
-      raise
-    _fail(verb, error, FAILED)
   except KeyboardInterrupt:
     _fail(verb, 'interrupted', INTERRUPTED)
+  except Exception as error:
+    if isinstance(error, ValueError) and _is_ours(error):
+      _fail(verb, error, FAILED)
+    if _process_number() is None:
+      raise
+    traceback.print_exc()
+    _leave(FAILED)
 
 
 def require(flag_values, *names):
@@ -115,6 +122,84 @@ def image_size(text):
       'as 224x384'
     )
   return int(sides[0]), int(sides[-1])
+
+
+def define_process_flags(flag_values):
+  """The flags of verbs that run in several processes as well."""
+  define_string(
+    flag_values,
+    'coordinator_address',
+    None,
+    'HOST:PORT of process 0, to run in several processes that no launcher '
+    'started',
+  )
+  for name, least, text in (
+    ('num_processes', 1, 'with --coordinator_address: how many there are'),
+    ('process_id', 0, 'with --coordinator_address: which one this is, from 0'),
+  ):
+    flags.DEFINE_integer(
+      name, None, text, lower_bound=least, flag_values=flag_values
+    )
+  flags.DEFINE_integer(
+    'initialization_timeout',
+    300,
+    'seconds to wait for the other processes',
+    lower_bound=1,
+    flag_values=flag_values,
+  )
+  flags.DEFINE_enum(
+    'distributed',
+    'auto',
+    ['auto', 'on', 'off'],
+    'auto joins the processes that SLURM, Open MPI or Cloud TPU started, on '
+    'those of any launcher that JAX knows, off none',
+    flag_values=flag_values,
+  )
+
+
+def join_processes(flag_values, initialize, **options):
+  """Has `training.distributed.initialize` join the others as the flags say.
+
+  Raises:
+    UsageError: the flags do not go together.
+    ValueError, OSError: as `initialize`.
+  """
+  initialize(**_process_options(flag_values), **options)
+  jax = sys.modules['jax']
+  if jax.distributed.is_initialized():
+    _joined.append(jax.process_index())
+
+
+def _process_options(flag_values):
+  names = ('coordinator_address', 'num_processes', 'process_id')
+  options = {name: flag_values[name].value for name in names}
+  given = [f'--{name}' for name in names if options[name] is not None]
+  if given and flag_values['distributed'].value == 'off':
+    raise UsageError(f'--distributed=off excludes {" and ".join(given)}')
+  if 0 < len(given) < len(names):
+    raise UsageError(
+      f'{" and ".join(given)} alone says too little; '
+      f'{", ".join(f"--{name}" for name in names)} are given together'
+    )
+  if given:
+    _check_address(options['coordinator_address'])
+    if options['process_id'] >= options['num_processes']:
+      raise UsageError(
+        f'--process_id={options["process_id"]} must be less than '
+        f'--num_processes={options["num_processes"]}; they count from 0'
+      )
+  return options | dict(
+    mode=flag_values['distributed'].value,
+    timeout=flag_values['initialization_timeout'].value,
+  )
+
+
+def _check_address(text):
+  host, _, port = text.rpartition(':')
+  if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    raise UsageError(
+      f'--coordinator_address={text} must be HOST:PORT, such as 10.0.0.1:1234'
+    )
 
 
 @contextlib.contextmanager
@@ -168,7 +253,26 @@ def _fail(verb, error, code):
   if isinstance(error, OSError) and error.strerror and error.filename:
     error = f'{error.strerror}: {error.filename}'
   line = ' '.join(str(error).split())
-  print(f'{verb}: {line}', file=sys.stderr, flush=True)
+  number = _process_number()
+  where = verb if number is None else f'{verb}, process {number}'
+  print(f'{where}: {line}', file=sys.stderr, flush=True)
+  _leave(code)
+
+
+def _process_number():
+  """Which of several processes this is, None if it is alone."""
+  return _joined[-1] if _joined else None
+
+
+def _leave(code):
+  """Exits; one of several processes without waiting for the others.
+
+  JAX's own way out waits for them five minutes, and they for what this one
+  was to compute.
+  """
+  if _process_number() is not None:
+    sys.stdout.flush()
+    os._exit(code)
   sys.exit(code)
 
 

@@ -45,6 +45,7 @@ def command_flags():
     flag_values=values,
   )
   _define_few_shot_flags(values)
+  command_line.define_process_flags(values)
   return values
 
 
@@ -133,9 +134,14 @@ def _print(rows):
 def _evaluate(values, _):
   from vit_jax_repro import command_line
   from vit_jax_repro.runs import json_files, model_files
+  from vit_jax_repro.training import distributed
 
   command_line.require(values, 'weights', 'dataset')
-  if values.json is not None:
+  shots = _few_shot_options(values)
+  command_line.join_processes(
+    values, distributed.initialize, ends_at_sigterm=True
+  )
+  if values.json is not None and distributed.is_first():
     inputs = values.weights, model_files.card_path(values.weights)
     json_files.check_writable(values.json, keep=inputs)
   options = dict(
@@ -146,7 +152,6 @@ def _evaluate(values, _):
     image_size=command_line.image_size(values.image_size),
     data_dir=values.data_dir,
   )
-  shots = _few_shot_options(values)
 
   import dataclasses
 
@@ -162,6 +167,8 @@ def _evaluate(values, _):
       jobs.fewshot(values.weights, values.dataset, **shots, **options),
       show_few_shot,
     )
+  if not distributed.is_first():
+    return
   if values.json is not None:
     json_files.write(values.json, dataclasses.asdict(result))
   display(result)

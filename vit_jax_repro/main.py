@@ -26,6 +26,7 @@ def main(argv=None):
     lock_config=True,
     flag_values=values,
   )
+  command_line.define_process_flags(values)
   command_line.run('main', _train, values, DESCRIPTION, argv=argv)
 
 
@@ -47,8 +48,16 @@ def _train(values, _):
   from vit_jax_repro import command_line
 
   command_line.require(values, 'config', 'workdir')
+  from vit_jax_repro.training import distributed
+
+  command_line.join_processes(values, distributed.initialize)
   config = values.config
   if 'study' in config:
+    if not distributed.is_alone():
+      raise command_line.UsageError(
+        'a study runs in one process, on all devices of its machine; start it '
+        'once, with --distributed=off'
+      )
     from vit_jax_repro import studies
     from vit_jax_repro.studies import report
 
@@ -56,7 +65,9 @@ def _train(values, _):
   else:
     from vit_jax_repro import jobs
 
-    show(jobs.train(config, values.workdir))
+    result = jobs.train(config, values.workdir)
+    if distributed.is_first():
+      show(result)
 
 
 if __name__ == '__main__':

@@ -148,7 +148,7 @@ def create(case: Case) -> Program:
       f'a batch of {case.batch_size} does not divide over {parts} devices; '
       'choose a multiple'
     )
-  make, function = _parts(case, model)
+  make, function = _parts(case, model, mesh)
   shapes = jax.eval_shape(make)
   shardings = mesh_lib.parameter_sharding(shapes, mesh)
   batch_sharding = mesh_lib.batch_sharding(mesh)
@@ -213,7 +213,7 @@ def operations(case: Case) -> int:
   return forward * (3 if case.kind == 'train' else 1)
 
 
-def _parts(case, model):
+def _parts(case, model, mesh):
   """() -> state or parameters, and what is done with them."""
   images = jnp.zeros((1, *case.image_size, 3), jnp.float32)
 
@@ -226,6 +226,7 @@ def _parts(case, model):
     def forward(params, batch):
       return model.apply({'params': params}, batch['image'], train=False)
 
+    forward = mesh_lib.keep_batch_divided(forward, mesh)
     return (lambda: jax.tree.map(lambda x: x.astype(dtype), params())), forward
   tx = optim.create_optimizer(
     'adamw',
@@ -235,9 +236,10 @@ def _parts(case, model):
     weight_decay=WEIGHT_DECAY,
     grad_clip_norm=CLIP,
   )
-  step = functools.partial(
-    steps.train_step, objective=objectives.classification(model), tx=tx
+  objective = mesh_lib.keep_batch_divided(
+    objectives.classification(model), mesh
   )
+  step = functools.partial(steps.train_step, objective=objective, tx=tx)
   return (lambda: steps.create_state(params(), tx)), step
 
 

@@ -96,16 +96,11 @@ def run(
   torch.backends.cudnn.allow_tf32 = True
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
   module = create(library, case).to(device)
-  images = torch.randn(case.batch_size, 3, *case.image_size, device=device)
-  if case.model.startswith(('BiT', 'R')):
-    module = module.to(memory_format=torch.channels_last)
-    images = images.to(memory_format=torch.channels_last)
-  step = _train if case.kind == 'train' else _infer
-  step = step(torch, module, images, case, compiled, device)
+  once = step(torch, module, case, compiled=compiled, device=device)
 
   def make_steps(number):
     for _ in range(number):
-      step()
+      once()
     if device == 'cuda':
       torch.cuda.synchronize()
 
@@ -167,6 +162,17 @@ def _has(library, model):
   return model.startswith(('ViT-', 'DeiT-', 'BiT-'))
 
 
+def step(torch, module, case: programs.Case, *, compiled: bool, device: str):
+  """() -> None: an update of a module, or a forward pass, on random images."""
+  images = torch.randn(case.batch_size, 3, *case.image_size, device=device)
+  if case.model.startswith(('BiT', 'R')):
+    module = module.to(memory_format=torch.channels_last)
+    images = images.to(memory_format=torch.channels_last)
+  if case.kind == 'infer':
+    return _infer(torch, module, images, case, compiled)
+  return _train(torch, module, images, case, compiled, device)
+
+
 def _train(torch, module, images, case, compiled, device):
   functional = torch.nn.functional
   labels = torch.randint(programs.NUM_CLASSES, (case.batch_size,))
@@ -181,7 +187,7 @@ def _train(torch, module, images, case, compiled, device):
   forward = torch.compile(module) if compiled else module
   reduced = case.dtype == 'bfloat16'
 
-  def step():
+  def update():
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(device, torch.bfloat16, enabled=reduced):
       logits = _logits(forward(images))
@@ -190,20 +196,20 @@ def _train(torch, module, images, case, compiled, device):
     torch.nn.utils.clip_grad_norm_(module.parameters(), programs.CLIP)
     optimizer.step()
 
-  return step
+  return update
 
 
-def _infer(torch, module, images, case, compiled, _):
+def _infer(torch, module, images, case, compiled):
   module.eval()
   if case.dtype == 'bfloat16':
     module, images = module.to(torch.bfloat16), images.to(torch.bfloat16)
   forward = torch.compile(module) if compiled else module
 
-  def step():
+  def pass_forward():
     with torch.inference_mode():
       forward(images)
 
-  return step
+  return pass_forward
 
 
 def _logits(answer):

@@ -137,7 +137,9 @@ def _compiled_logits(model):
 
 @functools.lru_cache(maxsize=8)
 def _compiled(model, mesh):
-  step = functools.partial(eval_step, model=model)
+  step = meshes.keep_batch_divided(
+    functools.partial(eval_step, model=model), mesh
+  )
   return jax.jit(step, out_shardings=meshes.replicated(mesh))
 
 

@@ -68,12 +68,10 @@ def fastest(dtype: Dtype, head_dim: int) -> str:
   program of 'plain' on TPUs, and at these lengths (197 tokens) the scores are
   small; on CPUs it is the faster of the two as well.
   """
-  if jax.default_backend() != 'gpu':
-    return 'plain'
-  fits = cudnn_fits(
-    dtype, head_dim, getattr(jax.devices()[0], 'compute_capability', '0')
-  )
-  return 'cudnn' if fits else 'plain'
+  if jnp.dtype(dtype).itemsize > 2 or jax.default_backend() != 'gpu':
+    return 'plain'  # without looking for devices where numbers are wide
+  capability = getattr(jax.devices()[0], 'compute_capability', '')
+  return 'cudnn' if cudnn_fits(dtype, head_dim, capability) else 'plain'
 
 
 def cudnn_fits(dtype: Dtype, head_dim: int, capability: str) -> bool:

@@ -252,8 +252,8 @@ def _of_manifest(made):
     answers['random seeds'] = str(made['seed']), 'manifest.json: seed'
   if devices:
     answers['hardware specification'] = (
-      _hardware(devices, made['platform']),
-      'manifest.json: devices, platform',
+      _hardware(devices, made.get('platform')),
+      'manifest.json: devices' + (', platform' if 'platform' in made else ''),
     )
   for name, part in (('training data', 'train'), ('test data', 'test')):
     if f'{part}_fingerprint' in data:
@@ -265,11 +265,11 @@ def _of_manifest(made):
   return answers
 
 
-def _hardware(devices, platform):
-  return (
-    f'{devices["count"]} x {devices["kind"]}, processes: '
-    f'{devices["processes"]}; {platform}'
-  )
+def _hardware(devices, platform=None):
+  """In words; a manifest that another version wrote may lack some of it."""
+  number, kind = devices.get('count', '?'), devices.get('kind', 'unknown')
+  found = f'{number} x {kind}, processes: {devices.get("processes", "?")}'
+  return found if platform is None else f'{found}; {platform}'
 
 
 def _accuracy(result):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 
 from vit_jax_repro.weights import atomic
 
@@ -38,6 +39,23 @@ def check_writable(path, keep=()):
     os.remove(probe)
   except OSError as error:
     raise OSError(f'cannot write {path!r}: {error.strerror}') from error
+
+
+def check_folder(path):
+  """Raises a one-line OSError if a folder cannot be made or written in.
+
+  Nothing is left: a folder that is not there is not made.
+  """
+  above = os.path.abspath(path)
+  while not os.path.lexists(above):
+    above = os.path.dirname(above)
+  try:
+    with tempfile.TemporaryFile(dir=above):
+      pass
+  except OSError as error:
+    raise OSError(
+      f'cannot write in {os.fspath(path)!r}: {above!r}: {error.strerror}'
+    ) from error
 
 
 def write(path, value):

@@ -2,7 +2,7 @@
 
 import os
 
-from vit_jax_repro.published import augreg
+from vit_jax_repro.published import augreg, parts
 from vit_jax_repro.runs.settings import Settings
 
 
@@ -37,6 +37,20 @@ def pretrained_path(settings: Settings) -> str:
       'that has it'
     )
   return path
+
+
+def fingerprint(settings: Settings) -> str | None:
+  """16 hex digits of the contents of the file that a run starts from.
+
+  None for a run from fresh parameters, and where the file is not there any
+  more, as one that goes on has no need of it.
+  """
+  if not settings.pretrained_dir:
+    return None
+  try:
+    return parts.file_hash(pretrained_path(settings))[:16]
+  except FileNotFoundError:
+    return None
 
 
 def best_augreg_file(folder: str, model: str) -> str:

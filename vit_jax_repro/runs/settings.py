@@ -105,6 +105,13 @@ class Settings:
   eval_every: int = 100  # steps; 0: at the end alone
   progress_every: int = 10  # steps; 0: with evaluations alone
   checkpoint_every: int = 1000  # steps; 0: at the end alone
+  keep_checkpoints: int = 2  # the newest; older ones are deleted
+  # Keep the one of the best accuracy_test, too; best.npz is made of it in the
+  # end. Each checkpoint needs an evaluation.
+  keep_best: bool = False
+  # GiB of each device that an update may need; a run that needs more is
+  # refused. None: what the device reports; 0: nothing is refused.
+  memory_limit_gb: float | None = None
   prefetch: int = 2  # batches put on the devices ahead
   preprocessing: str = 'vit_jax'  # of evaluation; its scale is training's too
   seed: int = 0
@@ -186,6 +193,8 @@ def to_plain(value: Any) -> Any:
 
 
 def _checked(section, cls, where):
+  if not isinstance(section, Mapping):
+    raise ValueError(f'{where}={section!r} must be a group of settings')
   fields = {field.name: field for field in dataclasses.fields(cls)}
   for key in section:
     if key not in fields:
@@ -203,4 +212,5 @@ def _checked(section, cls, where):
   )
   if missing:
     raise ValueError(f'{where} lacks the keys {missing}')
+  settings_checks.check_types(section, cls, where)
   return dict(section)

@@ -1,5 +1,9 @@
 """What the values of a run's settings may be, alone and together."""
 
+import numbers
+import types
+import typing
+from collections.abc import Mapping
 from typing import Any
 
 from vit_jax_repro import recipes
@@ -14,12 +18,15 @@ _WHOLE = {  # the least of whole numbers
     'accum_steps',
     'shuffle_buffer',
     'repeated_augmentation',
+    'keep_checkpoints',
   ),
 }
+_SWITCHES = ('keep_best',)
 _NOT_NEGATIVE = {  # and what they must be below
   'base_lr': None,
   'weight_decay': None,
   'grad_norm_clip': None,
+  'memory_limit_gb': None,
   'mixup_alpha': None,
   'cutmix_alpha': None,
   'shrink': None,
@@ -41,6 +48,14 @@ _CHOICES = {  # None: may be left out
   'transfer_dtype': ('float32', 'uint8'),
   'augreg_strength': (None, *recipes.AUGREG_STRENGTHS),
 }
+_TYPES = {  # of annotations: what a value must be, and in words
+  str: (str, 'a text'),
+  int: (numbers.Integral, 'a whole number'),
+  float: (numbers.Real, 'a number'),
+  bool: (bool, 'True or False'),
+  Mapping: (Mapping, 'a group of settings'),
+}
+_AXES = ('data', 'fsdp', 'model')  # of the mesh, see training.mesh
 # Keys that do nothing unless another has this value; None: any but nothing.
 _NEEDS = {
   'head': ('pretrained_dir', None),
@@ -82,12 +97,57 @@ def check(settings: Any) -> None:
     _check_not_negative(name, getattr(settings, name), below=below)
   for name in _PARTS:
     _check_not_negative(name, getattr(settings, name), most=1)
+  for name in _SWITCHES:
+    _check_switch(name, getattr(settings, name))
   for name, choices in _CHOICES.items():
     _check_choice(name, getattr(settings, name), choices)
+  _check_mesh(settings.mesh)
   _check_known(settings)
   _check_decay_steps(settings)
   _check_needs(settings)
   _check_objective(settings)
+  _check_best(settings)
+
+
+def check_types(values: Mapping[str, Any], cls: type, where: str) -> None:
+  """Refuses values of another type than the field of a dataclass has.
+
+  Whole numbers are numbers; what is neither a plain type nor a mapping, such
+  as a list, is left to `check`.
+
+  Args:
+    values: of fields, by name.
+    cls: the dataclass.
+    where: what stands before the name in a message, such as 'config'.
+
+  Raises:
+    ValueError: one line with the key, its value and what it must be.
+  """
+  hints = typing.get_type_hints(cls)
+  for name, value in values.items():
+    hint = hints[name]
+    union = isinstance(hint, types.UnionType)
+    kinds = [
+      typing.get_origin(kind) or kind
+      for kind in (typing.get_args(hint) if union else [hint])
+    ]
+    known = [_TYPES[kind] for kind in kinds if kind in _TYPES]
+    if not known or (value is None and types.NoneType in kinds):
+      continue
+    switch = isinstance(value, bool) and bool not in kinds
+    if switch or not isinstance(value, tuple(kind for kind, _ in known)):
+      wanted = ' or '.join(words for _, words in known)
+      raise ValueError(f'{where}.{name}={value!r} must be {wanted}')
+
+
+def _check_mesh(mesh):
+  for axis, size in mesh.items():
+    if axis not in _AXES:
+      raise ValueError(
+        f'config.mesh has {axis!r}; its axes are {", ".join(_AXES)}'
+      )
+    if not (axis == 'data' and size is None):
+      _check_whole(f'mesh.{axis}', size, 1)
 
 
 def _check_whole(name, value, least):
@@ -113,6 +173,11 @@ def _check_not_negative(name, value, *, below=None, most=None):
   raise ValueError(
     f'config.{name}={value!r} must be a number of at least 0{limit}'
   )
+
+
+def _check_switch(name, value):
+  if not isinstance(value, bool):
+    raise ValueError(f'config.{name}={value!r} must be True or False')
 
 
 def _check_choice(name, value, choices):
@@ -183,6 +248,18 @@ def _check_objective(settings):
     )
   if not settings.distillation_tau:
     raise ValueError(f'{_shown(settings, "distillation_tau")} must be above 0')
+
+
+def _check_best(settings):
+  """What is to be compared is measured."""
+  evaluations, checkpoints = settings.eval_every, settings.checkpoint_every
+  if not settings.keep_best or not checkpoints:
+    return
+  if not evaluations or checkpoints % evaluations:
+    raise ValueError(
+      'config.keep_best=True needs an evaluation at every checkpoint: set '
+      f'eval_every={evaluations} to what divides checkpoint_every={checkpoints}'
+    )
 
 
 def _is_default(settings, name):

@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from vit_jax_repro.runs import (
   initial,
   model_files,
   optimization,
+  pretrained,
   progress,
+  shared_folder,
   tasks,
   training_input,
+  update,
 )
 from vit_jax_repro.runs import settings as settings_lib
 from vit_jax_repro.runs.restoring import note
@@ -28,6 +30,7 @@ from vit_jax_repro.training import (
   loop,
   manifest,
   mesh,
+  preemption,
   steps,
 )
 
@@ -45,6 +48,10 @@ class TrainResult:
   seconds: float  # of this call
   workdir: str
   model: str  # path of the trained model.npz
+  # Of the checkpoint of the best accuracy, with `keep_best`.
+  best_model: str | None = None  # path of best.npz
+  best_step: int | None = None
+  best_accuracy: float | None = None
 
 
 def train(
@@ -65,38 +72,44 @@ def train(
   Raises:
     ValueError: one line on a wrong setting or file, or a loss that is not
       finite.
-    OSError: a data set, weights file or folder is not there or not readable.
+    OSError: a data set, weights file or folder is not there or not readable;
+      another process trains in the folder.
+    preemption.Stopped: SIGTERM or SIGINT came, and everything is saved.
   """
   started = time.perf_counter()
   settings = settings_lib.from_config(config)
+  shared_folder.check(workdir)
   folder = Workdir(workdir, settings_lib.to_plain(config))
   fresh = not os.path.isdir(folder.path('checkpoints'))
   run = _Run(settings, load=fresh)
-  folder.begin(run.manifest())
-  checkpoints = checkpoint.Checkpoints(folder.path('checkpoints'))
-  try:
-    state, start_step = run.state(checkpoints)
-    folder.continue_metrics(start_step)
-    state, evaluated = run.loop(state, start_step, checkpoints, folder, show)
-    checkpoints.wait()
-  finally:
-    checkpoints.close()
-    folder.close()
-  seconds = time.perf_counter() - started
-  if start_step == run.total_steps:  # it was finished: how long it took stays
-    seconds = folder.read_json('result.json').get('seconds', seconds)
-  result = TrainResult(
-    accuracy=evaluated['accuracy_test'],
-    top5_accuracy=evaluated['top5_accuracy_test'],
-    num_examples=run.test.num_examples,
-    replaced_images=run.input.replaced_by_all(),
-    step=run.total_steps,
-    seconds=seconds,
-    workdir=folder.folder,
-    model=folder.path('model.npz'),
-  )
-  run.save_model(result.model, averaging.evaluated(state))
-  folder.write_json('result.json', dataclasses.asdict(result))
+  with contextlib.closing(folder):
+    folder.begin(run.manifest())
+    with contextlib.closing(run.checkpoints(folder)) as checkpoints:
+      state, start_step = run.state(checkpoints)
+      folder.continue_metrics(start_step)
+      state, evaluated = run.loop(state, start_step, checkpoints, folder, show)
+      checkpoints.wait()
+      seconds = time.perf_counter() - started
+      if start_step == run.total_steps:  # it was finished: the time stays
+        seconds = folder.read_json('result.json').get('seconds', seconds)
+      result = TrainResult(
+        accuracy=evaluated['accuracy_test'],
+        top5_accuracy=evaluated['top5_accuracy_test'],
+        num_examples=run.test.num_examples,
+        replaced_images=run.input.replaced_by_all(),
+        step=run.total_steps,
+        seconds=seconds,
+        workdir=folder.folder,
+        model=folder.path('model.npz'),
+      )
+      run.save_model(result.model, averaging.evaluated(state))
+      if settings.keep_best:
+        accuracy = result.accuracy
+        if checkpoints.best_score() > accuracy:
+          del state  # two of them need not fit
+          state, accuracy = checkpoints.restore_best(run.shapes)
+        result = run.save_best(result, state, accuracy)
+    folder.write_json('result.json', dataclasses.asdict(result))
   return result
 
 
@@ -119,29 +132,16 @@ class _Run:
     self.tx = optimization.create_optimizer(
       settings, self.schedule, self.total_steps
     )
-    self.shapes = self._state_shapes()
+    self.step = update.Update(
+      settings, self.task, self.input, self.tx, self.mesh
+    )
+    self.shapes = self.step.shapes
+    for line in mesh.undivided(self.shapes.params, self.mesh):
+      note(line)
+    if load:
+      self.step.begin()
     self.params = self._initial_params() if load else None
-    self.step = self._compiled_step()
-
-  def _state_shapes(self):
-    """Shapes and shardings of the state; the model's output is checked."""
-    images = jax.ShapeDtypeStruct((1, *self.image_size, 3), jnp.float32)
-    logits, variables = jax.eval_shape(
-      self.model.init_with_output, jax.random.key(0), images
-    )
-    if logits.ndim != 2 and self.task.class_names is not None:
-      raise ValueError(
-        f'config.model gives {logits.shape[1:]} outputs for an image instead '
-        'of one for each class; choose a classifier that pools'
-      )
-    state = jax.eval_shape(
-      functools.partial(steps.create_state, tx=self.tx), variables['params']
-    )
-    return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      state,
-      mesh.parameter_sharding(state, self.mesh),
-    )
+    self.step.check_memory()
 
   @property
   def shardings(self):
@@ -157,7 +157,18 @@ class _Run:
     }
     if self.task.teacher:
       data['teacher_fingerprint'] = self.task.teacher.digest
+    digest = pretrained.fingerprint(self.settings)
+    if digest:
+      data['pretrained_fingerprint'] = digest
     return manifest.create(seed=self.settings.seed, mesh=self.mesh, data=data)
+
+  def checkpoints(self, folder):
+    return checkpoint.Checkpoints(
+      folder.path('checkpoints'),
+      keep=self.settings.keep_checkpoints,
+      keep_best=self.settings.keep_best,
+      note=note,
+    )
 
   def state(self, checkpoints):
     """The state to start from on the mesh, and how many updates it has had."""
@@ -172,15 +183,22 @@ class _Run:
       return state, int(state.step)
     params = self._initial_params() if self.params is None else self.params
     self.params = None  # not needed twice
-    state = steps.create_state(params, self.tx, seed=self.settings.seed)
-    return mesh.put(state, self.shardings), 0
+    # Made where it stays: whole, the optimiser's state might not fit anywhere.
+    create = jax.jit(
+      functools.partial(
+        steps.create_state, tx=self.tx, seed=self.settings.seed
+      ),
+      out_shardings=self.shardings,
+      donate_argnums=0,
+    )
+    return create(mesh.put(params, self.shardings.params)), 0
 
   def loop(self, state, start_step, checkpoints, folder, show):
     settings = self.settings
     showing = contextlib.nullcontext(progress.silent)
     if show and jax.process_index() == 0:
       showing = progress.bar(start_step, self.total_steps)
-    with showing as display:
+    with showing as display, preemption.Watch() as watch:
 
       def write(step, scalars):
         if self.input.replaced_images:
@@ -188,7 +206,11 @@ class _Run:
         folder.write_metrics(step, scalars)
         display(step, scalars)
 
-      return loop.run(
+      def save(state, evaluated):
+        score = evaluated.get('accuracy_test')
+        checkpoints.save(state, self._position(), score)
+
+      state, evaluated = loop.run(
         state,
         self._batches(start_step),
         step=self.step,
@@ -201,10 +223,17 @@ class _Run:
           checkpoint=settings.checkpoint_every,
         ),
         learning_rate=self.schedule,
-        evaluate=self._evaluate,
+        evaluate=functools.partial(self._evaluate, watch=watch),
         write=write,
-        save=functools.partial(checkpoints.save, meta=self._position()),
+        save=save,
+        stop=watch.should_stop,
       )
+      if evaluated is None:
+        checkpoints.wait()
+        stopped = watch.stopped(int(state.step))
+        note(stopped)
+        raise stopped
+    return state, evaluated
 
   def save_model(self, path, params):
     params = jax.tree.map(_whole, params)
@@ -218,47 +247,36 @@ class _Run:
         image_size=self.image_size,
       )
 
+  def save_best(self, result, state, accuracy):
+    """The result with what it says of the best state."""
+    path = os.path.join(result.workdir, 'best.npz')
+    self.save_model(path, averaging.evaluated(state))
+    return dataclasses.replace(
+      result,
+      best_model=path,
+      best_step=int(state.step),
+      best_accuracy=accuracy,
+    )
+
   def _initial_params(self):
     return initial.parameters(self.settings, self.model, self.image_size)
-
-  def _compiled_step(self):
-    """(state, batch) -> (state, metrics); a teacher lies on the mesh beside."""
-    settings = self.settings
-    augment = self.input.device_augmentation()
-
-    def step(state, batch, teacher):
-      return steps.train_step(
-        state,
-        batch,
-        objective=self.task.objective(teacher),
-        tx=self.tx,
-        accum_steps=settings.accum_steps,
-        augment=augment,
-      )
-
-    compiled = jax.jit(
-      step,
-      donate_argnums=0,
-      out_shardings=(self.shardings, mesh.replicated(self.mesh)),
-    )
-    teacher = self.task.teacher and self.task.teacher.params
-    shardings = mesh.parameter_sharding(teacher, self.mesh)
-    teacher = mesh.put(teacher, shardings)
-    return lambda state, batch: compiled(state, batch, teacher)
 
   def _batches(self, start_step):
     batches = self.input.batches(start_step)
     put = functools.partial(mesh.to_global, mesh=self.mesh)
     return loop.prefetch(batches, put, self.settings.prefetch)
 
-  def _evaluate(self, state):
-    result = self.task.evaluate(
-      self.model,
-      averaging.evaluated(state),
-      self.input.evaluation_batches(),
-      self.mesh,
-      num_examples=self.test.num_examples,
-    )
+  def _evaluate(self, state, watch):
+    try:
+      result = self.task.evaluate(
+        self.model,
+        averaging.evaluated(state),
+        watch.unless_stopped(self.input.evaluation_batches()),
+        self.mesh,
+        num_examples=self.test.num_examples,
+      )
+    except preemption.InterruptedEvaluationError:
+      return None
     return {
       'accuracy_test': result['accuracy'],
       'top5_accuracy_test': result['top5_accuracy'],

@@ -3,11 +3,14 @@
   config.json    settings; another run may not continue in the folder
   manifest.json  versions, devices, commit, seed, data (training.manifest)
   checkpoints/   Orbax (training.checkpoint)
+  damaged/       checkpoints that were not as they had been saved
   metrics.jsonl  one object a line: step, train_loss, lr, images_per_sec, and
                  accuracy_test, top5_accuracy_test where it was evaluated
   events.out.*   the same for TensorBoard
   result.json    accuracy, num_examples, step, seconds
   model.npz, model.json  the trained model (model_files)
+  best.npz, best.json  that of the best checkpoint, with `keep_best`
+  .lock          which process is training here (locks)
 
 Process 0 writes; the others only look.
 """
@@ -20,13 +23,16 @@ from typing import Any
 
 import jax
 
-from vit_jax_repro.runs import configuration, json_files, settings
+from vit_jax_repro.runs import configuration, json_files, locks, settings
 
 # Settings that change nothing about the result, or only where data lies.
 FREE = (
   'batch_eval',
   'checkpoint_every',
   'eval_every',
+  'keep_best',
+  'keep_checkpoints',
+  'memory_limit_gb',
   'prefetch',
   'progress_every',
   'tfds_data_dir',
@@ -35,7 +41,13 @@ FREE = (
   'mesh.fsdp',
   'mesh.model',
 )
-FILES = ('checkpoints', 'metrics.jsonl', 'result.json', 'model.npz')
+FILES = (
+  'checkpoints',
+  'metrics.jsonl',
+  'result.json',
+  'model.npz',
+  'best.npz',
+)
 
 
 class Workdir:
@@ -58,6 +70,7 @@ class Workdir:
     self.folder = os.path.abspath(os.path.expanduser(folder))
     self._first = jax.process_index() == 0
     self._tensorboard = None
+    self._lock = None
     self._config = config
     self._check_config()
     above = self.folder
@@ -71,6 +84,7 @@ class Workdir:
 
     Raises:
       ValueError: the data set is not the one that the run began with.
+      OSError: another process trains in the folder, or it cannot be written.
     """
     old = self.read_json('manifest.json').get('data', {})
     new = manifest['data']
@@ -82,10 +96,13 @@ class Workdir:
         )
     if self._first:
       os.makedirs(self.folder, exist_ok=True)
-      for left in glob.glob(self.path('.model.npz.*.tmp')):
-        os.remove(left)  # of a process that was killed while writing
+      self._lock = locks.Lock(self.path('.lock'))
+      for name in ('model', 'best'):
+        for left in glob.glob(self.path(f'.{name}.npz.*.tmp')):
+          os.remove(left)  # of a process that was killed while writing
       self.write_json('config.json', self._config)
-      self.write_json('manifest.json', manifest)
+      # What is not there to be looked at any more stays known.
+      self.write_json('manifest.json', dict(manifest, data=old | new))
 
   def path(self, name: str) -> str:
     """The path of a file in the folder."""
@@ -122,9 +139,12 @@ class Workdir:
     self._tensorboard.write_scalars(step, dict(scalars))
 
   def close(self) -> None:
-    """Writes out what is left of the TensorBoard events."""
+    """Writes out what is left of the TensorBoard events; frees the folder."""
     if self._tensorboard is not None:
       self._tensorboard.close()
+    if self._lock is not None:
+      self._lock.release()
+      self._lock = None
 
   def _check_config(self):
     begun = self.read_json('config.json')

@@ -35,10 +35,11 @@ def run(
   batch_size: int,
   every: Every,
   learning_rate: Callable[[int], Any],
-  evaluate: Callable[[Any], dict],
+  evaluate: Callable[[Any], dict | None],
   write: Callable[[int, dict], None],
-  save: Callable[[Any], None],
-) -> tuple[Any, dict]:
+  save: Callable[[Any, dict], None],
+  stop: Callable[[], bool] = lambda: False,
+) -> tuple[Any, dict | None]:
   """Makes the updates start_step + 1 ... total_steps.
 
   Args:
@@ -48,12 +49,15 @@ def run(
     start_step: updates that `state` has had.
     batch_size: images of an update, for images per second.
     learning_rate: of update number n, counted from 0.
-    evaluate: state -> scalars.
+    evaluate: state -> scalars; None: it was left, as the run is to stop.
     write: (step, scalars), after progress and evaluation.
-    save: called with the state, after the step's update.
+    save: called with the state, after the step's update, and the scalars of
+      its evaluation, {} without one.
+    stop: asked once after each update; True: this is the last one for now. It
+      is saved, not evaluated.
 
   Returns:
-    The state, and the scalars of the last evaluation.
+    The state, and the scalars of the last evaluation; None: it was stopped.
 
   Raises:
     ValueError: a loss is not finite; the message has the step. Nothing is
@@ -68,9 +72,10 @@ def run(
     pending.append((number, metrics))
     meter.count(metrics)
     last = number == total_steps
-    scalars = {}
-    saving = _due(number, every.checkpoint) or last
-    evaluating = _due(number, every.evaluation) or last
+    stopping = stop()
+    scalars, evaluated = {}, {}
+    saving = _due(number, every.checkpoint) or last or stopping
+    evaluating = (_due(number, every.evaluation) or last) and not stopping
     if _due(number, every.progress) or evaluating or saving:
       scalars = _fetch(pending)
       scalars['lr'] = float(learning_rate(number - 1))
@@ -79,12 +84,15 @@ def run(
     with meter.paused():
       if evaluating:
         evaluated = evaluate(state)
-        scalars.update(evaluated)
+        stopping = evaluated is None
+        scalars.update(evaluated or {})
       if scalars:
         write(number, scalars)
-      if saving:
-        save(state)
-  if not evaluated:  # nothing was left to do
+      if saving or stopping:
+        save(state, evaluated or {})
+    if stopping:
+      return state, None
+  if start_step >= total_steps:  # nothing was left to do
     evaluated = evaluate(state)
   return state, evaluated
 

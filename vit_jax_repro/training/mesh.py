@@ -1,11 +1,13 @@
 """The device mesh and how batches and parameters lie on it.
 
-Three axes: `data` and `fsdp` divide the batch, `fsdp` may divide parameters
-too, `model` divides the work on one example.
+Three axes: `data` and `fsdp` divide the batch, `fsdp` divides parameters and
+all that follows them too, `model` divides the work on one example.
 """
 
+import math
 import re
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -50,25 +52,33 @@ def replicated(mesh):
 
 
 # How parameters lie on the mesh, by the end of their path; the first match
-# counts. Attention heads and the MLP's inner width are divided over `model`,
-# the other large dimension over `fsdp`. Whatever matches nothing is whole.
+# counts. `model` divides the heads of attention and the inner width of MLPs:
+# of two layers in a row the first by its outputs, the second by its inputs, so
+# that their results are summed once (arXiv:1909.08053, section 3). `fsdp`
+# divides the other large dimension. With each rule, what `model` divides.
 PARAMETER_RULES = (
-  (r'(query|key|value)/kernel', ('fsdp', 'model', None)),  # [D, A, d]
-  (r'(query|key|value)/bias', ('model', None)),
-  (r'out/kernel', ('model', None, 'fsdp')),  # [A, d, D]
-  (r'(MlpBlock_0|_mixing)/Dense_0/kernel', ('fsdp', 'model')),  # [D, F]
-  (r'(MlpBlock_0|_mixing)/Dense_0/bias', ('model',)),
-  (r'(MlpBlock_0|_mixing)/Dense_1/kernel', ('model', 'fsdp')),  # [F, D]
-  (r'kernel', ('fsdp',)),  # the last dimension: convolutions, heads
+  # [D, A, d], [A, d], [A, d, D], [2N-1, A, d]
+  (r'(query|key|value)/kernel', ('fsdp', 'model', None), 'heads'),
+  (r'(query|key|value)/bias', ('model', None), 'heads'),
+  (r'out/kernel', ('model', None, 'fsdp'), 'heads'),
+  (r'relative_embedding', (None, 'model', 'fsdp'), 'heads'),
+  # [D, F], [F], [F, D]
+  (r'(MlpBlock_\d+|\w+_mixing)/Dense_0/kernel', ('fsdp', 'model'), 'units'),
+  (r'(MlpBlock_\d+|\w+_mixing)/Dense_0/bias', ('model',), 'units'),
+  (r'(MlpBlock_\d+|\w+_mixing)/Dense_1/kernel', ('model', 'fsdp'), 'units'),
 )
+# Blocks stacked on axis 0, which stays whole: a scan takes one at a time.
+_STACKED = re.compile(r'(^|/)encoderblock/')
 
 
 def parameter_sharding(tree, mesh):
   """Shardings of a tree of arrays that are parameters or follow them.
 
-  Optimiser state that repeats the parameters' tree is found by the same
-  paths. Rules name a leaf's last dimensions, so blocks stacked on axis 0 keep
-  that axis whole. A dimension that an axis does not divide is left whole.
+  Optimiser state and averages that repeat the parameters' tree are found by
+  the same paths. Where `fsdp` does not divide the dimension of its rule, or
+  there is no rule, it divides the largest one that it can; vectors (biases,
+  norms, tokens) are small and stay whole. What no axis divides is whole on
+  every device: see `undivided`.
 
   Args:
     tree: arrays or shapes.
@@ -78,25 +88,140 @@ def parameter_sharding(tree, mesh):
   """
 
   def place(path, leaf):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    for pattern, axes in PARAMETER_RULES:
-      if re.search(f'{pattern}$', name):
-        return NamedSharding(mesh, _spec(leaf.shape, axes, mesh))
-    return replicated(mesh)
+    places = _places(_name(path), leaf.shape, mesh)
+    return NamedSharding(mesh, PartitionSpec(*places))
 
   return jax.tree.map_with_path(place, tree)
 
 
-def _spec(shape, axes, mesh):
-  if len(axes) > len(shape):
-    return PartitionSpec()
-  axes = (None,) * (len(shape) - len(axes)) + axes
-  return PartitionSpec(
-    *(
-      axis if axis and size % mesh.shape[axis] == 0 else None
-      for axis, size in zip(axes, shape, strict=True)
+def undivided(params, mesh):
+  """What an axis of the mesh was to divide and does not, in words.
+
+  Args:
+    params: arrays or shapes, parameters alone.
+
+  Returns:
+    A list of lines, empty where all is well; at most one for each number of
+    heads or units, and one for `fsdp`.
+  """
+  model, fsdp = mesh.shape['model'], mesh.shape['fsdp']
+  ruled, kept, whole = False, {}, []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    name = _name(path)
+    axes, what = _rule(name, leaf.shape)
+    divided = {
+      axis for axes in _places(name, leaf.shape, mesh) for axis in axes
+    }
+    ruled |= what is not None
+    if 'model' in axes and 'model' not in divided:
+      size = leaf.shape[axes.index('model')]
+      part = re.sub('/(kernel|bias)$', '', name).rpartition('/')[2]
+      kept.setdefault(f'{size} {what}', set()).add(part)
+    if 'fsdp' in axes and 'fsdp' not in divided:
+      whole.append(f'{name} {list(leaf.shape)}')
+  lines = [
+    f'model={model} does not divide the {what} of {", ".join(sorted(parts))}: '
+    'each device holds them whole'
+    for what, parts in kept.items()
+  ]
+  if model > 1 and not ruled:
+    lines.append(
+      f'model={model} divides nothing of a model without attention and MLP: so '
+      'many devices each do the same work; use data or fsdp instead'
     )
+  if whole:
+    more = f' and {len(whole) - 3} more' if len(whole) > 3 else ''
+    lines.append(
+      f'fsdp={fsdp} divides no dimension of {", ".join(whole[:3])}{more}: each '
+      'device holds them whole'
+    )
+  return lines
+
+
+def bytes_per_device(tree):
+  """Bytes of a tree of arrays, or shapes with shardings, on each device."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
   )
+
+
+def keep_batch_divided(function, mesh):
+  """The same function, whose activations stay divided as the batch is.
+
+  Left alone, XLA takes the divided parameters of stacked blocks for what
+  activations should lie like, and gathers the batch on every device. So the
+  result of every flax module that has a row for each example is held to the
+  rows being divided; its other dimensions are XLA's to choose. Values are not
+  changed.
+
+  Args:
+    function: (params, batch, ...) -> anything; applies flax modules.
+  """
+  if mesh.size == 1:
+    return function
+
+  def divided(params, batch, *more):
+    size = jax.tree.leaves(batch)[0].shape[0]
+
+    def hold(x):
+      if getattr(x, 'ndim', 0) < 2 or x.shape[0] != size:
+        return x
+      rest = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+      spec = PartitionSpec(BATCH_AXES, *rest)
+      return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    def intercept(method, args, kwargs, _):
+      return jax.tree.map(hold, method(*args, **kwargs))
+
+    with nn.intercept_methods(intercept):
+      return function(params, batch, *more)
+
+  return divided
+
+
+def _name(path):
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def _rule(name, shape):
+  """The axis of each dimension by the rules, and what `model` divides."""
+  rank, own = len(shape), shape[_first(name) :]
+  for pattern, axes, what in PARAMETER_RULES:
+    if re.search(f'(^|/){pattern}$', name) and len(axes) <= rank:
+      return (None,) * (rank - len(axes)) + axes, what
+  if math.prod(own) <= max(own, default=1):  # a vector
+    return (None,) * rank, None
+  return (None,) * (rank - 1) + ('fsdp',), None
+
+
+def _places(name, shape, mesh):
+  """For each dimension of an array, the axes that divide it."""
+  axes, what = _rule(name, shape)
+  left = list(shape)
+  places = [()] * len(shape)
+  if 'model' in axes:
+    dimension = axes.index('model')
+    if left[dimension] % mesh.shape['model'] == 0:
+      places[dimension] = ('model',)
+      left[dimension] //= mesh.shape['model']
+  if 'fsdp' in axes:
+    fits = [
+      dimension
+      for dimension in range(_first(name), len(shape))
+      if left[dimension] % mesh.shape['fsdp'] == 0
+    ]
+    best = axes.index('fsdp')
+    if fits and (what is None or best not in fits):
+      best = max(fits, key=lambda dimension: (left[dimension], dimension))
+    if fits:
+      places[best] += ('fsdp',)
+  return places
+
+
+def _first(name):
+  """The first dimension that may be divided."""
+  return 1 if _STACKED.search(name) else 0
 
 
 def put(tree, shardings):
