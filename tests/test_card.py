@@ -173,3 +173,17 @@ def test_what_is_no_run_is_one_line(tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
       card.of_run(tmp_path / folder)
     assert '\n' not in str(caught.value)
+
+
+@pytest.mark.quick
+def test_a_manifest_may_lack_the_platform(tmp_path):
+  (tmp_path / 'config.json').write_text('{}')
+  devices = {'count': 2, 'kind': 'cpu', 'processes': 1}
+  for found, says in (
+    (devices, '2 x cpu, processes: 1'),
+    ({'kind': 'cpu'}, '? x cpu, processes: ?'),
+  ):
+    (tmp_path / 'manifest.json').write_text(json.dumps({'devices': found}))
+    variable = by_name(card.of_run(tmp_path))['hardware specification']
+    assert variable.answer == says
+    assert variable.where == 'manifest.json: devices'

@@ -1,5 +1,6 @@
 import collections
 import dataclasses
+import functools
 
 import pytest
 
@@ -20,10 +21,14 @@ def resolved(part, **choices):
   return checks.resolve(table.find(part), **choices)
 
 
+@functools.cache
+def all_checks():
+  return [checks.resolve(row) for row in CHECKABLE]
+
+
 def test_every_checkable_row_resolves_or_says_what_to_pick():
   counts = collections.Counter()
-  for row in CHECKABLE:
-    check = checks.resolve(row)
+  for row, check in zip(CHECKABLE, all_checks(), strict=True):
     counts[check.kind] += 1
     assert (check.kind == checks.EVALUATE) == (row.status == table.INFERENCE)
     assert check.model == models.canonical_name(check.model)
@@ -47,19 +52,40 @@ def test_every_checkable_row_resolves_or_says_what_to_pick():
   assert counts == {checks.EVALUATE: 573, checks.FINE_TUNE: 470}
 
 
+def test_every_recipe_is_of_its_own_data_set():
+  several = 0
+  for check in all_checks():
+    of_vtab = [name for name in check.datasets if name.startswith('vtab/')]
+    for name, tried in zip(check.datasets, check.recipes, strict=False):
+      if of_vtab:
+        assert {recipe.dataset for recipe in tried} == {name}
+        assert {r.settings['dataset'] for r in tried} == {name}
+    several += len(check.recipes) > 1
+  assert several > 30
+
+
+def test_tasks_of_a_mean_are_counted():
+  for check in all_checks():
+    assert len(check.datasets) in (0, check.row.num_tasks)
+
+
 def test_what_is_left_to_be_picked():
   left = collections.Counter(
-    each.split(':')[0] for row in CHECKABLE for each in checks.resolve(row).pick
+    each.split(':')[0] for check in all_checks() for each in check.pick
   )
   # Files of AugReg's tables; ObjectNet and iNaturalist 2019; DeiT's transfer
   # and one PyTorch port, whose settings are not known.
   assert left == {'--weights': 65, '--dataset': 44, '--recipe': 38}
+  numbers = collections.Counter(len(check.pick) for check in all_checks())
+  assert numbers == {0: 900, 1: 139, 2: 4}
+  twice = [check.row.table for check in all_checks() if len(check.pick) == 2]
+  assert set(twice) == {'DeiT Table 7'}
 
 
 def test_every_recipe_is_settings_that_training_takes():
   seen = set()
-  for row in CHECKABLE:
-    for tried in checks.resolve(row).recipes:
+  for check in all_checks():
+    for tried in check.recipes:
       for recipe in tried:
         key = str(recipe)
         if key not in seen:
@@ -226,8 +252,8 @@ def test_wrong_choices_are_one_line():
 def test_all_recipes_of_rows_are_known():
   names = {
     recipe.name
-    for row in CHECKABLE
-    for tried in checks.resolve(row).recipes
+    for check in all_checks()
+    for tried in check.recipes
     for recipe in tried
   }
   assert names <= finetuning.RULES.keys() and len(names) >= 12

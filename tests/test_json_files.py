@@ -66,3 +66,19 @@ def test_unwritable_places(tmp_path):
   ]:
     with pytest.raises(OSError, match=reason):
       json_files.check_writable(path)
+
+
+def test_folders_that_cannot_be_written(tmp_path):
+  json_files.check_folder(tmp_path / 'new' / 'newer')
+  assert not list(tmp_path.iterdir())
+  (tmp_path / 'file').write_text('')
+  (tmp_path / 'lost').symlink_to(tmp_path / 'nowhere')
+  for path in (
+    tmp_path / 'file',
+    tmp_path / 'file' / 'a',
+    tmp_path / 'lost' / 'a',
+    '/proc/none',
+  ):
+    with pytest.raises(OSError, match='cannot write in') as error:
+      json_files.check_folder(path)
+    assert '\n' not in str(error.value)

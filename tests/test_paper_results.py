@@ -14,6 +14,7 @@ VTAB = (
   'vit-table-2-vit-l-16-imagenet-21k-30-or-90ep-vtab-1k-19-tasks-vtab-mean-'
   'top1-pct'
 )
+TASKS = {f'task {i}': {'accuracy': 0.5, 'num_examples': 9} for i in range(17)}
 
 
 def write(folder, row, **details):
@@ -26,6 +27,7 @@ def test_a_folder_of_results(tmp_path):
   tasks = {
     'dtd': {'accuracy': 0.7, 'num_examples': 1880},
     'svhn': {'accuracies': [0.8, 0.9], 'num_examples': 26_032},
+    **TASKS,
   }
   write(tmp_path, VTAB, tasks=tasks)
   (tmp_path / 'notes.txt').write_text('mine')
@@ -33,12 +35,46 @@ def test_a_folder_of_results(tmp_path):
   (tmp_path / 'runs' / 'config.json').write_text('{}')
   found = results.read(tmp_path)
   assert {row: each.measurement.accuracy for row, each in found.items()} == (
-    pytest.approx({ROW: 0.8522, CIFAR: 0.985, VTAB: 0.775})
+    pytest.approx(
+      {ROW: 0.8522, CIFAR: 0.985, VTAB: (0.7 + 0.85 + 17 * 0.5) / 19}
+    )
   )
   assert found[ROW].details['seed'] == 1
   assert found[ROW].path == str(tmp_path / f'{ROW}.json')
   assert found[CIFAR].measurement.num_examples == 10_000
   assert found[VTAB].measurement.tasks[1].accuracies == (0.8, 0.9)
+
+
+def test_how_a_measurement_departs_from_its_row(tmp_path):
+  write(tmp_path, ROW, accuracy=0.5, num_examples=9, overrides=3)
+  write(
+    tmp_path, CIFAR, accuracy=0.5, num_examples=9,
+    overrides={'batch': 128, 'pp.crop': 32}, substituted={'data': '/pets'},
+  )  # fmt: skip
+  found = results.read(tmp_path)
+  assert found[ROW].departures == ''
+  assert found[CIFAR].departures == (
+    'with other settings: batch=128, pp.crop=32; data: /pets'
+  )
+
+
+def test_files_of_no_row_are_left_alone(tmp_path):
+  write(tmp_path, ROW, accuracy=0.5, num_examples=9)
+  (tmp_path / 'package.json').write_text('{')
+  (tmp_path / 'x.txt').write_text('{')
+  assert list(results.read(tmp_path)) == [ROW]
+  assert results.foreign(tmp_path) == ['package.json']
+
+
+def test_a_mean_is_over_all_of_its_tasks(tmp_path):
+  for row, tasks, says in (
+    (VTAB, TASKS, "'tasks' has 17 of the 19 that the row is a mean over"),
+    (ROW, TASKS, "the row is of one data set and has no 'tasks'"),
+  ):
+    write(tmp_path, row, tasks=tasks)
+    with pytest.raises(ValueError) as error:
+      results.read_file(tmp_path / f'{row}.json')
+    assert says in str(error.value) and '\n' not in str(error.value)
 
 
 def test_a_folder_that_is_not_there(tmp_path):
@@ -55,6 +91,8 @@ def test_a_folder_that_is_not_there(tmp_path):
     ('[]', "it has no 'row'"),
     ('{"accuracy": 0.5, "num_examples": 10}', "it has no 'row'"),
     ('{"row": "mine"}', "there is no row 'mine'"),
+    ('{"row": ["mine"]}', "there is no row ['mine']"),
+    ('{"row": {}}', 'there is no row {}'),
     (f'{{"row": "{CIFAR}"}}', f"it is of the row '{CIFAR}'"),
     (f'{{"row": "{ROW}"}}', 'accuracy None must be a fraction'),
     (f'{{"row": "{ROW}", "accuracy": 85.2, "num_examples": 5}}', '85.2 must'),

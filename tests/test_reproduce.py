@@ -134,6 +134,31 @@ def test_every_flag_says_which_commands_take_it():
     (['plan'], '--row=ID, --table=NAME or a PATTERN is wanted'),
     (['plan', '--row=a', '--table=b'], '--row goes without --table'),
     (['plan', '--table=ViT Table 6'], 'no row of these can be checked'),
+    (
+      ['run', '--table=ViT Table 6', '--results=x'],
+      'no row of these can be checked (JFT-300M weights',
+    ),
+    (
+      ['run', '--table=ViT Table 5', '--results=x', '--budget=nan'],
+      'budget=nan must be a number of hours',
+    ),
+    (
+      ['run', '--table=ViT Table 5', '--results=/dev/null/x'],
+      "cannot write in '/dev/null/x'",
+    ),
+    (['run', f'--row={ROW}', '--results=/dev/null/x'], 'cannot write in'),
+    (
+      ['run', f'--row={ROW}', '--results=x', '--override=total_steps=abc'],
+      "total_steps='abc' must be a whole number",
+    ),
+    (
+      ['run', f'--row={B16}', '--results=x', '--override=batch=3'],
+      'is checked by evaluating a file and takes no --override',
+    ),
+    (
+      ['plan', f'--row={ROW}', '--weights=imagenet21k/ViT-L_16'],
+      'names imagenet21k/ViT-B_16; leave --weights out',
+    ),
     (['plan', f'--row={ROW}', '--recipe=x'], "recipe 'x'"),
     (['run', f'--row={ROW}'], '--results must be given'),
     (['run', f'--row={ROW}', '--results=x'], 'or say --fetch'),
@@ -151,9 +176,41 @@ def test_what_a_user_gets_wrong(arguments, message, capsys):
 
 @pytest.mark.quick
 def test_a_damaged_result_is_named(folder, capsys):
+  path = folder / f'{ROW}.json'
+  for text in ('{', '{"row": []}'):
+    path.write_text(text)
+    line = one_line(['report', f'--results={folder}'], capsys)
+    assert f'{path} is no result: ' in line
+
+
+@pytest.mark.quick
+def test_files_of_no_row_are_named(folder, capsys):
   (folder / 'x.json').write_text('{')
-  line = one_line(['report', f'--results={folder}'], capsys)
-  assert f'{folder}/x.json is no result: ' in line
+  reproduce.main(['reproduce', 'report', f'--results={folder}'])
+  out, err = capsys.readouterr()
+  assert err == f'note: {folder} has JSON files of no row: x.json\n'
+  assert 'agrees 1, differs 1' in out
+
+
+@pytest.mark.quick
+def test_rows_that_fail(folder, capsys):
+  """The table alone on standard output, all rows in it; the exit code is 1."""
+  command = ['run', '--table=ViT Table 5', 'vit-b-16', '--format=csv']
+  command += [f'--results={folder}', f'--weights_dir={folder}']
+  (folder / f'{ROW}.json').write_text('{')
+  with pytest.raises(SystemExit) as stop:
+    reproduce.main(['reproduce', *command])
+  out, err = capsys.readouterr()
+  assert stop.value.code == 1
+  lines = {line['id']: line for line in csv.DictReader(io.StringIO(out))}
+  assert len(lines) > 3 and lines[B16]['verdict'] == 'differs'
+  assert lines[ROW]['verdict'] == 'not run'
+  assert f'\n{ROW}: {folder}/{ROW}.json is no result: ' in err
+  assert err.endswith(f'reproduce: {len(lines) - 1} of the rows failed\n')
+  assert 'no weights file' in err and f'{B16}:' not in err
+  (folder / f'{ROW}.json').unlink()
+  reproduce.main(['reproduce', *command, '--budget=0'])  # no failures
+  assert capsys.readouterr().err.count(': over budget\n') == len(lines) - 1
 
 
 def one_line(arguments, capsys):

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import pathlib
+import shutil
 import time
 
 import numpy as np
@@ -13,7 +15,8 @@ import tfds_fixtures
 
 from vit_jax_repro.paper import results, table, verdict
 from vit_jax_repro.recipes.recipe import Recipe
-from vit_jax_repro.reproduction import checks, running
+from vit_jax_repro.reproduction import budget, checks, running, work
+from vit_jax_repro.reproduction.options import Options
 
 IMAGES = 40
 # timm's own evaluation of the AugReg Ti/16 file, top-1 and top-5.
@@ -32,6 +35,9 @@ SVHN = next(
   and row.checkpoint.startswith('augreg/Ti')
   and row.eval_dataset.endswith('SVHN')
 )
+# Multiply-adds of an image at 224 pixels, by hand: patches, 12 layers of
+# four projections, two of an MLP and attention twice, the head.
+TI_16 = 196 * 768 * 192 + 12 * (197 * 12 * 192**2 + 2 * 197**2 * 192) + 192_000
 # A training of seconds in place of an hour's.
 SHORT = {
   'total_steps': 12,
@@ -68,11 +74,12 @@ def stage(tmp_path_factory):
     dict(image=rng.integers(0, 255, (32, 32, 3), np.uint8), label=i % 10)
     for i in range(64)
   ]
-  row = checks.catalogue.find('vtab/svhn')
-  tfds_fixtures.write(
-    root / 'tfds', row.tfds, {'train': digits, 'test': digits[:20]}
-  )
-  return running.Options(
+  for name in ('vtab/svhn', 'vtab/cifar100'):
+    row = checks.catalogue.find(name)
+    tfds_fixtures.write(
+      root / 'tfds', row.tfds, {'train': digits, 'test': digits[:20]}
+    )
+  return Options(
     results=str(root / 'results'),
     weights_dir=str(root / 'weights'),
     data_dir=str(root / 'tfds'),
@@ -99,16 +106,84 @@ def test_a_right_file_agrees_and_top5_needs_no_second_pass(stage):
   assert result['versions']['jax'] and result['devices']['platform'] == 'cpu'
 
 
-def test_a_planted_wrong_file_differs(stage, tmp_path):
+def test_a_file_that_is_replaced_gets_a_verdict_of_its_own(stage, tmp_path):
+  """Of the same path and size: a wrong one, and then the right one."""
   check = checks.resolve(TOP1)
-  stand_ins.write_weights(tmp_path, check.files[0], 1000, 224, seed=1)
+  path = stand_ins.write_weights(tmp_path, check.files[0], 1000, 224, seed=1)
   options = dataclasses.replace(
     stage, weights_dir=str(tmp_path), results=str(tmp_path / 'results')
   )
-  running.run(check, options)
-  read = results.read(options.results)[TOP1.id]
-  judged = verdict.judge(TOP1, read.measurement)
-  assert judged.kind == verdict.DIFFERS and judged.points < -30
+
+  def judged():
+    running.run(check, options)
+    read = results.read(options.results)[TOP1.id]
+    return verdict.judge(TOP1, read.measurement)
+
+  wrong = judged()
+  assert wrong.kind == verdict.DIFFERS and wrong.points < -30
+  size = os.path.getsize(path)
+  shutil.copy(stage.weights(check.files[0]), path)
+  assert os.path.getsize(path) == size
+  with pytest.raises(
+    ValueError, match=r'had the SHA-256 .*; give another'
+  ) as e:
+    running.run(check, options)
+  assert '\n' not in str(e.value)
+  os.remove(options.result(TOP1))
+  assert judged().kind == verdict.AGREES
+
+
+def test_only_what_is_computed_says_how_fast_it_is(stage, tmp_path, capsys):
+  """The second row shares the first one's evaluation, the third is too dear."""
+  options = dataclasses.replace(stage, results=str(tmp_path))
+  costs = {TOP1.id: {'a': 1.0}, TOP5.id: {'a': 1e40}, SVHN.id: {'b': 2e40}}
+
+  def run():
+    return budget.run_many(
+      [SVHN, TOP5, TOP1],
+      options,
+      resolve=lambda row: checks.resolve(
+        row, recipe='vit-paper' if row is SVHN else None
+      ),
+      cost=lambda check: costs[check.row.id],
+      budget_hours=1,
+    )
+
+  assert run() == {
+    TOP1.id: 'measured', TOP5.id: 'measured', SVHN.id: 'over budget'
+  }  # fmt: skip
+  checked = [x for x in capsys.readouterr().err.splitlines() if 'checking' in x]
+  assert [x.split()[-1] for x in checked] == [TOP1.id, TOP5.id]
+  os.remove(options.result(TOP1))
+  meter = work.Meter()
+  known = running.run(checks.resolve(TOP1), options, meter)
+  assert known['accuracy'] and meter == work.Meter()  # it was there
+  os.remove(options.result(TOP1))
+  gone = dataclasses.replace(options, weights_dir=str(tmp_path))
+  options = dataclasses.replace(gone, results=str(tmp_path / 'none'))
+  # Nothing is known of the speed: what fails has computed nothing.
+  assert 'no weights file' in run()[SVHN.id]
+
+
+def test_what_is_left_to_do(stage, tmp_path):
+  options = dataclasses.replace(stage, results=str(tmp_path))
+  check = checks.resolve(TOP1)
+  ((path, cost),) = running.remaining(check, options).items()
+  assert cost == 2 * TI_16 * 50_000
+  assert running.remaining(checks.resolve(TOP5), options) == {path: cost}
+  meter = work.Meter()
+  running.run(check, options, meter)
+  assert os.path.exists(path) and not running.remaining(check, options)
+  assert meter.operations == pytest.approx(cost * IMAGES / 50_000)
+  assert meter.seconds > 0
+  path = pathlib.Path(path)
+  whole = json.loads(path.read_text())
+  for damaged in ('{', json.dumps(dict(whole, data_fingerprint='old'))):
+    path.write_text(damaged)
+    os.remove(options.result(TOP1))
+    again = running.run(check, options)
+    assert json.loads(path.read_text())['accuracy'] == again['accuracies'][0]
+    assert again['data'] == {'imagenet2012': whole['data_fingerprint']}
 
 
 def arguments(options):
@@ -143,7 +218,7 @@ def test_fine_tuning_goes_on_after_being_killed(stage, tmp_path):
   ):
     time.sleep(0.01)
   child.kill()
-  assert not os.path.exists(running.result_path(killed.results, SVHN))
+  assert not os.path.exists(killed.result(SVHN))
   child = processes.Child(*given, devices=1)
   assert child.wait() == 0, child.stderr
   left, right = (results.read(o.results)[SVHN.id] for o in (whole, killed))
@@ -189,7 +264,7 @@ def test_the_rate_is_chosen_on_the_held_out_part(stage, tmp_path):
 
 @pytest.mark.quick
 def test_what_is_missing_is_one_line(tmp_path):
-  options = running.Options(
+  options = Options(
     results=str(tmp_path / 'results'), weights_dir=str(tmp_path)
   )
   with pytest.raises(FileNotFoundError, match='or say --fetch') as caught:
@@ -199,30 +274,53 @@ def test_what_is_missing_is_one_line(tmp_path):
   with pytest.raises(ValueError, match='needs a choice first; give --weights'):
     running.run(checks.resolve(row), options)
   with pytest.raises(ValueError, match='seeds=0 must be at least 1'):
-    running.Options(results='x', seeds=0)
+    Options(results='x', seeds=0)
   assert not (tmp_path / 'results').exists()
 
 
-@pytest.mark.quick
-def test_a_budget_takes_the_cheapest_first(tmp_path):
-  """All fail for want of weights, so the order is seen and nothing is run."""
-  rows = [r for r in table.rows() if r.table == 'ViT Table 5']
-  options = running.Options(
-    results=str(tmp_path / 'results'), weights_dir=str(tmp_path)
+def test_a_mean_over_tasks_and_seeds(stage, tmp_path):
+  check = checks.resolve(SVHN, recipe='vit-paper')
+  (tried,) = check.recipes
+  names = ('vtab/svhn', 'vtab/cifar100')
+  check = dataclasses.replace(
+    check,
+    datasets=names,
+    image_sizes=check.image_sizes * 2,
+    recipes=tuple(
+      (
+        dataclasses.replace(
+          tried[0],
+          dataset=name,
+          settings=dict(tried[0].settings, dataset=name),
+          base_lrs=(0.01,),
+        ),
+      )
+      for name in names
+    ),
   )
-  asked = []
-
-  def cost(check):
-    asked.append(check.row.id)
-    return len(asked)
-
-  outcomes = running.run_many(rows, options, cost=cost)
-  assert list(outcomes) != asked and set(outcomes) == {r.id for r in rows}
-  kinds = {row.status: set() for row in rows}
-  for row in rows:
-    kinds[row.status].add(outcomes[row.id][:20])
-  assert kinds[table.NOT] == {'cannot be checked'}
-  assert all('no weights file' in o for s in (table.INFERENCE, table.FINETUNE)
-             for o in kinds[s])  # fmt: skip
-  none = running.run_many(rows, options, cost=cost, budget_hours=0.0)
-  assert set(none.values()) == {'cannot be checked', 'over budget'}
+  short = dict(SHORT, total_steps=1, warmup_steps=0, checkpoint_every=0)
+  options = dataclasses.replace(
+    stage, results=str(tmp_path), overrides=short, seeds=2
+  )
+  meter = work.Meter()
+  both = running.run(check, options, meter)
+  trained = {}
+  for path in tmp_path.glob('work/runs/*/seed_*/result.json'):
+    config = json.loads((path.parent / 'config.json').read_text())
+    key = config['dataset'], config['seed']
+    trained[key] = json.loads(path.read_text())['accuracy']
+  assert {name: task['accuracies'] for name, task in both['tasks'].items()} == {
+    name: [trained[name, 0], trained[name, 1]] for name in names
+  }
+  means = [np.mean([trained[name, seed] for name in names]) for seed in (0, 1)]
+  assert both['accuracies'] == pytest.approx(means)
+  assert both['accuracy'] == pytest.approx(np.mean(means))
+  assert both['seeds'] == 2 and both['num_examples'] == 40
+  # Trainings of a step, and the evaluations of what they made.
+  image = work.evaluation(check.model, 32, 1)
+  assert meter.operations == pytest.approx(4 * image * (3 * 8 + 20))
+  os.remove(options.result(SVHN))
+  meter = work.Meter()
+  one = running.run(check, dataclasses.replace(options, seeds=1), meter)
+  assert one['accuracies'] == both['accuracies'][:1]
+  assert meter == work.Meter()  # all of it was there

@@ -2,8 +2,10 @@
 
 import copy
 import glob
+import hashlib
 import json
 import os
+import shutil
 import time
 
 import numpy as np
@@ -162,6 +164,58 @@ def test_the_result_is_written_and_nothing_is_repeated(results):
   few = study(order=dict(study()['order'], sides=['from scratch']))
   (only,) = studies.run(few, workdir).sides
   assert only == result.sides[1]
+
+
+def test_a_run_knows_the_file_that_it_started_from(results, tmp_path):
+  workdir, result = results
+  run = workdir / 'runs' / result.sides[0].runs[0]
+  config = read(run, 'config.json')
+  before = os.path.join(config['pretrained_dir'], 'model.npz')
+  with open(before, 'rb') as file:
+    digest = hashlib.sha256(file.read()).hexdigest()[:16]
+  copy = tmp_path / 'copy'
+  shutil.copytree(run, copy)
+
+  def fingerprint():
+    return read(copy, 'manifest.json')['data']['pretrained_fingerprint']
+
+  assert fingerprint() == digest
+  kept = tmp_path / 'kept.npz'
+  shutil.move(before, kept)
+  try:
+    shutil.copy(run / 'model.npz', before)
+    with pytest.raises(ValueError, match='pretrained_fingerprint was'):
+      jobs.train(config, copy, show=False)
+    os.remove(before)
+    jobs.train(config, copy, show=False)  # it has no need of the file
+    assert fingerprint() == digest
+  finally:
+    shutil.move(kept, before)
+
+
+def test_a_folder_holds_one_study(results, tmp_path):
+  workdir, _ = results
+  before = times(workdir)
+  assert read(workdir, 'begun.json') == {'name': 'transfer', 'size': 'test'}
+  for changes in (dict(size='full'), dict(name='masked_patches')):
+    wrong = study(**changes)
+    with pytest.raises(ValueError, match="holds the study 'transfer' of") as e:
+      studies.run(wrong, workdir)
+    assert '\n' not in str(e.value)
+  assert times(workdir) == before
+  # Also one that was begun before there was begun.json, and a training.
+  (tmp_path / 'study.json').write_text('{"name": "transfer", "size": "full"}')
+  with pytest.raises(ValueError, match="of size 'full', not 'transfer' of"):
+    studies.run(study(), tmp_path)
+  (tmp_path / 'study.json').unlink()
+  (tmp_path / 'config.json').write_text('{}')
+  with pytest.raises(ValueError, match='holds a training run; choose another'):
+    studies.run(study(), tmp_path)
+  (tmp_path / 'config.json').unlink()
+  (tmp_path / 'begun.json').write_text('{')
+  with pytest.raises(ValueError, match=r'begun.json is damaged; choose'):
+    studies.run(study(), tmp_path)
+  assert os.listdir(tmp_path) == ['begun.json']
 
 
 @pytest.mark.quick

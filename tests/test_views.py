@@ -1,8 +1,10 @@
 """Views of numbers, measurements and verdicts."""
 
+import dataclasses
+
 import pytest
 
-from vit_jax_repro.paper import table, verdict, views
+from vit_jax_repro.paper import grids, table, verdict, views
 from vit_jax_repro.paper.results import Result
 
 pytestmark = pytest.mark.quick
@@ -72,6 +74,39 @@ def test_records_hold_all_fields():
   assert empty['measured'] is None and empty['verdict'] == 'not checkable'
   assert empty['reason'].endswith('training from scratch by the published '
                                   'recipe.')  # fmt: skip
+
+
+def test_what_was_measured_otherwise_is_said_with_each_verdict():
+  overrides = {'overrides': {'batch': 128, 'pp.crop': 32}}
+  substituted = {'substituted': {'data': '/images'}}
+  found = {
+    row: dataclasses.replace(RESULTS[row], details=details)
+    for row, details in ((L16, overrides), (B16, substituted))
+  }
+  rows = table.select(ids=[L16, B16])
+  settings = 'with other settings: batch=128, pp.crop=32'
+  listed = views.numbers(rows, found)
+  (section,) = listed.sections
+  assert [row[-1] for row in section.rows] == [
+    f'agrees\n{settings}',
+    'differs by +0.55 points (3.4 sigma)\ndata: /images',
+  ]
+  assert [record['measured_otherwise'] for record in listed.records] == [
+    settings, 'data: /images',
+  ]  # fmt: skip
+  known = dict(views.one_row(rows[0], found).sections[0].rows)
+  assert known['measured otherwise'] == settings
+  head, again = views.report(rows, found, whole=False).sections
+  assert head.text[1].startswith('2 of what was measured with other settings')
+  assert again.rows == section.rows
+  (grid,) = grids.grid(rows, found).sections
+  cells = ' '.join(cell for row in grid.rows for cell in row[1:])
+  assert '85.22 =*' in cells and '84.52 !*' in cells
+  # All are plain where nothing departs.
+  known = dict(views.one_row(rows[0], RESULTS).sections[0].rows)
+  assert 'measured otherwise' not in known
+  (grid,) = grids.grid(rows, RESULTS).sections
+  assert not any('*' in cell for row in grid.rows for cell in row)
 
 
 def test_one_row():

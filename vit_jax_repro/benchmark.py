@@ -7,7 +7,8 @@ update or a forward pass on synthetic images, images per second of each device,
 the part of the device's peak that the model's own operations make up; beside
 PyTorch's (--against) and in variants, all in turns, medians. `compile`: how
 long it takes to get an update. `memory`: what the compiler expects an update
-to take on each device, and the largest batch that fits. `data`: the images per
+to take on each device, and the largest batch that fits. `profile`: which parts
+of the model the time of an update goes into. `data`: the images per
 second that the input pipelines read, beside a limit (decoding the boxes that
 training cuts out, and no more) and beside the usual pipeline, on photographs
 that it writes as JPEG files."""
@@ -47,12 +48,14 @@ def command_flags():
     ('mesh', None, 'axes of the devices, such as data=2,fsdp=4; by default '
      'all divide the batch. On a CPU so many are made'),
     ('against', None, 'torch, timm or transformers: the same in PyTorch'),
+    ('trace', None, "a folder for JAX's trace, which XProf and TensorBoard "
+     'show'),
     ('json', None, 'also write the result to this file'),
   ):  # fmt: skip
     command_line.define_string(values, name, default, f'{takers(name)}: {text}')
   for name, default, text in (
     ('images', 256, 'JPEG files that are written'),
-    ('rounds', 5, 'how often each contender is measured'),
+    ('rounds', 5, 'how often each contender is measured; steps of a profile'),
     ('batches', 16, 'batches that are timed in a round'),
   ):
     flags.DEFINE_integer(
@@ -104,6 +107,9 @@ def commands():
       '',
       0,
       (*cases, 'memory_limit_gb', 'largest_batch', 'inference'),
+    ),
+    'profile': Command(
+      _profile, '', 0, (*cases, 'rounds', 'trace', 'inference')
     ),
     'data': Command(
       _data,
@@ -171,6 +177,19 @@ def _memory(values, _):
       show=_show,
     )
   _finish(values, rows, tables.fits)
+
+
+def _profile(values, _):
+  from vit_jax_repro import command_line
+  from vit_jax_repro.benchmarks import profiles, tables
+
+  cases, variants = _cases(values, _kind(values))
+  if len(cases) > 1 or len(variants) > 1:
+    raise command_line.UsageError('profile takes one model, batch, ...')
+  rows = profiles.profile(
+    cases[0], variants[0], number=values.rounds, trace=values.trace
+  )
+  _finish(values, rows, tables.parts)
 
 
 def _data(values, _):

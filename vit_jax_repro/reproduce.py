@@ -45,45 +45,34 @@ def command_flags():
     "default './weights'",
     'data_dir': "where TFDS data sets lie; TFDS's own by default",
     'weights': 'which published file, where a row leaves several',
-    'dataset': 'a folder or name, where TFDS has no data set of a row',
-    'recipe': "of fine-tuning, in place of the row's own",
+    'dataset': 'a folder or name, where TFDS has no data set of a row; or a '
+    'folder in its place, which the result says',
+    'recipe': "of fine-tuning, in place of the row's own, which the result "
+    'says',
     'json': 'also write the card to this file',
     'override': 'other settings than the recipe has, KEY=VALUE,...; the result '
     'says so',
   }.items():
     command_line.define_string(values, name, None, f'{_takers(name)}: {text}')
-  flags.DEFINE_boolean(
-    'grid',
-    False,
-    f'{_takers("grid")}: laid out as in the paper, models by data sets',
-    flag_values=values,
-  )
-  flags.DEFINE_boolean(
-    'compiled',
-    False,
-    f"{_takers('compiled')}: XLA's count too, of each compiled model: minutes",
-    flag_values=values,
-  )
-  flags.DEFINE_boolean(
-    'fetch',
-    False,
-    f'{_takers("fetch")}: get the weights files that are not there',
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    'seeds',
-    1,
-    f'{_takers("seeds")}: runs of fine-tuning, their mean is judged',
-    lower_bound=1,
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    'batch_size',
-    64,
-    f'{_takers("batch_size")}: images at a time, of evaluation',
-    lower_bound=1,
-    flag_values=values,
-  )
+  for name, text in {
+    'grid': 'laid out as in the paper, models by data sets',
+    'compiled': "XLA's count too, of each compiled model: minutes",
+    'fetch': 'get the weights files that are not there',
+  }.items():
+    flags.DEFINE_boolean(
+      name, False, f'{_takers(name)}: {text}', flag_values=values
+    )
+  for name, default, text in (
+    ('seeds', 1, 'runs of fine-tuning, their mean is judged'),
+    ('batch_size', 64, 'images at a time, of evaluation'),
+  ):
+    flags.DEFINE_integer(
+      name,
+      default,
+      f'{_takers(name)}: {text}',
+      lower_bound=1,
+      flag_values=values,
+    )
   flags.DEFINE_float(
     'budget',
     None,
@@ -189,17 +178,15 @@ def _report(values, rest):
 
 
 def _plan(values, rest):
-  from vit_jax_repro.paper import table
-  from vit_jax_repro.reproduction import plans
+  from vit_jax_repro.reproduction import plans, requests
 
-  found = [
-    _check(values, row)
-    for row in _rows(values, rest)
-    if row.status != table.NOT or values.row is not None
-  ]
-  if not found:
-    raise ValueError('no row of these can be checked; `show` says why')
-  _print(values, plans.plan(found))
+  rows = _rows(values, rest)
+  if values.row is not None:
+    _print(values, plans.plan([_check(values, rows[0])]))
+    return
+  view, refused = requests.plan(rows, lambda row: _check(values, row))
+  _print(values, view)
+  _fail(refused)
 
 
 def _run(values, rest):
@@ -208,10 +195,11 @@ def _run(values, rest):
   command_line.require(values, 'results')
   rows = _rows(values, rest)
 
-  from vit_jax_repro.paper import table, views
-  from vit_jax_repro.reproduction import overrides, plans, running
+  from vit_jax_repro.paper import views
+  from vit_jax_repro.reproduction import overrides, requests, running
+  from vit_jax_repro.reproduction.options import Options
 
-  options = running.Options(
+  options = Options(
     results=values.results,
     weights_dir=values.weights_dir or 'weights',
     fetch=values.fetch,
@@ -221,25 +209,52 @@ def _run(values, rest):
     overrides=overrides.parse(values.override),
   )
   if values.row is not None:
-    running.run(_check(values, rows[0]), options)
-    outcomes = {}
-  else:
-    outcomes = running.run_many(
-      rows,
-      options,
-      resolve=lambda row: _check(values, row),
-      cost=plans.operations,
-      budget_hours=values.budget,
-    )
-  rows = [row for row in rows if row.status != table.NOT]
-  _print(values, views.numbers(rows, _results(values)))
-  failed = [
-    f'{row_id}: {outcome}'
-    for row_id, outcome in outcomes.items()
-    if outcome not in running.FINE
+    check = _check(values, rows[0])
+    _refuse_what_does_nothing(values, check)
+    running.run(check, options)
+    _print(values, views.numbers(rows, _results(values)))
+    return
+  view, late, failed = requests.run(
+    rows, options, lambda row: _check(values, row), values.budget
+  )
+  _print(values, view)
+  for row_id, why in late.items():
+    _say(f'{row_id}: {why}')
+  _fail(failed)
+
+
+def _refuse_what_does_nothing(values, check):
+  from vit_jax_repro import command_line
+
+  given = [
+    f'--{name}'
+    for name in ('recipe', 'override', 'seeds')
+    if values[name].present
   ]
-  for line in failed:
-    print(line)
+  if given and not check.is_fine_tuned:
+    raise command_line.UsageError(
+      f'{check.row.id} is checked by evaluating a file and takes no '
+      f'{", ".join(given)}'
+    )
+
+
+def _say(line):
+  import sys
+
+  print(line, file=sys.stderr, flush=True)
+
+
+def _fail(lines):
+  """Names the rows that failed, {id: why}; exits if there are any."""
+  import sys
+
+  from vit_jax_repro import command_line
+
+  for row_id, why in lines.items():
+    _say(f'{row_id}: {why}')
+  if lines:
+    _say(f'reproduce: {len(lines)} of the rows failed')
+    sys.exit(command_line.FAILED)
 
 
 def _cost(values, rest):
@@ -291,7 +306,13 @@ def _check(values, row):
 def _results(values):
   from vit_jax_repro.paper import results
 
-  return {} if values.results is None else results.read(values.results)
+  if values.results is None:
+    return {}
+  others = results.foreign(values.results)
+  if others:
+    shown = ', '.join(others[:3]) + (', ...' if others[3:] else '')
+    _say(f'note: {values.results} has JSON files of no row: {shown}')
+  return results.read(values.results)
 
 
 def _print(values, view):

@@ -112,8 +112,7 @@ def fits(
 
 def expected(case: programs.Case) -> memory.Memory:
   """The memory of one device while the program of a case runs."""
-  program = programs.create(case)
-  return memory.of(program.function.lower(*program.arguments).compile())
+  return memory.of(programs.compile(programs.create(case)))
 
 
 def _largest(case, limit, show):

@@ -177,12 +177,19 @@ def create(case: Case) -> Program:
   )
 
 
-def run(program: Program) -> Callable[[int], None]:
+def compile(program: Program) -> jax.stages.Compiled:
+  """XLA's program."""
+  return program.function.lower(*program.arguments).compile()
+
+
+def run(
+  program: Program, compiled: jax.stages.Compiled | None = None
+) -> Callable[[int], None]:
   """A function that makes so many steps and waits for them.
 
   Compiled, and its arrays made, when this returns.
   """
-  compiled = program.function.lower(*program.arguments).compile()
+  compiled = compile(program) if compiled is None else compiled
   state, batch = program.create()
 
   def make_steps(number):

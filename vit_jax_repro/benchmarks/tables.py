@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 RATIOS = ('decoded', 'handed', 'usual')  # to which pipelines
 _GIB = 2**30
+_PARTS = 20  # that are shown of a profile
 
 
 def reading(result: dict) -> None:
@@ -93,6 +94,22 @@ def fits(rows: Sequence) -> None:
         )
         for row in group
       ],
+    )
+
+
+def parts(rows: Sequence) -> None:
+  """Prints rows of `profiles.profile`, the largest ones."""
+  for case, group in _by_case(rows):
+    shown = group[:_PARTS]
+    _print(
+      f'{_title(case)}, {group[0].variant}',
+      ('part of the model', 'ms', 'share'),
+      [
+        (row.name, f'{1e3 * row.seconds:.2f}', f'{row.share:.1%}')
+        for row in shown
+      ],
+      f'{len(shown)} of {len(group)} parts; a step is '
+      f'{1e3 * sum(row.seconds for row in group):.1f} ms of work',
     )
 
 

@@ -42,7 +42,8 @@ def _grid(of, rows, results):
     listings.heading(of),
     (
       f'{of.source}. In per cent; below what is published stands what was '
-      'measured. = agrees, ! differs; in brackets: not checkable.',
+      'measured. = agrees, ! differs; in brackets: not checkable; * with '
+      'other settings or data, which `show --row` says.',
       *([of.remark] if of.remark else []),
     ),
     ('', *(f'>{name}' for name in across)),
@@ -92,4 +93,5 @@ def _cell(row, results):
   if judged.kind == verdict.NOT_RUN:
     return row.published
   measured = 100 * result.measurement.accuracy
-  return f'{row.published}\n{measured:.2f} {_MARKS[judged.kind]}'
+  mark = _MARKS[judged.kind] + ('*' if result.departures else '')
+  return f'{row.published}\n{measured:.2f} {mark}'

@@ -6,15 +6,16 @@ ROW_ID.json holds at least
 
 or, with several seeds, "accuracies": [...] in place of "accuracy"; or, of a
 mean over tasks, "tasks": {NAME: {"accuracy": ..., "num_examples": ...}, ...}.
-Accuracies are fractions of 1. What else it holds is kept as details. Other
-files and folders in the folder are left alone.
+Accuracies are fractions of 1. What else it holds is kept as details;
+`overrides` and `substituted` in it say how the measurement departs from the
+row. Other files and folders in the folder are left alone.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from vit_jax_repro.paper import table, verdict
@@ -29,21 +30,51 @@ class Result:
   measurement: verdict.Measurement
   details: Mapping[str, Any]  # everything in the file
 
+  @property
+  def departures(self) -> str:
+    """How it is not of what the row says; '' if it is.
+
+    'with other settings: batch=128; data: /data/pets'
+    """
+    overrides, others = (
+      found if isinstance(found, dict) else {}
+      for found in map(self.details.get, ('overrides', 'substituted'))
+    )
+    said = [f'{what}: {value}' for what, value in others.items()]
+    if overrides:
+      said.insert(0, f'with other settings: {settings(overrides)}')
+    return '; '.join(said)
+
+
+def settings(values: Mapping[str, Any]) -> str:
+  """'batch=128, pp.crop=224'."""
+  return ', '.join(f'{key}={value}' for key, value in values.items())
+
 
 def read(folder: str | os.PathLike) -> dict[str, Result]:
   """The results in a folder under the ids of their rows.
 
   Raises:
     OSError: there is no such folder, or a file cannot be read.
-    ValueError: a file is damaged; names it.
+    ValueError: a file of a row is damaged; names it.
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():
     raise NotADirectoryError(
       f'no folder of results {str(folder)!r}; `run` makes it'
     )
-  found = (read_file(path) for path in sorted(folder.glob('*.json')))
+  found = (
+    read_file(path)
+    for path in sorted(folder.glob('*.json'))
+    if path.stem in _ids()
+  )
   return {result.row: result for result in found}
+
+
+def foreign(folder: str | os.PathLike) -> list[str]:
+  """The names of JSON files in a folder that are of no row."""
+  paths = sorted(pathlib.Path(folder).glob('*.json'))
+  return [path.name for path in paths if path.stem not in _ids()]
 
 
 def read_file(path: str | os.PathLike) -> Result:
@@ -58,16 +89,18 @@ def read_file(path: str | os.PathLike) -> Result:
     details = json.loads(path.read_text('utf-8'))
     if not isinstance(details, dict) or 'row' not in details:
       raise ValueError("it has no 'row'")
-    if details['row'] not in {row.id for row in table.rows()}:
-      raise ValueError(f'there is no row {details["row"]!r}')
-    if details['row'] != path.stem:
-      raise ValueError(f'it is of the row {details["row"]!r}')
+    name = details['row']
+    if not isinstance(name, str) or name not in _ids():
+      raise ValueError(f'there is no row {name!r}')
+    if name != path.stem:
+      raise ValueError(f'it is of the row {name!r}')
     measurement = measured(details)
+    _check_tasks(table.find(name), measurement)
   except ValueError as error:  # JSON's own and UnicodeDecodeError among them
     raise ValueError(
       f'{path} is no result: {error}; remove it and run the row again'
     ) from None
-  return Result(details['row'], str(path), measurement, details)
+  return Result(name, str(path), measurement, details)
 
 
 def measured(details: Mapping[str, Any]) -> verdict.Measurement:
@@ -89,3 +122,18 @@ def measured(details: Mapping[str, Any]) -> verdict.Measurement:
   if not isinstance(accuracies, list):
     raise ValueError(f"'accuracies' must be a list, not {accuracies!r}")
   return verdict.Measurement(tuple(accuracies), details.get('num_examples', 0))
+
+
+def _check_tasks(row, measurement):
+  """What is a mean over tasks is one over all of the row's."""
+  number = len(measurement.tasks)
+  if number and row.num_tasks == 1:
+    raise ValueError("the row is of one data set and has no 'tasks'")
+  if number not in (0, row.num_tasks):
+    raise ValueError(
+      f"'tasks' has {number} of the {row.num_tasks} that the row is a mean over"
+    )
+
+
+def _ids() -> Set[str]:
+  return {row.id for row in table.rows()}

@@ -32,6 +32,7 @@ METRICS = {
   COST: 'TPUv3 core-days',
 }
 
+_TASKS = {'natural': 7, 'specialized': 4, 'structured': 8}  # of VTAB's groups
 _SHARED = ('source', 'confidence', 'second_source', 'note')
 _NUMBERS = ('exaflops', 'std', 'value_min', 'value_max')
 
@@ -76,6 +77,17 @@ class Row:
       digits = f'.{self.decimals}f'
       return f'{value} ({self.value_min:{digits}} to {self.value_max:{digits}})'
     return value
+
+  @property
+  def num_tasks(self) -> int:
+    """How many data sets the number is a mean over; 1: it is of one."""
+    if self.metric == 'vtab_mean_top1_pct':
+      return sum(_TASKS.values())
+    if self.metric == 'vtab_group_mean_top1_pct':
+      return next(
+        n for group, n in _TASKS.items() if group in self.eval_dataset
+      )
+    return 1
 
   @property
   def names_one_file(self) -> bool:

@@ -28,6 +28,8 @@ def one_row(row: table.Row, results: Mapping[str, Result]) -> View:
   known = {'published': row.published}
   if result is not None:
     known |= {'measured': measured(result), 'in': result.path}
+    if result.departures:
+      known['measured otherwise'] = result.departures
   known['verdict'] = str(judged)
   known |= {
     name.replace('_', ' '): str(value)
@@ -56,6 +58,9 @@ def report(
     whole: list all rows, not those alone that were measured.
   """
   judged = {row.id: _judged(row, results) for row in found}
+  departing = [
+    row.id for row in found if row.id in results and results[row.id].departures
+  ]
   kinds = collections.Counter(each.kind for each in judged.values())
   grouped = by_table(found)
   head = Section(
@@ -64,6 +69,7 @@ def report(
       f'Of {len(found)} numbers: '
       + ', '.join(f'{kind} {kinds[kind]}' for kind in verdict.KINDS)
       + '.',
+      *([_otherwise(len(departing))] if departing else []),
       verdict.RULE,
     ),
     ('table', *(f'>{kind}' for kind in verdict.KINDS)),
@@ -100,6 +106,7 @@ def record(row: table.Row, results: Mapping[str, Result]) -> dict[str, Any]:
     'verdict': judged.kind,
     'points': _rounded(judged.points),
     'sigmas': _rounded(judged.sigmas),
+    'measured_otherwise': result.departures if result is not None else '',
     'reason': verdict.BLOCKERS[judged.blocker][1] if judged.blocker else '',
   }
 
@@ -151,10 +158,23 @@ def _listed(of, rows, results):
         of.short(row),
         row.published,
         measured(results[row.id]) if row.id in results else '',
-        str(each),
+        _said(each, results.get(row.id)),
       )
       for row, each in zip(rows, judged, strict=True)
     ),
+  )
+
+
+def _said(judged, result):
+  """A verdict, and how what was measured departs from the row."""
+  departures = result.departures if result is not None else ''
+  return f'{judged}\n{departures}' if departures else str(judged)
+
+
+def _otherwise(number):
+  return (
+    f'{number} of what was measured with other settings or data than those of '
+    'the row; the verdicts say so.'
   )
 
 

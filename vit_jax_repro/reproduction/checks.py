@@ -6,6 +6,7 @@ guessed: `Check.pick` says what to choose, and the choice is an argument.
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 from vit_jax_repro.data import catalogue
 from vit_jax_repro.models import variants
@@ -13,7 +14,12 @@ from vit_jax_repro.paper.table import Row
 from vit_jax_repro.published import catalogue as published
 from vit_jax_repro.recipes import hyperrule
 from vit_jax_repro.recipes.recipe import Recipe
-from vit_jax_repro.reproduction import data_sets, recipe_names, weight_names
+from vit_jax_repro.reproduction import (
+  choices,
+  data_sets,
+  recipe_names,
+  weight_names,
+)
 
 EVALUATE, FINE_TUNE = 'evaluate', 'fine-tune'
 # Where a row does not say at how many pixels its files were evaluated: the
@@ -52,6 +58,8 @@ class Check:
   recipes: tuple[tuple[Recipe, ...], ...] = ()
   pick: tuple[str, ...] = ()  # what must be chosen before this can run
   notes: tuple[str, ...] = ()
+  # What is in the place of what the row names, 'data' and 'recipe'.
+  substituted: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @property
   def is_ready(self) -> bool:
@@ -80,12 +88,13 @@ def resolve(
   Args:
     row: one that can be checked.
     weights: a published name, where the row leaves several.
-    dataset: a folder or name, where TFDS has none for the row.
-    recipe: a key of `finetuning.RULES`, in place of the row's own.
+    dataset: a folder or name, where TFDS has none for the row, or in place of
+      the one that it names; the check says so. What is trained on stays.
+    recipe: a key of `finetuning.RULES`, in place of the row's own; likewise.
 
   Raises:
     ValueError: the row cannot be checked, with the reason; a choice that is
-      none.
+      none, or that the row does not leave.
   """
   if row.status == 'not-checkable':
     raise ValueError(
@@ -94,8 +103,8 @@ def resolve(
     )
   target = data_sets.target_of(row.eval_dataset)
   named = weight_names.weights_of(row.checkpoint)
-  files = (published.find(weights).name,) if weights else named.files
-  names = (dataset,) if dataset else target.datasets
+  files = choices.files(row, named, weights)
+  names = choices.datasets(row, target, dataset)
   preprocessing, notes = _reading(row)
   kind = EVALUATE if row.status == 'checkable-inference' else FINE_TUNE
   check = Check(
@@ -106,10 +115,13 @@ def resolve(
     datasets=names,
     split=target.split,
     metric=_METRICS[row.metric],
-    image_sizes=tuple(row.resolution or _size(row, name) for name in names),
+    image_sizes=tuple(
+      row.resolution or _size(row, name) for name in target.datasets or names
+    ),
     preprocessing=preprocessing,
     head=_head(row),
     notes=notes,
+    substituted=choices.data(target, names),
     pick=tuple(
       f'--{flag}: {what}'
       for flag, given, what in (
@@ -123,8 +135,9 @@ def resolve(
 
 
 def _with_recipes(check, recipe):
-  choice = recipe_names.recipe_of(check.row)
-  if recipe is not None:
+  choice, own = recipe_names.recipe_of(check.row), True
+  if recipe not in (None, choice.name):
+    own = bool(choice.pick)
     choice = recipe_names.Choice(recipe)
   if choice.pick:
     pick = f'--recipe: {choice.pick}'
@@ -136,17 +149,27 @@ def _with_recipes(check, recipe):
       data_sets.trained_on(check.row.finetune_dataset, dataset),
       check.model,
     )
-    for dataset in check.datasets
+    # Not a folder that is evaluated in the place of what the row names.
+    for dataset in data_sets.target_of(check.row.eval_dataset).datasets
+    or check.datasets
   )
   if not recipes:
     return check
   first = recipes[0][0]
+  substituted, notes = dict(check.substituted), (*check.notes, *first.notes)
+  if not own:
+    substituted['recipe'] = choice.name
+  less = choices.less_data(check.row, first)
+  if less:
+    substituted['recipe'] = f'{choice.name}, {less}'
+    notes += (f'the recipe is of other data: {less}',)
   return dataclasses.replace(
     check,
     recipes=recipes,
     image_sizes=tuple(tried[0].settings['pp']['crop'] for tried in recipes),
     preprocessing=first.settings.get('preprocessing', _DEFAULT_READING),
-    notes=(*check.notes, *first.notes),
+    notes=notes,
+    substituted=substituted,
   )
 
 

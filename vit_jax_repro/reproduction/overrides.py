@@ -1,26 +1,66 @@
 """Other values for settings of a recipe, from a command line."""
 
 import ast
+from collections.abc import Mapping
 from typing import Any
+
+_OPENING, _CLOSING = '([{', ')]}'
 
 
 def parse(text: str | None) -> dict[str, Any]:
   """'batch=128,pp.crop=224' -> {'batch': 128, 'pp.crop': 224}.
 
-  A value is a Python literal, or else a text; None and '' are no settings.
+  A value is a Python literal, or else a text; a comma in brackets belongs to
+  it. None and '' are no settings.
 
   Raises:
-    ValueError: a part that is not KEY=VALUE.
+    ValueError: a part that is not KEY=VALUE, or a key that comes twice.
   """
   found = {}
-  for part in (text or '').split(',') if text else ():
-    key, equals, value = part.partition('=')
+  for part in _parts(text) if text else ():
+    key, equals, value = (each.strip() for each in part.partition('='))
     if not (key and equals and value):
       raise ValueError(
         f'override {part!r} is not KEY=VALUE, such as batch=128 or pp.crop=224'
       )
+    if key in found:
+      raise ValueError(f'override {key!r} is given twice; give it once')
     try:
-      found[key.strip()] = ast.literal_eval(value.strip())
+      found[key] = ast.literal_eval(value)
     except (SyntaxError, ValueError):
-      found[key.strip()] = value.strip()
+      found[key] = value
   return found
+
+
+def apply(config: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+  """Sets them in nested settings; 'pp.crop' is `crop` in the part `pp`.
+
+  Raises:
+    ValueError: there is no such setting.
+  """
+  for key, value in overrides.items():
+    *sections, last = key.split('.')
+    section = config
+    for name in sections:
+      section = section.get(name) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or last not in section:
+      raise ValueError(
+        f'unknown setting {key!r}; settings are {sorted(config)} and, of pp, '
+        f'{sorted(config["pp"])}'
+      )
+    if isinstance(section[last], dict):
+      inside = ', '.join(f'{key}.{name}' for name in section[last])
+      raise ValueError(f'setting {key!r} is a group; set one of {inside}')
+    section[last] = value
+
+
+def _parts(text):
+  """Splits at the commas that are in no brackets."""
+  parts, depth = [''], 0
+  for character in text:
+    depth += (character in _OPENING) - (character in _CLOSING)
+    if character == ',' and depth <= 0:
+      parts.append('')
+    else:
+      parts[-1] += character
+  return parts

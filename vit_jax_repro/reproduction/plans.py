@@ -1,18 +1,12 @@
-"""What checking rows takes, as something to show; and about what it costs."""
+"""What checking rows takes, as something to show."""
 
 from collections.abc import Sequence
 
-from vit_jax_repro import models
-from vit_jax_repro.analysis import cost as costs
 from vit_jax_repro.data import catalogue
 from vit_jax_repro.paper import table
 from vit_jax_repro.paper.sections import Section, View
 from vit_jax_repro.recipes.recipe import num_examples
 from vit_jax_repro.reproduction import checks
-
-# A training step costs three forward passes: one, and a backward pass of two.
-_STEP = 3
-_UNKNOWN = 50_000  # images of a data set whose size is not in the catalogue
 
 
 def plan(found: Sequence[checks.Check]) -> View:
@@ -35,28 +29,6 @@ def plan(found: Sequence[checks.Check]) -> View:
     for check, record in zip(found, records, strict=True)
   )
   return View((Section('Checks', (), columns, rows),), records)
-
-
-def operations(check: checks.Check) -> float:
-  """Floating-point operations of a check, about: to order and to budget."""
-  model = models.create(check.model)
-  total = 0.0
-  for index, dataset in enumerate(check.datasets):
-    size = check.image_sizes[index]
-    image = 2.0 * costs.multiply_adds(model, (size, size))
-    tested = num_examples(dataset, check.split) or _UNKNOWN
-    total += image * tested * max(len(check.files), 1)
-    if not check.recipes:
-      continue
-    tried = check.recipes[index]
-    trained = [
-      recipe.settings['total_steps'] * recipe.settings['batch']
-      for recipe in tried
-      for _ in recipe.base_lrs
-    ]
-    runs = sum(trained) if len(trained) > 1 else 0
-    total += _STEP * image * (runs + max(trained))
-  return total
 
 
 def _short(names):
@@ -97,6 +69,9 @@ def _record(check):
     'preprocessing': check.preprocessing,
     **named,
     'to pick': '\n'.join(check.pick),
+    'in its place': '\n'.join(
+      f'{what}: {value}' for what, value in check.substituted.items()
+    ),
     'notes': '\n'.join(check.notes),
     'needs': '\n'.join(dict.fromkeys(map(_needs, check.datasets))).strip(),
   }

@@ -53,6 +53,24 @@ def weights_of(checkpoint: str) -> Weights:
   return Weights(files=(catalogue.find(checkpoint).name,))
 
 
+def fits(checkpoint: str, name: str) -> bool:
+  """Whether an AugReg file is of a pattern's model, data and resolution.
+
+  Args:
+    checkpoint: of a row, with '*'.
+    name: of a published file.
+  """
+  match = _AUGREG.fullmatch(checkpoint)
+  start = f'augreg/{match["model"]}-{match["data"]}-{match["epochs"]}ep-'
+  if not name.startswith(start):
+    return False
+  upstream, _, adapted = name.partition('--')
+  if not match['adapted']:
+    return not adapted and upstream == name
+  size = f'-res_{match["size"]}'
+  return adapted.startswith(f'{match["adapted"]}-') and adapted.endswith(size)
+
+
 def _expanded(name, separator):
   """Every name that braces stand for, without .npz."""
   parts = _BRACES.split(name.removesuffix('.npz'))

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import os
 import statistics
 from collections.abc import Mapping
@@ -50,17 +51,20 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike) -> report.Result:
       held_out: the split to choose on; None: there is no choice.
       base_lrs: of the last stage; (): its own.
       once: names of stages that are trained with their own seed alone.
-    workdir: holds the runs; study.json and study.md, which are the result.
+    workdir: holds the runs; study.json and study.md, which are the result;
+      and begun.json, which study it is of.
 
   Returns:
     The Result, as it stands in study.json.
 
   Raises:
-    ValueError: a key or side that is unknown or missing; as `jobs.train`.
+    ValueError: a key or side that is unknown or missing; the folder holds
+      another study, one of another size, or a training; as `jobs.train`.
     OSError: as `jobs.train`.
   """
   config = checked(to_plain(config))
   workdir = os.path.abspath(os.path.expanduser(os.fspath(workdir)))
+  _begin(config, workdir)
   study = claims.STUDIES[config['name']]
   trainings = Trainings(workdir)
   sides = []
@@ -88,6 +92,43 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike) -> report.Result:
   )
   note(f'the result stands in {os.path.join(workdir, "study.md")}')
   return result
+
+
+def _begin(config, workdir):
+  """Says in the folder which study it holds; refuses those of another."""
+  mine = {key: config[key] for key in ('name', 'size')}
+  for name in ('begun.json', 'study.json', 'config.json'):
+    found = _read(os.path.join(workdir, name))
+    if found is None:
+      continue
+    if name == 'config.json':
+      raise ValueError(
+        f'{workdir} holds a training run; choose another workdir for a study'
+      )
+    if {key: found.get(key) for key in mine} != mine:
+      raise ValueError(
+        f'{workdir} holds the study {found.get("name")!r} of size '
+        f'{found.get("size")!r}, not {mine["name"]!r} of {mine["size"]!r}; '
+        'choose another workdir'
+      )
+  begun = os.path.join(workdir, 'begun.json')
+  if not os.path.exists(begun):
+    os.makedirs(workdir, exist_ok=True)
+    json_files.write(begun, mine)
+
+
+def _read(path):
+  """The object in a JSON file; None if it is not there."""
+  if not os.path.exists(path):
+    return None
+  try:
+    with open(path, encoding='utf-8') as file:
+      found = json.load(file)
+  except ValueError:
+    found = None
+  if not isinstance(found, dict):
+    raise ValueError(f'{path} is damaged; choose another workdir')
+  return found
 
 
 def checked(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,121 @@
+"""Which rows are run, and in which order; for want of weights they all fail."""
+
+import json
+
+import pytest
+
+from vit_jax_repro.paper import table
+from vit_jax_repro.reproduction import budget, checks
+from vit_jax_repro.reproduction.options import Options
+
+pytestmark = pytest.mark.quick
+
+ROWS = [row for row in table.rows() if row.table == 'ViT Table 5']
+CHECKABLE = [row for row in ROWS if row.status != table.NOT]
+
+
+@pytest.fixture
+def options(tmp_path):
+  return Options(results=str(tmp_path / 'results'), weights_dir=str(tmp_path))
+
+
+def order(outcomes):
+  """Of the rows that were begun."""
+  checkable = {row.id for row in CHECKABLE}
+  return [row_id for row_id in outcomes if row_id in checkable]
+
+
+def test_the_cheapest_come_first(options, capsys):
+  shuffled = {
+    row.id: {'share': 7.0, row.id: float(i * 17 % 31)}
+    for i, row in enumerate(CHECKABLE)
+  }
+  outcomes = budget.run_many(
+    ROWS, options, cost=lambda check: shuffled[check.row.id]
+  )
+  wanted = sorted(shuffled, key=lambda row: (sum(shuffled[row].values()), row))
+  assert order(outcomes) == wanted and len(set(wanted)) == len(wanted)
+  begun = [
+    line.split()[-1]
+    for line in capsys.readouterr().err.splitlines()
+    if line.startswith('note: checking ')
+  ]
+  assert begun == wanted
+  assert set(outcomes) == {row.id for row in ROWS}
+  for row in ROWS:
+    if row.status == table.NOT:
+      assert outcomes[row.id] == 'cannot be checked'
+    else:
+      assert 'no weights file' in outcomes[row.id]
+
+
+def test_by_default_what_checks_still_take_is_their_cost(options):
+  """Inference before fine-tuning, and that is the smaller model's first."""
+  rows = [
+    row
+    for row in CHECKABLE
+    if row.model in ('ViT-B/16', 'ViT-B/32')
+    and row.eval_dataset in ('ImageNet', 'CIFAR-10')
+    and row.pretrain_dataset == 'ImageNet-21k'
+  ]
+  by_id = {row.id: row for row in rows}
+  found = [by_id[row_id] for row_id in order(budget.run_many(rows, options))]
+  assert [(row.model, row.status) for row in found] == [
+    ('ViT-B/32', table.INFERENCE),
+    ('ViT-B/16', table.INFERENCE),
+    ('ViT-B/32', table.FINETUNE),
+    ('ViT-B/16', table.FINETUNE),
+  ]
+
+
+def test_a_row_that_cannot_be_begun_does_not_stop_the_others(options):
+  first, second, third = CHECKABLE[:3]
+
+  def resolve(row):
+    if row is first:
+      raise ValueError('no such\nchoice')
+    return checks.resolve(row)
+
+  def cost(check):
+    if check.row is second:
+      raise OSError('no such data')
+    return {check.row.id: 1.0}
+
+  outcomes = budget.run_many(
+    [first, second, third], options, resolve=resolve, cost=cost
+  )
+  assert outcomes[first.id] == 'no such choice'
+  assert outcomes[second.id] == 'no such data'
+  assert 'no weights file' in outcomes[third.id]
+
+
+def test_no_time_and_no_number(options):
+  outcomes = budget.run_many(ROWS, options, cost=lambda _: {}, budget_hours=0.0)
+  assert set(outcomes.values()) == {'cannot be checked', 'over budget'}
+  for hours in (float('nan'), float('inf'), -1.0):
+    with pytest.raises(ValueError, match='must be a number of hours'):
+      budget.run_many(ROWS, options, cost=lambda _: {}, budget_hours=hours)
+
+
+def test_a_folder_that_cannot_be_written_is_told_first(tmp_path):
+  (tmp_path / 'file').write_text('mine')
+  options = Options(results=str(tmp_path / 'file' / 'results'))
+  with pytest.raises(OSError, match='cannot write in') as error:
+    budget.run_many(ROWS, options)
+  assert '\n' not in str(error.value)
+
+
+def test_results_that_are_there(options, tmp_path):
+  """One by hand stays, one that is damaged is its row's failure."""
+  (tmp_path / 'results').mkdir()
+  first, second, none = *CHECKABLE[:2], ROWS[0]
+  none = next(row for row in ROWS if row.status == table.NOT)
+  for row in (first, none):
+    by_hand = {'row': row.id, 'accuracy': 0.5, 'num_examples': 10}
+    (tmp_path / 'results' / f'{row.id}.json').write_text(json.dumps(by_hand))
+  (tmp_path / 'results' / f'{second.id}.json').write_text('{')
+  outcomes = budget.run_many([first, second, none], options)
+  assert outcomes[first.id] == outcomes[none.id] == budget.THERE
+  assert 'is no result: ' in outcomes[second.id]
+  left = (tmp_path / 'results' / f'{first.id}.json').read_text()
+  assert json.loads(left)['accuracy'] == 0.5

@@ -1,0 +1,125 @@
+"""What may be chosen for a row: what it leaves open, and what is told."""
+
+import os
+
+import pytest
+
+from vit_jax_repro.paper import table
+from vit_jax_repro.reproduction import checks
+
+pytestmark = pytest.mark.quick
+
+NAMED = table.find('vit-table-5-vit-b-16-imagenet-21k-90ep-cifar-10')
+EITHER = next(row for row in table.rows() if '{0.01|0.03}' in row.checkpoint)
+PATTERN = next(
+  row
+  for row in table.rows()
+  if row.checkpoint.startswith('augreg/B_16-i21k-30ep')
+  and row.checkpoint.endswith('lr_*-res_384.npz')
+  and row.status == table.INFERENCE
+)
+MEAN = next(
+  row
+  for row in table.rows()
+  if row.num_tasks == 19 and row.status == table.FINETUNE
+)
+OBJECTS = next(
+  row
+  for row in table.rows()
+  if row.eval_dataset == 'ObjectNet' and row.status != table.NOT
+)
+ALL_OF_VTAB = next(
+  row
+  for row in table.rows()
+  if row.table.startswith('AugReg Table 5')
+  and row.eval_dataset.endswith('SVHN')
+)
+FITTING = (
+  'augreg/B_16-i21k-30ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0--'
+  'imagenet2012-steps_20k-lr_0.01-res_384'
+)
+
+
+def test_files_that_a_row_leaves():
+  assert checks.resolve(NAMED, weights='imagenet21k/ViT-B_16').is_ready
+  for rate in ('0.01', '0.03'):
+    name = EITHER.checkpoint.replace('{0.01|0.03}', rate)
+    (file,) = checks.resolve(EITHER, weights=name).files
+    assert rate in file and not checks.resolve(EITHER).files
+  assert checks.resolve(PATTERN, weights=FITTING).files == (FITTING,)
+
+
+@pytest.mark.parametrize(
+  'row, weights, says',
+  [
+    (NAMED, 'imagenet21k/ViT-L_16', 'names imagenet21k/ViT-B_16; leave --weig'),
+    (EITHER, 'imagenet21k/ViT-B_16', 'choose one of them'),
+    (PATTERN, 'imagenet21k/ViT-B_16', 'is of augreg/B_16-i21k-30ep-lr_0.001-*'),
+    (PATTERN, FITTING.replace('384', '224'), 'choose such a file'),
+    (PATTERN, FITTING.replace('B_16', 'B_32'), 'choose such a file'),
+    (PATTERN, FITTING.partition('--')[0], 'choose such a file'),
+    (PATTERN, FITTING.replace('30ep', '300ep'), 'choose such a file'),
+  ],
+)
+def test_other_files_are_refused(row, weights, says):
+  refused(row, says, weights=weights)
+
+
+def test_a_folder_in_place_of_a_data_set_is_told():
+  check = checks.resolve(NAMED, dataset='./mine')
+  assert check.datasets == ('./mine',)
+  assert check.substituted == {'data': os.path.abspath('mine')}
+  assert check.recipes[0][0].dataset == 'cifar10'
+  assert checks.resolve(NAMED, dataset='cifar10').substituted == {}
+  other = checks.resolve(NAMED, dataset='cifar10:3.0.2')
+  assert other.substituted == {'data': 'cifar10:3.0.2'}
+  (trained,) = checks.resolve(ALL_OF_VTAB, dataset='./mine').recipes
+  assert {recipe.dataset for recipe in trained} == {'vtab/svhn'}
+  # Where a row needs one, nothing is replaced.
+  assert not checks.resolve(OBJECTS, dataset='/objects').substituted
+
+
+@pytest.mark.parametrize(
+  'row, dataset, says',
+  [
+    (NAMED, 'cifar100', 'is of CIFAR-10; give a folder with its images'),
+    (NAMED, 'vtab/svhn', 'is of CIFAR-10; give a folder with its images'),
+    (OBJECTS, 'imagenet2012', 'is of ObjectNet; give a folder with its images'),
+    (MEAN, './mine', 'is a mean over 19 tasks; leave --dataset out'),
+  ],
+)
+def test_other_data_sets_are_refused(row, dataset, says):
+  refused(row, says, dataset=dataset)
+
+
+def test_another_recipe_is_told():
+  assert checks.resolve(NAMED, recipe='vit-paper') == checks.resolve(NAMED)
+  check = checks.resolve(NAMED, recipe='bit-hyperrule-paper')
+  assert check.substituted == {'recipe': 'bit-hyperrule-paper'}
+  open_row = next(r for r in table.rows() if r.table == 'DeiT Table 7')
+  assert not checks.resolve(open_row, recipe='vit-paper').substituted
+  # With its own name it keeps what the source chooses from.
+  check = checks.resolve(ALL_OF_VTAB, recipe='augreg-paper')
+  assert check == checks.resolve(ALL_OF_VTAB) and len(check.recipes[0]) == 2
+
+
+def test_a_recipe_of_less_data_is_told():
+  """All of a task's images, and 1000 of them."""
+  check = checks.resolve(ALL_OF_VTAB, recipe='vit-paper')
+  assert check.substituted['recipe'] == (
+    'vit-paper, which trains on train800val200, 1000 images and not all'
+  )
+  assert check.notes[-1].startswith('the recipe is of other data')
+  vtab_1k = next(
+    r
+    for r in table.rows()
+    if r.eval_dataset == 'VTAB-1k SVHN' and r.status == table.FINETUNE
+  )
+  assert not checks.resolve(vtab_1k).substituted
+
+
+def refused(row, says, **choice):
+  with pytest.raises(ValueError) as error:
+    checks.resolve(row, **choice)
+  line = str(error.value)
+  assert says in line and row.id in line and '\n' not in line

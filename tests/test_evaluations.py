@@ -1,0 +1,78 @@
+"""Where evaluations are kept: what they are of has a part in the name."""
+
+import dataclasses
+
+import pytest
+
+from vit_jax_repro.paper import table
+from vit_jax_repro.reproduction import checks, evaluations
+from vit_jax_repro.reproduction.evaluations import Evaluation
+from vit_jax_repro.reproduction.options import Options
+
+pytestmark = pytest.mark.quick
+
+OPTIONS = Options(results='r')
+
+
+def test_each_head_of_a_distilled_model_has_its_own(tmp_path):
+  rows = [
+    row
+    for row in table.rows()
+    if row.table == 'DeiT Table 3'
+    and row.status == table.INFERENCE
+    and row.eval_dataset == 'ImageNet'
+    and 'token only' in row.model
+  ]
+  weights = tmp_path / 'w.npz'
+  weights.write_text('weights')
+  by_file = {}
+  for row in rows:
+    check = checks.resolve(row)
+    evaluation = Evaluation(check, *check.datasets, 224, check.preprocessing)
+    name = evaluation.path(str(weights), OPTIONS)
+    by_file.setdefault(check.files, {})[check.head] = name
+  assert by_file
+  for heads in by_file.values():
+    assert set(heads) == {'class', 'distillation'}
+    assert len(set(heads.values())) == 2
+
+
+def test_all_that_matters_is_in_the_name(tmp_path):
+  check = checks.resolve(
+    table.find('vit-table-5-vit-b-16-imagenet-21k-90ep-imagenet')
+  )
+  weights = tmp_path / 'w.npz'
+  weights.write_text('weights')
+  one = Evaluation(check, 'imagenet2012', 384, 'vit_jax')
+
+  def path(evaluation, options=OPTIONS):
+    return evaluation.path(str(weights), options)
+
+  first = path(one)
+  assert first == path(one) and first.startswith('r/work/evaluations/w-imagen')
+  others = [
+    path(dataclasses.replace(one, dataset='imagenet2012_real')),
+    path(dataclasses.replace(one, image_size=224)),
+    path(dataclasses.replace(one, preprocessing='bit')),
+    path(
+      dataclasses.replace(one, check=dataclasses.replace(check, split='test'))
+    ),
+    path(one, Options(results='r', data_dir='d')),
+  ]
+  weights.write_text('Weights')  # of the same size
+  others.append(path(one))
+  assert len({first, *others}) == 1 + len(others)
+  elsewhere = tmp_path / 'other' / 'w.npz'
+  elsewhere.parent.mkdir()
+  elsewhere.write_text('weights')
+  assert one.path(str(elsewhere), OPTIONS) == first  # the same contents
+
+
+def test_damaged_files_are_as_if_they_were_not_there(tmp_path):
+  path = tmp_path / 'a.json'
+  for text in ('', '{', '[1]', '\xff'):
+    path.write_bytes(text.encode('latin-1'))
+    assert evaluations.read_json(str(path)) == {}
+  assert evaluations.read_json(str(tmp_path / 'none')) == {}
+  path.write_text('{"a": 1}')
+  assert evaluations.read_json(str(path)) == {'a': 1}

@@ -1,0 +1,43 @@
+import pytest
+
+from vit_jax_repro.benchmarks import programs, profiles
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  'op_name, part',
+  [
+    (
+      'jit(train_step)/jvp(ViT)/Transformer/encoderblock_11/MlpBlock_0/Dense_0/'
+      'dot_general',
+      'Transformer/encoderblock/MlpBlock/Dense: dot_general',
+    ),
+    (
+      'jit(train_step)/transpose(jvp(ViT))/head/dot_general',
+      'backward head: dot_general',
+    ),
+    (
+      'jit(f)/transpose(jvp(ViT))/Transformer/encoderblock_0/LayerNorm_1/'
+      'Transformer/encoderblock_0/LayerNorm_1/reduce_sum',
+      'backward Transformer/encoderblock/LayerNorm: reduce_sum',
+    ),
+    ('jit(train_step)/add', 'add'),
+    (
+      'jit(train_step)/jvp(ViT)/Transformer/while/body/encoderblock/add',
+      'Transformer/encoderblock: add',
+    ),
+  ],
+)
+def test_parts_of_the_model(op_name, part):
+  assert profiles.part_of(op_name) == part
+
+
+def test_products_are_most_of_an_update(tmp_path):
+  case = programs.Case('train', 'ViT-Ti_16', 8, 'float32', (64, 64))
+  rows = profiles.profile(case, 'plain', number=2, trace=str(tmp_path))
+  assert sum(row.share for row in rows) == pytest.approx(1)
+  assert rows == sorted(rows, key=lambda row: -row.seconds)
+  mlp = 'Transformer/encoderblock/MlpBlock/Dense: dot_general'
+  shares = {row.name: row.share for row in rows}
+  assert shares[mlp] > 0.02 and shares[f'backward {mlp}'] > shares[mlp] / 2
+  assert list(tmp_path.rglob('*.xplane.pb'))

@@ -1,0 +1,153 @@
+"""Evaluations of weights files, each done once in a folder of results.
+
+RESULTS/work/evaluations/KEY.json holds one. KEY says what it is of: the file
+by its contents, the data set, the reading of images; so a file that is
+replaced by another of the same name and size is evaluated anew.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import re
+import time
+from typing import Any
+
+from vit_jax_repro import jobs
+from vit_jax_repro.data import datasets
+from vit_jax_repro.published import catalogue, parts
+from vit_jax_repro.reproduction import checks, work
+from vit_jax_repro.reproduction.options import Options
+from vit_jax_repro.runs import fetching, json_files
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """One that a check asks for."""
+
+  check: checks.Check
+  dataset: str
+  image_size: Any  # pixels, S or (height, width)
+  preprocessing: str
+
+  def path(self, weights: str, options: Options) -> str:
+    """Where the evaluation of a file is kept, whether it is there or not."""
+    how = {
+      'weights': checksum(weights),
+      'dataset': self.dataset,
+      'split': self.check.split,
+      'data_dir': options.data_dir,
+      'preprocessing': self.preprocessing,
+      'image_size': self.image_size,
+      'head': self.check.head,
+    }
+    name = f'{stem(weights)}-{slug(self.dataset)}-{digest(how)}.json'
+    return options.work('evaluations', name)
+
+  def run(
+    self, weights: str, options: Options, meter: work.Meter
+  ) -> dict[str, Any]:
+    """An evaluation as JSON, from the folder if it is there.
+
+    Returns:
+      The fields of jobs.Evaluation, and `data_fingerprint` of the split.
+
+    Raises:
+      As jobs.evaluate.
+    """
+    check = self.check
+    path = self.path(weights, options)
+    source = datasets.open_split(
+      self.dataset, check.split, data_dir=options.data_dir
+    )
+    fingerprint = source.fingerprint()
+    known = read_json(path)
+    if (
+      known.get('data_fingerprint') == fingerprint
+      and check.metric in known
+      and 'num_examples' in known
+    ):
+      return known
+    started = time.perf_counter()
+    found = jobs.evaluate(
+      weights,
+      self.dataset,
+      model=None if check.is_fine_tuned else check.model,
+      split=check.split,
+      batch_size=options.batch_size,
+      preprocessing=self.preprocessing,
+      image_size=self.image_size,
+      data_dir=options.data_dir,
+      head=check.head,
+    )
+    meter.add(
+      work.evaluation(check.model, self.image_size, source.num_examples),
+      time.perf_counter() - started,
+    )
+    result = dict(dataclasses.asdict(found), data_fingerprint=fingerprint)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    json_files.write(path, result)
+    return result
+
+
+def weights_path(name: str, options: Options) -> str:
+  """The path of a published file, which is there then.
+
+  Raises:
+    FileNotFoundError: it is not there and is not to be fetched.
+  """
+  path = options.weights(name)
+  if not os.path.exists(path):
+    entry, folder = catalogue.find(name), os.path.dirname(path)
+    if not options.fetch:
+      raise FileNotFoundError(
+        f'no weights file {path}; get it (python -m vit_jax_repro.fetch '
+        f'{entry.name} --dir={folder}), or say --fetch'
+      )
+    fetching.fetch(entry, folder)
+  return path
+
+
+def checksum(path: str) -> str | None:
+  """SHA-256 of a file that is there; a second of a gigabyte, once."""
+  try:
+    about = os.stat(path)
+  except FileNotFoundError:
+    return None
+  return _checksum(
+    os.path.abspath(path), about.st_ino, about.st_size, about.st_mtime_ns
+  )
+
+
+@functools.lru_cache(maxsize=4096)
+def _checksum(path, *_):
+  return parts.file_hash(path)
+
+
+def read_json(path: str) -> dict[str, Any]:
+  """The object in a file; {} if there is none, or it is damaged."""
+  try:
+    with open(path, encoding='utf-8') as file:
+      value = json.load(file)
+  except (FileNotFoundError, ValueError):
+    return {}
+  return value if isinstance(value, dict) else {}
+
+
+def digest(value: Any) -> str:
+  """Ten hexadecimal digits of what JSON has for a value."""
+  text = json.dumps(value, sort_keys=True, default=str)
+  return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def stem(path: str) -> str:
+  """The start of a file's name, for people."""
+  return slug(os.path.basename(path).removesuffix('.npz'))[:40]
+
+
+def slug(text: str) -> str:
+  """A name of a data set, or the last part of a folder's, as a file name."""
+  if text.startswith(('/', '.', '~')):
+    text = os.path.basename(os.path.normpath(text))
+  return re.sub(r'[^\w.+-]+', '-', text)

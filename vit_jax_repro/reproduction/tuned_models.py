@@ -1,0 +1,220 @@
+"""Models that are fine-tuned for checks, each once in a folder of results.
+
+RESULTS/work/runs/KEY/ holds workdirs of jobs.train: `tune/*`, a training with
+each learning rate, and `seed_*`, those whose models are evaluated. KEY says
+what they are of: the pre-trained file by its contents, the data set that is
+trained on and all settings. So checks of several test sets share a training.
+"""
+
+import dataclasses
+import functools
+import os
+from typing import Any
+
+from vit_jax_repro import jobs, models
+from vit_jax_repro.data import datasets
+from vit_jax_repro.recipes.recipe import Recipe
+from vit_jax_repro.reproduction import checks, evaluations, overrides, work
+from vit_jax_repro.reproduction.options import Options
+from vit_jax_repro.runs import configuration, json_files, settings
+from vit_jax_repro.runs.workdir import FREE
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedModel:
+  """What a check fine-tunes for one of its data sets."""
+
+  model: str  # published name
+  candidates: tuple[dict, ...]  # settings of jobs.train, to choose from
+  # Of each candidate, the splits on which the choice is made.
+  tune: dict[str, str] | None
+  folder: str
+  options: Options
+
+  def remaining(self) -> dict[str, float]:
+    """Operations of the trainings that are not finished, by their folders.
+
+    Which candidate is trained in the end is not known before; the longest is
+    taken for it.
+    """
+    costs = [self._operations(config) for config in self.candidates]
+    left = {}
+    if len(costs) > 1:
+      left |= {
+        self._tune_folder(number): cost for number, cost in enumerate(costs)
+      }
+    left |= {
+      self.seed_folder(seed): max(costs) for seed in range(self.options.seeds)
+    }
+    return {
+      folder: cost
+      for folder, cost in left.items()
+      if not os.path.exists(os.path.join(folder, 'result.json'))
+    }
+
+  def run(self, meter: work.Meter) -> tuple[list[str], dict[str, Any]]:
+    """Trains what is not trained yet.
+
+    Returns:
+      (paths of models, one for each seed; the settings that they have in
+      common).
+
+    Raises:
+      As jobs.train.
+    """
+    chosen = 0
+    if len(self.candidates) > 1:
+      chosen = self._chosen(meter)
+    paths = []
+    for seed in range(self.options.seeds):
+      config = dict(self.candidates[chosen], seed=seed)
+      where = self.seed_folder(seed)
+      self._train(config, where, meter)
+      paths.append(os.path.join(where, 'model.npz'))
+    return paths, self.candidates[chosen]
+
+  def seed_folder(self, seed: int) -> str:
+    return os.path.join(self.folder, f'seed_{seed}')
+
+  def _tune_folder(self, number):
+    rate = self.candidates[number]['base_lr']
+    return os.path.join(self.folder, 'tune', f'{number}_lr_{rate}')
+
+  def _chosen(self, meter):
+    """The candidate that is best on the held-out part; no test set is seen.
+
+    Its first seed decides (ViT paper, B.1.1: a sweep, then one training).
+    """
+    accuracies = []
+    for number, config in enumerate(self.candidates):
+      tried = dict(config, pp=dict(config['pp'], **self.tune))
+      result = self._train(tried, self._tune_folder(number), meter)
+      accuracies.append(result['accuracy'])
+    best = max(range(len(accuracies)), key=accuracies.__getitem__)
+    json_files.write(
+      os.path.join(self.folder, 'tune.json'),
+      {
+        'held_out': self.tune,
+        'accuracies': accuracies,
+        'base_lrs': [config['base_lr'] for config in self.candidates],
+        'total_steps': [config['total_steps'] for config in self.candidates],
+        'chosen': best,
+      },
+    )
+    return best
+
+  def _train(self, config, where, meter):
+    """What stands in result.json of a training, which is finished then."""
+    known = evaluations.read_json(os.path.join(where, 'result.json'))
+    model = os.path.join(where, 'model.npz')
+    if 'accuracy' in known and os.path.exists(model) and _same(config, where):
+      return known
+    begun = _last_step(where)
+    result = jobs.train(config, where, show=self.options.show)
+    part = max(result.step - begun, 0) / max(result.step, 1)
+    if part:
+      meter.add(part * self._operations(config), result.seconds)
+    return dataclasses.asdict(result)
+
+  def _operations(self, config):
+    images = (config['total_steps'] or 0) * config['batch']
+    return work.training(self.model, config['pp']['crop'], images)
+
+
+def check_settings(check: checks.Check, options: Options) -> None:
+  """Refuses wrong overrides, before there is anything to train from.
+
+  Raises:
+    ValueError: a setting is unknown, or its value is wrong.
+  """
+  for index in range(len(check.recipes)):
+    _candidates(check, index, options)
+
+
+def of(check: checks.Check, index: int, options: Options) -> TunedModel:
+  """What a check fine-tunes for `check.datasets[index]`.
+
+  Raises:
+    ValueError: an override is wrong.
+  """
+  path, candidates = _candidates(check, index, options)
+  first: Recipe = check.recipes[index][0]
+  fixed = [_without_free(config) for config in candidates]
+  key = f'{evaluations.stem(path)}-{evaluations.slug(candidates[0]["dataset"])}'
+  key += '-' + evaluations.digest(
+    [fixed, first.tune, evaluations.checksum(path)]
+  )
+  return TunedModel(
+    check.model, candidates, first.tune, options.work('runs', key), options
+  )
+
+
+def _candidates(check, index, options):
+  """The pre-trained file, and the settings to choose from."""
+  (file,) = check.files
+  path = options.weights(check.file_for(file, check.datasets[index]))
+  return path, tuple(
+    _config(check, recipe, base_lr, path, options)
+    for recipe in check.recipes[index]
+    for base_lr in recipe.base_lrs
+  )
+
+
+def _config(check, recipe, base_lr, path, options):
+  """Settings for jobs.train, every key spelt out."""
+  config = _spelt_out(recipe, check.model)
+  folder, name = os.path.split(os.path.abspath(path))
+  config.update(
+    base_lr=base_lr,
+    pretrained_dir=folder,
+    model_or_filename=name.removesuffix('.npz'),
+    tfds_data_dir=options.data_dir,
+  )
+  overrides.apply(config, options.overrides)
+  if 'seed' in options.overrides:
+    raise ValueError(
+      'override seed: trainings have the seeds 0, 1, ...; say how many by '
+      'seeds, and leave it out'
+    )
+  config = settings.to_plain(config)
+  settings.from_config(config)
+  return config
+
+
+def _spelt_out(recipe, model):
+  architecture = recipe.architecture(models.variant(model))
+  config = configuration.create(
+    dict(recipe.settings), dict(architecture, model_name=model)
+  )
+  return settings.to_plain(config.to_dict())
+
+
+def _without_free(config):
+  return {
+    key: value
+    for key, value in config.items()
+    if key not in FREE and key != 'mesh'
+  }
+
+
+def _same(config, where):
+  """Whether a run's data are those that it was trained and tested on."""
+  made = evaluations.read_json(os.path.join(where, 'manifest.json'))
+  data = made.get('data', {})
+  open_split = functools.partial(
+    datasets.open_split, config['dataset'], data_dir=config['tfds_data_dir']
+  )
+  return all(
+    data.get(f'{part}_fingerprint')
+    == open_split(config['pp'][part]).fingerprint()
+    for part in ('train', 'test')
+  )
+
+
+def _last_step(where):
+  """Of the newest checkpoint in a workdir; 0 if there is none."""
+  try:
+    names = os.listdir(os.path.join(where, 'checkpoints'))
+  except FileNotFoundError:
+    return 0
+  return max((int(name) for name in names if name.isdecimal()), default=0)
