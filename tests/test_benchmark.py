@@ -25,6 +25,67 @@ def test_data(tmp_path):
   assert '6 JPEG files of 500x375 pixels, quality 90' in ' '.join(out.split())
 
 
+TINY = ('--models=ViT-Ti_16', '--image_size=32', '--dtypes=float32')
+
+
+def result_of(tmp_path, *arguments):
+  """The rows of a command's JSON, and what it printed."""
+  path = tmp_path / 'result.json'
+  code, out, err = run_verb('benchmark', *arguments, *TINY, f'--json={path}')
+  assert code == 0, err
+  result = json.loads(path.read_text())
+  assert result['versions']['jax'] and result['date'][:2] == '20'
+  return result['rows'], out
+
+
+def test_infer_beside_pytorch(tmp_path):
+  rows, out = result_of(
+    tmp_path, 'infer', '--batch_sizes=8', '--rounds=1', '--seconds=0.01',
+    '--against=torch', '--nocompiled', '--peak_tflops=1', '--mesh=data=8',
+  )  # fmt: skip
+  ours, torch = rows
+  assert ours['contender'] == 'plain' and ours['devices'] == 8
+  assert torch['contender'] == 'transformers eager' and torch['devices'] == 1
+  for row in rows:
+    assert row['error'] is None and row['utilisation'] > 0
+    assert f'│ {row["contender"]} ' in out
+  assert 'infer ViT-Ti_16, batch 8, float32, 32x32' in ' '.join(out.split())
+
+
+def test_compile_and_memory(tmp_path):
+  rows, out = result_of(
+    tmp_path, 'compile', '--batch_sizes=8,16', '--rounds=1', '--inference',
+    '--variants=scan',
+  )  # fmt: skip
+  assert [row['case']['batch_size'] for row in rows] == [8, 16]
+  assert 'infer ViT-Ti_16, batch 16' in out
+  rows, out = result_of(
+    tmp_path, 'memory', '--batch_sizes=8', '--variants=scan', '--inference',
+    '--memory_limit_gb=0.03', '--largest_batch',
+  )  # fmt: skip
+  assert rows[0]['limit'] == int(0.03 * 2**30) and rows[0]['largest_batch'] >= 8
+  assert f' {rows[0]["largest_batch"]} ' in out
+
+
+def test_profile(tmp_path):
+  rows, out = result_of(
+    tmp_path, 'profile', '--batch_sizes=8', '--inference', '--rounds=1',
+    f'--trace={tmp_path / "trace"}',
+  )  # fmt: skip
+  assert sum(row['share'] for row in rows) == pytest.approx(1)
+  assert 'encoderblock/MlpBlock' in out
+  assert list((tmp_path / 'trace').rglob('*.xplane.pb'))
+
+
+def test_nothing_to_be_measured(tmp_path):
+  """Rows that say why, and an exit code."""
+  code, out, err = run_verb(
+    'benchmark', 'infer', *TINY, '--batch_sizes=8', '--mesh=data=3',
+  )  # fmt: skip
+  assert code == 1 and 'does not cover 8 devices' in out
+  assert err.splitlines()[-1].startswith('benchmark: nothing could be measured')
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize(
   'arguments, says',
@@ -34,6 +95,16 @@ def test_data(tmp_path):
     (['data', 'data'], "data does not take 'data': data"),
     (['data', '--image_size=x'], '--image_size=x must be pixels'),
     (['data', '--rounds=0'], '--rounds'),
+    (['data', '--batch_sizes=1,2'], '--batch_sizes=1,2: data takes one'),
+    (['data', '--models=b16'], 'data does not take --models'),
+    (['train', '--models=b17'], "unknown model 'b17'"),
+    (['train', '--batch_sizes=8,0'], '--batch_sizes=8,0 must be numbers of at'),
+    (['train', '--dtypes=int8'], "--dtypes=int8: unknown 'int8'; choose from"),
+    (['train', '--variants=fast'], "unknown 'fast'; choose from plain, scan"),
+    (['train', '--models=BiT-M-R50x1', '--variants=scan'], 'no equal blocks'),
+    (['train', '--against=jax'], 'unknown --against=jax; choose torch'),
+    (['memory', '--mesh=8'], '--mesh=8 must be sizes of data, fsdp, model'),
+    (['profile', '--batch_sizes=1,2'], 'profile takes one model'),
     (['data', '--json=no/such/folder.json'], 'no/such'),
   ],
 )

@@ -13,7 +13,7 @@ def compiled(function, *arguments, **options):
 
 def test_arguments_outputs_and_what_is_between():
   x = jnp.zeros((256, 256))  # 2^18 bytes
-  found = compiled(lambda x: (jnp.sort(x @ x, axis=0) @ x), x)
+  found = compiled(lambda x: jnp.sort(x @ x, axis=0) @ x, x)
   assert found.arguments == found.outputs == 2**18
   assert found.temporaries >= 2**18
   assert found.total == (

@@ -1,6 +1,6 @@
 import pytest
 
-from vit_jax_repro.benchmarks import programs, profiles
+from vit_jax_repro.benchmarks import profiles, programs
 
 
 @pytest.mark.quick
@@ -32,12 +32,12 @@ def test_parts_of_the_model(op_name, part):
   assert profiles.part_of(op_name) == part
 
 
-def test_products_are_most_of_an_update(tmp_path):
-  case = programs.Case('train', 'ViT-Ti_16', 8, 'float32', (64, 64))
+def test_a_forward_pass(tmp_path):
+  case = programs.Case('infer', 'ViT-Ti_16', 8, 'float32', (64, 64))
   rows = profiles.profile(case, 'plain', number=2, trace=str(tmp_path))
   assert sum(row.share for row in rows) == pytest.approx(1)
   assert rows == sorted(rows, key=lambda row: -row.seconds)
-  mlp = 'Transformer/encoderblock/MlpBlock/Dense: dot_general'
-  shares = {row.name: row.share for row in rows}
-  assert shares[mlp] > 0.02 and shares[f'backward {mlp}'] > shares[mlp] / 2
+  names = [row.name for row in rows]
+  assert any('Transformer/encoderblock/MlpBlock' in name for name in names)
+  assert all(row.seconds > 0 for row in rows)
   assert list(tmp_path.rglob('*.xplane.pb'))

@@ -46,7 +46,7 @@ def test_the_parent_of_workers_leaves_devices_alone():
 
 
 def test_the_update_is_that_of_training():
-  program = programs.create(CASE)
+  program = programs.create(programs.variant(CASE, 'scan'))
   state, batch = program.create()
   assert state.params['head']['kernel'].sharding.mesh.shape['data'] == 8
   params = jax.device_get(state.params)
@@ -56,7 +56,9 @@ def test_the_update_is_that_of_training():
     weight_decay=0.1,
     grad_clip_norm=1.0,
   )
-  model = models.create('ViT-Ti_16', num_classes=1000, dropout_rate=0.0)
+  model = models.create(
+    'ViT-Ti_16', num_classes=1000, dropout_rate=0.0, scan=True
+  )
   step = functools.partial(
     steps.train_step, objective=classification(model), tx=tx
   )

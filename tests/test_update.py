@@ -34,13 +34,16 @@ def needed(line):
 
 def wide(**keys):
   """Settings whose activations are most of what is needed."""
-  return dict(
-    model=STUDENT,
-    batch=64,
-    pp=dict(train='train', test='train', crop=32),
-    mesh=dict(data=1, fsdp=8, model=1),
-    total_steps=1,
-  ) | keys
+  return (
+    dict(
+      model=STUDENT,
+      batch=64,
+      pp=dict(train='train', test='train', crop=32),
+      mesh=dict(data=1, fsdp=8, model=1),
+      total_steps=1,
+    )
+    | keys
+  )
 
 
 def test_what_fits_is_found_and_fits(folder, tmp_path, capfd):

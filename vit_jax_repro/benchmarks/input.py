@@ -222,7 +222,8 @@ def _piped(dataset, function, batch_size):
 @contextlib.contextmanager
 def _worker(name, settings):
   """A process that, sent a number of batches, answers with images/s."""
-  context = multiprocessing.get_context('spawn')
+  context = multiprocessing.get_context('forkserver')
+  context.set_forkserver_preload(['tensorflow'])  # once for all
   ours, theirs = context.Pipe()
   process = context.Process(target=_work, args=(theirs, name, settings))
   process.start()

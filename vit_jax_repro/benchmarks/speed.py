@@ -155,9 +155,12 @@ def _row(row, seconds, firsts, memory, peak):
 
 @contextlib.contextmanager
 def _worker(case, name, shared):
-  context = multiprocessing.get_context('spawn')
+  context = multiprocessing.get_context('forkserver')
   ours, theirs = context.Pipe()
-  process = context.Process(target=_work, args=(theirs, case, name, shared))
+  env = dict(os.environ)
+  if shared:  # JAX would take three quarters of the card, and PyTorch fail
+    env.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  process = context.Process(target=_work, args=(theirs, case, name, env))
   process.start()
   theirs.close()  # so that its end is noticed here
   try:
@@ -174,10 +177,9 @@ def _receive(pipe):
     return {'error': 'its process ended, killed for its memory perhaps'}
 
 
-def _work(pipe, case, name, shared):
+def _work(pipe, case, name, env):
   """Answers {'ready'}, then {'seconds'} to a time, {'peak_bytes'} to None."""
-  if shared:  # JAX would take three quarters of the card, and PyTorch fail
-    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  os.environ.update(env)  # the server's may be older
   try:
     started = time.perf_counter()
     make_steps, memory, device = _contender(case, name)

@@ -43,10 +43,8 @@ def speeds(rows: Sequence) -> None:
       [
         (
           row.contender,
-          _number(row.seconds, '{:.1f}', 1e3),
-          '-'
-          if row.spread is None
-          else '-'.join(f'{1e3 * each:.1f}' for each in row.spread),
+          _milliseconds(row.seconds),
+          '-'.join(_milliseconds(each) for each in row.spread or (None,)),
           _number(row.images_per_sec, '{:.1f}'),
           _number(row.utilisation, '{:.1%}'),
           _number(row.peak_bytes, '{:.2f}', 1 / _GIB),
@@ -128,6 +126,13 @@ def _title(case, devices=None, kind=None):
     f'{case.kind} {case.model}, batch {case.batch_size}, {case.dtype}, '
     f'{height}x{width}{where}{", " if mesh else ""}{mesh}'
   )
+
+
+def _milliseconds(seconds):
+  """Three digits of a short time."""
+  if seconds is None:
+    return '-'
+  return f'{1e3 * seconds:.{0 if seconds > 0.1 else 1}f}'
 
 
 def _number(value, form, factor=None):
