@@ -102,6 +102,7 @@ def test_nothing_to_be_measured(tmp_path):
     (['train', '--dtypes=int8'], "--dtypes=int8: unknown 'int8'; choose from"),
     (['train', '--variants=fast'], "unknown 'fast'; choose from plain, scan"),
     (['train', '--models=BiT-M-R50x1', '--variants=scan'], 'no equal blocks'),
+    (['train', '--peak_tflops=0'], '--peak_tflops=0.0 must be above 0'),
     (['train', '--against=jax'], 'unknown --against=jax; choose torch'),
     (['memory', '--mesh=8'], '--mesh=8 must be sizes of data, fsdp, model'),
     (['profile', '--batch_sizes=1,2'], 'profile takes one model'),

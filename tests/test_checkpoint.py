@@ -311,13 +311,13 @@ def test_other_settings_are_not_taken_for_damage(whole):
 def test_checkpoints_from_before_there_were_checksums(whole, tmp_path):
   folder = tmp_path / 'checkpoints'
   shutil.copytree(whole / 'whole', folder)
-  (folder / '6' / 'meta' / 'metadata').write_text('{"seed": 6}')
+  (folder / '6' / 'meta' / 'metadata').write_text('{"processes": 6}')
   notes = []
   saved = checkpoint.Checkpoints(folder, note=notes.append)
   restored, meta = saved.restore(one_device())
   saved.close()
   assert same(restored, make_state(devices(1), value=6, step=6))
-  assert meta == {'seed': 6}
+  assert meta == {'processes': 6}
   assert notes == [
     f'{folder}/6 is from before there were checksums: not checked'
   ]

@@ -46,6 +46,15 @@ def test_a_place_that_cannot_be_written(unset):
   assert 'JAX_COMPILATION_CACHE_DIR' not in os.environ
 
 
+def test_a_user_without_a_home(unset, monkeypatch):
+  """As in a container that runs as a number."""
+  monkeypatch.delenv('XDG_CACHE_HOME')
+  monkeypatch.delenv('HOME')
+  monkeypatch.setattr('os.getuid', lambda: 54321)
+  compiled_programs.keep()
+  assert 'JAX_COMPILATION_CACHE_DIR' not in os.environ
+
+
 def test_jax_keeps_programs_there_and_finds_them(unset):
   """In new processes, with the settings of `keep` and a program of its own."""
   source = (

@@ -36,6 +36,26 @@ def test_a_change_of_any_part_is_noticed(tmp_path, key):
     descriptions.read(tmp_path)
 
 
+def test_a_change_of_any_byte_is_noticed(tmp_path):
+  """Of any kind: text that is no JSON, or other JSON; none passes as old."""
+  write(tmp_path, descriptions.create(STATE, {'processes': 2}, 0.5))
+  path = tmp_path / descriptions.FILE
+  content = path.read_bytes()
+  for position in range(len(content)):
+    changed = bytearray(content)
+    changed[position] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises((descriptions.DamagedError, ValueError)):
+      descriptions.read(tmp_path)
+
+
+@pytest.mark.parametrize('content', [[], 3, {}, {'processes': 1, 'score': 2}])
+def test_what_is_no_description(tmp_path, content):
+  write(tmp_path, content)
+  with pytest.raises(descriptions.DamagedError):
+    descriptions.read(tmp_path)
+
+
 def test_before_there_were_checksums(tmp_path):
   write(tmp_path, {'processes': 2})
   found = descriptions.read(tmp_path)

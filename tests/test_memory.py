@@ -27,5 +27,22 @@ def test_an_output_in_the_place_of_an_argument_counts_once():
   assert found.arguments == 2**18 and found.outputs == 0
 
 
+def test_a_compiler_that_gives_up():
+  """As XLA does for a TPU; another error is not taken for that."""
+
+  def compile(text):
+    raise jax.errors.JaxRuntimeError(text)
+
+  assert memory.of_result(lambda: compile('RESOURCE_EXHAUSTED: HBM')) is None
+  with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
+    memory.of_result(lambda: compile('INTERNAL: other'))
+
+
+def test_what_may_be_used(monkeypatch):
+  assert memory.usable() is None
+  monkeypatch.setattr(memory, 'limit', lambda device=None: 1000)
+  assert memory.usable() == 950
+
+
 def test_a_cpu_reports_no_limit():
   assert memory.limit() is None and memory.peak() is None

@@ -32,6 +32,22 @@ def test_parts_of_the_model(op_name, part):
   assert profiles.part_of(op_name) == part
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  'plane, line, counts',
+  [
+    ('/device:TPU:0', 'XLA Ops', True),
+    ('/device:TPU:0', 'XLA Modules', False),
+    ('/device:GPU:0', 'Stream #13(Compute)', True),
+    ('/device:GPU:0', 'XLA Ops', False),
+    ('/host:CPU', 'tf_XLAEigen/1', True),
+    ('/host:CPU', 'python', False),
+  ],
+)
+def test_time_counts_once(plane, line, counts):
+  assert profiles._is_work(plane, line) is counts
+
+
 def test_a_forward_pass(tmp_path):
   case = programs.Case('infer', 'ViT-Ti_16', 8, 'float32', (64, 64))
   rows = profiles.profile(case, 'plain', number=2, trace=str(tmp_path))
@@ -40,4 +56,6 @@ def test_a_forward_pass(tmp_path):
   names = [row.name for row in rows]
   assert any('Transformer/encoderblock/MlpBlock' in name for name in names)
   assert all(row.seconds > 0 for row in rows)
-  assert list(tmp_path.rglob('*.xplane.pb'))
+  again = profiles.profile(case, 'plain', number=1, trace=str(tmp_path))
+  assert {row.name for row in again} == set(names)
+  assert len(list(tmp_path.rglob('*.xplane.pb'))) == 2

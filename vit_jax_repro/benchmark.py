@@ -130,12 +130,15 @@ def _benchmark(values, arguments):
 
 
 def _speed(values, kind):
+  from vit_jax_repro import command_line
   from vit_jax_repro.benchmarks import speed, tables
 
   cases, variants = _cases(values, kind)
   others = [
     speed.others(values.against, values.compiled, case.model) for case in cases
   ]
+  if values.peak_tflops == 0:
+    raise command_line.UsageError('--peak_tflops=0.0 must be above 0')
   peak = values.peak_tflops and values.peak_tflops * 1e12
   rows = []
   for case, names in zip(cases, others, strict=True):
@@ -147,6 +150,7 @@ def _speed(values, kind):
       peak=peak,
       show=_show,
     )
+    _write(values, _result('rows', rows, {}))  # so far
   _finish(values, rows, tables.speeds)
   if all(row.error for row in rows):
     raise ValueError('nothing could be measured; the errors are above')

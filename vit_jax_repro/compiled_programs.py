@@ -19,10 +19,10 @@ def keep() -> None:
   """Sets JAX's environment; before JAX is imported."""
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
     return
-  folder = default_folder()
   try:
+    folder = default_folder()
     folder.mkdir(parents=True, exist_ok=True)
-  except OSError:
+  except (OSError, RuntimeError):  # RuntimeError: a user without a home
     return
   if not os.access(folder, os.W_OK):
     return

@@ -1,9 +1,12 @@
 """Memory of compiled programs and of devices, in bytes of one device."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
+
+USABLE = 0.95  # of what a device reports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,25 @@ def of(compiled: Any) -> Memory:
     temporaries=found.temp_size_in_bytes,
     program=found.generated_code_size_in_bytes,
   )
+
+
+def of_result(compile: Callable[[], Any]) -> Memory | None:
+  """That of what `compile` returns, or None: it gave up.
+
+  XLA refuses to compile what can never fit into a TPU.
+  """
+  try:
+    return of(compile())
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    return None
+
+
+def usable(device: jax.Device | None = None) -> int | None:
+  """What a program may take of `limit`; the rest goes to fragments."""
+  found = limit(device)
+  return None if found is None else int(USABLE * found)
 
 
 def limit(device: jax.Device | None = None) -> int | None:

@@ -36,15 +36,15 @@ class Fit:
   """The memory of a program on one device, in bytes.
 
   Attributes:
-    memory: what the compiler expects.
-    limit: what the device has, None if nobody says.
+    memory: what the compiler expects; None: it gave up, for want of it.
+    limit: what may be used of the device, None if nobody says.
     largest_batch: the largest power of two, times the devices that divide the
       batch, that fits into the limit; 0: not one does; None: not asked for.
   """
 
   case: programs.Case
   variant: str
-  memory: memory.Memory
+  memory: memory.Memory | None
   limit: int | None
   largest_batch: int | None
 
@@ -89,12 +89,12 @@ def fits(
   """The memory of each variant, and the largest batch if wanted.
 
   Args:
-    limit: bytes of a device; None: what the device reports.
+    limit: bytes of a device; None: 0.95 of what it reports, as in `main`.
 
   Raises:
     ValueError: the largest batch is wanted and nobody knows the limit.
   """
-  limit = memory.limit() if limit is None else limit
+  limit = memory.usable() if limit is None else limit
   if largest and limit is None:
     raise ValueError(
       'the largest batch needs a limit, and this device reports none; give '
@@ -110,9 +110,10 @@ def fits(
   return rows
 
 
-def expected(case: programs.Case) -> memory.Memory:
-  """The memory of one device while the program of a case runs."""
-  return memory.of(programs.compile(programs.create(case)))
+def expected(case: programs.Case) -> memory.Memory | None:
+  """The memory of one device while a case runs; None: XLA gave up on it."""
+  program = programs.create(case)
+  return memory.of_result(lambda: programs.compile(program))
 
 
 def _largest(case, limit, show):
@@ -122,7 +123,7 @@ def _largest(case, limit, show):
   while True:
     show(f'{case.model}: does a batch of {batch} fit?')
     found = expected(dataclasses.replace(case, batch_size=batch))
-    if found.total > limit:
+    if found is None or found.total > limit:
       return fitting
     fitting, batch = batch, 2 * batch
 

@@ -87,17 +87,28 @@ def part_of(op_name: str) -> str:
   return f'{"backward " if backward else ""}{where}: {operation}'
 
 
+def _is_work(plane, line):
+  """Whether a line of a trace has operations, and has them alone.
+
+  GPUs have a line for each stream, and the same again by modules and steps.
+  """
+  if plane.startswith('/device:TPU'):
+    return line == 'XLA Ops'
+  if plane.startswith('/device:'):
+    return line.startswith('Stream')
+  return line != 'python'
+
+
 def _times(folder):
   """{HLO instruction: nanoseconds}, over all threads and devices."""
-  (path,) = glob.glob(os.path.join(folder, '**', '*.xplane.pb'), recursive=True)
+  paths = glob.glob(os.path.join(folder, '**', '*.xplane.pb'), recursive=True)
+  path = max(paths, key=os.path.getmtime)  # there may be earlier ones
   times = collections.Counter()
   for plane in jax.profiler.ProfileData.from_file(path).planes:
     if not plane.name.startswith(('/device:', '/host:CPU')):
       continue
     for line in plane.lines:
-      if line.name == 'python' or 'Steps' in line.name:
-        continue
-      if plane.name.startswith('/device:TPU') and line.name != 'XLA Ops':
+      if not _is_work(plane.name, line.name):
         continue
       for event in line.events:
         stats = dict(event.stats)

@@ -84,9 +84,10 @@ def fits(rows: Sequence) -> None:
       [
         (
           row.variant,
-          _number(row.memory.arguments, '{:.3f}', 1 / _GIB),
-          _number(row.memory.temporaries, '{:.3f}', 1 / _GIB),
-          _number(row.memory.total, '{:.3f}', 1 / _GIB),
+          *(
+            _number(getattr(row.memory, name, None), '{:.3f}', 1 / _GIB)
+            for name in ('arguments', 'temporaries', 'total')
+          ),
           _number(row.limit, '{:.1f}', 1 / _GIB),
           _number(row.largest_batch, '{}'),
         )

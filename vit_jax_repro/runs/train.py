@@ -138,10 +138,11 @@ class _Run:
     self.shapes = self.step.shapes
     for line in mesh.undivided(self.shapes.params, self.mesh):
       note(line)
+    self.params = None
     if load:
       self.step.begin()
-    self.params = self._initial_params() if load else None
-    self.step.check_memory()
+      self.params = self._initial_params()
+      self.step.check_memory()
 
   @property
   def shardings(self):
@@ -174,6 +175,8 @@ class _Run:
     """The state to start from on the mesh, and how many updates it has had."""
     if checkpoints.latest_step() is not None:
       self.params = None
+      if checkpoints.latest_step() < self.total_steps:
+        self.step.check_memory(fresh=False)
       state, position = checkpoints.restore(self.shapes)
       if position['processes'] != jax.process_count():
         note(

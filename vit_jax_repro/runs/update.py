@@ -3,6 +3,8 @@
 import concurrent.futures
 import dataclasses
 import functools
+import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +21,6 @@ from vit_jax_repro.training import mesh as mesh_lib
 from vit_jax_repro.training import steps
 
 _GIB = 2**30
-# Of the memory that a device reports, what is left to fragments and to XLA.
-_USABLE = 0.95
 
 
 class Update:
@@ -43,23 +43,31 @@ class Update:
     self._data, self._tx = data, tx
     self.shapes = _state_shapes(task, tx, mesh, data.image_size)
     self._compiling = None
+    self._teacher = None  # its parameters on the mesh, once they are there
 
   def begin(self) -> None:
-    """Compiles in a thread, while this one reads files and images."""
+    """Compiles in a thread, while this one reads files and images.
+
+    A daemon, for which a process that fails meanwhile does not wait.
+    """
     if self._compiling is None:
-      pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-      self._compiling = pool.submit(self._compile)
-      pool.shutdown(wait=False)
+      self._compiling = concurrent.futures.Future()
+      threading.Thread(target=self._fulfil, daemon=True).start()
 
   def __call__(self, state: Any, batch: dict) -> tuple[Any, dict]:
     self.begin()
-    return self._compiling.result()(state, batch, self._teacher())
+    return self._compiling.result()(state, batch, self._teacher_params())
 
-  def check_memory(self) -> None:
+  def check_memory(self, *, fresh: bool = True) -> None:
     """Refuses an update that does not fit into a device.
 
-    The limit is `config.memory_limit_gb`, or what the device reports. Other
-    settings are tried by compiling them, so this may take minutes.
+    The limit is `config.memory_limit_gb`, or 0.95 of what the device reports.
+    Counted are the update and the batches that lie ready; not an evaluation.
+    Other settings are tried by compiling them, so this may take minutes.
+
+    Args:
+      fresh: whether the run begins; the parts that a batch is computed in
+        cannot be changed any more in one that goes on.
 
     Raises:
       ValueError: it does not fit; the line says what would.
@@ -68,36 +76,47 @@ class Update:
     if limit is None:
       return
     self.begin()
-    needed = memory.of(self._compiling.result())
-    if needed.total <= limit:
+    needed = memory.of_result(self._compiling.result)
+    if needed is not None and needed.total + self._ready() <= limit:
       return
+    found = 'more than its compiler accepts'
+    if needed is not None:
+      found = (
+        f'{(needed.total + self._ready()) / _GIB:.4g} GiB of each device '
+        f'({needed.arguments / _GIB:.4g} for parameters, optimiser and batch)'
+      )
     raise ValueError(
-      f'an update needs {needed.total / _GIB:.3f} GiB of each device '
-      f'({needed.arguments / _GIB:.3f} for parameters, optimiser and batch), '
-      f'which has {limit / _GIB:.3f}; {self._remedy(limit)}'
+      f'an update needs {found}, which has {limit / _GIB:.4g}; '
+      f'{self._remedy(limit, fresh)}'
     )
 
   def _limit(self):
     settings = self._settings
     wanted = settings.memory_limit_gb
     if wanted is None:
-      found = memory.limit()
-      return None if found is None else int(_USABLE * found)
+      return memory.usable()
     return int(wanted * _GIB) or None
 
-  def _remedy(self, limit):
+  def _ready(self):
+    """Bytes of the batches that lie on a device beside that of the update."""
+    batch = _batch_shapes(self._settings, self._data.image_size, self._mesh)
+    return self._settings.prefetch * mesh_lib.bytes_per_device(batch)
+
+  def _remedy(self, limit, fresh):
     """Settings that fit, found by trying, in words."""
-    found = self._fitting(limit)
+    found = self._fitting(limit, fresh)
     if found is None:
+      tried = 'no number of accum_steps' if fresh else 'recomputing blocks'
+      does = 'helps' if fresh else 'does not help'
       return (
-        'no number of accum_steps helps; choose a smaller model or image, '
-        'divide parameters (--config.mesh.fsdp), or another device'
+        f'{tried} {does}; choose a smaller model or image, divide parameters '
+        '(--config.mesh.fsdp), or another device'
       )
     changes, needed = found
     flags = ' '.join(f'--config.{k}={v}' for k, v in changes.items())
-    return f'with {flags} it needs {needed / _GIB:.3f}'
+    return f'with {flags} it needs {needed / _GIB:.4g}'
 
-  def _fitting(self, limit):
+  def _fitting(self, limit, fresh):
     """Changes of settings that fit and the bytes they need, or None."""
     settings = self._settings
     changes = {}
@@ -106,6 +125,8 @@ class Update:
       needed = self._needed(changes)
       if needed <= limit:
         return changes, needed
+    if not fresh:
+      return None
     rows = settings.batch // _shards(self._mesh)
     parts = [
       n
@@ -141,7 +162,15 @@ class Update:
       self._tx,
       self._mesh,
     )
-    return memory.of(other._compile()).total
+    other._teacher = self._teacher_params()
+    found = memory.of_result(other._compile)
+    return math.inf if found is None else found.total + self._ready()
+
+  def _fulfil(self):
+    try:
+      self._compiling.set_result(self._compile())
+    except BaseException as error:
+      self._compiling.set_exception(error)
 
   def _compile(self):
     function = jax.jit(
@@ -153,14 +182,16 @@ class Update:
       ),
     )
     batch = _batch_shapes(self._settings, self._data.image_size, self._mesh)
-    return function.lower(self.shapes, batch, self._teacher()).compile()
+    lowered = function.lower(self.shapes, batch, self._teacher_params())
+    return lowered.compile()
 
-  @functools.cache  # noqa: B019  # one for each run
-  def _teacher(self):
-    """A teacher's parameters, on the mesh; None without one."""
-    params = self._task.teacher and self._task.teacher.params
-    shardings = mesh_lib.parameter_sharding(params, self._mesh)
-    return mesh_lib.put(params, shardings)
+  def _teacher_params(self):
+    """None without a teacher."""
+    teacher = self._task.teacher
+    if self._teacher is None and teacher is not None:
+      shardings = mesh_lib.parameter_sharding(teacher.params, self._mesh)
+      self._teacher = mesh_lib.put(teacher.params, shardings)
+    return self._teacher
 
 
 def _step(settings, task, data, tx, mesh) -> Callable:

@@ -25,7 +25,8 @@ import jax
 
 from vit_jax_repro.runs import configuration, json_files, locks, settings
 
-# Settings that change nothing about the result, or only where data lies.
+# Settings that change nothing about the result beyond rounding, or only where
+# data lies.
 FREE = (
   'batch_eval',
   'checkpoint_every',
@@ -40,6 +41,9 @@ FREE = (
   'mesh.data',
   'mesh.fsdp',
   'mesh.model',
+  'model.attention',
+  'model.remat',
+  'model.remat_policy',
 )
 FILES = (
   'checkpoints',

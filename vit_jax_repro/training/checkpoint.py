@@ -209,6 +209,11 @@ class Checkpoints:
     if not faults:
       return
     folder = self._folder.parent / DAMAGED
+    if folder.exists() and not folder.is_dir():
+      raise OSError(
+        f'{folder} is no folder, and a damaged checkpoint has to be moved '
+        'there; move that file away'
+      )
     targets = {step: _free(folder / str(step)) for step in faults}
     for step, target in targets.items():
       self._scores.pop(step, None)

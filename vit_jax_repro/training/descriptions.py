@@ -28,6 +28,10 @@ class OtherStateError(ValueError):
   """A checkpoint was saved by other settings."""
 
 
+_KEYS = {'meta', 'score', 'leaves'}
+_OLD = {'processes'}  # what stood there before there were checksums
+
+
 def create(state: Any, meta: dict, score: float | None) -> dict:
   """Describes a state; all processes must call it together."""
   description = {
@@ -46,10 +50,12 @@ def read(folder: pathlib.Path) -> dict:
     OSError, ValueError: it cannot be read.
   """
   content = json.loads((folder / FILE).read_text(encoding='utf-8'))
-  if 'leaves' not in content:
+  if not isinstance(content, dict):
+    raise DamagedError('its description is none')
+  if content.keys() == _OLD:
     return {'meta': content, 'score': None, 'leaves': None}
   digest = content.pop('digest', None)
-  if digest != _digest(content):
+  if content.keys() != _KEYS or digest != _digest(content):
     raise DamagedError('the checksum of its description is another')
   return content
 
