@@ -12,17 +12,28 @@ def nothing(line):
   pass
 
 
-def test_scanning_compiles_faster(as_users_compile):
-  """Of the deeper ViT-L/16 three times as fast: docs/performance.md."""
-  case = dataclasses.replace(CASE, mesh=dict(data=8))
+def test_times_of_compiling():
+  """Which is faster is for a quiet machine to say: docs/performance.md."""
+  case = dataclasses.replace(CASE, kind='infer', mesh=dict(data=8))
   plain, scanned = compiling.times(
     case, ['plain', 'scan'], rounds=1, show=nothing
   )
   assert plain.ratio == 1 and plain.variant == 'plain'
-  assert scanned.ratio < 0.8
+  assert scanned.variant == 'scan' and scanned.lower > 0 < scanned.compile
   assert scanned.ratio == pytest.approx(
     (scanned.lower + scanned.compile) / (plain.lower + plain.compile)
   )
+
+
+def test_a_scanned_program_is_a_third_as_long():
+  """Of ViT-L/16, before XLA sees it; so it compiles in a third of the time."""
+  case = dataclasses.replace(CASE, model='ViT-L_16', mesh=dict(data=8))
+  lengths = {}
+  for name in ('plain', 'scan'):
+    program = programs.create(programs.variant(case, name))
+    lowered = program.function.lower(*program.arguments)
+    lengths[name] = len(lowered.as_text().splitlines())
+  assert lengths['scan'] < lengths['plain'] / 3
 
 
 def test_the_largest_batch():

@@ -25,12 +25,12 @@ def test_the_first_signal_is_noted_and_the_next_one_is_as_before(signum):
   try:
     with preemption.Watch() as watch:
       assert not watch.should_stop()
-      os.kill(os.getpid(), signum)
+      signal.raise_signal(signum)
       assert watch.should_stop() and not seen
-      os.kill(os.getpid(), signum)
+      signal.raise_signal(signum)
       assert seen == [signum]
       stopped = watch.stopped(7)
-    os.kill(os.getpid(), signum)  # handlers are put back
+    signal.raise_signal(signum)  # handlers are put back
     assert seen == [signum] * 2
   finally:
     signal.signal(signum, outside)
@@ -44,14 +44,14 @@ def test_the_first_signal_is_noted_and_the_next_one_is_as_before(signum):
 @pytest.mark.quick
 def test_a_signal_that_comes_too_late_does_what_it_did():
   with pytest.raises(KeyboardInterrupt), preemption.Watch():
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
   assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.quick
 def test_an_error_stays_the_error():
   with pytest.raises(ValueError, match='mine'), preemption.Watch():
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
     raise ValueError('mine')
 
 
@@ -74,7 +74,7 @@ def test_an_evaluation_is_left_between_batches():
   with preemption.Watch() as watch:
     batches = watch.unless_stopped(iter(range(3)))
     assert next(batches) == 0
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
     with pytest.raises(preemption.InterruptedEvaluationError):
       next(batches)
     watch.stopped(1)

@@ -22,6 +22,7 @@ QUICKSTART = dict(
   optim='adamw',
   weight_decay=0.5,
   weight_decay_on='kernels',
+  mixup_alpha=0.2,
   batch=64,
   batch_eval=360,
   shuffle_buffer=2000,
