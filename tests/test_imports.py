@@ -77,6 +77,8 @@ KINDS = {  # the longest matching row counts; a top-level module is a verb
   'comparison.torch_models': 'edge',
   'comparison.torch_sources': 'edge',
   'analysis': 'core',
+  'analysis.charts': 'edge',
+  'analysis.pictures': 'edge',
   'analysis.plots': 'edge',
   'paper': 'core',
   'paper.render': 'edge',

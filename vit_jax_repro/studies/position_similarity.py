@@ -9,6 +9,7 @@ import os
 import numpy as np
 
 from vit_jax_repro import weights
+from vit_jax_repro.analysis import embeddings
 from vit_jax_repro.weights import names, positions, stacking
 
 
@@ -49,11 +50,10 @@ def locality(path: str | os.PathLike) -> float:
 def similarity_falls(table: np.ndarray) -> float:
   """`locality` of a table [h, w, D]."""
   height, width, _ = table.shape
-  cells = table.reshape(height * width, -1)
-  cells = cells / np.linalg.norm(cells, axis=1, keepdims=True)
+  cosines = embeddings.similarity(table).reshape(height * width, -1)
   y, x = np.divmod(np.arange(height * width), width)
   first, second = np.triu_indices(height * width, k=1)
-  similarity = np.einsum('nd,nd->n', cells[first], cells[second])
+  similarity = cosines[first, second]
   distance = np.hypot(y[first] - y[second], x[first] - x[second])
   near, far = distance == 1, distance > distance.max() / 2
   return float(similarity[near].mean() - similarity[far].mean())

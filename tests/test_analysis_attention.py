@@ -1,0 +1,136 @@
+"""Attention of a model: rows, rollout and distance, by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_models
+
+from vit_jax_repro import models
+from vit_jax_repro.analysis import attention
+
+pytestmark = pytest.mark.quick
+
+HYBRID = dict(
+  patch_size=[1, 1], stem_num_layers=[1], stem_width_factor=0.5, num_layers=1
+)
+# One layer whose heads differ, and one whose heads are alike.
+LAYERS = np.array(
+  [
+    [[[0.8, 0.2], [0.4, 0.6]], [[0.6, 0.4], [0.4, 0.6]]],
+    [[[1, 0], [1, 0]], [[1, 0], [1, 0]]],
+  ],
+  np.float32,
+)
+
+
+def attend(spec, image_size):
+  params = tiny_models.params_of(spec, image_size)
+  image = np.random.default_rng(1).normal(size=(*image_size, 3))
+  return attention.of(models.create(spec), params, image.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+  'fields, size, grid, prefix',
+  [
+    ({}, (8, 12), (2, 3), 1),
+    (dict(distilled=True, scan=True), (8, 12), (2, 3), 2),
+    (dict(classifier='gap'), (8, 12), (2, 3), 0),
+    (HYBRID, (16, 24), (4, 6), 1),
+  ],
+)
+def test_rows_sum_to_1(fields, size, grid, prefix):
+  spec = tiny_models.spec(3, **fields)
+  seen = attend(spec, size)
+  tokens = prefix + grid[0] * grid[1]
+  assert seen.weights.shape == (spec['num_layers'], 2, tokens, tokens)
+  assert (seen.grid, seen.num_prefix) == (grid, prefix)
+  np.testing.assert_allclose(seen.weights.sum(-1), 1, atol=1e-6)
+  mixed = attention.rollout(seen.weights)
+  np.testing.assert_allclose(mixed.sum(-1), 1, atol=1e-6)
+  assert seen.weights.std() > 0.01 and (mixed >= 0).all()
+
+
+def test_rollout_by_hand():
+  # Heads averaged: [.7 .3; .4 .6]; with the identity: [.85 .15; .2 .8] and
+  # [1 0; .5 .5], the second on the left.
+  np.testing.assert_allclose(
+    attention.rollout(LAYERS), [[0.85, 0.15], [0.525, 0.475]], atol=1e-7
+  )
+  np.testing.assert_allclose(
+    attention.rollout(LAYERS, residual=False), [[0.7, 0.3]] * 2, atol=1e-7
+  )
+  # The larger of both heads, to the sum 1: [2/3 1/3; .4 .6].
+  np.testing.assert_allclose(
+    attention.rollout(LAYERS[:1], combined='max'),
+    [[5 / 6, 1 / 6], [0.2, 0.8]],
+    atol=1e-7,
+  )
+  # The smaller: [.75 .25; .4 .6].
+  np.testing.assert_allclose(
+    attention.rollout(LAYERS[:1], combined='min'),
+    [[0.875, 0.125], [0.2, 0.8]],
+    atol=1e-7,
+  )
+  with pytest.raises(ValueError, match="'median'; choose from mean, max, min"):
+    attention.rollout(LAYERS, combined='median')
+
+
+def test_distance_by_hand():
+  # Two patches of 4x6 pixels beside each other, and a class token.
+  weights = np.array(
+    [[0.2, 0.4, 0.4], [0.5, 0.25, 0.25], [0, 0.25, 0.75]], np.float32
+  )
+  aside = np.array([[0, 0.5, 0.5], [1, 0, 0], [0.5, 0.5, 0]], np.float32)
+  seen = attention.Attention(np.stack([weights, aside])[None], (1, 2))
+  # 0.5 of 6 pixels and 0.25; none on patches and all on the other one.
+  np.testing.assert_allclose(
+    attention.mean_distance(seen, (4, 12)), [[(3 + 1.5) / 2, (0 + 6) / 2]]
+  )
+
+
+def test_patches_are_as_far_apart_as_their_centres():
+  distances = attention.patch_distances((2, 2), (8, 6))
+  np.testing.assert_allclose(
+    distances, [[0, 3, 4, 5], [3, 0, 5, 4], [4, 5, 0, 3], [5, 4, 3, 0]]
+  )
+
+
+def test_what_a_token_sees():
+  matrix = np.arange(49.0).reshape(7, 7)
+  seen = attention.Attention(np.zeros((1, 1, 7, 7)), (2, 3))
+  np.testing.assert_array_equal(
+    seen.seen_from(matrix, 'class'), [[1, 2, 3], [4, 5, 6]]
+  )
+  np.testing.assert_array_equal(
+    seen.seen_from(matrix, (1, 0)), 28 + np.array([[1, 2, 3], [4, 5, 6]])
+  )
+  mean = (7 + 42) / 2 + np.array([[1, 2, 3], [4, 5, 6]])
+  stacked = seen.seen_from(np.stack([matrix, 2 * matrix]), 'mean')
+  np.testing.assert_array_equal(stacked, [mean, 2 * mean])
+  with pytest.raises(ValueError, match='no patch 2,0: rows are 0 to 1 and col'):
+    seen.seen_from(matrix, (2, 0))
+  without = attention.Attention(np.zeros((1, 1, 6, 6)), (2, 3))
+  with pytest.raises(ValueError, match="no class token; choose 'mean'"):
+    without.seen_from(matrix[1:, 1:], 'class')
+
+
+def test_the_grid_is_known_without_computing():
+  for fields, size, grid in (({}, (8, 12), (2, 3)), (HYBRID, (16, 24), (4, 6))):
+    spec = tiny_models.spec(3, **fields)
+    params = tiny_models.params_of(spec, size)
+    assert attention.grid_of(models.create(spec), params, size) == grid
+
+
+def test_models_without_attention_are_refused():
+  for base, name in ((tiny_models.BIT, 'BiT'), (tiny_models.MIXER, 'Mixer')):
+    model = models.create(tiny_models.spec(3, base))
+    with pytest.raises(ValueError, match=f'a {name} has no att.*`filters`'):
+      attention.of(model, {}, np.zeros((8, 8, 3), np.float32))
+
+
+def test_weights_that_are_not_finite_are_refused():
+  spec = tiny_models.spec(3)
+  params = tiny_models.params_of(spec)
+  params['embedding']['bias'] = jnp.full(16, jnp.nan)
+  with pytest.raises(ValueError, match='is not finite: its weights hold NaN'):
+    attention.of(models.create(spec), params, np.zeros((8, 8, 3), np.float32))

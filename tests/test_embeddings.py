@@ -1,0 +1,122 @@
+"""Position embeddings of every kind, and components of filters."""
+
+import numpy as np
+import pytest
+import tiny_models
+
+from vit_jax_repro import models
+from vit_jax_repro.analysis import embeddings
+from vit_jax_repro.models import positions
+
+pytestmark = pytest.mark.quick
+
+SIZE, GRID = (8, 12), (2, 3)
+
+
+def table_of(layer=0, **fields):
+  """(parameters, what `position_table` gives)."""
+  spec = tiny_models.spec(3, **fields)
+  params = tiny_models.params_of(spec, SIZE)
+  model = models.create(spec)
+  return params, embeddings.position_table(model, params, GRID, layer)
+
+
+@pytest.mark.parametrize('distilled', [False, True])
+def test_learned_ones_without_those_of_tokens(distilled):
+  params, table = table_of(distilled=distilled)
+  stored = params['Transformer']['posembed_input']['pos_embedding']
+  cells = stored[0, 1 + distilled :].reshape(*GRID, 16)
+  np.testing.assert_array_equal(table, cells)
+
+
+def test_those_of_big_vision_have_no_slot():
+  params, table = table_of(class_token_after_positions=True)
+  stored = params['pos_embedding'][0]
+  np.testing.assert_array_equal(table, stored.reshape(*GRID, 16))
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_each_layer_has_its_own(scan):
+  params, table = table_of(1, position_embedding_at='every_layer', scan=scan)
+  blocks = params['Transformer']
+  if scan:
+    stored = blocks['encoderblock']['posembed_layer']['pos_embedding'][1]
+  else:
+    stored = blocks['encoderblock_1']['posembed_layer']['pos_embedding']
+  np.testing.assert_array_equal(table, stored[0, 1:].reshape(*GRID, 16))
+  with pytest.raises(ValueError, match=r'layer=2 has no position.* 0 to 1'):
+    table_of(2, position_embedding_at='every_layer')
+
+
+def test_those_of_coordinates_and_fixed_ones():
+  params, table = table_of(
+    position_embedding='learned2d', position_embedding_at='shared'
+  )
+  stored = params['Transformer']['posembed_shared']
+  assert table.shape == (*GRID, 16)
+  np.testing.assert_array_equal(
+    table[1, 2], [*stored['x_embedding'][0, 2], *stored['y_embedding'][0, 1]]
+  )
+  _, table = table_of(position_embedding='sincos2d', classifier='gap')
+  fixed = np.asarray(positions.sincos2d(GRID, 16))
+  np.testing.assert_array_equal(table, fixed.reshape(*GRID, 16))
+
+
+def test_models_without_vectors_to_add_are_refused():
+  for kind in ('none', 'relative'):
+    with pytest.raises(ValueError, match=f'position_embedding={kind!r}, with'):
+      table_of(position_embedding=kind)
+  model = models.create(tiny_models.spec(3, tiny_models.MIXER))
+  with pytest.raises(ValueError, match='a Mixer has no'):
+    embeddings.position_table(model, {}, GRID)
+  with pytest.raises(ValueError, match=r'layer=1 has no position.* 0 to 0'):
+    table_of(1)
+
+
+def test_similarity_is_that_of_directions():
+  table = np.array([[[1.0, 0], [3, 0], [1, 1]], [[-2, 0], [0, 5], [0, 0]]])
+  grids = embeddings.similarity(table)
+  half = 0.5**0.5
+  np.testing.assert_allclose(grids[0, 0], [[1, 1, half], [-1, 0, 0]])
+  np.testing.assert_allclose(grids[1, 1], [[0, 0, half], [0, 1, 0]])
+  np.testing.assert_array_equal(grids[1, 2], np.zeros((2, 3)))
+  table[0, 0, 0] = np.nan
+  with pytest.raises(ValueError, match='hold NaN or infinity'):
+    embeddings.similarity(table)
+
+
+def test_components_of_filters_by_hand():
+  # Filters vary by 3 along one pattern, by 1 along another, about a mean.
+  first, second = np.zeros((2, 2, 1, 3))
+  first[0, 0], second[1, 0] = [0.6, 0, -0.8], [0, 1, 0]
+  kernel = np.stack(
+    [7 + 3 * first, 7 - 3 * first, 7 + second, 7 - second], axis=-1
+  )
+  components, shares = embeddings.principal_components(kernel)
+  assert components.shape == (3, 2, 1, 3)
+  np.testing.assert_allclose(shares, [0.9, 0.1, 0], atol=1e-12)
+  np.testing.assert_allclose(components[0], -first, atol=1e-12)
+  np.testing.assert_allclose(components[1], second, atol=1e-12)
+  components, shares = embeddings.principal_components(kernel, 1)
+  assert components.shape == (1, 2, 1, 3) and shares.shape == (1,)
+  with pytest.raises(ValueError, match='all filters are alike'):
+    embeddings.principal_components(np.ones((2, 2, 3, 8)))
+
+
+def test_the_filters_that_the_image_meets_first():
+  hybrid = tiny_models.spec(
+    3, patch_size=[1, 1], stem_num_layers=[1], stem_width_factor=0.5
+  )
+  for spec, shape in (
+    (tiny_models.spec(3), (4, 4, 3, 16)),
+    (hybrid, (7, 7, 3, 32)),
+    (tiny_models.spec(3, tiny_models.MIXER), (4, 4, 3, 8)),
+    (tiny_models.spec(3, tiny_models.BIT), (7, 7, 3, 32)),
+  ):
+    params = tiny_models.params_of(spec, (32, 32))
+    assert embeddings.rgb_filters(params).shape == shape
+  params['root_block']['conv']['kernel'][0, 0, 0, 0] = np.inf
+  with pytest.raises(ValueError, match='root_block/conv/kernel holds NaN or'):
+    embeddings.rgb_filters(params)
+  with pytest.raises(ValueError, match='no filters of RGB values'):
+    embeddings.rgb_filters({'head': {'kernel': np.zeros((3, 3))}})

@@ -1,0 +1,68 @@
+"""Files of figures and arrays."""
+
+import types
+
+import look
+import numpy as np
+import pytest
+
+from vit_jax_repro.analysis import pictures
+
+pytestmark = pytest.mark.quick
+
+
+def drawing():
+  figure = pictures.new(3, 2)
+  axis = figure.subplots()
+  axis.plot([0, 1], [2, 3], color=pictures.BLUE)
+  axis.set(xlabel='time (s)', ylabel='way (m)')
+  return figure
+
+
+def test_the_same_figure_gives_the_same_file(tmp_path):
+  for ending in pictures.ENDINGS:
+    first, second = tmp_path / f'a{ending}', tmp_path / f'b{ending}'
+    pictures.save(drawing(), first)
+    pictures.save(drawing(), second)
+    assert first.read_bytes() == second.read_bytes()
+  assert look.assert_drawn(tmp_path / 'a.png').shape == (240, 360, 3)
+  assert '<svg' in (tmp_path / 'a.svg').read_text()
+  assert len([*tmp_path.iterdir()]) == 4
+  look.assert_readable(drawing())
+  assert 'time (s)' in look.texts(drawing())
+
+
+def test_other_kinds_of_files_are_refused(tmp_path):
+  for name in ('a.jpg', 'png', 'a.png.txt'):
+    with pytest.raises(ValueError, match=r'must end in \.png or \.svg'):
+      pictures.save(drawing(), tmp_path / name)
+  with pytest.raises(ValueError, match=r'must end in \.npz'):
+    pictures.save_arrays(tmp_path / 'a.npy', {})
+  with pytest.raises(FileNotFoundError, match='does not exist'):
+    pictures.save(drawing(), tmp_path / 'no' / 'a.png')
+  assert not [*tmp_path.iterdir()]
+
+
+def test_what_fails_leaves_the_old_file(tmp_path):
+  path = tmp_path / 'a.npz'
+  pictures.save_arrays(path, {'x': np.arange(3)})
+  with pytest.raises(ValueError, match='allow_pickle'):
+    pictures.save_arrays(path, {'x': np.array([object()])})
+  np.testing.assert_array_equal(np.load(path)['x'], [0, 1, 2])
+  assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_picture_without_end_is_refused():
+  with pytest.raises(ValueError, match='5 x 501 inches, above 500; draw fewer'):
+    pictures.new(5, 501)
+
+
+def test_records_become_arrays():
+  one = types.SimpleNamespace(model='ViT', heads=(0, 2), maps=np.ones((2, 3)))
+  found = pictures.arrays(one)
+  assert found['model'] == 'ViT' and found['maps'].shape == (2, 3)
+  assert found['heads'].tolist() == [0, 2]
+  points = [types.SimpleNamespace(name=n, x=x) for n, x in (('a', 1), ('b', 2))]
+  found = pictures.arrays(points)
+  assert found['name'].tolist() == ['a', 'b'] and found['x'].tolist() == [1, 2]
+  assert pictures.arrays([]) == {}

@@ -1,0 +1,117 @@
+"""Columns of the files of runs, studies and benchmarks."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from vit_jax_repro.analysis.memory import Memory
+from vit_jax_repro.benchmarks import compiling, programs, speed
+from vit_jax_repro.runs import saved
+from vit_jax_repro.studies import outcome, report
+
+pytestmark = pytest.mark.quick
+
+
+def test_curves_without_the_line_that_a_kill_cut_off(tmp_path):
+  lines = [
+    {'step': 1, 'train_loss': 2.5, 'lr': 0.1},
+    {'step': 2, 'train_loss': 2.0, 'accuracy_test': 0.5},
+    {'step': 3, 'train_loss': 1.5},
+    {'step': 4, 'train_loss': 1.0, 'accuracy_test': 0.75, 'accuracy_real': 1},
+  ]
+  text = '\n'.join(map(json.dumps, lines)) + '\n{"step": 5, "train_l'
+  (tmp_path / 'metrics.jsonl').write_text(text)
+  found = saved.curves(tmp_path)
+  assert found.name == tmp_path.name
+  assert found.steps.tolist() == [1, 2, 3, 4]
+  assert found.losses.tolist() == [2.5, 2, 1.5, 1]
+  arrays = found.arrays()
+  assert arrays['test_steps'].tolist() == [2, 4]
+  assert arrays['test_accuracies'].tolist() == [0.5, 0.75]
+  assert arrays['real_steps'].tolist() == [4] and len(arrays) == 6
+
+
+def test_a_study(tmp_path):
+  sides = outcome.side('ViT', 0.1, [0.5, 0.6]), outcome.side('BiT', 1, [0.7, 1])
+  claim = outcome.Claim('BiT is better', 'ViT 4.3', {'BiT': 1, 'ViT': -1})
+  result = report.Result(
+    'data', 'A title', 'short', 2, sides, (outcome.judge(claim, sides),), {}
+  )
+  path = tmp_path / 'study.json'
+  path.write_text(json.dumps(dataclasses.asdict(result)))
+  found = saved.study(path)
+  assert (found.title, found.size) == ('A title', 'short')
+  assert found.sides == ('ViT', 'BiT')
+  assert found.accuracies.tolist() == [[0.5, 0.6], [0.7, 1]]
+  assert found.claims == ('BiT is better: holds',)
+
+
+def write(path, *rows):
+  rows = [dataclasses.asdict(row) for row in rows]
+  path.write_text(json.dumps({'rows': rows, 'date': '2026-11-21'}))
+  return path
+
+
+def case(kind, model='ViT-S_16', size=224):
+  return programs.Case(kind, model, 8, 'float32', (size, size))
+
+
+def test_speeds_of_several_files(tmp_path):
+  def row(size, contender, **more):
+    return speed.Speed(case('infer', size=size), contender, **more)
+
+  paths = [
+    write(
+      tmp_path / f'{size}.json',
+      row(size, 'plain', seconds=2, spread=(1, 4), images_per_sec=size),
+      row(size, 'scan', error='no memory'),
+    )
+    for size in (224, 384)
+  ]
+  found = saved.measured(paths)
+  assert found.quantity == 'images per second of a device'
+  assert found.shared == 'forward passes, ViT-S_16, plain, batch 8, float32'
+  assert found.labels == ('224x224 pixels', '384x384 pixels')
+  assert found.series == ('', '') and found.sides.tolist() == [224, 384]
+  assert found.values.tolist() == [224, 384]
+  # Half the time of a step is twice the images.
+  assert found.low.tolist() == [112, 192] and found.high.tolist() == [448, 768]
+
+
+def test_memory(tmp_path):
+  gib = 2**30
+  rows = [
+    compiling.Fit(case('train', model), 'plain', Memory(*parts), None, None)
+    for model, parts in (('S', (gib, 0, gib, 0)), ('B', (gib, gib, gib, gib)))
+  ]
+  found = saved.measured([write(tmp_path / 'a.json', *rows)])
+  assert found.quantity == 'memory of a device (GiB)'
+  assert found.labels == ('S', 'B') and found.values.tolist() == [2, 4]
+  np.testing.assert_array_equal(found.low, found.high)
+  speeds = speed.Speed(case('train'), 'plain', 1, (1, 1), 5)
+  with pytest.raises(ValueError, match='images per second of a device and mem'):
+    saved.measured([tmp_path / 'a.json', write(tmp_path / 'b.json', speeds)])
+
+
+def test_other_files_are_refused_in_one_line(tmp_path):
+  broken, other = tmp_path / 'broken.json', tmp_path / 'other.json'
+  broken.write_text('{"rows": [')
+  other.write_text('{"rows": [{"case": 1}], "sides": [{"name": "a"}]}')
+  failed = write(
+    tmp_path / 'failed.json', speed.Speed(case('infer'), 'plain', error='full')
+  )
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n[]\n')
+  for call, wanted in (
+    (lambda: saved.curves(tmp_path / 'no'), 'metrics.jsonl; give the workdir'),
+    (lambda: saved.curves(tmp_path), 'has no line with a step and a train_l'),
+    (lambda: saved.study(broken), 'broken.json is no JSON file'),
+    (lambda: saved.study(other), 'other.json is no result of a study'),
+    (lambda: saved.measured([other]), 'other.json is no result of `benchmark'),
+    (lambda: saved.measured([failed]), 'failed.json: nothing was measured'),
+    (lambda: saved.study(tmp_path / 'no.json'), 'no.json'),
+  ):
+    with pytest.raises((ValueError, OSError)) as error:
+      call()
+    assert wanted in str(error.value) and '\n' not in str(error.value)

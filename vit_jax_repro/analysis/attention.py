@@ -1,0 +1,193 @@
+"""What a ViT attends to: weights, rollout, distance (ViT paper, section 4.5).
+
+Shapes: B images, L layers, A heads, N tokens (P class and distillation tokens
+first, then the patches in raster order), (h, w) grid of patches.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax_repro import models
+from vit_jax_repro.models import intermediates
+
+# How the heads of a layer become one matrix. The ViT paper averages them
+# (D.8), as do Abnar and Zuidema (arXiv:2005.00928).
+COMBINED = {'mean': np.mean, 'max': np.max, 'min': np.min}
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+  """The attention of a model for one image."""
+
+  weights: np.ndarray  # [L, A, N, N] float32; rows, of the queries, sum to 1
+  grid: tuple[int, int]
+
+  @property
+  def num_prefix(self) -> int:
+    """P: how many tokens come before the patches."""
+    return self.weights.shape[-1] - math.prod(self.grid)
+
+  def seen_from(self, matrix: np.ndarray, token) -> np.ndarray:
+    """What one token, as a query, has of each patch.
+
+    Args:
+      matrix: [..., N, N], the last axis that of the keys.
+      token: 'class'; 'mean', the average over all patches; or the (row,
+        column) of a patch.
+
+    Returns:
+      [..., h, w]; what goes to class and distillation tokens is left out, so
+      that it sums to less than 1.
+
+    Raises:
+      ValueError: the model has no such token.
+    """
+    rows = matrix[..., self.num_prefix :]
+    if token == 'mean':
+      row = rows[..., self.num_prefix :, :].mean(axis=-2)
+    else:
+      row = rows[..., self._number(token), :]
+    return row.reshape(*row.shape[:-1], *self.grid)
+
+  def _number(self, token):
+    if token == 'class':
+      if not self.num_prefix:
+        raise ValueError(
+          "the model has no class token; choose 'mean', the average over all "
+          'patches, or the row and column of a patch'
+        )
+      return 0
+    row, column = token
+    height, width = self.grid
+    if not (0 <= row < height and 0 <= column < width):
+      raise ValueError(
+        f'there is no patch {row},{column}: rows are 0 to {height - 1} and '
+        f'columns 0 to {width - 1}'
+      )
+    return self.num_prefix + row * width + column
+
+
+def require_vit(model) -> None:
+  """Raises a ValueError unless the model has attention."""
+  if not isinstance(model, models.ViT):
+    raise ValueError(
+      f'a {type(model).__name__} has no attention and no position embeddings; '
+      'of the figures of a model it has `filters`'
+    )
+
+
+def of(model, params, image: np.ndarray) -> Attention:
+  """Runs a ViT or hybrid on an image [H, W, 3] and keeps its attention.
+
+  Raises:
+    ValueError: another model, or weights that are not finite.
+  """
+  require_vit(model)
+  weights, cells = _compiled(model)(params, image[None])
+  weights = np.asarray(weights[0], np.float32)
+  if not np.isfinite(weights).all():
+    raise ValueError(
+      'the attention of the model is not finite: its weights hold NaN or '
+      'infinity, or are too large'
+    )
+  return Attention(weights, cells.shape[1:3])
+
+
+def grid_of(model, params, image_size: tuple[int, int]) -> tuple[int, int]:
+  """(h, w) of a ViT's or hybrid's patches; nothing is computed."""
+  image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+  _, cells = jax.eval_shape(functools.partial(_apply, model), params, image)
+  return cells.shape[1:3]
+
+
+def rollout(
+  weights: np.ndarray, *, combined: str = 'mean', residual: bool = True
+) -> np.ndarray:  # [L, A, N, N] -> [N, N]
+  """How much of each token of the input is in each one of the output.
+
+  The product of all layers' matrices, the last one on the left: in each the
+  heads are combined, the identity stands for the residual connection, and rows
+  sum to 1, as those of the result do. The ViT paper (D.8) names the average
+  over heads and the product; the identity is Abnar and Zuidema's, whom it
+  follows: 0.5 A + 0.5 I.
+
+  Args:
+    weights: as in `Attention`.
+    combined: a key of `COMBINED`.
+    residual: whether the identity is added.
+
+  Raises:
+    ValueError: an unknown name.
+  """
+  if combined not in COMBINED:
+    raise ValueError(f'unknown {combined=}; choose from {", ".join(COMBINED)}')
+  result = np.eye(weights.shape[-1])
+  for layer in COMBINED[combined](weights.astype(np.float64), axis=1):
+    matrix = layer / layer.sum(axis=-1, keepdims=True)
+    if residual:
+      matrix = (matrix + np.eye(len(matrix))) / 2
+    result = matrix @ result
+  return result
+
+
+def patch_distances(
+  grid: tuple[int, int], image_size: tuple[int, int]
+) -> np.ndarray:
+  """[h*w, h*w]: pixels between the centres of patches.
+
+  A patch is as large as the image's part of the grid, so that a hybrid's are
+  its stem's stride times its patch size.
+  """
+  height, width = (
+    pixels / cells for pixels, cells in zip(image_size, grid, strict=True)
+  )
+  row, column = np.divmod(np.arange(math.prod(grid)), grid[1])
+  y, x = height * row, width * column
+  return np.hypot(y[:, None] - y, x[:, None] - x)
+
+
+def mean_distance(
+  attention: Attention, image_size: tuple[int, int]
+) -> np.ndarray:
+  """[L, A]: how far attention reaches, in pixels of the input image.
+
+  For each patch the mean distance to all patches, its own with 0 among them,
+  weighted by attention; averaged over the patches (ViT paper, D.7 and Figure
+  11). Class and distillation tokens have no place in the image, of which the
+  paper says nothing: here they are left out, as queries and as keys, and the
+  rest of a row is brought to the sum 1.
+  """
+  first = attention.num_prefix
+  weights = attention.weights[..., first:, first:].astype(np.float64)
+  total = weights.sum(axis=-1)  # [L, A, h*w]
+  distances = patch_distances(attention.grid, image_size)
+  reach = np.einsum('laqk,qk->laq', weights, distances)
+  # A query may have all of its attention on the class token.
+  reach = np.divide(reach, total, out=np.zeros_like(reach), where=total > 0)
+  return reach.mean(axis=-1)
+
+
+@functools.lru_cache(maxsize=2)
+def _compiled(model):
+  return jax.jit(functools.partial(_apply, model))
+
+
+def _apply(model, params, images):
+  """[B, H, W, 3] -> weights [B, L, A, N, N], patches [B, h, w, D]."""
+  _, variables = model.apply(
+    {'params': params},
+    images,
+    train=False,
+    mutable=[intermediates.COLLECTION],
+  )
+  named = variables[intermediates.COLLECTION]
+  layers = [
+    named[f'Transformer/encoderblock_{i}/attention_weights'][0]
+    for i in range(model.num_layers)
+  ]
+  return jnp.stack(layers, axis=1), named['embedding'][0]

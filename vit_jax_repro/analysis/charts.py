@@ -1,0 +1,278 @@
+"""Figures of numbers: published ones, runs, studies, benchmarks, verdicts.
+
+Each function takes records, of paper/points.py and runs/saved.py or with the
+same fields, and gives a matplotlib Figure, see `pictures`.
+"""
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+
+from vit_jax_repro.analysis.pictures import (
+  COLOURS,
+  GREY,
+  MARKERS,
+  new,
+  plain,
+  said,
+)
+
+# Verdicts on what was measured stand out; the rest is light.
+VERDICTS = {
+  'agrees': COLOURS[0],
+  'differs': COLOURS[3],
+  'not checkable': '#dddddd',
+  'not run': '#aaaaaa',
+}
+_OWN = 'own runs'  # where the paper has a figure of its own
+
+
+def compute(trained: Sequence):
+  """ViT paper, Figure 5: accuracy over the compute of pre-training.
+
+  Args:
+    trained: records as `points.Trained`.
+  """
+  figure = new(9, 4.2)
+  figure.suptitle(
+    'Pre-training on JFT-300M, then fine-tuning: numbers published in ViT '
+    'Table 6',
+    fontsize=10,
+  )
+  for axis, field, title in zip(
+    figure.subplots(1, 2),
+    ('average', 'imagenet'),
+    ('Mean of five data sets', 'ImageNet'),
+    strict=True,
+  ):
+    families = dict.fromkeys(each.family for each in trained)
+    for family, colour, marker in zip(families, COLOURS, MARKERS, strict=False):
+      some = sorted(
+        (each.exaflops, getattr(each, field))
+        for each in trained
+        if each.family == family
+      )
+      axis.plot(
+        *np.array(some).T,
+        marker,
+        color=colour,
+        markeredgecolor='white',
+        markersize=8,
+        label=family,
+      )
+    axis.set(
+      xscale='log',
+      xlabel='pre-training compute (exaFLOPs)',
+      ylabel='top-1 accuracy (%)',
+    )
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc='lower right')
+  return figure
+
+
+def curves(runs: Sequence):
+  """Training loss and accuracy of runs over their steps.
+
+  Args:
+    runs: records as `saved.Curves`.
+  """
+  figure = new(9, 3.8)
+  left, right = figure.subplots(1, 2, sharex=True)
+  splits = dict.fromkeys(split for run in runs for split in run.evaluated)
+  for run, colour in zip(runs, _colours(len(runs)), strict=True):
+    name = plain(run.name)
+    left.plot(run.steps, run.losses, color=colour, linewidth=1.2, label=name)
+    for split, style in zip(splits, _styles(len(splits)), strict=True):
+      if split in run.evaluated:
+        steps, parts = run.evaluated[split]
+        label = name if len(splits) == 1 else f'{name}, {split}'
+        right.plot(
+          steps,
+          100 * parts,
+          style,
+          color=colour,
+          marker='o',
+          markersize=3,
+          linewidth=1.2,
+          label=label,
+        )
+  left.set(xlabel='step', ylabel='training loss', ylim=(0, None))
+  right.set(xlabel='step', ylabel='accuracy (%)', ylim=(0, 102))
+  which = f' ({", ".join(splits)})' if splits else ''
+  left.set_title('Training', fontsize=10)
+  right.set_title(f'Evaluation{which}', fontsize=10)
+  if not splits:
+    said(right, 'not evaluated yet')
+  for axis in (left, right):
+    axis.grid(alpha=0.3)
+    if axis.lines and (len(runs) > 1 or len(splits) > 1):
+      axis.legend(fontsize=8)
+  return figure
+
+
+def study(found):
+  """Mean and each seed's accuracy of the sides of a study, and its claims.
+
+  Args:
+    found: a record as `saved.Study`.
+  """
+  lines = [
+    textwrap.fill(claim, 100, subsequent_indent='    ')
+    for claim in found.claims
+  ]
+  tall = 0.14 * sum(text.count('\n') + 1 for text in lines)
+  figure = new(8, 1.5 + 0.38 * len(found.sides) + tall)
+  axis = figure.subplots()
+  for at, accuracies in enumerate(found.accuracies):
+    values = 100 * accuracies
+    spread = values.std(ddof=1) if len(values) > 1 else 0
+    axis.barh(
+      at,
+      values.mean(),
+      height=0.6,
+      color=COLOURS[4],
+      xerr=spread or None,
+      error_kw=dict(ecolor=GREY, capsize=3),
+    )
+    axis.plot(values, np.full(len(values), at), 'o', color='k', markersize=3)
+  axis.set_yticks(range(len(found.sides)), found.sides)
+  axis.invert_yaxis()
+  axis.set(xlabel='test accuracy (%)', xlim=(0, 100))
+  axis.set_title(
+    f'{found.title}\n{_OWN}, size {found.size}: bars are means, whiskers '
+    'standard deviations, dots seeds',
+    fontsize=9,
+  )
+  if lines:
+    figure.supxlabel('\n'.join(lines), size=8, ha='left', x=0.02)
+  return figure
+
+
+def verdicts(overview):
+  """How many published numbers agree, and how far what was measured is off.
+
+  Args:
+    overview: a record as `points.Overview`.
+  """
+  figure = new(10, 4.6)
+  left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+  sources = list(overview.counts)
+  begin = np.zeros(len(sources))
+  for kind, colour in VERDICTS.items():
+    numbers = np.array([overview.counts[each][kind] for each in sources])
+    left.barh(
+      range(len(sources)),
+      numbers,
+      left=begin,
+      color=colour,
+      label=f'{kind}: {numbers.sum()}',
+    )
+    begin += numbers
+  left.set_yticks(range(len(sources)), sources)
+  left.invert_yaxis()
+  left.set(xlabel='published numbers', xlim=(0, 1.05 * begin.max()))
+  left.set_title('Verdicts by source', fontsize=10)
+  figure.legend(fontsize=8, loc='outside lower center', ncols=len(VERDICTS))
+  _differences(right, overview.checked)
+  return figure
+
+
+def _differences(axis, checked):
+  axis.set(xlabel='published (%)', ylabel='measured less published (points)')
+  axis.set_title('What was measured, with its 95 % interval', fontsize=10)
+  if not checked:
+    axis.set(xlim=(0, 100), yticks=[])
+    said(axis, 'nothing measured yet')
+    return
+  axis.axhline(0, color=GREY, linewidth=1)
+  for kind, marker in (('agrees', 'o'), ('differs', 's')):
+    some = [each for each in checked if each.kind == kind]
+    if some:
+      published, measured, low, high = np.array(
+        [(e.published, e.measured, e.low, e.high) for e in some]
+      ).T
+      axis.errorbar(
+        published,
+        measured - published,
+        yerr=np.clip([measured - low, high - measured], 0, None),
+        fmt=marker,
+        color=VERDICTS[kind],
+        markersize=5,
+        linewidth=1,
+        label=kind,
+      )
+  axis.margins(y=0.1)
+  axis.grid(alpha=0.3)
+
+
+def speeds(measured):
+  """Rows of a benchmark: over the image size if there are several, or bars.
+
+  Args:
+    measured: a record as `saved.Measured`.
+  """
+  several = len(set(measured.sides)) > 1
+  number = len(measured.values)
+  figure = new(7.5, 4.2 if several else 1.3 + 0.36 * number)
+  axis = figure.subplots()
+  errors = np.stack(
+    [measured.values - measured.low, measured.high - measured.values]
+  ).clip(0)
+  spread = bool(errors.any())
+  if several:
+    names = list(dict.fromkeys(measured.series))
+    for name, colour in zip(names, _colours(len(names)), strict=True):
+      rows = [i for i, series in enumerate(measured.series) if series == name]
+      rows.sort(key=lambda i: measured.sides[i])
+      axis.errorbar(
+        measured.sides[rows],
+        measured.values[rows],
+        yerr=errors[:, rows] if spread else None,
+        color=colour,
+        marker='o',
+        markersize=4,
+        capsize=3,
+        label=name or None,
+      )
+    axis.set(xlabel='height of the image (pixels)', ylabel=measured.quantity)
+    axis.set_yscale('log')
+    _few_ticks(axis.yaxis)
+    axis.set_xticks(sorted(set(measured.sides.tolist())))
+    axis.grid(alpha=0.3, which='both')
+    if any(names):
+      axis.legend(fontsize=8)
+  else:
+    axis.barh(
+      range(number),
+      measured.values,
+      height=0.6,
+      color=COLOURS[4],
+      xerr=errors if spread else None,
+      error_kw=dict(ecolor=GREY, capsize=3),
+    )
+    axis.set_yticks(range(number), measured.labels)
+    axis.invert_yaxis()
+    axis.set(xlabel=measured.quantity)
+  whiskers = '; whiskers: slowest and fastest round' if spread else ''
+  shared = textwrap.fill(f'{_OWN}: {measured.shared}{whiskers}', 90)
+  axis.set_title(shared, fontsize=9)
+  return figure
+
+
+def _few_ticks(side):
+  """1, 2, 5, 10, ... on a logarithmic axis, without powers."""
+  from matplotlib import ticker
+
+  side.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  side.set_major_formatter('{x:g}')
+  side.set_minor_locator(ticker.NullLocator())
+
+
+def _colours(number):
+  return [COLOURS[i % len(COLOURS)] for i in range(number)]
+
+
+def _styles(number):
+  return [('-', '--', ':', '-.')[i % 4] for i in range(number)]

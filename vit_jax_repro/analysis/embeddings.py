@@ -1,0 +1,153 @@
+"""Position embeddings and the filters of the first layer (ViT paper, Figure 7).
+
+Shapes: (h, w) grid of patches, D hidden, (p, q) pixels of a filter.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax_repro.analysis import attention
+from vit_jax_repro.models import positions
+from vit_jax_repro.weights import stacking
+
+# Filters of RGB values, by the names of canonical trees: patches of a ViT, the
+# stem of a Mixer, and the first convolution of hybrids and BiT.
+_FILTERS = (
+  'conv_root/kernel',
+  'embedding/kernel',
+  'stem/kernel',
+  'root_block/conv/kernel',
+)
+_ADDED = ('learned', 'learned2d', 'sincos2d')
+
+
+def position_table(
+  model, params: Mapping[str, Any], grid: tuple[int, int], layer: int = 0
+) -> np.ndarray:
+  """[h, w, D]: what is added to each patch.
+
+  Args:
+    model: a ViT.
+    params: of the model, fitted to the grid.
+    layer: for a model with an embedding in every layer.
+
+  Raises:
+    ValueError: no ViT, a model without embeddings that are added, or none of
+      such a layer.
+  """
+  attention.require_vit(model)
+  kind = model.position_embedding
+  if kind not in _ADDED:
+    raise ValueError(
+      f'the model has position_embedding={kind!r}, with no vector for a patch; '
+      f'those of {", ".join(_ADDED)} can be compared'
+    )
+  own_layers = model.position_embedding_at == 'every_layer'
+  layers = model.num_layers if own_layers else 1
+  if not 0 <= layer < layers:
+    raise ValueError(
+      f'{layer=} has no position embeddings; the model has those of layers '
+      f'0 to {layers - 1}'
+    )
+  module = positions.PositionEmbedding(kind=kind, grid=grid)
+  own = _below(params, _place(model, layer))
+  first = 0 if model.class_token_after_positions else _num_prefix(params)
+  tokens = jnp.zeros((1, first + math.prod(grid), model.hidden_size))
+  table = np.asarray(module.apply({'params': own}, tokens), np.float64)
+  return table[0, first:].reshape(*grid, -1)
+
+
+def similarity(table: np.ndarray) -> np.ndarray:  # [h, w, D] -> [h, w, h, w]
+  """Cosine similarity of each position's embedding with each other's.
+
+  ViT paper, Figure 7 (centre) and Figure 10. That of zeros is 0.
+
+  Raises:
+    ValueError: the table is not finite.
+  """
+  if not np.isfinite(table).all():
+    raise ValueError('the position embeddings hold NaN or infinity')
+  height, width, _ = table.shape
+  norms = np.linalg.norm(table, axis=-1, keepdims=True)
+  unit = table / np.where(norms > 0, norms, 1)
+  return np.einsum('hwd,yxd->hwyx', unit, unit).reshape(
+    height, width, height, width
+  )
+
+
+def rgb_filters(params: Mapping[str, Any]) -> np.ndarray:
+  """[p, q, 3, D]: the kernel that the image meets first, as it is stored.
+
+  Raises:
+    ValueError: no such kernel, or it is not finite.
+  """
+  flat = stacking.flatten(params)
+  name = next((name for name in _FILTERS if name in flat), None)
+  if name is None or flat[name].shape[2] != 3:
+    raise ValueError('the weights have no filters of RGB values')
+  kernel = np.asarray(flat[name], np.float64)
+  if not np.isfinite(kernel).all():
+    raise ValueError(f'{name} holds NaN or infinity')
+  return kernel
+
+
+def principal_components(
+  kernel: np.ndarray, number: int = 28
+) -> tuple[np.ndarray, np.ndarray]:
+  """The directions in which D filters [p, q, 3, D] vary most.
+
+  ViT paper, Figure 7 (left), which shows 28. Filters are centred. A component
+  has length 1, and the sign that makes its largest entry positive.
+
+  Returns:
+    Components [n, p, q, 3] and the parts of the variance [n] that they make
+    up, largest first; n is at most `number`, and what D filters can have.
+
+  Raises:
+    ValueError: all filters are alike.
+  """
+  rows = kernel.reshape(-1, kernel.shape[-1]).T  # [D, p*q*3]
+  _, sizes, components = np.linalg.svd(
+    rows - rows.mean(axis=0), full_matrices=False
+  )
+  if not sizes.any():
+    raise ValueError('all filters are alike; they have no components')
+  count = min(number, len(components), len(rows) - 1)
+  components = components[:count]
+  largest = np.abs(components).argmax(axis=1)
+  signs = np.sign(components[np.arange(count), largest])
+  shares = (sizes**2 / (sizes**2).sum())[:count]
+  return (
+    (components * signs[:, None]).reshape(count, *kernel.shape[:3]),
+    shares,
+  )
+
+
+def _place(model, layer):
+  """Where the embeddings lie in the canonical tree."""
+  if model.class_token_after_positions:
+    return ''
+  return {
+    'stem': 'Transformer/posembed_input/',
+    'shared': 'Transformer/posembed_shared/',
+    'every_layer': f'Transformer/encoderblock_{layer}/posembed_layer/',
+  }[model.position_embedding_at]
+
+
+def _below(params, place):
+  """The arrays directly below a name, of stacked blocks too."""
+  flat = stacking.unstack(stacking.flatten(params))
+  found = {
+    name.removeprefix(place): value
+    for name, value in flat.items()
+    if name.startswith(place)
+  }
+  return {name: value for name, value in found.items() if '/' not in name}
+
+
+def _num_prefix(params):
+  return sum(name in params for name in ('cls', 'dist'))

@@ -1,0 +1,237 @@
+"""Figures of what is inside a model; `charts` has those of numbers.
+
+Each function takes a record, of runs/inspecting.py or with the same fields, and
+gives a matplotlib Figure, see `pictures`.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import scipy.ndimage
+
+from vit_jax_repro.analysis.pictures import BLUE, GREY, ORANGE, new, plain
+
+_MAP = 'viridis'
+# The maps of a mosaic have so many pixels at least, so that gaps can be thin.
+_FINE, _GAP = 24, 0.08  # and a gap so many of a map's width
+
+
+def rollout(found: Any):
+  """ViT paper, Figures 6 and 14: images, what is attended to, and how much.
+
+  Args:
+    found: as `Rollouts`.
+  """
+  images = found.images
+  height, width = images.shape[1:3]
+  figure = new(7.2, 0.7 + len(images) * 2.3 * height / width, images=True)
+  figure.suptitle(
+    f'{found.model}: attention rollout from {found.token}, {found.combined} '
+    'over heads',
+    fontsize=10,
+  )
+  panels = figure.subplots(len(images), 3, squeeze=False)
+  per_cent = 100 * found.maps
+  limits = dict(vmin=0, vmax=per_cent.max())
+  for row, image, shares, name in zip(
+    panels, images, per_cent, found.names, strict=True
+  ):
+    large = enlarged(shares, (height, width))
+    row[0].imshow(image)
+    row[0].set_ylabel(_short(name), fontsize=8)
+    row[1].imshow(image * (large / large.max())[..., None])
+    drawn = row[2].imshow(shares, cmap=_MAP, **limits)
+    for panel in row:
+      panel.set(xticks=[], yticks=[])
+  for panel, head in zip(
+    panels[0], ('image', 'image, weighted', 'attention'), strict=True
+  ):
+    panel.set_title(head, fontsize=9)
+  bar = figure.colorbar(drawn, ax=panels[:, 2], fraction=0.05)
+  bar.set_label('attention to a patch (%)', fontsize=9)
+  return figure
+
+
+def enlarged(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """[h, w] -> [H, W], linear between the centres of patches."""
+  factors = [big / small for big, small in zip(size, cells.shape, strict=True)]
+  return scipy.ndimage.zoom(
+    cells, factors, order=1, mode='nearest', grid_mode=True
+  )
+
+
+def heads(found: Any):
+  """Maps of heads side by side, the layers of an image below each other.
+
+  Args:
+    found: as `HeadMaps`.
+  """
+  images, layers, heads = found.images, found.layers, found.heads
+  ratio = images.shape[1] / images.shape[2]
+  cell = min(1.4, max(0.35, 9 / (len(heads) + 1)))
+  rows = len(layers)
+  side = max(cell, 1.2)
+  tall = max(rows * cell, side) * ratio
+  figure = new(
+    1.9 + side + len(heads) * cell,
+    1.1 + len(images) * (tall + 0.25),
+  )
+  figure.suptitle(f'{found.model}: attention from {found.token}', fontsize=10)
+  panels = figure.subplots(
+    len(images),
+    2,
+    squeeze=False,
+    width_ratios=(side, len(heads) * cell),
+  )
+  for row, image, each, name in zip(
+    panels, images, found.maps, found.names, strict=True
+  ):
+    row[0].imshow(image)
+    row[0].set(xticks=[], yticks=[])
+    row[0].set_xlabel(_short(name), fontsize=8)
+    largest = each.max(axis=(-2, -1), keepdims=True)
+    scaled = each / np.where(largest > 0, largest, 1)
+    drawn = _mosaic(
+      row[1], scaled, columns=heads, rows=layers, labels=('head', 'layer')
+    )
+  bar = figure.colorbar(drawn, ax=panels[:, 1], fraction=0.04)
+  bar.set_label("attention (part of the map's largest)", fontsize=8)
+  return figure
+
+
+def distance(found: Any):
+  """ViT paper, Figure 7 (right) and Figure 11: a dot for each head.
+
+  Args:
+    found: as `Distances`; what is drawn is the mean over images.
+  """
+  patch, (height, width) = min(found.patch), found.image_size
+  means = found.distances.mean(axis=0)  # [L, A]
+  depth, num_heads = means.shape
+  figure = new(6.4, 4.4)
+  axis = figure.subplots()
+  at = np.repeat(np.arange(depth), num_heads)
+  axis.scatter(
+    at, means.ravel(), s=22, color=BLUE, alpha=0.75, linewidths=0, label='head'
+  )
+  axis.plot(
+    np.arange(depth),
+    means.mean(axis=1),
+    color=ORANGE,
+    marker='_',
+    markersize=14,
+    linewidth=1.2,
+    label='mean of the heads',
+  )
+  axis.axhline(
+    patch,
+    color=GREY,
+    linestyle=':',
+    linewidth=1,
+    label='distance to the next patch',
+  )
+  axis.set(
+    xlabel='layer, from the image on',
+    ylabel='mean attention distance (pixels)',
+    ylim=(0, 1.08 * max(means.max(), patch)),
+    xlim=(-0.5, depth - 0.5),
+  )
+  axis.xaxis.get_major_locator().set_params(integer=True)
+  axis.legend(fontsize=8, loc='best', framealpha=0.9)
+  number = len(found.distances)
+  axis.set_title(
+    f'{found.model}: mean attention distance\n'
+    f'{number} image{"s" * (number > 1)} of {height}x{width} pixels',
+    fontsize=10,
+  )
+  return figure
+
+
+def similarity(found: Any):
+  """ViT paper, Figure 7 (centre) and Figure 10: a map for each position.
+
+  Args:
+    found: as `Positions`.
+  """
+  grids = found.similarity
+  height, width = grids.shape[:2]
+  figure = new(6.6, 0.9 + 4.9 * (height / width) ** 2, images=True)
+  axis = figure.subplots()
+  drawn = _mosaic(
+    axis,
+    grids,
+    columns=range(width),
+    rows=range(height),
+    labels=('column of the patch', 'row of the patch'),
+    limits=(-1, 1),
+  )
+  figure.colorbar(drawn, ax=axis, fraction=0.04).set_label('cosine similarity')
+  axis.set_title(
+    f'{found.model}: similarity of position embeddings', fontsize=10
+  )
+  return figure
+
+
+def filters(found: Any):
+  """ViT paper, Figure 7 (left): principal components as colours.
+
+  Grey is 0; each is scaled by its largest entry.
+
+  Args:
+    found: as `Filters`.
+  """
+  components = found.components
+  number = len(components)
+  columns = min(7, number)
+  rows = math.ceil(number / columns)
+  figure = new(0.4 + 1.05 * columns, 0.75 + 1.2 * rows, images=True)
+  figure.suptitle(
+    f'{found.model}: principal components of the first filters', fontsize=10
+  )
+  panels = figure.subplots(rows, columns, squeeze=False).ravel()
+  for panel in panels[number:]:
+    panel.axis('off')
+  for i, (panel, component, share) in enumerate(
+    zip(panels, components, found.shares, strict=False)
+  ):
+    panel.imshow(0.5 + 0.5 * component / np.abs(component).max())
+    panel.set(xticks=[], yticks=[])
+    panel.set_title(f'{i + 1}: {100 * share:.2g} %', fontsize=8, pad=3)
+  figure.supxlabel('number of the component: its part of the variance', size=9)
+  return figure
+
+
+def _mosaic(axis, maps, *, columns, rows, labels, limits=(0, 1)):
+  """Draws maps [rows, columns, h, w] in one panel, with numbered sides."""
+  times = math.ceil(_FINE / min(maps.shape[-2:]))
+  maps = maps.repeat(times, axis=-2).repeat(times, axis=-1)
+  num_rows, num_columns, height, width = maps.shape
+  gap = max(1, round(_GAP * width))
+  image = np.full(
+    (num_rows * (height + gap) - gap, num_columns * (width + gap) - gap), np.nan
+  )
+  for i in range(num_rows):
+    for j in range(num_columns):
+      y, x = i * (height + gap), j * (width + gap)
+      image[y : y + height, x : x + width] = maps[i, j]
+  drawn = axis.imshow(
+    image, cmap=_MAP, vmin=limits[0], vmax=limits[1], interpolation='nearest'
+  )
+  for side, numbers, cell in (
+    (axis.xaxis, columns, width),
+    (axis.yaxis, rows, height),
+  ):
+    numbers = list(numbers)  # noqa: PLW2901
+    step = math.ceil(len(numbers) / 24)
+    places = [i * (cell + gap) + (cell - 1) / 2 for i in range(len(numbers))]
+    side.set_ticks(places[::step], [str(n) for n in numbers[::step]])
+  axis.tick_params(length=0, labelsize=8)
+  axis.set(xlabel=labels[0], ylabel=labels[1])
+  for spine in axis.spines.values():
+    spine.set_visible(False)
+  return drawn
+
+
+def _short(name, most=24):
+  return plain(name if len(name) <= most else f'{name[: most - 1]}…')

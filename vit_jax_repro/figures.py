@@ -1,0 +1,296 @@
+"""`python -m vit_jax_repro.figures`: the papers' figures, from your files."""
+
+from absl import flags
+
+DESCRIPTION = """Draws figures as PNG or SVG, from any weights file at any image
+size. `attention`: where a ViT or hybrid looks in images, by attention rollout,
+or the maps of single heads (--layer, --head). `distance`: how far each head
+reaches, by depth. `positions`: how position embeddings resemble each other.
+`filters`: principal components of the first layer's filters, of any family.
+From numbers: `compute`, accuracy over pre-training compute, as published;
+`curves` of training runs, `study`, `speed` from what runs, studies and
+benchmarks have written; `verdicts` on the published numbers."""
+
+
+def main(argv=None):
+  """Runs the verb on a command line and exits."""
+  from vit_jax_repro import command_line, subcommands
+
+  command_line.run(
+    'figures',
+    _figures,
+    command_flags(),
+    DESCRIPTION,
+    positional=subcommands.usage(commands()),
+    argv=argv,
+  )
+
+
+def command_flags():
+  """The flags of this verb, anew; each says which commands take it."""
+  from vit_jax_repro import command_line, subcommands
+
+  values = flags.FlagValues()
+  for name, text in {
+    'out': 'the picture, .png or .svg',
+    'arrays': 'also write what is drawn to this .npz file',
+    'weights': "a published .npz file or a run's model.npz",
+    'model': 'a model name; by default the file tells',
+    'preprocessing': 'how images are read, as for `predict`',
+    'image_size': 'pixels, S or HEIGHTxWIDTH; by default the file tells',
+    'token': "whose attention: class, mean (over all patches), or a patch's "
+    'ROW,COLUMN; by default class or, without a class token, mean',
+    'layer': 'maps of the heads of these layers, such as 0 or 0,11 or all, in '
+    'place of the rollout; `positions`: one, where each has its own',
+    'head': 'with --layer: these heads, such as 0,3; by default all',
+    'results': 'a folder of measured results',
+  }.items():
+    takers = subcommands.takers(commands(), name)
+    command_line.define_string(values, name, None, f'{takers}: {text}')
+  flags.DEFINE_enum(
+    'heads',
+    'mean',
+    ['mean', 'max', 'min'],
+    'attention: how the rollout makes one of all heads; the ViT paper has mean',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'components',
+    28,
+    'filters: how many, at most',
+    lower_bound=1,
+    upper_bound=1000,
+    flag_values=values,
+  )
+  return values
+
+
+def commands():
+  """{name: subcommands.Command}."""
+  from vit_jax_repro.subcommands import Command
+
+  files = ('out', 'arrays')
+  model = (*files, 'weights', 'model', 'image_size')
+  images = (*model, 'preprocessing')
+  many = 10_000
+  return {
+    'attention': Command(
+      _attention,
+      'IMAGE...',
+      many,
+      (*images, 'token', 'layer', 'head', 'heads'),
+    ),
+    'distance': Command(_distance, 'IMAGE...', many, images),
+    'positions': Command(_positions, '', 0, (*model, 'layer')),
+    'filters': Command(_filters, '', 0, (*files, 'weights', 'components')),
+    'compute': Command(_compute, '', 0, files),
+    'curves': Command(_curves, 'WORKDIR...', many, files),
+    'study': Command(_study, 'STUDY.json', 1, files),
+    'verdicts': Command(_verdicts, '', 0, (*files, 'results')),
+    'speed': Command(_speed, 'BENCHMARK.json...', many, files),
+  }
+
+
+def _figures(values, arguments):
+  from vit_jax_repro import subcommands
+
+  subcommands.dispatch(commands(), values, arguments)
+
+
+def _attention(values, images):
+  _begin(values, images, 'image')
+  if values.layer is None and values.head is not None:
+    _wrong('--head is of the maps of --layer; give it too')
+  if values.layer is not None and values['heads'].present:
+    _wrong('--heads is of the rollout, which --layer takes the place of')
+  token, layers = _token(values), _numbers(values, 'layer')
+  heads, reading = _numbers(values, 'head'), _reading(values)
+
+  from vit_jax_repro.analysis import plots
+  from vit_jax_repro.runs import inspecting
+
+  if values.layer is None:
+    found = inspecting.rollouts(
+      values.weights, images, token=token, combined=values.heads, **reading
+    )
+    _finish(values, plots.rollout(found), found)
+    return
+  found = inspecting.head_maps(
+    values.weights, images, layers=layers, heads=heads, token=token, **reading
+  )
+  _finish(values, plots.heads(found), found)
+
+
+def _distance(values, images):
+  _begin(values, images, 'image')
+  reading = _reading(values)
+
+  from vit_jax_repro.analysis import plots
+  from vit_jax_repro.runs import inspecting
+
+  found = inspecting.distances(values.weights, images, **reading)
+  _finish(values, plots.distance(found), found)
+
+
+def _positions(values, _):
+  _begin(values)
+  layers = _numbers(values, 'layer') or (0,)
+  if len(layers) > 1:
+    _wrong(f'--layer={values.layer}: positions takes one')
+  reading = _reading(values)
+
+  from vit_jax_repro.analysis import plots
+  from vit_jax_repro.runs import inspecting
+
+  found = inspecting.positions(values.weights, layer=layers[0], **reading)
+  _finish(values, plots.similarity(found), found)
+
+
+def _filters(values, _):
+  _begin(values)
+  _reading(values)
+
+  from vit_jax_repro.analysis import plots
+  from vit_jax_repro.runs import inspecting
+
+  found = inspecting.filters(values.weights, number=values.components)
+  _finish(values, plots.filters(found), found)
+
+
+def _compute(values, _):
+  _begin(values)
+
+  from vit_jax_repro.analysis import charts
+  from vit_jax_repro.paper import points
+
+  found = points.compute()
+  _finish(values, charts.compute(found), found)
+
+
+def _curves(values, workdirs):
+  _begin(values, workdirs, 'workdir')
+
+  from vit_jax_repro.analysis import charts
+  from vit_jax_repro.runs import saved
+
+  runs = [saved.curves(workdir) for workdir in workdirs]
+  arrays = {
+    f'{number}/{name}': array
+    for number, run in enumerate(runs)
+    for name, array in run.arrays().items()
+  }
+  _finish(values, charts.curves(runs), arrays)
+
+
+def _study(values, paths):
+  _begin(values, paths, 'study.json')
+
+  from vit_jax_repro.analysis import charts
+  from vit_jax_repro.runs import saved
+
+  found = saved.study(paths[0])
+  _finish(values, charts.study(found), found)
+
+
+def _verdicts(values, _):
+  _begin(values)
+
+  from vit_jax_repro import command_line
+  from vit_jax_repro.analysis import charts
+  from vit_jax_repro.paper import points, results
+
+  command_line.require(values, 'results')
+  found = points.overview(results.read(values.results))
+  _finish(values, charts.verdicts(found), found.checked)
+
+
+def _speed(values, paths):
+  _begin(values, paths, 'file that `benchmark --json` wrote')
+
+  from vit_jax_repro.analysis import charts
+  from vit_jax_repro.runs import saved
+
+  found = saved.measured(paths)
+  _finish(values, charts.speeds(found), found)
+
+
+def _wrong(text):
+  from vit_jax_repro import command_line
+
+  raise command_line.UsageError(text)
+
+
+def _begin(values, read=(), what=None):
+  """Checks what is written before anything is read.
+
+  Args:
+    read: what the command reads, beside the weights.
+    what: one of these, of which at least one is needed.
+  """
+  from vit_jax_repro import command_line
+  from vit_jax_repro.analysis import pictures
+  from vit_jax_repro.runs import json_files, model_files
+
+  command_line.require(values, 'out')
+  if what is not None and not read:
+    _wrong(f'nothing to draw; give at least one {what}')
+  read = [*read]
+  if values.weights is not None:
+    read += [values.weights, model_files.card_path(values.weights)]
+  try:
+    pictures.check_ending(values.out)
+    if values.arrays is not None:
+      pictures.check_arrays_ending(values.arrays)
+  except ValueError as error:
+    _wrong(str(error))
+  json_files.check_writable(values.out, keep=read)
+  if values.arrays is not None:
+    json_files.check_writable(values.arrays, keep=read)
+
+
+def _reading(values):
+  """What `inspecting` takes, from flags."""
+  from vit_jax_repro import command_line
+
+  command_line.require(values, 'weights')
+  return dict(
+    model=values.model,
+    image_size=command_line.image_size(values.image_size),
+    preprocessing=values.preprocessing,
+  )
+
+
+def _numbers(values, flag):
+  """'0,3' -> (0, 3); None: the flag is not given, or `all`."""
+  text = values[flag].value
+  if text in (None, 'all'):
+    return None
+  if not all(part.isdecimal() for part in text.split(',')):
+    _wrong(f'--{flag}={text} must be numbers from 0 such as 0,3, or all')
+  return tuple(int(part) for part in text.split(','))
+
+
+def _token(values):
+  text = values.token
+  if text in (None, 'class', 'mean'):
+    return text
+  parts = text.split(',')
+  if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+    _wrong(f"--token={text} must be class, mean, or a patch's ROW,COLUMN")
+  return int(parts[0]), int(parts[1])
+
+
+def _finish(values, figure, found):
+  """Writes the picture and, if wanted, the arrays."""
+  from vit_jax_repro.analysis import pictures
+
+  pictures.save(figure, values.out)
+  print(values.out)
+  if values.arrays is not None:
+    arrays = found if isinstance(found, dict) else pictures.arrays(found)
+    pictures.save_arrays(values.arrays, arrays)
+    print(values.arrays)
+
+
+if __name__ == '__main__':
+  main()

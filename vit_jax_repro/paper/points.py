@@ -1,0 +1,98 @@
+"""Published and measured numbers as points to draw."""
+
+import collections
+import dataclasses
+import statistics
+from collections.abc import Mapping
+
+from vit_jax_repro.paper import table, verdict
+from vit_jax_repro.paper.results import Result
+
+# Figure 5 has ImageNet and an average over five data sets, which it does not
+# name; Table 7 averages over these.
+FIVE = (
+  'ImageNet',
+  'CIFAR-10',
+  'CIFAR-100',
+  'Oxford-IIIT Pets',
+  'Oxford Flowers-102',
+)
+_SOURCES = {  # files of numbers/
+  'vit': 'ViT paper',
+  'bit': 'BiT paper',
+  'augreg': 'AugReg paper',
+  'deit': 'DeiT paper',
+  'big_vision': 'big_vision',
+  'readmes': 'README files',
+  'timm': 'timm',
+  'reproductions': 'reproductions',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A model of ViT Table 6; accuracies in per cent."""
+
+  model: str
+  family: str  # ViT, hybrid or BiT
+  epochs: int
+  exaflops: float
+  imagenet: float
+  average: float  # over FIVE
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+  """A published number and what was measured, both in per cent."""
+
+  row: str
+  published: float
+  measured: float
+  low: float
+  high: float
+  kind: str  # verdict.AGREES or DIFFERS
+
+
+@dataclasses.dataclass(frozen=True)
+class Overview:
+  """Verdicts on published numbers."""
+
+  counts: Mapping[str, Mapping[str, int]]  # source: kind of verdict: number
+  checked: tuple[Checked, ...]
+
+
+def compute() -> list[Trained]:
+  """The models of ViT Table 6, as published, in its order."""
+  models = collections.defaultdict(list)
+  for row in table.select('ViT Table 6'):
+    models[row.model, row.family, int(row.epochs), row.exaflops].append(row)
+  found = []
+  for about, rows in models.items():
+    values = {row.eval_dataset: row.value for row in rows}
+    average = statistics.fmean(values[name] for name in FIVE)
+    found.append(Trained(*about, values['ImageNet'], average))
+  return found
+
+
+def overview(results: Mapping[str, Result]) -> Overview:
+  """The verdicts on all published numbers.
+
+  Args:
+    results: what was measured, by id of the row; see `results.read`.
+  """
+  sources = {each.name: _SOURCES[each.file] for each in table.tables()}
+  counts = {each: dict.fromkeys(verdict.KINDS, 0) for each in sources.values()}
+  checked = []
+  for row in table.rows():
+    result = results.get(row.id)
+    judged = verdict.judge(row, result and result.measurement)
+    counts[sources[row.table]][judged.kind] += 1
+    if judged.kind in (verdict.AGREES, verdict.DIFFERS):
+      ends = result.measurement.interval()
+      measured, low, high = (
+        100 * part for part in (result.measurement.accuracy, *ends)
+      )
+      checked.append(
+        Checked(row.id, row.value, measured, low, high, judged.kind)
+      )
+  return Overview(counts, tuple(checked))

@@ -1,0 +1,193 @@
+"""What runs, studies and benchmarks left in JSON files, as columns to draw.
+
+Errors are ValueErrors and OSErrors of one line that names the file.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+  """metrics.jsonl of a training run."""
+
+  name: str  # the folder's
+  steps: np.ndarray  # [n]
+  losses: np.ndarray  # [n]
+  evaluated: Mapping[str, tuple[np.ndarray, np.ndarray]]  # split: steps, parts
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """All of it, without mappings."""
+    found = {'steps': self.steps, 'losses': self.losses}
+    for split, (steps, parts) in self.evaluated.items():
+      found |= {f'{split}_steps': steps, f'{split}_accuracies': parts}
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """study.json: what is drawn of it."""
+
+  title: str
+  size: str
+  sides: tuple[str, ...]
+  accuracies: np.ndarray  # [sides, seeds], parts of 1
+  claims: tuple[str, ...]  # 'claim: verdict'
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """Rows of `benchmark train`, `infer` or `memory`."""
+
+  quantity: str  # with its unit
+  shared: str  # what all rows are of
+  labels: tuple[str, ...]  # in what they differ
+  sides: np.ndarray  # [n] pixels, of the height
+  series: tuple[str, ...]  # labels without the image size
+  values: np.ndarray  # [n]
+  low: np.ndarray  # [n]
+  high: np.ndarray  # [n]
+
+
+def curves(workdir: str | os.PathLike) -> Curves:
+  """The losses and accuracies of a run; a line that a kill cut off is left."""
+  path = os.path.join(workdir, 'metrics.jsonl')
+  if not os.path.isfile(path):
+    raise FileNotFoundError(
+      f'no {path}; give the workdir of a training run that has written metrics'
+    )
+  lines = []
+  with open(path, encoding='utf-8', errors='replace') as file:
+    for text in file:
+      try:
+        line = json.loads(text)
+        lines.append((line['step'], float(line['train_loss']), line))
+      except (ValueError, TypeError, KeyError):
+        continue
+  if not lines:
+    raise ValueError(f'{path} has no line with a step and a train_loss')
+  splits = dict.fromkeys(
+    key.removeprefix('accuracy_')
+    for *_, line in lines
+    for key in line
+    if key.startswith('accuracy_')
+  )
+  evaluated = {}
+  for split in splits:
+    key = f'accuracy_{split}'
+    found = [(step, line[key]) for step, _, line in lines if key in line]
+    evaluated[split] = tuple(np.array(found).T)
+  return Curves(
+    os.path.basename(os.path.abspath(workdir)),
+    np.array([step for step, *_ in lines]),
+    np.array([loss for _, loss, _ in lines]),
+    evaluated,
+  )
+
+
+def study(path: str | os.PathLike) -> Study:
+  """The sides and verdicts of a study."""
+  found = _object(path)
+  try:
+    return Study(
+      found['title'],
+      found['size'],
+      tuple(side['name'] for side in found['sides']),
+      np.array([side['accuracies'] for side in found['sides']], float),
+      tuple(f'{j["claim"]}: {j["verdict"]}' for j in found['judgements']),
+    )
+  except (KeyError, TypeError, ValueError):
+    raise ValueError(
+      f'{path} is no result of a study; give the study.json of one'
+    ) from None
+
+
+def measured(paths: Sequence[str | os.PathLike]) -> Measured:
+  """The rows of files that `benchmark --json` wrote; failed ones are left out.
+
+  Raises:
+    ValueError: a file of something else, of both, or without a value.
+  """
+  rows = []
+  for path in paths:
+    found = _object(path).get('rows')
+    try:
+      rows += [_measurement(row) for row in found]
+    except (KeyError, TypeError):
+      raise ValueError(
+        f'{path} is no result of `benchmark train`, `infer` or `memory`; '
+        'give what --json=FILE wrote'
+      ) from None
+  rows = [row for row in rows if row['value'] is not None]
+  if not rows:
+    raise ValueError(f'{", ".join(map(str, paths))}: nothing was measured')
+  quantities = sorted({row['quantity'] for row in rows})
+  if len(quantities) > 1:
+    raise ValueError(f'files of {" and ".join(quantities)}; draw one at a time')
+  names = rows[0]['about']
+  common = [n for n in names if len({row['about'][n] for row in rows}) == 1]
+
+  def label(row, without=()):
+    return ', '.join(
+      text
+      for name, text in row['about'].items()
+      if name not in common and name not in without
+    )
+
+  return Measured(
+    quantities[0],
+    ', '.join(names[name] for name in common),
+    tuple(label(row) or row['about']['model'] for row in rows),
+    np.array([row['side'] for row in rows]),
+    tuple(label(row, ('size',)) for row in rows),
+    *(np.array([row[key] for row in rows]) for key in ('value', 'low', 'high')),
+  )
+
+
+def _measurement(row: Mapping[str, Any]) -> dict[str, Any]:
+  """One row of a file: what of, and how much."""
+  case = row['case']
+  height, width = case['image_size']
+  about = {
+    'kind': {'train': 'updates', 'infer': 'forward passes'}[case['kind']],
+    'model': case['model'],
+    'variant': row['variant'] if 'variant' in row else row['contender'],
+    'batch': f'batch {case["batch_size"]}',
+    'dtype': case['dtype'],
+    'size': f'{height}x{width} pixels',
+    'device': row.get('device_kind') or '',
+  }
+  if 'memory' in row:
+    value = sum(row['memory'].values()) / 2**30
+    quantity, low, high = 'memory of a device (GiB)', value, value
+  else:
+    quantity, value = 'images per second of a device', row['images_per_sec']
+    low = high = value
+    if value is not None:
+      low, high = (
+        value * row['seconds'] / seconds for seconds in row['spread'][::-1]
+      )
+  return dict(
+    about={name: text for name, text in about.items() if text},
+    side=height,
+    quantity=quantity,
+    value=value,
+    low=low,
+    high=high,
+  )
+
+
+def _object(path):
+  with open(path, encoding='utf-8') as file:
+    try:
+      found = json.load(file)
+    except (ValueError, RecursionError):
+      found = None
+  if not isinstance(found, dict):
+    raise ValueError(f'{path} is no JSON file with an object in it')
+  return found
