@@ -34,7 +34,6 @@ def test_they_are_as_large_as_ours(library, name, monkeypatch):
   assert parameters(module) == cost.parameters(model, (64, 64))
 
 
-@pytest.mark.quick
 def test_names_are_of_models_and_of_timm():
   timm = timm_stub.import_timm()
   for ours, theirs in torch_models.TIMM.items():

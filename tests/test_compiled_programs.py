@@ -30,7 +30,7 @@ def test_a_folder_of_the_users_cache(unset):
   assert folder.is_dir() and folder.parents[1] == unset
   assert int(os.environ['JAX_COMPILATION_CACHE_MAX_SIZE']) == 2**32
   for name in NAMES:
-    del os.environ[name]
+    del os.environ[name]  # not by monkeypatch, which did not set it
 
 
 def test_what_the_environment_says_counts(unset, monkeypatch):

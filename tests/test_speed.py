@@ -51,7 +51,6 @@ def test_a_contender_that_fails_leaves_a_row(one_device):
   assert torch.error is None and torch.ratio is None and torch.seconds > 0
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
   'against, model, says',
   [

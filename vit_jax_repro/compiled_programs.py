@@ -5,7 +5,6 @@ JAX_ENABLE_COMPILATION_CACHE=false turns it off.
 """
 
 import hashlib
-import importlib.util
 import os
 import pathlib
 import platform
@@ -28,8 +27,7 @@ def keep() -> None:
     return
   os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder)
   os.environ.setdefault(MIN_SECONDS, '0.2')
-  if importlib.util.find_spec('filelock'):  # JAX needs it for a limit
-    os.environ.setdefault('JAX_COMPILATION_CACHE_MAX_SIZE', str(_MAX_BYTES))
+  os.environ.setdefault('JAX_COMPILATION_CACHE_MAX_SIZE', str(_MAX_BYTES))
 
 
 def default_folder() -> pathlib.Path:
