@@ -6,13 +6,13 @@ are measured in turns, so that what else the machine does hits all alike.
 
 import contextlib
 import dataclasses
-import multiprocessing
 import pathlib
 import statistics
 import time
 
 import numpy as np
 
+from vit_jax_repro.benchmarks import workers
 from vit_jax_repro.data import augment, datasets, epochs, pipeline, reading
 from vit_jax_repro.data.preprocess import (
   check_image_size,
@@ -77,13 +77,15 @@ def measure(*, image_size, batch_size, num_images, rounds, num_batches, show):
     rates = {name: [] for name in CONTENDERS}
     with contextlib.ExitStack() as stack:
       settings = folder, image_size, batch_size
-      workers = {
-        name: stack.enter_context(_worker(name, settings))
+      pipes = {
+        name: stack.enter_context(
+          workers.worker(_work, name, settings, preload=['tensorflow'])
+        )
         for name in CONTENDERS
       }
       for number in range(rounds):
         show(f'round {number + 1} of {rounds}')
-        for name, pipe in workers.items():
+        for name, pipe in pipes.items():
           time.sleep(_PAUSE)
           pipe.send(num_batches)
           rates[name].append(pipe.recv())
@@ -217,22 +219,6 @@ def _usual(folder, image_size, batch_size):
 def _piped(dataset, function, batch_size):
   mapped = parallel_map(dataset, function)
   return mapped.batch(batch_size).prefetch(_AHEAD).as_numpy_iterator()
-
-
-@contextlib.contextmanager
-def _worker(name, settings):
-  """A process that, sent a number of batches, answers with images/s."""
-  context = multiprocessing.get_context('forkserver')
-  context.set_forkserver_preload(['tensorflow'])  # once for all
-  ours, theirs = context.Pipe()
-  process = context.Process(target=_work, args=(theirs, name, settings))
-  process.start()
-  theirs.close()  # so that its end is noticed here
-  try:
-    yield ours
-  finally:
-    ours.close()
-    process.join()
 
 
 def _work(pipe, name, settings):

@@ -7,13 +7,12 @@ fails, because the memory is full, leaves a row that says so.
 
 import contextlib
 import dataclasses
-import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
 
-from vit_jax_repro.benchmarks import peaks, programs, torch_models
+from vit_jax_repro.benchmarks import peaks, programs, torch_models, workers
 
 EAGER, COMPILED = 'eager', 'compiled'
 _PAUSE = 0.5  # seconds, in which the others come to rest
@@ -76,7 +75,7 @@ def measure(
     A row for each contender, in their order.
   """
   with contextlib.ExitStack() as stack:
-    workers, rows = {}, {}
+    ready, rows = {}, {}
     for name in contenders:
       show(f'{case.model}, batch {case.batch_size}: {name} gets ready')
       worker = stack.enter_context(_worker(case, name, len(contenders) > 1))
@@ -84,9 +83,9 @@ def measure(
       if 'error' in answer:
         rows[name] = Speed(case, name, error=answer['error'])
       else:
-        workers[name], rows[name] = worker, Speed(case, name, **answer)
-    times = _in_turns(workers, rounds, seconds, show)
-    for name, worker in workers.items():
+        ready[name], rows[name] = worker, Speed(case, name, **answer)
+    times = _in_turns(ready, rounds, seconds, show)
+    for name, worker in ready.items():
       if isinstance(times[name], str):
         rows[name] = dataclasses.replace(rows[name], error=times[name])
         continue
@@ -110,12 +109,12 @@ def others(against: str | None, compiled: bool, model: str) -> list[str]:
   return [f'{library} {kind}' for kind in kinds]
 
 
-def _in_turns(workers, rounds, seconds, show):
+def _in_turns(ready, rounds, seconds, show):
   """{name: seconds a step in each round, or what went wrong}."""
-  times = {name: [] for name in workers}
+  times = {name: [] for name in ready}
   for number in range(rounds):
     show(f'round {number + 1} of {rounds}')
-    for name, worker in workers.items():
+    for name, worker in ready.items():
       if isinstance(times[name], str):
         continue
       time.sleep(_PAUSE)
@@ -153,21 +152,11 @@ def _row(row, seconds, firsts, memory, peak):
   )
 
 
-@contextlib.contextmanager
 def _worker(case, name, shared):
-  context = multiprocessing.get_context('forkserver')
-  ours, theirs = context.Pipe()
   env = dict(os.environ)
   if shared:  # JAX would take three quarters of the card, and PyTorch fail
     env.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  process = context.Process(target=_work, args=(theirs, case, name, env))
-  process.start()
-  theirs.close()  # so that its end is noticed here
-  try:
-    yield ours
-  finally:
-    ours.close()
-    process.join()
+  return workers.worker(_work, case, name, env)
 
 
 def _receive(pipe):
