@@ -95,8 +95,7 @@ def read_mesh(text: str | None) -> dict[str, int]:
 
 def shards(case: Case) -> int:
   """Parts that a batch is divided into."""
-  mesh = mesh_lib.create_mesh(**case.mesh)
-  return mesh.shape['data'] * mesh.shape['fsdp']
+  return mesh_lib.batch_shards(mesh_lib.create_mesh(**case.mesh))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +141,7 @@ def create(case: Case) -> Program:
   """
   model = create_model(case)
   mesh = mesh_lib.create_mesh(**case.mesh)
-  parts = shards(case)
+  parts = mesh_lib.batch_shards(mesh)
   if case.batch_size % parts:
     raise ValueError(
       f'a batch of {case.batch_size} does not divide over {parts} devices; '

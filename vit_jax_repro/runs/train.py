@@ -291,7 +291,7 @@ class _Run:
 
 
 def _check_batch(settings, device_mesh):
-  shards = device_mesh.shape['data'] * device_mesh.shape['fsdp']
+  shards = mesh.batch_shards(device_mesh)
   parts = settings.accum_steps * shards
   if settings.batch % parts:
     raise ValueError(

@@ -127,7 +127,7 @@ class Update:
         return changes, needed
     if not fresh:
       return None
-    rows = settings.batch // _shards(self._mesh)
+    rows = settings.batch // mesh_lib.batch_shards(self._mesh)
     parts = [
       n
       for n in range(settings.accum_steps + 1, rows + 1)
@@ -241,7 +241,3 @@ def _batch_shapes(settings, image_size, mesh):
     key: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
     for key, (shape, dtype) in shapes.items()
   }
-
-
-def _shards(mesh):
-  return mesh.shape['data'] * mesh.shape['fsdp']

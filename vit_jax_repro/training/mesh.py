@@ -46,6 +46,11 @@ def batch_sharding(mesh):
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def batch_shards(mesh):
+  """Parts that a batch is divided into."""
+  return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def replicated(mesh):
   """A whole copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
@@ -246,7 +251,7 @@ def local_batch_multiple(mesh):
     ValueError: processes share rows (the `model` axis crosses them), so that
       each could not contribute its own.
   """
-  num_shards = mesh.shape['data'] * mesh.shape['fsdp']
+  num_shards = batch_shards(mesh)
   shards = batch_sharding(mesh).addressable_devices_indices_map((num_shards,))
   num_local = len({rows.start for (rows,) in shards.values()})
   num_processes = len({d.process_index for d in mesh.devices.flat})
