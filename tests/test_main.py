@@ -140,6 +140,7 @@ OPTIONS = {
   ),
   "AugReg's strength, DeiT's scale; all axes": (
     '--config.augreg_strength=light2',
+    '--config.mixup_alpha=0',
     '--config.preprocessing=deit',
     '--config.pp.exact_decode=True',
     '--config.mesh.fsdp=2',
