@@ -194,19 +194,19 @@ def _complete(config):
 
   A run that began before there was such a key goes on.
   """
-  flat = settings.defaults() | _flat(config)
+  complete = settings.defaults() | flattened(config)
   if isinstance(config.get('model'), Mapping):
     model = configuration.with_defaults(config['model'])
-    flat = _flat({'model': model}) | flat
-  return json.loads(json.dumps(flat, default=str))
+    complete = flattened({'model': model}) | complete
+  return json.loads(json.dumps(complete, default=str))
 
 
-def _flat(config, prefix=''):
+def flattened(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   """{'pp': {'crop': 8}} -> {'pp.crop': 8}."""
   flat = {}
   for key, value in config.items():
     if isinstance(value, dict):
-      flat |= _flat(value, f'{prefix}{key}.')
+      flat |= flattened(value, f'{prefix}{key}.')
     else:
       flat[prefix + key] = value
   return flat

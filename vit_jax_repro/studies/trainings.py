@@ -17,8 +17,6 @@ from vit_jax_repro.runs import json_files, workdir
 from vit_jax_repro.runs.restoring import note
 from vit_jax_repro.studies import position_similarity
 
-_FREE = {name.split('.')[0] for name in workdir.FREE}
-
 
 class Trainings:
   """Runs in WORKDIR/runs, each in a folder named after its settings.
@@ -101,8 +99,9 @@ class Trainings:
 
 def _digest(settings, before):
   """Ten hexadecimal digits of what makes a run the one that it is."""
-  settings = {k: v for k, v in settings.items() if k not in _FREE}
-  text = json.dumps([settings, before], sort_keys=True)
+  flat = workdir.flattened(settings)
+  kept = {key: value for key, value in flat.items() if key not in workdir.FREE}
+  text = json.dumps([kept, before], sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
