@@ -1,5 +1,6 @@
 """The plans of all studies, at every size, and the claims about them."""
 
+import jax
 import pytest
 
 from vit_jax_repro import models, studies
@@ -62,7 +63,10 @@ def test_claims_are_about_sides_that_are_there(name):
 
 
 def test_published_numbers():
-  """Of Table 8, the cells that the text of D.4 speaks of; of Table 7, means."""
+  """Of Table 8, the cells that the text of D.4 speaks of; of Table 7, means.
+
+  Of Table 6, ImageNet after 7 epochs of JFT-300M.
+  """
   published = claims.STUDIES['position_embeddings'].published_values()
   assert len(published) == 8
   assert published['none'] == '61.382'
@@ -72,6 +76,49 @@ def test_published_numbers():
   assert published['relative, every layer'] == '64.032'
   adam = claims.STUDIES['adam_vs_sgd'].published_values()
   assert adam == {'Adam': '89.33', 'SGD': '88.79'}
+  scaling = claims.STUDIES['scaling']
+  published = scaling.published_values()
+  assert published == {
+    'ViT, small': '84.15',
+    'hybrid, small': '85.58',
+    'ViT, large': '86.30',
+    'hybrid, large': '86.60',
+  }
+  ahead, less = (
+    sum(weight * float(published[side]) for side, weight in c.weights.items())
+    for c in scaling.claims
+  )
+  assert round(ahead, 2) == 1.43 and round(less, 2) == 1.13
+
+
+def test_hybrids_at_full_size_are_those_of_table_6():
+  for side, made in trainings(plan_of('scaling', 'full')):
+    row = table.find(claims.STUDIES['scaling'].published[side])
+    name = row.model.replace('R50x1', 'R50').replace('/', '_')
+    assert made['model']['model_name'] == name
+    assert made['dataset'] == 'imagenet2012' and made['pp']['crop'] == 224
+
+
+@pytest.mark.parametrize('size', ['digits', 'full'])
+def test_a_hybrid_differs_from_the_vit_of_its_size_by_the_stem(size):
+  """The same Transformer over as many patches, and the same training."""
+  shapes, rest = {}, {}
+  for side, made in trainings(plan_of('scaling', size)):
+    model = models.create(dict(made.pop('model'), num_classes=10))
+    crop = made['pp'].pop('crop')
+    made['pp'].pop('shift')  # in pixels
+    images = jax.ShapeDtypeStruct((1, crop, crop, 3), 'float32')
+    params = jax.eval_shape(model.init, jax.random.key(0), images)['params']
+    shapes[side], rest[side] = params, made
+  numbers = []
+  for name in ('small', 'large'):
+    vit, hybrid = shapes[f'ViT, {name}'], shapes[f'hybrid, {name}']
+    assert 'block1' in hybrid.keys() - vit.keys()
+    assert vit.keys() <= hybrid.keys()
+    assert vit['Transformer'] == hybrid['Transformer']
+    numbers.append(sum(x.size for x in jax.tree.leaves(vit)))
+  assert numbers[1] > 3 * numbers[0]
+  assert all(made == rest['ViT, small'] for made in rest.values())
 
 
 def test_names_and_sizes():

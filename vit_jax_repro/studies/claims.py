@@ -74,6 +74,7 @@ def _table_8():
   return rows
 
 
+_TABLE_6 = 'vit-table-6-{}-16-jft-300m-7ep-imagenet'
 _RESNET = (
   'vit-table-7-resnet50x1-{}-pre-training-jft-300m-7ep-average-5-datasets'
 )
@@ -154,6 +155,48 @@ STUDIES = {
         {'ViT, all': 1.0, 'ViT, few': -1.0, 'BiT, all': -1.0, 'BiT, few': 1.0},
       ),
     ),
+  ),
+  'families': Study(
+    title='ViT and BiT, pre-trained once, each fine-tuned at its own rate',
+    claims=(
+      more(
+        'A ViT is ahead of a BiT that was pre-trained on the same data',
+        f'{_VIT}, 4.2 and Table 2',
+        'ViT',
+        'BiT',
+      ),
+    ),
+    published={
+      'ViT': 'vit-table-2-vit-l-16-jft-300m-14ep-imagenet',
+      'BiT': 'vit-table-2-bit-l-r152x4-jft-300m-imagenet',
+    },
+  ),
+  'scaling': Study(
+    title='Hybrids and ViTs of two sizes',
+    claims=(
+      more(
+        'With little compute a hybrid is ahead',
+        f'{_VIT}, 4.4 and Figure 5',
+        'hybrid, small',
+        'ViT, small',
+      ),
+      Claim(
+        'The larger the models, the smaller the difference',
+        f'{_VIT}, 4.4 and Figure 5',
+        {
+          'hybrid, small': 1.0,
+          'ViT, small': -1.0,
+          'hybrid, large': -1.0,
+          'ViT, large': 1.0,
+        },
+      ),
+    ),
+    published={
+      'ViT, small': _TABLE_6.format('vit-b'),
+      'hybrid, small': _TABLE_6.format('r50x1-vit-b'),
+      'ViT, large': _TABLE_6.format('vit-l'),
+      'hybrid, large': _TABLE_6.format('r50x1-vit-l'),
+    },
   ),
   'adam_vs_sgd': Study(
     title='A ResNet pre-trained with Adam or SGD, fine-tuned with SGD',

@@ -32,6 +32,13 @@ def _pretraining(recipe='vit-paper-i1k', model=_VIT, **changes):
   return _configuration(found, model, **changes)
 
 
+def _instead(*args, **kwargs):
+  """As `_pretraining`, to replace all that a stage has but its seed."""
+  settings = _pretraining(*args, **kwargs).to_dict()
+  del settings['seed']
+  return settings
+
+
 def _finetuning(recipe, model):
   """(settings, the part held out, learning rates) on the target."""
   found = finetuning.find(recipe, _TARGET, model)
@@ -96,8 +103,7 @@ def pooling():
 def data_size():
   """Subsets of ImageNet."""
   train = _pretraining()
-  resnet = _pretraining('bit-s', _RESNET).to_dict()
-  del resnet['seed']
+  resnet = _instead('bit-s', _RESNET)
   subsets = {
     'few': 'train@50#{seed}',
     'some': 'train@300#{seed}',
@@ -111,6 +117,36 @@ def data_size():
       train=resnet | dict(pp=dict(resnet['pp']) | pp)
     )
   return _plan(dict(train=train), sides)
+
+
+def families():
+  """On ImageNet by the recipe of each, then CIFAR-100 by the same grid."""
+  finetune, held_out, rates = _finetuning('vit-paper', _VIT)
+  resnet = _finetuning('vit-paper-resnets', _RESNET)[0].to_dict()
+  del resnet['seed']
+  return _plan(
+    dict(pretrain=_pretraining(), finetune=finetune),
+    {
+      'ViT': {},
+      'BiT': dict(pretrain=_instead('bit-s', _RESNET), finetune=resnet),
+    },
+    once=('pretrain',),
+    held_out=held_out,
+    base_lrs=rates,
+  )
+
+
+def scaling():
+  """Table 6's models of 16x16 patches: -B, -L, and each after a ResNet-50.
+
+  The paper has no settings for a hybrid on ImageNet; all have the ViTs'.
+  """
+  sides = {
+    f'{kind}, {size}': dict(train=_instead(model=f'{stem}ViT-{letter}_16'))
+    for size, letter in (('small', 'B'), ('large', 'L'))
+    for kind, stem in (('ViT', ''), ('hybrid', 'R50+'))
+  }
+  return _plan(dict(train=_pretraining()), sides)
 
 
 def adam_vs_sgd():
@@ -146,14 +182,12 @@ def masked_patches():
   """Without labels, with labels or not at all on ImageNet, then CIFAR-100."""
   finetune, held_out, rates = _finetuning('vit-paper', _VIT)
   masked = _pretraining('vit-paper-masked')
-  labels = _pretraining().to_dict()
-  del labels['seed']
   return _plan(
     dict(pretrain=masked, finetune=finetune),
     {
       'none': dict(pretrain=None),
       'masked patches': {},
-      'labels': dict(pretrain=labels),
+      'labels': dict(pretrain=_instead()),
     },
     held_out=held_out,
     base_lrs=rates,

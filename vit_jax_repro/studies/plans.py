@@ -30,6 +30,9 @@ BIT = dict(
   groups=8,
 )
 BIT_CROP = 16  # pixels: 8 would be 2 after the root block
+# A stem to a quarter, so 4x4 patches of 16 pixels; it has the fewest channels
+# that its norms can divide.
+STEM = dict(patch_size=(1, 1), stem_num_layers=(1,), stem_width_factor=0.5)
 
 _SEEDS = {'digits': (0, 1, 2), 'short': (0, 1)}
 
@@ -151,6 +154,45 @@ def data_size(size):
     for kind, changes in kinds.items()
   }
   return _plan(size, dict(train=_digits(steps, base_lr=1e-2, batch=50)), sides)
+
+
+def families(size):
+  """Pre-trained on 0-4 once, then 5-9; spreads are of fine-tuning, as there."""
+  steps, few = {'digits': (1000, 200), 'short': (120, 60)}[size]
+  bit = dict(model=BIT, pp=dict(crop=BIT_CROP, shift=2))
+  return _plan(
+    size,
+    dict(
+      pretrain=_digits(steps, dataset='digits/0-4', base_lr=1e-2),
+      finetune=_few(few),
+    ),
+    {'ViT': {}, 'BiT': dict(pretrain=bit | dict(base_lr=3e-3), finetune=bit)},
+    once=('pretrain',),
+    held_out='held_out',
+    base_lrs=(1e-3, 3e-3, 1e-2) if size == 'digits' else (3e-3,),
+  )
+
+
+def scaling(size):
+  """Transformers of two sizes, each on patches or on the same small ResNet.
+
+  As in Table 6 those of one size differ by the stem alone, whose compute comes
+  on top. Short: the small ones.
+  """
+  large = {
+    key: recipes.QUICKSTART_MODEL[key] for key in ('hidden_size', 'transformer')
+  }
+  pp = dict(crop=BIT_CROP, shift=2)
+  sides = {
+    'ViT, small': {},
+    'hybrid, small': dict(train=dict(model=STEM, pp=pp)),
+    'ViT, large': dict(train=dict(model=large)),
+    'hybrid, large': dict(train=dict(model=STEM | large, pp=pp)),
+  }
+  if size == 'short':
+    sides = {name: sides[name] for name in ('ViT, small', 'hybrid, small')}
+  steps = {'digits': 600, 'short': 60}[size]
+  return _plan(size, dict(train=_digits(steps, base_lr=1e-2)), sides)
 
 
 def adam_vs_sgd(size):
