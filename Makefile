@@ -4,11 +4,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/quickstart
+HTML ?= runs/notebooks
 
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 RUN = $(VENV)/bin/python
 
-.PHONY: install install-torch quickstart picture test quick lint format lock clean
+.PHONY: install install-torch install-notebooks quickstart pictures notebooks \
+  strip test quick lint format lock clean
 
 install: $(VENV)/.installed
 
@@ -17,8 +19,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	  sys.version_info >= (3, 14))' || { echo '$(PYTHON) must be Python 3.11,' \
 	  '3.12 or 3.13; say, for example: make PYTHON=python3.12'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -r requirements.txt
-	$(PIP) install --quiet --no-deps -e .
+	$(PIP) install --quiet --constraint requirements.txt -e '.[dev]'
 	@touch $@
 
 install-torch: $(VENV)/.installed-torch
@@ -32,14 +33,31 @@ $(VENV)/.installed-torch: $(VENV)/.installed
 	$(PIP) install --quiet --no-deps timm==1.0.31
 	@touch $@
 
+install-notebooks: $(VENV)/.installed-notebooks
+
+$(VENV)/.installed-notebooks: $(VENV)/.installed
+	$(PIP) install --quiet --constraint requirements.txt -e '.[notebooks]'
+	@touch $@
+
 # Trains on the digits that scikit-learn ships; again: continues or shows.
 quickstart: install
 	$(RUN) -m vit_jax_repro.main --config=configs/quickstart.py \
 	  --workdir=$(WORKDIR)
 
-# The picture in README.md.
-picture: quickstart
-	$(RUN) examples/quickstart_picture.py $(WORKDIR) docs/quickstart.png
+# The pictures in README.md.
+pictures: quickstart
+	$(RUN) examples/readme_pictures.py $(WORKDIR) docs
+
+# Runs all notebooks and renders them with their outputs to $(HTML).
+# LESSONS_SIZE=short only sees that they run; =full wants a GPU.
+notebooks: install-torch install-notebooks
+	$(RUN) -m nbconvert --log-level=WARN --execute --to html \
+	  --output-dir=$(HTML) notebooks/*.ipynb
+
+# Takes the outputs out of the notebooks, before a commit.
+strip: install-notebooks
+	$(RUN) -m nbconvert --log-level=WARN --clear-output --inplace \
+	  notebooks/*.ipynb
 
 # Two processes, each with whole modules; more would want more memory.
 test: install-torch
@@ -60,7 +78,7 @@ format: install
 lock: install
 	$(PIP) install --quiet uv
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
-	  --upgrade --extra dev --no-emit-index-url --no-annotate \
+	  --upgrade --extra dev --extra notebooks --no-emit-index-url --no-annotate \
 	  --custom-compile-command 'make lock' \
 	  pyproject.toml --output-file requirements.txt
 

@@ -25,6 +25,7 @@ KINDS = {  # the longest matching row counts; a top-level module is a verb
   'subcommands': 'shell',
   'compiled_programs': 'core',
   'jobs': 'edge',
+  'lessons': 'edge',
   'recipes': 'core',
   'reproduction': 'core',
   'reproduction.budget': 'edge',
@@ -156,8 +157,8 @@ HELP_CPU_SECONDS = 2.0
 FLAX_IMPORTS = {'absl', 'etils', 'rich'}  # so these cannot be done without
 # Test modules of properties that belong to no single module.
 CROSS_CUTTING = {
-  'configs', 'forward', 'imports', 'kills', 'parallel_training', 'readme',
-  'real_labels', 'requirements', 'training_input',
+  'configs', 'forward', 'imports', 'kills', 'notebooks', 'parallel_training',
+  'readme', 'real_labels', 'requirements', 'training_input',
 }  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def test_the_lock_holds_every_dependency_within_its_range(python, platform):
   env = environment(python, platform)
   versions = locked(env)
   extras = PROJECT['optional-dependencies']
-  for text in PROJECT['dependencies'] + extras['dev']:
+  for text in PROJECT['dependencies'] + extras['dev'] + extras['notebooks']:
     wanted = Requirement(text)
     if not wanted.marker or wanted.marker.evaluate(env):
       assert wanted.specifier.contains(versions[canonicalize_name(wanted.name)])

@@ -1,6 +1,9 @@
-"""Draws a finished quickstart run: its curve, and digits it predicted.
+"""Draws the pictures of README.md from a finished quickstart run.
 
-python examples/quickstart_picture.py runs/quickstart docs/quickstart.png
+  python examples/readme_pictures.py runs/quickstart docs
+
+quickstart.png: its curve, and digits that it predicted. rollout.png: what it
+attends to in some.
 """
 
 import argparse
@@ -11,9 +14,10 @@ import jax
 import matplotlib
 import numpy as np
 
+from vit_jax_repro.analysis import pictures, plots
 from vit_jax_repro.data import datasets, pipeline
 from vit_jax_repro.evaluation import classify
-from vit_jax_repro.runs import restoring
+from vit_jax_repro.runs import inspecting, restoring
 
 ROWS, COLUMNS = 4, 8
 CORRECT, WRONG = '#2a78b8', '#c0392b'
@@ -32,23 +36,44 @@ def read_metrics(workdir):
   )
 
 
-def predicted_digits(workdir):
-  """All test images [360, 8, 8] in [-1, 1], labels and predictions [360]."""
-  restored = restoring.restore(workdir / 'model.npz')
+def digits_of_test(restored, image_size):
+  """All test images, as the model takes them, and their labels, as a batch."""
   split = datasets.open_split('digits', 'test')
   (batch,) = pipeline.evaluation_batches(
     split,
     preprocessing=restored.preprocessing,
-    image_size=restored.image_size,
+    image_size=image_size,
     batch_size=split.num_examples,
   )
+  return batch
+
+
+def predicted_digits(workdir):
+  """All test images [360, 8, 8] in [-1, 1], labels and predictions [360]."""
+  restored = restoring.restore(workdir / 'model.npz')
+  batch = digits_of_test(restored, restored.image_size)
   params = jax.device_put(restored.params)
   found = classify.probabilities(restored.model, params, batch['image'])
   return batch['image'][..., 0], batch['label'], found.argmax(-1)
 
 
-def draw(workdir, out):
-  """Writes the picture."""
+def draw_rollout(workdir, out):
+  """Attention rollout over the first image of three digits, at twice the size.
+
+  The position embeddings are resized with the images.
+  """
+  weights = workdir / 'model.npz'
+  restored = restoring.restore(weights)
+  size = tuple(2 * side for side in restored.image_size)
+  batch = digits_of_test(restored, size)
+  labels = batch['label'].tolist()
+  images = batch['image'][[labels.index(digit) for digit in (0, 3, 7)]]
+  found = inspecting.rollouts(weights, images)
+  pictures.save(plots.rollout(found), out)
+
+
+def draw_quickstart(workdir, out):
+  """The curve, and predictions."""
   matplotlib.use('Agg')
   from matplotlib import pyplot as plt
 
@@ -86,10 +111,10 @@ def draw(workdir, out):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('workdir', type=pathlib.Path)
-  parser.add_argument('out', type=pathlib.Path, help='a .png or .svg file')
+  parser.add_argument('folder', type=pathlib.Path, help='for the pictures')
   args = parser.parse_args()
-  draw(args.workdir, args.out)
-  print(args.out)
+  draw_quickstart(args.workdir, args.folder / 'quickstart.png')
+  draw_rollout(args.workdir, args.folder / 'rollout.png')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,114 @@
+"""The notebooks: stripped, alike in form, and nothing but calls of the package.
+
+That they run is seen by `.ci/run`.
+"""
+
+import ast
+import json
+import pathlib
+
+import pytest
+
+pytestmark = pytest.mark.quick
+
+ROOT = pathlib.Path(__file__).parents[1]
+PATHS = sorted(ROOT.glob('notebooks/*.ipynb'))
+SECTIONS = (
+  'The claim',
+  'How the paper supports it',
+  'What is missing to check it',
+  'Experiment',
+  'Beside the paper',
+  'Questions',
+)
+SETTINGS = 'settings'
+IMPORTS = {'collections', 'jax', 'json', 'numpy', 'os', 'pathlib', 'shutil'}
+# What would define a model, a loss or a loop.
+DEFINING = (
+  ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.For,
+  ast.While,
+)  # fmt: skip
+DIFFERENTIATING = {'grad', 'value_and_grad', 'vjp', 'jvp'}
+
+
+def cells(path, kind):
+  notebook = json.loads(path.read_text())
+  return [cell for cell in notebook['cells'] if cell['cell_type'] == kind]
+
+
+def text(cell):
+  return ''.join(cell['source'])
+
+
+def tree(path):
+  lines = '\n'.join(map(text, cells(path, 'code'))).splitlines()
+  return ast.parse('\n'.join(x for x in lines if not x.startswith('%')))
+
+
+def test_there_are_eight_in_order():
+  assert [path.name[:2] for path in PATHS] == [f'{n:02}' for n in range(1, 9)]
+
+
+@pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
+def test_outputs_are_stripped(path):
+  notebook = json.loads(path.read_text())
+  assert set(notebook['metadata']) <= {'kernelspec', 'language_info'}
+  assert notebook['metadata']['kernelspec']['name'] == 'python3'
+  for cell in cells(path, 'code'):
+    assert cell['outputs'] == [] and cell['execution_count'] is None
+    assert set(cell['metadata']) <= {'tags'}
+
+
+@pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
+def test_each_goes_from_a_claim_to_questions(path):
+  lines = '\n'.join(map(text, cells(path, 'markdown'))).splitlines()
+  headings = [line[3:] for line in lines if line.startswith('## ')]
+  wanted = [name for name in headings if name in SECTIONS]
+  for name in SECTIONS:
+    assert name in wanted
+  assert wanted[0] == SECTIONS[0] and wanted[-1] == SECTIONS[-1]
+  assert lines[0].startswith(f'# {int(path.name[:2])}. ')
+  # Answers are folded, and there is one for every question.
+  fold = lines.index('<details><summary>Answers</summary>')
+  assert lines[-1] == '</details>'
+  questions = lines[lines.index('## Questions') : fold]
+
+  def numbered(part):
+    return [x.split('.')[0] for x in part if x[:1].isdigit() and x[1:2] == '.']
+
+  assert numbered(questions) == numbered(lines[fold:]) != []
+
+
+def test_all_have_the_same_cell_of_settings():
+  found = {
+    text(cell)
+    for path in PATHS
+    for cell in cells(path, 'code')
+    if cell['metadata'].get('tags') == [SETTINGS]
+  }
+  assert len(found) == 1
+  for path in PATHS:
+    assert text(cells(path, 'code')[0]) in found
+  assert 'lessons.Lesson(' in found.pop()
+
+
+@pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
+def test_nothing_is_defined_in_one(path):
+  for node in ast.walk(tree(path)):
+    assert not isinstance(node, DEFINING), ast.unparse(node)
+    if isinstance(node, ast.Attribute | ast.Name):
+      name = node.attr if isinstance(node, ast.Attribute) else node.id
+      assert name not in DIFFERENTIATING
+    modules = []
+    if isinstance(node, ast.Import):
+      modules = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      modules = [node.module]
+    for module in modules:
+      assert module.split('.')[0] in IMPORTS | {'vit_jax_repro'}
+
+
+def test_the_readme_names_each():
+  readme = (ROOT / 'README.md').read_text()
+  for path in PATHS:
+    assert f'notebooks/{path.name}' in readme

@@ -1,0 +1,272 @@
+"""What the notebooks run, at three sizes: `Lesson` is the cell of settings.
+
+'digits' is minutes on a laptop, with scikit-learn's digits; 'short' the same,
+only to see that all runs; 'full' is for a GPU: published files, CIFAR-10, the
+user's pictures, and the studies of the papers' models on ImageNet. What is
+trained or checked stands in a folder and is not repeated.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from vit_jax_repro import jobs, models, recipes, studies, weights
+from vit_jax_repro.analysis import cost
+from vit_jax_repro.data import digits
+from vit_jax_repro.paper import results, table, views
+from vit_jax_repro.paper.sections import Section, View
+from vit_jax_repro.reproduction import checks, requests
+from vit_jax_repro.reproduction.options import Options
+from vit_jax_repro.runs import (
+  configuration,
+  fetching,
+  model_files,
+  restoring,
+  saved,
+)
+from vit_jax_repro.runs.settings import to_plain
+from vit_jax_repro.studies import running
+
+SIZES = ('digits', 'short', 'full')
+_SHORT_STEPS = 150  # of the quickstart's updates
+# At full size: what is looked at, and what is fine-tuned, on which data.
+_TRAINED = 'imagenet21k+imagenet2012/ViT-B_16'
+_PRETRAINED = 'imagenet21k/ViT-B_16'
+_TARGET = 'cifar10'
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+  """Settings of a notebook.
+
+  Raises:
+    ValueError: an unknown size.
+  """
+
+  size: str = 'digits'  # one of SIZES
+  folder: str = 'runs/lessons'  # keeps what is trained, a folder for each size
+  # Of size 'full' alone:
+  weights_dir: str = 'weights'  # published files, fetched if they are not there
+  data_dir: str | None = None  # TFDS sets; by default TFDS's own
+  images: Sequence[str] = ()  # pictures to look into
+  budget_hours: float | None = None  # of `check`
+
+  def __post_init__(self):
+    # Of TFDS and Orbax, which warn of what their users cannot mend.
+    logging.set_verbosity(logging.ERROR)
+    if self.size not in SIZES:
+      raise ValueError(f'size={self.size!r} must be one of {", ".join(SIZES)}')
+
+  @property
+  def is_full(self) -> bool:
+    """Whether published weights and real data are used."""
+    return self.size == 'full'
+
+  def path(self, *parts: str) -> str:
+    """A path in the folder of this size."""
+    return os.path.join(self.folder, self.size, *parts)
+
+  def training(self):
+    """The configuration of a training, for `jobs.train`.
+
+    Returns:
+      ConfigDict: a small ViT on the digits from scratch; at full size a
+      published ViT-B/16 on CIFAR-10, as the released code fine-tunes it.
+    """
+    if not self.is_full:
+      recipe = recipes.QUICKSTART
+      if self.size == 'short':
+        recipe = recipe | dict(total_steps=_SHORT_STEPS)
+      return configuration.create(recipe, recipes.QUICKSTART_MODEL)
+    model = _PRETRAINED.rpartition('/')[2]
+    recipe = recipes.vit_finetune(_TARGET, model) | dict(
+      pretrained_dir=os.path.dirname(self._fetched(_PRETRAINED)),
+      tfds_data_dir=self.data_dir,
+    )
+    return configuration.create(recipe, model)
+
+  def trained(self) -> str:
+    """The path of a weights file to look into.
+
+    The digits' model, trained here; at full size a ViT-B/16 with ImageNet's
+    classes as it was published.
+
+    Raises:
+      OSError: it cannot be fetched; else as jobs.train.
+    """
+    if self.is_full:
+      return self._fetched(_TRAINED)
+    with _quiet():
+      return jobs.train(self.training(), self.path('training')).model
+
+  def untrained(self) -> str:
+    """The path of a file like that of `trained`, with fresh parameters."""
+    source = self.trained()
+    restored = restoring.restore(source)
+    card = model_files.read_card(source)
+    if card is None:
+      card = model_files.Card(weights.describe(weights.load(source)))
+    images = jnp.zeros((1, *restored.image_size, 3))
+    init = jax.jit(restored.model.init)
+    path = self.path('untrained.npz')
+    os.makedirs(self.path(), exist_ok=True)
+    model_files.save_model(
+      path, init(jax.random.key(0), images)['params'], **vars(card)
+    )
+    return path
+
+  def pictures(self, number: int = 4) -> list[str]:
+    """Paths of images: `number` test digits, or the first of `images`.
+
+    Raises:
+      ValueError: size 'full' and no `images`.
+    """
+    if self.is_full:
+      if not self.images:
+        raise ValueError(
+          "size='full' looks into your pictures; set images=('cat.jpg', ...)"
+        )
+      return list(self.images[:number])
+    return _test_digits(self.path('images'), number)
+
+  def study(
+    self,
+    name: str,
+    *,
+    sides: Sequence[str] | None = None,
+    num_seeds: int | None = None,
+  ):
+    """Runs a study of `studies.NAMES`, or finds it finished.
+
+    Args:
+      sides, num_seeds: those of the study's sides and seeds that are run, at
+        size 'digits' only; None: all.
+
+    Returns:
+      studies.report.Result.
+
+    Raises:
+      As studies.run.
+    """
+    config = studies.config(name, self.size)
+    if self.size == 'digits':
+      with config.unlocked():
+        if sides is not None:
+          config.study.order.sides = tuple(sides)
+        config.study.seeds = config.study.seeds[:num_seeds]
+    with _quiet():
+      return studies.run(config.study, self.path('studies', name))
+
+  def costs(self, name: str) -> View:
+    """What the last models of a study's sides cost, without their heads."""
+    plan = running.checked(to_plain(studies.config(name, self.size).study))
+    rows = []
+    for side, changes in plan['sides'].items():
+      *_, (_, made) = running.stages(plan, changes, 0.0, plan['seeds'][0])
+      model = models.create(dict(made['model'], num_classes=None))
+      size = 2 * (made['pp']['crop'],)
+      parameters = cost.parameters(model, size)
+      multiply_adds = cost.multiply_adds(model, size)
+      rows.append((side, f'{parameters:,}', f'{multiply_adds:,}', f'{size[0]}'))
+    columns = ('side', '>parameters', '>multiply-adds of an image', '>pixels')
+    return View((Section('', (), columns, tuple(rows)),), ())
+
+  def studied(self, name: str) -> saved.Study:
+    """What `study` has found, to be drawn by `charts.study`."""
+    return saved.study(self.path('studies', name, 'study.json'))
+
+  def check(self, rows: Sequence[table.Row], **choices: str) -> View:
+    """Published numbers and verdicts; at full size, checks them before.
+
+    Elsewhere there are neither weights nor data to check them with, so the
+    verdicts are on what was measured at full size, if anything was.
+
+    Args:
+      choices: what a row leaves open, see `checks.resolve`.
+
+    Raises:
+      ValueError, OSError: as requests.run.
+    """
+    folder = os.path.join(self.folder, 'full', 'results')
+    if self.is_full:
+      options = Options(
+        folder, self.weights_dir, fetch=True, data_dir=self.data_dir
+      )
+      _, late, failed = requests.run(
+        [row for row in rows if row.status != table.NOT],
+        options,
+        lambda row: checks.resolve(row, **choices),
+        self.budget_hours,
+      )
+      for row, why in (late | failed).items():
+        restoring.note(f'{row}: {why}')
+    found = results.read(folder) if os.path.isdir(folder) else {}
+    return views.numbers(rows, found)
+
+  def _fetched(self, name):
+    folder = os.path.join(self.weights_dir, os.path.dirname(name))
+    return fetching.fetch(name, folder).file
+
+
+def readme_claim() -> table.Row:
+  """What README.md says of `make quickstart`, in the form of a table's row."""
+  unknown = dict.fromkeys(
+    ('exaflops', 'std', 'value_min', 'value_max')
+  ) | dict.fromkeys(
+    ('epochs', 'checkpoint', 'blocker', 'confidence', 'second_source'), ''
+  )
+  return table.Row(
+    id='readme-quickstart',
+    table='README.md',
+    model='ViT of the quickstart',
+    family='ViT',
+    pretrain_dataset='',
+    finetune_dataset='digits',
+    train_examples='full',
+    resolution=8,
+    eval_dataset='digits',
+    split='test',
+    metric='top1_pct',
+    value=98.0,
+    decimals=0,
+    status=table.FINETUNE,
+    note='360 images, right give or take one',
+    source='README.md of this repository',
+    **unknown,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+  """Markdown as the result of a cell, its headings below those around it."""
+
+  markdown: str
+
+  def _repr_markdown_(self):
+    return re.sub('^(#+ )', r'##\1', self.markdown, flags=re.MULTILINE)
+
+
+def _quiet():
+  """What is told on the way is no error, which red boxes would say."""
+  return contextlib.redirect_stderr(sys.stdout)
+
+
+def _test_digits(folder, number):
+  """Paths of the first test digits, written as PNG files of 8x8 pixels."""
+  from PIL import Image
+
+  images, labels = digits.arrays()
+  paths = []
+  os.makedirs(folder, exist_ok=True)
+  for position in digits.splits(labels)['test'][:number]:
+    path = os.path.join(folder, f'{position:04}-is-{labels[position]}.png')
+    Image.fromarray(images[position, ..., 0]).save(path)
+    paths.append(path)
+  return paths
