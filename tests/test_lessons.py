@@ -92,10 +92,12 @@ def test_sides_and_seeds_of_a_study(monkeypatch, tmp_path):
   monkeypatch.setattr(
     studies, 'run', lambda config, folder: seen.append((config, folder))
   )
-  Lesson('digits', 'F').study('transfer', sides=('from scratch',), num_seeds=2)
-  Lesson('short', 'F').study('transfer', sides=('from scratch',), num_seeds=1)
+  part = dict(sides=('from scratch',), num_seeds=2, base_lrs=(0.1,))
+  Lesson('digits', 'F').study('transfer', **part)
+  Lesson('short', 'F').study('transfer', **part)
   (digits, folder), (short, _) = seen
   assert digits.order.sides == ('from scratch',) and digits.seeds == (0, 1)
+  assert digits.base_lrs == (0.1,)
   assert short == studies.config('transfer', 'short').study
   assert folder == os.path.join('F', 'digits', 'studies', 'transfer')
 

@@ -80,6 +80,18 @@ def test_speeds_of_several_files(tmp_path):
   assert found.low.tolist() == [112, 192] and found.high.tolist() == [448, 768]
 
 
+def test_the_largest_batch(tmp_path):
+  """In place of the memory, where it was looked for; 0 is none that fits."""
+  rows = [
+    compiling.Fit(case('infer', size=side), 'plain', Memory(1, 2, 3, 4), 9, n)
+    for side, n in ((224, 64), (384, 0))
+  ]
+  found = saved.measured([write(tmp_path / 'a.json', *rows)])
+  assert found.quantity == 'largest batch of a device (images)'
+  assert found.values.tolist() == [64, 0] and found.sides.tolist() == [224, 384]
+  assert 'batch' not in found.shared and 'ViT-S_16' in found.shared
+
+
 def test_memory(tmp_path):
   gib = 2**30
   rows = [

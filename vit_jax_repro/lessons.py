@@ -142,12 +142,13 @@ class Lesson:
     *,
     sides: Sequence[str] | None = None,
     num_seeds: int | None = None,
+    base_lrs: Sequence[float] | None = None,
   ):
     """Runs a study of `studies.NAMES`, or finds it finished.
 
     Args:
-      sides, num_seeds: those of the study's sides and seeds that are run, at
-        size 'digits' only; None: all.
+      sides, num_seeds, base_lrs: those of the study's sides, seeds and
+        learning rates that are run, at size 'digits' only; None: all.
 
     Returns:
       studies.report.Result.
@@ -161,6 +162,8 @@ class Lesson:
         if sides is not None:
           config.study.order.sides = tuple(sides)
         config.study.seeds = config.study.seeds[:num_seeds]
+        if base_lrs is not None:
+          config.study.base_lrs = tuple(base_lrs)
     with _quiet():
       return studies.run(config.study, self.path('studies', name))
 

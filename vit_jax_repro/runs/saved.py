@@ -162,7 +162,11 @@ def _measurement(row: Mapping[str, Any]) -> dict[str, Any]:
     'size': f'{height}x{width} pixels',
     'device': row.get('device_kind') or '',
   }
-  if 'memory' in row:
+  if row.get('largest_batch') is not None:
+    del about['batch']  # which it was not
+    value = low = high = row['largest_batch']
+    quantity = 'largest batch of a device (images)'
+  elif 'memory' in row:
     value = sum(row['memory'].values()) / 2**30
     quantity, low, high = 'memory of a device (GiB)', value, value
   else:
