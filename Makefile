@@ -10,7 +10,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 RUN = $(VENV)/bin/python
 
 .PHONY: install install-torch install-notebooks quickstart pictures notebooks \
-  strip test quick lint format lock clean
+  strip test exact quick lint format lock clean
 
 install: $(VENV)/.installed
 
@@ -62,6 +62,11 @@ strip: install-notebooks
 # Two processes, each with whole modules; more would want more memory.
 test: install-torch
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+# What compares with the original's numbers, compiled as users compile it.
+exact: install
+	COMPILE_AS_USERS=1 $(RUN) -m pytest -n 2 --dist loadfile \
+	  $$(grep -l as_users_compile tests/test_*.py)
 
 quick: install
 	$(RUN) -m pytest -n 2 --dist loadfile -m quick

@@ -9,6 +9,7 @@ import atexit
 import multiprocessing
 import os
 import pathlib
+import re
 import runpy
 import socket
 import sys
@@ -46,8 +47,7 @@ class Child:
       pathlib.Path(path).touch()
     env = dict(os.environ)
     if devices is not None:
-      flag = f'--xla_force_host_platform_device_count={devices}'
-      env['XLA_FLAGS'] = flag
+      env['XLA_FLAGS'] = xla_flags(devices)
     self._process = _FORKING.Process(
       target=_run, args=(function, arguments, self._paths, env)
     )
@@ -81,6 +81,12 @@ class Child:
       return file.read()
 
 
+def xla_flags(devices):
+  """This process's, with another number of devices."""
+  flags = os.environ['XLA_FLAGS']
+  return re.sub('(device_count)=[0-9]+', rf'\1={devices}', flags)
+
+
 def free_port():
   """A port of this machine that nobody listens on."""
   with socket.socket() as free:
@@ -95,6 +101,18 @@ def verb(name, arguments):
   runpy.run_module(module, run_name='__main__', alter_sys=True)
 
 
+def script(source, *arguments):
+  """What `python -c SOURCE ARGUMENTS` does, for a Child."""
+  sys.argv = ['-c', *map(str, arguments)]
+  exec(compile(source, '<script>', 'exec'), {'__name__': '__main__'})
+
+
+def run_script(source, *arguments, devices=None):
+  """Returns (exit code, standard output, standard error)."""
+  child = Child(script, source, *arguments, devices=devices)
+  return child.wait(), child.stdout, child.stderr
+
+
 def _run(function, arguments, paths, env):
   os.environ.clear()
   os.environ.update(env)
@@ -106,6 +124,7 @@ def _run(function, arguments, paths, env):
   try:
     function(*arguments)
     code = 0
+    _end_together()
   except SystemExit as stop:
     code = stop.code or 0
   except BaseException:
@@ -115,3 +134,12 @@ def _run(function, arguments, paths, env):
   sys.stderr.flush()
   # Not through multiprocessing's own way out, which a verb does not take.
   sys.exit(code)
+
+
+def _end_together():
+  """What JAX does at the end of an interpreter, which a fork leaves out.
+
+  The first of several processes waits for the others: without it they abort.
+  """
+  if 'jax' in sys.modules:
+    sys.modules['jax'].distributed.shutdown()

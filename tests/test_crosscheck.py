@@ -1,9 +1,8 @@
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
+import processes
 import pytest
 import tiny_models
 from photographs import PHOTOGRAPHS
@@ -63,11 +62,8 @@ def test_without_torch_one_line_says_what_to_install(folder):
     f"crosscheck.main(['crosscheck', '--weights={folder}/model.npz', "
     "'--port=transformers:anything'])"
   )
-  done = subprocess.run(
-    [sys.executable, '-c', code], capture_output=True, text=True, check=False
-  )
   assert_one_line(
-    (done.returncode, done.stdout, done.stderr),
+    processes.run_script(code),
     'crosscheck: a port needs PyTorch',
     "pip install -e '.[torch]'",
   )
@@ -82,11 +78,9 @@ def test_export_needs_no_torch(folder, tmp_path):
     f"'--export={path}', '--images={PHOTOGRAPHS['flower']}', "
     "'--image_size=8'])"
   )
-  done = subprocess.run(
-    [sys.executable, '-c', code], capture_output=True, text=True, check=False
-  )
-  assert (done.returncode, done.stderr) == (0, '')
-  assert done.stdout == f'{path}: images and 7 activations\n'
+  code, out, err = processes.run_script(code)
+  assert (code, err) == (0, '')
+  assert out == f'{path}: images and 7 activations\n'
   with np.load(path) as archive:
     about = json.loads(archive['about'].tobytes())
     assert archive['images'].shape == (1, 8, 8, 3)

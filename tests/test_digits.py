@@ -1,8 +1,7 @@
 import io
-import subprocess
-import sys
 
 import numpy as np
+import processes
 import pytest
 from PIL import Image
 
@@ -122,17 +121,12 @@ def test_preparing_says_nothing_and_two_processes_may_race(tmp_path):
     "split = datasets.open_split('digits', 'test', data_dir=sys.argv[1])\n"
     'assert split.num_examples == 360\n'
   )
-  processes = [
-    subprocess.Popen(
-      [sys.executable, '-c', script, tmp_path],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-    )
-    for _ in range(2)
+  racing = [
+    processes.Child(processes.script, script, tmp_path) for _ in range(2)
   ]
-  printed = [process.communicate(timeout=120) for process in processes]
-  assert printed == [(b'', b'')] * 2
-  assert [process.returncode for process in processes] == [0, 0]
+  codes = [child.wait() for child in racing]
+  assert [(child.stdout, child.stderr) for child in racing] == [('', '')] * 2
+  assert codes == [0, 0]
 
 
 @quick

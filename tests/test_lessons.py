@@ -92,12 +92,16 @@ def test_sides_and_seeds_of_a_study(monkeypatch, tmp_path):
   monkeypatch.setattr(
     studies, 'run', lambda config, folder: seen.append((config, folder))
   )
-  part = dict(sides=('from scratch',), num_seeds=2, base_lrs=(0.1,))
-  Lesson('digits', 'F').study('transfer', **part)
-  Lesson('short', 'F').study('transfer', **part)
+  part = dict(num_seeds=2, base_lrs=(0.1,), updates=0.5)
+  Lesson('digits', 'F').study('transfer', sides=('from scratch',), **part)
+  Lesson('short', 'F').study('transfer', sides=('from scratch',), **part)
   (digits, folder), (short, _) = seen
   assert digits.order.sides == ('from scratch',) and digits.seeds == (0, 1)
   assert digits.base_lrs == (0.1,)
+  whole = studies.config('transfer').study.stages
+  for name, stage in digits.stages.items():
+    assert stage.total_steps == whole[name].total_steps / 2
+    assert stage.warmup_steps == whole[name].warmup_steps / 2
   assert short == studies.config('transfer', 'short').study
   assert folder == os.path.join('F', 'digits', 'studies', 'transfer')
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import subprocess
 import sys
 
 import jax
@@ -93,7 +95,7 @@ def small_vit_on(folder):
       num_heads=2,
     ),
     base_lr=0.05,
-    total_steps=6,
+    total_steps=8,
     batch=16,
     batch_eval=7,
     progress_every=1,
@@ -171,15 +173,21 @@ def test_every_option_through_main(name, monkeypatch, tmp_path):
   assert models.create(weights.describe(params)).num_classes == 10
 
 
-def test_the_files_of_a_workdir(monkeypatch, tmp_path):
-  metrics = run(
-    monkeypatch,
-    'quickstart.py',
-    tmp_path,
-    *TINY,
-    '--config.eval_every=2',
-    '--config.checkpoint_every=3',
-  )
+FINISHED = (*TINY, '--config.eval_every=2', '--config.checkpoint_every=3')
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """The folder of a run that is over."""
+  workdir = tmp_path_factory.mktemp('finished')
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    run(monkeypatch, 'quickstart.py', workdir, *FINISHED)
+  return workdir
+
+
+def test_the_files_of_a_workdir(finished):
+  metrics, tmp_path = read_metrics(finished), finished
+  assert [line['step'] for line in metrics] == [1, 2, 3, 4]
   names = {'step', 'train_loss', 'lr', 'images_per_sec'}
   assert all(names <= line.keys() for line in metrics)
   evaluated = [line['step'] for line in metrics if 'accuracy_test' in line]
@@ -202,12 +210,11 @@ def test_the_files_of_a_workdir(monkeypatch, tmp_path):
   assert any(p.name.startswith('events.out') for p in tmp_path.iterdir())
 
 
-def test_tensorboard_has_the_metrics(monkeypatch, tmp_path):
-  metrics = run(monkeypatch, 'quickstart.py', tmp_path, *TINY)
+def test_tensorboard_has_the_metrics(finished):
   from tensorboard.backend.event_processing import event_accumulator
 
   events = event_accumulator.EventAccumulator(
-    str(tmp_path), size_guidance={'tensors': 0}
+    str(finished), size_guidance={'tensors': 0}
   ).Reload()
   losses = [
     float(np.frombuffer(e.tensor_proto.tensor_content, 'f4')[0])
@@ -216,20 +223,17 @@ def test_tensorboard_has_the_metrics(monkeypatch, tmp_path):
     for e in events.Tensors('train_loss')
   ]
   np.testing.assert_allclose(
-    losses, [line['train_loss'] for line in metrics], rtol=1e-6
+    losses, [line['train_loss'] for line in read_metrics(finished)], rtol=1e-6
   )
 
 
-def test_a_finished_run_again_changes_nothing(monkeypatch, tmp_path):
-  run(monkeypatch, 'quickstart.py', tmp_path, *TINY)
-  before = parameters(tmp_path)
-  result = read_json(tmp_path / 'result.json')
-  metrics = run(monkeypatch, 'quickstart.py', tmp_path, *TINY)
+def test_a_finished_run_again_changes_nothing(finished, monkeypatch, tmp_path):
+  workdir = shutil.copytree(finished, tmp_path / 'run')
+  metrics = run(monkeypatch, 'quickstart.py', workdir, *FINISHED)
   assert len(metrics) == 4
-  again = read_json(tmp_path / 'result.json')
+  result, again = (read_json(x / 'result.json') for x in (finished, workdir))
   assert again['accuracy'] == result['accuracy']
-  for name, array in parameters(tmp_path).items():
-    np.testing.assert_array_equal(array, before[name])
+  assert_same_parameters(workdir, finished)
 
 
 def test_a_folder_of_photographs_is_fine_tuned(folder, monkeypatch, tmp_path):
@@ -270,7 +274,7 @@ def test_damaged_images_do_not_stop_training(folder, tmp_path, capfd):
   damaged = [*sorted(photos.glob('train/*/1*'))[:3], *photos.glob('test/*/0*')]
   for path in damaged:
     path.write_bytes(path.read_bytes()[:100])
-  config = small_vit_on(photos) | dict(total_steps=8, eval_every=4)
+  config = small_vit_on(photos) | dict(eval_every=4)
   result = jobs.train(config, tmp_path / 'run', show=False)
   assert 9 <= result.replaced_images <= 15  # 3 of 32 in four epochs or more
   notes = capfd.readouterr().err.splitlines()
@@ -286,7 +290,7 @@ def test_damaged_images_do_not_stop_training(folder, tmp_path, capfd):
   assert read_json(tmp_path / 'run' / 'result.json')['num_examples'] == 16
 
 
-NARROW = dict(block_units=(1, 1, 1, 1), root_channels=32)
+NARROW = dict(block_units=(1,), root_channels=32)
 
 
 def test_bit_by_the_hyperrule(folder, monkeypatch, tmp_path):
@@ -300,7 +304,7 @@ def test_bit_by_the_hyperrule(folder, monkeypatch, tmp_path):
     tmp_path / 'run',
     f'--config.dataset={folder}',
     f'--config.pretrained_dir={tmp_path}',
-    '--config.model.block_units=(1,1,1,1)',
+    '--config.model.block_units=(1,)',
     '--config.model.root_channels=32',
     '--config.pp.train=train',
     '--config.pp.resize=40',
@@ -315,7 +319,7 @@ def test_bit_by_the_hyperrule(folder, monkeypatch, tmp_path):
   np.testing.assert_allclose(metrics[1]['lr'], 0.003, rtol=1e-6)
 
 
-def one_of_two(port, index, config, workdir):
+def one_of_two(port, index, runs):
   """Trains as one of two processes."""
   jax.distributed.initialize(
     coordinator_address=f'localhost:{port}',
@@ -323,48 +327,67 @@ def one_of_two(port, index, config, workdir):
     process_id=index,
     initialization_timeout=60,
   )
-  result = jobs.train(config, workdir, show=False)
-  print('accuracy', result.accuracy, 'replaced', result.replaced_images)
+  for config, workdir in runs:
+    result = jobs.train(config, workdir, show=False)
+    print('accuracy', result.accuracy, 'replaced', result.replaced_images)
 
 
-def in_two_processes(config, workdir):
-  """Trains, four devices each; the (output, errors) of both."""
+@pytest.fixture(scope='module')
+def in_two_processes(folder, tmp_path_factory):
+  """Two runs in the same two processes, the second on damaged images.
+
+  The folder of both, `whole` and `hurt`, the damaged paths, and what each
+  process has said: ([a line of each run], errors).
+  """
+  root = tmp_path_factory.mktemp('two')
+  photos = shutil.copytree(folder, root / 'photos')
+  damaged = [*photos.glob('train/*/1?.*'), *photos.glob('test/*/0.*')]
+  for path in damaged:
+    path.write_bytes(b'')
+  runs = [
+    (small_vit_on(folder), root / 'whole'),
+    (small_vit_on(photos), root / 'hurt'),
+  ]
   port = processes.free_port()
   children = [
-    processes.Child(one_of_two, port, index, config, workdir, devices=4)
+    processes.Child(one_of_two, port, index, runs, devices=2)
     for index in range(2)
   ]
   codes = [child.wait() for child in children]
   printed = [(child.stdout, child.stderr) for child in children]
   assert codes == [0, 0], printed
-  return printed
+  said = [(re.findall('accuracy .*', out), err) for out, err in printed]
+  return root, damaged, said
 
 
-def test_two_processes_train_as_one(folder, tmp_path):
+@pytest.fixture(scope='module')
+def in_one_process(folder, tmp_path_factory):
+  """A copy of the folder, the run's own and its result."""
+  root = tmp_path_factory.mktemp('one')
+  photos, workdir = shutil.copytree(folder, root / 'photos'), root / 'run'
+  return photos, workdir, jobs.train(small_vit_on(photos), workdir, show=False)
+
+
+def test_two_processes_train_as_one(in_one_process, in_two_processes):
   """The same global batches of a folder, so the same losses."""
-  config = small_vit_on(folder)
-  one = jobs.train(config, tmp_path / 'one', show=False)
-  for output, _ in in_two_processes(config, tmp_path / 'two'):
-    assert f'accuracy {one.accuracy} replaced 0' in output
+  _, workdir, result = in_one_process
+  root, _, printed = in_two_processes
+  for lines, _ in printed:
+    assert lines[0] == f'accuracy {result.accuracy} replaced 0'
   losses = [
-    [line['train_loss'] for line in read_metrics(tmp_path / name)]
-    for name in ('one', 'two')
+    [line['train_loss'] for line in read_metrics(path)]
+    for path in (workdir, root / 'whole')
   ]
-  assert len(losses[0]) == 6
+  assert len(losses[0]) == 8
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
-def test_two_processes_count_damaged_images_together(folder, tmp_path):
-  photos = tmp_path / 'photos'
-  shutil.copytree(folder, photos)
-  damaged = [*photos.glob('train/*/1?.*'), *photos.glob('test/*/0.*')]
-  for path in damaged:
-    path.write_bytes(b'')
-  printed = in_two_processes(small_vit_on(photos), tmp_path / 'run')
-  replaced = read_json(tmp_path / 'run' / 'result.json')['replaced_images']
-  assert replaced > 20  # of two epochs and a half, with 12 to replace in each
-  for output, _ in printed:
-    assert f'replaced {replaced}\n' in output
+def test_two_processes_count_damaged_images_together(in_two_processes):
+  root, damaged, printed = in_two_processes
+  replaced = read_json(root / 'hurt' / 'result.json')['replaced_images']
+  assert replaced > 40  # of four epochs, with 12 to replace in each
+  for lines, _ in printed:
+    assert lines[1].endswith(f'replaced {replaced}')
   for path in damaged:  # named by the process that has read it
     assert any(f'note: {path} is not' in errors for _, errors in printed)
 
@@ -462,12 +485,14 @@ def test_what_is_wrong_is_said_in_one_line(name, monkeypatch, tmp_path, capsys):
 
 
 def test_a_workdir_of_other_settings_is_left_alone(
-  monkeypatch, tmp_path, capsys
+  finished, monkeypatch, capsys
 ):
-  run(monkeypatch, 'quickstart.py', tmp_path, *TINY)
+  tmp_path = finished
   before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*')}
   with pytest.raises(SystemExit):
-    run(monkeypatch, 'quickstart.py', tmp_path, *TINY, '--config.base_lr=0.1')
+    run(
+      monkeypatch, 'quickstart.py', tmp_path, *FINISHED, '--config.base_lr=0.1'
+    )
   err = capsys.readouterr().err.strip().splitlines()[-1]
   assert 'base_lr was 0.003 and is 0.1; choose another workdir' in err
   assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*')} == before
@@ -484,35 +509,30 @@ def test_a_folder_of_something_else_is_left_alone(
   assert (tmp_path / 'metrics.jsonl').read_text() == 'mine'
 
 
-def test_changed_data_is_noticed(folder, monkeypatch, tmp_path, capsys):
-  photos, workdir = tmp_path / 'photos', tmp_path / 'run'
-  shutil.copytree(folder, photos)
-  more = (*TINY, f'--config.dataset={photos}', '--config.pp.crop=16')
-  run(monkeypatch, 'quickstart.py', workdir, *more)
+def test_changed_data_is_noticed(in_one_process):
+  photos, workdir, _ = in_one_process
   next((photos / 'train' / 'china').iterdir()).unlink()
-  with pytest.raises(SystemExit):
-    run(monkeypatch, 'quickstart.py', workdir, *more)
-  err = capsys.readouterr().err.strip().splitlines()[-1]
-  assert 'holds a run on other data: train_fingerprint was' in err
+  says = 'holds a run on other data: train_fingerprint was'
+  with pytest.raises(ValueError, match=says) as error:
+    jobs.train(small_vit_on(photos), workdir, show=False)
+  assert '\n' not in str(error.value)
 
 
 def test_a_run_goes_on_without_its_pretrained_file(monkeypatch, tmp_path):
   """And on another mesh; what was left of a killed write is removed."""
-  spec = models.variant('ViT-Ti_16')
-  spec['transformer']['num_layers'] = 1
+  spec = tiny_models.spec(1000, patch_size=(16, 16), num_layers=1, mlp_dim=16)
   path = tmp_path / 'ViT-Ti_16.npz'
   weights.save(path, tiny_models.params_of(spec, image_size=(32, 32)))
   more = (
+    *TINY,
     '--config.dataset=digits',
     f'--config.pretrained_dir={tmp_path}',
     '--config.pp.train=train',
+    '--config.pp.test=test[:40]',
     '--config.pp.crop=32',
-    '--config.model.transformer.num_layers=1',
     '--config.total_steps=2',
-    '--config.warmup_steps=1',
     '--config.batch=8',
     '--config.accum_steps=1',
-    '--config.progress_every=1',
   )
   workdir = tmp_path / 'run'
   run(monkeypatch, 'vit.py:ti16,cifar10', workdir, *more)
@@ -525,6 +545,27 @@ def test_a_run_goes_on_without_its_pretrained_file(monkeypatch, tmp_path):
   assert not (workdir / '.model.npz.abc.tmp').exists()
   for name, array in parameters(workdir).items():
     np.testing.assert_array_equal(array, before[name])
+
+
+def test_what_fails_while_it_compiles_ends_in_order(finished, tmp_path):
+  """In an interpreter of its own, which Python takes down."""
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'vit_jax_repro.main'),
+      *flags('quickstart.py', tmp_path / 'run', *TINY),
+      f'--config.pretrained_dir={finished}',
+      '--config.model_or_filename=model',
+      # Another width; layers that take longer to compile than files to read.
+      '--config.model.hidden_size=128',
+      '--config.model.transformer.num_layers=8',
+    ],
+    env=os.environ | dict(XLA_FLAGS='', JAX_DISABLE_MOST_OPTIMIZATIONS='0'),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1, done.stderr
+  assert 'weights do not fit the model' in done.stderr.splitlines()[-1]
 
 
 def test_a_diverging_run_stops_with_its_step(monkeypatch, tmp_path, capsys):

@@ -176,9 +176,14 @@ def test_every_classifier_takes_rectangles(classifier, shape):
   assert logits.shape == shape and logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize('stochastic_depth_rate', [0.0, 0.5])
 @pytest.mark.parametrize(
-  'options', [{'scan': True}, {'remat': True}, {'scan': True, 'remat': True}]
+  ('options', 'stochastic_depth_rate'),
+  [
+    ({'scan': True}, 0.5),
+    ({'remat': True}, 0.5),
+    ({'scan': True, 'remat': True}, 0.5),
+    ({'scan': True, 'remat': True}, 0.0),
+  ],
 )
 def test_scan_and_remat_change_no_result(options, stochastic_depth_rate):
   """Values, gradients and random masks, with all kinds of dropout on."""
@@ -277,15 +282,15 @@ def test_bfloat16_keeps_norms_softmax_and_logits_in_float32(fields):
   exact = tiny(**fields)
   params = random_params(exact)
   model = tiny(dtype=jnp.bfloat16, **fields)
-  logits, state = model.apply(
-    {'params': params}, IMAGES, mutable=['intermediates']
+  logits, state = jax.jit(model.apply, static_argnames='mutable')(
+    {'params': params}, IMAGES, mutable='intermediates'
   )
   named = {k: v[0].dtype for k, v in state['intermediates'].items()}
   assert logits.dtype == jnp.float32
   assert named['Transformer/encoderblock_0'] == jnp.bfloat16
   assert named['Transformer/encoderblock_0/attention_weights'] == jnp.float32
   assert named['Transformer/encoder_norm'] == jnp.float32
-  wanted = exact.apply({'params': params}, IMAGES)
+  wanted = jax.jit(exact.apply)({'params': params}, IMAGES)
   np.testing.assert_allclose(
     logits, wanted, rtol=0, atol=0.1 * np.abs(wanted).max()
   )

@@ -11,7 +11,6 @@ import numpy as np
 import processes
 import pytest
 import tiny_models
-from jax.experimental import multihost_utils
 from training_sets import write_folder
 
 from vit_jax_repro import jobs, models, weights
@@ -67,8 +66,8 @@ def optimizer(name):
   return averaging.averaged(tx, 0.9)
 
 
-def train(family, sizes, num_devices=8):
-  """Ten updates of the same global batches, from the same parameters."""
+def train(family, sizes, num_devices=8, accum_steps=None):
+  """Updates by the same global batches, from the same parameters."""
   base, how = FAMILIES[family]
   architecture = tiny_models.spec(CLASSES, base)
   params = tiny_models.params_of(architecture, (SIZE, SIZE))
@@ -90,7 +89,7 @@ def train(family, sizes, num_devices=8):
       steps.train_step,
       objective=meshes.keep_batch_divided(objective, mesh),
       tx=tx,
-      accum_steps=how.get('accum_steps', 1),
+      accum_steps=accum_steps or how.get('accum_steps', 1),
       augment=mixup if 'mixup' in how else None,
     ),
     donate_argnums=0,
@@ -100,8 +99,10 @@ def train(family, sizes, num_devices=8):
   num_bytes = meshes.bytes_per_device(state)
   losses = []
   for number in range(STEPS):
+    old = state
     state, metrics = update(state, put(number, mesh))
     losses.append(float(metrics['loss']))
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
   params = averaging.evaluated(state)
   return Trained(losses, params, update.as_text(), num_bytes)
 
@@ -116,8 +117,8 @@ def put(number, mesh):
 
 @functools.cache
 def alone(family):
-  """On one device."""
-  return train(family, DATA, num_devices=1)
+  """On one device, each batch in one part."""
+  return train(family, DATA, num_devices=1, accum_steps=1)
 
 
 def check_alike(family, losses, params):
@@ -163,13 +164,20 @@ def test_losses_and_parameters_do_not_depend_on_the_mesh(family, sizes):
     assert trained.bytes < alone(family).bytes / 2
 
 
+def whole(params):
+  """In every process, by one program for all of them."""
+  mesh = jax.tree.leaves(params)[0].sharding.mesh
+  gather = jax.jit(lambda tree: tree, out_shardings=meshes.replicated(mesh))
+  return jax.device_get(gather(params))
+
+
 def one_of_two(port, index, path):
   """Trains on four of eight devices."""
   distributed.initialize(f'localhost:{port}', 2, index, timeout=60)
   assert jax.local_device_count() == 4 and jax.device_count() == 8
   for name, sizes in {'fsdp': FSDP, 'mixed': MIXED}.items():
     trained = train('vit', sizes)
-    params = multihost_utils.process_allgather(trained.params, tiled=True)
+    params = whole(trained.params)
     if distributed.is_first():
       weights.save(path / f'{name}.npz', params)
     print('LOSSES', json.dumps(trained.losses))

@@ -4,6 +4,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import processes
 import pytest
 
 from vit_jax_repro import models
@@ -32,9 +33,6 @@ def test_operations_are_twice_and_six_times_the_multiply_adds():
 @pytest.mark.quick
 def test_the_parent_of_workers_leaves_devices_alone():
   """What `speed` asks for in the process that waits."""
-  import subprocess
-  import sys
-
   source = (
     'from vit_jax_repro.benchmarks import programs, speed\n'
     'case = programs.Case("train", "ViT-Ti_16", 8, "float32", (32, 32))\n'
@@ -42,7 +40,8 @@ def test_the_parent_of_workers_leaves_devices_alone():
     'from jax._src import xla_bridge\n'
     'assert not xla_bridge._backends, xla_bridge._backends\n'
   )
-  subprocess.run([sys.executable, '-c', source], check=True)
+  code, _, err = processes.run_script(source)
+  assert not code, err
 
 
 def test_the_update_is_that_of_training():

@@ -1,18 +1,17 @@
 import dataclasses
 
+import processes
 import pytest
 
 from vit_jax_repro.benchmarks import programs, speed
 
 CASE = programs.Case('infer', 'ViT-Ti_16', 2, 'float32', (32, 32))
-# Children have one device, as a machine without this test's settings.
-ONE = {'XLA_FLAGS': ''}
 
 
 @pytest.fixture
 def one_device(monkeypatch):
-  for name, value in ONE.items():
-    monkeypatch.setenv(name, value)
+  """Of children, as on a machine without the settings of tests."""
+  monkeypatch.setenv('XLA_FLAGS', processes.xla_flags(1))
 
 
 def measure(case=CASE, contenders=('plain',), **options):

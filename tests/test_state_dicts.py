@@ -7,6 +7,7 @@ import sys
 
 import ml_dtypes
 import numpy as np
+import processes
 import pytest
 
 from vit_jax_repro.ports import state_dicts
@@ -220,11 +221,8 @@ except OSError as error:
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 def test_a_full_disk_leaves_nothing(suffix, tmp_path):
   path = tmp_path / f'a{suffix}'
-  done = subprocess.run(
-    [sys.executable, '-c', DISK_FULL, path],
-    capture_output=True, text=True, check=False,
-  )  # fmt: skip
-  assert 'cannot write' in done.stdout and done.stdout.count('\n') == 1, done
+  _, out, err = processes.run_script(DISK_FULL, path)
+  assert 'cannot write' in out and out.count('\n') == 1, err
   assert not os.listdir(tmp_path)
 
 

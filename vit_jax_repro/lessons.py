@@ -143,12 +143,14 @@ class Lesson:
     sides: Sequence[str] | None = None,
     num_seeds: int | None = None,
     base_lrs: Sequence[float] | None = None,
+    updates: float = 1.0,
   ):
     """Runs a study of `studies.NAMES`, or finds it finished.
 
     Args:
-      sides, num_seeds, base_lrs: those of the study's sides, seeds and
-        learning rates that are run, at size 'digits' only; None: all.
+      sides, num_seeds, base_lrs, updates: which of the study's sides, seeds and
+        learning rates are run, and what part of its updates, at size 'digits'
+        only; by default all.
 
     Returns:
       studies.report.Result.
@@ -159,11 +161,13 @@ class Lesson:
     config = studies.config(name, self.size)
     if self.size == 'digits':
       with config.unlocked():
-        if sides is not None:
-          config.study.order.sides = tuple(sides)
-        config.study.seeds = config.study.seeds[:num_seeds]
-        if base_lrs is not None:
-          config.study.base_lrs = tuple(base_lrs)
+        study = config.study
+        study.order.sides = tuple(sides or study.order.sides)
+        study.seeds = study.seeds[:num_seeds]
+        study.base_lrs = tuple(base_lrs or study.base_lrs)
+        for stage in study.stages.values():
+          for key in ('total_steps', 'warmup_steps'):
+            stage[key] = round(updates * stage[key])
     with _quiet():
       return studies.run(config.study, self.path('studies', name))
 

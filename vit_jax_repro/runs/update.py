@@ -48,11 +48,12 @@ class Update:
   def begin(self) -> None:
     """Compiles in a thread, while this one reads files and images.
 
-    A daemon, for which a process that fails meanwhile does not wait.
+    A process that fails meanwhile says so, and ends when it has compiled:
+    Python cannot end while a daemon is about to come back from a compiler.
     """
     if self._compiling is None:
       self._compiling = concurrent.futures.Future()
-      threading.Thread(target=self._fulfil, daemon=True).start()
+      threading.Thread(target=self._fulfil).start()
 
   def __call__(self, state: Any, batch: dict) -> tuple[Any, dict]:
     self.begin()
