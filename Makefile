@@ -61,7 +61,7 @@ strip: install-notebooks
 
 # Two processes, each with whole modules; more would want more memory.
 test: install-torch
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What compares with the original's numbers, compiled as users compile it.
 exact: install
@@ -69,7 +69,7 @@ exact: install
 	  $$(grep -l as_users_compile tests/test_*.py)
 
 quick: install
-	$(RUN) -m pytest -n 2 --dist loadfile -m quick
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m quick
 
 lint: install
 	$(RUN) -m ruff check .

@@ -43,6 +43,20 @@ _tfds_dir = tempfile.TemporaryDirectory(prefix='tfds_')
 os.environ['TFDS_DATA_DIR'] = _tfds_dir.name
 
 
+# Modules that take longest, the longest first: of two processes neither is left
+# with them at the end. `make test` keeps the order.
+_LONG = (
+  'main', 'running', 'kills', 'benchmark', 'steps', 'crosschecking',
+  'parallel_training', 'update', 'speed', 'weights', 'jobs', 'randaugment',
+  'diagnosis', 'training_input', 'studies_running', 'preemption',
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+  order = {f'test_{name}': number for number, name in enumerate(_LONG)}
+  items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 def pytest_unconfigure():
   _tfds_dir.cleanup()
   _compiled.cleanup()

@@ -22,10 +22,12 @@ ROW = 'vit-table-5-vit-b-16-imagenet-21k-90ep-imagenet'
 
 @pytest.fixture(scope='module')
 def lesson(tmp_path_factory):
-  """Of size 'short', its model trained."""
-  lesson = Lesson('short', str(tmp_path_factory.mktemp('lessons')))
-  lesson.trained()
-  return lesson
+  """Of size 'short', its model trained for three updates."""
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    monkeypatch.setattr(lessons, '_SHORT_STEPS', 3)
+    lesson = Lesson('short', str(tmp_path_factory.mktemp('lessons')))
+    lesson.trained()
+    yield lesson
 
 
 def test_a_size_that_is_none():

@@ -83,7 +83,8 @@ class Lesson:
     if not self.is_full:
       recipe = recipes.QUICKSTART
       if self.size == 'short':
-        recipe = recipe | dict(total_steps=_SHORT_STEPS)
+        steps = _SHORT_STEPS
+        recipe = recipe | dict(total_steps=steps, warmup_steps=steps // 10)
       return configuration.create(recipe, recipes.QUICKSTART_MODEL)
     model = _PRETRAINED.rpartition('/')[2]
     recipe = recipes.vit_finetune(_TARGET, model) | dict(
