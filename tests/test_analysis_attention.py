@@ -44,6 +44,7 @@ def test_rows_sum_to_1(fields, size, grid, prefix):
   tokens = prefix + grid[0] * grid[1]
   assert seen.weights.shape == (spec['num_layers'], 2, tokens, tokens)
   assert (seen.grid, seen.num_prefix) == (grid, prefix)
+  assert seen.patch == (4, 4)
   np.testing.assert_allclose(seen.weights.sum(-1), 1, atol=1e-6)
   mixed = attention.rollout(seen.weights)
   np.testing.assert_allclose(mixed.sum(-1), 1, atol=1e-6)
@@ -71,6 +72,11 @@ def test_rollout_by_hand():
     [[0.875, 0.125], [0.2, 0.8]],
     atol=1e-7,
   )
+  # Nothing in common: the residual connection is left.
+  apart = np.array([[[[1, 0], [1, 0]], [[0, 1], [1, 0]]]], np.float32)
+  np.testing.assert_allclose(
+    attention.rollout(apart, combined='min'), [[1, 0], [0.5, 0.5]]
+  )
   with pytest.raises(ValueError, match="'median'; choose from mean, max, min"):
     attention.rollout(LAYERS, combined='median')
 
@@ -81,23 +87,28 @@ def test_distance_by_hand():
     [[0.2, 0.4, 0.4], [0.5, 0.25, 0.25], [0, 0.25, 0.75]], np.float32
   )
   aside = np.array([[0, 0.5, 0.5], [1, 0, 0], [0.5, 0.5, 0]], np.float32)
-  seen = attention.Attention(np.stack([weights, aside])[None], (1, 2))
+  seen = attention.Attention(np.stack([weights, aside])[None], (1, 2), (4, 6))
   # 0.5 of 6 pixels and 0.25; none on patches and all on the other one.
   np.testing.assert_allclose(
-    attention.mean_distance(seen, (4, 12)), [[(3 + 1.5) / 2, (0 + 6) / 2]]
+    attention.mean_distance(seen), [[(3 + 1.5) / 2, (0 + 6) / 2]]
   )
 
 
 def test_patches_are_as_far_apart_as_their_centres():
-  distances = attention.patch_distances((2, 2), (8, 6))
+  distances = attention.patch_distances((2, 2), (4, 3))
   np.testing.assert_allclose(
     distances, [[0, 3, 4, 5], [3, 0, 5, 4], [4, 5, 0, 3], [5, 4, 3, 0]]
   )
 
 
+def test_pixels_that_no_patch_has_change_no_distance():
+  """The last of 9 pixels is in no patch of 4."""
+  assert attend(tiny_models.spec(3), (9, 11)).patch == (4, 4)
+
+
 def test_what_a_token_sees():
   matrix = np.arange(49.0).reshape(7, 7)
-  seen = attention.Attention(np.zeros((1, 1, 7, 7)), (2, 3))
+  seen = attention.Attention(np.zeros((1, 1, 7, 7)), (2, 3), (1, 1))
   np.testing.assert_array_equal(
     seen.seen_from(matrix, 'class'), [[1, 2, 3], [4, 5, 6]]
   )
@@ -109,7 +120,7 @@ def test_what_a_token_sees():
   np.testing.assert_array_equal(stacked, [mean, 2 * mean])
   with pytest.raises(ValueError, match='no patch 2,0: rows are 0 to 1 and col'):
     seen.seen_from(matrix, (2, 0))
-  without = attention.Attention(np.zeros((1, 1, 6, 6)), (2, 3))
+  without = attention.Attention(np.zeros((1, 1, 6, 6)), (2, 3), (1, 1))
   with pytest.raises(ValueError, match="no class token; choose 'mean'"):
     without.seen_from(matrix[1:, 1:], 'class')
 

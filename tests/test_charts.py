@@ -38,6 +38,8 @@ def test_accuracy_over_compute_is_the_published_one(tmp_path):
   np.testing.assert_array_equal(lines['ViT'][0], [55, 80.73])
   np.testing.assert_array_equal(lines['BiT'][0], [50, 77.54])
   assert [len(lines[n]) for n in ('ViT', 'BiT', 'hybrid')] == [6, 7, 5]
+  means = {line.get_label(): line.get_xydata() for line in left.lines}
+  np.testing.assert_allclose(means['BiT'][0], [50, 89.33], atol=0.01)
 
 
 def run(name, steps, **evaluated):

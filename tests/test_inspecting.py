@@ -69,7 +69,8 @@ def test_distances_of_a_hybrid_are_in_pixels_of_the_image(tmp_path):
   found = inspecting.distances(path, image.astype(np.float32))
   # A root of stride 4 and one stage without: 4 pixels from patch to patch.
   assert found.patch == (4, 4) and found.distances.shape == (1, 2, 2)
-  # Of 4x4 patches the mean distance is 8.5 pixels where attention is even.
+  # Of 4x4 patches, the own one among them.
+  assert found.even == pytest.approx(8.03, abs=0.01)
   assert (found.distances > 4).all() and (found.distances < 13).all()
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -14,8 +15,8 @@ from vit_jax_repro.data import datasets
 from vit_jax_repro.lessons import Lesson
 from vit_jax_repro.paper import table, verdict
 from vit_jax_repro.runs import restoring
-
-pytestmark = pytest.mark.quick
+from vit_jax_repro.runs.settings import to_plain
+from vit_jax_repro.studies import running
 
 ROW = 'vit-table-5-vit-b-16-imagenet-21k-90ep-imagenet'
 
@@ -81,31 +82,68 @@ def test_full_size_wants_pictures():
   assert Lesson('full', images=('a.jpg', 'b.jpg')).pictures(1) == ['a.jpg']
 
 
-def test_full_size_fetches_or_says_what_is_missing(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  (tmp_path / 'file').write_text('')
-  lesson = Lesson('full', weights_dir='file/below')
-  with pytest.raises(OSError, match='file'):
-    lesson.training()
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  'call, name',
+  [
+    (Lesson.trained, 'imagenet21k+imagenet2012/ViT-B_16'),
+    (Lesson.training, 'imagenet21k/ViT-B_16'),
+  ],
+)
+def test_full_size_looks_for_published_files(call, name, tmp_path):
+  """Which are the fine-tuned one to look into, the other to fine-tune."""
+  weights_dir = tmp_path / 'weights'
+  folder, _, file = name.rpartition('/')
+  (weights_dir / folder).mkdir(parents=True)
+  (weights_dir / folder / f'{file}.npz').write_text('no weights')
+  lesson = Lesson('full', str(tmp_path), str(weights_dir))
+  with pytest.raises(ValueError, match=re.escape(f'{folder}/{file}.npz')):
+    call(lesson)
 
 
-def test_sides_and_seeds_of_a_study(monkeypatch, tmp_path):
-  seen = []
-  monkeypatch.setattr(
-    studies, 'run', lambda config, folder: seen.append((config, folder))
+@pytest.mark.quick
+def test_a_path_has_its_folder(tmp_path):
+  path = Lesson('full', str(tmp_path / 'new')).path('port')
+  assert os.path.isdir(os.path.dirname(path)) and not os.path.exists(path)
+
+
+@pytest.mark.quick
+def test_what_is_left_out_of_a_study_is_said():
+  sides = 'none', '2-D, stem'
+  part = dict(sides=sides, num_seeds=2, updates=0.5)
+  plan = Lesson('digits', 'F').study_plan('position_embeddings', **part)
+  assert plan['order']['sides'] == list(sides) and plan['seeds'] == [0, 1]
+  assert plan['size'] == (
+    'digits with 2 of 10 sides, 2 of 3 seeds, 0.5 of the updates'
   )
-  part = dict(num_seeds=2, base_lrs=(0.1,), updates=0.5)
-  Lesson('digits', 'F').study('transfer', sides=('from scratch',), **part)
-  Lesson('short', 'F').study('transfer', sides=('from scratch',), **part)
-  (digits, folder), (short, _) = seen
-  assert digits.order.sides == ('from scratch',) and digits.seeds == (0, 1)
-  assert digits.base_lrs == (0.1,)
-  whole = studies.config('transfer').study.stages
-  for name, stage in digits.stages.items():
-    assert stage.total_steps == whole[name].total_steps / 2
-    assert stage.warmup_steps == whole[name].warmup_steps / 2
-  assert short == studies.config('transfer', 'short').study
-  assert folder == os.path.join('F', 'digits', 'studies', 'transfer')
+  whole = studies.config('position_embeddings').study.stages.train
+  for key in ('total_steps', 'warmup_steps'):
+    assert plan['stages']['train'][key] == whole[key] / 2
+  rates = Lesson('digits', 'F').study_plan('pooling', base_lrs=(1e-2,))
+  assert rates['base_lrs'] == [1e-2] and '1 of 3 learning' in rates['size']
+  for size in ('digits', 'short', 'full'):
+    asked = {} if size == 'digits' else part
+    plan = Lesson(size, 'F').study_plan('position_embeddings', **asked)
+    assert running.checked(plan) == running.checked(
+      to_plain(studies.config('position_embeddings', size).study)
+    )
+
+
+@pytest.mark.quick
+def test_full_studies_have_the_users_data_and_overrides():
+  """Also where a side replaces a whole stage; the rest is as it was."""
+  lesson = Lesson('full', data_dir='DATA', overrides={'accum_steps': 64})
+  plan = lesson.study_plan('data_size')
+  before = to_plain(studies.config('data_size', 'full').study)
+  assert before['stages']['train']['accum_steps'] != 64
+  for side, changes in plan['sides'].items():
+    *_, (_, made) = running.stages(plan, changes, 0.1, 0)
+    assert made['tfds_data_dir'] == 'DATA' and made['accum_steps'] == 64, side
+    *_, (_, old) = running.stages(before, before['sides'][side], 0.1, 0)
+    free = dict(tfds_data_dir=0, accum_steps=0)
+    assert made | free == old | free
+  with pytest.raises(ValueError, match="unknown setting 'no'"):
+    Lesson('full', overrides={'no': 1}).study_plan('transfer')
 
 
 def test_costs_of_a_studys_sides():
@@ -132,6 +170,25 @@ def test_at_full_size_they_are_checked(tmp_path, capsys):
   (record,) = lesson.check([table.find(ROW)]).records
   assert record['verdict'] == verdict.NOT_RUN
   assert ROW in capsys.readouterr().err
+
+
+def test_a_check_has_the_lessons_settings(monkeypatch, tmp_path):
+  seen = []
+
+  def run(rows, options, resolve, budget_hours):
+    seen.append((rows, options, budget_hours))
+    return None, {}, {}
+
+  monkeypatch.setattr(lessons.requests, 'run', run)
+  settings = dict(data_dir='DATA', budget_hours=3, overrides={'batch': 8})
+  lesson = Lesson('full', str(tmp_path), 'WEIGHTS', **settings)
+  cannot = next(row for row in table.rows() if row.status == table.NOT)
+  lesson.check([cannot, table.find(ROW)])
+  ((rows, options, budget_hours),) = seen
+  assert rows == [table.find(ROW)] and budget_hours == 3
+  assert options.weights_dir == 'WEIGHTS' and options.data_dir == 'DATA'
+  assert options.overrides == {'batch': 8} and options.fetch
+  assert options.results == str(tmp_path / 'full' / 'results')
 
 
 def test_the_claim_of_the_readme():

@@ -132,6 +132,10 @@ def test_distance_by_depth(model, images, tmp_path):
     dots.get_offsets(),
     [[layer, means[layer, head]] for layer in (0, 1) for head in (0, 1)],
   )
+  lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+  np.testing.assert_allclose(lines['mean of the heads'], means.mean(axis=1))
+  assert set(lines['distance to the next patch']) == {min(found.patch)}
+  assert set(lines['the same attention to all patches']) == {found.even}
 
 
 def test_similarity_of_positions(model, tmp_path):
@@ -146,8 +150,20 @@ def test_similarity_of_positions(model, tmp_path):
     'cosine similarity',
   ):
     assert wanted in text
-  # The first map starts at the upper left, where a patch meets itself.
-  assert shown(figure.axes[0])[0, 0] == pytest.approx(1)
+  # Of the tile in row i and column j, the cells as they were computed.
+  pixels = np.ma.filled(shown(figure.axes[0]), np.nan)
+  for i, j in ((0, 1), (1, 0)):
+    rows, columns = (
+      np.split(lines, np.flatnonzero(np.diff(lines) > 1) + 1)
+      for lines in (
+        np.flatnonzero(~np.isnan(pixels).all(axis=axis)) for axis in (1, 0)
+      )
+    )
+    tile = pixels[np.ix_(rows[i], columns[j])]
+    times = len(rows[i]) // grid[0]
+    np.testing.assert_allclose(
+      tile[::times, ::times], found.similarity[i, j], atol=1e-7
+    )
 
 
 def test_components_of_filters(model, tmp_path):

@@ -11,7 +11,8 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from vit_jax_repro.analysis import cost
 from vit_jax_repro.data import digits
 from vit_jax_repro.paper import results, table, views
 from vit_jax_repro.paper.sections import Section, View
-from vit_jax_repro.reproduction import checks, requests
+from vit_jax_repro.reproduction import checks, overrides, requests
 from vit_jax_repro.reproduction.options import Options
 from vit_jax_repro.runs import (
   configuration,
@@ -32,7 +33,7 @@ from vit_jax_repro.runs import (
   saved,
 )
 from vit_jax_repro.runs.settings import to_plain
-from vit_jax_repro.studies import running
+from vit_jax_repro.studies import report, running
 
 SIZES = ('digits', 'short', 'full')
 _SHORT_STEPS = 150  # of the quickstart's updates
@@ -57,6 +58,8 @@ class Lesson:
   data_dir: str | None = None  # TFDS sets; by default TFDS's own
   images: Sequence[str] = ()  # pictures to look into
   budget_hours: float | None = None  # of `check`
+  # Of trainings: other settings, such as {'accum_steps': 64} for one device.
+  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     # Of TFDS and Orbax, which warn of what their users cannot mend.
@@ -70,7 +73,8 @@ class Lesson:
     return self.size == 'full'
 
   def path(self, *parts: str) -> str:
-    """A path in the folder of this size."""
+    """A path in the folder of this size, which is made."""
+    os.makedirs(os.path.join(self.folder, self.size), exist_ok=True)
     return os.path.join(self.folder, self.size, *parts)
 
   def training(self):
@@ -91,7 +95,11 @@ class Lesson:
       pretrained_dir=os.path.dirname(self._fetched(_PRETRAINED)),
       tfds_data_dir=self.data_dir,
     )
-    return configuration.create(recipe, model)
+    config = to_plain(configuration.create(recipe, model))
+    overrides.apply(config, self.overrides)
+    import ml_collections
+
+    return ml_collections.ConfigDict(config)
 
   def trained(self) -> str:
     """The path of a weights file to look into.
@@ -117,7 +125,6 @@ class Lesson:
     images = jnp.zeros((1, *restored.image_size, 3))
     init = jax.jit(restored.model.init)
     path = self.path('untrained.npz')
-    os.makedirs(self.path(), exist_ok=True)
     model_files.save_model(
       path, init(jax.random.key(0), images)['params'], **vars(card)
     )
@@ -137,7 +144,20 @@ class Lesson:
       return list(self.images[:number])
     return _test_digits(self.path('images'), number)
 
-  def study(
+  def study(self, name: str, **part: Any) -> report.Result:
+    """Runs a study of `studies.NAMES`, or finds it finished.
+
+    Args:
+      part: of `study_plan`.
+
+    Raises:
+      As studies.run.
+    """
+    plan = self.study_plan(name, **part)
+    with _quiet():
+      return studies.run(plan, self.path('studies', name))
+
+  def study_plan(
     self,
     name: str,
     *,
@@ -145,35 +165,35 @@ class Lesson:
     num_seeds: int | None = None,
     base_lrs: Sequence[float] | None = None,
     updates: float = 1.0,
-  ):
-    """Runs a study of `studies.NAMES`, or finds it finished.
+  ) -> dict[str, Any]:
+    """The study as it is run, plain; see `studies.run`.
 
     Args:
       sides, num_seeds, base_lrs, updates: which of the study's sides, seeds and
         learning rates are run, and what part of its updates, at size 'digits'
-        only; by default all.
-
-    Returns:
-      studies.report.Result.
+        only; by default all. The plan's size says what was left out.
 
     Raises:
-      As studies.run.
+      ValueError: an unknown name, or overrides of no setting.
     """
-    config = studies.config(name, self.size)
+    plan = to_plain(studies.config(name, self.size).study)
+    if self.is_full:
+      whole = [*plan['stages'].values()]
+      for changes in plan['sides'].values():
+        # What has a data set replaces a whole stage.
+        whole += [each for each in changes.values() if _is_whole(each)]
+      for stage in whole:
+        stage['tfds_data_dir'] = self.data_dir
+        overrides.apply(stage, self.overrides)
     if self.size == 'digits':
-      with config.unlocked():
-        study = config.study
-        study.order.sides = tuple(sides or study.order.sides)
-        study.seeds = study.seeds[:num_seeds]
-        study.base_lrs = tuple(base_lrs or study.base_lrs)
-        for stage in study.stages.values():
-          for key in ('total_steps', 'warmup_steps'):
-            stage[key] = round(updates * stage[key])
-    with _quiet():
-      return studies.run(config.study, self.path('studies', name))
+      _leave_out(plan, sides, num_seeds, base_lrs, updates)
+    return plan
 
   def costs(self, name: str) -> View:
-    """What the last models of a study's sides cost, without their heads."""
+    """What the models of a study's sides cost in the last stage, headless.
+
+    The tanh layer of pre-training is counted where there is one.
+    """
     plan = running.checked(to_plain(studies.config(name, self.size).study))
     rows = []
     for side, changes in plan['sides'].items():
@@ -190,14 +210,11 @@ class Lesson:
     """What `study` has found, to be drawn by `charts.study`."""
     return saved.study(self.path('studies', name, 'study.json'))
 
-  def check(self, rows: Sequence[table.Row], **choices: str) -> View:
+  def check(self, rows: Sequence[table.Row]) -> View:
     """Published numbers and verdicts; at full size, checks them before.
 
     Elsewhere there are neither weights nor data to check them with, so the
     verdicts are on what was measured at full size, if anything was.
-
-    Args:
-      choices: what a row leaves open, see `checks.resolve`.
 
     Raises:
       ValueError, OSError: as requests.run.
@@ -205,12 +222,16 @@ class Lesson:
     folder = os.path.join(self.folder, 'full', 'results')
     if self.is_full:
       options = Options(
-        folder, self.weights_dir, fetch=True, data_dir=self.data_dir
+        folder,
+        self.weights_dir,
+        fetch=True,
+        data_dir=self.data_dir,
+        overrides=self.overrides,
       )
       _, late, failed = requests.run(
         [row for row in rows if row.status != table.NOT],
         options,
-        lambda row: checks.resolve(row, **choices),
+        checks.resolve,
         self.budget_hours,
       )
       for row, why in (late | failed).items():
@@ -221,6 +242,30 @@ class Lesson:
   def _fetched(self, name):
     folder = os.path.join(self.weights_dir, os.path.dirname(name))
     return fetching.fetch(name, folder).file
+
+
+def _leave_out(plan, sides, num_seeds, base_lrs, updates):
+  """Shortens a study, and says so in its size; see `Lesson.study_plan`."""
+  said = []
+  for what, values, kept in (
+    ('sides', plan['order']['sides'], sides),
+    ('seeds', plan['seeds'], plan['seeds'][:num_seeds]),
+    ('learning rates', plan['base_lrs'], base_lrs),
+  ):
+    if kept is not None and len(kept) < len(values):
+      said.append(f'{len(kept)} of {len(values)} {what}')
+      values[:] = kept
+  if updates != 1:
+    said.append(f'{updates:g} of the updates')
+    for stage in plan['stages'].values():
+      for key in ('total_steps', 'warmup_steps'):
+        stage[key] = round(updates * stage[key])
+  if said:
+    plan['size'] += f' with {", ".join(said)}'
+
+
+def _is_whole(changes):
+  return isinstance(changes, dict) and 'dataset' in changes
 
 
 def readme_claim() -> table.Row:

@@ -26,6 +26,7 @@ class Attention:
 
   weights: np.ndarray  # [L, A, N, N] float32; rows, of the queries, sum to 1
   grid: tuple[int, int]
+  patch: tuple[float, float]  # pixels from one to the next: down, right
 
   @property
   def num_prefix(self) -> int:
@@ -95,7 +96,13 @@ def of(model, params, image: np.ndarray) -> Attention:
       'the attention of the model is not finite: its weights hold NaN or '
       'infinity, or are too large'
     )
-  return Attention(weights, cells.shape[1:3])
+  grid = cells.shape[1:3]
+  patch = model.patch_size
+  if model.stem_num_layers is not None:  # those of the stem come on top
+    patch = tuple(
+      pixels / count for pixels, count in zip(image.shape, grid, strict=False)
+    )
+  return Attention(weights, grid, tuple(patch))
 
 
 def grid_of(model, params, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -126,34 +133,34 @@ def rollout(
   """
   if combined not in COMBINED:
     raise ValueError(f'unknown {combined=}; choose from {", ".join(COMBINED)}')
-  result = np.eye(weights.shape[-1])
-  for layer in COMBINED[combined](weights.astype(np.float64), axis=1):
-    matrix = layer / layer.sum(axis=-1, keepdims=True)
+  result = identity = np.eye(weights.shape[-1])
+  for heads in weights:
+    layer = COMBINED[combined](heads.astype(np.float64), axis=0)
+    total = layer.sum(axis=-1, keepdims=True)
+    # Where no two heads meet, the smallest of all is 0 everywhere.
+    some = total > 0
+    matrix = np.where(some, layer / np.where(some, total, 1), identity)
     if residual:
-      matrix = (matrix + np.eye(len(matrix))) / 2
+      matrix = (matrix + identity) / 2
     result = matrix @ result
   return result
 
 
 def patch_distances(
-  grid: tuple[int, int], image_size: tuple[int, int]
+  grid: tuple[int, int], patch: tuple[float, float]
 ) -> np.ndarray:
   """[h*w, h*w]: pixels between the centres of patches.
 
-  A patch is as large as the image's part of the grid, so that a hybrid's are
-  its stem's stride times its patch size.
+  Args:
+    grid: rows and columns of patches.
+    patch: as in `Attention`.
   """
-  height, width = (
-    pixels / cells for pixels, cells in zip(image_size, grid, strict=True)
-  )
   row, column = np.divmod(np.arange(math.prod(grid)), grid[1])
-  y, x = height * row, width * column
+  y, x = patch[0] * row, patch[1] * column
   return np.hypot(y[:, None] - y, x[:, None] - x)
 
 
-def mean_distance(
-  attention: Attention, image_size: tuple[int, int]
-) -> np.ndarray:
+def mean_distance(attention: Attention) -> np.ndarray:
   """[L, A]: how far attention reaches, in pixels of the input image.
 
   For each patch the mean distance to all patches, its own with 0 among them,
@@ -165,7 +172,7 @@ def mean_distance(
   first = attention.num_prefix
   weights = attention.weights[..., first:, first:].astype(np.float64)
   total = weights.sum(axis=-1)  # [L, A, h*w]
-  distances = patch_distances(attention.grid, image_size)
+  distances = patch_distances(attention.grid, attention.patch)
   reach = np.einsum('laqk,qk->laq', weights, distances)
   # A query may have all of its attention on the class token.
   reach = np.divide(reach, total, out=np.zeros_like(reach), where=total > 0)

@@ -40,7 +40,7 @@ def rollout(found: Any):
     large = enlarged(shares, (height, width))
     row[0].imshow(image)
     row[0].set_ylabel(_short(name), fontsize=8)
-    row[1].imshow(image * (large / large.max())[..., None])
+    row[1].imshow(image * (large / (large.max() or 1))[..., None])
     drawn = row[2].imshow(shares, cmap=_MAP, **limits)
     for panel in row:
       panel.set(xticks=[], yticks=[])
@@ -124,17 +124,15 @@ def distance(found: Any):
     linewidth=1.2,
     label='mean of the heads',
   )
-  axis.axhline(
-    patch,
-    color=GREY,
-    linestyle=':',
-    linewidth=1,
-    label='distance to the next patch',
-  )
+  for pixels, style, label in (
+    (found.even, '--', 'the same attention to all patches'),
+    (patch, ':', 'distance to the next patch'),
+  ):
+    axis.axhline(pixels, color=GREY, linestyle=style, linewidth=1, label=label)
   axis.set(
     xlabel='layer, from the image on',
     ylabel='mean attention distance (pixels)',
-    ylim=(0, 1.08 * max(means.max(), patch)),
+    ylim=(0, 1.08 * max(means.max(), patch, found.even)),
     xlim=(-0.5, depth - 0.5),
   )
   axis.xaxis.get_major_locator().set_params(integer=True)

@@ -52,6 +52,7 @@ class Distances:
   model: str
   image_size: tuple[int, int]
   patch: tuple[float, float]  # pixels from one patch to the next: down, right
+  even: float  # pixels, of attention that is the same to all patches
   distances: np.ndarray  # [B, L, A], pixels
 
 
@@ -136,13 +137,16 @@ def head_maps(
 def distances(path, images, **reading) -> Distances:
   """Mean attention distance of every layer and head, for each image."""
   restored = _restore(path, images, reading)
-  size = restored.image_size
-  found, grid = [], None
+  found = []
   for _, seen in _attend(restored, images):
-    grid = seen.grid
-    found.append(attention.mean_distance(seen, size))
-  patch = size[0] / grid[0], size[1] / grid[1]
-  return Distances(_called_model(restored.model), size, patch, np.stack(found))
+    found.append(attention.mean_distance(seen))
+  return Distances(
+    _called_model(restored.model),
+    restored.image_size,
+    seen.patch,
+    attention.patch_distances(seen.grid, seen.patch).mean(),
+    np.stack(found),
+  )
 
 
 def positions(path, *, layer: int = 0, **reading) -> Positions:

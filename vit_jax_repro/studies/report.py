@@ -61,11 +61,13 @@ def sentences(result: Result) -> list[str]:
 
 def markdown(result: Result) -> str:
   """The whole result as a Markdown text."""
+  # A size may go on: 'digits with 2 of 3 seeds'.
+  size, _, changed = result.size.partition(' ')
+  plan = f'`configs/studies.py:{result.name},{size}` {changed}'.strip()
   lines = [
     f'# {result.title}',
     '',
-    f'`configs/studies.py:{result.name},{result.size}`, {result.num_seeds} '
-    'seeds: mean ± standard deviation.',
+    f'{plan}, {result.num_seeds} seeds: mean ± standard deviation.',
     '',
     *(
       f'| {" | ".join(cells)} |'
