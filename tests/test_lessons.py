@@ -1,5 +1,6 @@
 """What the notebooks run."""
 
+import dataclasses
 import io
 import json
 import os
@@ -14,9 +15,9 @@ from vit_jax_repro import lessons, studies, weights
 from vit_jax_repro.data import datasets
 from vit_jax_repro.lessons import Lesson
 from vit_jax_repro.paper import table, verdict
-from vit_jax_repro.runs import restoring
+from vit_jax_repro.runs import json_files, restoring
 from vit_jax_repro.runs.settings import to_plain
-from vit_jax_repro.studies import running
+from vit_jax_repro.studies import outcome, report, running
 
 ROW = 'vit-table-5-vit-b-16-imagenet-21k-90ep-imagenet'
 
@@ -144,6 +145,18 @@ def test_full_studies_have_the_users_data_and_overrides():
     assert made | free == old | free
   with pytest.raises(ValueError, match="unknown setting 'no'"):
     Lesson('full', overrides={'no': 1}).study_plan('transfer')
+
+
+@pytest.mark.quick
+def test_what_a_study_found_is_found(tmp_path):
+  lesson = Lesson('short', str(tmp_path))
+  sides = outcome.side('ViT', 0.1, [0.5]), outcome.side('BiT', 1, [0.7])
+  result = report.Result('families', 'A title', 'short', 1, sides, (), {})
+  path = lesson.path('studies', 'families', 'study.json')
+  os.makedirs(os.path.dirname(path))
+  json_files.write(path, dataclasses.asdict(result))
+  found = lesson.studied('families')
+  assert found.title == 'A title' and found.sides == ('ViT', 'BiT')
 
 
 def test_costs_of_a_studys_sides():
