@@ -5,6 +5,7 @@ import pytest
 import tiny_models
 
 from vit_jax_repro import weights
+from vit_jax_repro.analysis import embeddings
 from vit_jax_repro.studies import position_similarity
 from vit_jax_repro.weights import stacking
 from vit_jax_repro.weights.names import POSITIONS
@@ -13,7 +14,9 @@ pytestmark = pytest.mark.quick
 
 
 def test_similarity_of_neighbours_less_that_of_the_far():
-  falls = position_similarity.similarity_falls
+  def falls(table):
+    return position_similarity.similarity_falls(embeddings.similarity(table))
+
   angles = np.arange(5.0)[None] / 3
   line = 7 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
   far = np.cos([1.0, 1.0, 4 / 3])  # more than two apart
@@ -27,8 +30,8 @@ def test_similarity_of_neighbours_less_that_of_the_far():
   assert abs(falls(table)) < 0.05
 
 
-def saved(path, **fields):
-  params = tiny_models.params_of(tiny_models.spec(3, **fields), (16, 16))
+def saved(path, size=(16, 16), **fields):
+  params = tiny_models.params_of(tiny_models.spec(3, **fields), size)
   weights.save(path, params)
   return stacking.flatten(params).get(POSITIONS)
 
@@ -36,20 +39,14 @@ def saved(path, **fields):
 def test_of_a_file_without_its_class_token(tmp_path):
   for classifier in ('token', 'gap'):
     table = saved(tmp_path / 'model.npz', classifier=classifier)
-    wanted = position_similarity.similarity_falls(
-      table[0, -16:].reshape(4, 4, 16)
-    )
+    similarity = embeddings.similarity(table[0, -16:].reshape(4, 4, 16))
+    wanted = position_similarity.similarity_falls(similarity)
     got = position_similarity.locality(tmp_path / 'model.npz')
     assert got == pytest.approx(wanted)
 
 
-def test_files_without_such_a_table_are_refused(tmp_path):
-  saved(tmp_path / 'model.npz', position_embedding='learned2d')
-  with pytest.raises(ValueError, match='has no learned position emb') as error:
-    position_similarity.locality(tmp_path / 'model.npz')
-  assert '\n' not in str(error.value)
-  params = tiny_models.params_of(tiny_models.spec(3), (8, 12))
-  weights.save(tmp_path / 'wide.npz', params)
-  with pytest.raises(ValueError, match='are no square grid') as error:
-    position_similarity.locality(tmp_path / 'wide.npz')
+def test_a_single_patch_is_refused(tmp_path):
+  saved(tmp_path / 'one.npz', size=(4, 4))
+  with pytest.raises(ValueError, match=r'one\.npz has a single pat') as error:
+    position_similarity.locality(tmp_path / 'one.npz')
   assert '\n' not in str(error.value)
