@@ -16,15 +16,15 @@ that it writes as JPEG files."""
 
 def main(argv=None):
   """Runs the verb on a command line and exits."""
-  from vit_jax_repro import command_line, subcommands
+  from vit_jax_repro import subcommands
 
-  command_line.run(
+  subcommands.run(
     'benchmark',
-    _benchmark,
+    commands(),
     command_flags(),
     DESCRIPTION,
-    positional=subcommands.usage(commands()),
     argv=argv,
+    begin=_begin,
   )
 
 
@@ -120,13 +120,11 @@ def commands():
   }
 
 
-def _benchmark(values, arguments):
-  from vit_jax_repro import subcommands
+def _begin(values):
   from vit_jax_repro.runs import json_files
 
   if values.json is not None:
     json_files.check_writable(values.json)
-  subcommands.dispatch(commands(), values, arguments)
 
 
 def _speed(values, kind):

@@ -14,15 +14,10 @@ benchmarks have written; `verdicts` on the published numbers."""
 
 def main(argv=None):
   """Runs the verb on a command line and exits."""
-  from vit_jax_repro import command_line, subcommands
+  from vit_jax_repro import subcommands
 
-  command_line.run(
-    'figures',
-    _figures,
-    command_flags(),
-    DESCRIPTION,
-    positional=subcommands.usage(commands()),
-    argv=argv,
+  subcommands.run(
+    'figures', commands(), command_flags(), DESCRIPTION, argv=argv
   )
 
 
@@ -89,12 +84,6 @@ def commands():
     'verdicts': Command(_verdicts, '', 0, (*files, 'results')),
     'speed': Command(_speed, 'BENCHMARK.json...', many, files),
   }
-
-
-def _figures(values, arguments):
-  from vit_jax_repro import subcommands
-
-  subcommands.dispatch(commands(), values, arguments)
 
 
 def _attention(values, images):

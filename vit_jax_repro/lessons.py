@@ -35,7 +35,7 @@ from vit_jax_repro.runs import (
 from vit_jax_repro.runs.settings import to_plain
 from vit_jax_repro.studies import report, running
 
-SIZES = ('digits', 'short', 'full')
+SIZES = studies.SIZES
 _SHORT_STEPS = 150  # of the quickstart's updates
 # At full size: what is looked at, and what is fine-tuned, on which data.
 _TRAINED = 'imagenet21k+imagenet2012/ViT-B_16'

@@ -19,15 +19,10 @@ FORMATS = ('terminal', 'markdown', 'csv')
 
 def main(argv=None):
   """Runs the verb on a command line and exits."""
-  from vit_jax_repro import command_line, subcommands
+  from vit_jax_repro import subcommands
 
-  command_line.run(
-    'reproduce',
-    _reproduce,
-    command_flags(),
-    DESCRIPTION,
-    positional=subcommands.usage(commands()),
-    argv=argv,
+  subcommands.run(
+    'reproduce', commands(), command_flags(), DESCRIPTION, argv=argv
   )
 
 
@@ -95,12 +90,6 @@ def _takers(flag):
   from vit_jax_repro import subcommands
 
   return subcommands.takers(commands(), flag)
-
-
-def _reproduce(values, arguments):
-  from vit_jax_repro import subcommands
-
-  subcommands.dispatch(commands(), values, arguments)
 
 
 def _list(values, rest):

@@ -21,6 +21,34 @@ class Command:
   flags: tuple[str, ...]
 
 
+def run(
+  verb: str,
+  commands: Mapping[str, Command],
+  values,
+  description: str,
+  *,
+  argv=None,
+  begin: Callable | None = None,
+) -> None:
+  """The `main` of a verb with commands: runs a command line and exits.
+
+  Args:
+    verb, description, argv: see `command_line.run`.
+    values: its flags, an absl FlagValues.
+    begin: called with the parsed flags, before anything else.
+  """
+  from vit_jax_repro import command_line
+
+  def work(values, arguments):
+    if begin is not None:
+      begin(values)
+    dispatch(commands, values, arguments)
+
+  command_line.run(
+    verb, work, values, description, positional=usage(commands), argv=argv
+  )
+
+
 def usage(commands: Mapping[str, Command]) -> str:
   """What the usage line says of the arguments."""
   return ' | '.join(

@@ -34,7 +34,11 @@ def _pretraining(recipe='vit-paper-i1k', model=_VIT, **changes):
 
 def _instead(*args, **kwargs):
   """As `_pretraining`, to replace all that a stage has but its seed."""
-  settings = _pretraining(*args, **kwargs).to_dict()
+  return _without_seed(_pretraining(*args, **kwargs))
+
+
+def _without_seed(config):
+  settings = config.to_dict()
   del settings['seed']
   return settings
 
@@ -122,8 +126,7 @@ def data_size():
 def families():
   """On ImageNet by the recipe of each, then CIFAR-100 by the same grid."""
   finetune, held_out, rates = _finetuning('vit-paper', _VIT)
-  resnet = _finetuning('vit-paper-resnets', _RESNET)[0].to_dict()
-  del resnet['seed']
+  resnet = _without_seed(_finetuning('vit-paper-resnets', _RESNET)[0])
   return _plan(
     dict(pretrain=_pretraining(), finetune=finetune),
     {
