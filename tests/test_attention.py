@@ -1,8 +1,12 @@
+import functools
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vit_jax_repro import models
 from vit_jax_repro.models import attention
 from vit_jax_repro.models.transformer import Attention
 
@@ -112,8 +116,67 @@ def test_what_cudnn_takes(dtype, head_dim, capability, fits):
   assert attention.cudnn_fits(dtype, head_dim, capability) is fits
 
 
-def test_here_the_plain_one_is_taken():
+def test_fastest_is_plain_on_a_cpu():
   assert attention.fastest(jnp.bfloat16, 64) == 'plain'
+
+
+H100 = types.SimpleNamespace(platform='gpu', compute_capability='9.0')
+T4 = types.SimpleNamespace(platform='gpu', compute_capability='7.5')
+TPU = types.SimpleNamespace(platform='tpu')
+
+
+@pytest.mark.parametrize(
+  'device, dtype, name',
+  [
+    (H100, 'bfloat16', 'cudnn'),
+    (H100, 'float32', 'plain'),
+    (T4, 'float16', 'plain'),
+    (TPU, 'bfloat16', 'plain'),
+  ],
+)
+def test_resolve_asks_the_device_that_is_given(device, dtype, name):
+  """Not the machine's own, which is a CPU here."""
+  model = models.create('ViT-Ti_16', num_classes=2, dtype=dtype)
+  assert attention.resolve(model, device).attention == name
+  chosen = model.clone(attention='xla')
+  assert attention.resolve(chosen, device) is chosen
+
+
+def test_resolve_leaves_models_without_attention():
+  model = models.create('Mixer-B_16', num_classes=2, dtype='bfloat16')
+  assert attention.resolve(model, H100) is model
+
+
+@pytest.mark.parametrize('multiple', [2, 8])
+@pytest.mark.parametrize('lengths', [(1, 5), (5, 5), (3, 4), (4, 4), (1, 1)])
+def test_padded_changes_neither_values_nor_gradients(lengths, multiple):
+  generator = np.random.default_rng(0)
+  query, key, value = (
+    jnp.asarray(generator.normal(size=(2, n, 3, 8)), jnp.float32)
+    for n in (lengths[0], lengths[1], lengths[1])
+  )
+
+  def plain(*arrays):
+    return attention.attend(*arrays, implementation='plain', dtype=jnp.float32)[
+      0
+    ]
+
+  padded = functools.partial(
+    attention.padded, implementation='xla', multiple=multiple
+  )
+  results, wanted = (
+    jax.value_and_grad(lambda *x, f=f: (f(*x) ** 2).sum(), (0, 1, 2))(
+      query, key, value
+    )
+    for f in (padded, plain)
+  )
+  np.testing.assert_allclose(
+    padded(query, key, value), plain(query, key, value), rtol=1e-5, atol=1e-6
+  )
+  for one, other in zip(
+    jax.tree.leaves(results), jax.tree.leaves(wanted), strict=True
+  ):
+    np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
 
 
 def test_an_unknown_implementation():

@@ -1,8 +1,9 @@
-"""Scaled dot-product attention, by what is fastest on the platform.
+"""Scaled dot-product attention, by the kernel that is fastest on a device.
 
 Shapes: B batch, N tokens, M keys, A heads, d head dim.
 """
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -12,9 +13,12 @@ from vit_jax_repro.models.layers import dropout
 # 'plain' is ours; the others are implementations of
 # jax.nn.dot_product_attention, which keep no weights.
 IMPLEMENTATIONS = {'auto': None, 'plain': None, 'xla': 'xla', 'cudnn': 'cudnn'}
-# Of cuDNN's flash attention as JAX calls it: Ampere, 16-bit numbers, and heads
-# that are multiples of 8 and at most so wide.
+# What cuDNN's flash attention takes: cards from Ampere on, 16-bit numbers,
+# heads whose width is a multiple of 8 and at most 128.
 _CAPABILITY, _WIDEST = 8.0, 128
+# Its gradient takes no odd number of queries or keys through JAX's interface
+# (jax/_src/cudnn/fused_attention_stablehlo.py, check_is_flash_attention).
+PADDED_TO = 2
 
 
 def attend(
@@ -37,7 +41,8 @@ def attend(
   Args:
     query: [B, N, A, d].
     key, value: [B, M, A, d].
-    implementation: a key of `IMPLEMENTATIONS`; 'auto' is `fastest`.
+    implementation: a key of `IMPLEMENTATIONS`; 'auto' is `fastest` for the
+      first device of JAX's default backend.
     dtype: of the output.
     bias: added to the scores: [B, A, N, M], where B and A may be 1.
     dropout_key: without one nothing is dropped; else only within a module.
@@ -48,34 +53,107 @@ def attend(
   pick('attention', implementation, IMPLEMENTATIONS)
   plain = keep_weights or bias is not None
   plain |= dropout_key is not None and dropout_rate > 0
-  if implementation == 'auto':
+  if implementation == 'auto' and not plain:
     implementation = fastest(dtype, query.shape[-1])
   if plain or implementation == 'plain':
     return _plain(
       query, key, value, bias, dropout_rate, dropout_key, dtype, keep_weights
     )
-  out = jax.nn.dot_product_attention(
-    *(x.astype(dtype) for x in (query, key, value)),
-    implementation=IMPLEMENTATIONS[implementation],
-  )
+  query, key, value = (x.astype(dtype) for x in (query, key, value))
+  if implementation == 'cudnn':
+    out = padded(query, key, value, implementation='cudnn')
+  else:
+    out = jax.nn.dot_product_attention(
+      query, key, value, implementation=IMPLEMENTATIONS[implementation]
+    )
   return out, None
 
 
-def fastest(dtype: Dtype, head_dim: int) -> str:
-  """'cudnn' where its kernel can be had, else 'plain'.
+def padded(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  *,
+  implementation: str,
+  multiple: int = PADDED_TO,
+) -> jax.Array:
+  """Attends with queries and keys padded to a multiple; values are unchanged.
 
-  Decided by the first device, when a program is traced. XLA makes one fused
-  program of 'plain' on TPUs, and at these lengths (197 tokens) the scores are
-  small; on CPUs it is the faster of the two as well.
+  The kernel is told the true lengths, so that no query sees a padded key, and
+  the rows of padded queries are cut off again.
+
+  Args:
+    query: [B, N, A, d].
+    key, value: [B, M, A, d].
+    implementation: of `jax.nn.dot_product_attention`.
+    multiple: the numbers of queries and of keys become multiples of it.
+
+  Returns:
+    [B, N, A, d].
   """
-  if jnp.dtype(dtype).itemsize > 2 or jax.default_backend() != 'gpu':
-    return 'plain'  # without looking for devices where numbers are wide
-  capability = getattr(jax.devices()[0], 'compute_capability', '')
+  batch, num_queries = query.shape[:2]
+  num_keys = key.shape[1]
+  if num_queries % multiple == num_keys % multiple == 0:
+    return jax.nn.dot_product_attention(
+      query, key, value, implementation=implementation
+    )
+
+  def pad(x):
+    extra = -x.shape[1] % multiple
+    return jnp.pad(x, ((0, 0), (0, extra), (0, 0), (0, 0)))
+
+  out = jax.nn.dot_product_attention(
+    pad(query),
+    pad(key),
+    pad(value),
+    query_seq_lengths=jnp.full((batch,), num_queries, jnp.int32),
+    key_value_seq_lengths=jnp.full((batch,), num_keys, jnp.int32),
+    implementation=implementation,
+  )
+  return out[:, :num_queries]
+
+
+def fastest(
+  dtype: Dtype, head_dim: int, device: jax.Device | None = None
+) -> str:
+  """Returns 'cudnn' where a device has its kernel, else 'plain'.
+
+  On TPUs XLA fuses 'plain' into one program, and at these lengths (197 tokens)
+  the scores are small; on CPUs 'plain' is the faster of the two as well.
+
+  Args:
+    dtype: of the computation.
+    head_dim: d.
+    device: that the program is compiled for, which need not be in this
+      machine; by default the first one of JAX's default backend.
+  """
+  if jnp.dtype(dtype).itemsize > 2:
+    return 'plain'  # without asking JAX for devices
+  device = jax.devices()[0] if device is None else device
+  if device.platform not in ('gpu', 'cuda'):
+    return 'plain'
+  capability = getattr(device, 'compute_capability', '')
   return 'cudnn' if cudnn_fits(dtype, head_dim, capability) else 'plain'
 
 
+def resolve(model: nn.Module, device: jax.Device | None = None) -> nn.Module:
+  """Replaces a model's `attention='auto'` by `fastest` for a device.
+
+  Args:
+    model: any module; one without attention is returned as it is.
+    device: see `fastest`.
+  """
+  if getattr(model, 'attention', None) != 'auto':
+    return model
+  head_dim = model.hidden_size // model.num_heads
+  return model.clone(attention=fastest(model.dtype, head_dim, device))
+
+
 def cudnn_fits(dtype: Dtype, head_dim: int, capability: str) -> bool:
-  """Whether cuDNN's kernel takes such heads on such a card ('9.0')."""
+  """Tells whether cuDNN's kernel takes heads on a card of a capability ('9.0').
+
+  Numbers of tokens do not matter: see `padded`.
+  """
   try:
     version = float(capability)
   except ValueError:  # of AMD's cards it is a name such as 'gfx942'
