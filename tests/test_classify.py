@@ -181,7 +181,7 @@ def test_parameters_are_not_donated(examples, params):
 
 
 def test_compiles_once_for_all_batches(examples, params):
-  step = classify._compiled(Linear(), meshes.create_mesh())
+  step = classify.compiled_step(Linear(), meshes.create_mesh())
   step.clear_cache()
   for _ in range(2):
     classify.evaluate(Linear(), params, in_batches(examples, 7))

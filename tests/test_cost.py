@@ -99,10 +99,12 @@ def test_parameters_are_those_of_the_tree():
 
 @quick
 def test_a_loop_of_unknown_length():
+  kernel = np.ones((3, 3), np.float32)
+
   class Loop(nn.Module):
     @nn.compact
     def __call__(self, x, *, train=False):
-      return jax.lax.while_loop(lambda v: v.sum() < 9, lambda v: v + 1, x)
+      return jax.lax.while_loop(lambda v: v.sum() < 9, lambda v: v @ kernel, x)
 
   with pytest.raises(ValueError, match='unknown length'):
     cost.multiply_adds(Loop(), (2, 2))

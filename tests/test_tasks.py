@@ -1,5 +1,6 @@
 """What the objectives make of a model and a data set."""
 
+import jax
 import pytest
 import tiny_models
 from training_sets import write_folder
@@ -17,7 +18,7 @@ def create(folder, **keys):
   pp = dict(train='train', test='train', crop=8)
   config = dict(dataset=folder, model=tiny_models.VIT, base_lr=1.0, pp=pp)
   read = settings.from_config(config | dict(total_steps=1) | keys)
-  return tasks.create(read, training_input.Input(read))
+  return tasks.create(read, training_input.Input(read), jax.devices()[0])
 
 
 def test_classes_are_those_of_the_data_set(folder):

@@ -7,7 +7,8 @@ update or a forward pass on synthetic images, images per second of each device,
 the part of the device's peak that the model's own operations make up; beside
 PyTorch's (--against) and in variants, all in turns, medians. `compile`: how
 long it takes to get an update. `memory`: what the compiler expects an update
-to take on each device, and the largest batch that fits. `profile`: which parts
+to take on each device, and the largest batch that fits; with --target also what
+bounds its speed, on hardware that need not be there. `profile`: which parts
 of the model the time of an update goes into. `data`: the images per
 second that the input pipelines read, beside a limit (decoding the boxes that
 training cuts out, and no more) and beside the usual pipeline, on photographs
@@ -45,8 +46,10 @@ def command_flags():
     ('variants', 'plain', 'plain, scan, remat, scan+remat: blocks in a loop, '
      'and computed again in the backward pass'),
     ('image_size', '224', 'pixels, S or HEIGHTxWIDTH'),
-    ('mesh', None, 'axes of the devices, such as data=2,fsdp=4; by default '
-     'all divide the batch. On a CPU so many are made'),
+    ('mesh', None, 'axes of the devices, such as data=2,fsdp=4 or fsdp=all; by '
+     'default all divide the batch. On a CPU so many are made'),
+    ('target', None, 'compile for this hardware: v5e:2x4 (chips along each '
+     'side of a TPU slice), h100, h100:1x8 (hosts x cards); several by commas'),
     ('against', None, 'torch, timm or transformers: the same in PyTorch'),
     ('trace', None, "a folder for JAX's trace, which XProf and TensorBoard "
      'show'),
@@ -57,6 +60,12 @@ def command_flags():
     ('images', 256, 'JPEG files that are written'),
     ('rounds', 5, 'how often each contender is measured; steps of a profile'),
     ('batches', 16, 'batches that are timed in a round'),
+    (
+      'batch_per_chip',
+      None,
+      'with --target, instead of --batch_sizes: images '
+      'of each chip, for weak scaling',
+    ),
   ):
     flags.DEFINE_integer(
       name,
@@ -101,12 +110,24 @@ def commands():
   return {
     'train': Command(lambda values, _: _speed(values, 'train'), '', 0, speed),
     'infer': Command(lambda values, _: _speed(values, 'infer'), '', 0, speed),
-    'compile': Command(_compile, '', 0, (*cases, 'rounds', 'inference')),
+    'compile': Command(
+      _compile,
+      '',
+      0,
+      (*cases, 'rounds', 'inference', 'target', 'batch_per_chip'),
+    ),
     'memory': Command(
       _memory,
       '',
       0,
-      (*cases, 'memory_limit_gb', 'largest_batch', 'inference'),
+      (
+        *cases,
+        'memory_limit_gb',
+        'largest_batch',
+        'inference',
+        'target',
+        'batch_per_chip',
+      ),
     ),
     'profile': Command(
       _profile, '', 0, (*cases, 'rounds', 'trace', 'inference')
@@ -146,7 +167,7 @@ def _speed(values, kind):
       rounds=values.rounds,
       seconds=values.seconds,
       peak=peak,
-      show=_show,
+      show=command_line.show,
     )
     _write(values, _result('rows', rows, {}))  # so far
   _finish(values, rows, tables.speeds)
@@ -155,30 +176,50 @@ def _speed(values, kind):
 
 
 def _compile(values, _):
+  from vit_jax_repro import command_line
   from vit_jax_repro.benchmarks import compiling, tables
 
   rows = []
   cases, variants = _cases(values, _kind(values))
   for case in cases:
-    rows += compiling.times(case, variants, rounds=values.rounds, show=_show)
+    rows += compiling.times(
+      case, variants, rounds=values.rounds, show=command_line.show
+    )
   _finish(values, rows, tables.compilations)
 
 
 def _memory(values, _):
+  from vit_jax_repro import command_line
   from vit_jax_repro.benchmarks import compiling, tables
 
   limit = values.memory_limit_gb and int(values.memory_limit_gb * 2**30)
   rows = []
   cases, variants = _cases(values, _kind(values))
+  if values.target is not None and not values.largest_batch:
+    _forecast(values, cases, variants, limit)
+    return
   for case in cases:
     rows += compiling.fits(
       case,
       variants,
       limit=limit,
       largest=values.largest_batch,
-      show=_show,
+      show=command_line.show,
     )
   _finish(values, rows, tables.fits)
+
+
+def _forecast(values, cases, variants, limit):
+  from vit_jax_repro import command_line
+  from vit_jax_repro.benchmarks import compiling, tables
+
+  rows = []
+  for case in cases:
+    rows += compiling.forecasts(
+      case, variants, limit=limit, show=command_line.show
+    )
+    _write(values, _result('rows', rows, {}))  # so far
+  _finish(values, rows, tables.forecasts)
 
 
 def _profile(values, _):
@@ -213,7 +254,7 @@ def _data(values, _):
     rounds=values.rounds,
     num_batches=values.batches,
   )
-  speeds, files = input_benchmark.measure(**settings, show=_show)
+  speeds, files = input_benchmark.measure(**settings, show=command_line.show)
   more = {
     'files': files,
     'settings': settings,
@@ -236,19 +277,39 @@ def _cases(values, kind):
   from vit_jax_repro.benchmarks import programs
 
   image_size = command_line.image_size(values.image_size)
-  mesh = programs.read_mesh(values.mesh)
+  targets = _targets(values)
   variants = _names(values, 'variants', programs.VARIANTS)
-  cases = [
-    programs.Case(kind, model, batch_size, dtype, image_size, mesh=mesh)
-    for model, batch_size, dtype in itertools.product(
-      _names(values, 'models'),
-      _numbers(values, 'batch_sizes'),
-      _names(values, 'dtypes', ('float32', 'bfloat16')),
+  cases = []
+  for target, model, wanted, dtype in itertools.product(
+    targets,
+    _names(values, 'models'),
+    [None] if values.batch_per_chip else _numbers(values, 'batch_sizes'),
+    _names(values, 'dtypes', ('float32', 'bfloat16')),
+  ):
+    mesh = programs.read_mesh(values.mesh, target)
+    batch_size = wanted or values.batch_per_chip * target.num_chips
+    name = None if target is None else target.name
+    cases.append(
+      programs.Case(
+        kind, model, batch_size, dtype, image_size, mesh=mesh, target=name
+      )
     )
-  ]
   for case, name in itertools.product(cases, variants):
     programs.create_model(programs.variant(case, name))  # errors come now
   return cases, variants
+
+
+def _targets(values):
+  from vit_jax_repro import command_line
+  from vit_jax_repro.training import targets
+
+  if values.target is None:
+    if values.batch_per_chip is not None:
+      raise command_line.UsageError(
+        '--batch_per_chip is for a --target; give one, or --batch_sizes'
+      )
+    return [None]
+  return [targets.parse(text) for text in values.target.split(',')]
 
 
 def _names(values, flag, allowed=None):
@@ -276,25 +337,19 @@ def _numbers(values, flag):
   return [int(text) for text in texts]
 
 
-def _show(line):
-  import sys
-
-  print(line, file=sys.stderr, flush=True)
-
-
 def _finish(values, rows, show):
   _write(values, _result('rows', rows, {}))
   show(rows)
 
 
 def _result(name, rows, more):
-  import dataclasses
   import datetime
 
+  from vit_jax_repro.analysis import dry_run
   from vit_jax_repro.training import manifest
 
   return {
-    name: [dataclasses.asdict(row) for row in rows],
+    name: dry_run.as_dict(rows),
     'date': datetime.date.today().isoformat(),
     **more,
     **manifest.software(),

@@ -79,6 +79,11 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
     _leave(FAILED)
 
 
+def show(line):
+  """Prints a line on what is being done to standard error."""
+  print(line, file=sys.stderr, flush=True)
+
+
 def require(flag_values, *names):
   """Raises a UsageError naming the flags in `names` that were not given."""
   missing = [f'--{name}' for name in names if flag_values[name].value is None]

@@ -3,7 +3,10 @@
 from absl import flags
 
 DESCRIPTION = """Trains a model as a configuration file says, and continues
-where an interrupted run in the same workdir stopped."""
+where an interrupted run in the same workdir stopped. With --target nothing is
+trained: the run's programs are compiled for hardware that need not be there,
+without images, weights or a workdir, and a table says whether the run fits into
+its memory and what bounds its speed."""
 
 
 def main(argv=None):
@@ -17,6 +20,18 @@ def main(argv=None):
     'workdir',
     None,
     'folder of the run: checkpoints, metrics, model.npz',
+    flag_values=values,
+  )
+  for name, text in {
+    'target': 'compile for this hardware instead of training: v5e:2x4 (chips '
+    'along each side of a TPU slice), h100, h100:1x8 (hosts x cards)',
+    'json': 'with --target: also write the result to this file',
+  }.items():
+    command_line.define_string(values, name, None, text)
+  flags.DEFINE_boolean(
+    'largest_batch',
+    False,
+    'with --target: double or halve the batch until it just fits',
     flag_values=values,
   )
   config_flags.DEFINE_config_file(
@@ -47,6 +62,12 @@ def show(result):
 def _train(values, _):
   from vit_jax_repro import command_line
 
+  if values.target is not None:
+    _dry_run(values)
+    return
+  for name in ('json', 'largest_batch'):
+    if values[name].present:
+      raise command_line.UsageError(f'--{name} is for a --target; give one')
   command_line.require(values, 'config', 'workdir')
   from vit_jax_repro.training import distributed
 
@@ -68,6 +89,34 @@ def _train(values, _):
     result = jobs.train(config, values.workdir)
     if distributed.is_first():
       show(result)
+
+
+def _dry_run(values):
+  from vit_jax_repro import command_line
+
+  command_line.require(values, 'config')
+  if 'study' in values.config:
+    raise command_line.UsageError(
+      '--target takes the configuration of one run, not of a study'
+    )
+  from vit_jax_repro.analysis import dry_run, dry_run_tables
+  from vit_jax_repro.runs import dry_run as runs
+  from vit_jax_repro.runs import json_files
+  from vit_jax_repro.training import manifest, targets
+
+  if values.json is not None:
+    json_files.check_writable(values.json)
+  found = runs.create(
+    values.config,
+    targets.parse(values.target),
+    largest_batch=values.largest_batch,
+    show=command_line.show,
+  )
+  if values.json is not None:
+    json_files.write(
+      values.json, {**dry_run.as_dict(found), **manifest.software()}
+    )
+  dry_run_tables.show_run(found)
 
 
 if __name__ == '__main__':

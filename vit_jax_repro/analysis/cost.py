@@ -6,6 +6,7 @@ that backward) of two operations for each multiply-add, over the images of the
 paper's epochs, give its numbers: see `TABLE_6`.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -140,6 +141,23 @@ def multiply_adds(model: nn.Module, image_size: tuple[int, int]) -> int:
   closed = jax.make_jaxpr(_forward(model))(
     shapes(model, image_size), _image(image_size)
   )
+  return sum(products(closed).values())
+
+
+def products(closed: jaxprs.ClosedJaxpr) -> collections.Counter:
+  """Counts the multiply-adds of matrix products and convolutions of a program.
+
+  The body of a loop counts as often as it runs.
+
+  Args:
+    closed: such as `jax.jit(f).trace(...).jaxpr`.
+
+  Returns:
+    {dtype of the wider operand: multiply-adds}, over all devices.
+
+  Raises:
+    ValueError: a loop whose length is not known before it runs has products.
+  """
   return _of_jaxpr(closed.jaxpr)
 
 
@@ -179,19 +197,47 @@ def _forward(model):
 
 
 def _of_jaxpr(jaxpr):
-  return sum(_of_equation(equation) for equation in jaxpr.eqns)
+  total = collections.Counter()
+  for equation in jaxpr.eqns:
+    total.update(_of_equation(equation))
+  return total
 
 
 def _of_equation(equation):
+  """{dtype: multiply-adds} of one operation."""
   name, params = equation.primitive.name, equation.params
   if name == 'dot_general':
-    return _of_product(equation)
+    return {_widest(equation): _of_product(equation)}
   if name == 'conv_general_dilated':
-    return _of_convolution(equation)
-  if name == 'while':
+    return {_widest(equation): _of_convolution(equation)}
+  if name.startswith('dot_product_attention'):
+    return {_widest(equation): _of_attention(equation)}
+  inner = collections.Counter()
+  for each in _inside(params):
+    inner.update(_of_jaxpr(each))
+  if name == 'while' and inner:
     raise ValueError('a loop of unknown length has no number of multiply-adds')
   times = params['length'] if name == 'scan' else 1
-  return times * sum(_of_jaxpr(inner) for inner in _inside(params))
+  return {dtype: times * number for dtype, number in inner.items()}
+
+
+def _widest(equation):
+  dtypes = (variable.aval.dtype for variable in equation.invars[:2])
+  return str(max(dtypes, key=lambda dtype: dtype.itemsize))
+
+
+# Matrix products of cuDNN's attention: scores and their sum of values; in its
+# gradient the scores again and four more (arXiv:2307.08691, algorithm 2).
+_FORWARD_PRODUCTS, _BACKWARD_PRODUCTS = 2, 5
+
+
+def _of_attention(equation):
+  """Counts the products of an attention kernel: see `attention.padded`."""
+  batch, num_queries, heads, head_dim = equation.invars[0].aval.shape
+  num_keys = equation.invars[1].aval.shape[1]
+  backward = 'bwd' in equation.primitive.name
+  number = _BACKWARD_PRODUCTS if backward else _FORWARD_PRODUCTS
+  return number * batch * heads * num_queries * num_keys * head_dim
 
 
 def _inside(params):

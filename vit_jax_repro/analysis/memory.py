@@ -1,6 +1,7 @@
 """Memory of compiled programs and of devices, in bytes of one device."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +12,21 @@ USABLE = 0.95  # of what a device reports
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """What the compiler expects a program to take on one device."""
+  """The memory that a program takes on one device, as its compiler expects.
 
-  arguments: int  # parameters, optimiser state, batch
-  outputs: int  # that do not take the place of arguments
-  temporaries: int  # activations, gradients, ...
-  program: int  # the code itself
+  Attributes:
+    arguments: parameters, optimiser state, batch.
+    outputs: those that do not take the place of arguments.
+    temporaries: activations, gradients, ...; of a refused program everything.
+    program: the code itself.
+    is_refused: the compiler made no program, for want of memory.
+  """
+
+  arguments: int
+  outputs: int
+  temporaries: int
+  program: int
+  is_refused: bool = False
 
   @property
   def total(self) -> int:
@@ -36,16 +46,30 @@ def of(compiled: Any) -> Memory:
 
 
 def of_result(compile: Callable[[], Any]) -> Memory | None:
-  """That of what `compile` returns, or None: it gave up.
+  """Returns the memory of what `compile` returns, or of what XLA refused.
 
   XLA refuses to compile what can never fit into a TPU.
+
+  Returns:
+    None where it refused a program and did not say how much it needs.
   """
   try:
     return of(compile())
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
+    return of_refusal(str(error))
+
+
+def of_refusal(text: str) -> Memory | None:
+  """Reads how much a refused program needs; None if the text has no figure."""
+  found = re.search(
+    r'(?:Used|required for HLO temporaries \() ?([\d.]+)([KMG])', text
+  )
+  if not found:
     return None
+  unit = {'K': 2**10, 'M': 2**20, 'G': 2**30}[found[2]]
+  return Memory(0, 0, int(float(found[1]) * unit), 0, is_refused=True)
 
 
 def usable(device: jax.Device | None = None) -> int | None:

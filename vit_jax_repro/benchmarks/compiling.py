@@ -1,15 +1,15 @@
 """What compiling takes: time, and the memory that the compiler expects."""
 
-import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 
-from vit_jax_repro.analysis import memory
+from vit_jax_repro.analysis import dry_run, memory
 from vit_jax_repro.benchmarks import programs
+from vit_jax_repro.training import targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Fit:
 
   Attributes:
     memory: what the compiler expects; None: it gave up, for want of it.
-    limit: what may be used of the device, None if nobody says.
+    limit: what may be used of the device; None if it is not known.
+    taken: what JAX takes of the device, or None.
     largest_batch: the largest power of two, times the devices that divide the
       batch, that fits into the limit; 0: not one does; None: not asked for.
   """
@@ -47,6 +48,27 @@ class Fit:
   memory: memory.Memory | None
   limit: int | None
   largest_batch: int | None
+  taken: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+  """A program for a target, and what its compiler made of it.
+
+  Attributes:
+    num_chips: of the target.
+    limit: bytes that a run may use of a device.
+    taken: bytes that JAX takes of it.
+    fits: whether the program does.
+  """
+
+  case: programs.Case
+  variant: str
+  num_chips: int
+  analysis: dry_run.Analysis
+  limit: int | None
+  taken: int | None
+  fits: bool
 
 
 def times(
@@ -58,7 +80,7 @@ def times(
 ) -> list[Compilation]:
   """Compiles each variant anew in each round, without a cache."""
   found = {name: [] for name in variants}
-  with _without_cache():
+  with dry_run.without_cache():
     for number in range(rounds):
       for name in variants:
         show(f'{case.model} {name}, round {number + 1} of {rounds}')
@@ -94,7 +116,8 @@ def fits(
   Raises:
     ValueError: the largest batch is wanted and nobody knows the limit.
   """
-  limit = memory.usable() if limit is None else limit
+  taken, usable = dry_run.limits(programs.devices(case)[0])
+  limit = usable if limit is None else limit
   if largest and limit is None:
     raise ValueError(
       'the largest batch needs a limit, and this device reports none; give '
@@ -106,7 +129,56 @@ def fits(
     one = programs.variant(case, name)
     found = expected(one)
     batch = _largest(one, limit, show) if largest else None
-    rows.append(Fit(case, name, found, limit, batch))
+    rows.append(Fit(case, name, found, limit, batch, taken))
+  return rows
+
+
+def forecasts(
+  case: programs.Case,
+  variants: Sequence[str],
+  *,
+  limit: int | None,
+  show: Callable[[str], None],
+) -> list[Forecast]:
+  """Compiles each variant for the target of a case and bounds its speed.
+
+  Args:
+    limit: see `fits`.
+  """
+  rows = []
+  for name in variants:
+    one = programs.variant(case, name)
+    program = programs.create(one)
+    taken, usable = dry_run.limits(program.mesh.devices.flat[0])
+    allowed = usable if limit is None else limit
+    title = f'{case.target}: {case.model} {name}, batch {case.batch_size}'
+    analysis = dry_run.analyse(
+      program.function,
+      program.arguments,
+      mesh=program.mesh,
+      params=program.params,
+      images=case.batch_size,
+      model_operations=programs.operations(one),
+      dtype=case.dtype,
+      show=lambda seconds, t=title: show(f'compiling {t}: {seconds:.0f} s'),
+    )
+    found = analysis.memory
+    fits_in = (
+      found is not None
+      and not found.is_refused
+      and (allowed is None or found.total <= allowed)
+    )
+    rows.append(
+      Forecast(
+        case,
+        name,
+        targets.parse(case.target).num_chips,
+        analysis,
+        allowed,
+        taken,
+        fits_in,
+      )
+    )
   return rows
 
 
@@ -136,14 +208,3 @@ def _compile(case):
   between = time.perf_counter()
   lowered.compile()
   return between - started, time.perf_counter() - between
-
-
-@contextlib.contextmanager
-def _without_cache() -> Iterator[None]:
-  """Of compiled programs on disk."""
-  before = jax.config.jax_enable_compilation_cache
-  jax.config.update('jax_enable_compilation_cache', False)
-  try:
-    yield
-  finally:
-    jax.config.update('jax_enable_compilation_cache', before)

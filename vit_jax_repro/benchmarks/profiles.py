@@ -64,7 +64,7 @@ def profile(
     elif re.search(r'[._]\d+$', instruction):  # made by XLA, of nothing of ours
       parts[_OTHER] += nanoseconds
   total = sum(parts.values())
-  devices = len(jax.local_devices())
+  devices = len(program.mesh.local_devices)
   return [
     Part(case, variant, name, time / 1e9 / number / devices, time / total)
     for name, time in parts.most_common()

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from vit_jax_repro import models
 from vit_jax_repro.analysis import cost
 from vit_jax_repro.data import synthetic
+from vit_jax_repro.models import attention
 from vit_jax_repro.training import mesh as mesh_lib
-from vit_jax_repro.training import objectives, optim, steps
+from vit_jax_repro.training import objectives, optim, steps, targets
 
 NUM_CLASSES = 1000
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-3, 0.1, 1.0
@@ -47,6 +48,7 @@ class Case:
     image_size: (H, W) pixels.
     scan, remat: fields of the model; False where it has none.
     mesh: sizes of the axes, as `mesh.create_mesh` takes them.
+    target: hardware to compile for, see `targets.parse`; None: this machine's.
   """
 
   kind: str
@@ -57,6 +59,7 @@ class Case:
   scan: bool = False
   remat: bool = False
   mesh: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
+  target: str | None = None
 
 
 def variant(case: Case, name: str) -> Case:
@@ -64,11 +67,16 @@ def variant(case: Case, name: str) -> Case:
   return dataclasses.replace(case, **VARIANTS[name])
 
 
-def read_mesh(text: str | None) -> dict[str, int]:
-  """'data=2,fsdp=4' -> {'data': 2, 'fsdp': 4}; makes the devices on a CPU.
+def read_mesh(
+  text: str | None, target: targets.Target | None = None
+) -> dict[str, int]:
+  """Reads 'data=2,fsdp=4' as {'data': 2, 'fsdp': 4}.
 
-  Devices are made for this process and those that it starts, and only before
-  JAX has looked for them.
+  Without a target the devices are made on a CPU, for this process and those
+  that it starts, and only before JAX has looked for them.
+
+  Args:
+    target: whose number of devices `all` stands for.
 
   Raises:
     ValueError: an unknown axis or size.
@@ -78,24 +86,34 @@ def read_mesh(text: str | None) -> dict[str, int]:
   sizes = {}
   for part in text.split(','):
     axis, _, size = part.partition('=')
+    if size == 'all' and target is not None:
+      size = str(target.num_devices)
     if axis not in mesh_lib.AXES or not size.isdecimal() or not int(size):
       raise ValueError(
         f'--mesh={text} must be sizes of {", ".join(mesh_lib.AXES)}, such as '
-        'data=2,fsdp=4'
+        'data=2,fsdp=4, or with a --target also fsdp=all'
       )
     sizes[axis] = int(size)
   # JAX reads it when it looks for CPU devices; a GPU or TPU does not mind.
   number = math.prod(sizes.values())
   flag = '--xla_force_host_platform_device_count'
-  if number > 1 and flag not in os.environ.get('XLA_FLAGS', ''):
-    before = os.environ.get('XLA_FLAGS', '')
+  before = os.environ.get('XLA_FLAGS', '')
+  if number > 1 and target is None and flag not in before:
     os.environ['XLA_FLAGS'] = f'{before} {flag}={number}'.strip()
   return sizes
 
 
+def devices(case: Case) -> list[Any]:
+  """Returns the devices of a case, which need not exist with a target."""
+  if case.target is None:
+    return jax.devices()
+  return targets.parse(case.target).devices()
+
+
 def shards(case: Case) -> int:
-  """Parts that a batch is divided into."""
-  return mesh_lib.batch_shards(mesh_lib.create_mesh(**case.mesh))
+  """Returns the number of parts that a batch is divided into."""
+  mesh = mesh_lib.create_mesh(**case.mesh, devices=devices(case))
+  return mesh_lib.batch_shards(mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,12 +126,16 @@ class Program:
     arguments: shapes with shardings.
     create: () -> the arrays, on the mesh.
     case: what it is of.
+    mesh: the devices.
+    params: shapes of the parameters.
   """
 
   function: Callable
   arguments: tuple[Any, Any]
   create: Callable[[], tuple[Any, Any]]
   case: Case
+  mesh: jax.sharding.Mesh
+  params: Any
 
 
 def create_model(case: Case) -> nn.Module:
@@ -139,8 +161,8 @@ def create(case: Case) -> Program:
   Raises:
     ValueError: an unknown model, an image or batch that does not fit.
   """
-  model = create_model(case)
-  mesh = mesh_lib.create_mesh(**case.mesh)
+  mesh = mesh_lib.create_mesh(**case.mesh, devices=devices(case))
+  model = attention.resolve(create_model(case), mesh.devices.flat[0])
   parts = mesh_lib.batch_shards(mesh)
   if case.batch_size % parts:
     raise ValueError(
@@ -163,7 +185,7 @@ def create(case: Case) -> Program:
       out_shardings=_result(case, shardings, mesh),
     ),
     arguments=(
-      jax.tree.map(_with_sharding, shapes, shardings),
+      mesh_lib.with_shardings(shapes, shardings),
       jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(
           x.shape, x.dtype, sharding=batch_sharding
@@ -173,6 +195,8 @@ def create(case: Case) -> Program:
     ),
     create=arrays,
     case=case,
+    mesh=mesh,
+    params=shapes.params if case.kind == 'train' else shapes,
   )
 
 
@@ -274,7 +298,3 @@ def _batch_shapes(case):
   if case.kind == 'infer':
     del batch['label']
   return {k: jax.ShapeDtypeStruct(*value) for k, value in batch.items()}
-
-
-def _with_sharding(shape, sharding):
-  return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)

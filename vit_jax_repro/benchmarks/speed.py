@@ -12,7 +12,8 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-from vit_jax_repro.benchmarks import peaks, programs, torch_models, workers
+from vit_jax_repro.benchmarks import programs, torch_models, workers
+from vit_jax_repro.training import targets
 
 EAGER, COMPILED = 'eager', 'compiled'
 _PAUSE = 0.5  # seconds, in which the others come to rest
@@ -68,7 +69,7 @@ def measure(
     contenders: of `programs.VARIANTS`, and of what `others` gives.
     rounds: how often each contender computes.
     seconds: how long it does, about.
-    peak: FLOP/s of a device, None: of the table `peaks`.
+    peak: FLOP/s of a device, None: of the table `targets.CHIPS`.
     show: called with a line of text on what is being done.
 
   Returns:
@@ -136,7 +137,7 @@ def _row(row, seconds, firsts, memory, peak):
       one / first for first, one in zip(firsts, seconds, strict=True)
     )
   if peak is None and row.device_kind is not None:
-    peak = peaks.of(row.device_kind, row.case.dtype)
+    peak = targets.peak(row.device_kind, row.case.dtype)
   utilisation = None
   if peak is not None:
     each = programs.operations(row.case) / row.case.batch_size
@@ -202,11 +203,11 @@ def _contender(case, name):
 
   from vit_jax_repro.analysis import memory
 
-  case = programs.variant(case, name)
-  make_steps = programs.run(programs.create(case))
+  program = programs.create(programs.variant(case, name))
+  make_steps = programs.run(program)
   device = {
-    'devices': jax.device_count(),
-    'device_kind': jax.devices()[0].device_kind,
+    'devices': program.mesh.size,
+    'device_kind': program.mesh.devices.flat[0].device_kind,
   }
   return make_steps, memory.peak, device
 

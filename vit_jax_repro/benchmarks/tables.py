@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from vit_jax_repro.training import targets
+
 RATIOS = ('decoded', 'handed', 'usual')  # to which pipelines
 _GIB = 2**30
 _PARTS = 20  # that are shown of a profile
@@ -75,6 +77,62 @@ def compilations(rows: Sequence) -> None:
     )
 
 
+def forecasts(rows: Sequence) -> None:
+  """Prints rows of `compiling.forecasts`, by model and variant."""
+  groups = {}
+  for row in rows:
+    case = row.case
+    key = case.kind, case.model, row.variant, case.dtype, case.image_size
+    groups.setdefault(key, []).append(row)
+  for (kind, model, variant, dtype, size), group in groups.items():
+    mesh = ','.join(f'{k}={v}' for k, v in group[0].case.mesh.items())
+    _print(
+      f'{kind} {model} {variant}, {dtype}, {size[0]}x{size[1]}, '
+      f'mesh {mesh or "data"}: least ms, images/s of a chip at most',
+      (
+        'target', 'batch', 'GiB', 'limit', 'products', 'memory', 'links',
+        'images/s', 'relative',
+      ),
+      [_forecast(row, group[0]) for row in group],
+      'GiB: of a device, and what a run may use of it; products, memory, '
+      'links: ms of a step, of which the longest bounds it; relative: to the '
+      f'first row. {targets.LINKS}',
+    )  # fmt: skip
+    for row in group:
+      for line in row.analysis.gathered:
+        print(f'{row.case.target}: an activation crosses devices: {line}')
+
+
+def _forecast(row, first):
+  found, bound = row.analysis.memory, row.analysis.bound
+  needed = 'refused'
+  if found is not None:
+    needed = f'{found.total / _GIB:.2f}{"" if row.fits else "!"}'
+  if bound is None:
+    rest = ('-',) * 5
+  else:
+    rate = _images_per_chip(row)
+    relative = '-'
+    if first.analysis.bound is not None:
+      relative = f'{rate / _images_per_chip(first):.2f}'
+    rest = (
+      *(f'{1e3 * t:.1f}' for t in (bound.compute, bound.memory, bound.links)),
+      f'{rate:.0f}',
+      relative,
+    )
+  return (
+    row.case.target,
+    str(row.case.batch_size),
+    needed,
+    _number(row.limit, '{:.2f}', 1 / _GIB),
+    *rest,
+  )
+
+
+def _images_per_chip(row):
+  return row.case.batch_size / row.analysis.bound.seconds / row.num_chips
+
+
 def fits(rows: Sequence) -> None:
   """Prints rows of `compiling.fits`."""
   for case, group in _by_case(rows):
@@ -123,9 +181,10 @@ def _title(case, devices=None, kind=None):
   height, width = case.image_size
   where = f', {devices} x {kind}' if kind else ''
   mesh = ', '.join(f'{k}={v}' for k, v in case.mesh.items())
+  target = f', for {case.target}' if case.target else ''
   return (
     f'{case.kind} {case.model}, batch {case.batch_size}, {case.dtype}, '
-    f'{height}x{width}{where}{", " if mesh else ""}{mesh}'
+    f'{height}x{width}{where}{target}{", " if mesh else ""}{mesh}'
   )
 
 

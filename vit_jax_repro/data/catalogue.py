@@ -13,6 +13,7 @@ called `minitrain` and `minival`.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 # Side in pixels at which the ViT paper fine-tunes (Table 4 and B.1.1, VTAB
@@ -315,6 +316,51 @@ def split_of(name: str, split: str) -> str:
     return split
   terms = (term.strip() for term in split.split('+'))
   return '+'.join(row.splits.get(term, term) for term in terms)
+
+
+def num_examples(sizes: Mapping[str, int], split: str) -> int:
+  """Counts the examples of a split in TFDS's notation.
+
+  Args:
+    sizes: of the whole splits.
+    split: such as 'train[:98%]+validation[10:20]'; per cent are rounded to the
+      nearest example, as TFDS does by default.
+
+  Raises:
+    ValueError: a split that is not among them, or another notation.
+  """
+  total = 0
+  for term in split.split('+'):
+    match = _SLICE.fullmatch(term.strip())
+    if match is None or match['split'] not in sizes:
+      raise ValueError(
+        f'unknown split {split!r}; choose from {", ".join(sizes)}, or a part '
+        'such as train[:98%]'
+      )
+    size = sizes[match['split']]
+    first, last = (
+      _place(match[name], size, default)
+      for name, default in (('first', 0), ('last', size))
+    )
+    total += max(0, last - first)
+  return total
+
+
+_SLICE = re.compile(
+  r'(?P<split>\w+)(\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\])?'
+)
+
+
+def _place(text, size, default):
+  """Where a bound of a slice lies, from 0 to `size`."""
+  if not text:
+    return default
+  number = int(text.rstrip('%'))
+  if text.endswith('%'):
+    number = round(size * number / 100)
+  if number < 0:
+    number += size
+  return min(max(number, 0), size)
 
 
 def manual_of(builder: str) -> Manual | None:

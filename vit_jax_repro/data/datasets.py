@@ -42,7 +42,8 @@ class Split:
   num_classes: int
   class_names: tuple[str, ...]  # in label order
   multi_label: bool  # whether an image may be of several classes, or of none
-  _source: folders.Folder | tfds_files.Files
+  # None: it is described, its images cannot be read.
+  _source: folders.Folder | tfds_files.Files | None
 
   def part_size(self, process_index=0, process_count=1):
     """Number of examples in one process's part; parts differ by at most 1.
@@ -157,6 +158,49 @@ def open_split(name, split, *, data_dir=None, manual_dir=None, download=False):
     class_names=source.class_names,
     multi_label=source.multi_label,
     _source=source,
+  )
+
+
+def describe_split(name, split, *, data_dir=None):
+  """Describes a split whose images need not be on this machine.
+
+  Digits and the data sets of the catalogue are known; a folder's files and a
+  prepared TFDS set are counted.
+
+  Args:
+    name, split, data_dir: see `open_split`.
+
+  Returns:
+    A Split without images.
+
+  Raises:
+    ValueError, OSError: as `open_split`, also for a set that is neither known
+      nor on this machine.
+  """
+  whole, number, _ = subsets.parse(split)
+  row = catalogue.find(name)
+  if name.partition('/')[0] == digits.NAME:
+    config = digits.config_of(name)
+    sizes = digits.sizes(config)
+    classes = [str(digit) for digit in digits.CONFIGS[config]]
+  elif row is not None:
+    whole, sizes = catalogue.split_of(name, whole), row.sizes
+    classes = [str(label) for label in range(row.num_classes)]
+  else:
+    found = open_split(name, split, data_dir=data_dir)
+    return dataclasses.replace(found, _source=None)
+  if number is None:
+    count = catalogue.num_examples(sizes, whole)
+  else:
+    count = number * len(classes)
+  return Split(
+    name=name,
+    split=split,
+    num_examples=count,
+    num_classes=len(classes),
+    class_names=tuple(classes),
+    multi_label=name.startswith('imagenet2012_real'),
+    _source=None,
   )
 
 

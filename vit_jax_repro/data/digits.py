@@ -75,6 +75,12 @@ def splits(labels, config=DEFAULT_CONFIG):
   return {'train': train, 'test': test, 'few': few, 'held_out': held_out}
 
 
+def sizes(config=DEFAULT_CONFIG):
+  """Counts the images of each split: {split: number}."""
+  _, labels = arrays()
+  return {name: len(places) for name, places in splits(labels, config).items()}
+
+
 @functools.cache
 def builder_class():
   """The TFDS builder; defined on first use, importing TFDS takes seconds."""

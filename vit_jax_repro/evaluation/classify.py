@@ -79,7 +79,7 @@ def evaluate(model, params, batches, mesh=None, *, num_examples=None):
   mesh = meshes.create_mesh() if mesh is None else mesh
   params = meshes.replicate(params, mesh)
   multiple = meshes.local_batch_multiple(mesh)
-  step = _compiled(model, mesh)
+  step = compiled_step(model, mesh)
   totals = dict.fromkeys(_SUMS, 0)
   pending = None  # fetched one step late, so that the devices never wait
   for batch in batches:
@@ -136,7 +136,8 @@ def _compiled_logits(model):
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(model, mesh):
+def compiled_step(model, mesh):
+  """Returns the jitted `eval_step` of a model: (params, batch) -> sums."""
   step = meshes.keep_batch_divided(
     functools.partial(eval_step, model=model), mesh
   )

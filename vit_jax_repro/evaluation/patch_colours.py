@@ -78,7 +78,7 @@ def evaluate(
   mesh = meshes.create_mesh() if mesh is None else mesh
   params = meshes.replicate(params, mesh)
   multiple = meshes.local_batch_multiple(mesh)
-  step = _compiled(model, mesh, _hashable(mean), _hashable(std))
+  step = compiled_step(model, mesh, mean=mean, std=std)
   key = jax.random.key(seed)
   totals = dict.fromkeys(('correct', 'correct_top5', 'count', 'images'), 0)
   first = 0
@@ -99,6 +99,11 @@ def evaluate(
     'num_patches': count,
     'num_examples': seen,
   }
+
+
+def compiled_step(model, mesh, *, mean, std):
+  """Returns the jitted `eval_step` of a model: see its arguments."""
+  return _compiled(model, mesh, _hashable(mean), _hashable(std))
 
 
 def _hashable(value):

@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from vit_jax_repro import models
 from vit_jax_repro.evaluation import classify, patch_colours
+from vit_jax_repro.models import attention
 from vit_jax_repro.runs import teacher as teachers
 from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.runs.training_input import Input
@@ -27,22 +30,28 @@ class Task:
   # (model, params, batches, mesh, *, num_examples) -> dict of accuracy,
   # top5_accuracy, ...
   evaluate: Callable[..., dict]
+  # mesh -> the jitted step of `evaluate` for (params, batch).
+  evaluation_step: Callable[[jax.sharding.Mesh], Callable]
   teacher: teachers.Teacher | None = None
 
 
-def create(settings: Settings, data: Input) -> Task:
-  """The task that settings name.
+def create(settings: Settings, data: Input, device: jax.Device) -> Task:
+  """Creates the task that settings name.
+
+  Args:
+    device: that the run's programs are compiled for; it decides which kernel
+      `model.attention='auto'` is.
 
   Raises:
     ValueError: a model or teacher that cannot be; see `teacher.load`.
     OSError: the teacher's file cannot be read.
   """
-  return _TASKS[settings.objective](settings, data)
+  return _TASKS[settings.objective](settings, data, device)
 
 
-def _classification(settings, data):
+def _classification(settings, data, device):
   architecture = dict(settings.model, num_classes=data.train.num_classes)
-  model = models.create(architecture)
+  model = attention.resolve(models.create(architecture), device)
   objective = objectives.classification(model, loss=settings.loss)
   return Task(
     architecture=architecture,
@@ -50,18 +59,28 @@ def _classification(settings, data):
     class_names=data.train.class_names,
     objective=lambda _: objective,
     evaluate=classify.evaluate,
+    evaluation_step=functools.partial(classify.compiled_step, model),
   )
 
 
-def _distillation(settings, data):
-  task = _classification(settings, data)
-  teacher = teachers.load(
-    settings.teacher,
-    image_size=data.image_size,
-    mean=data.augmentation.mean,
-    std=data.augmentation.std,
-    class_names=data.train.class_names,
-  )
+def _distillation(settings, data, device):
+  task = _classification(settings, data, device)
+  if data.is_described and not os.path.exists(settings.teacher):
+    teacher = teachers.described(
+      settings.teacher,
+      image_size=data.image_size,
+      num_classes=data.train.num_classes,
+      device=device,
+    )
+  else:
+    teacher = teachers.load(
+      settings.teacher,
+      image_size=data.image_size,
+      mean=data.augmentation.mean,
+      std=data.augmentation.std,
+      class_names=data.train.class_names,
+      device=device,
+    )
 
   def objective(params):
     return distillation.distillation(
@@ -78,8 +97,8 @@ def _distillation(settings, data):
 _UNPOOLED = {'token': 'token_unpooled', 'gap': 'unpooled'}
 
 
-def _masked_patches(settings, data):
-  """The model's outputs are those of its patches; its classes, colours."""
+def _masked_patches(settings, data, device):
+  """Creates a task whose model gives a colour for each patch."""
   classifier = settings.model.get('classifier', 'token')
   architecture = dict(
     settings.model,
@@ -87,7 +106,7 @@ def _masked_patches(settings, data):
     corruptible=True,
     num_classes=masked_patches.NUM_COLOURS,
   )
-  model = models.create(architecture)
+  model = attention.resolve(models.create(architecture), device)
   scale = dict(mean=data.augmentation.mean, std=data.augmentation.std)
   objective = masked_patches.objective(model, **scale)
   return Task(
@@ -96,6 +115,9 @@ def _masked_patches(settings, data):
     class_names=None,
     objective=lambda _: objective,
     evaluate=functools.partial(patch_colours.evaluate, **scale),
+    evaluation_step=functools.partial(
+      patch_colours.compiled_step, model, **scale
+    ),
   )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax_repro import models
 from vit_jax_repro.data import labels, preprocess
 from vit_jax_repro.data.batches import NO_CLASS
+from vit_jax_repro.models import attention
 from vit_jax_repro.runs.restoring import note, restore
 
 
@@ -18,10 +21,43 @@ from vit_jax_repro.runs.restoring import note, restore
 class Teacher:
   """A restored model that gives the logits of a run's classes."""
 
-  params: Any  # host arrays
-  digest: str  # 16 hex digits of the file's contents
+  params: Any  # host arrays, or shapes where it is not loaded
+  digest: str | None  # 16 hex digits of the file's contents
   # (params, images [B, H, W, 3] as the run's model gets them) -> [B, K]
   logits: Callable[[Any, jax.Array], jax.Array]
+  is_loaded: bool = True
+
+
+def described(
+  path: str, *, image_size: tuple[int, int], num_classes: int, device: Any
+) -> Teacher:
+  """Describes a teacher by the name of its file, which need not exist.
+
+  Args:
+    path: of a file that is called as a model is, such as 'DeiT-B_16.npz'.
+    image_size: (height, width) pixels of the run.
+    num_classes: of the data set.
+    device: that programs are compiled for.
+
+  Raises:
+    ValueError: the file is not here and no model has its name.
+  """
+  name = os.path.basename(path).removesuffix('.npz')
+  try:
+    model = models.create(name, num_classes=num_classes)
+  except ValueError as error:
+    raise ValueError(
+      f'config.teacher={path!r} is not here, and no model has the name '
+      f'{name!r}; get the file, or name it after its model'
+    ) from error
+  model = attention.resolve(model, device)
+  images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), images)['params']
+
+  def logits(params, images):
+    return model.apply({'params': params}, images, train=False)
+
+  return Teacher(params, None, logits, is_loaded=False)
 
 
 def load(
@@ -31,6 +67,7 @@ def load(
   mean: Sequence[float],
   std: Sequence[float],
   class_names: Sequence[str],
+  device: Any = None,
 ) -> Teacher:
   """Restores a teacher and fits it to what a run's model sees and tells.
 
@@ -44,6 +81,7 @@ def load(
     image_size: (height, width) pixels of the run.
     mean, std: by which the run scales pixels, in levels (0 to 255).
     class_names: of the data set.
+    device: that programs are compiled for, see `attention.fastest`.
 
   Raises:
     ValueError: one line where the file is none, has no trained head, cannot be
@@ -62,8 +100,10 @@ def load(
     )
   )
 
+  model = attention.resolve(restored.model, device)
+
   def logits(params, images):
-    found = restored.model.apply(
+    found = model.apply(
       {'params': params}, images * factor + shift, train=False
     )
     return found if order is None else found[:, order]

@@ -32,6 +32,7 @@ from vit_jax_repro.training import (
   mesh,
   preemption,
   steps,
+  targets,
 )
 
 
@@ -120,11 +121,12 @@ class _Run:
     """`load`: read the pretrained file already now, so that errors come now."""
     self.settings = settings
     self.mesh = mesh.create_mesh(**settings.mesh)
-    _check_batch(settings, self.mesh)
+    update.check_batch(settings, self.mesh)
     self.input = training_input.Input(settings)
     self.image_size = self.input.image_size
     self.train, self.test = self.input.train, self.input.test
-    self.task = tasks.create(settings, self.input)
+    device = self.mesh.devices.flat[0]
+    self.task = tasks.create(settings, self.input, device)
     self.model = self.task.model
     self.total_steps, self.schedule = optimization.create_schedule(
       settings, self.train.num_examples
@@ -138,6 +140,9 @@ class _Run:
     self.shapes = self.step.shapes
     for line in mesh.undivided(self.shapes.params, self.mesh):
       note(line)
+    advice = targets.advice_on_dtype(device, settings.model.get('dtype'))
+    if advice:
+      note(f'config.model.dtype: {advice}')
     self.params = None
     if load:
       self.step.begin()
@@ -288,17 +293,6 @@ class _Run:
   def _position(self):
     """With the step and the settings, the position in the data."""
     return {'processes': jax.process_count()}
-
-
-def _check_batch(settings, device_mesh):
-  shards = mesh.batch_shards(device_mesh)
-  parts = settings.accum_steps * shards
-  if settings.batch % parts:
-    raise ValueError(
-      f'config.batch={settings.batch} must be a multiple of {parts}: '
-      f'accum_steps={settings.accum_steps} times {shards} devices that divide '
-      'the batch'
-    )
 
 
 def _whole(leaf):

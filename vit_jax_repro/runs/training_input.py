@@ -14,33 +14,41 @@ from vit_jax_repro.training import mixing
 class Input:
   """The training and test split of a run, as its settings say.
 
+  Args:
+    settings: a `settings.Settings`.
+    is_described: the data sets need not be on this machine, and no batch can
+      be read; for a dry run.
+
   Raises:
     ValueError: a setting that cannot be, before the data sets are opened.
     OSError: a data set is not there or not readable.
   """
 
-  def __init__(self, settings):
-    pp = settings.pp
+  def __init__(self, settings, *, is_described=False):
     self.settings = settings
+    self.is_described = is_described
     # So far, by this process; each time that it happens.
     self.replaced_images = 0
     self._named = set()
     self.augmentation = self._augmentation()
     self.image_size = self.augmentation.crop
-    self.train, self.test = (
-      datasets.open_split(
-        settings.dataset,
-        split,
-        data_dir=settings.tfds_data_dir,
-        manual_dir=settings.tfds_manual_dir,
-      )
-      for split in (pp.train, pp.test)
-    )
+    self.train = self._split(settings.pp.train)
+    self.test = self._split(settings.pp.test)
     if self.train.multi_label:
       raise ValueError(
         f'config.dataset={settings.dataset!r} has several labels an image and '
         'is for evaluation; choose a data set with one'
       )
+
+  def _split(self, split):
+    settings = self.settings
+    name, data_dir = settings.dataset, settings.tfds_data_dir
+    if self.is_described:
+      return datasets.describe_split(name, split, data_dir=data_dir)
+    manual_dir = settings.tfds_manual_dir
+    return datasets.open_split(
+      name, split, data_dir=data_dir, manual_dir=manual_dir
+    )
 
   def _augmentation(self):
     pp = self.settings.pp

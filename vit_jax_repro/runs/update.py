@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import functools
-import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vit_jax_repro.analysis import memory
-from vit_jax_repro.runs import tasks
+from vit_jax_repro.analysis import dry_run, memory
+from vit_jax_repro.runs import fitting, tasks
 from vit_jax_repro.runs.restoring import note
 from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.runs.training_input import Input
@@ -63,89 +62,95 @@ class Update:
     """Refuses an update that does not fit into a device.
 
     The limit is `config.memory_limit_gb`, or 0.95 of what the device reports.
-    Counted are the update and the batches that lie ready; not an evaluation.
-    Other settings are tried by compiling them, so this may take minutes.
+    Counted are the update and the batches that are ready on the device, but not
+    an evaluation.
 
     Args:
-      fresh: whether the run begins; the parts that a batch is computed in
-        cannot be changed any more in one that goes on.
+      fresh: whether the run begins; one that is continued cannot change the
+        number of parts that a batch is computed in.
 
     Raises:
       ValueError: it does not fit; the line says what would.
     """
-    limit = self._limit()
+    limit = self.limit()
     if limit is None:
       return
     self.begin()
     needed = memory.of_result(self._compiling.result)
-    if needed is not None and needed.total + self._ready() <= limit:
+    if needed is not None and needed.total + self.ready() <= limit:
       return
     found = 'more than its compiler accepts'
     if needed is not None:
       found = (
-        f'{(needed.total + self._ready()) / _GIB:.4g} GiB of each device '
-        f'({needed.arguments / _GIB:.4g} for parameters, optimiser and batch)'
+        f'{(needed.total + self.ready()) / _GIB:.4g} GiB of each device '
+        f'({self.arguments() / _GIB:.4g} for parameters, optimiser and batch)'
       )
+    total = None if needed is None else needed.total
+    remedy = self.remedy(total, limit, fresh=fresh)
     raise ValueError(
-      f'an update needs {found}, which has {limit / _GIB:.4g}; '
-      f'{self._remedy(limit, fresh)}'
+      f'an update needs {found}, which has {limit / _GIB:.4g}; {remedy}'
     )
 
-  def _limit(self):
-    settings = self._settings
-    wanted = settings.memory_limit_gb
+  def limit(self) -> int | None:
+    """Returns the bytes of a device that a run may take; None: no limit."""
+    wanted = self._settings.memory_limit_gb
     if wanted is None:
-      return memory.usable()
+      return dry_run.limits(mesh_lib.local_device(self._mesh))[1]
     return int(wanted * _GIB) or None
 
-  def _ready(self):
-    """Bytes of the batches that lie on a device beside that of the update."""
-    batch = _batch_shapes(self._settings, self._data.image_size, self._mesh)
+  def ready(self) -> int:
+    """Returns the bytes of the batches that are ready on a device."""
+    batch = batch_shapes(self._settings, self._data.image_size, self._mesh)
     return self._settings.prefetch * mesh_lib.bytes_per_device(batch)
 
-  def _remedy(self, limit, fresh):
-    """Settings that fit, found by trying, in words."""
-    found = self._fitting(limit, fresh)
-    if found is None:
+  def arguments(self) -> int:
+    """Returns the bytes of the state and one batch on a device."""
+    batch = batch_shapes(self._settings, self._data.image_size, self._mesh)
+    return mesh_lib.bytes_per_device((self.shapes, batch))
+
+  def remedy(
+    self, needed: int | None, limit: int, *, fresh: bool = True
+  ) -> str:
+    """Returns the settings that make an update fit, as one line.
+
+    They are estimated from the memory that this update needs; the proposal is
+    compiled once, so that the line says what it needs.
+
+    Args:
+      needed: bytes that this update takes; None: nobody knows.
+      limit: bytes of a device.
+      fresh: see `check_memory`.
+    """
+    settings = self._settings
+    changes = fitting.proposal(
+      needed,
+      limit - self.ready(),
+      model=self._task.model,
+      arguments=self.arguments(),
+      gradients=mesh_lib.bytes_per_device(self.shapes.params),
+      rows=settings.batch // mesh_lib.batch_shards(self._mesh),
+      accum_steps=settings.accum_steps,
+      fresh=fresh,
+    )
+    if changes is None:
       tried = 'no number of accum_steps' if fresh else 'recomputing blocks'
       does = 'helps' if fresh else 'does not help'
       return (
         f'{tried} {does}; choose a smaller model or image, divide parameters '
         '(--config.mesh.fsdp), or another device'
       )
-    changes, needed = found
     flags = ' '.join(f'--config.{k}={v}' for k, v in changes.items())
-    return f'with {flags} it needs {needed / _GIB:.4g}'
-
-  def _fitting(self, limit, fresh):
-    """Changes of settings that fit and the bytes they need, or None."""
-    settings = self._settings
-    changes = {}
-    if hasattr(self._task.model, 'remat') and not self._task.model.remat:
-      changes['model.remat'] = True
-      needed = self._needed(changes)
-      if needed <= limit:
-        return changes, needed
-    if not fresh:
-      return None
-    rows = settings.batch // mesh_lib.batch_shards(self._mesh)
-    parts = [
-      n
-      for n in range(settings.accum_steps + 1, rows + 1)
-      if rows % n == 0 and n % settings.accum_steps == 0
-    ]
-    best = None
-    while parts:  # halved each time: more parts need less
-      middle = len(parts) // 2
-      tried = {**changes, 'accum_steps': parts[middle]}
-      needed = self._needed(tried)
-      if needed <= limit:
-        best, parts = (tried, needed), parts[:middle]
-      else:
-        parts = parts[middle + 1 :]
-    return best
+    found = self._needed(changes)
+    needs = 'more' if found is None else f'{found / _GIB:.4g}'
+    if found is None or found > limit:
+      return (
+        f'with {flags} it still needs {needs}; divide parameters '
+        '(--config.mesh.fsdp) or choose a smaller batch or image'
+      )
+    return f'with {flags} it needs {needs}'
 
   def _needed(self, changes):
+    """Compiles the update with changed settings; None: it was refused."""
     shown = ', '.join(f'{key}={value}' for key, value in changes.items())
     note(f'does it fit with {shown}?')
     settings = self._settings
@@ -156,24 +161,20 @@ class Update:
     settings = dataclasses.replace(
       settings, accum_steps=changes.get('accum_steps', settings.accum_steps)
     )
+    device = self._mesh.devices.flat[0]
     other = Update(
       settings,
-      tasks.create(settings, self._data),
+      tasks.create(settings, self._data, device),
       self._data,
       self._tx,
       self._mesh,
     )
     other._teacher = self._teacher_params()
     found = memory.of_result(other._compile)
-    return math.inf if found is None else found.total + self._ready()
+    return None if found is None else found.total + self.ready()
 
-  def _fulfil(self):
-    try:
-      self._compiling.set_result(self._compile())
-    except BaseException as error:
-      self._compiling.set_exception(error)
-
-  def _compile(self):
+  def program(self) -> tuple[Callable, tuple]:
+    """Returns the jitted update and the shapes of its arguments."""
     function = jax.jit(
       _step(self._settings, self._task, self._data, self._tx, self._mesh),
       donate_argnums=0,
@@ -182,17 +183,40 @@ class Update:
         mesh_lib.replicated(self._mesh),
       ),
     )
-    batch = _batch_shapes(self._settings, self._data.image_size, self._mesh)
-    lowered = function.lower(self.shapes, batch, self._teacher_params())
-    return lowered.compile()
+    batch = batch_shapes(self._settings, self._data.image_size, self._mesh)
+    return function, (self.shapes, batch, self._teacher_params())
+
+  def _fulfil(self):
+    try:
+      self._compiling.set_result(self._compile())
+    except BaseException as error:
+      self._compiling.set_exception(error)
+
+  def _compile(self):
+    function, arguments = self.program()
+    return function.lower(*arguments).compile()
 
   def _teacher_params(self):
-    """None without a teacher."""
+    """Puts a teacher's parameters on the mesh; None without a teacher."""
     teacher = self._task.teacher
     if self._teacher is None and teacher is not None:
       shardings = mesh_lib.parameter_sharding(teacher.params, self._mesh)
-      self._teacher = mesh_lib.put(teacher.params, shardings)
+      # Shapes alone where programs are compiled for other machines.
+      put = mesh_lib.put if teacher.is_loaded else mesh_lib.with_shardings
+      self._teacher = put(teacher.params, shardings)
     return self._teacher
+
+
+def check_batch(settings, mesh):
+  """Raises ValueError where the mesh does not divide a batch evenly."""
+  shards = mesh_lib.batch_shards(mesh)
+  parts = settings.accum_steps * shards
+  if settings.batch % parts:
+    raise ValueError(
+      f'config.batch={settings.batch} must be a multiple of {parts}: '
+      f'accum_steps={settings.accum_steps} times {shards} devices that divide '
+      'the batch'
+    )
 
 
 def _step(settings, task, data, tx, mesh) -> Callable:
@@ -224,15 +248,15 @@ def _state_shapes(task, tx, mesh, image_size):
   state = jax.eval_shape(
     functools.partial(steps.create_state, tx=tx), variables['params']
   )
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    state,
-    mesh_lib.parameter_sharding(state, mesh),
+  return mesh_lib.with_shardings(
+    state, mesh_lib.parameter_sharding(state, mesh)
   )
 
 
-def _batch_shapes(settings, image_size, mesh):
-  """Of what `mesh.to_global` makes of a batch, see data/batches.py."""
+def batch_shapes(
+  settings: Settings, image_size: tuple[int, int], mesh: jax.sharding.Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of a training batch on the mesh: see data/batches.py."""
   sharding = mesh_lib.batch_sharding(mesh)
   shapes = {
     'image': ((settings.batch, *image_size, 3), settings.transfer_dtype),

@@ -32,15 +32,19 @@ def create(*, seed: int, mesh: jax.sharding.Mesh, data: Any) -> dict:
   """
   return {
     **software(),
-    'devices': {**devices(), 'mesh': dict(mesh.shape)},
+    'devices': {**devices(mesh), 'mesh': dict(mesh.shape)},
     'seed': seed,
     'data': data,
   }
 
 
-def devices() -> dict:
-  """kind, platform, count and processes, JSON-able."""
-  found = jax.devices()
+def devices(mesh: jax.sharding.Mesh | None = None) -> dict:
+  """Returns kind, platform, count and processes, JSON-able.
+
+  Args:
+    mesh: the devices; by default all of JAX's default backend.
+  """
+  found = jax.devices() if mesh is None else list(mesh.devices.flat)
   return {
     'kind': found[0].device_kind,
     'platform': found[0].platform,

@@ -143,6 +143,16 @@ def undivided(params, mesh):
   return lines
 
 
+def local_device(mesh):
+  """Returns a device of the mesh that this process owns, or its first one.
+
+  None is owned where a program is compiled for devices that are not there.
+  """
+  devices = list(mesh.devices.flat)
+  here = jax.process_index()
+  return next((d for d in devices if d.process_index == here), devices[0])
+
+
 def bytes_per_device(tree):
   """Bytes of a tree of arrays, or shapes with shardings, on each device."""
   return sum(
@@ -242,6 +252,15 @@ def put(tree, shardings):
     )
 
   return jax.tree.map(place, tree, shardings)
+
+
+def with_shardings(tree, shardings):
+  """Returns the shapes of a tree of arrays, placed as `shardings` say."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    tree,
+    shardings,
+  )
 
 
 def local_batch_multiple(mesh):

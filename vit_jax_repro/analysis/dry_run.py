@@ -1,0 +1,274 @@
+"""What a program takes and what bounds it, compiled for any hardware.
+
+Nothing is computed and no parameters are made: a program is traced and
+compiled from shapes, and what the compiler made of it is read.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax_repro.analysis import cost, hlo, memory, roofline
+from vit_jax_repro.training import mesh as meshes
+from vit_jax_repro.training import targets
+
+# How much longer an array of a collective may be than the parameter that it
+# stands for: XLA pads shards to its tiles.
+_PADDED = 1.3
+_TICK = 5.0  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+  """The collectives of one kind over the same axes, in one step.
+
+  Attributes:
+    kind: such as 'all-gather'.
+    axes: of the mesh, joined by '+'.
+    dtype: of the arrays.
+    number: how often one runs.
+    bytes: of the whole arrays, on one device.
+  """
+
+  kind: str
+  axes: str
+  dtype: str
+  number: int
+  bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+  """What a compiler made of a program.
+
+  Attributes:
+    memory: of one device; None: the compiler refused the program and did not
+      say how much it needs.
+    lower, compile: seconds that tracing and compiling took here.
+    kernels: calls of library kernels in a step, by name.
+    exchanges: what devices send each other; empty for one device.
+    gathered: activations that cross the axes that divide the batch, such as
+      'all-gather f32[512,197,768] over fsdp'.
+    wide_products: the part of all multiply-adds that is float32.
+    bound: None where the chip has no row in the table.
+  """
+
+  memory: memory.Memory | None
+  lower: float
+  compile: float
+  kernels: dict[str, int] = dataclasses.field(default_factory=dict)
+  exchanges: tuple[Exchange, ...] = ()
+  gathered: tuple[str, ...] = ()
+  wide_products: float = 0.0
+  bound: roofline.Bound | None = None
+
+  @property
+  def attention_kernels(self) -> tuple[int, int]:
+    """Calls of cuDNN's attention, forward and backward."""
+    backward = sum(
+      n for name, n in self.kernels.items() if _is_attention(name, True)
+    )
+    forward = sum(
+      n for name, n in self.kernels.items() if _is_attention(name, False)
+    )
+    return forward, backward
+
+
+def analyse(
+  function: Callable,
+  arguments: Sequence[Any],
+  *,
+  mesh: jax.sharding.Mesh,
+  params: Any,
+  images: int,
+  model_operations: float,
+  dtype: str,
+  show: Callable[[float], None],
+) -> Analysis:
+  """Compiles a jitted function for the devices of a mesh and reads the result.
+
+  Args:
+    function: jitted.
+    arguments: shapes with shardings on the mesh.
+    mesh: of devices that need not exist.
+    params: shapes of the parameters, which may cross all axes.
+    images: of a step, over all devices.
+    model_operations: floating-point operations of the model in a step, without
+      what is computed twice.
+    dtype: of the computation.
+    show: called with the seconds that have passed, at the beginning and every
+      few seconds: large programs compile for a minute.
+  """
+  with _ticking(show), without_cache():
+    return _analyse(
+      function, arguments, mesh, params, images, model_operations, dtype
+    )
+
+
+def _analyse(function, arguments, mesh, params, images, operations, dtype):
+  started = time.perf_counter()
+  traced = function.trace(*arguments)
+  lowered = traced.lower()
+  between = time.perf_counter()
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    seconds = time.perf_counter() - between
+    return Analysis(memory.of_refusal(str(error)), between - started, seconds)
+  ended = time.perf_counter()
+  program = hlo.Program(compiled.as_text())
+  products = cost.products(traced.jaxpr)
+  devices = list(mesh.devices.flat)
+  collectives = program.collectives(dict(mesh.shape))
+  traffic = program.traffic()
+  chip = targets.chip_of(devices[0].device_kind)
+  wide = sum(n for name, n in products.items() if name == 'float32')
+  return Analysis(
+    memory=memory.of(compiled),
+    lower=between - started,
+    compile=ended - between,
+    kernels=dict(program.custom_calls()),
+    exchanges=_exchanges(collectives),
+    gathered=tuple(
+      _gathered(collectives, params, images // meshes.batch_shards(mesh))
+    ),
+    wide_products=wide / max(1, sum(products.values())),
+    bound=None
+    if chip is None
+    else roofline.bound(
+      products=products,
+      traffic=traffic,
+      collectives=collectives,
+      devices=devices,
+      chip=chip,
+      images=images,
+      model_operations=operations,
+      dtype=dtype,
+    ),
+  )
+
+
+@contextlib.contextmanager
+def _ticking(show):
+  """Calls `show` with the seconds that have passed until the block ends."""
+  started, ended = time.perf_counter(), threading.Event()
+
+  def tick():
+    while not ended.wait(_TICK):
+      show(time.perf_counter() - started)
+
+  show(0.0)
+  thread = threading.Thread(target=tick, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    ended.set()
+    thread.join()
+
+
+@contextlib.contextmanager
+def without_cache() -> Iterator[None]:
+  """Turns the persistent compilation cache off inside the block.
+
+  A program for devices that are not there can be written to it, not read.
+  """
+  before = jax.config.jax_enable_compilation_cache
+  jax.config.update('jax_enable_compilation_cache', False)
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_compilation_cache', before)
+
+
+def limits(device: Any) -> tuple[int | None, int | None]:
+  """Returns the bytes that JAX takes of a device, and what a run may use.
+
+  A device of this machine reports its own; of another the table has it.
+  """
+  chip = targets.chip_of(getattr(device, 'device_kind', ''))
+  if _is_here(device):
+    return memory.limit(device), memory.usable(device)
+  if chip is None:
+    return None, None
+  return chip.usable(), int(memory.USABLE * chip.usable())
+
+
+def _is_here(device):
+  return type(device.client).__name__ != 'CompileOnlyPyClient'
+
+
+def _is_attention(name, backward):
+  return 'fmha' in name.lower() and ('backward' in name.lower()) == backward
+
+
+def _exchanges(collectives) -> tuple[Exchange, ...]:
+  number, size = collections.Counter(), collections.Counter()
+  for each in collectives:
+    dtypes = collections.Counter()
+    for array in each.arrays:
+      dtypes[array.dtype] += array.bytes
+    for dtype, part in dtypes.items():
+      key = each.kind, '+'.join(each.axes), dtype
+      number[key] += each.times
+      size[key] += each.times * part
+  return tuple(
+    Exchange(*key, number[key], size[key])
+    for key in sorted(size, key=lambda key: -size[key])
+  )
+
+
+def _gathered(collectives, params, rows):
+  """Describes what crosses the batch's axes and is no parameter.
+
+  A parameter, or the block of it that a loop takes, is known by its number of
+  elements; flat arrays hold several gradients, and arrays smaller than one
+  number for each row are sums.
+  """
+  sizes = set()
+  for leaf in jax.tree.leaves(params):
+    sizes |= {
+      leaf.size,
+      leaf.size // max(1, leaf.shape[0] if leaf.shape else 1),
+    }
+  ordered = np.array(sorted(sizes))
+  for each in collectives:
+    if not set(each.axes) & {'data', 'fsdp'}:
+      continue
+    for array in each.arrays:
+      size = array.size
+      if each.kind == 'collective-permute':
+        continue  # pieces of a gather, or the partners of mixing
+      shape = [side for side in array.shape if side > 1]
+      near = ordered[(ordered <= size) & (size <= _PADDED * ordered)]
+      if len(shape) > 1 and not near.size and size > rows * shape[-1]:
+        sides = ','.join(map(str, array.shape))
+        where = '+'.join(each.axes)
+        yield f'{each.kind} {array.dtype}[{sides}] over {where}'
+
+
+def as_dict(found: Any) -> Any:
+  """Returns a dataclass for JSON, with the derived figures of its analyses."""
+  if isinstance(found, list | tuple):
+    return [as_dict(each) for each in found]
+  if not dataclasses.is_dataclass(found):
+    return found
+  values = {
+    field.name: as_dict(getattr(found, field.name))
+    for field in dataclasses.fields(found)
+  }
+  derived = {
+    memory.Memory: ('total',),
+    roofline.Bound: ('seconds', 'limited_by'),
+    Analysis: ('attention_kernels',),
+  }.get(type(found), ())
+  return values | {name: as_dict(getattr(found, name)) for name in derived}

@@ -1,0 +1,141 @@
+"""What dry runs found, as tables on the terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from vit_jax_repro.analysis import dry_run
+from vit_jax_repro.training import targets
+
+_GIB = 2**30
+
+
+def show_run(found: Any) -> None:
+  """Prints a `runs.dry_run.DryRun`."""
+  height, width = found.image_size
+  number = _product(found.mesh.values())
+  axes = ', '.join(f'{axis}={size}' for axis, size in found.mesh.items())
+  title = (
+    f'{found.model or "model"}, {found.parameters / 1e6:.1f} M parameters, '
+    f'{found.dtype}, {height}x{width}, {found.num_classes} classes, for '
+    f'{number} x {found.device_kind} ({found.target}; {axes})'
+  )
+  rows = [
+    ('images', f'{found.batch} in {found.accum_steps}', f'{found.batch_eval}'),
+    *_memory_rows(found),
+  ]
+  both = found.update, found.evaluation
+  rows.append(
+    ('compiled here, s', *(f'{a.lower + a.compile:.0f}' for a in both))
+  )
+  if found.attention is not None:
+    kernels = _kernels(both[0], found.accum_steps), _kernels(both[1], 1)
+    rows.append((f'attention: {found.attention}', *kernels))
+  rows += _bound_rows(both)
+  _print(title, ('', 'update', 'evaluation'), rows, targets.LINKS)
+  show_exchanges(found.update)
+  if found.largest_batch is not None:
+    print(f'largest batch of the update: {found.largest_batch}')
+  for line in found.notes:
+    print(f'note: {line}')
+  if found.fits:
+    print('It fits.')
+  else:
+    print(f'It does not fit: {found.remedy}')
+
+
+def show_exchanges(analysis: dry_run.Analysis) -> None:
+  """Prints the collectives of a program; nothing for a single device."""
+  if analysis.exchanges:
+    _print(
+      'exchanges of the update, of each device',
+      ('collective', 'axes', 'dtype', 'number', 'MB'),
+      [
+        (each.kind, each.axes, each.dtype, str(each.number),
+         f'{each.bytes / 1e6:.1f}')
+        for each in analysis.exchanges
+      ],
+    )  # fmt: skip
+  for line in analysis.gathered:
+    print(f'an activation crosses devices: {line}')
+  if analysis.exchanges and not analysis.gathered:
+    print('no activation crosses the axes that divide the batch')
+
+
+def _memory_rows(found):
+  needed = found.needed, found.needed_evaluation
+  rows = [
+    (
+      'GiB of a device',
+      *('refused' if n is None else f'{n / _GIB:.2f}' for n in needed),
+    )
+  ]
+  for analysis, name in (
+    (lambda a: a.memory.arguments, '  state and batch'),
+    (lambda a: a.memory.temporaries, '  temporary'),
+  ):
+    rows.append(
+      (
+        name,
+        *(
+          '-'
+          if a.memory is None or a.memory.is_refused
+          else f'{analysis(a) / _GIB:.2f}'
+          for a in (found.update, found.evaluation)
+        ),
+      )
+    )
+  for name, value in (
+    ('  a run may use', found.limit), ('  JAX takes', found.taken),
+  ):  # fmt: skip
+    if value is not None:
+      rows.append((name, f'{value / _GIB:.2f}', ''))
+  return rows
+
+
+def _bound_rows(both: Sequence[dry_run.Analysis]):
+  if any(analysis.bound is None for analysis in both):
+    return []
+  bounds = [analysis.bound for analysis in both]
+
+  def row(name, form):
+    return (name, *map(form, bounds))
+
+  return [
+    row('least ms of a step', lambda b: f'{1e3 * b.seconds:.1f}'),
+    row('  products at the peak', lambda b: f'{1e3 * b.compute:.1f}'),
+    row('  memory at its bandwidth', lambda b: f'{1e3 * b.memory:.1f}'),
+    row('  exchanges over the links', lambda b: f'{1e3 * b.links:.1f}'),
+    row('bounded by', lambda b: b.limited_by),
+    row('images/s of a device, at most', lambda b: f'{b.images_per_sec:.0f}'),
+    row('utilisation, at most', lambda b: f'{b.utilisation:.0%}'),
+    (
+      'products in float32',
+      *(f'{analysis.wide_products:.2%}' for analysis in both),
+    ),
+  ]
+
+
+def _kernels(analysis, parts):
+  """Forward and backward calls of a kernel in each part of a batch."""
+  forward, backward = (n // parts for n in analysis.attention_kernels)
+  times = f', {parts} times' if parts > 1 else ''
+  return f'{forward} + {backward} kernels{times}'
+
+
+def _product(sizes):
+  number = 1
+  for size in sizes:
+    number *= size
+  return number
+
+
+def _print(title, names, rows, caption=None):
+  from rich import console, table
+
+  grid = table.Table(title=title, caption=caption)
+  grid.add_column(names[0], no_wrap=True)
+  for name in names[1:]:
+    grid.add_column(name, justify='right', no_wrap=True)
+  for row in rows:
+    grid.add_row(*row)
+  console.Console(markup=False, highlight=False).print(grid)

@@ -1,0 +1,103 @@
+"""The least time that a compiled program can take on its devices.
+
+A roofline (Williams et al., CACM 52(4), 2009) with a third roof for the links:
+a step takes at least as long as its operations at the peak, its bytes at the
+bandwidth of the memory, and its exchanges at that of the links. All three may
+overlap, so the bound is the largest.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vit_jax_repro.analysis import hlo
+from vit_jax_repro.training import targets
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+  """Bounds of one step, in seconds.
+
+  Attributes:
+    compute: products at the peak of their dtype.
+    memory: bytes read and written at the bandwidth of the memory.
+    links: exchanges between devices, one after the other.
+    operations: of the products that one device computes, recomputed ones too.
+    traffic: bytes that one device reads and writes, see `hlo.traffic`.
+    images_per_sec: at most, of one device.
+    utilisation: at most, of the operations of the model alone.
+  """
+
+  compute: float
+  memory: float
+  links: float
+  operations: float
+  traffic: int
+  images_per_sec: float
+  utilisation: float
+
+  @property
+  def seconds(self) -> float:
+    """The least time of a step."""
+    return max(self.compute, self.memory, self.links)
+
+  @property
+  def limited_by(self) -> str:
+    """The roof that is lowest: 'compute', 'memory' or 'links'."""
+    return max(('compute', 'memory', 'links'), key=lambda k: getattr(self, k))
+
+
+def bound(
+  *,
+  products: Mapping[str, int],
+  traffic: int,
+  collectives: Sequence[hlo.Collective],
+  devices: Sequence[Any],
+  chip: targets.Chip,
+  images: int,
+  model_operations: float,
+  dtype: str,
+) -> Bound:
+  """Bounds a step from what its program computes, moves and exchanges.
+
+  Args:
+    products: multiply-adds by dtype over all devices, see `cost.products`.
+    traffic: bytes that one device reads and writes.
+    collectives: of the compiled program.
+    devices: of the mesh, in its order.
+    chip: their row in the table of accelerators.
+    images: of a step, over all devices.
+    model_operations: of a step over all devices, without recomputed ones.
+    dtype: of the computation, whose peak utilisation is a part of.
+  """
+  number = len(devices)
+  compute = sum(
+    2 * count / number / chip.peak('float32' if _is_wide(name) else 'bfloat16')
+    for name, count in products.items()
+  )
+  links = sum(
+    each.times
+    * targets.exchange_seconds(
+      chip,
+      [devices[i] for i in each.group],
+      kind=each.kind,
+      payload=each.payload / each.times,
+    )
+    for each in collectives
+  )
+  memory = traffic / (chip.bandwidth * 1e9)
+  seconds = max(compute, memory, links)
+  peak = chip.peak('float32' if _is_wide(dtype) else 'bfloat16')
+  return Bound(
+    compute=compute,
+    memory=memory,
+    links=links,
+    operations=2 * sum(products.values()) / number,
+    traffic=traffic,
+    images_per_sec=images / number / seconds,
+    utilisation=model_operations / number / seconds / peak,
+  )
+
+
+def _is_wide(dtype):
+  return dtype in ('float32', 'float64')

@@ -1,0 +1,250 @@
+"""A run's programs, compiled for hardware that need not be there.
+
+It takes the configuration of a run and needs no images, no weights and no
+workdir: what matters for a program is the model, the number of classes, the
+size of the images and the mesh.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_repro import models
+from vit_jax_repro.analysis import cost, dry_run
+from vit_jax_repro.runs import optimization, tasks, training_input, update
+from vit_jax_repro.runs import settings as settings_lib
+from vit_jax_repro.training import averaging, targets
+from vit_jax_repro.training import mesh as mesh_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class DryRun:
+  """What a run would take of the hardware, and what bounds it.
+
+  Attributes:
+    target: as `--target` spells it.
+    device_kind: of the devices.
+    mesh: sizes of its axes.
+    model: its name where it has one.
+    parameters: their number.
+    dtype: of the computation.
+    attention: the kernel of the run, None for a model without attention.
+    image_size: (height, width) pixels.
+    num_classes: outputs of the model.
+    batch, accum_steps, batch_eval: of the configuration.
+    update, evaluation: what the compiler made of the two programs.
+    needed: bytes of a device in training: the update and the batches that are
+      ready on the device; None: the compiler refused it without a figure.
+    needed_evaluation: bytes in an evaluation: it, and the state of the run.
+    taken: bytes that JAX takes of a device.
+    limit: bytes that a run may use, or `config.memory_limit_gb`; None: any.
+    fits: whether both programs do.
+    remedy: what to change where the update does not fit.
+    largest_batch: the configuration's batch, doubled or halved until it just
+      fits; 0: none does; None: not asked for.
+    notes: what a run would say on standard error.
+  """
+
+  target: str
+  device_kind: str
+  mesh: dict[str, int]
+  model: str | None
+  parameters: int
+  dtype: str
+  attention: str | None
+  image_size: tuple[int, int]
+  num_classes: int
+  batch: int
+  accum_steps: int
+  batch_eval: int
+  update: dry_run.Analysis
+  evaluation: dry_run.Analysis
+  needed: int | None
+  needed_evaluation: int | None
+  taken: int | None
+  limit: int | None
+  fits: bool
+  remedy: str | None
+  largest_batch: int | None
+  notes: tuple[str, ...]
+
+
+def create(
+  config: Mapping[str, Any],
+  target: targets.Target,
+  *,
+  largest_batch: bool,
+  show: Callable[[str], None],
+) -> DryRun:
+  """Compiles the update and the evaluation of a run for a target.
+
+  Call it before anything else asks JAX for devices.
+
+  Args:
+    config: as `train.train` takes it; `pretrained_dir` need not exist.
+    target: what the run is to be compiled for.
+    largest_batch: whether to look for the largest batch, too.
+    show: called with a line of text on what is being done.
+
+  Raises:
+    ValueError: a wrong setting or target, or a data set that is neither in the
+      catalogue nor on this machine.
+    OSError: a folder of images cannot be read.
+  """
+  devices = target.devices()
+  settings = settings_lib.from_config(config)
+  parts = _Parts(settings, devices)
+  limit = parts.update.limit()
+  analysis = parts.analyse_update(show)
+  needed = parts.needed(analysis)
+  evaluation = parts.analyse_evaluation(show)
+  needed_evaluation = parts.needed_evaluation(evaluation)
+  update_fits = needed is not None and needed <= (limit or needed)
+  remedy = None
+  if not update_fits:
+    total = None if analysis.memory is None else analysis.memory.total
+    remedy = parts.update.remedy(total, limit)
+  elif needed_evaluation is None or needed_evaluation > (limit or 0) > 0:
+    remedy = (
+      f'an evaluation does not fit; take less than --config.batch_eval='
+      f'{settings.batch_eval}'
+    )
+  largest = None
+  if largest_batch:
+    largest = _largest(settings, devices, limit, update_fits, show)
+  model = parts.task.model
+  return DryRun(
+    target=target.name,
+    device_kind=devices[0].device_kind,
+    mesh=dict(parts.mesh.shape),
+    model=settings.model.get('model_name') or models.name_of(model),
+    parameters=cost.size_of(parts.update.shapes.params),
+    dtype=parts.dtype,
+    attention=getattr(model, 'attention', None),
+    image_size=parts.data.image_size,
+    num_classes=model.num_classes,
+    batch=settings.batch,
+    accum_steps=settings.accum_steps,
+    batch_eval=settings.batch_eval,
+    update=analysis,
+    evaluation=evaluation,
+    needed=needed,
+    needed_evaluation=needed_evaluation,
+    taken=dry_run.limits(devices[0])[0],
+    limit=limit,
+    fits=remedy is None,
+    remedy=remedy,
+    largest_batch=largest,
+    notes=parts.notes(),
+  )
+
+
+class _Parts:
+  """The parts of a run that its programs are made of."""
+
+  def __init__(self, settings, devices):
+    self.settings = settings
+    self.mesh = mesh_lib.create_mesh(**settings.mesh, devices=devices)
+    update.check_batch(settings, self.mesh)
+    self.data = training_input.Input(settings, is_described=True)
+    self.task = tasks.create(settings, self.data, devices[0])
+    total_steps, schedule = optimization.create_schedule(
+      settings, self.data.train.num_examples
+    )
+    tx = optimization.create_optimizer(settings, schedule, total_steps)
+    self.update = update.Update(settings, self.task, self.data, tx, self.mesh)
+
+  @property
+  def dtype(self):
+    return str(jnp.dtype(self.task.model.dtype))
+
+  def notes(self):
+    lines = mesh_lib.undivided(self.update.shapes.params, self.mesh)
+    advice = targets.advice_on_dtype(self.mesh.devices.flat[0], self.dtype)
+    return (*lines, *([advice] if advice else ()))
+
+  def analyse_update(self, show):
+    function, arguments = self.update.program()
+    return self._analyse(
+      'the update', function, arguments, self.settings.batch, 3, show
+    )
+
+  def analyse_evaluation(self, show):
+    shards = mesh_lib.batch_shards(self.mesh)
+    rows = -(-self.settings.batch_eval // shards) * shards
+    sharding = mesh_lib.batch_sharding(self.mesh)
+    batch = {
+      'image': ((rows, *self.data.image_size, 3), jnp.float32),
+      'label': ((rows,), jnp.int32),
+      'mask': ((rows,), jnp.bool),
+    }
+    batch = {
+      key: jax.ShapeDtypeStruct(*value, sharding=sharding)
+      for key, value in batch.items()
+    }
+    arguments = averaging.evaluated(self.update.shapes), batch
+    if self.task.class_names is None:  # of masked patches: a key, a number
+      key = jax.eval_shape(lambda: jax.random.key(0))
+      arguments += key, jax.ShapeDtypeStruct((), jnp.int32)
+    function = self.task.evaluation_step(self.mesh)
+    return self._analyse('an evaluation', function, arguments, rows, 1, show)
+
+  def needed(self, analysis):
+    if analysis.memory is None:
+      return None
+    return analysis.memory.total + self.update.ready()
+
+  def needed_evaluation(self, analysis):
+    """The evaluation's bytes and those of the state that are not its own."""
+    if analysis.memory is None:
+      return None
+    state = self.update.shapes
+    beside = mesh_lib.bytes_per_device(state) - mesh_lib.bytes_per_device(
+      averaging.evaluated(state)
+    )
+    return analysis.memory.total + beside
+
+  def _analyse(self, what, function, arguments, images, passes, show):
+    """Compiles a program of `passes` times the work of a forward pass."""
+    plain = dict(self.task.architecture, dtype='float32')
+    if hasattr(self.task.model, 'attention'):
+      plain['attention'] = 'plain'
+    forward = cost.multiply_adds(models.create(plain), self.data.image_size)
+    return dry_run.analyse(
+      function,
+      arguments,
+      mesh=self.mesh,
+      params=self.update.shapes.params,
+      images=images,
+      model_operations=2 * passes * forward * images,
+      dtype=self.dtype,
+      show=lambda seconds: show(f'compiling {what}: {seconds:.0f} s'),
+    )
+
+
+def _largest(settings, devices, limit, fits, show):
+  """Doubles or halves the batch until it just fits."""
+  if limit is None:
+    raise ValueError(
+      'the largest batch needs a limit: set --config.memory_limit_gb'
+    )
+  batch, fitting = settings.batch, settings.batch if fits else 0
+  shards = mesh_lib.batch_shards(
+    mesh_lib.create_mesh(**settings.mesh, devices=devices)
+  )
+  while True:
+    batch = 2 * batch if fits else batch // 2
+    if batch % (shards * settings.accum_steps) or not batch:
+      return fitting
+    show(f'does a batch of {batch} fit?')
+    parts = _Parts(dataclasses.replace(settings, batch=batch), devices)
+    needed = parts.needed(parts.analyse_update(show))
+    if needed is not None and needed <= limit:
+      fitting = batch
+      if not fits:
+        return fitting
+    elif fits:
+      return fitting
