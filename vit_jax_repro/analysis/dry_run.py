@@ -57,6 +57,8 @@ class Analysis:
     gathered: activations that cross the axes that divide the batch, such as
       'all-gather f32[512,197,768] over fsdp'.
     wide_products: the part of all multiply-adds that is float32.
+    undivided: arrays of one device with a row for every image of the batch,
+      such as 'f32[512,197,768]', where several devices divide it.
     bound: None where the chip has no row in the table.
   """
 
@@ -67,6 +69,7 @@ class Analysis:
   exchanges: tuple[Exchange, ...] = ()
   gathered: tuple[str, ...] = ()
   wide_products: float = 0.0
+  undivided: tuple[str, ...] = ()
   bound: roofline.Bound | None = None
 
   @property
@@ -88,6 +91,7 @@ def analyse(
   mesh: jax.sharding.Mesh,
   params: Any,
   images: int,
+  parts: int,
   model_operations: float,
   dtype: str,
   show: Callable[[float], None],
@@ -100,6 +104,7 @@ def analyse(
     mesh: of devices that need not exist.
     params: shapes of the parameters, which may cross all axes.
     images: of a step, over all devices.
+    parts: that they are computed in, one after the other.
     model_operations: floating-point operations of the model in a step, without
       what is computed twice.
     dtype: of the computation.
@@ -108,11 +113,20 @@ def analyse(
   """
   with _ticking(show), without_cache():
     return _analyse(
-      function, arguments, mesh, params, images, model_operations, dtype
+      function,
+      arguments,
+      mesh,
+      params,
+      images,
+      parts,
+      model_operations,
+      dtype,
     )
 
 
-def _analyse(function, arguments, mesh, params, images, operations, dtype):
+def _analyse(
+  function, arguments, mesh, params, images, parts, operations, dtype
+):
   started = time.perf_counter()
   traced = function.trace(*arguments)
   lowered = traced.lower()
@@ -142,6 +156,7 @@ def _analyse(function, arguments, mesh, params, images, operations, dtype):
       _gathered(collectives, params, images // meshes.batch_shards(mesh))
     ),
     wide_products=wide / max(1, sum(products.values())),
+    undivided=_undivided(program, params, mesh, (images, images // parts)),
     bound=None
     if chip is None
     else roofline.bound(
@@ -155,6 +170,19 @@ def _analyse(function, arguments, mesh, params, images, operations, dtype):
       dtype=dtype,
     ),
   )
+
+
+def _undivided(program, params, mesh, whole):
+  """Lists arrays with `whole` rows, unless a parameter has such a size."""
+  if meshes.batch_shards(mesh) == 1:
+    return ()
+  sizes = {side for leaf in jax.tree.leaves(params) for side in leaf.shape}
+  found = {
+    f'{array.dtype}[{",".join(map(str, array.shape))}]'
+    for array in program.arrays()
+    if len(array.shape) > 1 and (set(array.shape) & set(whole)) - sizes
+  }
+  return tuple(sorted(found))
 
 
 @contextlib.contextmanager

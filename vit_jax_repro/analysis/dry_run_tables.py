@@ -57,8 +57,10 @@ def show_exchanges(analysis: dry_run.Analysis) -> None:
     )  # fmt: skip
   for line in analysis.gathered:
     print(f'an activation crosses devices: {line}')
-  if analysis.exchanges and not analysis.gathered:
-    print('no activation crosses the axes that divide the batch')
+  for line in analysis.undivided:
+    print(f'each device computes the whole batch: {line}')
+  if analysis.exchanges and not analysis.gathered + analysis.undivided:
+    print('The batch stays divided: no activation crosses data or fsdp.')
 
 
 def _memory_rows(found):

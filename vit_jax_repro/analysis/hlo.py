@@ -168,6 +168,11 @@ class Program:
         calls[target[1]] += times
     return calls
 
+  def arrays(self) -> Iterator[Array]:
+    """Yields the results of all instructions that run."""
+    for instruction, _, _, _ in self._instructions():
+      yield from instruction.arrays
+
   def traffic(self) -> int:
     """Estimates the bytes that one call reads from and writes to memory.
 

@@ -158,6 +158,7 @@ def forecasts(
       mesh=program.mesh,
       params=program.params,
       images=case.batch_size,
+      parts=1,
       model_operations=programs.operations(one),
       dtype=case.dtype,
       show=lambda seconds, t=title: show(f'compiling {t}: {seconds:.0f} s'),

@@ -35,7 +35,8 @@ class DryRun:
     image_size: (height, width) pixels.
     num_classes: outputs of the model.
     batch, accum_steps, batch_eval: of the configuration.
-    update, evaluation: what the compiler made of the two programs.
+    update, evaluation: what the compiler made of the two programs; None: it
+      was not asked.
     needed: bytes of a device in training: the update and the batches that are
       ready on the device; None: the compiler refused it without a figure.
     needed_evaluation: bytes in an evaluation: it, and the state of the run.
@@ -61,7 +62,7 @@ class DryRun:
   accum_steps: int
   batch_eval: int
   update: dry_run.Analysis
-  evaluation: dry_run.Analysis
+  evaluation: dry_run.Analysis | None
   needed: int | None
   needed_evaluation: int | None
   taken: int | None
@@ -76,7 +77,8 @@ def create(
   config: Mapping[str, Any],
   target: targets.Target,
   *,
-  largest_batch: bool,
+  largest_batch: bool = False,
+  evaluation: bool = True,
   show: Callable[[str], None],
 ) -> DryRun:
   """Compiles the update and the evaluation of a run for a target.
@@ -87,6 +89,7 @@ def create(
     config: as `train.train` takes it; `pretrained_dir` need not exist.
     target: what the run is to be compiled for.
     largest_batch: whether to look for the largest batch, too.
+    evaluation: whether the evaluation is compiled, beside the update.
     show: called with a line of text on what is being done.
 
   Raises:
@@ -100,17 +103,20 @@ def create(
   limit = parts.update.limit()
   analysis = parts.analyse_update(show)
   needed = parts.needed(analysis)
-  evaluation = parts.analyse_evaluation(show)
-  needed_evaluation = parts.needed_evaluation(evaluation)
-  update_fits = needed is not None and needed <= (limit or needed)
+  evaluated, needed_evaluation, evaluation_fits = None, None, True
+  if evaluation:
+    evaluated = parts.analyse_evaluation(show)
+    needed_evaluation = parts.needed_evaluation(evaluated)
+    evaluation_fits = _fits(evaluated, needed_evaluation, limit)
+  update_fits = _fits(analysis, needed, limit)
   remedy = None
   if not update_fits:
     total = None if analysis.memory is None else analysis.memory.total
     remedy = parts.update.remedy(total, limit)
-  elif needed_evaluation is None or needed_evaluation > (limit or 0) > 0:
+  elif not evaluation_fits:
     remedy = (
-      f'an evaluation does not fit; take less than --config.batch_eval='
-      f'{settings.batch_eval}'
+      'the update does, an evaluation does not: take less than '
+      f'--config.batch_eval={settings.batch_eval}'
     )
   largest = None
   if largest_batch:
@@ -130,7 +136,7 @@ def create(
     accum_steps=settings.accum_steps,
     batch_eval=settings.batch_eval,
     update=analysis,
-    evaluation=evaluation,
+    evaluation=evaluated,
     needed=needed,
     needed_evaluation=needed_evaluation,
     taken=dry_run.limits(devices[0])[0],
@@ -140,6 +146,13 @@ def create(
     largest_batch=largest,
     notes=parts.notes(),
   )
+
+
+def _fits(analysis, needed, limit):
+  """Tells whether a program was compiled and keeps to a limit."""
+  if analysis.memory is None or analysis.memory.is_refused:
+    return False
+  return limit is None or needed <= limit
 
 
 class _Parts:
@@ -168,8 +181,9 @@ class _Parts:
 
   def analyse_update(self, show):
     function, arguments = self.update.program()
+    images, parts = self.settings.batch, self.settings.accum_steps
     return self._analyse(
-      'the update', function, arguments, self.settings.batch, 3, show
+      'the update', function, arguments, images, parts, 3, show
     )
 
   def analyse_evaluation(self, show):
@@ -190,7 +204,7 @@ class _Parts:
       key = jax.eval_shape(lambda: jax.random.key(0))
       arguments += key, jax.ShapeDtypeStruct((), jnp.int32)
     function = self.task.evaluation_step(self.mesh)
-    return self._analyse('an evaluation', function, arguments, rows, 1, show)
+    return self._analyse('an evaluation', function, arguments, rows, 1, 1, show)
 
   def needed(self, analysis):
     if analysis.memory is None:
@@ -207,7 +221,7 @@ class _Parts:
     )
     return analysis.memory.total + beside
 
-  def _analyse(self, what, function, arguments, images, passes, show):
+  def _analyse(self, what, function, arguments, images, parts, passes, show):
     """Compiles a program of `passes` times the work of a forward pass."""
     plain = dict(self.task.architecture, dtype='float32')
     if hasattr(self.task.model, 'attention'):
@@ -219,6 +233,7 @@ class _Parts:
       mesh=self.mesh,
       params=self.update.shapes.params,
       images=images,
+      parts=parts,
       model_operations=2 * passes * forward * images,
       dtype=self.dtype,
       show=lambda seconds: show(f'compiling {what}: {seconds:.0f} s'),
@@ -241,8 +256,8 @@ def _largest(settings, devices, limit, fits, show):
       return fitting
     show(f'does a batch of {batch} fit?')
     parts = _Parts(dataclasses.replace(settings, batch=batch), devices)
-    needed = parts.needed(parts.analyse_update(show))
-    if needed is not None and needed <= limit:
+    analysis = parts.analyse_update(show)
+    if _fits(analysis, parts.needed(analysis), limit):
       fitting = batch
       if not fits:
         return fitting

@@ -1,0 +1,6 @@
+"""Compiles programs as users do, for hardware that is not here."""
+
+import os
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'

@@ -1,0 +1,176 @@
+"""What XLA makes of a run's programs for TPUs and NVIDIA cards.
+
+`make accelerators` runs it: it needs libtpu, JAX's CUDA plugin and cuDNN, and
+no accelerator. `make accelerators ALL=1` compiles whole models, every one for
+every target.
+"""
+
+import dataclasses
+import importlib.util
+import itertools
+import os
+import pathlib
+import sys
+
+import pytest
+
+from vit_jax_repro.runs import dry_run
+from vit_jax_repro.training import targets
+
+CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
+ALL = bool(os.environ.get('ALL'))
+TARGETS = ('v4:2x2x2', 'v5e:2x4', 'v6e:2x4', 'h100', 'h100:1x8', 'a100')
+# 20 images of each of eight devices: a number that is no size of a model.
+BATCH = 160
+
+# Changes of `configs/vit.py:MODEL` or `configs/bit.py:MODEL` that make a model
+# short; the programs of its blocks are all alike.
+SHORT = {'transformer.num_layers': 4}
+FAMILIES = {
+  'ViT-B_16': SHORT,
+  'ViT-L_16': SHORT | {'scan': True, 'remat': True},
+  'Mixer-B_16': {'num_blocks': 4},
+  'DeiT-B_16-distilled': SHORT,
+  'ViT-B_16 map': SHORT | {'classifier': 'map'},
+  'R50+ViT-B_16': SHORT | {'resnet.num_layers': (1, 1, 1)},
+  'BiT-M-R50x1': {'block_units': (1, 1, 1, 1)},
+}
+WITHOUT_ATTENTION = ('Mixer-B_16', 'BiT-M-R50x1')
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One run that is compiled."""
+
+  family: str
+  target: str
+  dtype: str = 'bfloat16'
+  fsdp: int = 1
+  evaluation: bool = False
+
+  def __str__(self):
+    parts = [self.family, self.target, self.dtype]
+    parts += [f'fsdp={self.fsdp}'] if self.fsdp > 1 else []
+    return ' '.join(parts)
+
+
+CROSS_SECTION = (
+  Case('ViT-B_16', 'v4:2x2x2'),
+  Case('ViT-B_16', 'v5e:2x4', evaluation=True),
+  Case('ViT-B_16', 'v6e:2x4'),
+  Case('ViT-B_16', 'h100', evaluation=True),
+  Case('ViT-B_16', 'h100:1x8', evaluation=True),
+  Case('ViT-B_16', 'a100'),
+  Case('ViT-B_16', 'v5e:2x4', 'float32'),
+  Case('ViT-B_16', 'h100', 'float32'),
+  *(
+    Case(family, target, evaluation=(family, target) in (
+      ('Mixer-B_16', 'h100'),
+      ('DeiT-B_16-distilled', 'v5e:2x4'),
+      ('BiT-M-R50x1', 'v5e:2x4'),
+    ))
+    for family, target in itertools.product(
+      tuple(FAMILIES)[1:], ('v5e:2x4', 'h100')
+    )
+  ),
+  Case('ViT-L_16', 'v4:2x2x2', fsdp=8),
+  Case('ViT-L_16', 'h100:1x8', fsdp=8),
+)  # fmt: skip
+MATRIX = tuple(
+  Case(family, target, dtype, fsdp, evaluation=True)
+  for family, target, dtype, fsdp in itertools.product(
+    FAMILIES, TARGETS, ('bfloat16', 'float32'), (1, 8)
+  )
+  if fsdp == 1 or targets.parse(target).num_devices == fsdp
+)
+
+
+def configuration(case):
+  """The user's own, as `main --config=...` reads it."""
+  name, _, classifier = case.family.partition(' ')
+  file = 'bit' if name.startswith('BiT') else 'vit'
+  spec = importlib.util.spec_from_file_location(file, CONFIGS / f'{file}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config(f'{name},cifar10')
+  fields = FAMILIES[case.family]
+  if ALL:
+    fields = {'classifier': classifier} if classifier else {}
+  if case.fsdp > 1:
+    fields = fields | {'scan': True, 'remat': True}
+  shapes = {'dtype': case.dtype} | {
+    key: value for key, value in fields.items() if _has(config.model, key)
+  }
+  config.update_from_flattened_dict(
+    {f'model.{key}': value for key, value in shapes.items()}
+    | {
+      'batch': BATCH,
+      'batch_eval': BATCH,
+      'accum_steps': 1,
+      'pp.crop': 224,
+      'mesh.fsdp': case.fsdp,
+    }
+  )
+  return config
+
+
+def _has(section, key):
+  first, _, rest = key.partition('.')
+  return first in section and (not rest or rest in section[first])
+
+
+def say(line):
+  print(line, file=sys.stderr, flush=True)
+
+
+@pytest.mark.parametrize('case', MATRIX if ALL else CROSS_SECTION, ids=str)
+def test_a_run_compiles_for_its_target(case):
+  target = targets.parse(case.target)
+  config = configuration(case)
+  found = dry_run.create(config, target, evaluation=case.evaluation, show=say)
+  number = target.num_devices
+  assert found.fits, found.remedy
+  assert found.needed < target.chip.usable()
+  check_attention(case, config, found)
+  for program in filter(None, (found.update, found.evaluation)):
+    assert not program.gathered + program.undivided
+  # The new state takes the place of the old one.
+  memory = found.update.memory
+  assert memory.outputs < 0.01 * memory.arguments
+  check_sums(found, number)
+  if case.dtype == 'bfloat16':
+    head = 1e-3  # its part of all products, with ten classes
+    assert found.update.wide_products < head
+
+
+def check_attention(case, config, found):
+  """cuDNN's kernel in 16 bits on NVIDIA, forward and backward, else none."""
+  on_card = not targets.parse(case.target).chip.is_tpu
+  expected = on_card and case.dtype == 'bfloat16'
+  if not expected or case.family in WITHOUT_ATTENTION:
+    assert found.attention in (None, 'plain')
+    assert found.update.attention_kernels == (0, 0)
+    return
+  assert found.attention == 'cudnn'
+  layers = config.model.transformer.num_layers
+  layers += config.model.classifier == 'map'
+  again = layers if config.model.remat else 0
+  assert found.update.attention_kernels == (layers + again, layers)
+  if found.evaluation is not None:
+    assert found.evaluation.attention_kernels == (layers, 0)
+
+
+def check_sums(found, number):
+  """Devices sum gradients, and sum them in float32."""
+  sums = [
+    each
+    for each in found.update.exchanges
+    if each.kind in ('all-reduce', 'reduce-scatter')
+  ]
+  if number == 1:
+    assert not found.update.exchanges
+    return
+  assert sum(each.bytes for each in sums) > 3.5 * found.parameters * (
+    1 if found.mesh['fsdp'] == 1 else 0
+  )
+  assert {each.dtype for each in sums} == {'f32'}
