@@ -6,11 +6,24 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 HTML ?= runs/notebooks
 
+# Of `make accelerators`: a Python that has the newest JAX, and the compilers
+# of that JAX. PYTHON, where it is given, is taken as it is.
+COMPILERS ?= .venv-accelerators
+ifeq ($(origin PYTHON),file)
+NEW_PYTHON = $(shell .ci/python 3.13 3.12)
+else
+NEW_PYTHON = $(PYTHON)
+endif
+LIBTPU = libtpu==0.0.50.1
+CUDA = jax-cuda12-plugin==0.12.0.1 jax-cuda12-pjrt==0.12.0.1 \
+  nvidia-cudnn-cu12==9.28.0.42
+
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 RUN = $(VENV)/bin/python
 
 .PHONY: install install-torch install-notebooks quickstart pictures notebooks \
-  strip test exact quick lint format lock clean
+  strip test exact quick accelerators install-compilers lint format \
+  lock clean
 
 install: $(VENV)/.installed
 
@@ -70,6 +83,29 @@ exact: install
 
 quick: install
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m quick
+
+# Compiles runs for TPUs and NVIDIA cards, of which none need be there. An
+# environment of its own: the compilers are gigabytes and want Python 3.12.
+# ALL=1 compiles whole models, all of them for all targets: hours.
+accelerators: install-compilers
+	@if [ -n '$(NEW_PYTHON)' ]; then \
+	  ALL=$(ALL) $(COMPILERS)/bin/python -m pytest -n 2 accelerators; fi
+
+install-compilers:
+	@if [ -n '$(NEW_PYTHON)' ]; then \
+	  $(MAKE) --no-print-directory $(COMPILERS)/.installed; else \
+	  echo 'NOT CHECKED: no Python 3.12 or 3.13 here; install one, or name it:' \
+	    'make accelerators PYTHON=/path/to/python3.13'; fi
+
+$(COMPILERS)/.installed: requirements.txt pyproject.toml
+	@$(NEW_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+	  echo '$(NEW_PYTHON) must be Python 3.12 or 3.13'; exit 1; }
+	$(NEW_PYTHON) -m venv $(COMPILERS)
+	$(COMPILERS)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --constraint requirements.txt -e '.[dev,tpu]' $(LIBTPU)
+	$(COMPILERS)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --no-deps $(CUDA)
+	@touch $@
 
 lint: install
 	$(RUN) -m ruff check .

@@ -9,6 +9,7 @@ import tiny_models
 from vit_jax_repro import models
 from vit_jax_repro.analysis import cost
 from vit_jax_repro.paper import table
+from vit_jax_repro.training import objectives
 
 quick = pytest.mark.quick
 
@@ -147,3 +148,34 @@ def test_a_hybrid_of_table_6_fits_with_its_class_token():
   key = 'R50x1+ViT-B/32', 7
   (row,) = cost.table({key: table_6()[key]})
   assert abs(row.exaflops - row.published) < ROUNDING
+
+
+@pytest.mark.parametrize(
+  'name, fields, heads',
+  [
+    ('ViT-Ti_16', {}, 1),
+    ('ViT-Ti_16', dict(classifier='map', representation_size=192), 1),
+    (
+      'ViT-Ti_16',
+      dict(position_embedding='relative', position_embedding_at='every_layer'),
+      1,
+    ),
+    ('ViT-Ti_16', dict(scan=True, remat=True), 1),
+    ('DeiT-Ti_16-distilled', {}, 2),
+    ('Mixer-S_16', {}, 1),
+    ('R26+ViT-S_32', {}, 1),
+    ('BiT-M-R50x1', {}, 1),
+  ],
+)
+def test_an_update_in_bfloat16_has_float32_products_in_the_head_alone(
+  name, fields, heads
+):
+  model = models.create(name, num_classes=10, dtype='bfloat16', **fields)
+  image = jax.ShapeDtypeStruct((2, 64, 64, 3), np.float32)
+  params = cost.shapes(model, (64, 64))['params']
+  batch = {'image': image, 'label': jax.ShapeDtypeStruct((2,), np.int32)}
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  update = jax.value_and_grad(objectives.classification(model), has_aux=True)
+  found = cost.products(jax.make_jaxpr(update)(params, batch, key))
+  head = 2 * params['head']['kernel'].size  # two images
+  assert found['float32'] == heads * 3 * head < 1e-3 * found['bfloat16']

@@ -113,3 +113,21 @@ def test_what_is_refused(tmp_path):
 def test_a_file_that_is_not_there(tmp_path):
   with pytest.raises(OSError, match=r'none\.npz'):
     load(tmp_path / 'none.npz')
+
+
+def test_it_computes_in_the_dtype_of_the_run(tmp_path):
+  """Its logits stay float32, and close to those of its own dtype."""
+  path, _, _ = saved(tmp_path / 'x.npz', NAMES)
+  common = dict(
+    image_size=(8, 8), mean=DEIT.mean, std=DEIT.std, class_names=NAMES
+  )
+  wide, narrow = (
+    teacher.load(str(path), dtype=dtype, **common)
+    for dtype in ('float32', 'bfloat16')
+  )
+  images = (LEVELS - 127.5) / 127.5
+  one, other = (
+    np.asarray(each.logits(each.params, images)) for each in (wide, narrow)
+  )
+  assert one.dtype == other.dtype == np.float32
+  assert 0 < np.abs(one - other).max() < 0.1 * np.abs(one).max()

@@ -70,6 +70,7 @@ def _distillation(settings, data, device):
       settings.teacher,
       image_size=data.image_size,
       num_classes=data.train.num_classes,
+      dtype=task.model.dtype,
       device=device,
     )
   else:
@@ -79,6 +80,7 @@ def _distillation(settings, data, device):
       mean=data.augmentation.mean,
       std=data.augmentation.std,
       class_names=data.train.class_names,
+      dtype=task.model.dtype,
       device=device,
     )
 

@@ -29,7 +29,12 @@ class Teacher:
 
 
 def described(
-  path: str, *, image_size: tuple[int, int], num_classes: int, device: Any
+  path: str,
+  *,
+  image_size: tuple[int, int],
+  num_classes: int,
+  dtype: str,
+  device: Any,
 ) -> Teacher:
   """Describes a teacher by the name of its file, which need not exist.
 
@@ -37,6 +42,7 @@ def described(
     path: of a file that is called as a model is, such as 'DeiT-B_16.npz'.
     image_size: (height, width) pixels of the run.
     num_classes: of the data set.
+    dtype: of the computation.
     device: that programs are compiled for.
 
   Raises:
@@ -44,7 +50,7 @@ def described(
   """
   name = os.path.basename(path).removesuffix('.npz')
   try:
-    model = models.create(name, num_classes=num_classes)
+    model = models.create(name, num_classes=num_classes, dtype=dtype)
   except ValueError as error:
     raise ValueError(
       f'config.teacher={path!r} is not here, and no model has the name '
@@ -67,6 +73,7 @@ def load(
   mean: Sequence[float],
   std: Sequence[float],
   class_names: Sequence[str],
+  dtype: str = 'float32',
   device: Any = None,
 ) -> Teacher:
   """Restores a teacher and fits it to what a run's model sees and tells.
@@ -81,6 +88,8 @@ def load(
     image_size: (height, width) pixels of the run.
     mean, std: by which the run scales pixels, in levels (0 to 255).
     class_names: of the data set.
+    dtype: of the computation, that of the run: in bfloat16 a teacher of
+      float32 would take most of an update's time.
     device: that programs are compiled for, see `attention.fastest`.
 
   Raises:
@@ -100,7 +109,7 @@ def load(
     )
   )
 
-  model = attention.resolve(restored.model, device)
+  model = attention.resolve(restored.model.clone(dtype=dtype), device)
 
   def logits(params, images):
     found = model.apply(
