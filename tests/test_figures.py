@@ -79,7 +79,17 @@ def test_each_figure_of_numbers(tmp_path, capsys):
   row |= {'case': case | {'image_size': [8, 8]}, 'images_per_sec': 3}
   speed = tmp_path / 'speed.json'
   speed.write_text(json.dumps({'rows': [row]}))
+  bound = {'seconds': 0.5, 'limited_by': 'memory'}
+  row = {'num_chips': 4, 'fits': True, 'analysis': {'bound': bound}}
+  row['case'] = case | {
+    'image_size': [8, 8],
+    'target': 'v4:2x2',
+    'batch_size': 8,
+  }
+  scaling = tmp_path / 'scaling.json'
+  scaling.write_text(json.dumps({'rows': [row]}))
   for command, read, name, wanted in (
+    ('scaling', [scaling], 'rates', 4),
     ('compute', [], 'imagenet', 80.73),
     ('curves', [tmp_path], '0/losses', 1.0),
     ('study', [study], 'accuracies', 0.5),

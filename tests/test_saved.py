@@ -127,3 +127,56 @@ def test_other_files_are_refused_in_one_line(tmp_path):
     with pytest.raises((ValueError, OSError)) as error:
       call()
     assert wanted in str(error.value) and '\n' not in str(error.value)
+
+
+def forecast(target, chips, seconds, **changes):
+  bound = None if seconds is None else dict(
+    seconds=seconds, limited_by='compute'
+  )  # fmt: skip
+  return dict(
+    case=dict(
+      model='ViT-B_16', dtype='bfloat16', image_size=[224, 224],
+      batch_size=16 * chips, target=target,
+    ),
+    num_chips=chips,
+    fits=True,
+    analysis=dict(bound=bound),
+  ) | changes  # fmt: skip
+
+
+def test_scaling_leaves_out_what_does_not_fit(tmp_path):
+  path = tmp_path / 'a.json'
+  rows = [
+    forecast('v4:2x2x1', 4, 0.1),
+    forecast('v4:2x2x2', 8, 0.2),
+    forecast('v4:2x2x4', 16, 0.2, fits=False),
+    forecast('v4:2x4x4', 32, None),
+  ]
+  path.write_text(json.dumps({'rows': rows}))
+  found = saved.scaling([path])
+  assert found.chips.tolist() == [4, 8]
+  assert found.rates.tolist() == [160, 80]
+  assert found.series == ('ViT-B_16, v4',) * 2
+  assert found.shared == 'bfloat16, 224x224 pixels, 16 images of a chip'
+  path.write_text(json.dumps({'rows': rows[2:]}))
+  with pytest.raises(ValueError, match='no program has a bound'):
+    saved.scaling([path])
+  path.write_text(json.dumps({'rows': [{}]}))
+  with pytest.raises(ValueError, match='is no result of'):
+    saved.scaling([path])
+
+
+def test_memory_is_the_total_also_of_files_that_have_the_parts_alone(tmp_path):
+  old = dict(arguments=2**30, outputs=0, temporaries=2**30, program=0)
+  new = old | dict(is_refused=False, total=2**31)
+  for memory in (old, new):
+    row = dict(
+      case=dict(
+        kind='train', model='S', batch_size=1, dtype='float32',
+        image_size=[8, 8],
+      ),
+      variant='plain', memory=memory, limit=None, largest_batch=None,
+    )  # fmt: skip
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps({'rows': [row]}))
+    assert saved.measured([path]).values.tolist() == [2.0]

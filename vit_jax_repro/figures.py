@@ -9,7 +9,8 @@ reaches, by depth. `positions`: how position embeddings resemble each other.
 `filters`: principal components of the first layer's filters, of any family.
 From numbers: `compute`, accuracy over pre-training compute, as published;
 `curves` of training runs, `study`, `speed` from what runs, studies and
-benchmarks have written; `verdicts` on the published numbers."""
+benchmarks have written; `scaling`, what bounds a chip's speed on slices of a
+TPU, from `benchmark memory --target`; `verdicts` on the published numbers."""
 
 
 def main(argv=None):
@@ -83,6 +84,7 @@ def commands():
     'study': Command(_study, 'STUDY.json', 1, files),
     'verdicts': Command(_verdicts, '', 0, (*files, 'results')),
     'speed': Command(_speed, 'BENCHMARK.json...', many, files),
+    'scaling': Command(_scaling, 'MEMORY.json...', many, files),
   }
 
 
@@ -201,6 +203,16 @@ def _speed(values, paths):
 
   found = saved.measured(paths)
   _finish(values, charts.speeds(found), found)
+
+
+def _scaling(values, paths):
+  _begin(values, paths, 'file that `benchmark memory --target --json` wrote')
+
+  from vit_jax_repro.analysis import charts
+  from vit_jax_repro.runs import saved
+
+  found = saved.scaling(paths)
+  _finish(values, charts.scaling(found), found)
 
 
 def _wrong(text):

@@ -261,6 +261,51 @@ def speeds(measured):
   return figure
 
 
+def scaling(found):
+  """Draws the bound of each chip's images per second over the chips.
+
+  Args:
+    found: a record as `saved.Scaling`.
+  """
+  figure = new(7.5, 4.2)
+  axis = figure.subplots()
+  names = list(dict.fromkeys(found.series))
+  # The marker is what bounds a program.
+  markers = dict(zip(('compute', 'memory', 'links'), MARKERS, strict=False))
+  for name, colour in zip(names, _colours(len(names)), strict=True):
+    rows = [i for i, series in enumerate(found.series) if series == name]
+    rows.sort(key=lambda i: found.chips[i])
+    axis.plot(found.chips[rows], found.rates[rows], color=colour, label=name)
+    for i in rows:
+      axis.plot(
+        found.chips[i],
+        found.rates[i],
+        color=colour,
+        marker=markers[found.limits[i]],
+        markersize=5,
+      )
+  for limit in dict.fromkeys(found.limits):
+    axis.plot([], [], markers[limit], color=GREY, label=f'bounded by {limit}')
+  axis.set(
+    xlabel='chips', ylabel='images per second of a chip, at most', xscale='log'
+  )
+  axis.set_xticks(sorted(set(found.chips.tolist())))
+  axis.xaxis.set_major_formatter('{x:.0f}')
+  axis.xaxis.set_minor_locator(_no_ticks())
+  axis.set_ylim(bottom=0)
+  axis.grid(alpha=0.3)
+  axis.legend(fontsize=8)
+  title = f'computed from compiled programs, not measured: {found.shared}'
+  axis.set_title(textwrap.fill(title, 90), fontsize=9)
+  return figure
+
+
+def _no_ticks():
+  from matplotlib import ticker
+
+  return ticker.NullLocator()
+
+
 def _few_ticks(side):
   """1, 2, 5, 10, ... on a logarithmic axis, without powers."""
   from matplotlib import ticker

@@ -54,6 +54,17 @@ class Measured:
   high: np.ndarray  # [n]
 
 
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+  """Bounds of `benchmark memory --target=...` over the number of chips."""
+
+  shared: str  # what all rows are of
+  series: tuple[str, ...]  # model and generation of the chip
+  chips: np.ndarray  # [n]
+  rates: np.ndarray  # [n] images per second of a chip, at most
+  limits: tuple[str, ...]  # what bounds each: compute, memory or links
+
+
 def curves(workdir: str | os.PathLike) -> Curves:
   """The losses and accuracies of a run; a line that a kill cut off is left."""
   path = os.path.join(workdir, 'metrics.jsonl')
@@ -167,7 +178,7 @@ def _measurement(row: Mapping[str, Any]) -> dict[str, Any]:
     value = low = high = row['largest_batch']
     quantity = 'largest batch of a device (images)'
   elif 'memory' in row:
-    value = sum(row['memory'].values()) / 2**30
+    value = _total(row['memory']) / 2**30
     quantity, low, high = 'memory of a device (GiB)', value, value
   else:
     quantity, value = 'images per second of a device', row['images_per_sec']
@@ -183,6 +194,55 @@ def _measurement(row: Mapping[str, Any]) -> dict[str, Any]:
     value=value,
     low=low,
     high=high,
+  )
+
+
+def _total(memory):
+  """Bytes of a program; files from before there was a total have its parts."""
+  return memory['total'] if 'total' in memory else sum(memory.values())
+
+
+def scaling(paths: Sequence[str | os.PathLike]) -> Scaling:
+  """Reads files that `benchmark memory --target=... --json` wrote.
+
+  Programs that do not fit or were refused are left out.
+
+  Raises:
+    ValueError: a file of something else, or without a bound.
+  """
+  rows, shared = [], set()
+  for path in paths:
+    try:
+      for row in _object(path)['rows']:
+        case, bound = row['case'], row['analysis']['bound']
+        if bound is None or not row['fits']:
+          continue
+        size = 'x'.join(map(str, case['image_size']))
+        generation = case['target'].partition(':')[0]
+        rows.append(
+          (
+            f'{case["model"]}, {generation}',
+            row['num_chips'],
+            case['batch_size'] / bound['seconds'] / row['num_chips'],
+            bound['limited_by'],
+          )
+        )
+        batch = case['batch_size'] // row['num_chips']
+        shared.add(f'{case["dtype"]}, {size} pixels, {batch} images of a chip')
+    except (KeyError, TypeError):
+      raise ValueError(
+        f'{path} is no result of `benchmark memory --target=...`; give what '
+        '--json=FILE wrote'
+      ) from None
+  if not rows:
+    raise ValueError(f'{", ".join(map(str, paths))}: no program has a bound')
+  series, chips, rates, limits = zip(*rows, strict=True)
+  return Scaling(
+    '; '.join(sorted(shared)),
+    series,
+    np.array(chips),
+    np.array(rates),
+    limits,
   )
 
 
