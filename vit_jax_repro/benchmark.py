@@ -43,8 +43,9 @@ def command_flags():
     ('batch_sizes', '64', 'images of a batch, over all devices; several by '
      'commas; `data` takes one'),
     ('dtypes', 'bfloat16', 'of computation: float32, bfloat16'),
-    ('variants', 'plain', 'plain, scan, remat, scan+remat: blocks in a loop, '
-     'and computed again in the backward pass'),
+    ('variants', 'plain', 'plain, scan, remat, scan+remat, remat:dots, '
+     'scan+remat:dots: blocks in a loop, and computed again in the backward '
+     'pass, but for products with parameters (dots)'),
     ('image_size', '224', 'pixels, S or HEIGHTxWIDTH'),
     ('mesh', None, 'axes of the devices, such as data=2,fsdp=4 or fsdp=all; by '
      'default all divide the batch. On a CPU so many are made'),

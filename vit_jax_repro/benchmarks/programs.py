@@ -31,6 +31,8 @@ VARIANTS = {
   'scan': {'scan': True},
   'remat': {'remat': True},
   'scan+remat': {'scan': True, 'remat': True},
+  'remat:dots': {'remat': True, 'remat_policy': 'dots'},
+  'scan+remat:dots': {'scan': True, 'remat': True, 'remat_policy': 'dots'},
 }
 _NO_DROPOUT = ('dropout_rate', 'attention_dropout_rate')
 
@@ -47,6 +49,7 @@ class Case:
       are float32 in training and of this dtype in inference.
     image_size: (H, W) pixels.
     scan, remat: fields of the model; False where it has none.
+    remat_policy: likewise; 'nothing' where it has none.
     mesh: sizes of the axes, as `mesh.create_mesh` takes them.
     target: hardware to compile for, see `targets.parse`; None: this machine's.
   """
@@ -58,6 +61,7 @@ class Case:
   image_size: tuple[int, int]
   scan: bool = False
   remat: bool = False
+  remat_policy: str = 'nothing'
   mesh: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
   target: str | None = None
 
@@ -152,6 +156,10 @@ def create_model(case: Case) -> nn.Module:
   off = {name: 0.0 for name in _NO_DROPOUT if hasattr(model, name)}
   if hasattr(model, 'scan'):
     off['scan'] = case.scan
+  if hasattr(model, 'remat_policy'):
+    off['remat_policy'] = case.remat_policy
+  elif case.remat_policy != 'nothing':
+    raise ValueError(f'{case.model} has no remat_policy; leave out the variant')
   return model.clone(**off, remat=case.remat)
 
 
@@ -235,7 +243,9 @@ def operations(case: Case) -> int:
   backward pass; what is computed a second time to save memory does not count
   (PaLM, arXiv:2204.02311, appendix B).
   """
-  plain = dataclasses.replace(case, scan=False, remat=False, dtype='float32')
+  plain = dataclasses.replace(
+    case, scan=False, remat=False, remat_policy='nothing', dtype='float32'
+  )
   model = create_model(plain)
   if hasattr(model, 'scan'):
     model = model.clone(scan=True)  # the same number, traced faster
