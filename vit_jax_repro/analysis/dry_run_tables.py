@@ -1,5 +1,6 @@
 """What dry runs found, as tables on the terminal."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from vit_jax_repro.analysis import dry_run
 from vit_jax_repro.training import targets
 
 _GIB = 2**30
+_WIDTH = 120  # of a table that is not shown on a terminal
 
 
 def show_run(found: Any) -> None:
@@ -31,8 +33,9 @@ def show_run(found: Any) -> None:
     kernels = _kernels(both[0], found.accum_steps), _kernels(both[1], 1)
     rows.append((f'attention: {found.attention}', *kernels))
   rows += _bound_rows(both)
-  _print(title, ('', 'update', 'evaluation'), rows, targets.LINKS)
+  _print(title, ('', 'update', 'evaluation'), rows)
   show_exchanges(found.update)
+  print(f'{targets.LINKS[0].upper()}{targets.LINKS[1:]}.')
   if found.largest_batch is not None:
     print(f'largest batch of the update: {found.largest_batch}')
   for line in found.notes:
@@ -131,13 +134,15 @@ def _product(sizes):
   return number
 
 
-def _print(title, names, rows, caption=None):
+def _print(title, names, rows):
   from rich import console, table
 
-  grid = table.Table(title=title, caption=caption)
+  grid = table.Table(title=title)
   grid.add_column(names[0], no_wrap=True)
   for name in names[1:]:
     grid.add_column(name, justify='right', no_wrap=True)
   for row in rows:
     grid.add_row(*row)
-  console.Console(markup=False, highlight=False).print(grid)
+  # A file or pipe has no width of its own.
+  width = None if sys.stdout.isatty() else _WIDTH
+  console.Console(markup=False, highlight=False, width=width).print(grid)

@@ -1,11 +1,13 @@
 """What is measured, as tables on the terminal."""
 
+import sys
 from collections.abc import Sequence
 
 from vit_jax_repro.training import targets
 
 RATIOS = ('decoded', 'handed', 'usual')  # to which pipelines
 _GIB = 2**30
+_WIDTH = 120  # of a table that is not shown on a terminal
 _PARTS = 20  # that are shown of a profile
 
 
@@ -78,29 +80,33 @@ def compilations(rows: Sequence) -> None:
 
 
 def forecasts(rows: Sequence) -> None:
-  """Prints rows of `compiling.forecasts`, by model and variant."""
+  """Prints rows of `compiling.forecasts`, a table for each model."""
   groups = {}
   for row in rows:
     case = row.case
-    key = case.kind, case.model, row.variant, case.dtype, case.image_size
+    mesh = ','.join(f'{axis}={size}' for axis, size in case.mesh.items())
+    if case.mesh.get('fsdp') == targets.parse(case.target).num_devices:
+      mesh = 'fsdp=all'
+    key = case.kind, case.model, case.dtype, case.image_size, mesh
     groups.setdefault(key, []).append(row)
-  for (kind, model, variant, dtype, size), group in groups.items():
-    mesh = ','.join(f'{k}={v}' for k, v in group[0].case.mesh.items())
+  for (kind, model, dtype, size, mesh), group in groups.items():
     _print(
-      f'{kind} {model} {variant}, {dtype}, {size[0]}x{size[1]}, '
-      f'mesh {mesh or "data"}: least ms, images/s of a chip at most',
+      f'{kind} {model}, {dtype}, {size[0]}x{size[1]}, mesh {mesh or "data"}',
       (
-        'target', 'batch', 'GiB', 'limit', 'products', 'memory', 'links',
-        'images/s', 'relative',
+        'target', 'variant', 'batch', 'GiB', 'of', 'products, ms',
+        'memory, ms', 'links, ms', 'images/s', 'relative',
       ),
       [_forecast(row, group[0]) for row in group],
-      'GiB: of a device, and what a run may use of it; products, memory, '
-      'links: ms of a step, of which the longest bounds it; relative: to the '
-      f'first row. {targets.LINKS}',
     )  # fmt: skip
     for row in group:
       for line in row.analysis.gathered:
         print(f'{row.case.target}: an activation crosses devices: {line}')
+  print(
+    'GiB of a device and what a run may use of it (!: too much). Least times '
+    'of a step: its products at the peak, its bytes at the bandwidth of the '
+    'memory, its exchanges over the links; the longest bounds it, and so the '
+    f'images/s of a chip. Relative: to the first row. {targets.LINKS}.'
+  )
 
 
 def _forecast(row, first):
@@ -122,6 +128,7 @@ def _forecast(row, first):
     )
   return (
     row.case.target,
+    row.variant,
     str(row.case.batch_size),
     needed,
     _number(row.limit, '{:.2f}', 1 / _GIB),
@@ -210,4 +217,6 @@ def _print(title, names, rows, caption=None):
     grid.add_column(name, justify='right', no_wrap=True)
   for row in rows:
     grid.add_row(*row)
-  console.Console(markup=False, highlight=False).print(grid)
+  # A file or pipe has no width of its own.
+  width = None if sys.stdout.isatty() else _WIDTH
+  console.Console(markup=False, highlight=False, width=width).print(grid)
