@@ -226,5 +226,7 @@ def test_parts_are_multiples_of_tiles_where_they_can_be(name, stacked):
   shape = jax.ShapeDtypeStruct((*first, *whole), np.float32)
   sharding = meshes.parameter_sharding({path: shape}, mesh)[path]
   assert sharding.shard_shape(shape.shape) == (*first, *part)
-  dimension = meshes.fsdp_dimension(path, whole, mesh)
-  assert whole[dimension] == 128 * part[dimension]
+  for size, divided, axes in zip(
+    whole, part, meshes.parameter_axes(path, whole, mesh), strict=True
+  ):
+    assert ('fsdp' in axes) == (divided < size)

@@ -73,13 +73,13 @@ def divide_work(
         return method(*args, **kwargs)
       if not has_rows(x) or size % mesh_lib.batch_shards(mesh):
         return jax.tree.map(hold, method(*args, **kwargs))
-      dimensions = {
-        name: mesh_lib.fsdp_dimension(
+      places = {
+        name: mesh_lib.parameter_axes(
           '/'.join((*module.path, name)), leaf.shape, mesh
         )
         for name, leaf in own.items()
       }
-      run = _exchange(apply, dimensions, module.dtype, grad_reduce_dtype, mesh)
+      run = _exchange(apply, places, module.dtype, grad_reduce_dtype, mesh)
       return hold(run(own, x))
 
     with nn.intercept_methods(intercept):
@@ -112,80 +112,91 @@ def _repeated(result, shape):
   return result
 
 
-def _exchange(apply, dimensions, dtype, grad_reduce_dtype, mesh):
+def _exchange(apply, places, dtype, grad_reduce_dtype, mesh):
   """(params, x) -> rows, each device on its rows.
 
   Args:
     apply: the same on one device.
-    dimensions: of each parameter, what `fsdp` divides, or None.
+    places: of each parameter, see `mesh.parameter_axes`.
     dtype: that the layer casts parameters to, or None.
   """
   stages = _stages(mesh)
-  rows = PartitionSpec(BATCH_AXES)
-  specs = {
-    name: PartitionSpec(*() if d is None else (*[None] * d, 'fsdp'))
-    for name, d in dimensions.items()
-  }
+  rows, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
+  specs = {n: PartitionSpec(*axes) for n, axes in places.items()}
+  gathered = {n: _without_fsdp(axes) for n, axes in places.items()}
+  apart = {n: PartitionSpec(BATCH_AXES, *spec) for n, spec in gathered.items()}
+  dimensions = {n: _fsdp_dimension(axes, mesh) for n, axes in places.items()}
+  on_mesh = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+  # What a layer does is divided over `model` by XLA.
+  manual = set(mesh.axis_names) if mesh.shape['model'] == 1 else set(BATCH_AXES)
+  on_rows = functools.partial(on_mesh, axis_names=manual)
 
-  def gather(name, part):
+  def gather_one(part, d):
     part = part.astype(dtype or part.dtype)
-    if dimensions[name] is None:
-      return part
-    for groups in stages:
+    for groups in () if d is None else stages:
       part = jax.lax.all_gather(
-        part,
-        'fsdp',
-        axis=dimensions[name],
-        tiled=True,
-        axis_index_groups=groups,
+        part, 'fsdp', axis=d, tiled=True, axis_index_groups=groups
       )
     return part
 
-  def scatter(name, gradient, like):
+  def scatter_one(gradient, d):
+    gradient = gradient[0]
     wide = jnp.promote_types(gradient.dtype, grad_reduce_dtype)
     gradient = gradient.astype(wide)
-    d = dimensions[name]
     if d is None:
-      return jax.lax.psum(gradient, BATCH_AXES).astype(like.dtype)
+      return jax.lax.psum(gradient, BATCH_AXES)
     # Of the first dimension TPUs take parts of any width, of the last ones
     # whole tiles alone.
     gradient = jnp.moveaxis(gradient, d, 0)
     for groups in reversed(stages):
       gradient = jax.lax.psum_scatter(
-        gradient,
-        'fsdp',
-        scatter_dimension=0,
-        tiled=True,
-        axis_index_groups=groups,
+        gradient, 'fsdp', tiled=True, axis_index_groups=groups
       )
-    gradient = jax.lax.psum(gradient, 'data')
-    return jnp.moveaxis(gradient, 0, d).astype(like.dtype)
+    return jnp.moveaxis(jax.lax.psum(gradient, 'data'), 0, d)
 
-  def forward(parts, x):
-    return apply({n: gather(n, part) for n, part in parts.items()}, x)
+  @functools.partial(on_mesh, in_specs=(specs,), out_specs=gathered)
+  def gather(params):
+    return {n: gather_one(p, dimensions[n]) for n, p in params.items()}
 
-  def backward(parts, x, cotangent):
-    whole = {n: gather(n, part) for n, part in parts.items()}
-    gradients, of_x = jax.vjp(apply, whole, x)[1](cotangent)
-    return {n: scatter(n, g, parts[n]) for n, g in gradients.items()}, of_x
+  @functools.partial(on_mesh, in_specs=(apart,), out_specs=specs)
+  def scatter(gradients):
+    return {n: scatter_one(g, dimensions[n]) for n, g in gradients.items()}
 
-  # `model` is left to XLA.
-  axes = set(mesh.axis_names) if mesh.shape['model'] == 1 else set(BATCH_AXES)
-  local = functools.partial(
-    jax.shard_map, mesh=mesh, axis_names=axes, check_vma=False
-  )
-  forward = local(forward, in_specs=(specs, rows), out_specs=rows)
-  backward = local(
-    backward, in_specs=(specs, rows, rows), out_specs=(specs, rows)
-  )
-  run = jax.custom_vjp(forward)
-  # Nothing gathered is kept for the backward pass, which gathers it again; XLA
-  # may see that it is the same, where blocks are neither scanned nor remat.
-  run.defvjp(
-    lambda params, x: (forward(params, x), (params, x)),
-    lambda kept, cotangent: backward(*kept, cotangent),
-  )
+  forward = on_rows(apply, in_specs=(whole, rows), out_specs=rows)
+
+  @functools.partial(on_rows, in_specs=(whole, rows, rows), out_specs=rows)
+  def backward(params, x, cotangent):
+    gradients, of_x = jax.vjp(apply, params, x)[1](cotangent)
+    # Those of each device's rows, one after the other on a new first axis.
+    return jax.tree.map(lambda g: g[None], gradients), of_x
+
+  @jax.custom_vjp
+  def run(params, x):
+    return forward(gather(params), x)
+
+  def pull(kept, cotangent):
+    # Gathered again; XLA may see that it is the same and keep it, where blocks
+    # are neither scanned nor rematerialised.
+    params, x = kept
+    gradients, of_x = backward(gather(params), x, cotangent)
+    gradients = scatter(gradients)
+    return {n: g.astype(params[n].dtype) for n, g in gradients.items()}, of_x
+
+  run.defvjp(lambda params, x: (run(params, x), (params, x)), pull)
   return run
+
+
+def _fsdp_dimension(places, mesh):
+  """What there is to gather of an array that lies so, or None."""
+  if mesh.shape['fsdp'] == 1:
+    return None
+  return next((d for d, axes in enumerate(places) if 'fsdp' in axes), None)
+
+
+def _without_fsdp(places):
+  return PartitionSpec(
+    *(tuple(axis for axis in axes if axis != 'fsdp') for axes in places)
+  )
 
 
 def _stages(mesh: Mesh) -> tuple[Any, ...]:

@@ -153,18 +153,15 @@ def bytes_per_device(tree):
   )
 
 
-def fsdp_dimension(name, shape, mesh):
-  """The dimension of a parameter that `fsdp` divides, or None.
+def parameter_axes(name, shape, mesh):
+  """The axes that divide each dimension of one parameter: a list of tuples.
 
   Args:
     name: its path, of keys with '/' between them.
     shape: of one block where blocks are stacked.
   """
-  if mesh.shape['fsdp'] == 1:
-    return None
   first = _first(name)
-  places = _places(name, (1,) * first + tuple(shape), mesh)[first:]
-  return next((d for d, axes in enumerate(places) if 'fsdp' in axes), None)
+  return _places(name, (1,) * first + tuple(shape), mesh)[first:]
 
 
 def _name(path):
