@@ -105,7 +105,7 @@ def _layer(context, args):
 def _repeated(result, shape):
   """Repeats what a module makes once for all rows, such as positions.
 
-  Else the sum over rows and devices comes after the cast to the rows' dtype.
+  Else its gradient would be summed over rows and devices in the rows' dtype.
   """
   if getattr(result, 'shape', None) == (1, *shape[1:]):
     return jnp.broadcast_to(result, shape)
