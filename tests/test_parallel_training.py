@@ -87,8 +87,9 @@ def train(family, sizes, num_devices=8, accum_steps=None):
   update = jax.jit(
     functools.partial(
       steps.train_step,
-      objective=meshes.keep_batch_divided(objective, mesh),
+      objective=objective,
       tx=tx,
+      mesh=mesh,
       accum_steps=accum_steps or how.get('accum_steps', 1),
       augment=mixup if 'mixup' in how else None,
     ),

@@ -21,6 +21,16 @@ from vit_jax_repro.benchmarks import profiles, programs
       'Transformer/encoderblock_0/LayerNorm_1/reduce_sum',
       'backward Transformer/encoderblock/LayerNorm: reduce_sum',
     ),
+    (
+      'jit(train_step)/jvp(ViT)/Transformer/encoderblock/MlpBlock_0/Dense_1/'
+      'shard_map/Dense_1/dot_general',
+      'Transformer/encoderblock/MlpBlock/Dense: dot_general',
+    ),
+    (
+      'jit(train_step)/transpose(jvp(ViT))/head/shard_map/transpose(jvp(head))/'
+      'dot_general',
+      'backward head: dot_general',
+    ),
     ('jit(train_step)/add', 'add'),
     (
       'jit(train_step)/jvp(ViT)/Transformer/while/body/encoderblock/add',

@@ -59,6 +59,10 @@ def test_defaults_are_filled_in():
     ),
     ({'cutmix_alpha': -1}, 'config.cutmix_alpha=-1 must be a number of at'),
     ({'transfer_dtype': 'int8'}, "config.transfer_dtype='int8' is unknown"),
+    (
+      {'grad_reduce_dtype': 'float16'},
+      "config.grad_reduce_dtype='float16' is unknown",
+    ),
     ({'augreg_strength': 'hard'}, "config.augreg_strength='hard' is unknown"),
     (
       {'augreg_strength': 'light2', 'mixup_alpha': 0.1},

@@ -78,6 +78,8 @@ def part_of(op_name: str) -> str:
   *modules, operation = pieces or [_OTHER]
   modules = [p for p in modules if re.fullmatch(r'[A-Za-z]\w*', p)]
   modules = [p for p in modules if p not in ('while', 'body', 'checkpoint')]
+  if 'shard_map' in modules:  # a layer, whose name stands there again
+    modules = modules[: modules.index('shard_map')]
   if modules:  # of the backward pass the path stands there twice
     last = len(modules) - 1 - modules[::-1].index(modules[0])
     modules = modules[last:]

@@ -19,8 +19,8 @@ from vit_jax_repro import models
 from vit_jax_repro.analysis import cost
 from vit_jax_repro.data import synthetic
 from vit_jax_repro.models import attention
+from vit_jax_repro.training import dividing, objectives, optim, steps, targets
 from vit_jax_repro.training import mesh as mesh_lib
-from vit_jax_repro.training import objectives, optim, steps, targets
 
 NUM_CLASSES = 1000
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-3, 0.1, 1.0
@@ -266,7 +266,7 @@ def _parts(case, model, mesh):
     def forward(params, batch):
       return model.apply({'params': params}, batch['image'], train=False)
 
-    forward = mesh_lib.keep_batch_divided(forward, mesh)
+    forward = dividing.divide_work(forward, mesh)
     return (lambda: jax.tree.map(lambda x: x.astype(dtype), params())), forward
   tx = optim.create_optimizer(
     'adamw',
@@ -276,10 +276,12 @@ def _parts(case, model, mesh):
     weight_decay=WEIGHT_DECAY,
     grad_clip_norm=CLIP,
   )
-  objective = mesh_lib.keep_batch_divided(
-    objectives.classification(model), mesh
+  step = functools.partial(
+    steps.train_step,
+    objective=objectives.classification(model),
+    tx=tx,
+    mesh=mesh,
   )
-  step = functools.partial(steps.train_step, objective=objective, tx=tx)
   return (lambda: steps.create_state(params(), tx)), step
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_repro.data import batches as batch_form
+from vit_jax_repro.training import dividing
 from vit_jax_repro.training import mesh as meshes
 
 TOP = 5
@@ -138,9 +139,7 @@ def _compiled_logits(model):
 @functools.lru_cache(maxsize=8)
 def compiled_step(model, mesh):
   """Returns the jitted `eval_step` of a model: (params, batch) -> sums."""
-  step = meshes.keep_batch_divided(
-    functools.partial(eval_step, model=model), mesh
-  )
+  step = dividing.divide_work(functools.partial(eval_step, model=model), mesh)
   return jax.jit(step, out_shardings=meshes.replicated(mesh))
 
 

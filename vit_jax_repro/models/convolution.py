@@ -92,14 +92,17 @@ class StdConv(nn.Module):
       self.param_dtype,
     )
     kernel = standardize(kernel, eps=self.eps, form=self.form)
-    kernel = _in_order(kernel.astype(self.dtype))
+    return self.by_rows({'kernel': kernel}, x)
+
+  def by_rows(self, params, x):  # [B, H, W, C] -> [B, h, w, features]
+    """Convolves; on its own for `training.dividing`."""
     return jax.lax.conv_general_dilated(
       x.astype(self.dtype),
-      kernel,
+      _in_order(params['kernel'].astype(self.dtype)),
       self.strides,
       self.padding,
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )  # [B, h, w, features]
+    )
 
 
 class GroupNorm(nn.Module):

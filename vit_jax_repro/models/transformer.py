@@ -54,7 +54,7 @@ class Attention(nn.Module):
     bias = None
     if relative is not None:
       scale = jnp.sqrt(query.shape[-1]).astype(query.dtype)
-      bias = relative_scores(query / scale, relative)
+      bias = self.by_rows({'relative_embedding': relative}, query / scale)
     out, weights = attention.attend(
       query,
       keys,
@@ -68,6 +68,10 @@ class Attention(nn.Module):
     )
     out = project(features=hidden_size, axis=(-2, -1), name='out')(out)
     return out, weights
+
+  def by_rows(self, params, query):  # [B, N, A, d] -> [B, A, N, N]
+    """Scores of relative positions; on its own for `training.dividing`."""
+    return relative_scores(query, params['relative_embedding'])
 
 
 # What the backward pass of a rematerialised block does not compute again.

@@ -210,7 +210,8 @@ class ViT(nn.Module):
       return x
     sources = sources[..., None]
     taken = jnp.take_along_axis(x, jnp.maximum(sources, 0), axis=1)
-    return jnp.where(sources < 0, mask.astype(x.dtype), taken)
+    mask = jnp.broadcast_to(mask, x.shape).astype(x.dtype)
+    return jnp.where(sources < 0, mask, taken)
 
   def _prepend_tokens(self, x, grid, named):
     """Prepends class and distillation tokens; says if positions are added."""

@@ -101,6 +101,9 @@ class Settings:
   batch: int = 512  # images of an update, over all devices and processes
   batch_eval: int = 512
   accum_steps: int = 1  # parts an update's batch is computed in
+  # What gradients are summed over devices in; 'bfloat16' halves the bytes of
+  # the sums where the model computes in it, and rounds them.
+  grad_reduce_dtype: str = 'float32'
   shuffle_buffer: int = 50_000
   eval_every: int = 100  # steps; 0: at the end alone
   progress_every: int = 10  # steps; 0: with evaluations alone

@@ -41,6 +41,7 @@ _CHOICES = {  # None: may be left out
   'decay_type': ('constant', 'cosine', 'linear', 'steps', 'bit_hyperrule'),
   'optim': ('sgd', 'adamw'),
   'optim_dtype': (None, 'float32', 'bfloat16'),
+  'grad_reduce_dtype': ('float32', 'bfloat16'),
   'weight_decay_on': (None, 'all', 'kernels'),
   'objective': ('classification', 'distillation', 'masked_patches'),
   'loss': ('softmax', 'sigmoid'),

@@ -226,10 +226,12 @@ def _step(settings, task, data, tx, mesh) -> Callable:
     return steps.train_step(
       state,
       batch,
-      objective=mesh_lib.keep_batch_divided(task.objective(teacher), mesh),
+      objective=task.objective(teacher),
       tx=tx,
       accum_steps=settings.accum_steps,
       augment=augment,
+      mesh=mesh,
+      grad_reduce_dtype=settings.grad_reduce_dtype,
     )
 
   return step

@@ -7,7 +7,6 @@ all that follows them too, `model` divides the work on one example.
 import math
 import re
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -72,6 +71,8 @@ PARAMETER_RULES = (
   (r'(MlpBlock_\d+|\w+_mixing)/Dense_0/bias', ('model',), 'units'),
   (r'(MlpBlock_\d+|\w+_mixing)/Dense_1/kernel', ('model', 'fsdp'), 'units'),
 )
+# A TPU moves whole tiles of so many rows: parts of 10 as if they were 16.
+TILE = 8
 # Blocks stacked on axis 0, which stays whole: a scan takes one at a time.
 _STACKED = re.compile(r'(^|/)encoderblock/')
 
@@ -81,9 +82,10 @@ def parameter_sharding(tree, mesh):
 
   Optimiser state and averages that repeat the parameters' tree are found by
   the same paths. Where `fsdp` does not divide the dimension of its rule, or
-  there is no rule, it divides the largest one that it can; vectors (biases,
-  norms, tokens) are small and stay whole. What no axis divides is whole on
-  every device: see `undivided`.
+  there is no rule, it divides the largest one that it can; dimensions whose
+  parts are multiples of `TILE` go before others. Vectors (biases, norms,
+  tokens) are small and stay whole. What no axis divides is whole on every
+  device: see `undivided`.
 
   Args:
     tree: arrays or shapes.
@@ -161,38 +163,15 @@ def bytes_per_device(tree):
   )
 
 
-def keep_batch_divided(function, mesh):
-  """The same function, whose activations stay divided as the batch is.
-
-  Left alone, XLA takes the divided parameters of stacked blocks for what
-  activations should lie like, and gathers the batch on every device. So the
-  result of every flax module that has a row for each example is held to the
-  rows being divided; its other dimensions are XLA's to choose. Values are not
-  changed.
+def parameter_axes(name, shape, mesh):
+  """The axes that divide each dimension of one parameter: a list of tuples.
 
   Args:
-    function: (params, batch, ...) -> anything; applies flax modules.
+    name: its path, of keys with '/' between them.
+    shape: of one block where blocks are stacked.
   """
-  if mesh.size == 1:
-    return function
-
-  def divided(params, batch, *more):
-    size = jax.tree.leaves(batch)[0].shape[0]
-
-    def hold(x):
-      if getattr(x, 'ndim', 0) < 2 or x.shape[0] != size:
-        return x
-      rest = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
-      spec = PartitionSpec(BATCH_AXES, *rest)
-      return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
-
-    def intercept(method, args, kwargs, _):
-      return jax.tree.map(hold, method(*args, **kwargs))
-
-    with nn.intercept_methods(intercept):
-      return function(params, batch, *more)
-
-  return divided
+  first = _first(name)
+  return _places(name, (1,) * first + tuple(shape), mesh)[first:]
 
 
 def _name(path):
@@ -226,6 +205,8 @@ def _places(name, shape, mesh):
       for dimension in range(_first(name), len(shape))
       if left[dimension] % mesh.shape['fsdp'] == 0
     ]
+    tiled = [d for d in fits if left[d] // mesh.shape['fsdp'] % TILE == 0]
+    fits = tiled or fits
     best = axes.index('fsdp')
     if fits and (what is None or best not in fits):
       best = max(fits, key=lambda dimension: (left[dimension], dimension))

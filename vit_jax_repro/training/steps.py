@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vit_jax_repro.training.dividing import divide_work
 from vit_jax_repro.training.objectives import Objective
 
 # Streams of a step's key.
@@ -48,6 +49,8 @@ def train_step(
   tx: optax.GradientTransformation,
   accum_steps: int = 1,
   augment: Callable[[dict, jax.Array], dict] | None = None,
+  mesh: jax.sharding.Mesh | None = None,
+  grad_reduce_dtype: str = 'float32',
 ) -> tuple[TrainState, dict]:
   """Makes one update.
 
@@ -60,6 +63,10 @@ def train_step(
       the other, to save memory; loss and gradients are their means, as in
       vit_jax/utils.py (whose one dropout key for all parts is not copied).
     augment: (batch, key) -> batch, on the whole batch.
+    mesh: of `mesh.create_mesh`, over which the batch is divided and the state
+      lies as `mesh.parameter_sharding` says; None: all is on one device.
+    grad_reduce_dtype: what gradients are summed over devices in, at least; see
+      `dividing.divide_work`. They are summed for each of `accum_steps`.
 
   Returns:
     The new state, and metrics: float32 scalars `loss` (of this batch before
@@ -68,6 +75,10 @@ def train_step(
   Raises:
     ValueError: accum_steps does not divide the batch.
   """
+  if mesh is not None:
+    objective = divide_work(
+      objective, mesh, grad_reduce_dtype=grad_reduce_dtype
+    )
   key = jax.random.fold_in(state.rng, state.step)
   if augment is not None:
     batch = augment(batch, jax.random.fold_in(key, _AUGMENT))
