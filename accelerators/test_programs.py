@@ -108,6 +108,7 @@ def configuration(case):
       'batch_eval': BATCH,
       'accum_steps': 1,
       'pp.crop': 224,
+      'pp.resize': 224,
       'mesh.fsdp': case.fsdp,
     }
   )

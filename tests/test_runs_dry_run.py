@@ -6,6 +6,7 @@ import types
 import jax
 import pytest
 import tiny_models
+from test_train import STUDENT
 
 from vit_jax_repro.analysis import dry_run as analysis
 from vit_jax_repro.analysis import dry_run_tables
@@ -52,8 +53,11 @@ def test_it_needs_no_data_no_weights_and_no_workdir():
 
 
 def test_what_does_not_fit_gets_a_remedy_that_does(capsys):
-  whole = create().needed / 2**30
-  found = create(memory_limit_gb=0.8 * whole, batch=64)
+  wide = dict(
+    model=STUDENT, batch=64, pp=dict(train='train', test='test', crop=32)
+  )
+  whole = create(**wide).needed / 2**30
+  found = create(**wide, memory_limit_gb=0.7 * whole)
   assert not found.fits and '--config.' in found.remedy
   dry_run_tables.show_run(found)
   assert 'It does not fit: with --config.' in capsys.readouterr().out

@@ -140,21 +140,22 @@ class Program:
       mesh_shape: sizes of the axes of the mesh, in its order.
     """
     found = {}
-    for instruction, times, types, _ in self._instructions():
-      kind = _kind(instruction)
+    for instruction, times, types, computation in self._instructions():
+      kind = _kind(instruction, computation)
       if kind is None:
         continue
       arrays = _whole(kind, instruction, types)
       axes, group = _group(instruction, mesh_shape)
       if len(group) == 1:
         continue
+      # A TPU runs one gather beside several fusions, with a copy in each.
       channel = re.search(r'channel_id=(\d+)', instruction.rest)
-      key = channel[1] if channel else instruction.name
+      in_fusion = channel and computation in self._fused
+      key = channel[1] if in_fusion else instruction.name
       origin = re.search(r'op_name="([^"]*)"', instruction.rest)
       one = Collective(
         kind, axes, group, arrays, times, origin[1] if origin else ''
       )
-      # XLA runs one gather beside several fusions, each with a copy of it.
       if key not in found or found[key].payload < one.payload:
         found[key] = one
     return list(found.values())
@@ -180,8 +181,8 @@ class Program:
     takes or replaces a part of an array moves that part.
     """
     total = 0
-    for instruction, times, types, fused in self._instructions():
-      if not fused:
+    for instruction, times, types, computation in self._instructions():
+      if computation not in self._fused:
         total += times * self._moved(instruction, types)
     return total
 
@@ -204,7 +205,7 @@ class Program:
       if self._times[name]:
         types = {each.name: each.arrays for each in instructions}
         for instruction in instructions:
-          yield instruction, self._times[name], types, name in self._fused
+          yield instruction, self._times[name], types, name
 
   def _trips(self, name, loop):
     """How often a loop runs: as XLA says, or read off its condition."""
@@ -384,8 +385,10 @@ def _called(instruction):
   return names
 
 
-def _kind(instruction):
+def _kind(instruction, computation):
   name = instruction.opcode.removesuffix('-start')
+  if name == 'all-reduce' and computation.startswith('all-reduce-scatter'):
+    return 'reduce-scatter'  # a TPU's kernel that keeps its part of the sum
   return name if name in COLLECTIVES else None
 
 
@@ -394,12 +397,18 @@ def _whole(kind, instruction, types):
   operands = [
     array for name in instruction.operands for array in types.get(name, ())
   ]
-  if kind in ('all-reduce', 'reduce-scatter', 'all-to-all'):
-    return tuple(operands)
   results = list(instruction.arrays)
   if instruction.opcode.endswith('-start'):  # (operands, results, contexts)
     results = results[len(operands) : 2 * len(operands)]
-  return tuple(results)
+  if kind not in ('all-reduce', 'reduce-scatter', 'all-to-all'):
+    return tuple(results)
+  if len(results) != len(operands):
+    return tuple(operands)
+  # A sum is computed in the dtype of its result, to which it may cast.
+  return tuple(
+    dataclasses.replace(operand, dtype=result.dtype)
+    for operand, result in zip(operands, results, strict=True)
+  )
 
 
 def _group(instruction, mesh_shape):

@@ -93,7 +93,8 @@ class Update:
 
   def limit(self) -> int | None:
     """Returns the bytes of a device that a run may take; None: no limit."""
-    wanted = self._settings.memory_limit_gb
+    settings = self._settings
+    wanted = settings.memory_limit_gb
     if wanted is None:
       return dry_run.limits(mesh_lib.local_device(self._mesh))[1]
     return int(wanted * _GIB) or None
