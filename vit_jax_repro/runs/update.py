@@ -20,6 +20,7 @@ from vit_jax_repro.training import mesh as mesh_lib
 from vit_jax_repro.training import steps
 
 _GIB = 2**30
+_PROPOSALS = 3  # that are compiled, at most, where an update does not fit
 
 
 class Update:
@@ -114,18 +115,45 @@ class Update:
   ) -> str:
     """Returns the settings that make an update fit, as one line.
 
-    They are estimated from the memory that this update needs; the proposal is
-    compiled once, so that the line says what it needs.
+    They are estimated from the memory that this update needs, and compiled, so
+    that the line says what they need; where that is too much, the next
+    estimate starts from it.
 
     Args:
       needed: bytes that this update takes; None: nobody knows.
       limit: bytes of a device.
       fresh: see `check_memory`.
     """
+    update, changes, flags = self, {}, ''
+    for _ in range(_PROPOSALS):
+      more = update._proposal(needed, limit - self.ready(), fresh)
+      if more is None:
+        break
+      changes |= more
+      flags = ' '.join(f'--config.{k}={v}' for k, v in changes.items())
+      note(f'does it fit with {flags}?')
+      update = self._changed(changes)
+      found = memory.of_result(update._compile)
+      needed = None if found is None else found.total
+      if needed is not None and needed + self.ready() <= limit:
+        return f'with {flags} it needs {(needed + self.ready()) / _GIB:.4g}'
+    instead = (
+      'choose a smaller model or image, divide parameters '
+      '(--config.mesh.fsdp), or another device'
+    )
+    if not changes:
+      tried = 'no number of accum_steps' if fresh else 'recomputing blocks'
+      return f'{tried} {"helps" if fresh else "does not help"}; {instead}'
+    needs = 'more'
+    if needed is not None:
+      needs = f'{(needed + self.ready()) / _GIB:.4g}'
+    return f'with {flags} it still needs {needs}; {instead}'
+
+  def _proposal(self, needed, limit, fresh):
     settings = self._settings
-    changes = fitting.proposal(
+    return fitting.proposal(
       needed,
-      limit - self.ready(),
+      limit,
       model=self._task.model,
       arguments=self.arguments(),
       gradients=mesh_lib.bytes_per_device(self.shapes.params),
@@ -133,27 +161,9 @@ class Update:
       accum_steps=settings.accum_steps,
       fresh=fresh,
     )
-    if changes is None:
-      tried = 'no number of accum_steps' if fresh else 'recomputing blocks'
-      does = 'helps' if fresh else 'does not help'
-      return (
-        f'{tried} {does}; choose a smaller model or image, divide parameters '
-        '(--config.mesh.fsdp), or another device'
-      )
-    flags = ' '.join(f'--config.{k}={v}' for k, v in changes.items())
-    found = self._needed(changes)
-    needs = 'more' if found is None else f'{found / _GIB:.4g}'
-    if found is None or found > limit:
-      return (
-        f'with {flags} it still needs {needs}; divide parameters '
-        '(--config.mesh.fsdp) or choose a smaller batch or image'
-      )
-    return f'with {flags} it needs {needs}'
 
-  def _needed(self, changes):
-    """Compiles the update with changed settings; None: it was refused."""
-    shown = ', '.join(f'{key}={value}' for key, value in changes.items())
-    note(f'does it fit with {shown}?')
+  def _changed(self, changes):
+    """The update of the same run with some settings changed."""
     settings = self._settings
     if 'model.remat' in changes:
       settings = dataclasses.replace(
@@ -171,8 +181,7 @@ class Update:
       self._mesh,
     )
     other._teacher = self._teacher_params()
-    found = memory.of_result(other._compile)
-    return None if found is None else found.total + self.ready()
+    return other
 
   def program(self) -> tuple[Callable, tuple]:
     """Returns the jitted update and the shapes of its arguments."""

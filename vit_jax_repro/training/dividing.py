@@ -6,7 +6,8 @@ a layer runs as on one device, on its rows of the batch, with what it exchanges
 written out. For each parameter that `fsdp` divides and each part of a batch
 (`accum_steps`) a bfloat16 model gathers 2 bytes in the forward pass and 2 in
 the backward pass, and scatters a gradient of 4 (float32) or 2 (bfloat16). With
-`data` alone it sums 4 or 2, which moves twice as much.
+`data` alone it sums 4 or 2, which moves twice as much; where blocks are not
+scanned, XLA does so once for all parts.
 """
 
 import functools
