@@ -1,5 +1,7 @@
 """Multiply-adds against XLA's count, by hand, and against Table 6."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -8,6 +10,7 @@ import tiny_models
 
 from vit_jax_repro import models
 from vit_jax_repro.analysis import cost
+from vit_jax_repro.benchmarks import programs
 from vit_jax_repro.paper import table
 from vit_jax_repro.training import objectives
 
@@ -179,3 +182,29 @@ def test_an_update_in_bfloat16_has_float32_products_in_the_head_alone(
   found = cost.products(jax.make_jaxpr(update)(params, batch, key))
   head = 2 * params['head']['kernel'].size  # two images
   assert found['float32'] == heads * 3 * head < 1e-3 * found['bfloat16']
+
+
+@pytest.mark.parametrize(
+  'mesh', [dict(data=8), dict(data=1, fsdp=8), dict(data=2, fsdp=2, model=2)]
+)
+def test_products_of_a_divided_update_are_those_of_a_whole_one(mesh):
+  """Layers are written for one device of the axes that divide the batch."""
+  case = programs.Case('train', 'ViT-Ti_16', 8, 'float32', (32, 32), scan=True)
+
+  def products(mesh, devices):
+    program = programs.create(dataclasses.replace(case, mesh=mesh))
+    assert program.mesh.size == devices
+    traced = program.function.trace(*program.arguments)
+    return cost.products(traced.jaxpr)
+
+  model = programs.create_model(case)
+  batch = {
+    'image': jax.ShapeDtypeStruct((8, 32, 32, 3), np.float32),
+    'label': jax.ShapeDtypeStruct((8,), np.int32),
+  }
+  params = cost.shapes(model, (32, 32))['params']
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  update = jax.value_and_grad(objectives.classification(model), has_aux=True)
+  whole = cost.products(jax.make_jaxpr(update)(params, batch, key))
+  found = products(mesh, 8)
+  assert found['float32'] == pytest.approx(whole['float32'], rel=0.02)

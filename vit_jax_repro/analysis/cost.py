@@ -198,9 +198,18 @@ def _forward(model):
 
 def _of_jaxpr(jaxpr):
   total = collections.Counter()
-  for equation in jaxpr.eqns:
+  for equation in _used(jaxpr):
     total.update(_of_equation(equation))
   return total
+
+
+def _used(jaxpr):
+  """Yields the operations whose results are used; XLA drops the others."""
+  used = {id(variable) for variable in jaxpr.outvars}
+  for equation in reversed(jaxpr.eqns):
+    if equation.effects or used & {id(v) for v in equation.outvars}:
+      used |= {id(variable) for variable in equation.invars}
+      yield equation
 
 
 def _of_equation(equation):
@@ -218,6 +227,9 @@ def _of_equation(equation):
   if name == 'while' and inner:
     raise ValueError('a loop of unknown length has no number of multiply-adds')
   times = params['length'] if name == 'scan' else 1
+  if name == 'shard_map':  # written for one device of each manual axis
+    sizes = params['mesh'].shape
+    times = math.prod(sizes[axis] for axis in params['newly_manual_axes'])
   return {dtype: times * number for dtype, number in inner.items()}
 
 

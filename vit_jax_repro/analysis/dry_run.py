@@ -7,6 +7,7 @@ compiled from shapes, and what the compiler made of it is read.
 import collections
 import contextlib
 import dataclasses
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -152,9 +153,7 @@ def _analyse(
     compile=ended - between,
     kernels=dict(program.custom_calls()),
     exchanges=_exchanges(collectives),
-    gathered=tuple(
-      _gathered(collectives, params, images // meshes.batch_shards(mesh))
-    ),
+    gathered=tuple(_gathered(collectives, params, mesh, images)),
     wide_products=wide / max(1, sum(products.values())),
     undivided=_undivided(program, params, mesh, (images, images // parts)),
     bound=None
@@ -255,33 +254,37 @@ def _exchanges(collectives) -> tuple[Exchange, ...]:
   )
 
 
-def _gathered(collectives, params, rows):
+def _gathered(collectives, params, mesh, images):
   """Describes what crosses the batch's axes and is no parameter.
 
   A parameter, or the block of it that a loop takes, is known by its number of
-  elements; flat arrays hold several gradients, and arrays smaller than one
-  number for each row are sums.
+  elements; one that is gathered in stages, by what its first stage gives. Flat
+  arrays hold several gradients, and arrays smaller than one number for each
+  row of a device are sums.
   """
+  rows = images // meshes.batch_shards(mesh)
   sizes = set()
   for leaf in jax.tree.leaves(params):
-    sizes |= {
-      leaf.size,
-      leaf.size // max(1, leaf.shape[0] if leaf.shape else 1),
-    }
+    sizes |= {leaf.size, leaf.size // (leaf.shape or (1,))[0]}
   ordered = np.array(sorted(sizes))
   for each in collectives:
     if not set(each.axes) & {'data', 'fsdp'}:
       continue
+    if each.kind == 'collective-permute':
+      continue  # pieces of a gather, or the partners of mixing
+    devices = math.prod(mesh.shape[axis] for axis in each.axes)
+    stages = {1, devices // len(each.group)}
     for array in each.arrays:
-      size = array.size
-      if each.kind == 'collective-permute':
-        continue  # pieces of a gather, or the partners of mixing
       shape = [side for side in array.shape if side > 1]
-      near = ordered[(ordered <= size) & (size <= _PADDED * ordered)]
-      if len(shape) > 1 and not near.size and size > rows * shape[-1]:
-        sides = ','.join(map(str, array.shape))
-        where = '+'.join(each.axes)
-        yield f'{each.kind} {array.dtype}[{sides}] over {where}'
+      is_parameter = any(
+        ((ordered <= size) & (size <= _PADDED * ordered)).any()
+        for size in (stage * array.size for stage in stages)
+      )
+      if len(shape) < 2 or is_parameter or array.size <= rows * shape[-1]:
+        continue
+      sides = ','.join(map(str, array.shape))
+      where = '+'.join(each.axes)
+      yield f'{each.kind} {array.dtype}[{sides}] over {where}'
 
 
 def as_dict(found: Any) -> Any:
