@@ -144,7 +144,7 @@ def create(
     fits=remedy is None,
     remedy=remedy,
     largest_batch=largest,
-    notes=parts.notes(),
+    notes=tuple(parts.update.notes()),
   )
 
 
@@ -173,11 +173,6 @@ class _Parts:
   @property
   def dtype(self):
     return str(jnp.dtype(self.task.model.dtype))
-
-  def notes(self):
-    lines = mesh_lib.undivided(self.update.shapes.params, self.mesh)
-    advice = targets.advice_on_dtype(self.mesh.devices.flat[0], self.dtype)
-    return (*lines, *([advice] if advice else ()))
 
   def analyse_update(self, show):
     function, arguments = self.update.program()

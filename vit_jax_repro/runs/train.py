@@ -32,7 +32,6 @@ from vit_jax_repro.training import (
   mesh,
   preemption,
   steps,
-  targets,
 )
 
 
@@ -138,11 +137,8 @@ class _Run:
       settings, self.task, self.input, self.tx, self.mesh
     )
     self.shapes = self.step.shapes
-    for line in mesh.undivided(self.shapes.params, self.mesh):
+    for line in self.step.notes():
       note(line)
-    advice = targets.advice_on_dtype(device, settings.model.get('dtype'))
-    if advice:
-      note(f'config.model.dtype: {advice}')
     self.params = None
     if load:
       self.step.begin()

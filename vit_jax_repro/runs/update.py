@@ -17,7 +17,7 @@ from vit_jax_repro.runs.restoring import note
 from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.runs.training_input import Input
 from vit_jax_repro.training import mesh as mesh_lib
-from vit_jax_repro.training import steps
+from vit_jax_repro.training import steps, targets
 
 _GIB = 2**30
 _PROPOSALS = 3  # that are compiled, at most, where an update does not fit
@@ -91,6 +91,23 @@ class Update:
     raise ValueError(
       f'an update needs {found}, which has {limit / _GIB:.4g}; {remedy}'
     )
+
+  def notes(self) -> list[str]:
+    """Lists what a user may want to change, a line each."""
+    model, settings = self._task.model, self._settings
+    lines = mesh_lib.undivided(self.shapes.params, self._mesh)
+    advice = targets.advice_on_dtype(
+      self._mesh.devices.flat[0], settings.model.get('dtype')
+    )
+    if advice:
+      lines.append(f'config.model.dtype: {advice}')
+    if getattr(model, 'scan', False) and not model.remat:
+      lines.append(
+        'config.model.scan=True without remat keeps two to three times as much '
+        'of each block as an unrolled model; add --config.model.remat=True, or '
+        'leave scan out'
+      )
+    return lines
 
   def limit(self) -> int | None:
     """Returns the bytes of a device that a run may take; None: no limit."""
