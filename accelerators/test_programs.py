@@ -32,7 +32,10 @@ FAMILIES = {
   'Mixer-B_16': {'num_blocks': 4},
   'DeiT-B_16-distilled': SHORT,
   'ViT-B_16 map': SHORT | {'classifier': 'map'},
-  'R50+ViT-B_16': SHORT | {'resnet.num_layers': (1, 1, 1)},
+  'R50+ViT-B_16': {
+    'transformer.num_layers': 2,
+    'resnet.num_layers': (1, 1, 1),
+  },
   'BiT-M-R50x1': {'block_units': (1, 1, 1, 1)},
 }
 WITHOUT_ATTENTION = ('Mixer-B_16', 'BiT-M-R50x1')
