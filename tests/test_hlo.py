@@ -112,9 +112,39 @@ def test_custom_calls_count_by_the_trip_count_that_xla_knows():
 @pytest.mark.quick
 def test_traffic_leaves_out_what_stays_on_the_chip():
   """The slice stays there; the gather writes, and kernels read and write."""
-  gather, kernel = 8 * 4 * 4, 8 * 2
+  gather, kernel, part = 8 * 4 * 4, 8 * 2, 2 * 4 * 4
   counting = (4 + 4 + 4) + (4 + 4 + 1)  # the loop adds and compares
-  assert read().traffic() == 6 * (gather + counting) + 5 * 2 * kernel
+  step = part + gather + counting
+  assert read().traffic() == 6 * step + 5 * 2 * kernel
+
+
+@pytest.mark.quick
+def test_traffic_of_a_fusion_is_the_part_that_it_takes_and_replaces():
+  """A block's parameters and gradients in a stack, also in a fusion of one."""
+  found = hlo.Program("""
+%inner (stack: f32[24,100], i: s32[]) -> f32[1,100] {
+  %stack = f32[24,100]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %same = f32[24,100]{1,0} bitcast(%stack)
+  ROOT %one = f32[1,100]{1,0} dynamic-slice(%same, %i)
+}
+
+%outer (all: f32[24,100], n: s32[], sums: f32[24,100]) -> f32[24,100] {
+  %all = f32[24,100]{1,0} parameter(0)
+  %n = s32[] parameter(1)
+  %sums = f32[24,100]{1,0} parameter(2)
+  %block = f32[1,100]{1,0} fusion(%all, %n), kind=kLoop, calls=%inner
+  ROOT %new = f32[24,100]{1,0} dynamic-update-slice(%sums, %block, %n)
+}
+
+ENTRY %main (a: f32[24,100], k: s32[], b: f32[24,100]) -> f32[24,100] {
+  %a = f32[24,100]{1,0} parameter(0)
+  %k = s32[] parameter(1)
+  %b = f32[24,100]{1,0} parameter(2)
+  ROOT %result = f32[24,100]{1,0} fusion(%a, %k, %b), kind=kLoop, calls=%outer
+}
+""")
+  assert found.traffic() == 400 + 4 + 400
 
 
 @pytest.mark.quick

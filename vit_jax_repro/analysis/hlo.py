@@ -46,6 +46,13 @@ _NO_TRAFFIC = frozenset(
     'while',
   )
 )
+_SLICES = (
+  'dynamic-slice',
+  'dynamic-slice-start',
+  'gather',
+  'slice',
+  'slice-start',
+)
 _ARRAY = re.compile(r'([a-z]+\d*\w*)\[([\d,]*)\](\{[^{}]*\})?')
 _CALLED = re.compile(
   r'(?:calls|body|condition|to_apply|called_computations|branch_computations'
@@ -131,6 +138,7 @@ class Program:
     self._computations, entry = _computations(text)
     self._times = collections.Counter()  # by computation
     self._fused = set()  # names of computations within a fusion
+    self._users = {}  # by computation, when they are asked for first
     self._visit(entry, 1, fused=False)
 
   def collectives(self, mesh_shape: Mapping[str, int]) -> list[Collective]:
@@ -246,10 +254,11 @@ class Program:
       return 0
     read = [_bytes(types.get(name, ())) for name in instruction.operands]
     written = _bytes(instruction.arrays)
+    if opcode in _SLICES:
+      part = instruction.arrays[1 if opcode.endswith('-start') else 0]
+      return (part.bytes if read[0] else 0) + _bytes([part])
     if opcode.endswith('-start'):  # its result repeats its operands
       written = max(0, written - sum(read))
-    if opcode in ('dynamic-slice', 'slice', 'gather'):
-      return 2 * written
     if opcode == 'dynamic-update-slice':
       return 2 * read[1]
     if opcode == 'fusion':
@@ -259,55 +268,77 @@ class Program:
 
   def _of_fusion(self, name, read, written):
     """Bytes read and written where a fusion takes or replaces parts."""
-    inside = self._computations.get(name, ())
-    by_name = {each.name: each for each in inside}
-    users = collections.defaultdict(list)
-    for each in inside:
-      for operand in each.operands:
-        users[operand].append(each)
-    for parameter in inside:
-      if parameter.opcode != 'parameter':
-        continue
-      place, parts = int(parameter.operands[0]), users[parameter.name]
-      taken = [
-        _part(user, parameter.name, by_name) for user in _through(parts, users)
-      ]
-      if place < len(read) and taken and None not in taken:
-        read[place] = min(read[place], sum(taken))
-    for each in inside:
-      if each.opcode == 'dynamic-update-slice':
-        whole = _bytes(each.arrays)
-        part = by_name.get(each.operands[1])
-        if part is not None and whole <= written:
-          written += _bytes(part.arrays) - whole
+    for place, parameter in self._parameters(name).items():
+      part = self._taken(name, parameter)
+      if place < len(read) and part is not None:
+        read[place] = min(read[place], part)
+    for whole, part in self._replaced(name):
+      if whole <= written:
+        written += part - whole
     return read, max(0, written)
+
+  def _parameters(self, name):
+    return {
+      int(each.operands[0]): each.name
+      for each in self._computations.get(name, ())
+      if each.opcode == 'parameter'
+    }
+
+  def _taken(self, name, value):
+    """Bytes that a fused computation takes of a value; None: all of it."""
+    total = 0
+    for user in self._users_of(name).get(value, ()):
+      part = None
+      if user.opcode == 'bitcast':
+        part = self._taken(name, user.name)
+      elif user.opcode in _SLICES:
+        part = sum(array.bytes for array in user.arrays)
+      elif user.opcode == 'dynamic-update-slice' and user.operands[0] == value:
+        part = 0
+      elif user.opcode == 'fusion':
+        part = self._taken_by_fusion(user, value)
+      if part is None:
+        return None
+      total += part
+    return total
+
+  def _taken_by_fusion(self, fusion, value):
+    """As `_taken`, by a fusion within a fusion."""
+    (called,) = _called(fusion)[:1] or ('',)
+    names = self._parameters(called)
+    parts = [
+      self._taken(called, names[place])
+      for place, operand in enumerate(fusion.operands)
+      if operand == value
+    ]
+    return None if None in parts else sum(parts)
+
+  def _replaced(self, name):
+    """Yields the bytes of arrays that are replaced in part, and of the part."""
+    by_name = {each.name: each for each in self._computations.get(name, ())}
+    for each in by_name.values():
+      if each.opcode == 'fusion':
+        for called in _called(each):
+          yield from self._replaced(called)
+      elif each.opcode == 'dynamic-update-slice':
+        part = by_name.get(each.operands[1])
+        if part is not None:
+          yield (
+            sum(array.bytes for array in each.arrays),
+            sum(array.bytes for array in part.arrays),
+          )
+
+  def _users_of(self, name):
+    """{value: the instructions of a computation that take it}."""
+    if name not in self._users:
+      users = self._users[name] = collections.defaultdict(list)
+      for each in self._computations.get(name, ()):
+        for operand in dict.fromkeys(each.operands):
+          users[operand].append(each)
+    return self._users[name]
 
 
 _CALLS = ('while', 'call', 'conditional', 'async-start')
-
-
-def _through(users, all_users):
-  """The users of a value, in place of its bitcasts theirs."""
-  found = []
-  for user in users:
-    if user.opcode == 'bitcast':
-      found += _through(all_users[user.name], all_users)
-    else:
-      found.append(user)
-  return found
-
-
-def _part(user, name, by_name):
-  """Bytes that a user takes of an array; None: all of it."""
-  if user.opcode in ('dynamic-slice', 'slice', 'gather'):
-    return _bytes(user.arrays)
-  if user.opcode == 'dynamic-update-slice':
-    replaced = by_name.get(user.operands[0])
-    is_target = user.operands[0] == name or (
-      replaced is not None and replaced.opcode == 'bitcast'
-    )
-    return 0 if is_target else None
-  return None
 
 
 def _bytes(arrays):
