@@ -1,5 +1,6 @@
 """The verb `main`, on real data, in processes of its own where that matters."""
 
+import importlib.util
 import json
 import os
 import re
@@ -581,3 +582,36 @@ def test_a_diverging_run_stops_with_its_step(monkeypatch, tmp_path, capsys):
   err = capsys.readouterr().err.strip().splitlines()[-1]
   assert err.startswith('main: the loss is nan at step ')
   assert not (tmp_path / 'model.npz').exists()
+
+
+@pytest.mark.parametrize(
+  'config, more, wanted',
+  [
+    ('quickstart.py', ['--target=v9:2x2'], 'unknown --target=v9:2x2'),
+    ('quickstart.py', ['--target=t4'], 'no program can be compiled'),
+    ('quickstart.py', ['--target=v5e:2x4'], "pip install 'jax[tpu]=="),
+    ('quickstart.py', ['--target=h100'], 'pip install --no-deps jax-cuda12'),
+    ('quickstart.py:transfer', ['--target=h100'], 'one run, not of a study'),
+    ('quickstart.py', ['--json=a.json'], '--json is for a --target'),
+    ('quickstart.py', ['--largest_batch'], 'is for a --target'),
+    ('quickstart.py', ['--target=h100', '--json=/no/a.json'], 'cannot write'),
+  ],
+)
+def test_what_a_dry_run_refuses_is_one_line(
+  config, more, wanted, monkeypatch, capsys
+):
+  """On a machine without compilers for accelerators."""
+  real = importlib.util.find_spec
+  compilers = ('libtpu', 'jax_cuda12_plugin', 'jax_cuda13_plugin')
+  monkeypatch.setattr(
+    importlib.util,
+    'find_spec',
+    lambda name, *more: None if name in compilers else real(name, *more),
+  )
+  arguments = ['main', f'--config={CONFIGS}/{config}', *more]
+  monkeypatch.setattr(sys, 'argv', arguments)
+  with pytest.raises(SystemExit) as exit:
+    main.main()
+  out, err = capsys.readouterr()
+  assert exit.value.code in (1, 2) and not out
+  assert wanted in err and err.count('\n') == 1
