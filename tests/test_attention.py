@@ -182,3 +182,12 @@ def test_padded_changes_neither_values_nor_gradients(lengths, multiple):
 def test_an_unknown_implementation():
   with pytest.raises(ValueError, match="unknown attention 'flash'; choose"):
     attention.attend(*heads(), implementation='flash', dtype=jnp.float32)
+
+
+def test_resolve_refuses_a_kernel_that_the_device_does_not_have():
+  for device, dtype in ((H100, 'float32'), (TPU, 'bfloat16'), (T4, 'float16')):
+    model = models.create(
+      'ViT-Ti_16', num_classes=2, dtype=dtype, attention='cudnn'
+    )
+    with pytest.raises(ValueError, match="attention='cudnn' does not take"):
+      attention.resolve(model, device)

@@ -588,7 +588,7 @@ def test_a_diverging_run_stops_with_its_step(monkeypatch, tmp_path, capsys):
   'config, more, wanted',
   [
     ('quickstart.py', ['--target=v9:2x2'], 'unknown --target=v9:2x2'),
-    ('quickstart.py', ['--target=t4'], 'no program can be compiled'),
+    ('quickstart.py', ['--target=t4'], 'needs the card itself'),
     ('quickstart.py', ['--target=v5e:2x4'], "pip install 'jax[tpu]=="),
     ('quickstart.py', ['--target=h100'], 'pip install --no-deps jax-cuda12'),
     ('quickstart.py:transfer', ['--target=h100'], 'one run, not of a study'),

@@ -6,11 +6,12 @@ import types
 import jax
 import pytest
 import tiny_models
+from jax.experimental.compilation_cache import compilation_cache
 from test_train import STUDENT
 
 from vit_jax_repro.analysis import dry_run as analysis
 from vit_jax_repro.analysis import dry_run_tables
-from vit_jax_repro.runs import dry_run
+from vit_jax_repro.runs import dry_run, model_files
 
 CPUS = types.SimpleNamespace(name='cpu:8', devices=jax.devices)
 
@@ -66,7 +67,7 @@ def test_what_does_not_fit_gets_a_remedy_that_does(capsys):
 def test_an_evaluation_that_does_not_fit_is_named():
   whole = create().needed / 2**30
   found = create(memory_limit_gb=1.1 * whole, batch_eval=8000)
-  assert 'take less than --config.batch_eval=8000' in found.remedy
+  assert 'lower --config.batch_eval=8000' in found.remedy
 
 
 def test_the_largest_batch_just_fits():
@@ -74,6 +75,53 @@ def test_the_largest_batch_just_fits():
   found = create(largest_batch=True, memory_limit_gb=1.01 * limit, prefetch=2)
   assert found.largest_batch == 64
   assert not create(largest_batch=True, memory_limit_gb=1e-6).largest_batch
+
+
+def test_the_largest_batch_is_a_multiple_of_devices_and_parts():
+  small = create(batch=16, accum_steps=2).needed / 2**30
+  found = create(
+    largest_batch=True, batch=80, accum_steps=2, memory_limit_gb=1.1 * small
+  )
+  assert found.largest_batch in (16, 32)
+  with pytest.raises(ValueError, match='the largest batch needs a limit'):
+    create(largest_batch=True, memory_limit_gb=0)
+
+
+def test_nothing_is_written_to_the_compilation_cache(tmp_path):
+  """Also where JAX has compiled, and so read its settings, before."""
+  folder = jax.config.jax_compilation_cache_dir
+  jax.config.update('jax_compilation_cache_dir', str(tmp_path))
+  compilation_cache.reset_cache()
+  try:
+    jax.jit(lambda x: x * 3)(1.0)
+    before = set(tmp_path.iterdir())
+    assert before
+    create()
+    assert set(tmp_path.iterdir()) == before
+    jax.jit(lambda x: x * 5)(1.0)
+    assert set(tmp_path.iterdir()) > before
+  finally:
+    jax.config.update('jax_compilation_cache_dir', folder)
+    compilation_cache.reset_cache()
+
+
+def test_a_teacher_on_disk_is_described_too(tmp_path):
+  names = tuple(str(label) for label in range(10))
+  spec = tiny_models.spec(10, tiny_models.VIT)
+  model_files.save_model(
+    tmp_path / 'teacher.npz',
+    tiny_models.params_of(spec),
+    architecture=spec,
+    class_names=names,
+    preprocessing='vit_jax',
+    image_size=(8, 8),
+  )
+  found = create(
+    objective='distillation', teacher=str(tmp_path / 'teacher.npz')
+  )
+  alone = create()
+  assert found.update.memory.arguments > alone.update.memory.arguments
+  assert found.needed_evaluation > alone.needed_evaluation
 
 
 def test_other_objectives(tmp_path):

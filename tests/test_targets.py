@@ -37,9 +37,9 @@ def test_an_unknown_device_has_no_peak():
     ('v4:2x2x2', 'v4:2x2x2', (2, 2, 2), 8),
     ('v3:2x2', 'v3:2x2', (2, 2), 8),
     ('TPU7x:2x2x1', 'v7x:2x2x1', (2, 2, 1), 8),
-    ('h100', 'h100:1x1', (1, 1), 1),
+    ('h100', 'h100', (1, 1), 1),
     ('h100:2x8', 'h100:2x8', (2, 8), 16),
-    ('a100-80gb', 'a100:1x1', (1, 1), 1),
+    ('a100-80gb', 'a100', (1, 1), 1),
   ],
 )
 def test_parse(text, name, shape, devices):
@@ -52,11 +52,11 @@ def test_parse(text, name, shape, devices):
   'text, message',
   [
     ('v9:2x2', 'unknown --target=v9:2x2; choose from v2, v3, v4, v5e'),
-    ('v5e', 'must be v5e:SHAPE, such as v4:2x2x2 or v5e:2x4'),
+    ('v5e', 'must be one target, v5e:SHAPE, such as v4:2x2x2 or v5e:2x4'),
     ('v5e:8', 'chips along each side'),
-    ('v5e:0x4', 'must be v5e:SHAPE'),
-    ('h100:8', 'must be h100:SHAPE, such as h100:1x8: hosts x cards'),
-    ('h100:1x', 'must be h100:SHAPE'),
+    ('v5e:0x4', 'v5e:SHAPE'),
+    ('h100:8', 'h100:SHAPE, such as h100:1x8: hosts x cards'),
+    ('h100:1x', 'h100:SHAPE'),
   ],
 )
 def test_parse_refuses_what_is_no_target(text, message):
@@ -65,7 +65,7 @@ def test_parse_refuses_what_is_no_target(text, message):
 
 
 def test_devices_of_chips_without_a_compiler():
-  with pytest.raises(ValueError, match='no program can be compiled for it'):
+  with pytest.raises(ValueError, match='needs the card itself'):
     targets.parse('t4').devices()
 
 
@@ -150,3 +150,15 @@ def test_advice_where_a_card_has_no_bfloat16():
   assert targets.advice_on_dtype(t4, 'float32') is None
   h100 = types.SimpleNamespace(device_kind='NVIDIA H100 80GB HBM3')
   assert targets.advice_on_dtype(h100, 'bfloat16') is None
+
+
+@pytest.mark.parametrize(
+  'kind',
+  [
+    'NVIDIA L40', 'NVIDIA RTX A4000', 'NVIDIA RTX A1000', 'NVIDIA T400',
+    'NVIDIA GH200 480GB', 'NVIDIA GeForce RTX 4090 Laptop GPU',
+    'NVIDIA H100 80GB HBM3 MIG 1g.10gb', 'cpu',
+  ],
+)  # fmt: skip
+def test_chip_of_does_not_take_a_device_for_another(kind):
+  assert targets.chip_of(kind) is None

@@ -196,7 +196,7 @@ def _memory(values, _):
   limit = values.memory_limit_gb and int(values.memory_limit_gb * 2**30)
   rows = []
   cases, variants = _cases(values, _kind(values))
-  if values.target is not None and not values.largest_batch:
+  if values.target is not None:
     _forecast(values, cases, variants, limit)
     return
   for case in cases:
@@ -217,7 +217,11 @@ def _forecast(values, cases, variants, limit):
   rows = []
   for case in cases:
     rows += compiling.forecasts(
-      case, variants, limit=limit, show=command_line.show
+      case,
+      variants,
+      limit=limit,
+      largest=values.largest_batch,
+      show=command_line.show,
     )
     _write(values, _result('rows', rows, {}))  # so far
   _finish(values, rows, tables.forecasts)
@@ -310,7 +314,10 @@ def _targets(values):
         '--batch_per_chip is for a --target; give one, or --batch_sizes'
       )
     return [None]
-  return [targets.parse(text) for text in values.target.split(',')]
+  found = [targets.parse(text) for text in values.target.split(',')]
+  for target in found:
+    target.check()
+  return found
 
 
 def _names(values, flag, allowed=None):

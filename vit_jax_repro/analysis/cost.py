@@ -196,24 +196,25 @@ def _forward(model):
   return lambda variables, image: model.apply(variables, image, train=False)
 
 
-def _of_jaxpr(jaxpr):
+def _of_jaxpr(jaxpr, is_used=None):
+  """Counts the products whose results are used; XLA drops the others.
+
+  Args:
+    is_used: of each result; None: all are.
+  """
   total = collections.Counter()
-  for equation in _used(jaxpr):
-    total.update(_of_equation(equation))
+  is_used = is_used or [True] * len(jaxpr.outvars)
+  used = {id(v) for v, one in zip(jaxpr.outvars, is_used, strict=True) if one}
+  for equation in reversed(jaxpr.eqns):
+    results = [id(variable) in used for variable in equation.outvars]
+    if equation.effects or any(results):
+      used |= {id(variable) for variable in equation.invars}
+      total.update(_of_equation(equation, results))
   return total
 
 
-def _used(jaxpr):
-  """Yields the operations whose results are used; XLA drops the others."""
-  used = {id(variable) for variable in jaxpr.outvars}
-  for equation in reversed(jaxpr.eqns):
-    if equation.effects or used & {id(v) for v in equation.outvars}:
-      used |= {id(variable) for variable in equation.invars}
-      yield equation
-
-
-def _of_equation(equation):
-  """{dtype: multiply-adds} of one operation."""
+def _of_equation(equation, is_used):
+  """{dtype: multiply-adds} of one operation, some of whose results are used."""
   name, params = equation.primitive.name, equation.params
   if name == 'dot_general':
     return {_widest(equation): _of_product(equation)}
@@ -222,8 +223,11 @@ def _of_equation(equation):
   if name.startswith('dot_product_attention'):
     return {_widest(equation): _of_attention(equation)}
   inner = collections.Counter()
+  carried = params.get('num_carry', 0) if name == 'scan' else 0
+  is_used = [True] * carried + is_used[carried:]
   for each in _inside(params):
-    inner.update(_of_jaxpr(each))
+    same = name != 'while' and len(each.outvars) == len(is_used)
+    inner.update(_of_jaxpr(each, is_used if same else None))
   if name == 'while' and inner:
     raise ValueError('a loop of unknown length has no number of multiply-adds')
   times = params['length'] if name == 'scan' else 1

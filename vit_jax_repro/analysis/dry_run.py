@@ -112,7 +112,7 @@ def analyse(
     show: called with the seconds that have passed, at the beginning and every
       few seconds: large programs compile for a minute.
   """
-  with _ticking(show), without_cache():
+  with _ticking(show):
     return _analyse(
       function,
       arguments,
@@ -153,7 +153,7 @@ def _analyse(
     compile=ended - between,
     kernels=dict(program.custom_calls()),
     exchanges=_exchanges(collectives),
-    gathered=tuple(_gathered(collectives, params, mesh, images)),
+    gathered=tuple(dict.fromkeys(_gathered(collectives, params, mesh, images))),
     wide_products=wide / max(1, sum(products.values())),
     undivided=_undivided(program, params, mesh, (images, images // parts)),
     bound=None
@@ -209,12 +209,32 @@ def without_cache() -> Iterator[None]:
 
   A program for devices that are not there can be written to it, not read.
   """
+  from jax.experimental.compilation_cache import compilation_cache
+
   before = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()  # JAX asks for the setting once
   try:
     yield
   finally:
     jax.config.update('jax_enable_compilation_cache', before)
+    compilation_cache.reset_cache()
+
+
+def largest(number: int, fits: Callable[[int], bool]) -> int:
+  """Doubles a number while it fits, or halves it until it does.
+
+  Returns:
+    The largest number tried that fits; 0: none does.
+  """
+  if fits(number):
+    while fits(2 * number):
+      number *= 2
+    return number
+  while number := number // 2:
+    if fits(number):
+      return number
+  return 0
 
 
 def limits(device: Any) -> tuple[int | None, int | None]:
@@ -265,7 +285,8 @@ def _gathered(collectives, params, mesh, images):
   rows = images // meshes.batch_shards(mesh)
   sizes = set()
   for leaf in jax.tree.leaves(params):
-    sizes |= {leaf.size, leaf.size // (leaf.shape or (1,))[0]}
+    for size in (leaf.size, leaf.size // (leaf.shape or (1,))[0]):
+      sizes |= {size, size // mesh.shape['model']}
   ordered = np.array(sorted(sizes))
   for each in collectives:
     if not set(each.axes) & {'data', 'fsdp'}:

@@ -22,7 +22,7 @@ def show_run(found: Any) -> None:
     f'{number} x {found.device_kind} ({found.target}; {axes})'
   )
   rows = [
-    ('images', f'{found.batch} in {found.accum_steps}', f'{found.batch_eval}'),
+    ('images', _parts(found.batch, found.accum_steps), f'{found.batch_eval}'),
     *_memory_rows(found),
   ]
   both = found.update, found.evaluation
@@ -35,7 +35,8 @@ def show_run(found: Any) -> None:
   rows += _bound_rows(both)
   _print(title, ('', 'update', 'evaluation'), rows)
   show_exchanges(found.update)
-  print(f'{targets.LINKS[0].upper()}{targets.LINKS[1:]}.')
+  if found.update.exchanges:
+    print(f'{targets.LINKS[0].upper()}{targets.LINKS[1:]}.')
   if found.largest_batch is not None:
     print(f'largest batch of the update: {found.largest_batch}')
   for line in found.notes:
@@ -89,6 +90,9 @@ def _memory_rows(found):
         ),
       )
     )
+  if found.needed is not None and found.update.memory is not None:
+    ready = found.needed - found.update.memory.total
+    rows.append(('  batches that are ready', f'{ready / _GIB:.2f}', ''))
   for name, value in (
     ('  a run may use', found.limit), ('  JAX takes', found.taken),
   ):  # fmt: skip
@@ -106,10 +110,10 @@ def _bound_rows(both: Sequence[dry_run.Analysis]):
     return (name, *map(form, bounds))
 
   return [
-    row('least ms of a step', lambda b: f'{1e3 * b.seconds:.1f}'),
-    row('  products at the peak', lambda b: f'{1e3 * b.compute:.1f}'),
-    row('  memory at its bandwidth', lambda b: f'{1e3 * b.memory:.1f}'),
-    row('  exchanges over the links', lambda b: f'{1e3 * b.links:.1f}'),
+    row('least ms of a step', lambda b: f'{1e3 * b.seconds:.3g}'),
+    row('  products at the peak', lambda b: f'{1e3 * b.compute:.3g}'),
+    row('  memory at its bandwidth', lambda b: f'{1e3 * b.memory:.3g}'),
+    row('  exchanges over the links', lambda b: f'{1e3 * b.links:.3g}'),
     row('bounded by', lambda b: b.limited_by),
     row('images/s of a device, at most', lambda b: f'{b.images_per_sec:.0f}'),
     row('utilisation, at most', lambda b: f'{b.utilisation:.0%}'),
@@ -118,6 +122,10 @@ def _bound_rows(both: Sequence[dry_run.Analysis]):
       *(f'{analysis.wide_products:.2%}' for analysis in both),
     ),
   ]
+
+
+def _parts(batch, number):
+  return f'{batch} in {number} parts' if number > 1 else f'{batch}'
 
 
 def _kernels(analysis, parts):

@@ -95,7 +95,8 @@ def bound(
     operations=2 * sum(products.values()) / number,
     traffic=traffic,
     images_per_sec=images / number / seconds,
-    utilisation=model_operations / number / seconds / peak,
+    # Gradients of images count as operations of a model; nobody computes them.
+    utilisation=min(1.0, model_operations / number / seconds / peak),
   )
 
 

@@ -39,8 +39,8 @@ class Fit:
     memory: what the compiler expects; None: it gave up, for want of it.
     limit: what may be used of the device; None if it is not known.
     taken: what JAX takes of the device, or None.
-    largest_batch: the largest power of two, times the devices that divide the
-      batch, that fits into the limit; 0: not one does; None: not asked for.
+    largest_batch: the batch, doubled or halved until it just fits into the
+      limit; 0: none does; None: not asked for.
   """
 
   case: programs.Case
@@ -60,6 +60,7 @@ class Forecast:
     limit: bytes that a run may use of a device.
     taken: bytes that JAX takes of it.
     fits: whether the program does.
+    largest_batch: see `Fit`.
   """
 
   case: programs.Case
@@ -69,6 +70,7 @@ class Forecast:
   limit: int | None
   taken: int | None
   fits: bool
+  largest_batch: int | None = None
 
 
 def times(
@@ -138,49 +140,47 @@ def forecasts(
   variants: Sequence[str],
   *,
   limit: int | None,
+  largest: bool,
   show: Callable[[str], None],
 ) -> list[Forecast]:
   """Compiles each variant for the target of a case and bounds its speed.
 
   Args:
-    limit: see `fits`.
+    limit, largest: see `fits`.
   """
-  rows = []
-  for name in variants:
-    one = programs.variant(case, name)
-    program = programs.create(one)
-    taken, usable = dry_run.limits(program.mesh.devices.flat[0])
-    allowed = usable if limit is None else limit
-    title = f'{case.target}: {case.model} {name}, batch {case.batch_size}'
-    analysis = dry_run.analyse(
-      program.function,
-      program.arguments,
-      mesh=program.mesh,
-      params=program.params,
-      images=case.batch_size,
-      parts=1,
-      model_operations=programs.operations(one),
-      dtype=case.dtype,
-      show=lambda seconds, t=title: show(f'compiling {t}: {seconds:.0f} s'),
-    )
-    found = analysis.memory
-    fits_in = (
-      found is not None
-      and not found.is_refused
-      and (allowed is None or found.total <= allowed)
-    )
-    rows.append(
-      Forecast(
-        case,
-        name,
-        targets.parse(case.target).num_chips,
-        analysis,
-        allowed,
-        taken,
-        fits_in,
-      )
-    )
-  return rows
+  with dry_run.without_cache():
+    return [_forecast(case, name, limit, largest, show) for name in variants]
+
+
+def _forecast(case, name, limit, largest, show):
+  one = programs.variant(case, name)
+  program = programs.create(one)
+  taken, usable = dry_run.limits(program.mesh.devices.flat[0])
+  allowed = usable if limit is None else limit
+  title = f'{case.target}: {case.model} {name}, batch {case.batch_size}'
+  analysis = dry_run.analyse(
+    program.function,
+    program.arguments,
+    mesh=program.mesh,
+    params=program.params,
+    images=case.batch_size,
+    parts=1,
+    model_operations=programs.operations(one),
+    dtype=case.dtype,
+    show=lambda seconds: show(f'compiling {title}: {seconds:.0f} s'),
+  )
+  found = analysis.memory
+  is_made = found is not None and not found.is_refused
+  return Forecast(
+    case,
+    name,
+    targets.parse(case.target).num_chips,
+    analysis,
+    allowed,
+    taken,
+    fits=is_made and (allowed is None or found.total <= allowed),
+    largest_batch=_largest(one, allowed, show) if largest else None,
+  )
 
 
 def expected(case: programs.Case) -> memory.Memory | None:
@@ -190,15 +190,16 @@ def expected(case: programs.Case) -> memory.Memory | None:
 
 
 def _largest(case, limit, show):
-  """By doubling: memory grows with the batch."""
+  """Returns the batch, doubled or halved until it just fits."""
   shards = programs.shards(case)
-  fitting, batch = 0, shards
-  while True:
+
+  def does_fit(number):
+    batch = number * shards
     show(f'{case.model}: does a batch of {batch} fit?')
     found = expected(dataclasses.replace(case, batch_size=batch))
-    if found is None or found.total > limit:
-      return fitting
-    fitting, batch = batch, 2 * batch
+    return found is not None and found.total <= limit
+
+  return shards * dry_run.largest(max(1, case.batch_size // shards), does_fit)
 
 
 def _compile(case):

@@ -99,6 +99,9 @@ def forecasts(rows: Sequence) -> None:
       [_forecast(row, group[0]) for row in group],
     )  # fmt: skip
     for row in group:
+      if row.largest_batch is not None:
+        what = f'{row.case.target} {row.variant}'
+        print(f'{what}: the largest batch is {row.largest_batch}')
       for line in row.analysis.gathered:
         print(f'{row.case.target}: an activation crosses devices: {line}')
   print(

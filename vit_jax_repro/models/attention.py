@@ -142,11 +142,23 @@ def resolve(model: nn.Module, device: jax.Device | None = None) -> nn.Module:
   Args:
     model: any module; one without attention is returned as it is.
     device: see `fastest`.
+
+  Raises:
+    ValueError: the model asks for a kernel that the device does not have.
   """
-  if getattr(model, 'attention', None) != 'auto':
+  wanted = getattr(model, 'attention', None)
+  if wanted not in ('auto', 'cudnn'):
     return model
   head_dim = model.hidden_size // model.num_heads
-  return model.clone(attention=fastest(model.dtype, head_dim, device))
+  found = fastest(model.dtype, head_dim, device)
+  if wanted == 'cudnn' and found != 'cudnn':
+    raise ValueError(
+      f"attention='cudnn' does not take dtype={jnp.dtype(model.dtype).name}, "
+      f'heads of {head_dim} and this device; it needs bfloat16 or float16, '
+      f'heads of a multiple of 8 up to {_WIDEST}, and an NVIDIA card from Ampere on; '
+      "use 'auto'"
+    )
+  return model.clone(attention=found)
 
 
 def cudnn_fits(dtype: Dtype, head_dim: int, capability: str) -> bool:

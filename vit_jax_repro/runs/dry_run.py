@@ -98,9 +98,18 @@ def create(
     OSError: a folder of images cannot be read.
   """
   devices = target.devices()
+  with dry_run.without_cache():
+    return _create(config, target, devices, largest_batch, evaluation, show)
+
+
+def _create(config, target, devices, largest_batch, evaluation, show):
   settings = settings_lib.from_config(config)
   parts = _Parts(settings, devices)
   limit = parts.update.limit()
+  if largest_batch and limit is None:
+    raise ValueError(
+      'the largest batch needs a limit: set --config.memory_limit_gb above 0'
+    )
   analysis = parts.analyse_update(show)
   needed = parts.needed(analysis)
   evaluated, needed_evaluation, evaluation_fits = None, None, True
@@ -112,12 +121,10 @@ def create(
   remedy = None
   if not update_fits:
     total = None if analysis.memory is None else analysis.memory.total
-    remedy = parts.update.remedy(total, limit)
+    least = limit or dry_run.limits(devices[0])[1]
+    remedy = parts.update.remedy(total, least)
   elif not evaluation_fits:
-    remedy = (
-      'the update does, an evaluation does not: take less than '
-      f'--config.batch_eval={settings.batch_eval}'
-    )
+    remedy = _less_evaluation(parts, evaluated, needed_evaluation, limit)
   largest = None
   if largest_batch:
     largest = _largest(settings, devices, limit, update_fits, show)
@@ -146,6 +153,19 @@ def create(
     largest_batch=largest,
     notes=tuple(parts.update.notes()),
   )
+
+
+def _less_evaluation(parts, analysis, needed, limit):
+  """Names a batch of the evaluation that fits by its share of the memory."""
+  batch = parts.settings.batch_eval
+  line = f'the evaluation is too much; lower --config.batch_eval={batch}'
+  if needed is None or analysis.memory.is_refused:
+    return line
+  fixed = needed - analysis.memory.temporaries
+  share = 0.9 * (limit - fixed) / max(1, analysis.memory.temporaries)
+  shards = mesh_lib.batch_shards(parts.mesh)
+  fitting = int(batch * share) // shards * shards
+  return f'{line} to {fitting} or less' if fitting > 0 else line
 
 
 def _fits(analysis, needed, limit):
@@ -207,14 +227,15 @@ class _Parts:
     return analysis.memory.total + self.update.ready()
 
   def needed_evaluation(self, analysis):
-    """The evaluation's bytes and those of the state that are not its own."""
+    """The bytes of an evaluation, and of what stays on a device meanwhile."""
     if analysis.memory is None:
       return None
     state = self.update.shapes
-    beside = mesh_lib.bytes_per_device(state) - mesh_lib.bytes_per_device(
+    stays = mesh_lib.bytes_per_device(state) - mesh_lib.bytes_per_device(
       averaging.evaluated(state)
     )
-    return analysis.memory.total + beside
+    stays += self.update.ready() + self.update.teacher_bytes()
+    return analysis.memory.total + stays
 
   def _analyse(self, what, function, arguments, images, parts, passes, show):
     """Compiles a program of `passes` times the work of a forward pass."""
@@ -236,25 +257,20 @@ class _Parts:
 
 
 def _largest(settings, devices, limit, fits, show):
-  """Doubles or halves the batch until it just fits."""
-  if limit is None:
-    raise ValueError(
-      'the largest batch needs a limit: set --config.memory_limit_gb'
-    )
-  batch, fitting = settings.batch, settings.batch if fits else 0
+  """Returns the batch, doubled or halved until it just fits."""
   shards = mesh_lib.batch_shards(
     mesh_lib.create_mesh(**settings.mesh, devices=devices)
   )
-  while True:
-    batch = 2 * batch if fits else batch // 2
-    if batch % (shards * settings.accum_steps) or not batch:
-      return fitting
-    show(f'does a batch of {batch} fit?')
-    parts = _Parts(dataclasses.replace(settings, batch=batch), devices)
-    analysis = parts.analyse_update(show)
-    if _fits(analysis, parts.needed(analysis), limit):
-      fitting = batch
-      if not fits:
-        return fitting
-    elif fits:
-      return fitting
+  unit = shards * settings.accum_steps
+  known = {settings.batch // unit: fits}
+
+  def does_fit(number):
+    if number not in known:
+      show(f'does a batch of {number * unit} fit?')
+      changed = dataclasses.replace(settings, batch=number * unit)
+      parts = _Parts(changed, devices)
+      analysis = parts.analyse_update(show)
+      known[number] = _fits(analysis, parts.needed(analysis), limit)
+    return known[number]
+
+  return unit * dry_run.largest(settings.batch // unit, does_fit)

@@ -83,6 +83,9 @@ def _distillation(settings, data, device):
       dtype=task.model.dtype,
       device=device,
     )
+    # A dry run's devices hold nothing.
+    is_loaded = not data.is_described
+    teacher = dataclasses.replace(teacher, is_loaded=is_loaded)
 
   def objective(params):
     return distillation.distillation(

@@ -122,6 +122,10 @@ class Update:
     batch = batch_shapes(self._settings, self._data.image_size, self._mesh)
     return self._settings.prefetch * mesh_lib.bytes_per_device(batch)
 
+  def teacher_bytes(self) -> int:
+    """Returns the bytes of a teacher's parameters on a device."""
+    return mesh_lib.bytes_per_device(self._teacher_params())
+
   def arguments(self) -> int:
     """Returns the bytes of the state and one batch on a device."""
     batch = batch_shapes(self._settings, self._data.image_size, self._mesh)

@@ -96,9 +96,11 @@ CHIPS = (
   Chip('v4', ('TPU v4',), 275, 275, 30.75, 1200, 50, None, _V4 + 'v4'),
   Chip('v5e', ('TPU v5 lite', 'TPU v5e'), 197, 197, 15.75, 819, 50, 3.125,
        _CLOUD + 'v5e'),
-  Chip('v5p', ('TPU v5',), 459, 459, 95.73, 2765, 100, 6.25, _CLOUD + 'v5p'),
-  Chip('v6e', ('TPU v6',), 918, 918, 31.24, 1638, 100, 12.5, _CLOUD + 'v6e'),
-  Chip('v7x', ('TPU7x', 'TPU v7'), 1153.5, 1153.5, 94.74, 3690, 100, 6.25,
+  Chip('v5p', ('TPU v5', 'TPU v5p'), 459, 459, 95.73, 2765, 100, 6.25,
+       _CLOUD + 'v5p'),
+  Chip('v6e', ('TPU v6 lite', 'TPU v6e'), 918, 918, 31.24, 1638, 100, 12.5,
+       _CLOUD + 'v6e'),
+  Chip('v7x', ('TPU7x', 'TPU v7x'), 1153.5, 1153.5, 94.74, 3690, 100, 6.25,
        _CLOUD + 'tpu7x'),
   Chip('v100', ('V100',), 125, 15.7, 32, 900, 150, 6.25,
        'NVIDIA V100 data sheet (SXM2); DGX-1 user guide', **_NO_BFLOAT16),
@@ -188,7 +190,9 @@ class Target:
 
   @property
   def name(self) -> str:
-    """As `--target` spells it: 'v5e:2x4', 'h100:1x8'."""
+    """As `--target` spells it: 'v5e:2x4', 'h100', 'h100:1x8'."""
+    if not self.chip.is_tpu and self.shape == (1, 1):
+      return self.chip.name
     return f'{self.chip.name}:{"x".join(map(str, self.shape))}'
 
   @property
@@ -201,6 +205,19 @@ class Target:
     """Devices as JAX counts them: two of a chip for some TPUs."""
     return self.num_chips * (2 if self.chip.name in _TWO_DEVICES else 1)
 
+  def check(self) -> None:
+    """Raises ValueError where no program can be compiled for the chip here."""
+    if not self.chip.can_be_compiled_for:
+      names = ', '.join(c.name for c in CHIPS if c.can_be_compiled_for)
+      raise ValueError(
+        f'--target={self.chip.name}: its peaks are known, but compiling for '
+        f'it needs the card itself; choose from {names}'
+      )
+    if self.chip.is_tpu:
+      self._check_tpu()
+    else:
+      self._check_card()
+
   def devices(self) -> list[Any]:
     """Describes the devices to XLA; none of them need exist.
 
@@ -211,22 +228,19 @@ class Target:
       ValueError: no program can be compiled for the chip or the shape here;
         the line says what to install or choose.
     """
-    if not self.chip.can_be_compiled_for:
-      names = ', '.join(c.name for c in CHIPS if c.can_be_compiled_for)
-      raise ValueError(
-        f'--target={self.chip.name}: its peaks are known, but no program can '
-        f'be compiled for it without it; choose from {names}'
-      )
+    self.check()
     jax.config.update('jax_platforms', 'cpu')
     return self._tpus() if self.chip.is_tpu else self._cards()
 
-  def _tpus(self):
+  def _check_tpu(self):
     if importlib.util.find_spec('libtpu') is None:
       version = importlib.metadata.version('jax')
       raise ValueError(
         f'--target={self.name} needs the compiler for TPUs: pip install '
         f"'jax[tpu]=={version}'"
       )
+
+  def _tpus(self):
     os.environ['TPU_SKIP_MDS_QUERY'] = '1'  # ask no server what is attached
     os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'] = '1'  # beside a run on the chips
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
@@ -240,7 +254,7 @@ class Target:
       platform='tpu', topology_name=f'{name}:{sides}', **options
     )
 
-  def _cards(self):
+  def _check_card(self):
     jaxlib = importlib.metadata.version('jaxlib')
     plugin = next(
       (
@@ -261,6 +275,8 @@ class Target:
         f'--target={self.name} needs cuDNN, to choose kernels: pip install '
         f'--no-deps nvidia-cudnn-cu{plugin}'
       )
+
+  def _cards(self):
     jax.devices()  # so that JAX finds its plugins, once
     hosts, cards = self.shape
     return self._described(
@@ -277,9 +293,10 @@ class Target:
       return list(topologies.get_topology_desc(**options).devices)
     except Exception as error:  # of a compiler in a wheel: any class
       line = ' '.join(str(error).split())[:200]
-      raise ValueError(
-        f'--target={self.name} is no shape that its compiler knows: {line}'
-      ) from error
+      what = 'could not be described to its compiler'
+      if 'INVALID_ARGUMENT' in line:
+        what = 'is no shape that its compiler knows'
+      raise ValueError(f'--target={self.name} {what}: {line}') from error
 
 
 LINKS = (
@@ -355,7 +372,8 @@ def parse(text: str) -> Target:
       'hosts x cards of each'
     )  # fmt: skip
     raise ValueError(
-      f'--target={text} must be {chip.name}:SHAPE, such as {example}: {means}'
+      f'--target={text} must be one target, {chip.name}:SHAPE, such as '
+      f'{example}: {means}'
     )
   return Target(chip, shape)
 
@@ -363,13 +381,17 @@ def parse(text: str) -> Target:
 def chip_of(device_kind: str) -> Chip | None:
   """Finds the chip of a `device_kind`; None if it is not in the table.
 
-  The longest part that a kind contains decides: 'H100 PCIe' before 'H100'.
+  A kind contains a part of the table as whole words, of which the longest
+  decides: 'H100 PCIe' before 'H100'. A slice of a card and a laptop's card
+  are others.
   """
+  if re.search(r'\b(MIG|Laptop|Max-Q)\b', device_kind):
+    return None
   found = [
     (len(part), chip)
     for chip in CHIPS
     for part in chip.kinds
-    if part in device_kind
+    if re.search(rf'(?<!\w){re.escape(part)}(?!\w)', device_kind)
   ]
   return max(found, key=lambda pair: pair[0])[1] if found else None
 
