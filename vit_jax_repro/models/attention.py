@@ -155,8 +155,8 @@ def resolve(model: nn.Module, device: jax.Device | None = None) -> nn.Module:
     raise ValueError(
       f"attention='cudnn' does not take dtype={jnp.dtype(model.dtype).name}, "
       f'heads of {head_dim} and this device; it needs bfloat16 or float16, '
-      f'heads of a multiple of 8 up to {_WIDEST}, and an NVIDIA card from Ampere on; '
-      "use 'auto'"
+      f'heads of a multiple of 8 up to {_WIDEST}, and an NVIDIA card from '
+      "Ampere on; use 'auto'"
     )
   return model.clone(attention=found)
 
