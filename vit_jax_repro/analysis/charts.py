@@ -294,7 +294,7 @@ def scaling(found):
   axis.xaxis.set_minor_locator(_no_ticks())
   axis.set_ylim(bottom=0)
   axis.grid(alpha=0.3)
-  axis.legend(fontsize=8)
+  axis.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
   title = f'computed from compiled programs, not measured: {found.shared}'
   axis.set_title(textwrap.fill(title, 90), fontsize=9)
   return figure

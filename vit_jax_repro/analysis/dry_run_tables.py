@@ -36,6 +36,8 @@ def show_run(found: Any) -> None:
   _print(title, ('', 'update', 'evaluation'), rows)
   show_exchanges(found.update)
   if found.update.exchanges:
+    print(_exchanged(found))
+  if found.update.exchanges:
     print(f'{targets.LINKS[0].upper()}{targets.LINKS[1:]}.')
   if found.largest_batch is not None:
     print(f'largest batch of the update: {found.largest_batch}')
@@ -122,6 +124,21 @@ def _bound_rows(both: Sequence[dry_run.Analysis]):
       *(f'{analysis.wide_products:.2%}' for analysis in both),
     ),
   ]
+
+
+def _exchanged(found):
+  """Bytes of the exchanges for each parameter, beside the least."""
+  total = sum(
+    each.bytes * (2 if each.kind == 'all-reduce' else 1)
+    for each in found.update.exchanges
+  )
+  line = f'{total / found.parameters:.2f} bytes for each parameter'
+  if found.dtype == 'bfloat16' and found.mesh['fsdp'] > 1:
+    line += (
+      '; fsdp needs at least 8 for each part of a batch: 2 + 2 gathered in '
+      'bfloat16, 4 scattered in float32'
+    )
+  return f'{line} (of an all-reduce twice its array).'
 
 
 def _parts(batch, number):
