@@ -184,12 +184,15 @@ def test_an_update_in_bfloat16_has_float32_products_in_the_head_alone(
   assert found['float32'] == heads * 3 * head < 1e-3 * found['bfloat16']
 
 
+@pytest.mark.parametrize('variant', ['scan', 'scan+remat', 'scan+remat:dots'])
 @pytest.mark.parametrize(
   'mesh', [dict(data=8), dict(data=1, fsdp=8), dict(data=2, fsdp=2, model=2)]
 )
-def test_products_of_a_divided_update_are_those_of_a_whole_one(mesh):
+def test_products_of_a_divided_update_are_those_of_a_whole_one(mesh, variant):
   """Layers are written for one device of the axes that divide the batch."""
-  case = programs.Case('train', 'ViT-Ti_16', 8, 'float32', (32, 32), scan=True)
+  case = programs.variant(
+    programs.Case('train', 'ViT-Ti_16', 8, 'float32', (32, 32)), variant
+  )
 
   def products(mesh, devices):
     program = programs.create(dataclasses.replace(case, mesh=mesh))

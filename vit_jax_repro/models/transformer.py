@@ -74,10 +74,16 @@ class Attention(nn.Module):
     return relative_scores(query, params['relative_embedding'])
 
 
+# The name of the result of a product with parameters that several devices
+# divide: JAX does not see the product in it.
+DIVIDED_PRODUCT = 'divided product'
 # What the backward pass of a rematerialised block does not compute again.
 REMAT_POLICIES = {
   'nothing': None,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'dots': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(DIVIDED_PRODUCT),
+  ),
 }
 
 

@@ -17,8 +17,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vit_jax_repro.models.transformer import DIVIDED_PRODUCT
 from vit_jax_repro.training import mesh as mesh_lib
 from vit_jax_repro.training.mesh import BATCH_AXES
 
@@ -81,7 +83,10 @@ def divide_work(
         for name, leaf in own.items()
       }
       run = _exchange(apply, places, module.dtype, grad_reduce_dtype, mesh)
-      return hold(run(own, x))
+      result = hold(run(own, x))
+      if isinstance(module, _LAYERS):
+        result = checkpoint_name(result, DIVIDED_PRODUCT)
+      return result
 
     with nn.intercept_methods(intercept):
       return function(params, batch, *more)
