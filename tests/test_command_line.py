@@ -151,6 +151,23 @@ def test_bugs_keep_their_traceback(main):
     run(main)
 
 
+def test_a_missing_package_is_one_line(capsys):
+  error = ModuleNotFoundError("No module named 'sklearn'", name='sklearn.svm')
+  with pytest.raises(SystemExit) as caught:
+    run(raiser(error))
+  assert caught.value.code == command_line.FAILED
+  assert capsys.readouterr().err == (
+    'verb: the Python package scikit-learn is not installed; pip install '
+    'scikit-learn\n'
+  )
+
+
+@pytest.mark.parametrize('name', [None, 'vit_jax_repro.typo', 'json.typo'])
+def test_a_missing_module_of_ours_keeps_its_traceback(name):
+  with pytest.raises(ModuleNotFoundError):
+    run(raiser(ModuleNotFoundError('No module', name=name)))
+
+
 def test_the_help_names_every_preprocessing():
   values = flags.FlagValues()
   command_line.define_weights_flags(values)

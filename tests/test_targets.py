@@ -95,6 +95,10 @@ def test_usable_memory_of_a_card_is_the_fraction_that_jax_takes(monkeypatch):
   chip = targets.parse('h100').chip
   monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
   assert chip.usable() == pytest.approx(0.75 * 84942979072)
+  for text in ('abc', '0', '-1', 'nan'):
+    monkeypatch.setenv('XLA_PYTHON_CLIENT_MEM_FRACTION', text)
+    with pytest.raises(ValueError, match=f'_FRACTION={text} must be a part'):
+      chip.usable()
   monkeypatch.setenv('XLA_PYTHON_CLIENT_MEM_FRACTION', '.9')
   assert chip.usable() == pytest.approx(0.9 * 84942979072)
   assert targets.parse('v5e:1x1').chip.usable() == int(15.75 * 2**30)

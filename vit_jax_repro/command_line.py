@@ -14,6 +14,14 @@ from vit_jax_repro import compiled_programs
 
 WRONG_USAGE, FAILED, INTERRUPTED = 2, 1, 130
 NOBODY_READS = 141  # what a shell says of a program that SIGPIPE ended
+# Packages that are imported by another name than they are installed by.
+_PACKAGES = {
+  'PIL': 'pillow',
+  'absl': 'absl-py',
+  'orbax': 'orbax-checkpoint',
+  'sklearn': 'scikit-learn',
+  'tensorflow_datasets': 'tensorflow-datasets',
+}
 _joined = []  # the number of this process, once it has joined others
 _HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull', '-?'}
 
@@ -62,17 +70,12 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
   try:
     with _while_someone_reads():
       main(flag_values, rest)
-  except UsageError as error:
-    _fail(verb, error, WRONG_USAGE)
-  except OSError as error:
-    if 'Configuration is not available' in str(error):  # ml_collections
-      error = _parse_error(str(error))
-    _fail(verb, error, FAILED)
   except KeyboardInterrupt:
     _fail(verb, 'interrupted', INTERRUPTED)
   except Exception as error:
-    if isinstance(error, ValueError) and _is_ours(error):
-      _fail(verb, error, FAILED)
+    line = _line(error)
+    if line is not None:
+      _fail(verb, line, _exit_code(error))
     if _process_number() is None:
       raise
     traceback.print_exc()
@@ -243,6 +246,32 @@ def _is_ours(error):
   return ours and last.line.startswith('raise ')
 
 
+def _line(error):
+  """Returns what to print of an exception, None for a bug."""
+  if isinstance(error, OSError):
+    if 'Configuration is not available' in str(error):  # ml_collections
+      return _parse_error(str(error))
+    if error.strerror and error.filename:
+      return f'{error.strerror}: {error.filename}'
+    return str(error)
+  if isinstance(error, ModuleNotFoundError):
+    module = (error.name or '').partition('.')[0]
+    if not module or module in (__package__, *sys.stdlib_module_names):
+      return None
+    package = _PACKAGES.get(module, module)
+    return (
+      f'the Python package {package} is not installed; pip install {package}'
+    )
+  if isinstance(error, UsageError):
+    return str(error)
+  ours = isinstance(error, ValueError) and _is_ours(error)
+  return str(error) if ours else None
+
+
+def _exit_code(error):
+  return WRONG_USAGE if isinstance(error, UsageError) else FAILED
+
+
 def _parse_error(text):
   """What ml_collections says of a configuration file, without its trace."""
   missing = re.search(r"No such file or directory: '(.*?)'", text)
@@ -255,8 +284,6 @@ def _parse_error(text):
 
 
 def _fail(verb, error, code):
-  if isinstance(error, OSError) and error.strerror and error.filename:
-    error = f'{error.strerror}: {error.filename}'
   line = ' '.join(str(error).split())
   number = _process_number()
   where = verb if number is None else f'{verb}, process {number}'

@@ -278,9 +278,10 @@ def _gathered(collectives, params, mesh, images):
   """Describes what crosses the batch's axes and is no parameter.
 
   A parameter, or the block of it that a loop takes, is known by its number of
-  elements; one that is gathered in stages, by what its first stage gives. Flat
-  arrays hold several gradients, and arrays smaller than one number for each
-  row of a device are sums.
+  elements; one that is gathered in stages, by what its first stage gives; one
+  whose gradient is summed over data alone, by its fsdp shard. Flat arrays hold
+  several gradients, and arrays smaller than one number for each row of a
+  device are sums.
   """
   rows = images // meshes.batch_shards(mesh)
   sizes = set()
@@ -295,6 +296,8 @@ def _gathered(collectives, params, mesh, images):
       continue  # pieces of a gather, or the partners of mixing
     devices = math.prod(mesh.shape[axis] for axis in each.axes)
     stages = {1, devices // len(each.group)}
+    if 'fsdp' not in each.axes:
+      stages.add(mesh.shape['fsdp'])
     for array in each.arrays:
       shape = [side for side in array.shape if side > 1]
       is_parameter = any(

@@ -74,10 +74,7 @@ class Chip:
 
   def usable(self) -> int:
     """Bytes that JAX takes of the memory of one device."""
-    fraction = 1.0
-    if not self.is_tpu:
-      text = os.environ.get('XLA_PYTHON_CLIENT_MEM_FRACTION', '')
-      fraction = float(text) if text else _FRACTION
+    fraction = 1.0 if self.is_tpu else _memory_fraction()
     return int(self.memory * GIB * fraction)
 
 
@@ -176,6 +173,21 @@ device_description_str: "{name}"
 """
 
 
+def _memory_fraction():
+  """Returns the part of a card's memory that JAX takes."""
+  text = os.environ.get('XLA_PYTHON_CLIENT_MEM_FRACTION', '')
+  try:
+    fraction = float(text) if text else _FRACTION
+  except ValueError:
+    fraction = 0.0
+  if not fraction > 0:
+    raise ValueError(
+      f'XLA_PYTHON_CLIENT_MEM_FRACTION={text} must be a part of the memory '
+      'such as 0.9; set or unset it'
+    )
+  return fraction
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
   """Some chips of one kind that a program is compiled for.
@@ -255,6 +267,7 @@ class Target:
     )
 
   def _check_card(self):
+    _memory_fraction()
     jaxlib = importlib.metadata.version('jaxlib')
     plugin = next(
       (
