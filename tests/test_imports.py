@@ -159,7 +159,8 @@ FLAX_IMPORTS = {'absl', 'etils', 'rich'}  # so these cannot be done without
 # Test modules of properties that belong to no single module.
 CROSS_CUTTING = {
   'configs', 'forward', 'imports', 'kills', 'notebooks', 'parallel_training',
-  'readme', 'real_labels', 'requirements', 'training_input',
+  'readme', 'real_labels', 'requirements', 'stored_run',
+  'training_input',
 }  # fmt: skip
 
 
