@@ -41,7 +41,7 @@ FITTING = (
 
 
 def test_files_that_a_row_leaves():
-  assert checks.resolve(NAMED, weights='imagenet21k/ViT-B_16').is_ready
+  assert not checks.resolve(NAMED, weights='imagenet21k/ViT-B_16').pick
   for rate in ('0.01', '0.03'):
     name = EITHER.checkpoint.replace('{0.01|0.03}', rate)
     (file,) = checks.resolve(EITHER, weights=name).files

@@ -89,11 +89,6 @@ class Row:
       )
     return 1
 
-  @property
-  def names_one_file(self) -> bool:
-    """Whether `checkpoint` is the name of a file, not of several."""
-    return bool(self.checkpoint) and not set('{*<') & set(self.checkpoint)
-
 
 @dataclasses.dataclass(frozen=True)
 class Table:

@@ -62,11 +62,6 @@ class Check:
   substituted: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @property
-  def is_ready(self) -> bool:
-    """Whether nothing is left to be picked."""
-    return not self.pick
-
-  @property
   def is_fine_tuned(self) -> bool:
     """Whether the check trains."""
     return self.kind == FINE_TUNE

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 
 import jax
 
-MODES = ('auto', 'on', 'off')
 # How long after the death of one process the others go on, at most; JAX's own.
 HEARTBEAT_SECONDS = 100
 _GRACE_SECONDS = 60  # that JAX waits longer than we do

@@ -14,6 +14,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from vit_jax_repro.training.objectives import probabilities
 
@@ -83,7 +84,7 @@ def smooth_labels(
     raise ValueError(f'{label_smoothing=} must lie in 0..1, 1 excluded')
   labels = probabilities(batch['label'], num_classes)
   if label_smoothing:
-    labels = (1 - label_smoothing) * labels + label_smoothing / num_classes
+    labels = optax.smooth_labels(labels, label_smoothing)
   return dict(batch, label=labels)
 
 
