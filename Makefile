@@ -78,8 +78,8 @@ test: install-torch
 
 # What compares with the original's numbers, compiled as users compile it.
 exact: install
-	COMPILE_AS_USERS=1 $(RUN) -m pytest -n 2 --dist loadfile \
-	  $$(grep -l as_users_compile tests/test_*.py)
+	files=$$(grep -rl --include='test_*.py' as_users_compile tests) && \
+	  COMPILE_AS_USERS=1 $(RUN) -m pytest -n 2 --dist loadfile $$files
 
 quick: install
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m quick
