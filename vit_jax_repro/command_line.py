@@ -75,7 +75,8 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
   except Exception as error:
     line = _line(error)
     if line is not None:
-      _fail(verb, line, _exit_code(error))
+      is_usage = isinstance(error, UsageError)
+      _fail(verb, line, WRONG_USAGE if is_usage else FAILED)
     if _process_number() is None:
       raise
     traceback.print_exc()
@@ -262,14 +263,10 @@ def _line(error):
     return (
       f'the Python package {package} is not installed; pip install {package}'
     )
-  if isinstance(error, UsageError):
-    return str(error)
-  ours = isinstance(error, ValueError) and _is_ours(error)
-  return str(error) if ours else None
-
-
-def _exit_code(error):
-  return WRONG_USAGE if isinstance(error, UsageError) else FAILED
+  if isinstance(error, ValueError):
+    is_ours = isinstance(error, UsageError) or _is_ours(error)
+    return str(error) if is_ours else None
+  return None
 
 
 def _parse_error(text):

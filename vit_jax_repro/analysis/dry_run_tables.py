@@ -37,7 +37,6 @@ def show_run(found: Any) -> None:
   show_exchanges(found.update)
   if found.update.exchanges:
     print(_exchanged(found))
-  if found.update.exchanges:
     print(f'{targets.LINKS[0].upper()}{targets.LINKS[1:]}.')
   if found.largest_batch is not None:
     print(f'largest batch of the update: {found.largest_batch}')
@@ -127,7 +126,7 @@ def _bound_rows(both: Sequence[dry_run.Analysis]):
 
 
 def _exchanged(found):
-  """Bytes of the exchanges for each parameter, beside the least."""
+  """Returns a line on the bytes exchanged for each parameter and the least."""
   total = sum(
     each.bytes * (2 if each.kind == 'all-reduce' else 1)
     for each in found.update.exchanges

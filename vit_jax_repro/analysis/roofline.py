@@ -95,7 +95,7 @@ def bound(
     operations=2 * sum(products.values()) / number,
     traffic=traffic,
     images_per_sec=images / number / seconds,
-    # Gradients of images count as operations of a model; nobody computes them.
+    # The model's operations include gradients of images, which XLA leaves out.
     utilisation=min(1.0, model_operations / number / seconds / peak),
   )
 
