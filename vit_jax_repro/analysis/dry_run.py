@@ -84,6 +84,18 @@ class Analysis:
     )
     return forward, backward
 
+  def fits(self, limit: int | None, needed: int | None = None) -> bool:
+    """Returns whether the program was compiled and keeps to a limit.
+
+    Args:
+      limit: bytes of a device; None: there is none.
+      needed: bytes of a device; None: those of the program.
+    """
+    if self.memory is None or self.memory.is_refused:
+      return False
+    needed = self.memory.total if needed is None else needed
+    return limit is None or needed <= limit
+
 
 def analyse(
   function: Callable,

@@ -169,8 +169,6 @@ def _forecast(case, name, limit, largest, show):
     dtype=case.dtype,
     show=lambda seconds: show(f'compiling {title}: {seconds:.0f} s'),
   )
-  found = analysis.memory
-  is_made = found is not None and not found.is_refused
   return Forecast(
     case,
     name,
@@ -178,7 +176,7 @@ def _forecast(case, name, limit, largest, show):
     analysis,
     allowed,
     taken,
-    fits=is_made and (allowed is None or found.total <= allowed),
+    fits=analysis.fits(allowed),
     largest_batch=_largest(one, allowed, show) if largest else None,
   )
 

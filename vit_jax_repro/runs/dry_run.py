@@ -116,8 +116,8 @@ def _create(config, target, devices, largest_batch, evaluation, show):
   if evaluation:
     evaluated = parts.analyse_evaluation(show)
     needed_evaluation = parts.needed_evaluation(evaluated)
-    evaluation_fits = _fits(evaluated, needed_evaluation, limit)
-  update_fits = _fits(analysis, needed, limit)
+    evaluation_fits = evaluated.fits(limit, needed_evaluation)
+  update_fits = analysis.fits(limit, needed)
   remedy = None
   if not update_fits:
     total = None if analysis.memory is None else analysis.memory.total
@@ -166,13 +166,6 @@ def _less_evaluation(parts, analysis, needed, limit):
   shards = mesh_lib.batch_shards(parts.mesh)
   fitting = int(batch * share) // shards * shards
   return f'{line} to {fitting} or less' if fitting > 0 else line
-
-
-def _fits(analysis, needed, limit):
-  """Tells whether a program was compiled and keeps to a limit."""
-  if analysis.memory is None or analysis.memory.is_refused:
-    return False
-  return limit is None or needed <= limit
 
 
 class _Parts:
@@ -270,7 +263,7 @@ def _largest(settings, devices, limit, fits, show):
       changed = dataclasses.replace(settings, batch=number * unit)
       parts = _Parts(changed, devices)
       analysis = parts.analyse_update(show)
-      known[number] = _fits(analysis, parts.needed(analysis), limit)
+      known[number] = analysis.fits(limit, parts.needed(analysis))
     return known[number]
 
   return unit * dry_run.largest(settings.batch // unit, does_fit)
