@@ -14,8 +14,8 @@ import sys
 
 import pytest
 
+from vit_jax_repro.parallel import targets
 from vit_jax_repro.runs import dry_run
-from vit_jax_repro.training import targets
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 ALL = bool(os.environ.get('ALL'))

@@ -4,7 +4,7 @@
     --config=configs/paper.py:vit-paper,b16,oxford_iiit_pet \
     --config.base_lr=0.003 --config.pretrained_dir=DIR --workdir=DIR
 
-`vit_jax_repro/recipes/finetuning.py` names the recipes. KEY=VALUE may follow:
+`vit_jax_repro/recipes/finetuning/` names the recipes. KEY=VALUE may follow:
 variant, steps, image_size, dropout, num_examples. MODEL may be the name of an
 AugReg file without .npz. Where a recipe has several learning rates, this takes
 the upper one of the middle, which is the released code's for ImageNet and for

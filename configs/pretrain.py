@@ -5,7 +5,7 @@
   python -m vit_jax_repro.main --workdir=DIR \
     --config=configs/pretrain.py:bit-m,BiT-M-R50x1,/data/i21k,num_examples=12800000
 
-`vit_jax_repro/recipes/pretraining.py` names the recipes. KEY=VALUE may follow:
+`vit_jax_repro/recipes/pretraining/` names the recipes. KEY=VALUE may follow:
 variant, num_examples, batch. Distillation needs --config.teacher=FILE.
 """
 

@@ -14,10 +14,9 @@ import jax
 import matplotlib
 import numpy as np
 
-from vit_jax_repro.analysis import pictures, plots
+from vit_jax_repro.analysis import inspecting, pictures, plots
 from vit_jax_repro.data import datasets, pipeline
-from vit_jax_repro.evaluation import classify
-from vit_jax_repro.runs import inspecting, restoring
+from vit_jax_repro.inference import classify, restoring
 
 ROWS, COLUMNS = 4, 8
 CORRECT, WRONG = '#2a78b8', '#c0392b'

@@ -10,7 +10,7 @@ from absl import flags
 
 from vit_jax_repro import command_line
 from vit_jax_repro.data import preprocess
-from vit_jax_repro.runs import model_files
+from vit_jax_repro.weights import model_card
 
 pytestmark = pytest.mark.quick
 
@@ -84,7 +84,7 @@ def test_a_wrong_command_line_is_one_line(capsys, arguments, wanted):
 def test_errors_about_the_user_s_values_are_one_line(capsys, tmp_path):
   def card(values, rest):
     (tmp_path / 'a.json').write_text('{')
-    model_files.read_card(tmp_path / 'a.npz')
+    model_card.read_card(tmp_path / 'a.npz')
 
   for main, wanted in [
     (card, 'is not valid JSON'),

@@ -1,8 +1,8 @@
 import json
 import os
 
+import child_processes
 import numpy as np
-import processes
 import pytest
 import tiny_models
 from photographs import PHOTOGRAPHS
@@ -63,7 +63,7 @@ def test_without_torch_one_line_says_what_to_install(folder):
     "'--port=transformers:anything'])"
   )
   assert_one_line(
-    processes.run_script(code),
+    child_processes.run_script(code),
     'crosscheck: a port needs PyTorch',
     "pip install -e '.[torch]'",
   )
@@ -78,7 +78,7 @@ def test_export_needs_no_torch(folder, tmp_path):
     f"'--export={path}', '--images={PHOTOGRAPHS['flower']}', "
     "'--image_size=8'])"
   )
-  code, out, err = processes.run_script(code)
+  code, out, err = child_processes.run_script(code)
   assert (code, err) == (0, '')
   assert out == f'{path}: images and 7 activations\n'
   with np.load(path) as archive:

@@ -2,15 +2,15 @@
 
 import socket
 
+import augreg_index
 import pytest
-import test_augreg
 import tiny_models
 from file_server import Served, serving
 from run_verb import assert_one_line, run_verb
 
 from vit_jax_repro import models, weights
 
-TI = test_augreg.LINES[5].split(',')[-2]  # the pre-trained Ti_16
+TI = augreg_index.LINES[5].split(',')[-2]  # the pre-trained Ti_16
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_fetches_the_best_of_the_index(tmp_path):
   spec = models.variant('ViT-Ti_16') | {'num_classes': 21_843}
   weights.save(tmp_path / 'x.npz', tiny_models.params_of(spec, (224, 224)))
   content = (tmp_path / 'x.npz').read_bytes()
-  index = '\n'.join([test_augreg.HEADER, *test_augreg.LINES]) + '\n'
+  index = '\n'.join([augreg_index.HEADER, *augreg_index.LINES]) + '\n'
   files = {
     'vit_models/augreg/index.csv': Served(index.encode()),
     f'vit_models/augreg/{TI}.npz': Served(content, cuts=[2**20]),
@@ -75,7 +75,7 @@ def test_list():
 
 def test_ranking(tmp_path):
   (tmp_path / 'i.csv').write_text(
-    '\n'.join([test_augreg.HEADER, *test_augreg.LINES])
+    '\n'.join([augreg_index.HEADER, *augreg_index.LINES])
   )
   code, out, err = run_verb(
     'fetch',

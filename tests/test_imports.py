@@ -23,89 +23,133 @@ KINDS = {  # the longest matching row counts; a top-level module is a verb
   '__init__': 'core',
   'command_line': 'shell',
   'subcommands': 'shell',
-  'compiled_programs': 'core',
+  'compilation_cache': 'core',
   'jobs': 'edge',
   'lessons': 'edge',
   'recipes': 'core',
   'reproduction': 'core',
   'reproduction.budget': 'edge',
-  'reproduction.cards': 'edge',
-  'reproduction.earlier': 'edge',
+  'reproduction.card': 'edge',
+  'reproduction.previous_results': 'edge',
   'reproduction.evaluations': 'edge',
-  'reproduction.requests': 'edge',
   'reproduction.running': 'edge',
   'reproduction.tuned_models': 'edge',
   'runs': 'edge',
   'runs.__init__': 'core',
-  'runs.json_files': 'core',
-  'runs.model_files': 'core',
+  'runs.integrity': 'core',
+  'runs.preemption': 'core',
   'runs.pretrained': 'core',
   'runs.settings': 'core',
   'runs.settings_checks': 'core',
+  'runs.checkpoint': 'shell',
+  'runs.loop': 'shell',
+  'runs.manifest': 'shell',
+  'runs.orbax_noise': 'shell',
   'studies': 'edge',
   'models': 'core',
   'weights': 'core',
   'ports': 'core',
+  'ports.converting': 'edge',
   'ports.state_dicts': 'edge',
   'ports.configs': 'edge',
   'ports.folders': 'edge',
+  'ports.weight_sources': 'edge',
   'published': 'core',
   'published.download': 'edge',
+  'published.fetching': 'edge',
   'published.mirrors': 'edge',
   'training': 'core',
-  'training.checkpoint': 'shell',
-  'training.loop': 'shell',
-  'training.manifest': 'shell',
-  'training.orbax_noise': 'shell',
+  'parallel': 'core',
   'data': 'edge',
   'data.__init__': 'core',
   'data.batches': 'core',
   'data.catalogue': 'core',
-  'data.imagenet': 'core',
   'data.labels': 'core',
-  'data.synthetic': 'core',
   'benchmarks': 'core',
   'benchmarks.input': 'edge',
   'benchmarks.tables': 'edge',
   'benchmarks.speed': 'edge',
   'benchmarks.torch_models': 'edge',
-  'evaluation': 'core',
+  'inference': 'core',
+  'inference.evaluation': 'edge',
+  'inference.fewshot': 'edge',
+  'inference.prediction': 'edge',
+  'inference.restoring': 'edge',
   'comparison': 'core',
   'comparison.conclusions': 'edge',
-  'comparison.readings': 'edge',
+  'comparison.crosschecking': 'edge',
+  'comparison.parameters': 'edge',
+  'comparison.preprocessing_search': 'edge',
   'comparison.report': 'edge',
-  'comparison.sections': 'edge',
   'comparison.torch_models': 'edge',
   'comparison.torch_sources': 'edge',
   'analysis': 'core',
   'analysis.charts': 'edge',
   'analysis.dry_run_tables': 'edge',
+  'analysis.inspecting': 'edge',
   'analysis.pictures': 'edge',
   'analysis.plots': 'edge',
+  'analysis.saved_results': 'edge',
+  'output': 'core',
+  'output.reports': 'edge',
+  'output.locks': 'edge',
   'paper': 'core',
-  'paper.render': 'edge',
 }
 
-ARROWS = {  # room or top-level module: what of ours it may import
+_ALL_MAY = {'output'}
+_ARROWS = {  # room or top-level module: the other rooms that it may import
+  'output': set(),
   'models': set(),
-  'recipes': {'data'},
+  'parallel': set(),
   'data': set(),
+  'paper': set(),
+  'recipes': {'data'},
   'weights': {'models'},
-  'training': {'models', 'weights'},
-  'evaluation': {'data', 'models', 'training', 'weights'},
-  'analysis': {'models', 'training', 'weights'},
+  'training': {'models', 'parallel', 'weights'},
+  'ports': {'data', 'models', 'weights'},
+  'published': {'models', 'ports', 'weights'},
+  'inference': {
+    'data',
+    'models',
+    'parallel',
+    'ports',
+    'published',
+    'training',
+    'weights',
+  },
+  'analysis': {
+    'data',
+    'inference',
+    'models',
+    'parallel',
+    'training',
+    'weights',
+  },
   'benchmarks': {
     'analysis',
     'data',
     'models',
+    'parallel',
     'ports',
     'training',
     'weights',
   },
-  'paper': set(),
+  'comparison': {'data', 'inference', 'models', 'ports', 'weights'},
+  'runs': {
+    'analysis',
+    'data',
+    'inference',
+    'models',
+    'parallel',
+    'published',
+    'recipes',
+    'training',
+    'weights',
+  },
   'reproduction': {
     'analysis',
     'data',
+    'inference',
     'jobs',
     'models',
     'paper',
@@ -114,25 +158,11 @@ ARROWS = {  # room or top-level module: what of ours it may import
     'runs',
     'training',
   },
-  'ports': {'data', 'models', 'weights'},
-  'published': {'models', 'weights'},
-  'comparison': {'data', 'models', 'weights'},
-  'runs': {
-    'analysis',
-    'comparison',
-    'data',
-    'evaluation',
-    'models',
-    'ports',
-    'published',
-    'recipes',
-    'training',
-    'weights',
-  },
-  'command_line': {'compiled_programs'},
-  'compiled_programs': set(),
+  'command_line': {'compilation_cache'},
+  'compilation_cache': set(),
   'subcommands': {'command_line'},
 }
+ARROWS = {room: others | _ALL_MAY for room, others in _ARROWS.items()}
 
 CORE_LIBRARIES = {'flax', 'jax', 'numpy', 'optax', 'scipy'}
 SHELL_LIBRARIES = CORE_LIBRARIES | {'absl', 'orbax'}
@@ -160,7 +190,6 @@ FLAX_IMPORTS = {'absl', 'etils', 'rich'}  # so these cannot be done without
 CROSS_CUTTING = {
   'configs', 'forward', 'imports', 'kills', 'notebooks', 'parallel_training',
   'readme', 'real_labels', 'requirements', 'stored_run',
-  'training_input',
 }  # fmt: skip
 
 
@@ -295,7 +324,7 @@ def test_no_cycle():
     ('models.vit', f'from {PACKAGE} import weights', 'models -> weights'),
     ('models.vit', 'from ..weights import npz', 'models -> weights'),
     ('published.a', f'import {PACKAGE}.published.mirrors', '(core) may not'),
-    ('training.loop', 'import clu', 'may not import clu'),
+    ('runs.loop', 'import clu', 'may not import clu'),
     ('training.steps', 'from orbax import checkpoint', 'may not import orbax'),
     ('data.digits', 'import tensorflow', 'only inside a function'),
     ('data.digits', 'try:\n  import PIL\nfinally:\n  0', 'only inside'),
@@ -389,8 +418,18 @@ def child_cpu_seconds():
   return usage.ru_utime + usage.ru_stime
 
 
-def test_test_modules_are_named_after_what_they_test():
-  names = {part for module in MODULES for part in module.split('.')}
-  names |= {module.replace('.', '_') for module in MODULES}
-  files = {path.stem.removeprefix('test_') for path in TESTS.glob('test_*.py')}
-  assert files - names <= CROSS_CUTTING
+def test_test_modules_mirror_the_package():
+  """tests/ROOM/test_MODULE.py or test_MODULE_TOPIC.py, test_ROOM.py of all."""
+  for path in TESTS.rglob('test_*.py'):
+    folder = path.relative_to(TESTS).parent.parts
+    name = path.stem.removeprefix('test_')
+    parts = name.split('_')
+    names = {
+      '.'.join([*folder, '_'.join(parts[:number])])
+      for number in range(1, len(parts) + 1)
+    }
+    if folder and name == folder[-1]:
+      names.add('.'.join([*folder, '__init__']))
+    assert names & MODULES.keys() or (not folder and name in CROSS_CUTTING), (
+      f'{path.relative_to(TESTS)} has no module of its name'
+    )

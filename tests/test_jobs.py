@@ -1,17 +1,17 @@
 import dataclasses
 import functools
 
+import child_processes
 import jax
 import jax.numpy as jnp
 import numpy as np
-import processes
 import pytest
 import tiny_models
 from photographs import PHOTOGRAPHS
 from training_sets import write_folder
 
 from vit_jax_repro import jobs, models, weights
-from vit_jax_repro.data import datasets, imagenet, preprocess
+from vit_jax_repro.data import datasets, labels, preprocess
 
 quick = pytest.mark.quick
 
@@ -107,7 +107,7 @@ def on_one_device(path):
 
 
 def test_one_device_counts_as_eight_do(tiny):
-  child = processes.Child(on_one_device, tiny, devices=1)
+  child = child_processes.Child(on_one_device, tiny, devices=1)
   assert child.wait() == 0, child.stderr
   correct, top5 = by_hand(tiny)
   assert jax.device_count() == 8
@@ -145,9 +145,9 @@ def few_shots(path):
 )
 def test_several_processes_count_as_one_does(tiny, count, split, sizes):
   whole = jobs.evaluate(tiny, 'digits', split=split)
-  port = processes.free_port()
+  port = child_processes.free_port()
   children = [
-    processes.Child(
+    child_processes.Child(
       one_of_several, port, count, index, tiny, split, sizes, devices=2
     )
     for index in range(count)
@@ -267,7 +267,7 @@ def test_a_model_name_overrides_the_file(tmp_path):
   for name in (None, 'Ti_16'):
     ((best, *_),) = jobs.predict(path, [PHOTOGRAPHS['china']], model=name)
     assert best[:2] == (207, 'golden retriever')
-    assert imagenet.class_names()[207] == best[1]
+    assert labels.class_names()[207] == best[1]
   with pytest.raises(ValueError, match='do not fit') as caught:
     jobs.predict(path, [PHOTOGRAPHS['china']], model='ViT-S_16')
   assert '\n' not in str(caught.value)

@@ -8,8 +8,8 @@ import shutil
 import signal
 import time
 
+import child_processes
 import numpy as np
-import processes
 import pytest
 import tfds_fixtures
 
@@ -68,7 +68,7 @@ def arguments(data, workdir):
 def start(data, workdir):
   """`main` in a process of its own."""
   flags = arguments(data, workdir)
-  return processes.Child(processes.verb, 'main', flags, devices=1)
+  return child_processes.Child(child_processes.verb, 'main', flags, devices=1)
 
 
 def lines(path):
@@ -226,7 +226,7 @@ def limited(arguments):
   signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
   resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))
-  processes.verb('main', arguments)
+  child_processes.verb('main', arguments)
 
 
 def test_a_full_disk_is_named_and_the_run_goes_on_later(data, whole, tmp_path):
@@ -234,7 +234,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_later(data, whole, tmp_path):
   checkpoints = unfinished(whole, workdir)
   shutil.rmtree(checkpoints / str(TOTAL_STEPS))
   (workdir / 'metrics.jsonl').write_text('')
-  child = processes.Child(limited, arguments(data, workdir), devices=1)
+  child = child_processes.Child(limited, arguments(data, workdir), devices=1)
   assert child.wait() == 1
   *_, line = child.stderr.splitlines()
   assert line.startswith(f'main: cannot write a checkpoint in {checkpoints}: ')

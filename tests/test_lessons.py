@@ -13,9 +13,10 @@ import pytest
 
 from vit_jax_repro import lessons, studies, weights
 from vit_jax_repro.data import datasets
+from vit_jax_repro.inference import restoring
 from vit_jax_repro.lessons import Lesson
+from vit_jax_repro.output import files
 from vit_jax_repro.paper import table, verdict
-from vit_jax_repro.runs import json_files, restoring
 from vit_jax_repro.runs.settings import to_plain
 from vit_jax_repro.studies import outcome, report, running
 
@@ -154,7 +155,7 @@ def test_what_a_study_found_is_found(tmp_path):
   result = report.Result('families', 'A title', 'short', 1, sides, (), {})
   path = lesson.path('studies', 'families', 'study.json')
   os.makedirs(os.path.dirname(path))
-  json_files.write(path, dataclasses.asdict(result))
+  files.write_json(path, dataclasses.asdict(result))
   found = lesson.studied('families')
   assert found.title == 'A title' and found.sides == ('ViT', 'BiT')
 

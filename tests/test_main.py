@@ -8,15 +8,15 @@ import shutil
 import subprocess
 import sys
 
+import child_processes
 import jax
 import numpy as np
-import processes
 import pytest
 import tiny_models
 from photographs import PHOTOGRAPHS
 
 from vit_jax_repro import jobs, main, models, weights
-from vit_jax_repro.weights import npz, stacking
+from vit_jax_repro.weights import npz, trees
 
 CONFIGS = os.path.join(os.path.dirname(__file__), '..', 'configs')
 # Eight devices, sixteen images, a model of one narrow layer.
@@ -261,7 +261,7 @@ def test_a_folder_of_photographs_is_fine_tuned(folder, monkeypatch, tmp_path):
   )
   assert metrics[-1]['train_loss'] < metrics[0]['train_loss']
   np.testing.assert_allclose(metrics[0]['train_loss'], np.log(2), rtol=1e-5)
-  tuned = stacking.flatten(weights.load(tmp_path / 'run' / 'model.npz'))
+  tuned = trees.flatten(weights.load(tmp_path / 'run' / 'model.npz'))
   assert tuned['head/kernel'].shape == (192, 2)
   assert tuned['Transformer/posembed_input/pos_embedding'].shape[1] == 10
   card = read_json(tmp_path / 'run' / 'model.json')
@@ -349,9 +349,9 @@ def in_two_processes(folder, tmp_path_factory):
     (small_vit_on(folder), root / 'whole'),
     (small_vit_on(photos), root / 'hurt'),
   ]
-  port = processes.free_port()
+  port = child_processes.free_port()
   children = [
-    processes.Child(one_of_two, port, index, runs, devices=2)
+    child_processes.Child(one_of_two, port, index, runs, devices=2)
     for index in range(2)
   ]
   codes = [child.wait() for child in children]

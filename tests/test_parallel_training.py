@@ -6,23 +6,17 @@ import json
 import re
 import shutil
 
+import child_processes
 import jax
 import numpy as np
-import processes
 import pytest
 import tiny_models
 from training_sets import write_folder
 
 from vit_jax_repro import jobs, models, weights
-from vit_jax_repro.training import (
-  averaging,
-  distributed,
-  mixing,
-  objectives,
-  optim,
-  steps,
-)
-from vit_jax_repro.training import mesh as meshes
+from vit_jax_repro.parallel import mesh as meshes
+from vit_jax_repro.parallel import processes
+from vit_jax_repro.training import averaging, mixing, objectives, optim, steps
 
 BATCH, SIZE, CLASSES, STEPS = 24, 8, 10, 10
 DATA, FSDP, MIXED = dict(), dict(fsdp=8), dict(data=2, fsdp=2, model=2)
@@ -174,21 +168,21 @@ def whole(params):
 
 def one_of_two(port, index, path):
   """Trains on four of eight devices."""
-  distributed.initialize(f'localhost:{port}', 2, index, timeout=60)
+  processes.initialize(f'localhost:{port}', 2, index, timeout=60)
   assert jax.local_device_count() == 4 and jax.device_count() == 8
   for name, sizes in {'fsdp': FSDP, 'mixed': MIXED}.items():
     trained = train('vit', sizes)
     params = whole(trained.params)
-    if distributed.is_first():
+    if processes.is_first():
       weights.save(path / f'{name}.npz', params)
     print('LOSSES', json.dumps(trained.losses))
 
 
 def in_two_processes(function, *arguments, **keys):
   """Starts both; the Children."""
-  port = processes.free_port()
+  port = child_processes.free_port()
   return [
-    processes.Child(function, port, index, *arguments, devices=4, **keys)
+    child_processes.Child(function, port, index, *arguments, devices=4, **keys)
     for index in range(2)
   ]
 
@@ -238,7 +232,7 @@ def test_a_run_on_eight_devices_goes_on_with_one_two_and_four(tmp_path):
     run = tmp_path / f'on {number}'
     shutil.copytree(whole, run)
     (run / 'model.npz').unlink()
-    child = processes.Child(
+    child = child_processes.Child(
       functools.partial(jobs.train, show=False),
       settings(folder, **mesh),
       str(run),

@@ -9,10 +9,10 @@ import tfds_fixtures
 from tiny_models import params_of, spec, with_head
 
 from vit_jax_repro import evaluate, jobs
-from vit_jax_repro.data import datasets, imagenet, labels, pipeline
-from vit_jax_repro.evaluation import classify
-from vit_jax_repro.runs import model_files
-from vit_jax_repro.training import mesh as meshes
+from vit_jax_repro.data import datasets, labels, pipeline
+from vit_jax_repro.inference import classify
+from vit_jax_repro.parallel import mesh as meshes
+from vit_jax_repro.weights import model_card
 
 # Grey values, and labels of images whose class is their grey value to the
 # model below, with the two classes on either side in its top five.
@@ -81,11 +81,11 @@ def test_evaluation_of_a_model_with_its_classes_in_another_order(
   bias[999 - 19] = 3  # the model's classes are ImageNet's from behind
   bias[999 - 40] = 2
   params = with_head(params_of(architecture), bias=bias)
-  model_files.save_model(
+  model_card.save_model(
     tmp_path / 'model.npz',
     params,
     architecture=architecture,
-    class_names=imagenet.wordnet_ids()[::-1],
+    class_names=labels.wordnet_ids()[::-1],
     image_size=(8, 8),
     preprocessing='vit_jax',
   )

@@ -12,15 +12,15 @@ import pathlib
 import shutil
 import tarfile
 
+import child_processes
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import processes
 import pytest
 
 from vit_jax_repro import jobs, weights
-from vit_jax_repro.runs import saved
-from vit_jax_repro.weights import npz, stacking
+from vit_jax_repro.analysis import saved_results
+from vit_jax_repro.weights import npz, trees
 
 DATA = pathlib.Path(__file__).parent / 'data'
 HALF, END = 120, 240  # steps of the two checkpoints
@@ -92,7 +92,7 @@ def settings(workdir):
 
 def train(stored, workdir):
   flags = [f'--config={CONFIG}', f'--workdir={workdir}', *settings(stored)]
-  return processes.Child(processes.verb, 'main', flags, devices=1)
+  return child_processes.Child(child_processes.verb, 'main', flags, devices=1)
 
 
 @pytest.fixture(scope='module')
@@ -117,10 +117,10 @@ def test_restore_gives_the_stored_bits(stored, hashes, step):
 @pytest.mark.quick
 def test_load_gives_the_stored_bits(stored, hashes):
   assert array_hashes(dict(npz.read(stored / 'model.npz'))) == hashes['model']
-  params = stacking.flatten(weights.load(stored / 'model.npz'))
+  params = trees.flatten(weights.load(stored / 'model.npz'))
   with ocp.StandardCheckpointer() as reader:
     state = reader.restore(stored / 'checkpoints' / str(END) / 'state')
-  for name, array in stacking.flatten(state['params']).items():
+  for name, array in trees.flatten(state['params']).items():
     np.testing.assert_array_equal(array, params[name], err_msg=name)
 
 
@@ -134,7 +134,7 @@ def test_evaluate_gives_the_stored_accuracy(stored):
 
 @pytest.mark.quick
 def test_curves_reads_the_stored_metrics(stored):
-  curves = saved.curves(stored)
+  curves = saved_results.curves(stored)
   assert curves.steps.tolist() == list(range(5, END + 1, 5))
   rows = metrics(stored)
   assert curves.losses.tolist() == [row['train_loss'] for row in rows.values()]

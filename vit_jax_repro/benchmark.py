@@ -143,10 +143,10 @@ def commands():
 
 
 def _begin(values):
-  from vit_jax_repro.runs import json_files
+  from vit_jax_repro.output import files
 
   if values.json is not None:
-    json_files.check_writable(values.json)
+    files.check_writable(values.json)
 
 
 def _speed(values, kind):
@@ -306,7 +306,7 @@ def _cases(values, kind):
 
 def _targets(values):
   from vit_jax_repro import command_line
-  from vit_jax_repro.training import targets
+  from vit_jax_repro.parallel import targets
 
   if values.target is None:
     if values.batch_per_chip is not None:
@@ -354,7 +354,7 @@ def _result(name, rows, more):
   import datetime
 
   from vit_jax_repro.analysis import dry_run
-  from vit_jax_repro.training import manifest
+  from vit_jax_repro.runs import manifest
 
   return {
     name: dry_run.as_dict(rows),
@@ -365,10 +365,10 @@ def _result(name, rows, more):
 
 
 def _write(values, result):
-  from vit_jax_repro.runs import json_files
+  from vit_jax_repro.output import files
 
   if values.json is not None:
-    json_files.write(values.json, result)
+    files.write_json(values.json, result)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ import traceback
 
 from absl import flags, logging
 
-from vit_jax_repro import compiled_programs
+from vit_jax_repro import compilation_cache
 
 WRONG_USAGE, FAILED, INTERRUPTED = 2, 1, 130
 NOBODY_READS = 141  # what a shell says of a program that SIGPIPE ended
@@ -49,7 +49,7 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
   # Set before TensorFlow is imported, by whichever library does so, and before
   # JAX is, which would set it to 1. A configuration file may import both.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  compiled_programs.keep()
+  compilation_cache.keep()
   if _HELP & set(argv[1:]):
     with _while_someone_reads():
       print(_help(verb, flag_values, description, positional))
@@ -167,7 +167,7 @@ def define_process_flags(flag_values):
 
 
 def join_processes(flag_values, initialize, **options):
-  """Has `training.distributed.initialize` join the others as the flags say.
+  """Has `parallel.processes.initialize` join the others as the flags say.
 
   Raises:
     UsageError: the flags do not go together.

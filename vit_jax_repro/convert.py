@@ -67,7 +67,7 @@ def _convert(values, paths):
     raise command_line.UsageError(
       f'{len(paths)} paths given; convert takes two: IN OUT'
     )
-  from vit_jax_repro.runs import converting
+  from vit_jax_repro.ports import converting
 
   show(
     converting.convert(

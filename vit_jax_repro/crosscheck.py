@@ -61,17 +61,18 @@ def command_flags():
 def _crosscheck(values, rest):
   del rest
   from vit_jax_repro import command_line
-  from vit_jax_repro.runs import json_files, model_files
+  from vit_jax_repro.output import files
+  from vit_jax_repro.weights import model_card
 
   command_line.require(values, 'weights')
   if (values.port is None) == (values.export is None):
     raise command_line.UsageError(
       'one of --port and --export must be given, not both; see --help'
     )
-  inputs = values.weights, model_files.card_path(values.weights)
+  inputs = values.weights, model_card.card_path(values.weights)
   for path in (values.json, values.report, values.export):
     if path is not None:
-      json_files.check_writable(path, keep=(*inputs, *values.images))
+      files.check_writable(path, keep=(*inputs, *values.images))
   if None not in (values.json, values.report) and (
     os.path.realpath(values.json) == os.path.realpath(values.report)
   ):
@@ -97,15 +98,15 @@ def _export(values, model):
     if values[name].value is not None:
       raise command_line.UsageError(f'--{name} does not go with --export')
 
-  from vit_jax_repro.runs import crosschecking
+  from vit_jax_repro.comparison import crosschecking
 
   names = crosschecking.export_reference(values.weights, values.export, **model)
   print(f'{values.export}: images and {len(names)} activations')
 
 
 def _compare(values, model):
-  from vit_jax_repro.comparison import report, sections
-  from vit_jax_repro.runs import crosschecking, json_files
+  from vit_jax_repro.comparison import crosschecking, report
+  from vit_jax_repro.output import files, reports, sections
 
   result = crosschecking.crosscheck(
     values.weights,
@@ -115,11 +116,11 @@ def _compare(values, model):
     **model,
   )
   parts = report.sections(result)
-  sections.show(parts)
+  reports.terminal(parts, foldable=report.TEXT_COLUMNS)
   if values.report is not None:
-    json_files.write_text(values.report, sections.markdown(parts))
+    files.write_text(values.report, sections.markdown(parts))
   if values.json is not None:
-    json_files.write(values.json, report.as_json(result))
+    files.write_json(values.json, report.as_json(result))
 
 
 if __name__ == '__main__':

@@ -75,6 +75,8 @@ def _define_few_shot_flags(values):
 
 def show(result):
   """Prints a jobs.Evaluation as a table."""
+  from vit_jax_repro.output import reports
+
   height, width = result.image_size
   rows = {
     'weights': result.weights,
@@ -90,11 +92,13 @@ def show(result):
     rows['images'] += f'; {result.skipped} without a label skipped'
   if result.unreadable:
     rows['unreadable'] = _listed(result.unreadable, 'counted as wrong')
-  _print(rows)
+  reports.pairs(rows)
 
 
 def show_few_shot(result):
   """Prints a jobs.FewShot as a table."""
+  from vit_jax_repro.output import reports
+
   height, width = result.image_size
   rows = {
     'weights': result.weights,
@@ -115,35 +119,27 @@ def show_few_shot(result):
     rows['unreadable'] = _listed(
       result.unreadable, 'left out to learn from, counted as wrong otherwise'
     )
-  _print(rows)
+  reports.pairs(rows)
 
 
 def _listed(lines, fate):
   return f'{len(lines)}, {fate}:\n' + '\n'.join(lines)
 
 
-def _print(rows):
-  from rich import console, table
-
-  grid = table.Table(show_header=False)
-  for name, value in rows.items():
-    grid.add_row(name, value)
-  console.Console(markup=False, highlight=False).print(grid)
-
-
 def _evaluate(values, _):
   from vit_jax_repro import command_line
-  from vit_jax_repro.runs import json_files, model_files
-  from vit_jax_repro.training import distributed
+  from vit_jax_repro.output import files
+  from vit_jax_repro.parallel import processes
+  from vit_jax_repro.weights import model_card
 
   command_line.require(values, 'weights', 'dataset')
   shots = _few_shot_options(values)
   command_line.join_processes(
-    values, distributed.initialize, ends_at_sigterm=True
+    values, processes.initialize, ends_at_sigterm=True
   )
-  if values.json is not None and distributed.is_first():
-    inputs = values.weights, model_files.card_path(values.weights)
-    json_files.check_writable(values.json, keep=inputs)
+  if values.json is not None and processes.is_first():
+    inputs = values.weights, model_card.card_path(values.weights)
+    files.check_writable(values.json, keep=inputs)
   options = dict(
     model=values.model,
     split=values.split,
@@ -167,10 +163,10 @@ def _evaluate(values, _):
       jobs.fewshot(values.weights, values.dataset, **shots, **options),
       show_few_shot,
     )
-  if not distributed.is_first():
+  if not processes.is_first():
     return
   if values.json is not None:
-    json_files.write(values.json, dataclasses.asdict(result))
+    files.write_json(values.json, dataclasses.asdict(result))
   display(result)
 
 

@@ -19,7 +19,7 @@ LIMITS = (
   'min_images_per_sec',
 )
 _SHOWN = 20  # of the ranked files
-_WIDTH = 200  # columns where nobody's terminal says
+_WIDTH = 200  # characters a line when stdout is not a terminal
 
 
 def main(argv=None):
@@ -78,7 +78,7 @@ def command_flags():
 
 
 def show(fetched):
-  """Prints what runs.fetching.fetch gave."""
+  """Prints what published.fetching.fetch gave."""
   import sys
 
   for note in fetched.notes:
@@ -92,28 +92,34 @@ def show(fetched):
 
 def show_list(entries):
   """Prints a table of published files."""
-  grid = _table('name', '>classes', '>size', '>MB', 'sources')
+  from vit_jax_repro.output import reports
+
+  columns = ('name', '>classes', '>size', '>MB', 'sources')
+  rows = []
   for entry in entries:
     sources = ['official' if entry.is_official else '']
     sources += ['deit' if entry.url else '', entry.timm, entry.transformers]
-    grid.add_row(
-      entry.name,
-      str(entry.num_classes),
-      str(entry.image_size),
-      f'{entry.sizes[0] / 1e6:.0f}' if entry.sizes else '',
-      ', '.join(filter(None, [*sources, entry.note])),
+    rows.append(
+      (
+        entry.name,
+        str(entry.num_classes),
+        str(entry.image_size),
+        f'{entry.sizes[0] / 1e6:.0f}' if entry.sizes else '',
+        ', '.join(filter(None, [*sources, entry.note])),
+      )
     )
-  _print(grid)
+  reports.table(columns, rows, width=_WIDTH)
 
 
 def show_ranked(rows, adapted):
   """Prints the first of the AugReg files that `augreg.ranked` gave."""
+  from vit_jax_repro.output import reports
   from vit_jax_repro.published import augreg
 
   columns = ['upstream', 'fine-tuned', 'params', 'images/s', 'px']
   if not adapted:
     columns.remove('fine-tuned')
-  grid = _table('name', *(f'>{column}' for column in columns))
+  cells = []
   for row in rows[:_SHOWN]:
     values = {
       'upstream': f'{row.final_val:.2%}',
@@ -122,10 +128,11 @@ def show_ranked(rows, adapted):
       'images/s': f'{row.images_per_sec:.0f}',
       'px': str(row.resolution),
     }
-    grid.add_row(
-      augreg.file_of(row, adapted), *(values[column] for column in columns)
+    cells.append(
+      (augreg.file_of(row, adapted), *(values[column] for column in columns))
     )
-  _print(grid)
+  names = ('name', *(f'>{column}' for column in columns))
+  reports.table(names, cells, width=_WIDTH)
   if len(rows) > _SHOWN:
     print(f'and {len(rows) - _SHOWN} more')
 
@@ -142,7 +149,7 @@ def _fetch(values, arguments):
     name = _best(values)
   if name is None:
     return
-  from vit_jax_repro.runs import fetching
+  from vit_jax_repro.published import fetching
 
   show(
     fetching.fetch(name, values.dir, sha256=values.sha256, mirror=values.mirror)
@@ -179,8 +186,7 @@ def _check_usage(values, arguments):
 
 def _best(values):
   """Shows the ranking; the name of the first if it shall be fetched."""
-  from vit_jax_repro.published import augreg
-  from vit_jax_repro.runs import fetching
+  from vit_jax_repro.published import augreg, fetching
 
   index = values.index
   if index is None:
@@ -191,26 +197,6 @@ def _best(values):
   adapted = values.adapted_to is not None
   show_ranked(rows, adapted)
   return augreg.file_of(rows[0], adapted) if values.best else None
-
-
-def _table(*columns):
-  """A table; '>' before a name aligns the column to the right."""
-  from rich import table
-
-  grid = table.Table()
-  for name in columns:
-    justify = 'right' if name.startswith('>') else 'left'
-    grid.add_column(name.removeprefix('>'), justify=justify, overflow='fold')
-  return grid
-
-
-def _print(grid):
-  from rich import console
-
-  out = console.Console(markup=False, highlight=False)
-  if not out.is_terminal:
-    out = console.Console(markup=False, highlight=False, width=_WIDTH)
-  out.print(grid)
 
 
 if __name__ == '__main__':

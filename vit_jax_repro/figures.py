@@ -97,8 +97,7 @@ def _attention(values, images):
   token, layers = _token(values), _numbers(values, 'layer')
   heads, reading = _numbers(values, 'head'), _reading(values)
 
-  from vit_jax_repro.analysis import plots
-  from vit_jax_repro.runs import inspecting
+  from vit_jax_repro.analysis import inspecting, plots
 
   if values.layer is None:
     found = inspecting.rollouts(
@@ -116,8 +115,7 @@ def _distance(values, images):
   _begin(values, images, 'image')
   reading = _reading(values)
 
-  from vit_jax_repro.analysis import plots
-  from vit_jax_repro.runs import inspecting
+  from vit_jax_repro.analysis import inspecting, plots
 
   found = inspecting.distances(values.weights, images, **reading)
   _finish(values, plots.distance(found), found)
@@ -130,8 +128,7 @@ def _positions(values, _):
     _wrong(f'--layer={values.layer}: positions takes one')
   reading = _reading(values)
 
-  from vit_jax_repro.analysis import plots
-  from vit_jax_repro.runs import inspecting
+  from vit_jax_repro.analysis import inspecting, plots
 
   found = inspecting.positions(values.weights, layer=layers[0], **reading)
   _finish(values, plots.similarity(found), found)
@@ -141,8 +138,7 @@ def _filters(values, _):
   _begin(values)
   _reading(values)
 
-  from vit_jax_repro.analysis import plots
-  from vit_jax_repro.runs import inspecting
+  from vit_jax_repro.analysis import inspecting, plots
 
   found = inspecting.filters(values.weights, number=values.components)
   _finish(values, plots.filters(found), found)
@@ -161,10 +157,9 @@ def _compute(values, _):
 def _curves(values, workdirs):
   _begin(values, workdirs, 'workdir')
 
-  from vit_jax_repro.analysis import charts
-  from vit_jax_repro.runs import saved
+  from vit_jax_repro.analysis import charts, saved_results
 
-  runs = [saved.curves(workdir) for workdir in workdirs]
+  runs = [saved_results.curves(workdir) for workdir in workdirs]
   arrays = {
     f'{number}/{name}': array
     for number, run in enumerate(runs)
@@ -176,10 +171,9 @@ def _curves(values, workdirs):
 def _study(values, paths):
   _begin(values, paths, 'study.json')
 
-  from vit_jax_repro.analysis import charts
-  from vit_jax_repro.runs import saved
+  from vit_jax_repro.analysis import charts, saved_results
 
-  found = saved.study(paths[0])
+  found = saved_results.study(paths[0])
   _finish(values, charts.study(found), found)
 
 
@@ -198,20 +192,18 @@ def _verdicts(values, _):
 def _speed(values, paths):
   _begin(values, paths, 'file that `benchmark --json` wrote')
 
-  from vit_jax_repro.analysis import charts
-  from vit_jax_repro.runs import saved
+  from vit_jax_repro.analysis import charts, saved_results
 
-  found = saved.measured(paths)
+  found = saved_results.measured(paths)
   _finish(values, charts.speeds(found), found)
 
 
 def _scaling(values, paths):
   _begin(values, paths, 'file that `benchmark memory --target --json` wrote')
 
-  from vit_jax_repro.analysis import charts
-  from vit_jax_repro.runs import saved
+  from vit_jax_repro.analysis import charts, saved_results
 
-  found = saved.scaling(paths)
+  found = saved_results.scaling(paths)
   _finish(values, charts.scaling(found), found)
 
 
@@ -230,23 +222,24 @@ def _begin(values, read=(), what=None):
   """
   from vit_jax_repro import command_line
   from vit_jax_repro.analysis import pictures
-  from vit_jax_repro.runs import json_files, model_files
+  from vit_jax_repro.output import files
+  from vit_jax_repro.weights import model_card
 
   command_line.require(values, 'out')
   if what is not None and not read:
     _wrong(f'nothing to draw; give at least one {what}')
   read = [*read]
   if values.weights is not None:
-    read += [values.weights, model_files.card_path(values.weights)]
+    read += [values.weights, model_card.card_path(values.weights)]
   try:
     pictures.check_ending(values.out)
     if values.arrays is not None:
       pictures.check_arrays_ending(values.arrays)
   except ValueError as error:
     _wrong(str(error))
-  json_files.check_writable(values.out, keep=read)
+  files.check_writable(values.out, keep=read)
   if values.arrays is not None:
-    json_files.check_writable(values.arrays, keep=read)
+    files.check_writable(values.arrays, keep=read)
 
 
 def _reading(values):

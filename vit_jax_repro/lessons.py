@@ -19,21 +19,19 @@ import jax.numpy as jnp
 from absl import logging
 
 from vit_jax_repro import jobs, models, recipes, studies, weights
-from vit_jax_repro.analysis import cost
+from vit_jax_repro.analysis import cost, saved_results
 from vit_jax_repro.data import digits
+from vit_jax_repro.inference import restoring
+from vit_jax_repro.output import messages
+from vit_jax_repro.output.sections import Section, View
 from vit_jax_repro.paper import results, table, views
-from vit_jax_repro.paper.sections import Section, View
-from vit_jax_repro.reproduction import checks, overrides, requests
-from vit_jax_repro.reproduction.options import Options
-from vit_jax_repro.runs import (
-  configuration,
-  fetching,
-  model_files,
-  restoring,
-  saved,
-)
+from vit_jax_repro.published import fetching
+from vit_jax_repro.reproduction import budget, checks
+from vit_jax_repro.reproduction.options import Options, apply_overrides
+from vit_jax_repro.runs import configuration
 from vit_jax_repro.runs.settings import to_plain
 from vit_jax_repro.studies import report, running
+from vit_jax_repro.weights import model_card
 
 SIZES = studies.SIZES
 _SHORT_STEPS = 150  # of the quickstart's updates
@@ -96,7 +94,7 @@ class Lesson:
       tfds_data_dir=self.data_dir,
     )
     config = to_plain(configuration.create(recipe, model))
-    overrides.apply(config, self.overrides)
+    apply_overrides(config, self.overrides)
     import ml_collections
 
     return ml_collections.ConfigDict(config)
@@ -119,13 +117,13 @@ class Lesson:
     """The path of a file like that of `trained`, with fresh parameters."""
     source = self.trained()
     restored = restoring.restore(source)
-    card = model_files.read_card(source)
+    card = model_card.read_card(source)
     if card is None:
-      card = model_files.Card(weights.describe(weights.load(source)))
+      card = model_card.Card(weights.describe(weights.load(source)))
     images = jnp.zeros((1, *restored.image_size, 3))
     init = jax.jit(restored.model.init)
     path = self.path('untrained.npz')
-    model_files.save_model(
+    model_card.save_model(
       path, init(jax.random.key(0), images)['params'], **vars(card)
     )
     return path
@@ -184,7 +182,7 @@ class Lesson:
         whole += [each for each in changes.values() if _is_whole(each)]
       for stage in whole:
         stage['tfds_data_dir'] = self.data_dir
-        overrides.apply(stage, self.overrides)
+        apply_overrides(stage, self.overrides)
     if self.size == 'digits':
       _leave_out(plan, sides, num_seeds, base_lrs, updates)
     return plan
@@ -206,9 +204,9 @@ class Lesson:
     columns = ('side', '>parameters', '>multiply-adds of an image', '>pixels')
     return View((Section('', (), columns, tuple(rows)),), ())
 
-  def studied(self, name: str) -> saved.Study:
+  def studied(self, name: str) -> saved_results.Study:
     """What `study` has found, to be drawn by `charts.study`."""
-    return saved.study(self.path('studies', name, 'study.json'))
+    return saved_results.study(self.path('studies', name, 'study.json'))
 
   def check(self, rows: Sequence[table.Row]) -> View:
     """Published numbers and verdicts; at full size, checks them before.
@@ -228,14 +226,14 @@ class Lesson:
         data_dir=self.data_dir,
         overrides=self.overrides,
       )
-      _, late, failed = requests.run(
+      _, late, failed = budget.run(
         [row for row in rows if row.status != table.NOT],
         options,
         checks.resolve,
         self.budget_hours,
       )
       for row, why in (late | failed).items():
-        restoring.note(f'{row}: {why}')
+        messages.note(f'{row}: {why}')
     found = results.read(folder) if os.path.isdir(folder) else {}
     return views.numbers(rows, found)
 

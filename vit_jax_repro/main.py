@@ -47,16 +47,15 @@ def main(argv=None):
 
 def show(result):
   """Prints a TrainResult of jobs.train."""
-  from rich import console, table
+  from vit_jax_repro.output import reports
 
-  grid = table.Table(show_header=False)
-  grid.add_row(
-    'test accuracy',
-    f'{result.accuracy:.2%} of {result.num_examples} images',
+  reports.pairs(
+    {
+      'test accuracy': f'{result.accuracy:.2%} of {result.num_examples} images',
+      'steps': f'{result.step}, {result.seconds:.1f} s',
+      'model': result.model,
+    }
   )
-  grid.add_row('steps', f'{result.step}, {result.seconds:.1f} s')
-  grid.add_row('model', result.model)
-  console.Console(markup=False, highlight=False, soft_wrap=True).print(grid)
 
 
 def _train(values, _):
@@ -69,12 +68,12 @@ def _train(values, _):
     if values[name].present:
       raise command_line.UsageError(f'--{name} is for a --target; give one')
   command_line.require(values, 'config', 'workdir')
-  from vit_jax_repro.training import distributed
+  from vit_jax_repro.parallel import processes
 
-  command_line.join_processes(values, distributed.initialize)
+  command_line.join_processes(values, processes.initialize)
   config = values.config
   if 'study' in config:
-    if not distributed.is_alone():
+    if not processes.is_alone():
       raise command_line.UsageError(
         'a study runs in one process, on all devices of its machine; start it '
         'once, with --distributed=off'
@@ -87,7 +86,7 @@ def _train(values, _):
     from vit_jax_repro import jobs
 
     result = jobs.train(config, values.workdir)
-    if distributed.is_first():
+    if processes.is_first():
       show(result)
 
 
@@ -100,12 +99,13 @@ def _dry_run(values):
       '--target takes the configuration of one run, not of a study'
     )
   from vit_jax_repro.analysis import dry_run, dry_run_tables
+  from vit_jax_repro.output import files
+  from vit_jax_repro.parallel import targets
   from vit_jax_repro.runs import dry_run as runs
-  from vit_jax_repro.runs import json_files
-  from vit_jax_repro.training import manifest, targets
+  from vit_jax_repro.runs import manifest
 
   if values.json is not None:
-    json_files.check_writable(values.json)
+    files.check_writable(values.json)
   found = runs.create(
     values.config,
     targets.parse(values.target),
@@ -113,7 +113,7 @@ def _dry_run(values):
     show=command_line.show,
   )
   if values.json is not None:
-    json_files.write(
+    files.write_json(
       values.json, {**dry_run.as_dict(found), **manifest.software()}
     )
   dry_run_tables.show_run(found)

@@ -52,28 +52,27 @@ def as_json(images, results):
 
 def show(images, results):
   """Prints what jobs.predict gave, a table for each image."""
-  from rich import console, table
+  from vit_jax_repro.output import reports
 
-  out = console.Console(markup=False, highlight=False)
   for image, classes in zip(images, results, strict=True):
-    grid = table.Table('label', 'class', 'probability')
-    grid.columns[0].justify = grid.columns[2].justify = 'right'
-    for label, name, probability in classes:
-      grid.add_row(str(label), name, f'{probability:.2%}')
-    out.print(image, soft_wrap=True)
-    out.print(grid)
+    print(image)
+    reports.table(
+      ('>label', 'class', '>probability'),
+      [(str(label), name, f'{p:.2%}') for label, name, p in classes],
+    )
 
 
 def _predict(values, images):
   from vit_jax_repro import command_line
-  from vit_jax_repro.runs import json_files, model_files
+  from vit_jax_repro.output import files
+  from vit_jax_repro.weights import model_card
 
   command_line.require(values, 'weights')
   if not images:
     raise command_line.UsageError('no image to predict; give at least one path')
   if values.json is not None:
-    inputs = values.weights, model_files.card_path(values.weights), *images
-    json_files.check_writable(values.json, keep=inputs)
+    inputs = values.weights, model_card.card_path(values.weights), *images
+    files.check_writable(values.json, keep=inputs)
   image_size = command_line.image_size(values.image_size)
 
   from vit_jax_repro import jobs
@@ -87,7 +86,7 @@ def _predict(values, images):
     preprocessing=values.preprocessing,
   )
   if values.json is not None:
-    json_files.write(values.json, as_json(images, results))
+    files.write_json(values.json, as_json(images, results))
   show(images, results)
 
 

@@ -93,12 +93,13 @@ def _takers(flag):
 
 
 def _list(values, rest):
-  from vit_jax_repro.paper import facts, listings, naming, table
+  from vit_jax_repro.output import messages
+  from vit_jax_repro.paper import facts, listings, table
 
   pattern = rest[0] if rest else ''
 
   def fitting(tables):
-    return [t for t in tables if naming.fits(pattern, t.name, t.title)]
+    return [t for t in tables if messages.fits(pattern, t.name, t.title)]
 
   found = fitting(table.tables()), fitting(facts.tables())
   if not any(found):
@@ -110,7 +111,8 @@ def _list(values, rest):
 
 def _show(values, rest):
   from vit_jax_repro import command_line
-  from vit_jax_repro.paper import facts, grids, listings, naming, table, views
+  from vit_jax_repro.output import messages
+  from vit_jax_repro.paper import facts, grids, listings, table, views
 
   if (values.row is None) == (not rest) or (values.row and values.grid):
     raise command_line.UsageError(
@@ -122,7 +124,7 @@ def _show(values, rest):
     return
   texts = [each.name for each in facts.tables()]
   names = [*(each.name for each in table.tables()), *texts]
-  name = naming.pick(rest[0], names, 'table', '`list` has all names')
+  name = messages.pick(rest[0], names, 'table', '`list` has all names')
   if name not in texts:
     view = grids.grid if values.grid else views.numbers
     _print(values, view(table.select(name, *rest[1:]), _results(values)))
@@ -143,11 +145,14 @@ def _differences(values, rest):
 def _report(values, rest):
   del rest
   from vit_jax_repro import command_line
-  from vit_jax_repro.paper import render, table, views
-  from vit_jax_repro.runs import json_files
+  from vit_jax_repro.output import files, sections
+  from vit_jax_repro.paper import table, views
 
   command_line.require(values, 'results')
-  writers = {'.md': render.markdown, '.csv': render.as_csv}
+  writers = {
+    '.md': lambda view: sections.markdown(view.sections),
+    '.csv': lambda view: sections.as_csv(view.records),
+  }
   if values.out is not None:
     if values.format is not None:
       raise command_line.UsageError('--format does not go with --out')
@@ -156,24 +161,24 @@ def _report(values, rest):
       raise command_line.UsageError(
         f'--out={values.out} must end in {" or ".join(writers)}'
       )
-    json_files.check_writable(values.out)
+    files.check_writable(values.out)
   found = table.select(values.table)
   view = views.report(found, _results(values), whole=values.table is not None)
   if values.out is None:
     _print(values, view)
   else:
-    json_files.write_text(values.out, writers[ending](view))
+    files.write_text(values.out, writers[ending](view))
     print(f'{values.out}: {view.sections[0].text[0]}')
 
 
 def _plan(values, rest):
-  from vit_jax_repro.reproduction import plans, requests
+  from vit_jax_repro.reproduction import budget, views
 
   rows = _rows(values, rest)
   if values.row is not None:
-    _print(values, plans.plan([_check(values, rows[0])]))
+    _print(values, views.plan([_check(values, rows[0])]))
     return
-  view, refused = requests.plan(rows, lambda row: _check(values, row))
+  view, refused = budget.plan(rows, lambda row: _check(values, row))
   _print(values, view)
   _fail(refused)
 
@@ -185,8 +190,8 @@ def _run(values, rest):
   rows = _rows(values, rest)
 
   from vit_jax_repro.paper import views
-  from vit_jax_repro.reproduction import overrides, requests, running
-  from vit_jax_repro.reproduction.options import Options
+  from vit_jax_repro.reproduction import budget, running
+  from vit_jax_repro.reproduction.options import Options, parse_overrides
 
   options = Options(
     results=values.results,
@@ -195,7 +200,7 @@ def _run(values, rest):
     data_dir=values.data_dir,
     batch_size=values.batch_size,
     seeds=values.seeds,
-    overrides=overrides.parse(values.override),
+    overrides=parse_overrides(values.override),
   )
   if values.row is not None:
     check = _check(values, rows[0])
@@ -203,7 +208,7 @@ def _run(values, rest):
     running.run(check, options)
     _print(values, views.numbers(rows, _results(values)))
     return
-  view, late, failed = requests.run(
+  view, late, failed = budget.run(
     rows, options, lambda row: _check(values, row), values.budget
   )
   _print(values, view)
@@ -248,21 +253,23 @@ def _fail(lines):
 
 def _cost(values, rest):
   del rest
-  from vit_jax_repro.reproduction import costs
+  from vit_jax_repro.reproduction import views
 
-  _print(values, costs.view(*costs.computed(compiled=values.compiled)))
+  _print(
+    values, views.costs_view(*views.computed_costs(compiled=values.compiled))
+  )
 
 
 def _card(values, rest):
-  from vit_jax_repro.reproduction import cards
-  from vit_jax_repro.runs import card, json_files
+  from vit_jax_repro.output import files
+  from vit_jax_repro.reproduction import card
 
   if values.json is not None:
-    json_files.check_writable(values.json)
+    files.check_writable(values.json)
   found = card.of_run(rest[0]) if rest else card.of_project()
   if values.json is not None:
-    json_files.write(values.json, dataclasses.asdict(found))
-  _print(values, cards.view(found))
+    files.write_json(values.json, dataclasses.asdict(found))
+  _print(values, card.view(found))
 
 
 def _rows(values, rest):
@@ -305,14 +312,14 @@ def _results(values):
 
 
 def _print(values, view):
-  from vit_jax_repro.paper import render
+  from vit_jax_repro.output import reports, sections
 
   if values.format == 'csv':
-    print(render.as_csv(view), end='')
+    print(sections.as_csv(view.records), end='')
   elif values.format == 'markdown':
-    print(render.markdown(view), end='')
+    print(sections.markdown(view.sections), end='')
   else:
-    render.terminal(view)
+    reports.terminal(view.sections)
 
 
 _WHICH = '[--row=ID | --table=NAME | PATTERN]'

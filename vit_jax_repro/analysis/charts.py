@@ -1,7 +1,7 @@
 """Figures of numbers: published ones, runs, studies, benchmarks, verdicts.
 
-Each function takes records, of paper/points.py and runs/saved.py or with the
-same fields, and gives a matplotlib Figure, see `pictures`.
+Each function takes records of paper/points.py and saved_results.py, or others
+with the same fields, and returns a matplotlib Figure, see `pictures`.
 """
 
 import textwrap

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from vit_jax_repro.analysis import cost, hlo, memory, roofline
-from vit_jax_repro.training import mesh as meshes
-from vit_jax_repro.training import targets
+from vit_jax_repro.parallel import mesh as meshes
+from vit_jax_repro.parallel import targets
 
 # How much longer an array of a collective may be than the parameter that it
 # stands for: XLA pads shards to its tiles.

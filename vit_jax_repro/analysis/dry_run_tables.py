@@ -1,14 +1,13 @@
 """What dry runs found, as tables on the terminal."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from vit_jax_repro.analysis import dry_run
-from vit_jax_repro.training import targets
+from vit_jax_repro.output import reports
+from vit_jax_repro.parallel import targets
 
 _GIB = 2**30
-_WIDTH = 120  # of a table that is not shown on a terminal
 
 
 def show_run(found: Any) -> None:
@@ -33,7 +32,7 @@ def show_run(found: Any) -> None:
     kernels = _kernels(both[0], found.accum_steps), _kernels(both[1], 1)
     rows.append((f'attention: {found.attention}', *kernels))
   rows += _bound_rows(both)
-  _print(title, ('', 'update', 'evaluation'), rows)
+  reports.numbers(title, ('', 'update', 'evaluation'), rows)
   show_exchanges(found.update)
   if found.update.exchanges:
     print(_exchanged(found))
@@ -51,7 +50,7 @@ def show_run(found: Any) -> None:
 def show_exchanges(analysis: dry_run.Analysis) -> None:
   """Prints the collectives of a program; nothing for a single device."""
   if analysis.exchanges:
-    _print(
+    reports.numbers(
       'exchanges of the update, of each device',
       ('collective', 'axes', 'dtype', 'number', 'MB'),
       [
@@ -156,17 +155,3 @@ def _product(sizes):
   for size in sizes:
     number *= size
   return number
-
-
-def _print(title, names, rows):
-  from rich import console, table
-
-  grid = table.Table(title=title)
-  grid.add_column(names[0], no_wrap=True)
-  for name in names[1:]:
-    grid.add_column(name, justify='right', no_wrap=True)
-  for row in rows:
-    grid.add_row(*row)
-  # A file or pipe has no width of its own.
-  width = None if sys.stdout.isatty() else _WIDTH
-  console.Console(markup=False, highlight=False, width=width).print(grid)

@@ -12,7 +12,7 @@ import numpy as np
 
 from vit_jax_repro.analysis import attention
 from vit_jax_repro.models import positions
-from vit_jax_repro.weights import stacking
+from vit_jax_repro.weights import trees
 
 # Filters of RGB values, by the names of canonical trees: patches of a ViT, the
 # stem of a Mixer, and the first convolution of hybrids and BiT.
@@ -85,7 +85,7 @@ def rgb_filters(params: Mapping[str, Any]) -> np.ndarray:
   Raises:
     ValueError: no such kernel, or it is not finite.
   """
-  flat = stacking.flatten(params)
+  flat = trees.flatten(params)
   name = next((name for name in _FILTERS if name in flat), None)
   if name is None or flat[name].shape[2] != 3:
     raise ValueError('the weights have no filters of RGB values')
@@ -140,7 +140,7 @@ def _place(model, layer):
 
 def _below(params, place):
   """The arrays directly below a name, of stacked blocks too."""
-  flat = stacking.unstack(stacking.flatten(params))
+  flat = trees.unstack(trees.flatten(params))
   found = {
     name.removeprefix(place): value
     for name, value in flat.items()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax_repro.weights import atomic
+from vit_jax_repro.output import files
 
 ENDINGS = ('.png', '.svg')
 # Colours that the colour-blind tell apart (Okabe and Ito).
@@ -65,7 +65,7 @@ def save(figure, path: str | os.PathLike) -> None:
   kind = os.path.splitext(path)[1][1:].lower()
   metadata = {'Date': None} if kind == 'svg' else {'Software': None}
   with (
-    atomic.replacing(path) as temporary,
+    files.replacing(path) as temporary,
     matplotlib.rc_context({'svg.hashsalt': 'vit_jax_repro'}),
   ):
     figure.savefig(temporary, format=kind, metadata=metadata)
@@ -89,7 +89,7 @@ def save_arrays(path: str | os.PathLike, named: Mapping[str, Any]) -> None:
     OSError: the file cannot be written; what was there is unchanged.
   """
   check_arrays_ending(path)
-  with atomic.replacing(path) as temporary, open(temporary, 'wb') as file:
+  with files.replacing(path) as temporary, open(temporary, 'wb') as file:
     np.savez_compressed(file, allow_pickle=False, **named)
 
 

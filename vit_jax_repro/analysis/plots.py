@@ -1,7 +1,7 @@
 """Figures of what is inside a model; `charts` has those of numbers.
 
-Each function takes a record, of runs/inspecting.py or with the same fields, and
-gives a matplotlib Figure, see `pictures`.
+Each function takes a record of inspecting.py, or another with the same fields,
+and returns a matplotlib Figure, see `pictures`.
 """
 
 import math

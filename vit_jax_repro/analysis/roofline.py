@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax_repro.analysis import hlo
-from vit_jax_repro.training import targets
+from vit_jax_repro.parallel import targets
 
 
 @dataclasses.dataclass(frozen=True)

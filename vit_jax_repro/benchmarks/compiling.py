@@ -9,7 +9,7 @@ import jax
 
 from vit_jax_repro.analysis import dry_run, memory
 from vit_jax_repro.benchmarks import programs
-from vit_jax_repro.training import targets
+from vit_jax_repro.parallel import targets
 
 
 @dataclasses.dataclass(frozen=True)

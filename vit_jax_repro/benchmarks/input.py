@@ -13,13 +13,13 @@ import time
 import numpy as np
 
 from vit_jax_repro.benchmarks import workers
-from vit_jax_repro.data import augment, datasets, epochs, pipeline, reading
+from vit_jax_repro.data import augment, datasets, decoding, order, pipeline
 from vit_jax_repro.data.preprocess import (
   check_image_size,
   normalize,
   pick_preprocessing,
 )
-from vit_jax_repro.data.tensorflow_cpu import parallel_map, tensorflow
+from vit_jax_repro.data.tf_host import parallel_map, tensorflow
 
 PHOTOGRAPH_SIZE = (375, 500)  # of most of ImageNet's images
 JPEG_QUALITY = 90
@@ -158,7 +158,7 @@ def _evaluation(split, image_size, batch_size):
   """What `pipeline.evaluation_batches` reads, without an end."""
   function = pick_preprocessing('vit_jax')
   size = check_image_size(image_size)
-  return reading.batches_of(
+  return decoding.batches_of(
     split,
     split.examples().repeat().skip,
     lambda encoded, _: function(encoded, size),
@@ -174,11 +174,11 @@ def _boxes(split, options, handed_over):
   seed, batch_size = options['seed'], options['batch_size']
 
   def decoded(example):
-    key = augment.box_key(epochs.example_key(example, seed))
+    key = augment.box_key(order.example_key(example, seed))
     box = augment.decode_box(split.load(example)['image'], key)
     return box if handed_over else tf.shape(box)
 
-  examples = epochs.examples(
+  examples = order.examples(
     split, seed=seed, shuffle_buffer=options['shuffle_buffer']
   )
   if not handed_over:

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 
 from vit_jax_repro import models
 from vit_jax_repro.analysis import cost
-from vit_jax_repro.data import synthetic
+from vit_jax_repro.data import batches
 from vit_jax_repro.models import attention
-from vit_jax_repro.training import dividing, objectives, optim, steps, targets
-from vit_jax_repro.training import mesh as mesh_lib
+from vit_jax_repro.parallel import mesh as mesh_lib
+from vit_jax_repro.parallel import targets
+from vit_jax_repro.training import dividing, objectives, optim, steps
 
 NUM_CLASSES = 1000
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-3, 0.1, 1.0
@@ -293,7 +294,7 @@ def _result(case, shardings, mesh):
 
 def _batch(case):
   batch = next(
-    synthetic.batches(
+    batches.synthetic(
       image_size=case.image_size,
       num_classes=NUM_CLASSES,
       batch_size=case.batch_size,

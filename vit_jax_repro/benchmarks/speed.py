@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from vit_jax_repro.benchmarks import programs, torch_models, workers
-from vit_jax_repro.training import targets
+from vit_jax_repro.parallel import targets
 
 EAGER, COMPILED = 'eager', 'compiled'
 _PAUSE = 0.5  # seconds, in which the others come to rest

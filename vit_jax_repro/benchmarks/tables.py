@@ -1,13 +1,12 @@
 """What is measured, as tables on the terminal."""
 
-import sys
 from collections.abc import Sequence
 
-from vit_jax_repro.training import targets
+from vit_jax_repro.output import reports
+from vit_jax_repro.parallel import targets
 
 RATIOS = ('decoded', 'handed', 'usual')  # to which pipelines
 _GIB = 2**30
-_WIDTH = 120  # of a table that is not shown on a terminal
 _PARTS = 20  # that are shown of a profile
 
 
@@ -31,7 +30,7 @@ def reading(result: dict) -> None:
     )
     for row in result['pipelines']
   ]
-  _print(title, ('pipeline', *names), rows)
+  reports.numbers(title, ('pipeline', *names), rows)
 
 
 def speeds(rows: Sequence) -> None:
@@ -41,7 +40,7 @@ def speeds(rows: Sequence) -> None:
       print(f'{row.case.model} {row.contender}: {row.error}')
   for case, group in _by_case(rows):
     first = group[0].contender
-    _print(
+    reports.numbers(
       _title(case, group[0].devices, group[0].device_kind),
       ('contender', 'ms', 'range', 'images/s', 'of peak', 'GiB', 'ratio'),
       [
@@ -64,7 +63,7 @@ def speeds(rows: Sequence) -> None:
 def compilations(rows: Sequence) -> None:
   """Prints rows of `compiling.times`."""
   for case, group in _by_case(rows):
-    _print(
+    reports.numbers(
       _title(case),
       ('variant', 'lower, s', 'compile, s', f'x {group[0].variant}'),
       [
@@ -90,7 +89,7 @@ def forecasts(rows: Sequence) -> None:
     key = case.kind, case.model, case.dtype, case.image_size, mesh
     groups.setdefault(key, []).append(row)
   for (kind, model, dtype, size, mesh), group in groups.items():
-    _print(
+    reports.numbers(
       f'{kind} {model}, {dtype}, {size[0]}x{size[1]}, mesh {mesh or "data"}',
       (
         'target', 'variant', 'batch', 'GiB', 'of', 'products, ms',
@@ -146,7 +145,7 @@ def _images_per_chip(row):
 def fits(rows: Sequence) -> None:
   """Prints rows of `compiling.fits`."""
   for case, group in _by_case(rows):
-    _print(
+    reports.numbers(
       _title(case) + ', GiB of one device',
       ('variant', 'arguments', 'temporary', 'in all', 'limit', 'largest batch'),
       [
@@ -168,7 +167,7 @@ def parts(rows: Sequence) -> None:
   """Prints rows of `profiles.profile`, the largest ones."""
   for case, group in _by_case(rows):
     shown = group[:_PARTS]
-    _print(
+    reports.numbers(
       f'{_title(case)}, {group[0].variant}',
       ('part of the model', 'ms', 'share'),
       [
@@ -209,17 +208,3 @@ def _number(value, form, factor=None):
   if value is None:
     return '-'
   return form.format(value if factor is None else value * factor)
-
-
-def _print(title, names, rows, caption=None):
-  from rich import console, table
-
-  grid = table.Table(title=title, caption=caption)
-  grid.add_column(names[0], no_wrap=True)
-  for name in names[1:]:
-    grid.add_column(name, justify='right', no_wrap=True)
-  for row in rows:
-    grid.add_row(*row)
-  # A file or pipe has no width of its own.
-  width = None if sys.stdout.isatty() else _WIDTH
-  console.Console(markup=False, highlight=False, width=width).print(grid)

@@ -15,7 +15,7 @@ import numpy as np
 
 from vit_jax_repro.comparison import position_rules
 from vit_jax_repro.models.layers import GELUS
-from vit_jax_repro.weights import names, positions, stacking
+from vit_jax_repro.weights import layouts, positions, trees
 
 # 1e-12: transformers; 1e-6: the original, timm; 1e-5: PyTorch; 1e-3: Keras.
 NORM_EPSILONS = (1e-12, 1e-6, 1e-5, 1e-3)
@@ -77,7 +77,7 @@ def known(
     params: its parameters.
     resized: how its position embeddings came to be, if they were resized.
   """
-  flat = stacking.flatten(params)
+  flat = trees.flatten(params)
   found = [*_field_causes(model, flat)]
   if any('/query/' in name for name in flat):
     found += _order_causes()
@@ -193,18 +193,18 @@ class _Reordered:
   order: tuple[str, ...]
 
   def __call__(self, model, params):
-    flat = stacking.flatten(params)
+    flat = trees.flatten(params)
     changed = dict(flat)
     for part, other in zip(_PROJECTIONS, self.order, strict=True):
       for name in flat:
         if f'/{part}/' in name:
           changed[name] = flat[name.replace(f'/{part}/', f'/{other}/')]
-    return model, stacking.nest(changed)
+    return model, trees.nest(changed)
 
 
 def _split_by_heads(model, params):
   """Reads [q, k, v] x heads x d as if it were heads x [q, k, v] x d."""
-  flat = stacking.flatten(params)
+  flat = trees.flatten(params)
   changed = dict(flat)
   for name in flat:
     if '/query/' in name:
@@ -212,7 +212,7 @@ def _split_by_heads(model, params):
       fused = np.stack([flat[p] for p in parts], axis=-3)  # [..., 3, A, d]
       heads = fused.reshape(*fused.shape[:-3], fused.shape[-2], 3, -1)
       changed |= {p: heads[..., i, :] for i, p in enumerate(parts)}
-  return model, stacking.nest(changed)
+  return model, trees.nest(changed)
 
 
 def _without_pre_logits(model, params):
@@ -228,8 +228,8 @@ class _Repositioned:
   rule: str
 
   def __call__(self, model, params):
-    flat = stacking.flatten(params)
-    name = positions.name_in(flat) or names.POSITIONS
+    flat = trees.flatten(params)
+    name = positions.name_in(flat) or layouts.POSITIONS
     flat[name] = position_rules.resize(
       self.resized.embeddings,
       self.resized.grid,
@@ -237,4 +237,4 @@ class _Repositioned:
       num_tokens=self.resized.num_tokens,
       rule=self.rule,
     )
-    return model, stacking.nest(flat)
+    return model, trees.nest(flat)

@@ -1,13 +1,13 @@
 """What a cross-check found, in sentences."""
 
-from vit_jax_repro.comparison import differences, readings
+from vit_jax_repro.comparison import differences, preprocessing_search
 from vit_jax_repro.comparison.activations import LOGITS
 
 _MOST_NAMES = 4  # in a sentence
 
 
 def conclusions(result):
-  """Sentences on each stage of a `runs.crosschecking.Crosscheck`."""
+  """Sentences on each stage of a `comparison.crosschecking.Crosscheck`."""
   found = result.diagnosis
   first = differences.first_outside(found.layers)
   left_out = dict(found.not_compared)
@@ -94,7 +94,7 @@ def _of_images(reading):
   causes = '; and '.join(change(reading, field) for field in reading.named)
   rest = (
     ''
-    if reading.remaining <= readings.EXACT
+    if reading.remaining <= preprocessing_search.EXACT
     else (
       f' With that matched they differ by {reading.remaining:.2g}, rounding.'
     )
@@ -105,6 +105,6 @@ def _of_images(reading):
 def change(reading, field):
   """How the port's reading of images differs in a field, in words."""
   return (
-    f'{readings.TOPICS[field]}: {reading.found.says(field)}, not '
+    f'{preprocessing_search.TOPICS[field]}: {reading.found.says(field)}, not '
     f'{reading.start.says(field)}'
   )

@@ -3,14 +3,23 @@
 import dataclasses
 import math
 
-from vit_jax_repro.comparison import conclusions, differences, readings
-from vit_jax_repro.comparison.sections import Section
+from vit_jax_repro.comparison import (
+  conclusions,
+  differences,
+  preprocessing_search,
+)
+from vit_jax_repro.output.sections import Section
+
+# Columns of long texts, which a narrow terminal folds.
+TEXT_COLUMNS = (
+  'array', 'cause', 'image', 'layer', 'port', 'reference', 'step', 'the port',
+)  # fmt: skip
 
 _MOST_ROWS = 12  # of tables whose end says little
 
 
 def sections(result) -> list[Section]:
-  """What there is to say of a `runs.crosschecking.Crosscheck`."""
+  """What there is to say of a `comparison.crosschecking.Crosscheck`."""
   parts = [
     _verdict(result),
     _weights(result),
@@ -31,7 +40,7 @@ def sections(result) -> list[Section]:
 
 
 def as_json(result) -> dict:
-  """What scripts want of a `runs.crosschecking.Crosscheck`.
+  """What scripts want of a `comparison.crosschecking.Crosscheck`.
 
   A number that is infinite or none is null.
   """
@@ -212,13 +221,14 @@ def _reading(reading):
       reading.start.says(field) if reading.start else '',
       shown.says(field) if reading.found else 'unknown',
     )
-    for field, topic in readings.TOPICS.items()
+    for field, topic in preprocessing_search.TOPICS.items()
     if shown is not None
   ]
   text = [
     'What the reference and the port do, each on its own.',
     *(
-      f'Not to be seen on these images: {readings.TOPICS[trial.field]}: '
+      'Not to be seen on these images: '
+      f'{preprocessing_search.TOPICS[trial.field]}: '
       f'{trial.reading.says(trial.field)}.'
       for trial in reading.indistinguishable
     ),

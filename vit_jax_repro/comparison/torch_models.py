@@ -17,7 +17,7 @@ import numpy as np
 
 from vit_jax_repro.comparison import torch_layers
 from vit_jax_repro.comparison.activations import LOGITS
-from vit_jax_repro.weights import messages
+from vit_jax_repro.output import messages
 
 INSTALL = "pip install -e '.[torch]'"
 # Frames of a traceback that are not the user's own.

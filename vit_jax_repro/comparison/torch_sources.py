@@ -22,7 +22,7 @@ from collections.abc import Mapping
 
 from vit_jax_repro.comparison import torch_models
 from vit_jax_repro.comparison.torch_models import INSTALL, Port, guarded
-from vit_jax_repro.weights import messages
+from vit_jax_repro.output import messages
 
 KINDS = ('transformers', 'timm', 'module')
 

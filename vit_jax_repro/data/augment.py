@@ -13,7 +13,7 @@ import dataclasses
 from typing import Any
 
 from vit_jax_repro.data import randaugment
-from vit_jax_repro.data.keys import fold_in
+from vit_jax_repro.data.order import fold_in
 from vit_jax_repro.data.preprocess import (
   HALF,
   check_image_size,
@@ -21,7 +21,7 @@ from vit_jax_repro.data.preprocess import (
   normalize,
   squash,
 )
-from vit_jax_repro.data.tensorflow_cpu import tensorflow
+from vit_jax_repro.data.tf_host import tensorflow
 
 # The keys, by what is drawn from them.
 _BOX, _CROP, _FLIP, _SHIFT, _RANDAUGMENT = range(5)

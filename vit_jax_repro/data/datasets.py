@@ -25,7 +25,7 @@ from vit_jax_repro.data import (
   tfds_files,
   vtab,
 )
-from vit_jax_repro.data.tensorflow_cpu import parallel_map
+from vit_jax_repro.data.tf_host import parallel_map
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import functools
 
 import numpy as np
 
-from vit_jax_repro.data import tensorflow_cpu
+from vit_jax_repro.data import tf_host
 
 NAME = 'digits'
 DEFAULT_CONFIG = 'all'
@@ -146,8 +146,8 @@ def prepared_builder(data_dir=None, config=DEFAULT_CONFIG):
   Raises:
     OSError: the directory cannot be written, or is full.
   """
-  tf = tensorflow_cpu.tensorflow()
-  with tensorflow_cpu.silence():
+  tf = tf_host.tensorflow()
+  with tf_host.silence():
     builder = builder_class()(data_dir=data_dir, config=config)
     if builder.is_prepared():
       return builder

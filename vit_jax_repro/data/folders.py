@@ -12,7 +12,7 @@ import re
 
 import numpy as np
 
-from vit_jax_repro.data.tensorflow_cpu import tensorflow
+from vit_jax_repro.data.tf_host import tensorflow
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png')
 LAYOUT = 'ROOT/SPLIT/CLASS/*.{jpg,jpeg,png}'

@@ -1,10 +1,13 @@
 """Which class of a model a data set's label means."""
 
+import functools
+import gzip
+import importlib.resources
+import itertools
 from collections import Counter
 
 import numpy as np
 
-from vit_jax_repro.data import imagenet
 from vit_jax_repro.data.batches import NO_CLASS
 
 # Of a data set's classes, from how many on it is taken to be about a model's.
@@ -17,8 +20,8 @@ def class_names_of(num_classes):
 
   1000 classes are ImageNet's (ILSVRC-2012), 21843 those of ImageNet-21k.
   """
-  if num_classes in imagenet.FILES:
-    return imagenet.class_names(num_classes)
+  if num_classes in FILES:
+    return class_names(num_classes)
   return None
 
 
@@ -106,11 +109,44 @@ def _translated_columns(label, table, num_classes):  # [B, K] -> [B, classes]
 def _vocabularies(model_names, num_classes):
   """Sequences of names, in the model's label order, that it may go by."""
   imagenets = []
-  if num_classes in imagenet.FILES:
+  if num_classes in FILES:
     imagenets = [
-      imagenet.wordnet_ids(num_classes),
-      imagenet.class_names(num_classes),
+      wordnet_ids(num_classes),
+      class_names(num_classes),
     ]
   if model_names is None or tuple(model_names) in imagenets:
     return imagenets
   return [tuple(model_names)]
+
+
+FILES = {
+  1000: 'imagenet_classes.tsv',  # id, names
+  21843: 'imagenet21k_classes.tsv.gz',  # id minus the id before it, names
+}
+
+
+def class_names(num_classes: int = 1000) -> tuple[str, ...]:
+  """Readable names, synonyms separated by ', '."""
+  return _classes(num_classes)[1]
+
+
+def wordnet_ids(num_classes: int = 1000) -> tuple[str, ...]:
+  """WordNet ids such as 'n01440764'."""
+  return _classes(num_classes)[0]
+
+
+@functools.cache
+def _classes(num_classes):
+  if num_classes not in FILES:
+    raise ValueError(
+      f'no ImageNet class list of {num_classes=}; choose from {sorted(FILES)}'
+    )
+  name = FILES[num_classes]
+  data = importlib.resources.files(__package__).joinpath(name).read_bytes()
+  if name.endswith('.gz'):
+    data = gzip.decompress(data)
+  rows = [line.split('\t') for line in data.decode().splitlines()]
+  ids, names = zip(*rows, strict=True)
+  if name.endswith('.gz'):
+    ids = tuple(f'n{n:08}' for n in itertools.accumulate(map(int, ids)))
+  return ids, names

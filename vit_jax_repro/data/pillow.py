@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 
-from vit_jax_repro.data.tensorflow_cpu import tensorflow
+from vit_jax_repro.data.tf_host import tensorflow
 
 FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP')  # those that TensorFlow reads
 # Of PIL.Image.Resampling, those that timm's configurations name.

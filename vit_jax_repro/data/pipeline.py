@@ -5,7 +5,7 @@ An image that cannot be decoded does not stop either: see reading.py.
 
 import numpy as np
 
-from vit_jax_repro.data import augment, batches, epochs, reading
+from vit_jax_repro.data import augment, batches, decoding, order
 from vit_jax_repro.data.preprocess import check_image_size, pick_preprocessing
 
 
@@ -51,7 +51,7 @@ def evaluation_batches(
   def prepare(encoded, _):
     return function(encoded, image_size)
 
-  found = reading.batches_of(
+  found = decoding.batches_of(
     split,
     split.examples(process_index, process_count).skip,
     prepare,
@@ -112,11 +112,11 @@ def training_batches(
     raise ValueError(f'{start_step=} must not be negative')
 
   def prepare(encoded, example):
-    key = epochs.example_key(example, seed)
+    key = order.example_key(example, seed)
     return augment.train_image(encoded, key, augmentation)
 
   def examples_from(number):
-    return epochs.examples(
+    return order.examples(
       split,
       seed=seed,
       shuffle_buffer=shuffle_buffer,
@@ -126,7 +126,7 @@ def training_batches(
       process_count=process_count,
     )
 
-  return reading.batches_of(
+  return decoding.batches_of(
     split,
     examples_from,
     prepare,

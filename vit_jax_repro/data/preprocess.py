@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax_repro.data import pillow
-from vit_jax_repro.data.tensorflow_cpu import tensorflow
+from vit_jax_repro.data.tf_host import tensorflow
 
 # Channel means and deviations, in units of 0..255 pixel values.
 HALF = (127.5, 127.5, 127.5)  # to [-1, 1]: all Google ViT, Mixer, BiT files

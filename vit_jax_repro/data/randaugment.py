@@ -4,9 +4,9 @@ The operations are those of distortions.py; here is which of them a policy
 draws from, and what a magnitude means for each.
 """
 
-from vit_jax_repro.data import distortions
-from vit_jax_repro.data.keys import fold_in
-from vit_jax_repro.data.tensorflow_cpu import tensorflow
+from vit_jax_repro.data import image_ops
+from vit_jax_repro.data.order import fold_in
+from vit_jax_repro.data.tf_host import tensorflow
 
 # The keys of a layer, by what is drawn from them.
 _OPERATION, _SIGN, _PLACE, _WHETHER, _MAGNITUDE = range(5)
@@ -129,7 +129,7 @@ def _big_vision(image, part, key):
   fill = _BIG_VISION_FILL
 
   def moved(*origin, **origins):
-    return distortions.nearest(image, *origin, **origins, fill=fill)
+    return image_ops.nearest(image, *origin, **origins, fill=fill)
 
   def signed(amount):
     return _signed(amount, key)
@@ -144,27 +144,27 @@ def _big_vision(image, part, key):
     place = tf.random.stateless_uniform([2], fold_in(key, _PLACE))
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
     center = tf.unstack(tf.cast(tf.floor(place * sides), tf.int32))
-    return distortions.cutout(image, center, int(part * _CUTOUT), fill)
+    return image_ops.cutout(image, center, int(part * _CUTOUT), fill)
 
   return {
-    'AutoContrast': lambda: distortions.autocontrast(image),
-    'Equalize': lambda: distortions.equalize(image),
-    'Invert': lambda: distortions.invert(image),
+    'AutoContrast': lambda: image_ops.autocontrast(image),
+    'Equalize': lambda: image_ops.equalize(image),
+    'Invert': lambda: image_ops.invert(image),
     'Rotate': lambda: moved(
-      *distortions.rotation(signed(part * _ROTATE), _center(image, -0.5))
+      *image_ops.rotation(signed(part * _ROTATE), _center(image, -0.5))
     ),
-    'Posterize': lambda: distortions.posterize(image, max(1, int(part * 4))),
-    'Solarize': lambda: distortions.solarize(image, int(part * 256) % 256),
-    'Color': lambda: distortions.color(image, factor),
-    'Contrast': lambda: distortions.contrast(image, factor, middle=level()),
-    'Brightness': lambda: distortions.brightness(image, factor),
-    'Sharpness': lambda: distortions.sharpness(image, factor),
+    'Posterize': lambda: image_ops.posterize(image, max(1, int(part * 4))),
+    'Solarize': lambda: image_ops.solarize(image, int(part * 256) % 256),
+    'Color': lambda: image_ops.color(image, factor),
+    'Contrast': lambda: image_ops.contrast(image, factor, middle=level()),
+    'Brightness': lambda: image_ops.brightness(image, factor),
+    'Sharpness': lambda: image_ops.sharpness(image, factor),
     'ShearX': lambda: moved(x=(1, signed(part * _SHEAR), 0)),
     'ShearY': lambda: moved(y=(signed(part * _SHEAR), 1, 0)),
     'TranslateX': lambda: moved(x=(1, 0, signed(part * _TRANSLATE))),
     'TranslateY': lambda: moved(y=(0, 1, signed(part * _TRANSLATE))),
     'Cutout': cutout,
-    'SolarizeAdd': lambda: distortions.solarize_add(
+    'SolarizeAdd': lambda: image_ops.solarize_add(
       image, int(part * _SOLARIZE_ADD)
     ),
   }
@@ -175,7 +175,7 @@ def _deit(image, part, key):
   tf = tensorflow()
 
   def moved(*origin, **origins):
-    return distortions.bicubic(image, *origin, **origins, fill=_DEIT_FILL)
+    return image_ops.bicubic(image, *origin, **origins, fill=_DEIT_FILL)
 
   def signed(amount):
     return _signed(amount, key)
@@ -191,25 +191,25 @@ def _deit(image, part, key):
     return signed(part * _TRANSLATE_PART) * side
 
   return {
-    'AutoContrast': lambda: distortions.autocontrast(image),
-    'Equalize': lambda: distortions.equalize(image),
-    'Invert': lambda: distortions.invert(image),
+    'AutoContrast': lambda: image_ops.autocontrast(image),
+    'Equalize': lambda: image_ops.equalize(image),
+    'Invert': lambda: image_ops.invert(image),
     'Rotate': lambda: moved(
-      *distortions.rotation(signed(part * _ROTATE), _center(image, 0.0))
+      *image_ops.rotation(signed(part * _ROTATE), _center(image, 0.0))
     ),
-    'PosterizeIncreasing': lambda: distortions.posterize(
+    'PosterizeIncreasing': lambda: image_ops.posterize(
       image, 4 - whole(part * 4)
     ),
-    'SolarizeIncreasing': lambda: distortions.solarize(
+    'SolarizeIncreasing': lambda: image_ops.solarize(
       image, 256 - whole(part * 256)
     ),
-    'SolarizeAdd': lambda: distortions.solarize_add(
+    'SolarizeAdd': lambda: image_ops.solarize_add(
       image, whole(part * _SOLARIZE_ADD)
     ),
-    'ColorIncreasing': lambda: distortions.color(image, factor()),
-    'ContrastIncreasing': lambda: distortions.contrast(image, factor()),
-    'BrightnessIncreasing': lambda: distortions.brightness(image, factor()),
-    'SharpnessIncreasing': lambda: distortions.sharpness(image, factor()),
+    'ColorIncreasing': lambda: image_ops.color(image, factor()),
+    'ContrastIncreasing': lambda: image_ops.contrast(image, factor()),
+    'BrightnessIncreasing': lambda: image_ops.brightness(image, factor()),
+    'SharpnessIncreasing': lambda: image_ops.sharpness(image, factor()),
     'ShearX': lambda: moved(x=(1, signed(part * _SHEAR), 0)),
     'ShearY': lambda: moved(y=(signed(part * _SHEAR), 1, 0)),
     'TranslateXRel': lambda: moved(x=(1, 0, far(1))),

@@ -6,7 +6,7 @@ import pathlib
 import shlex
 
 from vit_jax_repro.data import catalogue, digits, vtab
-from vit_jax_repro.data.tensorflow_cpu import silence, tensorflow
+from vit_jax_repro.data.tf_host import silence, tensorflow
 
 _SUGGESTIONS = 3
 _TELLING = 3  # letters that the beginning of a name must have to suggest it

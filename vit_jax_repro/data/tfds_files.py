@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from vit_jax_repro.data import catalogue
-from vit_jax_repro.data.keys import fold_in
-from vit_jax_repro.data.tensorflow_cpu import tensorflow
+from vit_jax_repro.data.order import fold_in
+from vit_jax_repro.data.tf_host import tensorflow
 
 # How many files are read in turn and how many examples at a time. The order
 # of examples depends on them.

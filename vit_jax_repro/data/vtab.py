@@ -18,7 +18,7 @@ import functools
 import itertools
 
 from vit_jax_repro.data import catalogue, tfds_files
-from vit_jax_repro.data.tensorflow_cpu import tensorflow
+from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.data.tfds_files import Reading
 
 CLEVR_FEWEST = 3  # objects in a scene; ten at most

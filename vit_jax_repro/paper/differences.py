@@ -13,7 +13,8 @@ no row, but readers of the papers or of the code.
 import dataclasses
 import functools
 
-from vit_jax_repro.paper import naming, table
+from vit_jax_repro.output import messages
+from vit_jax_repro.paper import table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def select(pattern: str | None = None) -> list[Difference]:
     each
     for each in all_differences()
     if pattern is None
-    or naming.fits(
+    or messages.fits(
       pattern, each.id, each.scope, each.topic, each.source, each.affects
     )
   ]
@@ -83,6 +84,6 @@ def _holds(condition, row):
   field, _, globs = condition.strip().partition('=')
   text = getattr(row, field)
   return any(
-    naming.fits(glob, str(text)) if '*' in glob else glob == str(text)
+    messages.fits(glob, str(text)) if '*' in glob else glob == str(text)
     for glob in globs.split('|')
   )

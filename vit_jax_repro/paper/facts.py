@@ -9,7 +9,8 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
-from vit_jax_repro.paper import naming, table
+from vit_jax_repro.output import messages
+from vit_jax_repro.paper import table
 
 _FILES = {  # whole files: name, and what it is about
   'sizes': ('Model sizes', 'Layers, widths, tokens and parameters'),
@@ -69,4 +70,4 @@ def named(name: str) -> Facts:
     ValueError: no table or several are called so.
   """
   by_name = {each.name: each for each in tables()}
-  return by_name[naming.pick(name, by_name, 'table', '`list` has all names')]
+  return by_name[messages.pick(name, by_name, 'table', '`list` has all names')]

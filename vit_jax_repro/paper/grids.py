@@ -3,9 +3,9 @@
 import collections
 from collections.abc import Mapping, Sequence
 
+from vit_jax_repro.output.sections import Section, View
 from vit_jax_repro.paper import listings, table, verdict, views
 from vit_jax_repro.paper.results import Result
-from vit_jax_repro.paper.sections import Section, View
 
 _WIDEST = 9  # columns beside the names; with more, rows and columns change
 _MARKS = {verdict.AGREES: '=', verdict.DIFFERS: '!'}

@@ -3,8 +3,8 @@
 import collections
 from collections.abc import Mapping, Sequence
 
+from vit_jax_repro.output.sections import Section, View
 from vit_jax_repro.paper import differences, facts, table
-from vit_jax_repro.paper.sections import Section, View
 
 _DIFFERENCES = (
   'id',

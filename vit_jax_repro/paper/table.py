@@ -15,7 +15,7 @@ import functools
 import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
 
-from vit_jax_repro.paper import naming
+from vit_jax_repro.output import messages
 
 INFERENCE = 'checkable-inference'  # a released fine-tuned file is evaluated
 FINETUNE = 'checkable-finetune'  # a released pre-trained file is fine-tuned
@@ -162,7 +162,7 @@ def named(name: str) -> Table:
     ValueError: no table or several are called so.
   """
   by_name = {each.name: each for each in tables()}
-  return by_name[naming.pick(name, by_name, 'table', '`list` has all names')]
+  return by_name[messages.pick(name, by_name, 'table', '`list` has all names')]
 
 
 def select(
@@ -198,7 +198,7 @@ def select(
     (model, lambda r: (r.model,)),
   ):
     if wanted is not None:
-      found = [row for row in found if naming.fits(wanted, *texts(row))]
+      found = [row for row in found if messages.fits(wanted, *texts(row))]
   found = [row for row in found if status in (None, row.status)]
   if not found:
     given = dict(
@@ -217,7 +217,7 @@ def find(row: str) -> Row:
   """
   by_id = {each.id: each for each in rows()}
   remedy = '`show TABLE` has the ids of its rows'
-  return by_id[naming.pick(row, by_id, 'row', remedy)]
+  return by_id[messages.pick(row, by_id, 'row', remedy)]
 
 
 def _row(line):

@@ -4,9 +4,9 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vit_jax_repro.output.sections import Section, View
 from vit_jax_repro.paper import differences, listings, table, verdict
 from vit_jax_repro.paper.results import Result
-from vit_jax_repro.paper.sections import Section, View
 
 # Fields that `published` and the title of a row's view say together.
 _PUBLISHED = ('id', 'value', 'decimals', 'std', 'value_min', 'value_max')

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax_repro.ports import leaves, tables
+from vit_jax_repro.output import messages
+from vit_jax_repro.ports import array_layouts, tables
 from vit_jax_repro.ports.tables import LIBRARIES
-from vit_jax_repro.weights import messages, names, positions, stacking
+from vit_jax_repro.weights import layouts, positions, trees
 
 # What a wrapper puts before every name: DistributedDataParallel, torch.compile,
 # and classes that hold the model as an attribute.
@@ -94,16 +95,16 @@ def from_state_dict(
   library = library or library_of(state)
   family, form = _read_form(state, library)
   table = _table(library, family, form)
-  found = leaves.leaves(table, state, 'port')
+  found = array_layouts.leaves(table, state, 'port')
   _check_names(state, {leaf.port for leaf in found}, library)
   flat = {}
   for leaf in found:
-    arrays = leaves.split(leaf, np.asarray(state[leaf.port]), num_heads)
+    arrays = array_layouts.split(leaf, np.asarray(state[leaf.port]), num_heads)
     flat |= zip(leaf.canonical, arrays, strict=True)
   _check_heads(flat)
   if library in ('timm', 'deit'):
     _name_positions(flat, token_slots)
-  return stacking.nest(flat)
+  return trees.nest(flat)
 
 
 def to_state_dict(
@@ -132,15 +133,15 @@ def to_state_dict(
   """
   if library not in LIBRARIES:
     raise ValueError(f'unknown {library=}; choose from {list(LIBRARIES)}')
-  flat = without(stacking.unstack(stacking.flatten(params)), drop)
+  flat = without(trees.unstack(trees.flatten(params)), drop)
   _check_heads(flat)
   family, form = _written_form(flat, library)
   table = _table(library, family, form)
   flat = _with_slots(flat, library)
-  found = leaves.leaves(table, flat, 'canonical')
+  found = array_layouts.leaves(table, flat, 'canonical')
   _check_holds(flat, found, library)
   return {
-    leaf.port: leaves.join(
+    leaf.port: array_layouts.join(
       leaf, [np.asarray(flat[name]) for name in leaf.canonical]
     )
     for leaf in found
@@ -239,7 +240,7 @@ def _check_heads(flat):
 def _check_holds(flat, found, library):
   wanted = {name for leaf in found for name in leaf.canonical}
   missing, extra = wanted - flat.keys(), flat.keys() - wanted
-  if names.POSITIONS in missing:
+  if layouts.POSITIONS in missing:
     raise ValueError(
       f'{library} has no place for computed positions (sincos2d); only models '
       'that learned theirs can be converted'
@@ -275,23 +276,23 @@ def _check_head_fits(flat):
 
 def _with_slots(flat, library):
   """Gives positions the name in tables, and slots where a port needs them."""
-  if names.POSITIONS_BEFORE_CLS not in flat:
+  if layouts.POSITIONS_BEFORE_CLS not in flat:
     return flat
   flat = dict(flat)
-  array = np.asarray(flat.pop(names.POSITIONS_BEFORE_CLS))
+  array = np.asarray(flat.pop(layouts.POSITIONS_BEFORE_CLS))
   if library != 'timm':
     count = ('cls' in flat) + ('dist' in flat)
     array = np.concatenate([np.zeros_like(array[:, :count]), array], axis=1)
-  flat[names.POSITIONS] = array
+  flat[layouts.POSITIONS] = array
   return flat
 
 
 def _name_positions(flat, token_slots):
   tokens = ('cls' in flat) + ('dist' in flat)
-  if not tokens or names.POSITIONS not in flat:
+  if not tokens or layouts.POSITIONS not in flat:
     return
   if token_slots is None:
-    count = flat[names.POSITIONS].shape[1]
+    count = flat[layouts.POSITIONS].shape[1]
     token_slots = positions.slots(count, tokens) != 0
   if not token_slots:
-    flat[names.POSITIONS_BEFORE_CLS] = flat.pop(names.POSITIONS)
+    flat[layouts.POSITIONS_BEFORE_CLS] = flat.pop(layouts.POSITIONS)

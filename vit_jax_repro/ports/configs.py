@@ -11,7 +11,7 @@ import os
 import re
 
 from vit_jax_repro.data import preprocess
-from vit_jax_repro.weights import messages
+from vit_jax_repro.output import messages
 
 CONFIG = 'config.json'
 PREPROCESSOR = 'preprocessor_config.json'

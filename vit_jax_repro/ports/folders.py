@@ -9,9 +9,9 @@ cannot be asked for is refused, or said in a remark.
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax_repro.data import imagenet, preprocess
+from vit_jax_repro.data import labels, preprocess
 from vit_jax_repro.ports import configs
-from vit_jax_repro.weights import positions, stacking
+from vit_jax_repro.weights import positions, trees
 from vit_jax_repro.weights.adapt import patch_grid
 
 _TRANSFORMERS_GELUS = {'tanh': 'gelu_pytorch_tanh', 'erf': 'gelu'}
@@ -72,7 +72,7 @@ def files(
 def _check_image_size(model, params, image_size):
   """The positions are those of this size, which the port is made for."""
   grid = patch_grid(model, image_size)
-  flat = stacking.flatten(params)
+  flat = trees.flatten(params)
   tokens = positions.prefix(flat, positions.name_in(flat))
   count = positions.count_in(params)
   if count != grid[0] * grid[1] + tokens:
@@ -198,8 +198,8 @@ def _side_or_sides(size):
 
 def _names(class_names, num_classes):
   """The card's names; of a head without, ImageNet's of that number."""
-  if class_names is None and num_classes in imagenet.FILES:
-    return imagenet.class_names(num_classes)
+  if class_names is None and num_classes in labels.FILES:
+    return labels.class_names(num_classes)
   return class_names
 
 

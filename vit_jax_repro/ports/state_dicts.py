@@ -15,7 +15,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vit_jax_repro.weights import atomic, messages, npz
+from vit_jax_repro.output import files, messages
+from vit_jax_repro.weights import npz
 
 SAFETENSORS = ('.safetensors',)
 PICKLES = ('.pth', '.pt', '.bin')
@@ -100,7 +101,7 @@ def write(
       f'{path} is not named like a PyTorch weights file; choose from '
       f'{", ".join(SUFFIXES)}'
     )
-  with atomic.replacing(path) as temporary:
+  with files.replacing(path) as temporary:
     if path.suffix in SAFETENSORS:
       _write_safetensors(path, temporary, state)
     else:

@@ -13,8 +13,8 @@ mlp_mixer.py; transformers 5.23: models/vit, models/deit, models/bit); those of
 transformers v4 are the left sides of `ViTModel` in its conversion_mapping.py.
 """
 
-from vit_jax_repro.ports.leaves import Group
-from vit_jax_repro.weights import names
+from vit_jax_repro.ports.array_layouts import Group
+from vit_jax_repro.weights import layouts
 
 LIBRARIES = ('timm', 'transformers', 'transformers_v4', 'deit')
 
@@ -38,7 +38,7 @@ _TIMM_BLOCK = (
 )
 _TIMM_TOP = (
   ('embedding', 'patch_embed.proj', 'conv'),
-  (names.POSITIONS, 'pos_embed', 'tokens'),
+  (layouts.POSITIONS, 'pos_embed', 'tokens'),
   ('Transformer/encoder_norm', 'norm', 'norm'),
   ('head', 'head', 'dense?'),
 )
@@ -189,7 +189,7 @@ def _transformers_vit(prefix, version):
   top = (
     ('embedding', patches, 'conv'),
     ('cls', f'{prefix}embeddings.cls_token', 'tokens'),
-    (names.POSITIONS, f'{prefix}embeddings.position_embeddings', 'tokens'),
+    (layouts.POSITIONS, f'{prefix}embeddings.position_embeddings', 'tokens'),
     ('Transformer/encoder_norm', f'{prefix}layernorm', 'norm'),
     *_TRANSFORMERS_HEADS[prefix],
   )

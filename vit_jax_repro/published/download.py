@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from email import utils
 from typing import Any
 
-from vit_jax_repro.published import parts
-from vit_jax_repro.weights import messages
+from vit_jax_repro.output import messages
+from vit_jax_repro.published import partial_download
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and to wait for the next bytes
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before going on after a break
@@ -67,7 +67,7 @@ def download(
       can be continued.
     OSError: the file cannot be written; what has come stays likewise.
   """
-  part = parts.Part(path)
+  part = partial_download.Part(path)
   transfer = _Transfer(url, part, timeout, watch)
   waits = iter(waits)
   with _session(token) as session:
@@ -85,7 +85,7 @@ def download(
   checked = tuple(dict.fromkeys([*part.known['hashes'], *hashes]))
   try:
     part.finish(checked, check)
-  except parts.WrongBytesError as error:
+  except partial_download.WrongBytesError as error:
     raise SourceError(str(error)) from None
   return checked
 

@@ -6,10 +6,6 @@ A recipe is a plain dict of the settings that `jobs.train` takes (see
 tables of settings, with its source and what the source leaves open.
 """
 
-from vit_jax_repro.recipes.hyperrule import IMAGE_SIZES as BIT_IMAGE_SIZES
-from vit_jax_repro.recipes.hyperrule import mixup_alpha as bit_mixup_alpha
-from vit_jax_repro.recipes.hyperrule import resolution as bit_resolution
-from vit_jax_repro.recipes.hyperrule import schedule as bit_schedule
 from vit_jax_repro.recipes.quickstart import (
   QUICKSTART,
   QUICKSTART_FEW,
@@ -21,7 +17,11 @@ from vit_jax_repro.recipes.released import (
   bit_finetune,
   vit_finetune,
 )
-from vit_jax_repro.recipes.strengths import AUGREG_STRENGTHS, augreg_strength
+from vit_jax_repro.recipes.rules import AUGREG_STRENGTHS, augreg_strength
+from vit_jax_repro.recipes.rules import IMAGE_SIZES as BIT_IMAGE_SIZES
+from vit_jax_repro.recipes.rules import mixup_alpha as bit_mixup_alpha
+from vit_jax_repro.recipes.rules import resolution as bit_resolution
+from vit_jax_repro.recipes.rules import schedule as bit_schedule
 
 __all__ = [
   'AUGREG_STRENGTHS',

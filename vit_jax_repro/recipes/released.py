@@ -7,7 +7,7 @@ settings by data set and source are rows of `finetuning.find`.
 from typing import Any
 
 from vit_jax_repro.data import catalogue
-from vit_jax_repro.recipes import hyperrule
+from vit_jax_repro.recipes import rules
 
 # vit_jax/configs/common.py: a part of the training images is left out.
 VIT_STEPS = {'cifar10': 10_000, 'cifar100': 10_000, 'imagenet2012': 20_000}
@@ -81,14 +81,14 @@ def bit_finetune(dataset: str) -> dict[str, Any]:
   """
   # big_transfer's TF2 and JAX pipelines train on 98 % of CIFAR and 99 % of
   # ImageNet too.
-  resize, crop = hyperrule.resolution(*hyperrule.image_size(dataset))
+  resize, crop = rules.resolution(*rules.image_size(dataset))
   preset = VIT_DATASETS.get(dataset, {}).get('pp', {})
   return dict(
     _FINETUNE,
     dataset=dataset,
     grad_norm_clip=None,
     optim_dtype='float32',
-    base_lr=hyperrule.BASE_LR,
+    base_lr=rules.BASE_LR,
     decay_type='bit_hyperrule',
     warmup_steps=None,
     mixup_alpha=None,

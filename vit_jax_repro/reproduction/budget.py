@@ -1,16 +1,24 @@
 """Running the checks of many rows within a budget, the cheapest first."""
 
+import contextlib
 import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from vit_jax_repro.paper import table
+from vit_jax_repro.output import files
+from vit_jax_repro.output.messages import note
+from vit_jax_repro.output.sections import View
+from vit_jax_repro.paper import results, table, verdict, views
 from vit_jax_repro.paper.table import Row
-from vit_jax_repro.reproduction import checks, earlier, running, work
+from vit_jax_repro.reproduction import (
+  checks,
+  compute_cost,
+  previous_results,
+  running,
+)
+from vit_jax_repro.reproduction import views as plan_views
 from vit_jax_repro.reproduction.options import Options
-from vit_jax_repro.runs import json_files
-from vit_jax_repro.runs.restoring import note
 
 # Outcomes of `run_many` that are no failures.
 MEASURED, THERE = 'measured', 'there'
@@ -51,7 +59,7 @@ def run_many(
   """
   if budget_hours is not None and not 0 <= budget_hours < math.inf:
     raise ValueError(f'budget={budget_hours} must be a number of hours')
-  json_files.check_folder(options.results)
+  files.check_folder(options.results)
   cost = cost or functools.partial(running.remaining, options=options)
   outcomes, ready = {}, []
   for row in rows:
@@ -63,7 +71,7 @@ def run_many(
       outcome = _line(error)
     if outcome is not None:
       outcomes[row.id] = outcome
-  started, done, meter = time.perf_counter(), set(), work.Meter()
+  started, done, meter = time.perf_counter(), set(), compute_cost.Meter()
   for row_id, check, pieces in sorted(
     ready, key=lambda each: (sum(each[2].values()), each[0])
   ):
@@ -87,18 +95,82 @@ def run_many(
 
 def _state(row, options, resolve):
   """(outcome, None) of a row that is not to be run, or (None, its check)."""
-  there = earlier.read(row, options)
+  there = previous_results.read(row, options)
   if row.status == table.NOT:
     return (NOT_CHECKABLE if there is None else THERE), None
-  if there is not None and earlier.is_by_hand(there):
+  if there is not None and previous_results.is_by_hand(there):
     return THERE, None
   check = resolve(row)
   if check.pick:
     return (THERE if there else '; '.join(check.pick)), None
-  if earlier.find(check, options) is not None:
+  if previous_results.find(check, options) is not None:
     return THERE, None
   return None, check
 
 
 def _line(error):
   return ' '.join(str(error).split())
+
+
+Resolve = Callable[[Row], checks.Check]
+
+
+def plan(rows: Sequence[Row], resolve: Resolve) -> tuple[View, dict[str, str]]:
+  """What checking rows takes; those of which a choice is refused, {id: why}.
+
+  Raises:
+    ValueError: none can be checked, or the choice is refused of all.
+  """
+  found, refused = [], {}
+  for row in checkable(rows):
+    try:
+      found.append(resolve(row))
+    except ValueError as error:
+      refused[row.id] = str(error)
+  if not found:
+    raise ValueError(next(iter(refused.values())))
+  return plan_views.plan(found), refused
+
+
+def run(
+  rows: Sequence[Row],
+  options: Options,
+  resolve: Resolve,
+  budget_hours: float | None,
+) -> tuple[View, dict[str, str], dict[str, str]]:
+  """Checks rows: see `budget.run_many`.
+
+  Returns:
+    The verdicts; the rows that were not begun and those that failed, each
+    {id: why}.
+
+  Raises:
+    ValueError: none can be checked; as run_many.
+    OSError: as run_many.
+  """
+  rows = checkable(rows)
+  outcomes = run_many(rows, options, resolve=resolve, budget_hours=budget_hours)
+  found = {}
+  for row in rows:
+    # A damaged file is the outcome of its row.
+    with contextlib.suppress(ValueError, FileNotFoundError):
+      found[row.id] = results.read_file(options.result(row))
+  late = {key: o for key, o in outcomes.items() if o == OVER_BUDGET}
+  failed = {key: o for key, o in outcomes.items() if o not in FINE}
+  return views.numbers(rows, found), late, failed
+
+
+def checkable(rows: Sequence[Row]) -> list[Row]:
+  """Those that can be checked.
+
+  Raises:
+    ValueError: there are none; says why.
+  """
+  found = [row for row in rows if row.status != table.NOT]
+  if not found:
+    why = dict.fromkeys(verdict.BLOCKERS[row.blocker][0] for row in rows)
+    raise ValueError(
+      f'no row of these can be checked ({", ".join(why)}); `reproduce show` '
+      'says more'
+    )
+  return found

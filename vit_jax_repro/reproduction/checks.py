@@ -5,6 +5,7 @@ guessed: `Check.pick` says what to choose, and the choice is an argument.
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 
@@ -12,14 +13,10 @@ from vit_jax_repro.data import catalogue
 from vit_jax_repro.models import variants
 from vit_jax_repro.paper.table import Row
 from vit_jax_repro.published import catalogue as published
-from vit_jax_repro.recipes import hyperrule
-from vit_jax_repro.recipes.recipe import Recipe
-from vit_jax_repro.reproduction import (
-  choices,
-  data_sets,
-  recipe_names,
-  weight_names,
-)
+from vit_jax_repro.recipes import rules
+from vit_jax_repro.recipes.recipe import Recipe, num_examples
+from vit_jax_repro.reproduction import row_sources
+from vit_jax_repro.reproduction.row_sources import Target
 
 EVALUATE, FINE_TUNE = 'evaluate', 'fine-tune'
 # Where a row does not say at how many pixels its files were evaluated: the
@@ -96,10 +93,10 @@ def resolve(
       f'{row.id} cannot be checked ({row.blocker}); `reproduce show '
       f'--row={row.id}` says why'
     )
-  target = data_sets.target_of(row.eval_dataset)
-  named = weight_names.weights_of(row.checkpoint)
-  files = choices.files(row, named, weights)
-  names = choices.datasets(row, target, dataset)
+  target = row_sources.target_of(row.eval_dataset)
+  named = row_sources.weights_of(row.checkpoint)
+  files = _files(row, named, weights)
+  names = _datasets(row, target, dataset)
   preprocessing, notes = _reading(row)
   kind = EVALUATE if row.status == 'checkable-inference' else FINE_TUNE
   check = Check(
@@ -116,7 +113,7 @@ def resolve(
     preprocessing=preprocessing,
     head=_head(row),
     notes=notes,
-    substituted=choices.data(target, names),
+    substituted=_substituted_data(target, names),
     pick=tuple(
       f'--{flag}: {what}'
       for flag, given, what in (
@@ -130,22 +127,22 @@ def resolve(
 
 
 def _with_recipes(check, recipe):
-  choice, own = recipe_names.recipe_of(check.row), True
+  choice, own = row_sources.recipe_of(check.row), True
   if recipe not in (None, choice.name):
     own = bool(choice.pick)
-    choice = recipe_names.Choice(recipe)
+    choice = row_sources.Choice(recipe)
   if choice.pick:
     pick = f'--recipe: {choice.pick}'
     return dataclasses.replace(check, pick=(*check.pick, pick))
   recipes = tuple(
-    recipe_names.recipes_for(
+    row_sources.recipes_for(
       check.row,
       choice,
-      data_sets.trained_on(check.row.finetune_dataset, dataset),
+      row_sources.trained_on(check.row.finetune_dataset, dataset),
       check.model,
     )
     # Not a folder that is evaluated in the place of what the row names.
-    for dataset in data_sets.target_of(check.row.eval_dataset).datasets
+    for dataset in row_sources.target_of(check.row.eval_dataset).datasets
     or check.datasets
   )
   if not recipes:
@@ -154,7 +151,7 @@ def _with_recipes(check, recipe):
   substituted, notes = dict(check.substituted), (*check.notes, *first.notes)
   if not own:
     substituted['recipe'] = choice.name
-  less = choices.less_data(check.row, first)
+  less = _less_data(check.row, first)
   if less:
     substituted['recipe'] = f'{choice.name}, {less}'
     notes += (f'the recipe is of other data: {less}',)
@@ -187,7 +184,7 @@ def _head(row):
 def _size(row, dataset):
   if row.family != 'BiT':
     return _SIZE
-  _, crop = hyperrule.resolution(*hyperrule.image_size(dataset))
+  _, crop = rules.resolution(*rules.image_size(dataset))
   return crop
 
 
@@ -214,3 +211,83 @@ def _reading(row):
     note = 'the source squashed with antialiasing, which nothing here does'
     return _DEFAULT_READING, (note,)
   return _DEFAULT_READING, ()
+
+
+_ALL_OF_VTAB = 'VTAB (full data)'
+_VTAB_1K = 1000  # training images
+
+
+def _files(
+  row: Row, named: row_sources.Weights, chosen: str | None
+) -> tuple[str, ...]:
+  """The files of a row; () if one must be chosen and none is.
+
+  Raises:
+    ValueError: the choice is no published file, or none that the row leaves.
+  """
+  if chosen is None:
+    return named.files
+  name = published.find(chosen).name
+  if named.files:
+    if named.files == (name,):
+      return named.files
+    raise ValueError(
+      f'--weights={chosen}: {row.id} names {", ".join(named.files)}; leave '
+      '--weights out'
+    )
+  if named.choices:
+    if name in {published.find(choice).name for choice in named.choices}:
+      return (name,)
+    raise ValueError(
+      f'--weights={chosen}: {row.id} leaves {", ".join(named.choices)}; choose '
+      'one of them'
+    )
+  if not row_sources.fits(row.checkpoint, name):
+    raise ValueError(
+      f'--weights={chosen}: {row.id} is of {row.checkpoint}; choose such a file'
+    )
+  return (name,)
+
+
+def _datasets(row: Row, target: Target, chosen: str | None) -> tuple[str, ...]:
+  """The data sets of a row; () if one must be chosen and none is.
+
+  Raises:
+    ValueError: another data set than the row's, or one in place of several.
+  """
+  if chosen is None:
+    return target.datasets
+  if len(target.datasets) > 1:
+    raise ValueError(
+      f'--dataset={chosen}: {row.id} is a mean over {len(target.datasets)} '
+      'tasks; leave --dataset out'
+    )
+  known = catalogue.find(chosen)
+  if known is not None and known.name not in {
+    name.partition(':')[0] for name in target.datasets
+  }:
+    raise ValueError(
+      f'--dataset={chosen}: {row.id} is of {row.eval_dataset}; give a folder '
+      'with its images, or leave --dataset out'
+    )
+  return (chosen,)
+
+
+def _substituted_data(target: Target, names: tuple[str, ...]) -> dict[str, str]:
+  """{'data': what is in the place of the data set that a row names}."""
+  if not target.datasets or names == target.datasets:
+    return {}
+  (name,) = names
+  is_folder = name.startswith(('/', '.', '~'))
+  return {
+    'data': os.path.abspath(os.path.expanduser(name)) if is_folder else name
+  }
+
+
+def _less_data(row: Row, recipe: Recipe) -> str:
+  """How a recipe trains on less than a number of all of VTAB; '' if not so."""
+  split = recipe.settings['pp']['train']
+  less = num_examples(recipe.dataset, split) == _VTAB_1K
+  if not row.eval_dataset.startswith(_ALL_OF_VTAB) or not less:
+    return ''
+  return f'which trains on {split}, {_VTAB_1K} images and not all'

@@ -16,10 +16,10 @@ from typing import Any
 
 from vit_jax_repro import jobs
 from vit_jax_repro.data import datasets
-from vit_jax_repro.published import catalogue, parts
-from vit_jax_repro.reproduction import checks, work
+from vit_jax_repro.output import files
+from vit_jax_repro.published import catalogue, fetching
+from vit_jax_repro.reproduction import checks, compute_cost
 from vit_jax_repro.reproduction.options import Options
-from vit_jax_repro.runs import fetching, json_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Evaluation:
     return options.work('evaluations', name)
 
   def run(
-    self, weights: str, options: Options, meter: work.Meter
+    self, weights: str, options: Options, meter: compute_cost.Meter
   ) -> dict[str, Any]:
     """An evaluation as JSON, from the folder if it is there.
 
@@ -82,12 +82,14 @@ class Evaluation:
       head=check.head,
     )
     meter.add(
-      work.evaluation(check.model, self.image_size, source.num_examples),
+      compute_cost.evaluation(
+        check.model, self.image_size, source.num_examples
+      ),
       time.perf_counter() - started,
     )
     result = dict(dataclasses.asdict(found), data_fingerprint=fingerprint)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    json_files.write(path, result)
+    files.write_json(path, result)
     return result
 
 
@@ -122,7 +124,7 @@ def checksum(path: str) -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def _checksum(path, *_):
-  return parts.file_hash(path)
+  return files.file_hash(path)
 
 
 def read_json(path: str) -> dict[str, Any]:

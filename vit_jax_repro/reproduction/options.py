@@ -1,5 +1,6 @@
 """What a person decides about running checks."""
 
+import ast
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -44,3 +45,67 @@ class Options:
   def result(self, row: Row) -> str:
     """Where the result of a row is written."""
     return os.path.join(self.results, f'{row.id}.json')
+
+
+_OPENING, _CLOSING = '([{', ')]}'
+
+
+def parse_overrides(text: str | None) -> dict[str, Any]:
+  """'batch=128,pp.crop=224' -> {'batch': 128, 'pp.crop': 224}.
+
+  A value is a Python literal, or else a text; a comma in brackets belongs to
+  it. None and '' are no settings.
+
+  Raises:
+    ValueError: a part that is not KEY=VALUE, or a key that comes twice.
+  """
+  found = {}
+  for part in _parts(text) if text else ():
+    key, equals, value = (each.strip() for each in part.partition('='))
+    if not (key and equals and value):
+      raise ValueError(
+        f'override {part!r} is not KEY=VALUE, such as batch=128 or pp.crop=224'
+      )
+    if key in found:
+      raise ValueError(f'override {key!r} is given twice; give it once')
+    try:
+      found[key] = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+      found[key] = value
+  return found
+
+
+def apply_overrides(
+  config: dict[str, Any], overrides: Mapping[str, Any]
+) -> None:
+  """Sets them in nested settings; 'pp.crop' is `crop` in the part `pp`.
+
+  Raises:
+    ValueError: there is no such setting.
+  """
+  for key, value in overrides.items():
+    *sections, last = key.split('.')
+    section = config
+    for name in sections:
+      section = section.get(name) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or last not in section:
+      raise ValueError(
+        f'unknown setting {key!r}; settings are {sorted(config)} and, of pp, '
+        f'{sorted(config["pp"])}'
+      )
+    if isinstance(section[last], dict):
+      inside = ', '.join(f'{key}.{name}' for name in section[last])
+      raise ValueError(f'setting {key!r} is a group; set one of {inside}')
+    section[last] = value
+
+
+def _parts(text):
+  """Splits at the commas that are in no brackets."""
+  parts, depth = [''], 0
+  for character in text:
+    depth += (character in _OPENING) - (character in _CLOSING)
+    if character == ',' and depth <= 0:
+      parts.append('')
+    else:
+      parts[-1] += character
+  return parts

@@ -11,24 +11,24 @@ import statistics
 import time
 from typing import Any
 
+from vit_jax_repro.output import files
 from vit_jax_repro.recipes.recipe import num_examples
 from vit_jax_repro.reproduction import (
   checks,
-  earlier,
+  compute_cost,
   evaluations,
+  previous_results,
   tuned_models,
-  work,
 )
 from vit_jax_repro.reproduction.evaluations import Evaluation
 from vit_jax_repro.reproduction.options import Options
-from vit_jax_repro.runs import json_files
-from vit_jax_repro.training import manifest
+from vit_jax_repro.runs import manifest
 
 _UNKNOWN = 50_000  # images of a data set whose size is not in the catalogue
 
 
 def run(
-  check: checks.Check, options: Options, meter: work.Meter | None = None
+  check: checks.Check, options: Options, meter: compute_cost.Meter | None = None
 ) -> dict[str, Any]:
   """Measures a row, and writes RESULTS/ROW_ID.json.
 
@@ -57,13 +57,13 @@ def run(
     raise ValueError(
       f'{check.row.id} needs a choice first; give {"; ".join(check.pick)}'
     )
-  json_files.check_folder(options.results)
+  files.check_folder(options.results)
   tuned_models.check_settings(check, options)
-  known = earlier.find(check, options)
+  known = previous_results.find(check, options)
   if known is not None:
     return known
   started = time.perf_counter()
-  meter = work.Meter() if meter is None else meter
+  meter = compute_cost.Meter() if meter is None else meter
   parts = {
     dataset: _measure(check, index, options, meter)
     for index, dataset in enumerate(check.datasets)
@@ -84,14 +84,14 @@ def run(
     'accuracy': statistics.mean(accuracies),
     'num_examples': sum(part['num_examples'] for part in parts.values()),
     **({'tasks': tasks} if len(tasks) > 1 else {}),
-    **earlier.described(check, options),
+    **previous_results.described(check, options),
     'data': {name: part['data'] for name, part in parts.items()},
     'seconds': time.perf_counter() - started,
     **manifest.software(),
     'devices': manifest.devices(),
   }
   os.makedirs(options.results, exist_ok=True)
-  json_files.write(options.result(check.row), result)
+  files.write_json(options.result(check.row), result)
   return result
 
 
@@ -112,17 +112,17 @@ def remaining(check: checks.Check, options: Options) -> dict[str, float]:
       tuned = tuned_models.of(check, index, options)
       left |= tuned.remaining()
       found = _evaluation(check, index, tuned.candidates[0])
-      files = [
+      paths = [
         os.path.join(tuned.seed_folder(seed), 'model.npz')
         for seed in range(options.seeds)
       ]
     else:
       found = _evaluation(check, index)
-      files = [
+      paths = [
         options.weights(check.file_for(file, dataset)) for file in check.files
       ]
-    cost = work.evaluation(check.model, found.image_size, images)
-    for file in files:
+    cost = compute_cost.evaluation(check.model, found.image_size, images)
+    for file in paths:
       path = found.path(file, options)
       if not os.path.exists(file):  # its checksum tells files apart
         path += f' of {file}'

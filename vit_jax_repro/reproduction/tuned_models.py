@@ -13,10 +13,15 @@ from typing import Any
 
 from vit_jax_repro import jobs, models
 from vit_jax_repro.data import datasets
+from vit_jax_repro.output import files
 from vit_jax_repro.recipes.recipe import Recipe
-from vit_jax_repro.reproduction import checks, evaluations, overrides, work
-from vit_jax_repro.reproduction.options import Options
-from vit_jax_repro.runs import configuration, json_files, settings
+from vit_jax_repro.reproduction import (
+  checks,
+  compute_cost,
+  evaluations,
+)
+from vit_jax_repro.reproduction.options import Options, apply_overrides
+from vit_jax_repro.runs import configuration, settings
 from vit_jax_repro.runs.workdir import FREE
 
 
@@ -52,7 +57,7 @@ class TunedModel:
       if not os.path.exists(os.path.join(folder, 'result.json'))
     }
 
-  def run(self, meter: work.Meter) -> tuple[list[str], dict[str, Any]]:
+  def run(self, meter: compute_cost.Meter) -> tuple[list[str], dict[str, Any]]:
     """Trains what is not trained yet.
 
     Returns:
@@ -91,7 +96,7 @@ class TunedModel:
       result = self._train(tried, self._tune_folder(number), meter)
       accuracies.append(result['accuracy'])
     best = max(range(len(accuracies)), key=accuracies.__getitem__)
-    json_files.write(
+    files.write_json(
       os.path.join(self.folder, 'tune.json'),
       {
         'held_out': self.tune,
@@ -118,7 +123,7 @@ class TunedModel:
 
   def _operations(self, config):
     images = (config['total_steps'] or 0) * config['batch']
-    return work.training(self.model, config['pp']['crop'], images)
+    return compute_cost.training(self.model, config['pp']['crop'], images)
 
 
 def check_settings(check: checks.Check, options: Options) -> None:
@@ -170,7 +175,7 @@ def _config(check, recipe, base_lr, path, options):
     model_or_filename=name.removesuffix('.npz'),
     tfds_data_dir=options.data_dir,
   )
-  overrides.apply(config, options.overrides)
+  apply_overrides(config, options.overrides)
   if 'seed' in options.overrides:
     raise ValueError(
       'override seed: trainings have the seeds 0, 1, ...; say how many by '

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 
 from vit_jax_repro import models
 from vit_jax_repro.analysis import cost, dry_run
-from vit_jax_repro.runs import optimization, tasks, training_input, update
+from vit_jax_repro.parallel import mesh as mesh_lib
+from vit_jax_repro.parallel import targets
+from vit_jax_repro.runs import input, optimization, tasks, update
 from vit_jax_repro.runs import settings as settings_lib
-from vit_jax_repro.training import averaging, targets
-from vit_jax_repro.training import mesh as mesh_lib
+from vit_jax_repro.training import averaging
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +176,7 @@ class _Parts:
     self.settings = settings
     self.mesh = mesh_lib.create_mesh(**settings.mesh, devices=devices)
     update.check_batch(settings, self.mesh)
-    self.data = training_input.Input(settings, is_described=True)
+    self.data = input.Input(settings, is_described=True)
     self.task = tasks.create(settings, self.data, devices[0])
     total_steps, schedule = optimization.create_schedule(
       settings, self.data.train.num_examples

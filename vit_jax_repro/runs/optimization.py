@@ -3,7 +3,7 @@
 import optax
 
 from vit_jax_repro import recipes
-from vit_jax_repro.runs.restoring import note
+from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.training import averaging, optim
 

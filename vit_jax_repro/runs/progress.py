@@ -1,8 +1,9 @@
 """What a terminal shows of a training run."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
+
+from vit_jax_repro.output import reports
 
 
 @contextlib.contextmanager
@@ -13,11 +14,11 @@ def bar(start_step: int, total_steps: int) -> Iterator[Callable]:
   there are only these lines.
 
   Yields:
-    A function of (step, scalars), as `training.loop.run` writes them.
+    A function of (step, scalars), as `runs.loop.run` writes them.
   """
-  from rich import console, progress
+  from rich import progress
 
-  err = console.Console(file=sys.stderr, highlight=False)
+  err = reports.progress_console()
   columns = (
     progress.TextColumn('step'),
     progress.MofNCompleteColumn(),

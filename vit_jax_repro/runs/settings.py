@@ -90,7 +90,7 @@ class Settings:
   label_smoothing: float = 0.0  # probability spread over all classes
   random_erasing: float = 0.0  # probability that a box becomes noise
   # How often an image comes in a row, each time augmented anew (DeiT: 3). An
-  # epoch stays as long and has so many times fewer images: data/epochs.py.
+  # epoch stays as long and has so many times fewer images: data/order.py.
   repeated_augmentation: int = 1
   # RandAugment and mixup of AugReg, 'none', 'light1' ... 'strong2', in place
   # of pp.randaugment_* and mixup_alpha.

@@ -56,7 +56,7 @@ _TYPES = {  # of annotations: what a value must be, and in words
   bool: (bool, 'True or False'),
   Mapping: (Mapping, 'a group of settings'),
 }
-_AXES = ('data', 'fsdp', 'model')  # of the mesh, see training.mesh
+_AXES = ('data', 'fsdp', 'model')  # of the mesh, see parallel.mesh
 # Keys that do nothing unless another has this value; None: any but nothing.
 _NEEDS = {
   'head': ('pretrained_dir', None),

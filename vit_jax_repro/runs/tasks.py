@@ -2,19 +2,25 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from vit_jax_repro import models
-from vit_jax_repro.evaluation import classify, patch_colours
+from vit_jax_repro.data import labels, preprocess
+from vit_jax_repro.data.batches import NO_CLASS
+from vit_jax_repro.inference import classify, patch_colours
+from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.models import attention
-from vit_jax_repro.runs import teacher as teachers
+from vit_jax_repro.output.messages import note
+from vit_jax_repro.runs.input import Input
 from vit_jax_repro.runs.settings import Settings
-from vit_jax_repro.runs.training_input import Input
 from vit_jax_repro.training import distillation, masked_patches, objectives
 
 
@@ -32,7 +38,7 @@ class Task:
   evaluate: Callable[..., dict]
   # mesh -> the jitted step of `evaluate` for (params, batch).
   evaluation_step: Callable[[jax.sharding.Mesh], Callable]
-  teacher: teachers.Teacher | None = None
+  teacher: 'Teacher | None' = None
 
 
 def create(settings: Settings, data: Input, device: jax.Device) -> Task:
@@ -66,7 +72,7 @@ def _classification(settings, data, device):
 def _distillation(settings, data, device):
   task = _classification(settings, data, device)
   if data.is_described and not os.path.exists(settings.teacher):
-    teacher = teachers.described(
+    teacher = describe_teacher(
       settings.teacher,
       image_size=data.image_size,
       num_classes=data.train.num_classes,
@@ -74,7 +80,7 @@ def _distillation(settings, data, device):
       device=device,
     )
   else:
-    teacher = teachers.load(
+    teacher = load_teacher(
       settings.teacher,
       image_size=data.image_size,
       mean=data.augmentation.mean,
@@ -131,3 +137,144 @@ _TASKS = {
   'distillation': _distillation,
   'masked_patches': _masked_patches,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A restored model that gives the logits of a run's classes."""
+
+  params: Any  # host arrays, or shapes where it is not loaded
+  digest: str | None  # 16 hex digits of the file's contents
+  # (params, images [B, H, W, 3] as the run's model gets them) -> [B, K]
+  logits: Callable[[Any, jax.Array], jax.Array]
+  is_loaded: bool = True
+
+
+def describe_teacher(
+  path: str,
+  *,
+  image_size: tuple[int, int],
+  num_classes: int,
+  dtype: str,
+  device: Any,
+) -> Teacher:
+  """Describes a teacher by the name of its file, which need not exist.
+
+  Args:
+    path: of a file that is called as a model is, such as 'DeiT-B_16.npz'.
+    image_size: (height, width) pixels of the run.
+    num_classes: of the data set.
+    dtype: of the computation.
+    device: that programs are compiled for.
+
+  Raises:
+    ValueError: the file is not here and no model has its name.
+  """
+  name = os.path.basename(path).removesuffix('.npz')
+  try:
+    model = models.create(name, num_classes=num_classes, dtype=dtype)
+  except ValueError as error:
+    raise ValueError(
+      f'config.teacher={path!r} is not here, and no model has the name '
+      f'{name!r}; get the file, or name it after its model'
+    ) from error
+  model = attention.resolve(model, device)
+  images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), images)['params']
+
+  def logits(params, images):
+    return model.apply({'params': params}, images, train=False)
+
+  return Teacher(params, None, logits, is_loaded=False)
+
+
+def load_teacher(
+  path: str,
+  *,
+  image_size: tuple[int, int],
+  mean: Sequence[float],
+  std: Sequence[float],
+  class_names: Sequence[str],
+  dtype: str = 'float32',
+  device: Any = None,
+) -> Teacher:
+  """Restores a teacher and fits it to what a run's model sees and tells.
+
+  It gets the very pixels that the model gets, as in DeiT: images of the run's
+  size, to which position embeddings are resized as for fine-tuning, only
+  scaled as the teacher's own preprocessing does. Its classes are brought into
+  the order of the data set's where the names of both are known.
+
+  Args:
+    path: any file that `restoring.restore` reads.
+    image_size: (height, width) pixels of the run.
+    mean, std: by which the run scales pixels, in levels (0 to 255).
+    class_names: of the data set.
+    dtype: of the computation, that of the run: in bfloat16 a teacher of
+      float32 would take most of an update's time.
+    device: that programs are compiled for, see `attention.fastest`.
+
+  Raises:
+    ValueError: one line where the file is none, has no trained head, cannot be
+      brought to the image size, or has other classes.
+    OSError: the file cannot be read.
+  """
+  restored = restore(path, image_size=image_size)
+  restored.require_trained_head(path)
+  order = _order(restored, path, tuple(class_names))
+  scale = preprocess.pick_preprocessing(restored.preprocessing)
+  factor, shift = (
+    np.float32(values).reshape(1, 1, 1, -1)
+    for values in (
+      np.divide(std, scale.std),
+      np.subtract(mean, scale.mean) / scale.std,
+    )
+  )
+
+  model = attention.resolve(restored.model.clone(dtype=dtype), device)
+
+  def logits(params, images):
+    found = model.apply(
+      {'params': params}, images * factor + shift, train=False
+    )
+    return found if order is None else found[:, order]
+
+  _check_output(logits, restored.params, image_size, path)
+  with open(path, 'rb') as file:
+    digest = hashlib.file_digest(file, 'sha256').hexdigest()[:16]
+  return Teacher(restored.params, digest, logits)
+
+
+def _order(restored, path, names):
+  """[K] classes of the teacher in the data set's order; None: as they are."""
+  if restored.num_classes != len(names):
+    raise ValueError(
+      f'config.teacher={path!r} has {restored.num_classes} classes and the '
+      f'data set {len(names)}; choose a teacher for these classes'
+    )
+  if restored.class_names in (None, names):
+    return None
+  table = labels.align(names, restored.class_names, len(names))
+  if table is None:
+    note(
+      'class names of the data set are not those of the teacher; its classes '
+      'are taken in their order'
+    )
+    return None
+  lacking = np.flatnonzero(table == NO_CLASS)
+  if lacking.size:
+    raise ValueError(
+      f'config.teacher={path!r} has no class {names[lacking[0]]!r}, as the '
+      'data set has; choose a teacher for these classes'
+    )
+  return table
+
+
+def _check_output(logits, params, image_size, path):
+  images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+  shape = jax.eval_shape(logits, params, images).shape
+  if len(shape) != 2:
+    raise ValueError(
+      f'config.teacher={path!r} gives {shape[1:]} outputs for an image instead '
+      'of one for each class; choose a classifier that pools'
+    )

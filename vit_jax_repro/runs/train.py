@@ -10,29 +10,24 @@ from typing import Any
 
 import jax
 
+from vit_jax_repro.output.messages import note
+from vit_jax_repro.parallel import mesh, processes
 from vit_jax_repro.runs import (
-  initial,
-  model_files,
+  checkpoint,
+  input,
+  loop,
+  manifest,
   optimization,
+  preemption,
   pretrained,
   progress,
-  shared_folder,
   tasks,
-  training_input,
   update,
 )
 from vit_jax_repro.runs import settings as settings_lib
-from vit_jax_repro.runs.restoring import note
 from vit_jax_repro.runs.workdir import Workdir
-from vit_jax_repro.training import (
-  averaging,
-  checkpoint,
-  loop,
-  manifest,
-  mesh,
-  preemption,
-  steps,
-)
+from vit_jax_repro.training import averaging, steps
+from vit_jax_repro.weights import model_card
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +73,7 @@ def train(
   """
   started = time.perf_counter()
   settings = settings_lib.from_config(config)
-  shared_folder.check(workdir)
+  processes.require_shared_folder(workdir)
   folder = Workdir(workdir, settings_lib.to_plain(config))
   fresh = not os.path.isdir(folder.path('checkpoints'))
   run = _Run(settings, load=fresh)
@@ -121,7 +116,7 @@ class _Run:
     self.settings = settings
     self.mesh = mesh.create_mesh(**settings.mesh)
     update.check_batch(settings, self.mesh)
-    self.input = training_input.Input(settings)
+    self.input = input.Input(settings)
     self.image_size = self.input.image_size
     self.train, self.test = self.input.train, self.input.test
     device = self.mesh.devices.flat[0]
@@ -242,7 +237,7 @@ class _Run:
   def save_model(self, path, params):
     params = jax.tree.map(_whole, params)
     if jax.process_index() == 0:
-      model_files.save_model(
+      model_card.save_model(
         path,
         params,
         architecture=settings_lib.to_plain(self.task.architecture),
@@ -263,7 +258,7 @@ class _Run:
     )
 
   def _initial_params(self):
-    return initial.parameters(self.settings, self.model, self.image_size)
+    return pretrained.parameters(self.settings, self.model, self.image_size)
 
   def _batches(self, start_step):
     batches = self.input.batches(start_step)

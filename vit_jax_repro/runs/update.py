@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax_repro.analysis import dry_run, memory
+from vit_jax_repro.output.messages import note
+from vit_jax_repro.parallel import mesh as mesh_lib
+from vit_jax_repro.parallel import targets
 from vit_jax_repro.runs import fitting, tasks
-from vit_jax_repro.runs.restoring import note
+from vit_jax_repro.runs.input import Input
 from vit_jax_repro.runs.settings import Settings
-from vit_jax_repro.runs.training_input import Input
-from vit_jax_repro.training import mesh as mesh_lib
-from vit_jax_repro.training import steps, targets
+from vit_jax_repro.training import steps
 
 _GIB = 2**30
 _PROPOSALS = 3  # that are compiled, at most, where an update does not fit

@@ -1,8 +1,8 @@
 """The folder of a training run, and the files in it.
 
   config.json    settings; another run may not continue in the folder
-  manifest.json  versions, devices, commit, seed, data (training.manifest)
-  checkpoints/   Orbax (training.checkpoint)
+  manifest.json  versions, devices, commit, seed, data (runs.manifest)
+  checkpoints/   Orbax (runs.checkpoint)
   damaged/       checkpoints that were not as they had been saved
   metrics.jsonl  one object a line: step, train_loss, lr, images_per_sec, and
                  accuracy_test, top5_accuracy_test where it was evaluated
@@ -23,7 +23,8 @@ from typing import Any
 
 import jax
 
-from vit_jax_repro.runs import configuration, json_files, locks, settings
+from vit_jax_repro.output import files, locks
+from vit_jax_repro.runs import configuration, settings
 
 # Settings that change nothing about the result beyond rounding, or only where
 # data lies.
@@ -115,7 +116,7 @@ class Workdir:
   def write_json(self, name: str, value: Any) -> None:
     """Writes a file, whole."""
     if self._first:
-      json_files.write(self.path(name), value)
+      files.write_json(self.path(name), value)
 
   def continue_metrics(self, step: int) -> None:
     """Drops what metrics.jsonl holds of steps after `step`."""
@@ -125,7 +126,7 @@ class Workdir:
     with open(path, encoding='utf-8', errors='replace') as file:
       lines = file.readlines()
     kept = [line for line in lines if _step(line) <= step]
-    json_files.write_text(path, ''.join(kept))
+    files.write_text(path, ''.join(kept))
 
   def write_metrics(self, step: int, scalars: Mapping[str, float]) -> None:
     """Appends to metrics.jsonl and to the TensorBoard events."""
@@ -136,9 +137,9 @@ class Workdir:
     if self._tensorboard is None:
       from clu import metric_writers
 
-      from vit_jax_repro.data import tensorflow_cpu
+      from vit_jax_repro.data import tf_host
 
-      tensorflow_cpu.tensorflow()
+      tf_host.tensorflow()
       self._tensorboard = metric_writers.SummaryWriter(self.folder)
     self._tensorboard.write_scalars(step, dict(scalars))
 

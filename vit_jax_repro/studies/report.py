@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from vit_jax_repro.output import reports, sections
 from vit_jax_repro.studies.outcome import Judgement, Side, deviation
 
 
@@ -69,14 +70,7 @@ def markdown(result: Result) -> str:
     '',
     f'{plan}, {result.num_seeds} seeds: mean ± standard deviation.',
     '',
-    *(
-      f'| {" | ".join(cells)} |'
-      for cells in (
-        header(result),
-        ['---'] * len(header(result)),
-        *rows(result),
-      )
-    ),
+    *sections.table(header(result), rows(result)),
     '',
     *(f'- {sentence}' for sentence in sentences(result)),
   ]
@@ -85,12 +79,6 @@ def markdown(result: Result) -> str:
 
 def show(result: Result) -> None:
   """Prints the result."""
-  from rich import console, table
-
-  out = console.Console(markup=False, highlight=False)
-  grid = table.Table(*header(result), title=result.title)
-  for row in rows(result):
-    grid.add_row(*row)
-  out.print(grid)
+  reports.table(header(result), rows(result), title=result.title)
   for sentence in sentences(result):
-    out.print(sentence)
+    print(sentence)

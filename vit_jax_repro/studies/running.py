@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax_repro.runs import json_files
-from vit_jax_repro.runs.restoring import note
+from vit_jax_repro.output import files
+from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs.settings import to_plain
 from vit_jax_repro.studies import claims, outcome, report
 from vit_jax_repro.studies.trainings import Trainings, keep_compiled
@@ -84,12 +84,10 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike) -> report.Result:
     ),
     published=study.published_values(),
   )
-  json_files.write(
+  files.write_json(
     os.path.join(workdir, 'study.json'), dataclasses.asdict(result)
   )
-  json_files.write_text(
-    os.path.join(workdir, 'study.md'), report.markdown(result)
-  )
+  files.write_text(os.path.join(workdir, 'study.md'), report.markdown(result))
   note(f'the result stands in {os.path.join(workdir, "study.md")}')
   return result
 
@@ -114,7 +112,7 @@ def _begin(config, workdir):
   begun = os.path.join(workdir, 'begun.json')
   if not os.path.exists(begun):
     os.makedirs(workdir, exist_ok=True)
-    json_files.write(begun, mine)
+    files.write_json(begun, mine)
 
 
 def _read(path):

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from vit_jax_repro import jobs
-from vit_jax_repro.runs import json_files, workdir
-from vit_jax_repro.runs.restoring import note
-from vit_jax_repro.studies import position_similarity
+from vit_jax_repro.analysis import inspecting
+from vit_jax_repro.output import files
+from vit_jax_repro.output.messages import note
+from vit_jax_repro.runs import workdir
 
 
 class Trainings:
@@ -82,12 +84,12 @@ class Trainings:
         data_dir=settings['tfds_data_dir'],
       )
       known[split] = measured.accuracy
-      json_files.write(self.path(name, 'splits.json'), known)
+      files.write_json(self.path(name, 'splits.json'), known)
     return known[split]
 
   def locality(self, name: str) -> float:
     """See `position_similarity`."""
-    return position_similarity.locality(self.path(name, 'model.npz'))
+    return locality(self.path(name, 'model.npz'))
 
   def _read(self, name, file):
     path = self.path(name, file)
@@ -118,3 +120,35 @@ def keep_compiled() -> None:
   atexit.register(folder.cleanup)
   jax.config.update('jax_compilation_cache_dir', folder.name)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+
+
+def locality(path: str | os.PathLike) -> float:
+  """How far similarity falls with distance.
+
+  The mean cosine similarity of the position embeddings of neighbours, in a
+  row or column, less that of patches farther apart than half of the largest
+  distance: about 0 for fresh ones, at most 2.
+
+  Args:
+    path: weights of a ViT with position embeddings that are added; those of
+      the first layer where each has its own.
+
+  Raises:
+    ValueError: it has none, or a single patch.
+  """
+  similarity = inspecting.positions(path).similarity
+  if similarity.size == 1:
+    raise ValueError(f'{path} has a single patch, which has no neighbour')
+  return similarity_falls(similarity)
+
+
+def similarity_falls(similarity: np.ndarray) -> float:
+  """`locality` of cosine similarities [h, w, h, w]."""
+  height, width = similarity.shape[:2]
+  cosines = similarity.reshape(height * width, -1)
+  y, x = np.divmod(np.arange(height * width), width)
+  first, second = np.triu_indices(height * width, k=1)
+  found = cosines[first, second]
+  distance = np.hypot(y[first] - y[second], x[first] - x[second])
+  near, far = distance == 1, distance > distance.max() / 2
+  return float(found[near].mean() - found[far].mean())

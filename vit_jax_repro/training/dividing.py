@@ -21,8 +21,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vit_jax_repro.models.transformer import DIVIDED_PRODUCT
-from vit_jax_repro.training import mesh as mesh_lib
-from vit_jax_repro.training.mesh import BATCH_AXES
+from vit_jax_repro.parallel import mesh as mesh_lib
+from vit_jax_repro.parallel.mesh import BATCH_AXES
 
 # Layers that make each row of one row. A module of ours that does so with
 # other parameters has a method `by_rows(params, x)`, which looks at its

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax_repro.weights import messages, names, npz, stacking
+from vit_jax_repro.output import messages
+from vit_jax_repro.weights import layouts, npz, trees
 from vit_jax_repro.weights.adapt import adapt
 from vit_jax_repro.weights.description import describe
 from vit_jax_repro.weights.positions import resize_position_embedding
@@ -33,12 +34,12 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     OSError: the file cannot be read.
   """
   try:
-    canonical = names.from_file(npz.read_names(path))
+    canonical = layouts.from_file(npz.read_names(path))
     flat = {
-      canonical[name]: names.from_file_shape(canonical[name], array)
+      canonical[name]: layouts.from_file_shape(canonical[name], array)
       for name, array in npz.read(path, wanted=canonical.__contains__)
     }
-    return stacking.nest(stacking.unstack(flat))
+    return trees.nest(trees.unstack(flat))
   except ValueError as error:
     if str(path) in str(error):
       raise
@@ -71,20 +72,20 @@ def save(
       none of a model, or a leaf that is no array of numbers.
     OSError: the file cannot be written.
   """
-  flat = stacking.flatten(params)
+  flat = trees.flatten(params)
   _check_is_model(flat)
-  flat = stacking.unstack(flat)
-  renamed = names.to_file(flat, layout)
+  flat = trees.unstack(flat)
+  renamed = layouts.to_file(flat, layout)
   npz.write(
     path, ((name, np.asarray(renamed[name])) for name in sorted(renamed))
   )
 
 
 def _check_is_model(flat):
-  if not any(name in flat for name in names.FAMILY_MARKERS):
+  if not any(name in flat for name in layouts.FAMILY_MARKERS):
     raise ValueError(
       f'no parameters of a model: {len(flat)} leaves named '
-      f'{messages.listed(flat)}; {names.advice(flat)}'
+      f'{messages.listed(flat)}; {layouts.advice(flat)}'
     )
   for name, leaf in flat.items():
     dtype = getattr(leaf, 'dtype', None)

@@ -11,12 +11,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from vit_jax_repro.output import messages
 from vit_jax_repro.weights import (
+  ablation_positions,
   description,
-  messages,
-  position_kinds,
   positions,
-  stacking,
+  trees,
 )
 
 HEADS = ('head/', 'head_dist/')
@@ -62,7 +62,7 @@ def adapt(
   """
   if head not in ('reset', 'keep'):
     raise ValueError(f"unknown {head=}; choose from ['keep', 'reset']")
-  flat = stacking.unstack(stacking.flatten(params))
+  flat = trees.unstack(trees.flatten(params))
   if image_size is None:
     image_size = description.describe(params)['image_size'] or ANY_IMAGE_SIZE
   unrolled = model.clone(scan=False) if hasattr(model, 'scan') else model
@@ -83,14 +83,14 @@ def adapt(
   except ValueError as error:
     names = positions.name_in(flat), positions.name_in(wanted)
     reasons |= dict.fromkeys(names, f'{names[0]}: {error}')
-  flat, more_reasons = position_kinds.adapt(
+  flat, more_reasons = ablation_positions.adapt(
     flat, wanted, grid, source_grid=source
   )
   reasons |= more_reasons
   check_fit(flat, wanted, reasons)
   flat = {name: _cast(flat[name], leaf.dtype) for name, leaf in wanted.items()}
-  return stacking.nest(
-    stacking.stack(flat) if getattr(model, 'scan', False) else flat
+  return trees.nest(
+    trees.stack(flat) if getattr(model, 'scan', False) else flat
   )
 
 
@@ -100,7 +100,7 @@ def parameter_shapes(
   """Flat names, shapes and dtypes of a fresh model, without computing it."""
   image = jax.ShapeDtypeStruct((1, *image_size, 3), 'float32')
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  return stacking.flatten(variables['params'])
+  return trees.flatten(variables['params'])
 
 
 def check_fit(

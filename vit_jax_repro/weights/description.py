@@ -5,15 +5,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax_repro.weights import (
-  messages,
-  names,
-  position_kinds,
-  positions,
-  stacking,
-)
+from vit_jax_repro.output import messages
+from vit_jax_repro.weights import ablation_positions, layouts, positions, trees
 
-_LAST_LAYER = stacking.MAX_LAYERS - 1
+_LAST_LAYER = trees.MAX_LAYERS - 1
 STEM_STRIDE = 4  # root convolution and pool of the hybrids, together
 
 
@@ -39,7 +34,7 @@ def describe(params: Mapping[str, Any]) -> dict[str, Any]:
     ValueError: essential names are missing or have another number of
       dimensions; one line that names them all.
   """
-  flat = stacking.unstack(stacking.flatten(params))
+  flat = trees.unstack(trees.flatten(params))
   shapes = {name: tuple(leaf.shape) for name, leaf in flat.items()}
   if 'root_block/conv/kernel' in shapes:
     read, essential = _bit, _BIT_RANKS
@@ -68,8 +63,8 @@ _RANKS_IF_THERE = {
   'head/bias': 1,
   'pre_logits/bias': 1,
   'conv_root/kernel': 4,
-  names.POSITIONS: 3,
-  names.POSITIONS_BEFORE_CLS: 3,
+  layouts.POSITIONS: 3,
+  layouts.POSITIONS_BEFORE_CLS: 3,
 }
 
 
@@ -84,7 +79,7 @@ def _check_ranks(shapes, essential):
   if missing or wrong:
     raise ValueError(
       f'cannot tell the architecture from {len(shapes)} parameters: {missing=} '
-      f'{wrong=}; {names.advice(shapes)}'
+      f'{wrong=}; {layouts.advice(shapes)}'
     )
 
 
@@ -101,7 +96,7 @@ def _count(pattern, shapes):
   if len(longest) > 9 or max(map(int, numbers), default=0) > _LAST_LAYER:
     raise ValueError(
       f'layer number {messages.short(longest)} is too high: models of at most '
-      f'{stacking.MAX_LAYERS} layers are read'
+      f'{trees.MAX_LAYERS} layers are read'
     )
   return max((1 + int(number) for number in numbers), default=0)
 
@@ -132,10 +127,12 @@ def _vit(shapes):
     )
   if 'dist' in shapes:
     spec.update(distilled=True, gelu='erf')  # DeiT is a PyTorch model
-  if names.POSITIONS_BEFORE_CLS in shapes:
+  if layouts.POSITIONS_BEFORE_CLS in shapes:
     spec['class_token_after_positions'] = True
-  elif names.POSITIONS not in shapes:
-    spec |= position_kinds.fields(shapes) or {'position_embedding': 'sincos2d'}
+  elif layouts.POSITIONS not in shapes:
+    spec |= ablation_positions.fields(shapes) or {
+      'position_embedding': 'sincos2d'
+    }
   if 'mask' in shapes:
     spec['corruptible'] = True
   spec['image_size'] = _image_size(shapes, spec)
@@ -172,7 +169,7 @@ def _image_size(shapes, spec):
 def _grid(shapes):
   name = positions.name_in(shapes)
   if name is None:
-    return position_kinds.grid(shapes)
+    return ablation_positions.grid(shapes)
   tokens = shapes[name][1]
   slots = positions.slots(tokens, positions.prefix(shapes, name))
   return None if slots is None else (math.isqrt(tokens - slots),) * 2

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax_repro.weights import atomic, messages
+from vit_jax_repro.output import files, messages
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 
@@ -115,7 +115,7 @@ def write(
     OSError: the folder is missing or not writable, or the disk is full.
   """
   with (
-    atomic.replacing(path) as temporary,
+    files.replacing(path) as temporary,
     zipfile.ZipFile(temporary, 'w', zipfile.ZIP_STORED) as archive,
   ):
     for name, array in arrays:

@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 
-from vit_jax_repro.weights import names, stacking
+from vit_jax_repro.weights import layouts, trees
 
 
 def name_in(flat: Mapping[str, Any]) -> str | None:
   """The name that the position embedding has in a flat tree, None without."""
-  known = (names.POSITIONS_BEFORE_CLS, names.POSITIONS)
+  known = (layouts.POSITIONS_BEFORE_CLS, layouts.POSITIONS)
   return next((name for name in known if name in flat), None)
 
 
 def prefix(flat: Mapping[str, Any], name: str) -> int:
   """P of the tokens that positions under `name` are added to."""
-  if name == names.POSITIONS_BEFORE_CLS:
+  if name == layouts.POSITIONS_BEFORE_CLS:
     return 0
   return ('cls' in flat) + ('dist' in flat)
 
@@ -47,14 +47,14 @@ def slots(num_embeddings: int, prefix: int) -> int | None:
 
 def count_in(params: Mapping[str, Any]) -> int:
   """N of a tree, 0 without position embeddings."""
-  flat = stacking.flatten(params)
+  flat = trees.flatten(params)
   name = name_in(flat)
   return flat[name].shape[1] if name else 0
 
 
 def is_token_without_slot(params: Mapping[str, Any]) -> bool:
   """Whether by `slots` the class token of a tree has no position."""
-  flat = stacking.flatten(params)
+  flat = trees.flatten(params)
   name = name_in(flat)
   num_tokens = prefix(flat, name) if name else 0
   return num_tokens > 0 and slots(flat[name].shape[1], num_tokens) == 0

@@ -1,0 +1,159 @@
+"""Figures of numbers: what is drawn, labels, and where the numbers are from."""
+
+import look
+import numpy as np
+import pytest
+
+from vit_jax_repro.analysis import charts, pictures, saved_results
+from vit_jax_repro.paper import points, verdict
+
+pytestmark = pytest.mark.quick
+
+
+def drawn(figure, tmp_path):
+  """Checks a figure and its file; gives what is written in it."""
+  look.assert_readable(figure)
+  pictures.save(figure, tmp_path / 'a.png')
+  look.assert_drawn(tmp_path / 'a.png', figure)
+  return look.texts(figure)
+
+
+def assert_has(text, *wanted):
+  assert [each for each in wanted if each not in text] == []
+
+
+def test_accuracy_over_compute_is_the_published_one(tmp_path):
+  figure = charts.compute(points.compute())
+  assert_has(
+    drawn(figure, tmp_path),
+    'numbers published in ViT Table 6',
+    'pre-training compute (exaFLOPs)',
+    'top-1 accuracy (%)',
+    'hybrid',
+  )
+  left, right = figure.axes
+  assert left.get_xscale() == right.get_xscale() == 'log'
+  lines = {line.get_label(): line.get_xydata() for line in right.lines}
+  np.testing.assert_array_equal(lines['ViT'][0], [55, 80.73])
+  np.testing.assert_array_equal(lines['BiT'][0], [50, 77.54])
+  assert [len(lines[n]) for n in ('ViT', 'BiT', 'hybrid')] == [6, 7, 5]
+  means = {line.get_label(): line.get_xydata() for line in left.lines}
+  np.testing.assert_allclose(means['BiT'][0], [50, 89.33], atol=0.01)
+
+
+def run(name, steps, **evaluated):
+  losses = np.linspace(2, 1, len(steps))
+  found = {
+    split: (np.array(steps[1:]), np.linspace(0.1, last, len(steps) - 1))
+    for split, last in evaluated.items()
+  }
+  return saved_results.Curves(name, np.array(steps), losses, found)
+
+
+def test_curves_of_runs(tmp_path):
+  first, second = run('first', [0, 5, 9], test=0.5), run('a$b$', [0, 7, 8])
+  figure = charts.curves([first, second])
+  assert_has(
+    drawn(figure, tmp_path),
+    'training loss',
+    'step',
+    'accuracy (%)',
+    'Evaluation (test)',
+    r'a\$b\$',
+  )
+  left, right = figure.axes
+  np.testing.assert_array_equal(left.lines[1].get_xydata()[:, 0], [0, 7, 8])
+  np.testing.assert_allclose(right.lines[0].get_xydata(), [[5, 10], [9, 50]])
+  assert 'not evaluated yet' in look.texts(charts.curves([second]))
+  two = charts.curves([run('one', [0, 5, 9], test=0.5, real=0.7)])
+  assert_has(drawn(two, tmp_path), 'one, test', 'one, real')
+
+
+def test_a_study_with_its_seeds_and_claims(tmp_path):
+  study = saved_results.Study(
+    'Kinds of models',
+    'digits',
+    ('a side with quite a long name', 'other'),
+    np.array([[0.5, 0.6], [0.8, 0.8]]),
+    (f'The other is better{", and more so" * 12}: holds', 'Both work: holds'),
+  )
+  figure = charts.study(study)
+  assert_has(
+    drawn(figure, tmp_path),
+    'Kinds of models\nown runs, size digits',
+    'test accuracy (%)',
+    'a side with quite a long name',
+    'Both work: holds',
+  )
+  (axis,) = figure.axes
+  assert [bar.get_width() for bar in axis.patches] == pytest.approx([55, 80])
+  seeds = [line.get_xdata() for line in axis.lines if line.get_marker() == 'o']
+  np.testing.assert_allclose(seeds, [[50, 60], [80, 80]])
+  ((whisker,),) = (each.get_segments() for each in axis.collections)
+  spread = 50**0.5  # of 50 and 60
+  np.testing.assert_allclose(whisker[:, 0], [55 - spread, 55 + spread])
+
+
+def test_verdicts_with_and_without_measurements(tmp_path):
+  none = charts.verdicts(points.overview({}))
+  assert_has(
+    drawn(none, tmp_path),
+    'nothing measured yet',
+    'published numbers',
+    'agrees: 0',
+  )
+  checked = (
+    points.Checked('a', 80.0, 81.0, 80.5, 81.5, verdict.DIFFERS),
+    points.Checked('b', 90.0, 90.1, 89.0, 91.0, verdict.AGREES),
+  )
+  counts = {'ViT paper': dict(zip(verdict.KINDS, (1, 1, 5, 7), strict=True))}
+  figure = charts.verdicts(points.Overview(counts, checked))
+  text = drawn(figure, tmp_path)
+  assert_has(
+    text,
+    'agrees: 1',
+    'not checkable: 5',
+    'not run: 7',
+    'measured less published (points)',
+    'published (%)',
+  )
+  assert 'nothing measured' not in text
+  assert list(charts.VERDICTS) == list(verdict.KINDS)
+  lines = figure.axes[1].lines
+  dots = [each.get_xydata() for each in lines if each.get_marker() in 'os']
+  np.testing.assert_allclose(dots, [[[90, 0.1]], [[80, 1]]])
+
+
+def measured(sides, labels):
+  values = np.arange(1.0, 1 + len(sides))
+  return saved_results.Measured(
+    'images per second of a device',
+    'forward passes, float32',
+    tuple(
+      f'{label}, {side}' for label, side in zip(labels, sides, strict=True)
+    ),
+    np.array(sides),
+    labels,
+    values,
+    values - 0.5,
+    values + 0.25,
+  )
+
+
+def test_speeds_as_bars_or_over_the_image_size(tmp_path):
+  figure = charts.speeds(measured([224, 224], ('S', 'B')))
+  assert_has(
+    drawn(figure, tmp_path),
+    'own runs: forward passes, float32; whiskers: slowest and fastest round',
+    'images per second of a device',
+    'S, 224',
+  )
+  (axis,) = figure.axes
+  assert [bar.get_width() for bar in axis.patches] == [1, 2]
+  figure = charts.speeds(measured([384, 224, 384, 224], ('S', 'S', 'B', 'B')))
+  assert_has(
+    drawn(figure, tmp_path), 'height of the image (pixels)', 'own runs'
+  )
+  lines = [line for line in figure.axes[0].lines if line.get_marker() == 'o']
+  np.testing.assert_array_equal(lines[0].get_xydata(), [[224, 2], [384, 1]])
+  np.testing.assert_array_equal(lines[1].get_xydata(), [[224, 4], [384, 3]])

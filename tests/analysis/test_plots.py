@@ -1,0 +1,183 @@
+"""Figures of what is in a model, with random weights and trained on digits."""
+
+import look
+import numpy as np
+import pytest
+import tiny_models
+from PIL import Image
+from sklearn import datasets as sklearn_datasets
+
+from vit_jax_repro import jobs, recipes, weights
+from vit_jax_repro.analysis import inspecting, pictures, plots
+from vit_jax_repro.runs import configuration
+
+LAYERS, HEADS = 2, 2
+MODEL = dict(
+  recipes.QUICKSTART_MODEL,
+  hidden_size=16,
+  transformer=dict(num_layers=LAYERS, mlp_dim=32, num_heads=HEADS),
+)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('models')
+
+
+@pytest.fixture(scope='module', params=['random', 'trained'])
+def model(request, folder):
+  """A weights file of each kind, and its name in titles."""
+  if request.param == 'random':
+    path = folder / 'wide.npz'
+    weights.save(path, tiny_models.params_of(tiny_models.spec(3), (8, 12)))
+    return path, dict(image_size=(8, 12)), (2, 3)
+  steps = dict(total_steps=6, warmup_steps=1, eval_every=0, checkpoint_every=0)
+  config = configuration.create(recipes.QUICKSTART | steps, MODEL)
+  jobs.train(config, folder / 'run')
+  return folder / 'run' / 'model.npz', {}, (4, 4)
+
+
+@pytest.fixture(scope='module')
+def images(folder):
+  digits = sklearn_datasets.load_digits().images[:2]
+  paths = []
+  for i, digit in enumerate(digits):
+    paths.append(folder / f'digit_{i}$$.png')
+    Image.fromarray((255 * digit / 16).astype(np.uint8)).save(paths[-1])
+  return paths
+
+
+def drawn(figure, path):
+  """Checks a figure and its file; gives what is written in it."""
+  look.assert_readable(figure)
+  pictures.save(figure, path)
+  look.assert_drawn(path, figure)
+  return look.texts(figure)
+
+
+def shown(panel):
+  """The pixels of a panel's image."""
+  return np.asarray(panel.get_images()[0].get_array())
+
+
+def test_rollout_over_images(model, images, tmp_path):
+  path, size, grid = model
+  found = inspecting.rollouts(path, images, **size)
+  figure = plots.rollout(found)
+  text = drawn(figure, tmp_path / 'a.png')
+  for wanted in (
+    'ViT: attention rollout from the class token, mean over heads',
+    r'digit_0\$\$.png',
+    r'digit_1\$\$.png',
+    'attention to a patch (%)',
+  ):
+    assert wanted in text
+  panels = np.array(figure.axes[:6]).reshape(2, 3)
+  for i, (plain, weighted, attention) in enumerate(panels):
+    assert shown(attention).shape == grid
+    np.testing.assert_allclose(shown(attention), 100 * found.maps[i])
+    np.testing.assert_array_equal(shown(plain), found.images[i])
+    parts = shown(weighted)[found.images[i] > 0.1]
+    parts = parts / found.images[i][found.images[i] > 0.1]
+    assert (
+      parts.max() == pytest.approx(1, abs=0.2) and parts.min() < parts.max()
+    )
+  assert found.images.std() > 0.1 and (found.maps.sum((1, 2)) < 1).all()
+
+
+def test_maps_of_heads(model, images, tmp_path):
+  path, size, grid = model
+  found = inspecting.head_maps(
+    path, images, layers=(1,), heads=(1, 0), token=(0, 1), **size
+  )
+  figure = plots.heads(found)
+  text = drawn(figure, tmp_path / 'a.png')
+  for wanted in (
+    'ViT: attention from the patch in row 0, column 1',
+    'head',
+    'layer',
+    "attention (part of the map's largest)",
+  ):
+    assert wanted in text
+  mosaic = figure.axes[1]
+  labels = [each.get_text() for each in mosaic.get_xticklabels()]
+  assert labels == ['1', '0']
+  pixels = np.ma.filled(shown(mosaic), np.nan)
+  # Two maps with a gap between, each up to 1.
+  whole = np.flatnonzero(~np.isnan(pixels).any(axis=0))
+  halves = np.split(whole, np.flatnonzero(np.diff(whole) > 1) + 1)
+  assert len(halves) == 2
+  for columns, each in zip(halves, found.maps[0, 0], strict=True):
+    times = len(columns) // grid[1]
+    cells = pixels[::times, columns[::times]]
+    np.testing.assert_allclose(cells, each / each.max())
+
+
+def test_distance_by_depth(model, images, tmp_path):
+  path, size, _ = model
+  found = inspecting.distances(path, images, **size)
+  figure = plots.distance(found)
+  text = drawn(figure, tmp_path / 'a.png')
+  height, width = found.image_size
+  for wanted in (
+    'mean attention distance (pixels)',
+    'layer, from the image on',
+    f'2 images of {height}x{width} pixels',
+  ):
+    assert wanted in text
+  (dots,) = figure.axes[0].collections
+  means = found.distances.mean(axis=0)
+  assert means.shape == (LAYERS, HEADS)
+  np.testing.assert_allclose(
+    dots.get_offsets(),
+    [[layer, means[layer, head]] for layer in (0, 1) for head in (0, 1)],
+  )
+  lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+  np.testing.assert_allclose(lines['mean of the heads'], means.mean(axis=1))
+  assert set(lines['distance to the next patch']) == {min(found.patch)}
+  assert set(lines['the same attention to all patches']) == {found.even}
+
+
+def test_similarity_of_positions(model, tmp_path):
+  path, size, grid = model
+  found = inspecting.positions(path, **size)
+  assert found.similarity.shape == (*grid, *grid)
+  figure = plots.similarity(found)
+  text = drawn(figure, tmp_path / 'a.png')
+  for wanted in (
+    'row of the patch',
+    'column of the patch',
+    'cosine similarity',
+  ):
+    assert wanted in text
+  # Of the tile in row i and column j, the cells as they were computed.
+  pixels = np.ma.filled(shown(figure.axes[0]), np.nan)
+  for i, j in ((0, 1), (1, 0)):
+    rows, columns = (
+      np.split(lines, np.flatnonzero(np.diff(lines) > 1) + 1)
+      for lines in (
+        np.flatnonzero(~np.isnan(pixels).all(axis=axis)) for axis in (1, 0)
+      )
+    )
+    tile = pixels[np.ix_(rows[i], columns[j])]
+    times = len(rows[i]) // grid[0]
+    np.testing.assert_allclose(
+      tile[::times, ::times], found.similarity[i, j], atol=1e-7
+    )
+
+
+def test_components_of_filters(model, tmp_path):
+  path, *_ = model
+  found = inspecting.filters(path, number=9)
+  figure = plots.filters(found)
+  text = drawn(figure, tmp_path / 'a.png')
+  assert 'ViT: principal components of the first filters' in text
+  assert f'1: {100 * found.shares[0]:.2g} %' in text
+  assert len([axis for axis in figure.axes if axis.axison]) == 9
+  first = shown(figure.axes[0])
+  assert first.shape == found.components[0].shape and first.max() == 1.0
+
+
+def test_maps_are_linear_between_centres_of_patches():
+  large = plots.enlarged(np.array([[0.0, 4.0]]), (2, 8))
+  np.testing.assert_allclose(large, [[0, 0, 0.5, 1.5, 2.5, 3.5, 4, 4]] * 2)

@@ -1,0 +1,64 @@
+import dataclasses
+
+import child_processes
+import pytest
+
+from vit_jax_repro.benchmarks import programs, speed
+
+CASE = programs.Case('infer', 'ViT-Ti_16', 2, 'float32', (32, 32))
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+  """Of children, as on a machine without the settings of tests."""
+  monkeypatch.setenv('XLA_FLAGS', child_processes.xla_flags(1))
+
+
+def measure(case=CASE, contenders=('plain',), **options):
+  options = dict(rounds=2, seconds=0.01, peak=None) | options
+  return speed.measure(
+    case, contenders=contenders, show=lambda line: None, **options
+  )
+
+
+def test_rows_say_what_was_measured(one_device):
+  (row,) = measure(peak=1e9)
+  assert row.error is None and row.device_kind == 'cpu' and row.devices == 1
+  fastest, slowest = row.spread
+  assert 0 < fastest <= row.seconds <= slowest
+  assert row.images_per_sec == pytest.approx(2 / row.seconds)
+  wanted = programs.operations(CASE) / row.seconds / 1e9
+  assert row.utilisation == pytest.approx(wanted)
+  assert row.ratio == 1 and row.ready > 0 and row.peak_bytes is None
+
+
+def test_beside_pytorch(one_device):
+  """And ours in another form."""
+  others = speed.others('torch', False, 'ViT-Ti_16')
+  assert others == ['transformers eager']  # timm does not import here
+  rows = measure(CASE, ['plain', 'scan', *others], rounds=1)
+  assert [row.contender for row in rows] == ['plain', 'scan', *others]
+  for row in rows:
+    assert row.error is None and row.utilisation is None
+    assert row.ratio == pytest.approx(row.seconds / rows[0].seconds)
+
+
+def test_a_contender_that_fails_leaves_a_row(one_device):
+  case = dataclasses.replace(CASE, batch_size=3, mesh={'data': 2})
+  plain, torch = measure(case, ['plain', 'transformers eager'])
+  assert 'does not cover 1 devices' in plain.error and plain.seconds is None
+  assert torch.error is None and torch.ratio is None and torch.seconds > 0
+
+
+@pytest.mark.parametrize(
+  'against, model, says',
+  [
+    ('tensorflow', 'ViT-B_16', 'unknown --against=tensorflow; choose torch,'),
+    ('timm', 'ViT-B_16', 'needs torchvision'),
+    ('transformers', 'Mixer-B_16', 'transformers has no Mixer-B_16'),
+    ('torch', 'Mixer-B_16', 'none has Mixer-B_16; timm has ViT-Ti_16'),
+  ],
+)
+def test_libraries_that_are_not_there(against, model, says):
+  with pytest.raises(ValueError, match=says):
+    speed.others(against, False, model)

@@ -1,0 +1,232 @@
+"""Each known cause, planted in a PyTorch port, is the one that is named."""
+
+import numpy as np
+import pytest
+import reference
+
+from vit_jax_repro import models, weights
+from vit_jax_repro.comparison import (
+  activations,
+  causes,
+  diagnosis,
+  position_rules,
+  torch_models,
+)
+from vit_jax_repro.weights.adapt import patch_grid
+
+# A LayerNorm of this case sees variances of 1e-4, so that epsilons show.
+VIT = 'vit_token_small_variance'
+
+
+def examined(model, params, images, module, *, resized=None, **options):
+  """The diagnosis of a torch module against the reference."""
+  examiner = diagnosis.Examiner(model, params, images, **options)
+  port = torch_models.Port('planted', module)
+  outputs = torch_models.run(port, images, examiner.reference, **options)
+  known = causes.known(model, params, resized)
+  return examiner.diagnose(outputs, known)
+
+
+@pytest.fixture(scope='module')
+def vit(tmp_path_factory):
+  """(model, params, images) of the ViT case."""
+  import torch_ports
+
+  path = tmp_path_factory.mktemp('weights') / 'vit.npz'
+  params = torch_ports.save(path, VIT)
+  model = models.create(reference.config(VIT))
+  return model, params, activations.random_images((32, 32))
+
+
+@pytest.fixture(scope='module')
+def bit():
+  """(model, params, images) of a BiT."""
+  import torch_ports
+
+  return *torch_ports.small_bit(), activations.random_images((32, 32))
+
+
+def vit_port(params, **planted):
+  import torch_ports
+
+  by_heads = planted.pop('by_heads', False)
+  module = torch_ports.vit(params, VIT, **planted)
+  return torch_ports.split_by_heads(module) if by_heads else module
+
+
+def bit_port(params, **planted):
+  import torch_ports
+
+  return torch_ports.bit(params, **planted)
+
+
+@pytest.mark.parametrize('dtype', activations.DTYPES)
+def test_a_faithful_vit_agrees(vit, dtype):
+  found = examined(*vit, vit_port(vit[1]), dtype=dtype)
+  assert found.agrees and found.explained and not found.named
+  assert [layer.name for layer in found.layers] == [
+    'embedding',
+    'Transformer/posembed_input',
+    'Transformer/encoderblock_0',
+    'Transformer/encoderblock_1',
+    'Transformer/encoder_norm',
+    'logits',
+  ]
+  assert found.layers[-1].relative < (1e-6 if dtype == 'float32' else 1e-12)
+
+
+@pytest.mark.parametrize(
+  ('planted', 'topic', 'port'),
+  [
+    ({'act': 'gelu'}, 'GELU form', 'erf'),
+    ({'eps': 1e-12}, 'LayerNorm epsilon', '1e-12'),
+    ({'eps': 1e-5}, 'LayerNorm epsilon', '1e-05'),
+    ({'order': 'kqv'}, 'q/k/v order', 'key, query, value'),
+    ({'order': 'vqk'}, 'q/k/v order', 'value, query, key'),
+    ({'by_heads': True}, 'q/k/v order', 'the fused projection split'),
+  ],
+)
+def test_a_cause_planted_in_a_vit_is_named(vit, planted, topic, port):
+  found = examined(*vit, vit_port(vit[1], **planted))
+  assert not found.agrees and found.explained
+  assert len(found.named) == 1 and not found.alternatives
+  assert found.named[0].topic == topic
+  assert found.named[0].port.startswith(port)
+  assert found.trials[0].cause is found.named[0]
+  first = next(layer for layer in found.layers if not layer.within)
+  assert first.name == 'Transformer/encoderblock_0'
+
+
+@pytest.mark.parametrize(
+  ('planted', 'topic', 'port'),
+  [
+    ({'conv_eps': 1e-8}, 'weight standardisation', 'w / sqrt(var + 1e-08)'),
+    ({'norm_eps': 1e-6}, 'GroupNorm epsilon', '1e-06'),
+    ({'pool': 'symmetric'}, 'pool padding', 'minus infinity, one pixel'),
+  ],
+)
+def test_a_cause_planted_in_bit_is_named(bit, planted, topic, port):
+  assert examined(*bit, bit_port(bit[1])).agrees
+  found = examined(*bit, bit_port(bit[1], **planted))
+  assert not found.agrees and found.explained
+  assert [cause.topic for cause in found.named] == [topic]
+  assert found.named[0].port.startswith(port)
+  assert found.trials[0].cause is found.named[0]
+
+
+def test_causes_planted_in_a_distilled_deit_are_named():
+  import torch_ports
+  import transformers
+
+  case = 'deit_distilled_tiny'
+  params = torch_ports.deit_params(case)
+  model = models.create(reference.config(case))
+  fields = torch_ports.vit_config(case, eps=1e-3).to_dict()
+  del fields['model_type']
+  module = transformers.DeiTForImageClassificationWithTeacher(
+    transformers.DeiTConfig(**fields)
+  )
+  module = torch_ports.fill(module, params)
+  images = activations.random_images(
+    tuple(reference.config(case)['image_size'])
+  )
+  found = examined(model, params, images, module)
+  assert found.explained and not found.agrees
+  assert {cause.topic: cause.port for cause in found.named} == {
+    'GELU form': 'tanh',
+    'LayerNorm epsilon': '0.001',
+  }
+
+
+@pytest.mark.parametrize(
+  'planted',
+  [
+    {'act': 'gelu', 'eps': 1e-12},  # transformers' defaults
+    {'act': 'gelu', 'order': 'kqv'},
+    {'act': 'gelu', 'order': 'vkq', 'eps': 1e-5},
+  ],
+)
+def test_several_causes_are_all_named(vit, planted):
+  found = examined(*vit, vit_port(vit[1], **planted))
+  assert found.explained and not found.agrees
+  topics = {'act': 'GELU form', 'eps': 'LayerNorm epsilon'}
+  topics['order'] = 'q/k/v order'
+  assert {c.topic for c in found.named} == {topics[key] for key in planted}
+
+
+def test_several_causes_in_bit(bit):
+  planted = bit_port(bit[1], conv_eps=1e-8, norm_eps=1e-6, pool='symmetric')
+  found = examined(*bit, planted)
+  assert found.explained and len(found.named) == 3
+
+
+def test_a_cause_under_the_noise_is_said_to_be_so():
+  import torch_ports
+
+  # Activations of a common size: LayerNorm's epsilon drowns in rounding.
+  case = 'vit_token'
+  model = models.create(reference.config(case))
+  params = weights.trees.nest(weights.trees.flatten(reference.canonical(case)))
+  images = reference.images(case)[:1]
+  module = torch_ports.vit(params, case, eps=1e-12)
+  found = examined(model, params, images, module)
+  assert found.agrees
+  silent = [str(cause) for cause in found.indistinguishable]
+  assert 'LayerNorm epsilon: 1e-12, not 1e-06' in silent
+  assert not any('GELU' in cause for cause in silent)
+  # float64 hears it.
+  found = examined(model, params, images, module, dtype='float64')
+  assert [cause.port for cause in found.named] == ['1e-12']
+  assert not found.indistinguishable
+
+
+def test_a_missing_pre_logits_is_named(vit):
+  import torch_ports
+
+  model, params, images = vit
+  generator = np.random.default_rng(0)
+  kernel = generator.standard_normal((48, 48)) / 7
+  params = params | {
+    'pre_logits': {
+      'kernel': kernel.astype(np.float32),
+      'bias': np.zeros(48, np.float32),
+    }
+  }
+  model = model.clone(representation_size=48)
+  module = torch_ports.vit(
+    {k: v for k, v in params.items() if k != 'pre_logits'}, VIT
+  )
+  found = examined(model, params, images, module)
+  assert [cause.topic for cause in found.named] == ['pre_logits']
+  assert found.explained
+
+
+@pytest.mark.parametrize('rule', position_rules.RULES)
+def test_the_rule_of_resized_positions_is_named(vit, rule):
+  import torch_ports
+
+  model, params, _ = vit
+  flat = weights.trees.flatten(params)
+  embeddings = flat['Transformer/posembed_input/pos_embedding']
+  grid = patch_grid(model, (16, 16))
+  resized = causes.Positions(embeddings, (4, 4), grid, 1)
+  flat['Transformer/posembed_input/pos_embedding'] = position_rules.resize(
+    embeddings, grid, source_grid=(4, 4), num_tokens=1, rule=rule
+  )
+  module = torch_ports.vit(weights.trees.nest(flat), VIT, image_size=16)
+  adapted = weights.adapt(params, model, image_size=(16, 16), head='keep')
+  images = activations.random_images((16, 16))
+  found = examined(model, adapted, images, module, resized=resized)
+  assert [cause.port for cause in found.named] == [rule]
+  assert found.explained
+  first = next(layer for layer in found.layers if not layer.within)
+  assert first.name == 'Transformer/posembed_input'
+
+
+def test_an_unknown_cause_is_not_given_a_name(vit):
+  module = vit_port(vit[1])
+  module.vit.layernorm.weight.data *= 1.01
+  found = examined(*vit, module)
+  assert not found.agrees and not found.explained and not found.named
+  first = next(layer for layer in found.layers if not layer.within)
+  assert first.name == 'Transformer/encoder_norm'

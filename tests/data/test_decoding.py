@@ -1,0 +1,177 @@
+"""Damaged images: what takes their place, and that nothing else changes."""
+
+import itertools
+import os
+
+import numpy as np
+import pytest
+from photographs import PHOTOGRAPHS
+from training_sets import write_folder
+
+from vit_jax_repro.data import batches, datasets, order, pipeline
+from vit_jax_repro.data.augment import Augmentation
+
+pytestmark = pytest.mark.quick
+
+DAMAGE = {  # name: what is written into the file
+  'cut short': lambda png: PHOTOGRAPHS['china'].read_bytes()[:5000],
+  'no image': lambda png: b'a text',
+  'empty': lambda png: b'',
+  'cut png': lambda png: png[:-30],
+}
+DAMAGED = (2, 3, 7, 11)  # of 12 images
+
+
+def folder(root, damaged=()):
+  """12 images, and which are damaged: ROOT/train/CLASS/NUMBER.png."""
+  write_folder(root, 12)
+  kinds = itertools.cycle(DAMAGE.values())
+  paths = []
+  for number in damaged:
+    (path,) = root.rglob(f'{number}.png')
+    path.write_bytes(next(kinds)(path.read_bytes()))
+    paths.append(str(path))
+  return datasets.open_split(str(root), 'train'), paths
+
+
+def training(split, **options):
+  defaults = dict(
+    augmentation=Augmentation(crop=6, resize=8, shift=1),
+    seed=1,
+    start_step=0,
+    batch_size=5,
+    shuffle_buffer=1,
+  )
+  return pipeline.training_batches(split, **{**defaults, **options})
+
+
+def rows(found, number):
+  """The first rows of all batches, as bytes of image and label."""
+  result = []
+  for batch in found:
+    for image, label in zip(batch['image'], batch['label'], strict=True):
+      result.append(image.tobytes() + label.tobytes())
+    if len(result) >= number:
+      return result[:number]
+  return result
+
+
+@pytest.fixture
+def sound(tmp_path):
+  return folder(tmp_path / 'sound')[0]
+
+
+@pytest.fixture
+def broken(tmp_path):
+  return folder(tmp_path / 'broken', DAMAGED)
+
+
+def test_in_training_the_next_readable_one_takes_the_place(sound, broken):
+  split, paths = broken
+  whole = rows(training(sound), 36)  # three epochs
+  order = ids_in_order(sound, 36)
+  readable = [int(name) not in DAMAGED for name in order]
+  expected = [
+    next(whole[j] for j in range(i, 40) if readable[j]) for i in range(30)
+  ]
+  named, reasons = [], []
+
+  def report(name, why):
+    named.append(name)
+    reasons.append(why)
+
+  found = rows(training(split, report=report), 30)
+  assert found == expected
+  assert set(named) == set(paths)
+  assert 8 <= len(named) <= 12  # once in each of two and a half epochs
+  assert not any('\n' in why or 'Iterator' in why for why in reasons)
+
+
+def ids_in_order(split, number):
+  """The file names, without folder and extension, in the order of training."""
+  found = order.examples(split, seed=1, shuffle_buffer=1)
+  names = [example['id'] for example in found.take(number).as_numpy_iterator()]
+  return [name.decode().split('/')[-1].split('.')[0] for name in names]
+
+
+@pytest.mark.parametrize('batch_size, start', [(1, 0), (4, 1), (4, 2), (7, 3)])
+def test_what_takes_the_place_depends_on_the_order_alone(
+  broken, batch_size, start
+):
+  split, _ = broken
+  whole = rows(training(split, report=print), 48)
+  options = dict(batch_size=batch_size, start_step=start, report=print)
+  first = batch_size * start
+  assert rows(training(split, **options), 48 - first) == whole[first:]
+
+
+@pytest.mark.parametrize('batch_size', [1, 5, 30])
+def test_in_evaluation_it_counts_and_is_never_right(sound, broken, batch_size):
+  split, paths = broken
+
+  def read(split, report):
+    found = pipeline.evaluation_batches(
+      split,
+      preprocessing='vit_jax',
+      image_size=6,
+      batch_size=batch_size,
+      report=report,
+    )
+    return list(found)
+
+  named = []
+  for one, two in zip(
+    read(sound, None),
+    read(split, lambda name, why: named.append(name)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(one['mask'], two['mask'])
+    bad = two['label'] == batches.NO_CLASS
+    assert one['label'].dtype == two['label'].dtype == np.int32
+    np.testing.assert_array_equal(one['label'][~bad], two['label'][~bad])
+    np.testing.assert_array_equal(one['image'][~bad], two['image'][~bad])
+    assert not two['image'][bad].any() and two['mask'][bad].all()
+  assert sorted(named) == sorted(paths)
+
+
+def test_without_a_report_it_is_an_error(broken):
+  split, paths = broken
+  with pytest.raises(ValueError, match='is not a readable') as caught:
+    rows(training(split), 30)
+  assert str(caught.value).startswith(tuple(paths))
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('number', [1, 12])
+def test_training_without_one_readable_image_ends(tmp_path, number):
+  write_folder(tmp_path, number)
+  for path in tmp_path.rglob('*.png'):
+    path.write_bytes(b'')
+  split = datasets.open_split(str(tmp_path), 'train')
+  wanted = f'so it is with {number} images in a row'
+  with pytest.raises(ValueError, match=wanted) as caught:
+    rows(training(split, report=print), 5)
+  assert '\n' not in str(caught.value)
+
+
+def test_evaluation_without_one_readable_image_counts_them_all(tmp_path):
+  split, paths = folder(tmp_path, range(12))
+  named = []
+  (batch,) = pipeline.evaluation_batches(
+    split,
+    preprocessing='timm',
+    image_size=6,
+    batch_size=12,
+    report=lambda name, why: named.append(name),
+  )
+  assert batch['mask'].all() and (batch['label'] == batches.NO_CLASS).all()
+  assert sorted(named) == sorted(paths)
+
+
+def test_a_file_that_vanished_is_an_error(broken):
+  split, paths = broken
+  for path in paths[:2]:
+    os.remove(path)
+  with pytest.raises(ValueError, match='cannot read the data set') as caught:
+    rows(training(split, report=print), 30)
+  assert '\n' not in str(caught.value)

@@ -1,0 +1,64 @@
+import hashlib
+import importlib.util
+import pathlib
+
+import pytest
+
+from vit_jax_repro.data import labels
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.mark.parametrize('num_classes', [1000, 21843])
+def test_one_row_a_class_in_label_order(num_classes):
+  ids = labels.wordnet_ids(num_classes)
+  names = labels.class_names(num_classes)
+  assert len(ids) == len(names) == num_classes
+  assert all(len(i) == 9 and i[0] == 'n' and i[1:].isdigit() for i in ids)
+  assert list(ids) == sorted(set(ids))
+  assert all(name and name == name.strip() for name in names)
+
+
+def test_known_labels():
+  names, ids = labels.class_names(), labels.wordnet_ids()
+  assert ids[0] == 'n01440764' and names[0].startswith('tench')
+  assert names[207] == 'golden retriever'
+  assert names[281] == 'tabby, tabby cat'
+  assert names[483] == 'castle'
+  assert names[985] == 'daisy'
+  assert ids[999] == 'n15075141' and names[999].startswith('toilet tissue')
+
+
+def test_known_labels_of_imagenet21k():
+  names = labels.class_names(21843)
+  ids = labels.wordnet_ids(21843)
+  assert ids[0] == 'n00004475' and names[0] == 'organism, being'
+  assert ids[-1] == 'n15102894'
+  # The two classes that the published heads have and the 2011 release has not.
+  assert {'n03931044', 'n09859684'} <= set(ids)
+
+
+def test_the_small_list_lies_in_the_large_one_but_for_the_teddy_bear():
+  large = dict(
+    zip(labels.wordnet_ids(21843), labels.class_names(21843), strict=True)
+  )
+  small = dict(zip(labels.wordnet_ids(), labels.class_names(), strict=True))
+  assert small.keys() - large.keys() == {'n04399382'}
+  assert all(large[i] == small[i] for i in small.keys() & large.keys())
+
+
+def test_order_is_that_of_tfds():
+  spec = importlib.util.find_spec('tensorflow_datasets')
+  folder = pathlib.Path(spec.origin).parent
+  listed = folder / 'datasets' / 'imagenet2012' / 'labels.txt'
+  assert listed.read_text().split() == list(labels.wordnet_ids())
+
+
+def test_the_ids_are_the_ones_checked_once():
+  digest = hashlib.sha256('\n'.join(labels.wordnet_ids(21843)).encode())
+  assert digest.hexdigest().startswith('c03345e3490e010d')
+
+
+def test_other_numbers_of_classes_are_refused():
+  with pytest.raises(ValueError, match=r'num_classes=10; choose from \[1000'):
+    labels.class_names(10)

@@ -1,0 +1,183 @@
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_jax_repro.data import pillow
+from vit_jax_repro.data.tf_host import tensorflow
+
+pytestmark = pytest.mark.quick
+
+GREY = np.arange(30, dtype=np.uint8).reshape(5, 6)
+
+
+def encoded(image, kind='png', **options):
+  image = image if hasattr(image, 'save') else Image.fromarray(image)
+  buffer = io.BytesIO()
+  image.save(buffer, kind, **options)
+  return buffer.getvalue()
+
+
+def middle(data, size=(5, 6), scaled=None):
+  return pillow.resize_and_crop(data, size, scaled or size).numpy()
+
+
+@pytest.mark.parametrize(
+  'size, scaled, wanted',
+  [
+    # torchvision: the long side is rounded down.
+    ((427, 640), (256, 256), (256, 383)),  # 383.7
+    ((640, 427), (256, 256), (383, 256)),
+    ((500, 375), (248, 248), (330, 248)),  # 330.67
+    ((7, 7), (9, 9), (9, 9)),
+    # timm, a rectangle: rounded, and both sides cover what is asked for.
+    ((427, 640), (100, 200), (133, 200)),  # 133.4
+    ((427, 640), (200, 100), (200, 300)),  # 299.8
+    ((30, 30), (20, 10), (20, 20)),
+  ],
+)
+def test_covering_size(size, scaled, wanted):
+  assert pillow.covering_size(size, scaled) == wanted
+
+
+def test_every_rectangle_is_covered():
+  for height in range(1, 40):
+    for scaled in [(7, 13), (13, 7), (31, 3), (64, 63)]:
+      size = pillow.covering_size((height, 17), scaled)
+      assert size[0] >= scaled[0] and size[1] >= scaled[1]
+      assert size[0] == scaled[0] or size[1] == scaled[1]
+
+
+@pytest.mark.parametrize(
+  'side, crop, start',
+  [(256, 224, 16), (9, 8, 0), (11, 8, 2), (13, 8, 2), (15, 8, 4), (8, 8, 0)],
+)
+def test_the_middle_rounds_a_half_to_even(side, crop, start):
+  assert pillow.crop_start(side, crop) == start
+  # The same on an image: its rows and columns are numbered.
+  rows = np.repeat(np.arange(side, dtype=np.uint8)[:, None], side, 1)
+  for array, axis in [(rows, 0), (rows.T, 1)]:
+    image = middle(encoded(array), (crop, crop), (side, side))
+    np.testing.assert_array_equal(
+      np.take(image[..., 0], 0, 1 - axis), np.arange(start, start + crop)
+    )
+
+
+def test_a_step_by_hand():
+  """Halving a step: Pillow's bicubic (a = -0.5) over a support of 8 pixels."""
+  array = np.zeros((4, 16), np.uint8)
+  array[:, 8:] = 200
+  # What the pixels at distances 1.75, 1.25 ... 1.75 count, in new pixels.
+  near = [0.8671875, 0.2265625, -0.0703125, -0.0234375]
+  weights = np.array(near[::-1] + near)
+  # New pixel i is centred at 2 i + 1, so it sees old ones from 2 i - 3 on.
+  row = np.array([weights[max(0, 11 - 2 * i) :].sum() for i in range(2, 7)])
+  wanted = np.clip(np.round(200 * row / weights.sum()), 0, 255)
+  image = middle(encoded(array), (2, 8), (2, 8))[0, :, 0]
+  np.testing.assert_array_equal(image[2:7], wanted)
+
+
+def test_always_three_channels():
+  wanted = np.repeat(GREY[..., None], 3, -1)
+  for data in (
+    encoded(GREY),
+    encoded(GREY, 'gif'),
+    encoded(GREY, 'bmp'),
+    encoded(np.dstack([wanted, 255 - GREY])),  # alpha, dropped
+    encoded(Image.fromarray(GREY).convert('P')),
+  ):
+    np.testing.assert_array_equal(middle(data), wanted)
+  cmyk = Image.fromarray(wanted).convert('CMYK')
+  assert middle(encoded(cmyk, 'jpeg')).shape == (5, 6, 3)
+
+
+def test_the_orientation_of_exif_is_not_applied():
+  exif = Image.Exif()
+  exif[0x0112] = 6  # turned by 90 degrees
+  plain = encoded(GREY, 'jpeg')
+  turned = encoded(GREY, 'jpeg', exif=exif)
+  assert plain != turned
+  np.testing.assert_array_equal(middle(plain), middle(turned))
+
+
+def damaged():
+  array = np.random.default_rng(0).integers(256, size=(40, 40, 3), dtype='u1')
+  png = bytearray(encoded(array))
+  png[1000] ^= 255
+  return {
+    'empty': (b'', 'unknown image format'),
+    'text': (b'not an image at all', 'unknown image format'),
+    'a format too many': (encoded(array, 'tiff'), 'unknown image format'),
+    'cut jpeg': (encoded(array, 'jpeg')[:700], 'truncated'),
+    'cut png': (encoded(array)[:700], 'truncated'),
+    'changed png': (bytes(png), 'data stream'),
+  }
+
+
+@pytest.mark.parametrize('inside', ['eagerly', 'tf.data'])
+@pytest.mark.parametrize('damage', damaged())
+def test_what_is_no_image(damage, inside):
+  tf = tensorflow()
+  data, says = damaged()[damage]
+  dataset = tf.data.Dataset.from_tensors(data)
+  with pytest.raises(tf.errors.InvalidArgumentError, match=says) as caught:
+    if inside == 'eagerly':
+      middle(data, (8, 8))
+    else:
+      dataset = dataset.map(lambda x: pillow.resize_and_crop(x, (8, 8), (8, 8)))
+      next(dataset.as_numpy_iterator())
+  assert '0x' not in caught.value.message.splitlines()[0]
+
+
+def test_an_error_of_the_decoder_does_not_end_the_data_set(monkeypatch):
+  """As a StopIteration would, which tf.data takes for the end."""
+
+  def stop(*_, **__):
+    raise StopIteration
+
+  monkeypatch.setattr(pillow.pillow(), 'open', stop)
+  tf = tensorflow()
+  dataset = tf.data.Dataset.from_tensors(b'').map(
+    lambda x: pillow.resize_and_crop(x, (8, 8), (8, 8))
+  )
+  with pytest.raises(tf.errors.InvalidArgumentError, match='StopIteration'):
+    next(dataset.as_numpy_iterator())
+
+
+def test_many_threads(tmp_path):
+  tf = tensorflow()
+  arrays = np.random.default_rng(0).integers(
+    256, size=(64, 9, 9, 3), dtype='u1'
+  )
+  dataset = tf.data.Dataset.from_tensor_slices([encoded(a) for a in arrays])
+  dataset = dataset.map(
+    lambda x: pillow.resize_and_crop(x, (9, 9), (9, 9)), num_parallel_calls=4
+  )
+  assert dataset.element_spec.shape == (9, 9, 3)
+  np.testing.assert_array_equal(list(dataset.as_numpy_iterator()), arrays)
+
+
+def test_warnings_of_pillow_stay_inside(monkeypatch):
+  """On a large image, and on a palette with transparency."""
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 80)
+  image = Image.fromarray(np.arange(81, dtype=np.uint8).reshape(9, 9))
+  palette = encoded(image.convert('P'), transparency=bytes([7] * 81))
+  with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter('always')
+    Image.open(io.BytesIO(palette)).convert('RGB')
+    assert len(seen) == 2
+    pillow.pillow.cache_clear()
+    middle(palette, (9, 9))
+  assert len(seen) == 2
+
+
+def test_too_many_pixels(monkeypatch):
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 40)
+  data = encoded(np.zeros((9, 9), np.uint8))
+  with pytest.raises(
+    tensorflow().errors.InvalidArgumentError,
+    match=r'Image size \(81 pixels\) exceeds limit of 80 pixels',
+  ):
+    middle(data, (9, 9))

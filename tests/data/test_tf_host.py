@@ -1,0 +1,21 @@
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.quick
+
+SCRIPT = """
+from vit_jax_repro.data.tf_host import tensorflow
+tf = tensorflow()
+assert tensorflow() is tf
+assert {d.device_type for d in tf.config.get_visible_devices()} == {'CPU'}
+tf.zeros(1)
+"""
+
+
+def test_sees_the_cpu_only_and_says_nothing():
+  done = subprocess.run(
+    [sys.executable, '-c', SCRIPT], capture_output=True, text=True, check=False
+  )
+  assert (done.returncode, done.stdout, done.stderr) == (0, '', '')

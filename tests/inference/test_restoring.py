@@ -1,0 +1,250 @@
+"""A model ready to be applied, from any weights file."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_models
+
+from vit_jax_repro import models, weights
+from vit_jax_repro.data import preprocess
+from vit_jax_repro.inference import restoring
+from vit_jax_repro.weights import npz, trees
+
+pytestmark = pytest.mark.quick
+
+POSITIONS = 'Transformer/posembed_input/pos_embedding'
+READ_AS = 'note: nothing says how images are to be read; using {!r}'
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+  """A ten-class ViT for 8x8 pixels, as a bare published file."""
+  path = tmp_path_factory.mktemp('weights') / 'tiny.npz'
+  weights.save(path, tiny_models.params_of(tiny_models.spec(10)))
+  return path
+
+
+def test_a_run_s_model_brings_names_size_and_preprocessing(tmp_path):
+  restored = restoring.restore(tiny_models.save_run(tmp_path / 'model.npz'))
+  assert restored.image_size == (8, 12)
+  assert restored.class_names == ('x', 'flower', 'china')
+  assert (restored.preprocessing, restored.num_classes) == ('bit', 3)
+
+
+def test_another_image_size(tiny, tmp_path):
+  restored = restoring.restore(tiny, image_size=(16, 8))
+  positions = restored.params['Transformer']['posembed_input']['pos_embedding']
+  assert restored.image_size == (16, 8) and positions.shape == (1, 9, 16)
+  logits = restored.model.apply(
+    {'params': restored.params}, jnp.zeros((2, 16, 8, 3)), train=False
+  )
+  assert logits.shape == (2, 10)
+  path = tiny_models.save_run(tmp_path / 'model.npz')
+  positions = restoring.restore(path, image_size=16).params['Transformer']
+  assert positions['posembed_input']['pos_embedding'].shape == (1, 17, 16)
+
+
+@pytest.mark.parametrize(
+  'spec, size, preprocessing',
+  [
+    (tiny_models.spec(3, tiny_models.BIT), (480, 480), 'bit'),
+    (
+      tiny_models.spec(
+        3, classifier='gap', position_embedding='sincos2d', patch_size=[32, 32]
+      ),
+      (224, 224),
+      'big_vision',
+    ),
+    (tiny_models.spec(3, tiny_models.MIXER), (8, 8), 'vit_jax'),
+  ],
+)
+def test_image_size_of_a_bare_file(tmp_path, capfd, spec, size, preprocessing):
+  path = tmp_path / 'm.npz'
+  layout = 'big_vision' if 'position_embedding' in spec else 'official'
+  sizes = (64, 64) if size[0] > 64 else size
+  weights.save(path, tiny_models.params_of(spec, sizes), layout=layout)
+  restored = restoring.restore(path)
+  assert restored.image_size == size
+  assert restored.preprocessing == preprocessing
+  said = []
+  if preprocessing == 'big_vision':
+    said.append(READ_AS.format('big_vision'))
+  if size != (8, 8):
+    said.append(
+      f'note: the file gives no image size; using {size[0]}x{size[1]}'
+    )
+  assert capfd.readouterr().err.splitlines() == said
+
+
+@pytest.mark.parametrize(
+  'fields, layout, preprocessing',
+  [
+    ({}, 'official', 'vit_jax'),
+    ({'classifier': 'gap'}, 'official', 'vit_jax'),
+    ({'stem_num_layers': [1]}, 'official', 'vit_jax'),
+    # Once read, nothing is left of its layout.
+    ({'classifier': 'gap'}, 'big_vision', 'vit_jax'),
+    ({'class_token_after_positions': True}, 'big_vision_scan', 'big_vision'),
+    ({'classifier': 'map'}, 'big_vision', 'big_vision'),
+    ({'distilled': True, 'gelu': 'erf'}, 'official', 'deit'),
+  ],
+)
+def test_how_a_bare_file_is_read(
+  tmp_path, capfd, fields, layout, preprocessing
+):
+  path = tmp_path / 'm.npz'
+  size = (32, 32) if 'stem_num_layers' in fields else (8, 8)
+  params = tiny_models.params_of(tiny_models.spec(3, **fields), size)
+  weights.save(path, params, layout=layout)
+  assert restoring.restore(path).preprocessing == preprocessing
+  said = '' if preprocessing == 'vit_jax' else READ_AS.format(preprocessing)
+  assert capfd.readouterr().err.rstrip('\n') == said
+  name = 'timm:crop_pct=0.95'
+  assert restoring.restore(path, preprocessing=name).preprocessing == name
+  assert not capfd.readouterr().err
+
+
+def test_a_named_deit_is_read_as_such(tmp_path):
+  """Its file alone does not tell it from a ViT."""
+  model = models.create('DeiT-Ti_16', num_classes=3)
+  images = jnp.zeros((1, 224, 224, 3))
+  shapes = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), images, train=False)['params']
+  )
+  path = tmp_path / 'm.npz'
+  weights.save(path, jax.tree.map(lambda x: np.ones(x.shape), shapes))
+  assert restoring.restore(path).preprocessing == 'vit_jax'
+  assert restoring.restore(path, 'DeiT-Ti_16').preprocessing == 'deit'
+
+
+def test_the_preprocessing_of_a_card(tmp_path):
+  path = tmp_path / 'm.npz'
+  for name in [*preprocess.PREPROCESSINGS, 'deit:crop_pct=1.0']:
+    tiny_models.save_run(path, preprocessing=name)
+    assert restoring.restore(path).preprocessing == name
+  tiny_models.save_run(path, preprocessing=None)
+  assert restoring.restore(path).preprocessing == 'vit_jax'
+  for name, says in [
+    ('caffe', "unknown preprocessing 'caffe'; choose from"),
+    ('timm:crop_pct=2', "'timm:crop_pct=2': crop_pct must be"),
+  ]:
+    tiny_models.save_run(path, preprocessing=name)
+    with pytest.raises(ValueError, match=says) as caught:
+      restoring.restore(path)
+    assert str(caught.value).startswith(f'{tmp_path}/m.json: ')
+    assert '\n' not in str(caught.value)
+    assert restoring.restore(path, preprocessing='bit').preprocessing == 'bit'
+
+
+def test_the_mixer_has_one_size(tmp_path):
+  path = tmp_path / 'mixer.npz'
+  weights.save(
+    path, tiny_models.params_of(tiny_models.spec(3, tiny_models.MIXER))
+  )
+  with pytest.raises(
+    ValueError, match=r'mixer\.npz.*fix the image size at 8x8, not 16x16'
+  ) as caught:
+    restoring.restore(path, image_size=16)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_card_of_another_file(tiny, tmp_path):
+  path = tiny_models.save_run(tmp_path / 'model.npz', image_size=(8, 8))
+  path.write_bytes(tiny.read_bytes())
+  with pytest.raises(ValueError, match=r'model\.npz.*head') as caught:
+    restoring.restore(path)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  'text, says',
+  [
+    ('{', 'is not valid JSON'),
+    ('[1, 2]', 'does not describe a model'),
+    ('{"learning_rate": 0.1}', 'does not describe a model'),
+    ('[' * 10_000, 'is not valid JSON'),
+  ],
+)
+def test_another_json_beside_the_weights_is_ignored(
+  tiny, tmp_path, capfd, text, says
+):
+  path = tmp_path / 'm.npz'
+  path.write_bytes(tiny.read_bytes())
+  path.with_suffix('.json').write_text(text)
+  assert restoring.restore(path).image_size == (8, 8)
+  said = capfd.readouterr().err
+  assert said.startswith(f'note: {tmp_path}/m.json {says}')
+  assert said.endswith('is ignored\n') and said.count('\n') == 1
+
+
+def test_a_card_that_contradicts_itself_stays_an_error(tmp_path):
+  path = tiny_models.save_run(tmp_path / 'm.npz')
+  card_path = path.with_suffix('.json')
+  card = json.loads(card_path.read_text())
+  for change, says in [
+    ({'class_names': ['a', 'b']}, '2 class names for 3 classes'),
+    ({'image_size': [0, 8]}, r'image size \(0, 8\) must be'),
+    ({'architecture': {'model': 'gpt'}}, "m.json: unknown kind of model 'gpt'"),
+  ]:
+    card_path.write_text(json.dumps(card | change))
+    with pytest.raises(ValueError, match=says) as caught:
+      restoring.restore(path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_what_is_no_model_is_named_with_its_file(tiny, tmp_path):
+  arrays = dict(npz.read(tiny))
+  path = tmp_path / 'half.npz'
+  kept = {k: v for k, v in arrays.items() if 'encoderblock_0' not in k}
+  npz.write(path, kept.items())
+  with pytest.raises(
+    ValueError, match='cannot tell the architecture'
+  ) as caught:
+    restoring.restore(path)
+  assert str(caught.value).startswith(f'{path}: ')
+
+
+def test_positions_read_as_those_of_the_patches_alone_are_noted(
+  tiny, tmp_path, capfd
+):
+  flat = trees.flatten(weights.load(tiny))
+  flat[POSITIONS] = flat[POSITIONS][:, 1:]
+  path = tmp_path / 'm.npz'
+  weights.save(path, trees.nest(flat))
+  restored = restoring.restore(path)
+  assert restored.image_size == (8, 8)
+  said = capfd.readouterr().err
+  assert said.count('\n') == 1
+  assert said.startswith('note: 4 position embeddings are a square')
+  fitted = trees.flatten(restored.params)[POSITIONS]
+  np.testing.assert_array_equal(fitted[:, 1:], flat[POSITIONS])
+  assert not np.any(fitted[:, 0])
+
+
+def test_an_absurd_image_size(tiny):
+  largest = preprocess.MAX_IMAGE_SIZE
+  with pytest.raises(ValueError, match=f'above {largest} pixels'):
+    restoring.restore(tiny, image_size=(8, largest + 1))
+
+
+def with_heads(**kernels):
+  params = {
+    name: {'kernel': np.full((4, 3), kernel), 'bias': np.ones(3)}
+    for name, kernel in kernels.items()
+  }
+  return restoring.Restored(None, params, 'vit', (8, 8), None, 'vit_jax')
+
+
+def test_a_kernel_of_zeros_is_refused_whatever_the_bias():
+  with_heads(head=1.0, head_dist=1.0).require_trained_head('a.npz')
+  for heads, says in [
+    ({'head': 0.0}, 'kernel of the head of a.npz is all zeros'),
+    ({'head': 1.0, 'head_dist': 0.0}, 'kernel of the head_dist of a.npz is'),
+    ({}, 'a.npz has no head'),
+  ]:
+    with pytest.raises(ValueError, match=says) as caught:
+      with_heads(**heads).require_trained_head('a.npz')
+    assert '\n' not in str(caught.value)

@@ -1,0 +1,84 @@
+import json
+import os
+
+import pytest
+
+from vit_jax_repro.output import files
+
+pytestmark = pytest.mark.quick
+
+
+def test_writes_and_replaces(tmp_path):
+  path = tmp_path / 'a.json'
+  for value in ({'x': [1, 2.5, None]}, [3]):
+    files.check_writable(path)
+    files.write_json(path, value)
+    assert json.loads(path.read_text()) == value
+  assert os.listdir(tmp_path) == ['a.json']
+
+
+@pytest.mark.parametrize('bad', [float('nan'), object()])
+def test_a_failure_leaves_what_was_there(tmp_path, bad):
+  path = tmp_path / 'a.json'
+  files.write_json(path, 1)
+  with pytest.raises((ValueError, TypeError)):
+    files.write_json(path, {'x': bad})
+  assert path.read_text() == '1\n' and os.listdir(tmp_path) == ['a.json']
+
+
+def test_a_failing_disk_leaves_what_was_there(tmp_path, monkeypatch):
+  path = tmp_path / 'a.json'
+  files.write_json(path, 1)
+
+  def full(_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(os, 'fsync', full)
+  with pytest.raises(OSError, match='No space'):
+    files.write_json(path, 2)
+  assert path.read_text() == '1\n' and os.listdir(tmp_path) == ['a.json']
+
+
+@pytest.mark.parametrize('there', [True, False])
+def test_what_must_stay_is_not_replaced(tmp_path, there):
+  kept = tmp_path / 'model.npz'
+  if there:
+    kept.write_text('weights')
+    os.link(kept, tmp_path / 'hard.npz')
+  (tmp_path / 'link.npz').symlink_to(kept)
+  (tmp_path / 'folder').symlink_to(tmp_path)
+  others = [kept, tmp_path / 'link.npz', tmp_path / 'folder' / 'model.npz']
+  for path in others + [tmp_path / 'hard.npz'] * there:
+    with pytest.raises(OSError, match=r'would replace .*model\.npz.*which'):
+      files.check_writable(path, keep=['/no/such', kept])
+  files.check_writable(tmp_path / 'other.json', keep=['/no/such', kept])
+
+
+def test_unwritable_places(tmp_path):
+  (tmp_path / 'file').write_text('')
+  for path, reason in [
+    (tmp_path, 'it is a folder'),
+    (tmp_path / 'none' / 'a.json', 'there is no folder'),
+    (tmp_path / 'file' / 'a.json', 'there is no folder'),
+    ('', 'cannot write'),
+    ('/proc/a.json', 'cannot write'),
+    (tmp_path / ('x' * 300), 'File name too long'),
+  ]:
+    with pytest.raises(OSError, match=reason):
+      files.check_writable(path)
+
+
+def test_folders_that_cannot_be_written(tmp_path):
+  files.check_folder(tmp_path / 'new' / 'newer')
+  assert not list(tmp_path.iterdir())
+  (tmp_path / 'file').write_text('')
+  (tmp_path / 'lost').symlink_to(tmp_path / 'nowhere')
+  for path in (
+    tmp_path / 'file',
+    tmp_path / 'file' / 'a',
+    tmp_path / 'lost' / 'a',
+    '/proc/none',
+  ):
+    with pytest.raises(OSError, match='cannot write in') as error:
+      files.check_folder(path)
+    assert '\n' not in str(error.value)

@@ -1,0 +1,68 @@
+"""Finding things by a part of their name."""
+
+import pytest
+
+from vit_jax_repro.output import messages
+
+pytestmark = pytest.mark.quick
+
+NAMES = ['ViT Table 5', 'ViT Table 9', 'ViT Table 9 (derived)', 'DeiT Table 5']
+
+
+@pytest.mark.parametrize(
+  'pattern, text, expected',
+  [
+    ('table', 'ViT Table 5', True),
+    ('', 'ViT', True),
+    ('vit*5', 'ViT Table 5', True),
+    ('vit*5', 'ViT Table 55 x', False),
+    ('vi?', 'ViT', True),
+    ('[i1k', 'B/16 [i1k_300ep@224]', True),
+    ('*[i1k*', 'B/16 [i1k_300ep@224]', True),
+    ('*[1i]*', 'B/16 [i1k_300ep@224]', False),
+  ],
+)
+def test_patterns(pattern, text, expected):
+  assert messages.fits(pattern, text) == expected
+  assert messages.fits(pattern, 'nothing', text) == expected or not pattern
+
+
+@pytest.mark.parametrize(
+  'wanted, name',
+  [
+    ('ViT Table 9', 'ViT Table 9'),  # though it is a part of another
+    ('vit table 5', 'ViT Table 5'),
+    ('9 (derived)', 'ViT Table 9 (derived)'),
+    ('derived', 'ViT Table 9 (derived)'),
+    ('Table 9', 'ViT Table 9'),  # an end goes before a part
+  ],
+)
+def test_one_name_is_meant(wanted, name):
+  assert messages.pick(wanted, NAMES, 'table', 'see') == name
+
+
+@pytest.mark.parametrize(
+  'wanted, message',
+  [
+    (
+      'table 5',
+      "table 'table 5' may be any of 'ViT Table 5', 'DeiT Table 5'; see",
+    ),
+    (
+      'VitTable5',
+      "no table 'VitTable5'; did you mean 'ViT Table 5' or 'ViT Table 9' or "
+      "'DeiT Table 5'? see",
+    ),
+    ('zzzz', "no table 'zzzz'; see"),
+    ('', "no table ''; see"),
+  ],
+)
+def test_names_that_say_too_little(wanted, message):
+  with pytest.raises(ValueError) as error:
+    messages.pick(wanted, NAMES, 'table', 'see')
+  assert str(error.value) == message
+
+
+def test_long_lists_are_cut():
+  with pytest.raises(ValueError, match="'a5' and 2 more; see"):
+    messages.pick('a', [f'a{i}' for i in range(8)], 'row', 'see')

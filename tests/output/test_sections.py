@@ -1,0 +1,81 @@
+import io
+import sys
+
+import pytest
+
+from vit_jax_repro.comparison import report
+from vit_jax_repro.output import reports, sections
+
+pytestmark = pytest.mark.quick
+
+LAYERS = sections.Section(
+  'Layers',
+  ('Said in a sentence.',),
+  ('layer', 'max abs', 'relative', 'cosine', 'tolerance', ''),
+  (
+    (
+      'Transformer/posembed_input',
+      '2.38e-05',
+      '2.71e-06',
+      '-0.999999',
+      '2.31e-04',
+      'first',
+    ),
+  ),
+)
+CAUSES = sections.Section(
+  'Causes',
+  (),
+  ('cause', 'the port', 'effect', 'then off by', ''),
+  (
+    (
+      'position embeddings resized',
+      'bicubic, half-pixel centres, antialiased',
+      '1.23e+04',
+      '5.67e+03',
+      'indistinguishable',
+    ),
+  ),
+)
+
+
+def shown(monkeypatch, columns):
+  """What is printed where there is no terminal."""
+  monkeypatch.delenv('COLUMNS', raising=False)
+  if columns is not None:
+    monkeypatch.setenv('COLUMNS', str(columns))
+  out = io.StringIO()
+  monkeypatch.setattr(sys, 'stdout', out)
+  reports.terminal([LAYERS, CAUSES], foldable=report.TEXT_COLUMNS)
+  return out.getvalue()
+
+
+@pytest.mark.parametrize('columns', [None, 60, 80, 200])
+def test_no_number_is_cut_on_a_narrow_terminal(monkeypatch, columns):
+  text = shown(monkeypatch, columns)
+  assert '\u2026' not in text
+  for part in (LAYERS, CAUSES):
+    for cell in (*part.columns[2:], *part.rows[0][2:]):
+      assert cell in text
+  assert max(map(len, text.splitlines())) <= (columns or 100)
+
+
+def test_a_layer_takes_one_line_of_80_characters(monkeypatch):
+  lines = shown(monkeypatch, 80).splitlines()
+  (line,) = (line for line in lines if 'posembed_input' in line)
+  assert line.split() == list(LAYERS.rows[0])
+
+
+def test_markdown():
+  bars = sections.Section('Second', ('a', 'b'), ('x', ''), (('1|2', ''),))
+  assert sections.markdown([LAYERS, bars]).splitlines()[-9:] == [
+    '## Second',
+    '',
+    'a',
+    '',
+    'b',
+    '',
+    '| x |  |',
+    '| --- | --- |',
+    '| 1\\|2 |  |',
+  ]

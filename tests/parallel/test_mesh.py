@@ -1,0 +1,191 @@
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+import tiny_models
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from vit_jax_repro import models
+from vit_jax_repro.parallel import mesh as meshes
+from vit_jax_repro.training import averaging, steps
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.mark.parametrize(
+  'sizes, shape',
+  [
+    ({}, (8, 1, 1)),
+    ({'fsdp': 4}, (2, 4, 1)),
+    ({'model': 2}, (4, 1, 2)),
+    ({'data': 2, 'fsdp': 2, 'model': 2}, (2, 2, 2)),
+    ({'data': 1, 'fsdp': 8}, (1, 8, 1)),
+  ],
+)
+def test_axes(sizes, shape):
+  mesh = meshes.create_mesh(**sizes)
+  assert dict(mesh.shape) == dict(zip(meshes.AXES, shape, strict=True))
+  assert mesh.axis_types == (AxisType.Auto,) * 3
+  assert meshes.local_batch_multiple(mesh) == shape[0] * shape[1]
+
+
+def test_part_of_the_devices():
+  mesh = meshes.create_mesh(devices=jax.devices()[:2], fsdp=2)
+  assert dict(mesh.shape) == {'data': 1, 'fsdp': 2, 'model': 1}
+
+
+@pytest.mark.parametrize(
+  'sizes', [{'data': 3}, {'fsdp': 3}, {'model': 16}, {'data': 0}, {'fsdp': -1}]
+)
+def test_sizes_that_do_not_fit(sizes):
+  with pytest.raises(ValueError, match='does not cover 8 devices'):
+    meshes.create_mesh(**sizes)
+
+
+def test_a_batch_is_divided_over_data_and_fsdp():
+  mesh = meshes.create_mesh(fsdp=2, model=2)
+  image = np.arange(8 * 2, dtype=np.float32).reshape(8, 2)
+  batch = meshes.to_global({'image': image, 'mask': np.ones(8, bool)}, mesh)
+  np.testing.assert_array_equal(batch['image'], image)
+  assert batch['image'].sharding == meshes.batch_sharding(mesh)
+  assert {s.data.shape for s in batch['image'].addressable_shards} == {(2, 2)}
+  total = jax.jit(lambda b: b['image'].sum())(batch)
+  assert float(total) == image.sum()
+
+
+def test_replicate_copies_once():
+  mesh = meshes.create_mesh()
+  split = NamedSharding(mesh, PartitionSpec('data'))
+  tree = {
+    'host': np.ones(3),
+    'one device': jax.device_put(np.ones(3), jax.devices()[3]),
+    'divided': jax.device_put(np.ones(8), split),
+  }
+  placed = meshes.replicate(tree, mesh)
+  assert placed['host'].sharding == meshes.replicated(mesh)
+  assert placed['one device'].sharding == meshes.replicated(mesh)
+  assert placed['divided'] is tree['divided']
+
+
+def shapes_of(base, mesh, size=32, **fields):
+  """The state of AdamW with averages, as shapes with shardings."""
+  model = models.create(tiny_models.spec(1000, base, **fields))
+  images = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), images)['params']
+  tx = averaging.averaged(optax.adamw(1e-3), 0.9)
+  state = jax.eval_shape(functools.partial(steps.create_state, tx=tx), params)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    state,
+    meshes.parameter_sharding(state, mesh),
+  )
+
+
+def specs(tree):
+  """The axes of each leaf, by the ends of their paths."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): tuple(
+      leaf.sharding.spec
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+# Of the widths that are published.
+WIDE = dict(hidden_size=256, mlp_dim=1024, num_heads=4, num_layers=1)
+VIT = tiny_models.VIT | WIDE
+MIXER = tiny_models.MIXER | dict(
+  hidden_dim=256, tokens_mlp_dim=128, channels_mlp_dim=1024
+)
+BIT = tiny_models.BIT | dict(width_factor=1, root_channels=64)
+KINDS = {
+  'vit': (VIT, {}),
+  'scanned': (VIT, dict(scan=True, num_layers=3)),
+  'hybrid': (VIT, dict(stem_num_layers=(1, 1), patch_size=(1, 1))),
+  'map': (VIT, dict(classifier='map')),
+  'distilled': (VIT, dict(distilled=True)),
+  'relative': (
+    VIT,
+    dict(position_embedding='relative', position_embedding_at='shared'),
+  ),
+  '2d': (VIT, dict(position_embedding='learned2d')),
+  'mixer': (MIXER, {}),
+  'bit': (BIT, {}),
+}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_fsdp_divides_the_whole_state(kind):
+  base, fields = KINDS[kind]
+  mesh = meshes.create_mesh(fsdp=8)
+  one = meshes.create_mesh(devices=jax.devices()[:1])
+  state = shapes_of(base, mesh, **fields)
+  whole = meshes.bytes_per_device(shapes_of(base, one, **fields))
+  assert whole / 8 < meshes.bytes_per_device(state) < 1.08 * whole / 8
+  assert meshes.undivided(state.params, mesh) == []
+  for name, axes in specs(state).items():
+    if 'fsdp' not in axes:  # vectors alone
+      assert name.endswith(
+        ('bias', 'scale', 'cls', 'dist', 'probe', 'count', 'rng', 'step')
+      )
+
+
+def test_model_divides_heads_and_mlps():
+  mesh = meshes.create_mesh(data=2, fsdp=2, model=2)
+  state = shapes_of(VIT, mesh, scan=True)
+  found = specs(state.params['Transformer']['encoderblock'])
+  attention = 'MultiHeadDotProductAttention_0'
+  for part in ('query', 'key', 'value'):
+    assert found[f'{attention}/{part}/kernel'] == (None, 'fsdp', 'model', None)
+    assert found[f'{attention}/{part}/bias'] == (None, 'model', None)
+  assert found[f'{attention}/out/kernel'] == (None, 'model', None, 'fsdp')
+  assert found['MlpBlock_0/Dense_0/kernel'] == (None, 'fsdp', 'model')
+  assert found['MlpBlock_0/Dense_0/bias'] == (None, 'model')
+  assert found['MlpBlock_0/Dense_1/kernel'] == (None, 'model', 'fsdp')
+  assert found['MlpBlock_0/Dense_1/bias'] == (None, None)
+  # The optimiser and the averages follow.
+  params = jax.tree.map(lambda x: x.sharding, state.params)
+  adam = state.opt_state.inner[0]
+  for follower in (adam.mu, adam.nu, state.opt_state.average):
+    assert jax.tree.map(lambda x: x.sharding, follower) == params
+  assert adam.count.sharding.is_fully_replicated
+
+
+def test_another_dimension_is_divided_where_the_first_cannot_be():
+  shapes = {  # whole, and on each of eight devices
+    'head/kernel': ((64, 21843), (8, 21843)),
+    'embedding/kernel': ((4, 4, 3, 64), (4, 4, 3, 8)),
+    'token_mixing/Dense_0/kernel': ((49, 32), (49, 4)),
+    'pos_embedding': ((1, 197, 64), (1, 197, 8)),
+    'query/kernel': ((12, 3, 64), (12, 3, 8)),
+    'head/bias': ((1000,), (1000,)),
+  }
+  params = {
+    name: jax.ShapeDtypeStruct(whole, np.float32)
+    for name, (whole, _) in shapes.items()
+  }
+  placed = meshes.parameter_sharding(params, meshes.create_mesh(fsdp=8))
+  for name, (whole, part) in shapes.items():
+    assert placed[name].shard_shape(whole) == part
+
+
+def test_what_no_axis_divides_is_said_once():
+  mesh = meshes.create_mesh(data=2, fsdp=2, model=2)
+  three = shapes_of(VIT, mesh, num_heads=3, hidden_size=192, num_layers=2)
+  assert meshes.undivided(three.params, mesh) == [
+    'model=2 does not divide the 3 heads of key, out, query, value: each '
+    'device holds them whole'
+  ]
+  name = 'Transformer/encoderblock_1/MultiHeadDotProductAttention_0/out/kernel'
+  assert specs(three.params)[name] == (None, None, 'fsdp')
+  (line,) = meshes.undivided(shapes_of(BIT, mesh).params, mesh)
+  assert line.startswith('model=2 divides nothing of a model without attention')
+  wide = meshes.create_mesh(fsdp=8)
+  odd = {'head': {'kernel': jax.ShapeDtypeStruct((3, 10), np.float32)}}
+  assert meshes.undivided(odd, wide) == [
+    'fsdp=8 divides no dimension of head/kernel [3, 10]: each device holds '
+    'them whole'
+  ]
+  assert meshes.undivided(odd, meshes.create_mesh()) == []

@@ -1,0 +1,225 @@
+"""Several processes: who joins whom, and what goes wrong, said in one line."""
+
+import json
+import signal
+import socket
+import time
+
+import child_processes
+import pytest
+import tiny_models
+from jax.experimental import multihost_utils
+from run_verb import assert_one_line, run_verb
+
+from vit_jax_repro import weights
+from vit_jax_repro.parallel import processes
+
+ALONE = {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '8', 'HOME': '/'}
+SLURM = ALONE | {
+  'SLURM_STEP_NUM_TASKS': '8',
+  'SLURM_STEP_NUM_NODES': '2',
+  'SLURM_PROCID': '5',
+  'SLURM_LOCALID': '1',
+}
+
+
+@pytest.mark.parametrize(
+  'environ, found',
+  [
+    ({}, None),
+    (ALONE, None),  # a script of sbatch, without srun
+    (SLURM, 'SLURM'),
+    (SLURM | {'SLURM_STEP_NUM_TASKS': '1'}, None),
+    ({'OMPI_COMM_WORLD_SIZE': '4'}, 'Open MPI'),
+    ({'OMPI_COMM_WORLD_SIZE': '1'}, None),
+    ({'KUBERNETES_SERVICE_HOST': '10.0.0.1'}, None),
+  ],
+)
+def test_launchers_are_found(environ, found):
+  assert processes.launcher(environ) == found
+
+
+@pytest.mark.parametrize(
+  'more, devices',
+  [
+    ({}, None),  # no GPU
+    ({'CUDA_VISIBLE_DEVICES': '0,1,2,3'}, [1]),  # a task for each
+    ({'CUDA_VISIBLE_DEVICES': '0,1,2,3,4,5,6,7'}, [2, 3]),
+    ({'CUDA_VISIBLE_DEVICES': '0'}, [0]),  # SLURM shows each task its own
+    ({'CUDA_VISIBLE_DEVICES': '0,1,2,3', 'SLURM_GPUS_PER_TASK': '4'},
+     [0, 1, 2, 3]),
+    ({'CUDA_VISIBLE_DEVICES': '0,1', 'SLURM_STEP_NUM_NODES': '8',
+      'SLURM_LOCALID': '0'}, [0, 1]),  # one task a node
+  ],
+)  # fmt: skip
+def test_devices_of_a_task(more, devices):
+  assert processes.slurm_devices(SLURM | more) == devices
+
+
+FLAGS = ['--weights=x.npz', '--dataset=digits']
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (['--num_processes=2'], '--num_processes alone says too little; --coord'),
+    (
+      ['--coordinator_address=a:1', '--process_id=0'],
+      '--coordinator_address and --process_id alone says too little',
+    ),
+    (
+      ['--coordinator_address=a:1', '--num_processes=2', '--process_id=2'],
+      '--process_id=2 must be less than --num_processes=2',
+    ),
+    (
+      ['--coordinator_address=a', '--num_processes=2', '--process_id=1'],
+      '--coordinator_address=a must be HOST:PORT',
+    ),
+    (
+      ['--coordinator_address=a:70000', '--num_processes=2', '--process_id=1'],
+      '--coordinator_address=a:70000 must be HOST:PORT',
+    ),
+    (
+      ['--num_processes=2', '--distributed=off'],
+      '--distributed=off excludes --num_processes',
+    ),
+    (['--process_id=-1'], 'process_id'),
+    (['--distributed=yes'], 'distributed'),
+  ],
+)
+def test_flags_that_do_not_go_together(flags, message):
+  answer = run_verb('evaluate', *FLAGS, *flags)
+  assert answer[0] == 2
+  assert_one_line(answer, message)
+
+
+def test_processes_that_cannot_be_joined():
+  taken = socket.create_server(('', 0))
+  address = f'localhost:{child_processes.free_port()}'
+  cases = {
+    f'localhost:{taken.getsockname()[1]}': (0, 'cannot listen on port'),
+    address: (1, f'coordinator at {address} could not be joined within 1 s'),
+    # Nobody else comes.
+    f'localhost:{child_processes.free_port()}': (
+      0,
+      'could not be joined within 1 s',
+    ),
+  }
+  children = [
+    child_processes.Child(
+      child_processes.verb,
+      'evaluate',
+      [
+        *FLAGS,
+        f'--coordinator_address={where}',
+        '--num_processes=2',
+        f'--process_id={number}',
+        '--initialization_timeout=1',
+      ],
+    )
+    for where, (number, _) in cases.items()
+  ]
+  for child, (_, message) in zip(children, cases.values(), strict=True):
+    assert child.wait(60) == 1, child.stderr
+    assert message in child.stderr and child.stderr.count('\n') == 1
+  answer = run_verb('evaluate', *FLAGS, '--distributed=on')
+  assert_one_line(answer, 'cannot join the processes that the launcher')
+  taken.close()
+
+
+def in_two(name, *arguments, each=((), ())):
+  """The Children of a verb in two processes of two devices."""
+  address = f'--coordinator_address=localhost:{child_processes.free_port()}'
+  return [
+    child_processes.Child(
+      child_processes.verb,
+      name,
+      [
+        *map(str, arguments),
+        *map(str, each[number]),
+        address,
+        '--num_processes=2',
+        f'--process_id={number}',
+      ],
+      devices=2,
+    )
+    for number in range(2)
+  ]
+
+
+def test_evaluate_in_two_processes(tmp_path):
+  path = tmp_path / 'model.npz'
+  weights.save(path, tiny_models.params_of(tiny_models.spec(10)))
+  flags = f'--weights={path}', '--dataset=digits', '--split=test[:101]'
+  flags = *flags, '--batch_size=32'
+  code, _, err = run_verb('evaluate', *flags, f'--json={tmp_path / "one.json"}')
+  assert not code, err
+  children = in_two('evaluate', *flags, f'--json={tmp_path / "two.json"}')
+  assert [child.wait() for child in children] == [0, 0], children[0].stderr
+  first, second = children
+  assert 'top-1' in first.stdout
+  assert 'top-1' not in second.stdout and not second.stderr
+  results = [
+    json.loads((tmp_path / name).read_text())
+    for name in ('one.json', 'two.json')
+  ]
+  for key in ('correct', 'accuracy', 'top5_accuracy', 'num_examples'):
+    assert results[0][key] == results[1][key]
+
+
+def test_a_process_that_fails_does_not_wait_for_the_others(tmp_path):
+  """Process 1 cannot read the weights, which process 0 can."""
+  path = tmp_path / 'model.npz'
+  tiny_models.save_run(path)
+  started = time.monotonic()
+  first, second = in_two(
+    'evaluate',
+    '--dataset=digits',
+    each=([f'--weights={path}'], ['--weights=nothing.npz']),
+  )
+  assert second.wait(60) == 1
+  assert time.monotonic() - started < 60
+  assert second.stderr.count('\n') == 1
+  assert second.stderr.startswith('evaluate, process 1: no weights')
+  first.kill()
+
+
+def test_main_refuses_a_folder_that_is_not_shared(tmp_path):
+  """Each machine has a disk of its own: two folders."""
+  folders = [tmp_path / name / 'run' for name in 'ab']
+  for folder in folders:
+    folder.parent.mkdir()
+  children = in_two(
+    'main',
+    '--config=configs/quickstart.py',
+    each=[[f'--workdir={folder}'] for folder in folders],
+  )
+  for number, child in enumerate(children):
+    assert child.wait() == 1, child.stderr
+    assert child.stderr.count('\n') == 1
+    assert child.stderr.startswith(f'main, process {number}: workdir=')
+    assert 'is not there for process 1 of 2; give the full' in child.stderr
+  assert not [path for folder in folders for path in folder.parent.iterdir()]
+
+
+def wait_together(port, number):
+  processes.initialize(
+    f'localhost:{port}', 2, number, timeout=60, heartbeat_timeout=4
+  )
+  multihost_utils.sync_global_devices('here')
+  print('here', flush=True)
+  if number:
+    time.sleep(60)
+  multihost_utils.sync_global_devices('never')
+
+
+def test_when_one_dies_the_other_does_not_go_on():
+  port = child_processes.free_port()
+  first, second = (
+    child_processes.Child(wait_together, port, number) for number in range(2)
+  )
+  while 'here' not in first.stdout or 'here' not in second.stdout:
+    assert first.is_running(), first.stderr
+    time.sleep(0.1)
+  second.kill()
+  assert first.wait(60) in (-signal.SIGABRT, 1)

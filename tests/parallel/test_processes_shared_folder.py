@@ -1,0 +1,34 @@
+"""Whether processes see one folder; see also test_distributed.py."""
+
+import child_processes
+import jax
+
+from vit_jax_repro.parallel import processes
+
+
+def look(port, number, *folders):
+  """Checks folders one after the other."""
+  processes.initialize(f'localhost:{port}', 2, number, timeout=60)
+  for folder in folders:
+    try:
+      processes.require_shared_folder(folder, seconds=0.5)
+      print('fine')
+    except OSError as error:
+      print('wrong', error)
+  jax.distributed.shutdown()
+
+
+def test_a_shared_folder_is_left_as_it_was(tmp_path):
+  (tmp_path / 'old').mkdir()
+  (tmp_path / 'file').touch()
+  port = child_processes.free_port()
+  folders = 'old', 'new/er', 'file/below'
+  folders = [str(tmp_path / name) for name in folders]
+  children = [
+    child_processes.Child(look, port, number, *folders) for number in range(2)
+  ]
+  for child in children:
+    assert not child.wait(), child.stderr
+    said = [x for x in child.stdout.splitlines() if x[:4] in ('fine', 'wron')]
+    assert said == ['fine'] * 3
+  assert sorted(path.name for path in tmp_path.rglob('*')) == ['file', 'old']

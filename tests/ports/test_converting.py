@@ -1,0 +1,436 @@
+import functools
+import json
+import os
+import stat
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import port_cases
+import pytest
+import reference
+import tiny_models
+from port_cases import assert_same
+
+from vit_jax_repro import models, ports, weights
+from vit_jax_repro.inference import restoring
+from vit_jax_repro.ports import converting, state_dicts
+from vit_jax_repro.weights import layouts, model_card, npz
+
+quick = pytest.mark.quick
+
+
+@pytest.fixture
+def vit(tmp_path):
+  """(path, tree) of a file as published."""
+  path = tmp_path / 'vit.npz'
+  npz.write(path, reference.checkpoint('vit_token').items())
+  return path, weights.load(path)
+
+
+def without_cls_slot(params):
+  """What big_vision's files hold of a ViT: the slot is in the class token."""
+  positions = params['Transformer']['posembed_input']['pos_embedding']
+  return {
+    **params,
+    'Transformer': {
+      name: value
+      for name, value in params['Transformer'].items()
+      if name != 'posembed_input'
+    },
+    'cls': params['cls'] + positions[:, :1],
+    'pos_embedding': positions[:, 1:],
+  }
+
+
+@quick
+@pytest.mark.parametrize('layout', layouts.LAYOUTS)
+def test_npz_to_every_layout(layout, vit, tmp_path):
+  path, params = vit
+  out = tmp_path / 'out.npz'
+  to = None if layout == 'official' else layout
+  result = converting.convert(path, out, to=to)
+  if layout.startswith('big_vision'):
+    params = without_cls_slot(params)
+  assert_same(weights.load(out), params)
+  arrays = dict(npz.read(out))
+  assert result == converting.Converted(
+    path=str(out),
+    target=layout,
+    model='vit',
+    num_arrays=len(arrays),
+    num_parameters=sum(array.size for array in arrays.values()),
+    num_bytes=sum(array.nbytes for array in arrays.values()),
+  )
+  assert sorted(os.listdir(tmp_path)) == ['out.npz', 'vit.npz']
+  assert stat.S_IMODE(out.stat().st_mode) == stat.S_IMODE(path.stat().st_mode)
+
+
+@quick
+def test_a_card_goes_along_and_parts_go(tmp_path):
+  path = tiny_models.save_run(tmp_path / 'a.npz')
+  card = model_card.read_card(path)
+  converting.convert(path, tmp_path / 'b.npz', to='linen')
+  assert model_card.read_card(tmp_path / 'b.npz') == card
+  converting.convert(path, tmp_path / 'c.npz', drop=('head',))
+  found = model_card.read_card(tmp_path / 'c.npz')
+  assert found.class_names is None
+  assert found.architecture == {**card.architecture, 'num_classes': None}
+  assert 'head' not in weights.load(tmp_path / 'c.npz')
+  assert restoring.restore(tmp_path / 'c.npz').model.num_classes is None
+
+
+def test_a_name_decides_over_the_files(tmp_path):
+  model = models.create('DeiT-Ti_16', num_classes=3)
+  params = tiny_models.params_of(
+    dict(models.variant('DeiT-Ti_16'), num_classes=3), (32, 32)
+  )
+  path = tmp_path / 'a.npz'
+  weights.save(path, params)
+  assert models.create(weights.describe(params)).gelu == 'tanh'
+  result = converting.convert(path, tmp_path / 'b.npz', model='DeiT-Ti_16')
+  assert result.model == 'DeiT-Ti_16'
+  restored = restoring.restore(tmp_path / 'b.npz')
+  assert restored.model == model and restored.preprocessing == 'deit'
+  with pytest.raises(ValueError, match='weights do not fit the model'):
+    converting.convert(path, tmp_path / 'c.npz', model='DeiT-S_16')
+  assert not (tmp_path / 'c.npz').exists()
+
+
+@quick
+def test_nothing_is_replaced_unasked(vit, tmp_path):
+  path, params = vit
+  out = tmp_path / 'out.npz'
+  for taken in (out, tmp_path / 'out.json'):
+    taken.write_text('mine')
+    with pytest.raises(FileExistsError, match=r'is there already; .*overwrite'):
+      converting.convert(path, out)
+    assert taken.read_text() == 'mine'
+  converting.convert(path, out, overwrite=True)
+  assert_same(weights.load(out), params)
+  assert not (tmp_path / 'out.json').exists()  # it was of other weights
+
+
+@quick
+def test_an_empty_name_is_not_the_current_folder(vit, tmp_path, monkeypatch):
+  here = tmp_path / 'here'
+  here.mkdir()
+  (here / 'model.safetensors').write_text('mine')
+  monkeypatch.chdir(here)
+  for source, out in ((vit[0], ''), ('', 'new')):
+    for overwrite in (False, True):
+      with pytest.raises(ValueError, match='must both be the name'):
+        converting.convert(source, out, to='timm', overwrite=overwrite)
+  for out in ('.', './'):
+    with pytest.raises(FileExistsError, match='overwrite'):
+      converting.convert(vit[0], out, to='timm')
+  assert os.listdir(here) == ['model.safetensors']
+  assert (here / 'model.safetensors').read_text() == 'mine'
+
+
+@quick
+@pytest.mark.parametrize('out', ['out.npz', 'port'])
+def test_no_weights_stand_beside_what_another_file_says(out, tmp_path):
+  """At every step of the replacement, so that no kill leaves such a pair."""
+  out = tmp_path / out
+  weights_file, card, to = out, tmp_path / 'out.json', None
+  if out.suffix == '':
+    weights_file, card = out / 'model.safetensors', out / 'config.json'
+    to = 'transformers'
+  runs = []
+  for number in range(2):
+    params = tiny_models.params_of(tiny_models.spec(3 + number))
+    runs.append(tmp_path / f'{number}.npz')
+    model_card.save_model(
+      runs[-1],
+      params,
+      architecture=weights.describe(params),
+      image_size=weights.describe(params)['image_size'],
+    )
+
+  def there():
+    return tuple(
+      path.read_bytes() if path.exists() else None
+      for path in (weights_file, card)
+    )
+
+  converting.convert(runs[0], out, to=to)
+  pairs = [there()]
+
+  def watch(frame, event, called):
+    if event == 'c_return' and called in (os.remove, os.replace):
+      pairs.append(there())
+
+  sys.setprofile(watch)
+  try:
+    converting.convert(runs[1], out, to=to, overwrite=True)
+  finally:
+    sys.setprofile(None)
+  (old, old_card), *between, (new, new_card) = dict.fromkeys(pairs)
+  assert old != new and None not in (new, new_card) and old_card != new_card
+  assert between == [(old, None), (new, None)]
+
+
+@quick
+def test_the_json_file_beside_a_port_s_file_is_not_touched(vit, tmp_path):
+  (tmp_path / 'port.json').write_text('mine')
+  converting.convert(vit[0], tmp_path / 'port.safetensors', to='timm')
+  assert (tmp_path / 'port.json').read_text() == 'mine'
+
+
+@quick
+def test_a_missing_library_is_named_with_the_file(vit, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)  # as if not installed
+  out = tmp_path / 'out.pth'
+  with pytest.raises(ValueError, match='needs torch; install') as caught:
+    converting.convert(vit[0], out, to='deit')
+  assert str(caught.value).startswith(f'{out}: reading and writing')
+  assert os.listdir(tmp_path) == ['vit.npz']
+
+
+@quick
+def test_a_token_without_position_gets_one_in_official_files(tmp_path, capsys):
+  """big_vision's numbers in the authors' layout: the same logits."""
+  path, out, big = (tmp_path / f'{name}.npz' for name in 'abc')
+  params = port_cases.tree('bv_tok_learn', tmp_path)
+  model_card.save_model(path, params, architecture=weights.describe(params))
+  converting.convert(path, out)
+  assert 'note' not in capsys.readouterr().err
+  arrays = dict(npz.read(out))
+  positions = arrays['Transformer/posembed_input/pos_embedding']
+  np.testing.assert_array_equal(positions[:, :1], 0)
+  np.testing.assert_array_equal(positions[:, 1:], params['pos_embedding'])
+  np.testing.assert_array_equal(arrays['cls'], params['cls'])
+  assert not any(name.startswith('params/') for name in arrays)
+  images = reference.images('bv_tok_learn')
+  logits = []
+  for each in (path, out):
+    found = restoring.restore(each)
+    logits.append(found.model.apply({'params': found.params}, images))
+  np.testing.assert_array_equal(*logits)
+  card = model_card.read_card(out)
+  assert models.create(card.architecture).class_token_after_positions is False
+  # The other way the numbers change, and a note says so.
+  converting.convert(out, big, to='big_vision')
+  assert 'added to the token: the same logits' in capsys.readouterr().err
+  converting.convert(path, tmp_path / 'd.npz', to='big_vision')
+  assert 'note' not in capsys.readouterr().err
+  assert_same(weights.load(tmp_path / 'd.npz'), params)
+
+
+@quick
+def test_the_source_is_never_replaced(vit, tmp_path):
+  path, _ = vit
+  before = path.read_bytes()
+  (tmp_path / 'link.npz').symlink_to(path)
+  os.link(path, tmp_path / 'hard.npz')
+  for out in ('vit.npz', 'link.npz', 'hard.npz'):
+    with pytest.raises(OSError, match='is read'):
+      converting.convert(path, tmp_path / out, overwrite=True)
+  card = tmp_path / 'vit.json'
+  card.write_text('{}')
+  folder = tmp_path / 'port'
+  folder.mkdir()
+  (folder / 'config.json').write_text('{}')
+  for source in (folder, folder / 'model.safetensors'):
+    with pytest.raises(OSError, match='is what is read'):
+      converting.convert(source, folder, to='timm', overwrite=True)
+    with pytest.raises(OSError, match='is read'):
+      converting.convert(source, folder / 'config.npz', overwrite=True)
+  assert path.read_bytes() == before and card.read_text() == '{}'
+
+
+@quick
+def test_links_are_written_through(vit, tmp_path):
+  path, params = vit
+  (tmp_path / 'elsewhere').mkdir()
+  real = tmp_path / 'elsewhere' / 'real.npz'
+  real.write_bytes(b'old')
+  link = tmp_path / 'link.npz'
+  link.symlink_to(real)
+  converting.convert(path, link, overwrite=True)
+  assert link.is_symlink()
+  assert_same(weights.load(real), params)
+  assert os.listdir(tmp_path / 'elsewhere') == ['real.npz']
+
+
+@quick
+@pytest.mark.parametrize(
+  'out, options, message',
+  [
+    ('b.npz', {'to': 'keras'}, 'unknown --to=keras; choose from timm'),
+    ('b.npz', {'to': 'timm'}, "--to is 'timm'; .* choose from official"),
+    ('b.safetensors', {}, '--to is not given; .* choose from timm'),
+    ('b.pth', {'to': 'official'}, "--to is 'official'"),
+    ('b', {'to': 'deit'}, "--to is 'deit'; .* choose from timm, transformers"),
+    ('none/b.npz', {}, 'there is no folder'),
+    ('none/b', {'to': 'timm'}, 'there is no folder'),
+    ('vit.npz/b', {'to': 'timm'}, 'there is no folder'),
+    ('file', {'to': 'timm'}, 'is a file; give the name of a folder'),
+    ('b.npz', {'num_heads': 3}, '--num_heads=3 is for files of ports'),
+    ('b.npz', {'drop': ('neck',)}, 'cannot drop'),
+    ('b.npz', {'model': 'ViT-X_16'}, 'unknown model'),
+  ],
+)
+def test_wrong_arguments_are_one_line(out, options, message, vit, tmp_path):
+  (tmp_path / 'file').write_text('mine')
+  with pytest.raises((ValueError, OSError), match=message) as caught:
+    converting.convert(vit[0], tmp_path / out, **options)
+  assert '\n' not in str(caught.value)
+  assert sorted(os.listdir(tmp_path)) == ['file', 'vit.npz']
+
+
+@quick
+def test_what_cannot_be_written_leaves_nothing(tmp_path):
+  path = tmp_path / 'a.npz'
+  npz.write(path, reference.checkpoint('hybrid_stem_only').items())
+  for out, to in [('b.npz', 'big_vision'), ('b.pth', 'transformers')]:
+    with pytest.raises(ValueError, match=to):
+      converting.convert(path, tmp_path / out, to=to)
+  assert os.listdir(tmp_path) == ['a.npz']
+
+
+@quick
+def test_a_dropped_layer_before_a_head_is_noted(tmp_path, capsys):
+  params = tiny_models.params_of(tiny_models.spec(3, representation_size=16))
+  weights.save(tmp_path / 'a.npz', params)
+  converting.convert(
+    tmp_path / 'a.npz', tmp_path / 'b.npz', drop=('pre_logits',)
+  )
+  assert 'note: the head was trained on pre_logits' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.pth', ''])
+@pytest.mark.parametrize('library', ports.LIBRARIES)
+def test_to_a_port_and_back(library, suffix, vit, tmp_path, capsys):
+  path, params = vit
+  if library == 'deit' and not suffix:
+    return  # has no folders
+  params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+  weights.save(path, params)
+  port, back = tmp_path / f'port{suffix}', tmp_path / 'back.npz'
+  result = converting.convert(path, port, to=library)
+  assert result.target == library
+  assert result.num_bytes == sum(a.nbytes for a in jax.tree.leaves(params))
+  heads = None if suffix == '' else 3  # config.json tells
+  converting.convert(port, back, num_heads=heads)
+  assert_same(weights.load(back), params)
+  noted = 'nothing says which GELU' in capsys.readouterr().err
+  assert noted == (suffix != '')
+  assert (tmp_path / 'back.json').exists() == (suffix == '')
+  assert not [name for name in os.listdir(tmp_path) if name.startswith('.')]
+
+
+def test_a_folder_keeps_what_else_is_in_it(vit, tmp_path):
+  folder = tmp_path / 'port'
+  folder.mkdir()
+  converting.convert(vit[0], folder, to='transformers')  # it was empty
+  (folder / 'README.md').write_text('mine')
+  with pytest.raises(FileExistsError, match='overwrite'):
+    converting.convert(vit[0], folder, to='timm')
+  converting.convert(vit[0], folder, to='timm', overwrite=True)
+  assert (folder / 'README.md').read_text() == 'mine'
+  assert 'architecture' in json.loads((folder / 'config.json').read_text())
+  assert ports.library_of(state_dicts.read(folder)) == 'timm'
+
+
+@pytest.mark.parametrize('library', ['timm', 'transformers'])
+def test_images_that_are_not_square(library, tmp_path):
+  """4x6 patches and a token: 25, which without a card would be 5x5."""
+  case = 'vit_token_rect'
+  params = port_cases.tree(case, tmp_path)
+  path, port, back = (tmp_path / name for name in ('a.npz', 'b', 'c.npz'))
+  spec = weights.describe(params)
+  model_card.save_model(path, params, architecture=spec, image_size=(32, 48))
+  converting.convert(path, port, to=library)
+  converting.convert(port, back)
+  assert_same(weights.load(back), params)
+  assert model_card.read_card(back).image_size == (32, 48)
+  (tmp_path / 'a.json').unlink()
+  with pytest.raises(ValueError, match='not those of 40x40 pixels'):
+    converting.convert(path, tmp_path / 'd', to=library)
+
+
+def fine_tuned(folder, **fields):
+  """A port's own model, saved; gives its logits on images."""
+  import torch
+  import transformers
+
+  torch.manual_seed(0)
+  config = transformers.ViTConfig(
+    hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
+    intermediate_size=96, image_size=32, patch_size=8, initializer_range=0.3,
+    id2label={0: 'cat', 1: 'dog', 2: 'owl'}, **fields,
+  )  # fmt: skip
+  module = transformers.ViTForImageClassification(config).eval()
+  module.save_pretrained(folder)
+  processor = transformers.ViTImageProcessor(
+    size={'height': 32, 'width': 32}, image_mean=[0.5] * 3
+  )
+  processor.save_pretrained(folder)
+
+  def logits(images):
+    with torch.no_grad():
+      images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+      return module(images).logits.numpy()
+
+  return logits
+
+
+@pytest.mark.parametrize('act', ['gelu', 'gelu_new', 'gelu_pytorch_tanh'])
+def test_a_fine_tuned_port_keeps_its_logits(act, tmp_path, capsys):
+  """Trained with the port's GELU and epsilon, which are not the authors'."""
+  theirs = fine_tuned(tmp_path / 'port', hidden_act=act)
+  converting.convert(tmp_path / 'port', tmp_path / 'a.npz')
+  assert 'layer_norm_eps=1e-12' in capsys.readouterr().err
+  restored = restoring.restore(tmp_path / 'a.npz')
+  assert restored.class_names == ('cat', 'dog', 'owl')
+  assert restored.image_size == (32, 32)
+  assert restored.preprocessing == 'vit_jax'
+  images = reference.images('vit_token')
+  with jax.default_matmul_precision('highest'):
+    apply = functools.partial(restored.model.apply, train=False)
+    ours = jax.jit(apply)({'params': restored.params}, images)
+  np.testing.assert_allclose(ours, theirs(images), rtol=0, atol=1e-5)
+  # And goes back to where it came from, with the same constants.
+  converting.convert(tmp_path / 'a.npz', tmp_path / 'b', to='transformers')
+  import transformers
+
+  config = transformers.AutoConfig.from_pretrained(tmp_path / 'b')
+  assert config.layer_norm_eps == 1e-12 and config.num_labels == 3
+  assert config.id2label == {0: 'cat', 1: 'dog', 2: 'owl'}
+  with pytest.raises(ValueError, match='epsilon 1e-06, not 1e-12'):
+    converting.convert(tmp_path / 'a.npz', tmp_path / 'c', to='timm')
+  assert not (tmp_path / 'c').exists()
+
+
+def test_class_names_of_another_head_are_refused(tmp_path):
+  fine_tuned(tmp_path / 'port')
+  path = tmp_path / 'port' / 'config.json'
+  config = json.loads(path.read_text())
+  config['id2label']['3'] = 'fox'
+  path.write_text(json.dumps(config))
+  for out, to in (('a.npz', None), ('b', 'transformers')):
+    with pytest.raises(ValueError, match='4 class names for 3 classes'):
+      converting.convert(tmp_path / 'port', tmp_path / out, to=to)
+  assert os.listdir(tmp_path) == ['port']
+
+
+def test_a_distilled_deit_from_its_own_file(tmp_path):
+  case = 'deit_distilled_tiny'
+  path = tmp_path / 'deit.pth'
+  state_dicts.write(path, reference.checkpoint(case), wrapper='model')
+  converting.convert(path, tmp_path / 'a.npz', num_heads=3)
+  restored = restoring.restore(tmp_path / 'a.npz')
+  assert restored.model.distilled and restored.model.gelu == 'erf'
+  assert restored.preprocessing == 'deit'
+  assert_same(restored.params, port_cases.tree(case, tmp_path))
+  result = converting.convert(tmp_path / 'a.npz', tmp_path / 'b.pth', to='deit')
+  assert result.num_arrays == 47
+  import torch
+
+  state = torch.load(tmp_path / 'b.pth', weights_only=True)['model']
+  wanted = reference.checkpoint(case)
+  assert state.keys() == wanted.keys()
+  assert all((state[name].numpy() == wanted[name]).all() for name in wanted)

@@ -1,0 +1,257 @@
+"""State dicts there and back; the libraries' own are in test_tables.py."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import port_cases
+import pytest
+import reference
+from port_cases import assert_same
+
+from vit_jax_repro import models, ports
+from vit_jax_repro.ports import array_layouts, tables
+from vit_jax_repro.weights import layouts, trees
+
+pytestmark = pytest.mark.quick
+
+VIT_LIKE = ('timm', 'transformers', 'transformers_v4', 'deit')
+# The reference cases that a library has a model for; the others are refused.
+CONVERTED = {
+  'timm': {
+    'bit_tiny_1_1_1_1', 'bv_map_learn', 'bv_tok_learn', 'deit_distilled_tiny',
+    'deit_tiny', 'hybrid_1_1_1', 'hybrid_2_2', 'hybrid_stem_only', 'mixer',
+    'mixer_12_blocks', 'vit_12_layers', 'vit_gap', 'vit_token',
+    'vit_token_rect', 'vit_token_small_variance', 'vit_token_unpooled',
+    'vit_unpooled',
+  },
+  'transformers': {
+    'bit_tiny_1_1_1_1', 'bv_tok_learn', 'deit_distilled_tiny', 'deit_tiny',
+    'vit_12_layers', 'vit_token', 'vit_token_rect', 'vit_token_small_variance',
+    'vit_token_unpooled',
+  },
+}  # fmt: skip
+CONVERTED['transformers_v4'] = CONVERTED['transformers']
+CONVERTED['deit'] = CONVERTED['transformers'] - {'bit_tiny_1_1_1_1'}
+
+
+@pytest.fixture
+def tree(tmp_path):
+  """The canonical tree of a reference case."""
+  return functools.partial(port_cases.tree, folder=tmp_path)
+
+
+def changed(state, **arrays):
+  """A state dict with other arrays; None: without it. `_` is read as `.`."""
+  arrays = {name.replace('__', '.'): array for name, array in arrays.items()}
+  kept = {n: a for n, a in state.items() if n not in arrays}
+  return kept | {n: a for n, a in arrays.items() if a is not None}
+
+
+@pytest.mark.parametrize('library', ports.LIBRARIES)
+@pytest.mark.parametrize('case', reference.forward_cases())
+def test_there_and_back_is_bit_exact(case, library, tree):
+  params = tree(case)
+  if case not in CONVERTED[library]:
+    with pytest.raises(ValueError, match=library):
+      ports.to_state_dict(params, library)
+    return
+  state = ports.to_state_dict(params, library)
+  assert all(array.flags.c_contiguous for array in state.values())
+  back = ports.from_state_dict(
+    state,
+    num_heads=port_cases.heads(case),
+    token_slots=layouts.POSITIONS_BEFORE_CLS not in params or library == 'deit',
+  )
+  if case == 'bv_tok_learn' and library != 'timm':
+    # The class token has got a slot of zeros.
+    positions = back['Transformer']['posembed_input']['pos_embedding']
+    assert not positions[:, 0].any()
+    assert (positions[:, 1:] == params['pos_embedding']).all()
+  else:
+    assert_same(back, params)
+  again = ports.to_state_dict(back, library)
+  assert again.keys() == state.keys()
+  assert_same(again, state)
+
+
+@pytest.mark.parametrize('library', ports.LIBRARIES)
+def test_the_names_tell_the_library(library, tree):
+  state = ports.to_state_dict(tree('deit_distilled_tiny'), library)
+  assert ports.library_of(state) == {'timm': 'deit'}.get(library, library)
+  state = ports.to_state_dict(tree('vit_token'), library)
+  assert ports.library_of(state) == {'deit': 'timm'}.get(library, library)
+
+
+def test_unknown_state_dicts_are_refused(tree):
+  with pytest.raises(ValueError, match=r'unknown state dict: 1 .* fc.weight'):
+    ports.library_of(['fc.weight'])
+  both = {
+    **ports.to_state_dict(tree('vit_token'), 'timm'),
+    **ports.to_state_dict(tree('vit_token'), 'transformers'),
+  }
+  with pytest.raises(ValueError, match='unknown state dict'):
+    ports.library_of(both)
+  for call in (ports.to_state_dict, ports.from_state_dict):
+    with pytest.raises(ValueError, match='unknown library'):
+      call(both, library='keras')
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, np.float16, np.float64])
+@pytest.mark.parametrize('library', ['timm', 'transformers'])
+def test_dtypes_stay(dtype, library, tree):
+  params = jax.tree.map(lambda a: a.astype(dtype), tree('vit_token'))
+  state = ports.to_state_dict(params, library)
+  assert {array.dtype for array in state.values()} == {np.dtype(dtype)}
+  assert_same(ports.from_state_dict(state, num_heads=3), params)
+
+
+def test_stacked_blocks_and_jax_arrays_are_taken(tree):
+  params = tree('vit_token')
+  stacked = trees.nest(trees.stack(trees.flatten(params)))
+  stacked = jax.tree.map(jnp.asarray, stacked)
+  state = ports.to_state_dict(stacked, 'timm')
+  assert_same(state, ports.to_state_dict(params, 'timm'))
+
+
+def test_more_than_ten_blocks_stay_in_order(tree):
+  params = tree('vit_12_layers')
+  state = ports.to_state_dict(params, 'transformers')
+  for i in (2, 10, 11):
+    bias = params['Transformer'][f'encoderblock_{i}']['LayerNorm_0']['bias']
+    assert (state[f'vit.layers.{i}.layernorm_before.bias'] == bias).all()
+
+
+def test_published_widths_tell_the_heads(tree):
+  for width, number in array_layouts.NUM_HEADS.items():
+    assert array_layouts.number_of_heads(width, None) == number
+  for name in ('ViT-Ti_16', 'ViT-S_16', 'ViT-B_16', 'ViT-L_16', 'ViT-H_14'):
+    model = models.create(name)
+    assert array_layouts.NUM_HEADS[model.hidden_size] == model.num_heads
+  state = ports.to_state_dict(tree('vit_token'), 'timm')
+  with pytest.raises(ValueError, match=r'size 48 .* give it with --num_heads'):
+    ports.from_state_dict(state)
+  for number in (0, -1, 5):
+    with pytest.raises(ValueError, match=f'num_heads={number} must divide'):
+      ports.from_state_dict(state, num_heads=number)
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'norm__bias': None}, 'missing are norm.bias; unknown are none'),
+    ({'blocks__2__norm1__bias': None}, 'missing are blocks.2.norm1.bias'),
+    (
+      {'blocks__0__attn__qkv__bias': None},
+      'missing are blocks.0.attn.qkv.bias',
+    ),
+    ({'blocks__0__ls1__gamma': np.ones(48)}, 'unknown are blocks.0.ls1.gamma'),
+    ({'mask_token': np.ones(48)}, 'unknown are mask_token'),
+    ({'head__bias': None}, 'missing are head.bias'),
+    ({'fc_norm__weight': np.ones(48)}, 'norms the average'),
+    ({'blocks__1001__norm1__bias': np.ones(48)}, '1001 is too high'),
+    ({'blocks__999999999__norm1__bias': np.ones(48)}, 'is too high'),
+    ({'patch_embed__proj__weight': np.ones((48, 192))}, 'instead of 4'),
+    ({'cls_token': np.ones(48)}, "'cls_token' has shape .48,. instead of 3"),
+    ({'norm__bias': np.ones((0,))}, 'instead of 1 positive'),
+    ({'blocks__0__attn__qkv__weight': np.ones((145, 48))}, 'multiple of 3'),
+    ({'dist_token': np.ones((1, 1, 48))}, 'two heads or none'),
+  ],
+)
+def test_nothing_of_a_state_dict_is_ignored(change, message, tree):
+  state = ports.to_state_dict(tree('vit_token'), 'timm')
+  with pytest.raises(ValueError, match=message):
+    ports.from_state_dict(changed(state, **change), num_heads=3)
+
+
+def test_a_pooler_before_a_head_is_refused(tree):
+  """transformers' classifiers do not apply one."""
+  state = ports.to_state_dict(tree('vit_token'), 'transformers')
+  state['vit.pooler.dense.weight'] = np.ones((48, 48), np.float32)
+  with pytest.raises(ValueError, match=r'unknown are vit\.pooler\.dense'):
+    ports.from_state_dict(state, num_heads=3)
+
+
+def test_arrays_fused_in_a_port_must_have_one_dtype(tree):
+  params = tree('vit_token')
+  block = params['Transformer']['encoderblock_0']
+  query = block['MultiHeadDotProductAttention_0']['query']
+  query['kernel'] = query['kernel'].astype(np.float64)
+  ports.to_state_dict(params, 'transformers')
+  with pytest.raises(ValueError, match='different dtypes'):
+    ports.to_state_dict(params, 'timm')
+
+
+def test_pre_logits_are_dropped_by_name_alone(tree):
+  params = tree('vit_token_prelogits')  # 48 features to 40
+  for library in VIT_LIKE:
+    with pytest.raises(ValueError, match='--drop=pre_logits,head'):
+      ports.to_state_dict(params, library)
+    with pytest.raises(ValueError, match=r'maps? 48 features to 40'):
+      ports.to_state_dict(params, library, drop={'pre_logits'})
+    state = ports.to_state_dict(params, library, drop={'pre_logits', 'head'})
+    back = ports.from_state_dict(state, num_heads=4)
+    assert params.keys() - back.keys() == {'pre_logits', 'head'}
+  with pytest.raises(ValueError, match='--drop=head'):
+    ports.to_state_dict(params, 'transformers')
+  state = ports.to_state_dict(params, 'transformers', drop={'head'})
+  assert state['pooler.dense.weight'].shape == (40, 48)
+  assert_same(
+    ports.from_state_dict(state, num_heads=4),
+    {name: value for name, value in params.items() if name != 'head'},
+  )
+  with pytest.raises(ValueError, match=r'cannot drop .*neck.*; choose from'):
+    ports.to_state_dict(params, 'timm', drop={'neck'})
+
+
+def test_both_heads_of_a_distilled_model_are_dropped(tree):
+  params = tree('deit_distilled_tiny')
+  for library in VIT_LIKE:
+    state = ports.to_state_dict(params, library, drop={'head'})
+    back = ports.from_state_dict(state, num_heads=3)
+    assert params.keys() - back.keys() == {'head', 'head_dist'}
+  del params['head_dist']
+  with pytest.raises(ValueError, match='two heads or none'):
+    ports.to_state_dict(params, 'timm')
+
+
+def test_positions_without_slots_are_told_by_arithmetic_or_the_caller(tree):
+  params = tree('vit_token_rect')  # 4x6 patches and a token: a square number
+  state = ports.to_state_dict(params, 'timm')
+  assert 'pos_embedding' in ports.from_state_dict(state, num_heads=2)
+  back = ports.from_state_dict(state, num_heads=2, token_slots=True)
+  assert_same(back, params)
+
+
+def test_a_tree_of_no_model_is_refused(tree):
+  params = tree('vit_token')
+  params['extra'] = {'kernel': np.ones((2, 2))}
+  with pytest.raises(ValueError, match='without a place there are extra/k'):
+    ports.to_state_dict(params, 'timm')
+  del params['extra']
+  params['head']['kernel'] = np.ones(10)
+  with pytest.raises(ValueError, match="'head/kernel' has shape"):
+    ports.to_state_dict(params, 'timm')
+
+
+def test_every_table_has_one_name_for_each_array():
+  for library in tables.TABLES.values():
+    for table in library.values():
+      rows = [row for group in table for row in group.rows]
+      assert all(row[2].rstrip('?') in array_layouts.LEAVES for row in rows)
+
+
+@pytest.mark.parametrize('start', ['module.', 'backbone.', 'module._orig_mod.'])
+@pytest.mark.parametrize('library', ['timm', 'transformers'])
+def test_a_wrappers_prefix_is_taken_away(start, library, tree):
+  params = tree('vit_token')
+  state = ports.to_state_dict(params, library)
+  wrapped = {start + name: array for name, array in state.items()}
+  assert ports.wrapper_of(wrapped) == start
+  assert ports.wrapper_of(state) == ports.wrapper_of([]) == ''
+  assert ports.library_of(wrapped) == library
+  assert_same(
+    ports.from_state_dict(wrapped, num_heads=port_cases.heads('vit_token')),
+    params,
+  )

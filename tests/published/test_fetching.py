@@ -1,0 +1,494 @@
+"""Fetching a published file: sources in turn, conversion, what is there.
+
+The files are of real size and have random weights. Addresses outside this
+machine are behind a proxy that does not answer.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny_models
+from file_server import Served, serving
+
+from vit_jax_repro import models, weights
+from vit_jax_repro.inference import restoring
+from vit_jax_repro.published import (
+  catalogue,
+  download,
+  fetching,
+  partial_download,
+)
+from vit_jax_repro.weights import layouts as weight_names
+from vit_jax_repro.weights import model_card, trees
+
+AUGREG = 'augreg/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0'
+NAME = f'{AUGREG}--imagenet2012-steps_20k-lr_0.03-res_224'
+ENTRY = catalogue.find(NAME)
+TIMM = f'{ENTRY.timm}/resolve/main/model.safetensors'
+
+FETCHING = """
+import resource, sys
+from vit_jax_repro.runs import (fetching)
+name, directory, mirror, limit = sys.argv[1:]
+if int(limit):
+  hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+  resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), hard))
+try:
+  fetching.fetch(name, directory, mirror=mirror, waits=())
+  print('fetched')
+except OSError as error:
+  print(error)
+"""
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+  with socket.socket() as unused:
+    unused.bind(('127.0.0.1', 0))
+    proxy = f'http://127.0.0.1:{unused.getsockname()[1]}'
+  for name in ('HF_ENDPOINT', 'HF_TOKEN', 'HTTP_PROXY', 'http_proxy'):
+    monkeypatch.delenv(name, raising=False)
+  for name in ('https_proxy', 'HTTPS_PROXY'):
+    monkeypatch.setenv(name, proxy)
+
+
+@pytest.fixture(name='params', scope='module')
+def random_params():
+  return tiny_models.params_of(models.variant('ViT-Ti_16'), (224, 224))
+
+
+@pytest.fixture(name='official', scope='module')
+def official_file(params, tmp_path_factory):
+  path = tmp_path_factory.mktemp('official') / 'x.npz'
+  weights.save(path, params)
+  return path.read_bytes()
+
+
+def fetch(tmp_path, name=NAME, **settings):
+  return fetching.fetch(name, tmp_path / 'w', waits=(), **settings)
+
+
+def names(tmp_path):
+  return sorted(path.name for path in (tmp_path / 'w').iterdir())
+
+
+def assert_equal(one, other):
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def at(entry):
+  return entry.path.replace('+', '%2B')
+
+
+@pytest.mark.quick
+def test_the_official_file(tmp_path, official, params):
+  with serving(**{at(ENTRY): Served(official)}) as (base, _, seen):
+    fetched = fetch(tmp_path, mirror=base)
+    again = fetch(tmp_path, mirror=base)
+    assert len(seen) == 1
+  digits = hashlib.sha256(official).hexdigest()
+  assert fetched == fetching.Fetched(
+    path=ENTRY.path,
+    file=str(tmp_path / 'w' / ENTRY.file_name),
+    size=len(official),
+    sha256=digits,
+    source=f'{base}/{ENTRY.path}',
+    source_sha256=digits,
+    checked=(),
+    notes=(),
+    date=fetched.date,
+  )
+  assert again == dataclasses.replace(fetched, was_there=True)
+  assert names(tmp_path) == [
+    ENTRY.file_name, f'{ENTRY.file_name}.fetched.json',
+  ]  # fmt: skip
+  assert_equal(weights.load(fetched.file), params)
+
+
+@pytest.mark.quick
+def test_a_given_hash(tmp_path, official):
+  digits = hashlib.sha256(official).hexdigest()
+  with serving(**{at(ENTRY): Served(official)}) as (base, *_):
+    with pytest.raises(OSError, match='wrong bytes: their sha256 is'):
+      fetch(tmp_path, mirror=base, sha256='0' * 64)
+    assert names(tmp_path) == []
+    fetched = fetch(tmp_path, mirror=base, sha256=digits.upper())
+    assert fetched.checked == (f'sha256:{digits}',)
+    assert fetch(tmp_path, sha256=digits).was_there
+    with pytest.raises(ValueError, match='is there, but its SHA-256 was'):
+      fetch(tmp_path, sha256='0' * 64)
+  with pytest.raises(ValueError, match='64 hexadecimal digits'):
+    fetch(tmp_path, sha256='abc')
+
+
+@pytest.mark.quick
+def test_a_file_that_is_there_without_a_record(tmp_path, official):
+  (tmp_path / 'w').mkdir()
+  path = tmp_path / 'w' / ENTRY.file_name
+  path.write_bytes(official)
+  fetched = fetch(tmp_path)
+  assert fetched.was_there and fetched.source == ''
+  assert fetched.notes == ('nothing tells where it is from',)
+  for damaged, message in (
+    (official[:-100], 'truncated .npz archive'),
+    (official[:9999] + b'\0\0' + official[10_001:], 'damaged'),
+    (b'<html>', 'HTML or XML page'),
+  ):
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match='is there, but') as error:
+      fetch(tmp_path)
+    text = str(error.value)
+    assert message in text and 'remove it to' in text
+    assert 'again' not in text and 'it:' not in text and text.count('/w/') == 1
+    assert path.read_bytes() == damaged
+
+
+@pytest.mark.quick
+def test_a_folder_that_is_a_file(tmp_path):
+  (tmp_path / 'w').write_text('mine')
+  for call in (fetch, lambda path: fetching.fetch_index(path / 'w')):
+    with pytest.raises(OSError, match='is a file; give the name of a folder'):
+      call(tmp_path)
+  assert (tmp_path / 'w').read_text() == 'mine'
+
+
+def test_a_file_that_changed_or_is_another(tmp_path, official, params):
+  with serving(**{at(ENTRY): Served(official)}) as (base, *_):
+    fetched = fetch(tmp_path, mirror=base)
+  with open(fetched.file, 'ab') as file:
+    file.write(b'\0')
+  with pytest.raises(ValueError, match='it has changed since it was fetched'):
+    fetch(tmp_path)
+  # Of the same name, from another folder.
+  record = f'{fetched.file}.fetched.json'
+  with open(record) as file:
+    content = json.load(file)
+  with open(record, 'w') as file:
+    json.dump({**content, 'path': 'vit_models/other.npz'}, file)
+  with pytest.raises(ValueError, match='but it is vit_models/other'):
+    fetch(tmp_path)
+  os.remove(record)
+  weights.save(fetched.file, tiny_models.with_head(params))
+  assert fetch(tmp_path).was_there
+  params = tiny_models.params_of(tiny_models.spec(1000))
+  weights.save(fetched.file, params)
+  with pytest.raises(ValueError, match='hidden_size 16 instead of'):
+    fetch(tmp_path)
+
+
+@pytest.mark.quick
+def test_a_source_with_another_model(tmp_path):
+  params = tiny_models.params_of(tiny_models.spec(1000))
+  weights.save(tmp_path / 'x.npz', params)
+  served = Served((tmp_path / 'x.npz').read_bytes())
+  with (
+    serving(**{at(ENTRY): served}) as (base, *_),
+    pytest.raises(OSError, match=r'it is not .*; https://storage\.'),
+  ):
+    fetch(tmp_path, mirror=base)
+  assert names(tmp_path) == []
+
+
+def test_a_size_that_was_not_expected(tmp_path, params):
+  flat = weight_names.to_file(trees.flatten(params), 'official')
+  np.savez_compressed(tmp_path / 'x.npz', **flat)
+  served = Served((tmp_path / 'x.npz').read_bytes())
+  with serving(**{at(ENTRY): served}) as (base, *_):
+    fetched = fetch(tmp_path, mirror=base)
+  assert fetched.notes == (
+    f'{len(served.content)} bytes, not the computed 22934582 or 22938582; read '
+    'completely, it has the right arrays',
+  )
+
+
+@pytest.mark.quick
+def test_nobody_has_it(tmp_path, monkeypatch):
+  gone = Served(b'<Error><Code>AccessDenied</Code></Error>', 403)
+  with serving(**{at(ENTRY): gone}) as (base, _, seen):
+    monkeypatch.setenv('HF_ENDPOINT', base)
+    with pytest.raises(OSError) as error:
+      fetch(tmp_path, mirror=base)
+  text = str(error.value)
+  assert text.startswith(f'no source has {NAME}: {base}/{ENTRY.path}: 403 ')
+  assert f'{ENTRY.path}: the proxy does not answer; {base}/timm' in text
+  assert 'model.safetensors: 404 Not Found' in text or 'not tried' in text
+  assert f'bring gs://{ENTRY.path} to {tmp_path}' in text
+  assert 'python -m vit_jax_repro.convert model.safetensors' in text
+  assert '\n' not in text and names(tmp_path) == []
+  assert all(path.endswith(('.npz', '.safetensors')) for path, _ in seen)
+
+
+@pytest.mark.quick
+def test_a_card_in_the_way(tmp_path):
+  (tmp_path / 'w').mkdir()
+  card = tmp_path / 'w' / ENTRY.file_name.replace('.npz', '.json')
+  card.write_text('{}')
+  with pytest.raises(ValueError, match='taken for the description'):
+    fetch(tmp_path)
+  assert card.read_text() == '{}'
+
+
+def safetensors_of(params, library):
+  """Bytes of a port's copy."""
+  import safetensors.numpy
+
+  from vit_jax_repro import ports
+
+  state = ports.to_state_dict(params, library)
+  state = {name: np.ascontiguousarray(array) for name, array in state.items()}
+  return safetensors.numpy.save(state, metadata={'format': 'pt'})
+
+
+def hub_files(content, path):
+  """As the Hub serves a large file: a redirect with its hash."""
+  digits = hashlib.sha256(content).hexdigest()
+  redirect = {'Location': '/blob', 'X-Linked-Etag': f'"{digits}"'}
+  return {path: Served(b'', 302, headers=redirect), 'blob': Served(content)}
+
+
+def test_a_copy_on_the_hub(tmp_path, monkeypatch, params):
+  copy = safetensors_of(params, 'timm')
+  files = hub_files(copy, TIMM)
+  files['blob'].cuts = [10 * download.CHUNK_BYTES]
+  with serving(**files) as (base, _, seen):
+    monkeypatch.setenv('HF_ENDPOINT', base)
+    fetched = fetching.fetch(NAME, tmp_path / 'w', waits=(0,))
+  digits = hashlib.sha256(copy).hexdigest()
+  assert fetched.source == f'{base}/{TIMM}'
+  assert fetched.source_sha256 == digits != fetched.sha256
+  assert fetched.checked == (f'sha256:{digits}',)
+  first, second = fetched.notes
+  assert first.startswith('https://storage.googleapis.com/vit_models/augreg/Ti')
+  assert second == "converted from timm's layout to the official .npz"
+  assert fetched.size in ENTRY.sizes
+  assert_equal(weights.load(fetched.file), params)
+  assert names(tmp_path) == [
+    ENTRY.file_name, f'{ENTRY.file_name}.fetched.json',
+  ]  # fmt: skip
+  assert len(seen) == 4  # twice a redirect and a part
+  assert fetch(tmp_path).was_there
+
+
+def test_a_part_that_nobody_needs_any_more(
+  tmp_path, monkeypatch, params, official
+):
+  files = hub_files(safetensors_of(params, 'timm'), TIMM)
+  files[at(ENTRY)] = Served(official, cuts=[10 * download.CHUNK_BYTES])
+  with serving(**files) as (base, *_):
+    monkeypatch.setenv('HF_ENDPOINT', base)
+    fetched = fetch(tmp_path, mirror=base)
+  assert 'again and again' in fetched.notes[0]
+  assert fetched.source == f'{base}/{TIMM}' and len(names(tmp_path)) == 2
+
+
+def test_a_damaged_copy(tmp_path, monkeypatch, params):
+  copy = safetensors_of(params, 'timm')
+  for content, message in (
+    (copy[:-1000], 'cannot be read'),
+    (PAGE, 'an HTML or XML page'),
+    (
+      safetensors_of(
+        tiny_models.params_of(
+          models.variant('ViT-Ti_16') | {'num_classes': 9}, (224, 224)
+        ),
+        'timm',
+      ),
+      'num_classes 9 instead of 1000',
+    ),
+  ):
+    with serving(**hub_files(content, TIMM)) as (base, *_):
+      monkeypatch.setenv('HF_ENDPOINT', base)
+      with pytest.raises(OSError, match=message):
+        fetch(tmp_path)
+    assert names(tmp_path) == []
+
+
+PAGE = b'<!DOCTYPE html><title>429</title>'
+
+
+@pytest.mark.parametrize('known', [False, True])
+def test_a_copy_with_wrong_numbers_and_a_hash_or_none(
+  tmp_path, monkeypatch, params, known
+):
+  copy = bytearray(safetensors_of(params, 'timm'))
+  files = hub_files(bytes(copy), TIMM)
+  copy[-99] ^= 255
+  files['blob'].content = bytes(copy)
+  if not known:
+    del files[TIMM].headers['X-Linked-Etag']
+  with serving(**files) as (base, *_):
+    monkeypatch.setenv('HF_ENDPOINT', base)
+    if known:
+      with pytest.raises(OSError, match='wrong bytes: their sha256'):
+        fetch(tmp_path)
+      assert names(tmp_path) == []
+      return
+    fetched = fetch(tmp_path)
+    digits = hashlib.sha256(copy).hexdigest()
+    note = fetched.notes[-1]
+    assert 'no hash of these bytes is known' in note and digits in note
+    with pytest.raises(ValueError, match=f'its SHA-256 was {digits}'):
+      fetch(tmp_path, sha256='0' * 64)
+
+
+def test_a_copy_without_head_and_pre_logits(tmp_path, monkeypatch):
+  spec = tiny_models.spec(None, hidden_size=192, num_heads=3)
+  params = tiny_models.params_of(spec)
+  entry = catalogue.Published('vit_models/imagenet21k/x.npz', timm='timm/x')
+  copy = safetensors_of(params, 'timm')
+  with serving(**hub_files(copy, 'timm/x/resolve/main/model.safetensors')) as (
+    base,
+    *_,
+  ):
+    monkeypatch.setenv('HF_ENDPOINT', base)
+    fetched = fetch(tmp_path, entry)
+  assert fetched.notes[-1] == (
+    'the copy has no head and no pre_logits, unlike the official file'
+  )
+  assert_equal(weights.load(fetched.file), params)
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors', 'bin'])
+def test_deit_gets_a_card(tmp_path, monkeypatch, suffix):
+  """A plain DeiT cannot be told from a ViT by names and shapes."""
+  import torch
+
+  from vit_jax_repro import ports
+
+  params = tiny_models.params_of(models.variant('DeiT-Ti_16'), (224, 224))
+  entry = catalogue.find('DeiT-Ti_16')
+  copy = safetensors_of(params, 'timm')
+  path = f'{entry.timm}/resolve/main/model.safetensors'
+  if suffix != 'safetensors':
+    library = 'deit' if suffix == 'pth' else 'transformers'
+    state = ports.to_state_dict(params, library)
+    state = {k: torch.from_numpy(np.array(v)) for k, v in state.items()}
+    state = {'model': state} if suffix == 'pth' else state
+    torch.save(state, tmp_path / 'x')
+    copy = (tmp_path / 'x').read_bytes()
+    path = f'{entry.transformers}/resolve/main/pytorch_model.bin'
+  files = hub_files(copy, path)
+  if suffix == 'pth':
+    digits = hashlib.sha256(copy).hexdigest()[:8]
+    files[f'deit-{digits}.pth'] = files['blob']
+  with serving(**files) as (base, *_):
+    monkeypatch.setenv('HF_ENDPOINT', base)
+    if suffix == 'pth':
+      entry = dataclasses.replace(entry, url=f'{base}/deit-{digits}.pth')
+    fetched = fetch(tmp_path, entry)
+  assert fetched.source.endswith(suffix)
+  assert fetched.notes[-1].endswith("layout to this project's .npz")
+  card = model_card.read_card(fetched.file)
+  assert card.preprocessing == 'deit' and card.image_size == (224, 224)
+  restored = restoring.restore(fetched.file)
+  assert restored.name == 'DeiT-Ti_16' and restored.model.gelu == 'erf'
+  assert_equal(weights.load(fetched.file), params)
+
+
+def start(tmp_path, base, limit=0):
+  """A process that fetches, with a limit on the size of its files."""
+  return subprocess.Popen(
+    [sys.executable, '-c', FETCHING, NAME, tmp_path / 'w', base, str(limit)],
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+
+
+def test_two_at_once(tmp_path, official):
+  served = Served(official, pause=0.005)  # two seconds and more
+  with serving(**{at(ENTRY): served}) as (base, _, seen):
+    one = start(tmp_path, base)
+    while not seen:
+      time.sleep(0.02)
+      assert one.poll() is None
+    with pytest.raises(OSError, match='another process is bringing'):
+      fetch(tmp_path, mirror=base)
+    assert one.communicate()[0] == 'fetched\n'
+    assert len(seen) == 1
+  assert fetch(tmp_path).was_there
+  assert (tmp_path / 'w' / ENTRY.file_name).read_bytes() == official
+  assert len(names(tmp_path)) == 2
+
+
+def test_a_race(tmp_path, official):
+  with serving(**{at(ENTRY): Served(official)}) as (base, _, _seen):
+    racing = [start(tmp_path, base) for _ in range(2)]
+    answers = {process.communicate()[0] for process in racing}
+  assert 'fetched\n' in answers
+  assert all(a == 'fetched\n' or 'wait for it' in a for a in answers)
+  assert (tmp_path / 'w' / ENTRY.file_name).read_bytes() == official
+  assert len(names(tmp_path)) == 2
+
+
+def test_a_process_that_is_killed(tmp_path, official):
+  served = Served(official, pause=0.01)
+  part = partial_download.Part(tmp_path / 'w' / ENTRY.file_name)
+  with serving(**{at(ENTRY): served}) as (base, _, seen):
+    process = start(tmp_path, base)
+    while part.size() < 10 * download.CHUNK_BYTES:
+      time.sleep(0.01)
+      assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert names(tmp_path) == [
+      f'{ENTRY.file_name}{end}' for end in ('.lock', '.part', '.part.json')
+    ]
+    size = part.size()
+    served.pause = 0
+    fetched = fetch(tmp_path, mirror=base)
+  assert [headers.get('Range') for _, headers in seen] == [
+    None, f'bytes={size}-',
+  ]  # fmt: skip
+  assert (tmp_path / 'w' / ENTRY.file_name).read_bytes() == official
+  assert fetched.sha256 == hashlib.sha256(official).hexdigest()
+  assert len(names(tmp_path)) == 2
+
+
+def test_a_disk_that_is_full(tmp_path, official):
+  limit = 10 * download.CHUNK_BYTES + 99
+  part = f'{tmp_path / "w" / ENTRY.file_name}.part'
+  with serving(**{at(ENTRY): Served(official)}) as (base, _, seen):
+    answer, _ = start(tmp_path, base, limit).communicate()
+    said = f'cannot write {part}: File too large; {limit} bytes are kept'
+    assert answer.startswith(said)
+    assert answer.count('\n') == 1
+    assert os.path.getsize(part) == limit
+    fetch(tmp_path, mirror=base)
+  assert seen[1][1]['Range'] == f'bytes={limit}-'
+  assert (tmp_path / 'w' / ENTRY.file_name).read_bytes() == official
+
+
+def test_a_disk_that_is_full_when_converting(tmp_path, monkeypatch, params):
+  copy = safetensors_of(params, 'timm')
+  with serving(**hub_files(copy, TIMM)) as (base, *_):
+    monkeypatch.setenv('HF_ENDPOINT', base)
+    answer, _ = start(tmp_path, base, len(copy) + 99).communicate()
+  assert 'File too large' in answer and names(tmp_path) == []
+
+
+@pytest.mark.quick
+def test_the_index(tmp_path):
+  path = 'vit_models/augreg/index.csv'
+  with serving(**{path: Served(PAGE)}) as (base, files, _):
+    with pytest.raises(OSError, match=r'it lists no AugReg.*--index=PATH'):
+      fetching.fetch_index(tmp_path, mirror=base, waits=())
+    assert not list(tmp_path.iterdir())
+    import augreg_index
+
+    content = '\n'.join([augreg_index.HEADER, *augreg_index.LINES]) + '\n'
+    files[f'/{path}'] = Served(content.encode())
+    found = fetching.fetch_index(tmp_path, mirror=base, waits=())
+    files.clear()
+    assert fetching.fetch_index(tmp_path, mirror=base) == found
+  assert found == str(tmp_path / 'index.csv')
+  assert (tmp_path / 'index.csv').read_text() == content

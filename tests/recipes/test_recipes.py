@@ -1,0 +1,128 @@
+"""The papers' rules against the original's own values."""
+
+import pytest
+import reference
+
+from vit_jax_repro import models, recipes
+from vit_jax_repro.data import catalogue
+from vit_jax_repro.recipes import recipe, rules
+
+pytestmark = pytest.mark.quick
+
+
+def test_bit_resolution():
+  for row in reference.hyperrule()['resolution']:
+    got = recipes.bit_resolution(*row['original'])
+    assert got == (row['precrop'], row['crop'])
+
+
+def test_bit_data_sets():
+  rule = reference.hyperrule()
+  assert {k: list(v) for k, v in recipes.BIT_IMAGE_SIZES.items()} == rule[
+    'known_dataset_sizes'
+  ]
+  for name, (resize, crop) in rule['known_dataset_resolution'].items():
+    pp = recipes.bit_finetune(name)['pp']
+    assert (pp['resize'], pp['crop']) == (resize, crop)
+
+
+def test_bit_schedule_and_mixup():
+  rule = reference.hyperrule()
+  for num_examples, wanted in rule['schedule'].items():
+    warmup, boundaries, total = recipes.bit_schedule(int(num_examples))
+    assert [warmup, *boundaries, total] == wanted
+  for num_examples, alpha in rule['mixup_alpha'].items():
+    assert recipes.bit_mixup_alpha(int(num_examples)) == alpha
+
+
+def test_vit_presets():
+  found = recipes.vit_finetune('cifar10', 'ViT-B_16')
+  assert (found['base_lr'], found['total_steps']) == (0.01, 10_000)
+  assert found['pp'] == dict(train='train[:98%]', test='test', crop=384)
+  assert recipes.vit_finetune('cifar10', 'ViT-L_16')['base_lr'] == 0.03
+  found = recipes.vit_finetune('imagenet2012', 'ViT-B_16')
+  assert found['total_steps'] == 20_000
+  assert found['pp']['test'] == 'validation'
+  # mixer_base16_cifar10.py; the weights fix the image size.
+  assert recipes.vit_finetune('cifar10', 'Mixer-B_16')['pp']['crop'] == 224
+
+
+def test_augreg_strengths():
+  """The paper's seven, with what AugReg's README of files calls them."""
+  found = {
+    name: tuple(recipes.augreg_strength(name).values())
+    for name in recipes.AUGREG_STRENGTHS
+  }
+  assert found == {
+    'none': (0, 0, 0),
+    'light1': (2, 0, 0),
+    'light2': (2, 10, 0.2),
+    'medium1': (2, 15, 0.2),
+    'medium2': (2, 15, 0.5),
+    'strong1': (2, 20, 0.5),
+    'strong2': (2, 20, 0.8),
+  }
+  assert list(recipes.augreg_strength('none')) == [
+    'layers',
+    'magnitude',
+    'mixup_alpha',
+  ]
+
+
+def test_an_unknown_augreg_strength():
+  message = r"unknown augmentation strength 'mild'; choose from \['none', 'li"
+  with pytest.raises(ValueError, match=message) as caught:
+    recipes.augreg_strength('mild')
+  assert '\n' not in str(caught.value)
+
+
+def test_small_images_of_vtab():
+  """BiT paper, section 3.3: below 96x96 pixels, 128 of 160 of them."""
+  small = {
+    name.removeprefix('vtab/')
+    for name, row in catalogue.DATA_SETS.items()
+    if row.group
+    and recipes.bit_resolution(*rules.image_size(name)) == (160, 128)
+  }
+  assert small == {
+    'cifar100',
+    'svhn',
+    'eurosat',
+    'dsprites-xpos',
+    'dsprites-orientation',
+  }
+
+
+@pytest.mark.parametrize(
+  ('dataset', 'split', 'wanted'),
+  [
+    ('cifar10', 'train', 50_000),
+    ('cifar10', 'minival', 1000),
+    ('cifar10:3.0.2', 'train[:98%]', 49_000),
+    ('imagenet2012', 'minitrain', 1_268_355),
+    ('imagenet2012', 'train[99%:]', 1_281_167 - 1_268_355),
+    ('oxford_flowers102', 'minitrain + validation', 918 + 1020),
+    ('cifar10', 'train[100:300]', 200),
+    ('cifar10', 'train[60000:]', 0),
+    ('cifar10', 'validation', None),
+    ('mnist', 'train', None),
+  ],
+)
+def test_number_of_examples(dataset, split, wanted):
+  assert recipe.num_examples(dataset, split) == wanted
+
+
+def test_every_task_of_vtab_has_a_thousand_examples():
+  for name, row in catalogue.DATA_SETS.items():
+    if row.group:
+      assert recipe.num_examples(name, 'train800val200') == 1000
+
+
+def test_fields_of_the_model_reach_it():
+  task = recipe.Task('x', 'cifar10', 'ViT-B_16', '')
+  fields = dict(dropout_rate=0.3, stochastic_depth_rate=0.2)
+  found = recipe.build(task, 'here', {}, (0.1,), model_fields=fields)
+  model = models.create(found.architecture(models.variant('ViT-B_16')))
+  assert (model.dropout_rate, model.stochastic_depth_rate) == (0.3, 0.2)
+  assert model.num_layers == 12
+  assert models.create('ViT-B_16').dropout_rate == 0.0

@@ -1,0 +1,56 @@
+"""Many rows at once: what is shown of them, and which failed."""
+
+import json
+
+import pytest
+
+from vit_jax_repro.paper import table
+from vit_jax_repro.reproduction import budget, checks
+from vit_jax_repro.reproduction.options import Options
+
+pytestmark = pytest.mark.quick
+
+ROWS = table.select('ViT Table 5', 'b-16')
+
+
+def resolve(row):
+  return checks.resolve(row, weights='imagenet21k/ViT-B_16')
+
+
+def test_a_plan_of_those_that_take_a_choice():
+  view, refused = budget.plan(ROWS, resolve)
+  shown = {record['row'] for record in view.records}
+  checkable = {row.id for row in budget.checkable(ROWS)}
+  assert shown and refused and shown | refused.keys() == checkable
+  assert not shown & refused.keys()
+  with pytest.raises(ValueError, match='leave --weights out'):
+    budget.plan([row for row in ROWS if row.id in refused], resolve)
+
+
+def test_every_row_is_shown_and_the_failed_are_named(tmp_path):
+  options = Options(results=str(tmp_path / 'new'), weights_dir=str(tmp_path))
+  view, late, failed = budget.run(ROWS, options, checks.resolve, None)
+  checkable = [row.id for row in budget.checkable(ROWS)]
+  assert [record['id'] for record in view.records] == checkable
+  assert not late and sorted(failed) == sorted(checkable)
+  _, late, failed = budget.run(ROWS, options, checks.resolve, 0.0)
+  assert not failed and set(late.values()) == {'over budget'}
+
+
+def test_what_stands_there_is_shown(tmp_path):
+  options = Options(results=str(tmp_path), weights_dir=str(tmp_path))
+  good, bad = budget.checkable(ROWS)[:2]
+  by_hand = {'row': good.id, 'accuracy': 0.5, 'num_examples': 10}
+  (tmp_path / f'{good.id}.json').write_text(json.dumps(by_hand))
+  (tmp_path / f'{bad.id}.json').write_text('{')
+  view, _, failed = budget.run([good, bad], options, checks.resolve, None)
+  assert [record['measured'] for record in view.records] == [50.0, None]
+  assert list(failed) == [bad.id] and 'is no result' in failed[bad.id]
+
+
+def test_nothing_that_can_be_checked():
+  with pytest.raises(ValueError) as error:
+    budget.checkable(table.select('ViT Table 6'))
+  line = str(error.value)
+  assert line.startswith('no row of these can be checked (JFT-300M weights')
+  assert '\n' not in line

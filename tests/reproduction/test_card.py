@@ -1,0 +1,191 @@
+"""Cards of a real run, finished and interrupted, and of the project."""
+
+import copy
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import pytest
+
+from vit_jax_repro import jobs, recipes
+from vit_jax_repro.output import sections
+from vit_jax_repro.reproduction import card
+from vit_jax_repro.runs import configuration
+
+MODEL = recipes.QUICKSTART_MODEL | dict(
+  hidden_size=16,
+  transformer=dict(num_layers=1, mlp_dim=16, num_heads=2),
+)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """The folder of a run of three steps, and its result."""
+  made = copy.deepcopy(recipes.QUICKSTART) | dict(
+    dataset='digits/0-4', total_steps=3, warmup_steps=1, batch=8, eval_every=0,
+    progress_every=1, seed=7,
+  )  # fmt: skip
+  made['pp'] |= dict(train='few', test='held_out[:20]')
+  folder = tmp_path_factory.mktemp('runs') / 'three'
+  config = configuration.create(made, MODEL).to_dict()
+  return folder, jobs.train(config, folder, show=False)
+
+
+def by_name(of):
+  return {variable.name: variable for variable in of.variables}
+
+
+def read_json(path):
+  return json.loads(path.read_text())
+
+
+def test_a_run_answers_from_its_files(run):
+  folder, result = run
+  found = by_name(card.of_run(folder))
+  made = read_json(folder / 'manifest.json')
+  training = found['training data'].answer
+  assert 'digits/0-4, few' in training
+  assert made['data']['train_fingerprint'] in training
+  assert made['data']['test_fingerprint'] in found['test data'].answer
+  assert found['data splits'].answer == (
+    'trained on few, tested on held_out[:20]'
+  )
+  assert f'{result.accuracy:.2%} of 20 images' in found['results'].answer
+  assert found['random seeds'].answer == '7'
+  assert f'jax {made["versions"]["jax"]}' in (
+    found['software dependencies'].answer
+  )
+  assert found['hardware specification'].answer.startswith('8 x cpu')
+  assert 'base_lr' in found['experiment setup'].answer
+  code = found['method source code']
+  if made['git_commit'] is None:
+    assert not code.documented
+  else:
+    assert made['git_commit'][:40] in code.answer
+    assert code.documented != made['git_commit'].endswith('-modified')
+
+
+@pytest.mark.quick
+def test_nothing_is_asked_of_the_researchers():
+  names = [name for names in card.FACTORS.values() for name in names]
+  assert len(set(names)) == len(names) == 18
+  assert not any('affiliation' in name for name in names)
+
+
+def test_what_no_file_says_is_missing(run):
+  found = by_name(card.of_run(run[0]))
+  for name in ('hypothesis', 'prediction', 'pseudocode', 'validation data'):
+    assert found[name].answer == card.MISSING and not found[name].documented
+    assert found[name].where == ''
+  for variable in found.values():
+    assert variable.documented == (bool(variable.where)) or (
+      variable.name == 'method source code'
+    )
+
+
+def test_every_answer_names_files_and_keys_that_are_there(run):
+  for variable in card.of_run(run[0]).variables:
+    if not variable.where:
+      continue
+    files, _, keys = variable.where.partition(': ')
+    for file in files.split(', '):
+      assert (run[0] / file).exists(), variable
+    for key in keys.split(', ') if keys else ():
+      value = read_json(run[0] / files)
+      for part in key.split('.'):
+        value = value[part]
+
+
+def test_an_unfinished_run_says_so(run, tmp_path):
+  folder = tmp_path / 'killed'
+  shutil.copytree(run[0], folder)
+  (folder / 'result.json').unlink()
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  (folder / 'metrics.jsonl').write_text('\n'.join(lines[:2]) + '\n{"step": 3, ')
+  results = by_name(card.of_run(folder))['results']
+  assert results.answer == 'the run is not finished; logged up to step 2'
+  assert not results.documented
+  (folder / 'metrics.jsonl').unlink()
+  results = by_name(card.of_run(folder))['results']
+  assert results.answer == 'the run is not finished; no step is logged'
+
+
+def test_code_that_is_in_no_commit_is_not_documented(run, tmp_path):
+  folder = tmp_path / 'changed'
+  shutil.copytree(run[0], folder)
+  made = read_json(folder / 'manifest.json')
+  for commit, answer in [
+    ('ab12-modified', 'ab12 with changes that are in no commit'),
+    (None, card.MISSING),
+  ]:
+    made['git_commit'] = commit
+    (folder / 'manifest.json').write_text(json.dumps(made))
+    code = by_name(card.of_run(folder))['method source code']
+    assert code.answer == answer and not code.documented
+  made['git_commit'] = 'ab12'
+  (folder / 'manifest.json').write_text(json.dumps(made))
+  assert by_name(card.of_run(folder))['method source code'].documented
+
+
+def test_as_markdown_and_json(run):
+  made = card.of_run(run[0])
+  page = sections.markdown(
+    card.view(dataclasses.replace(made, title='a|b')).sections
+  )
+  assert page.startswith('# Reproducibility card: a\\|b\n')
+  assert made.score('data') == (4, 5) and 'data 4 of 5' in page
+  table = [line for line in page.splitlines() if line.startswith('|')]
+  assert len(table) == 2 + len(made.variables)
+  lines = sections.as_csv(card.view(made).records).splitlines()
+  assert len(lines) == 1 + len(made.variables)
+  assert json.loads(json.dumps(dataclasses.asdict(made)))['title'] == made.title
+
+
+@pytest.mark.quick
+def test_the_project():
+  made = card.of_project()
+  root = pathlib.Path(__file__).parents[2]
+  found = by_name(made)
+  for name in card._PROJECT:
+    variable = found[name]
+    paths = [root / path for path in card._PROJECT[name][1].split(', ')]
+    assert variable.documented == all(path.exists() for path in paths)
+  for name in ('pseudocode', 'results'):
+    assert found[name].answer == card.MISSING
+  assert 'python 3' in found['software dependencies'].answer
+  assert found['hardware specification'].answer.startswith('8 x cpu')
+  assert made.score('method') == (4, 5)
+
+
+@pytest.mark.quick
+def test_what_is_no_run_is_one_line(tmp_path):
+  (tmp_path / 'half').mkdir()
+  (tmp_path / 'half' / 'config.json').write_text('{}')
+  (tmp_path / 'broken').mkdir()
+  (tmp_path / 'broken' / 'config.json').write_text('{"seed": ')
+  (tmp_path / 'list').mkdir()
+  (tmp_path / 'list' / 'config.json').write_text('[1]')
+  for folder, message in [
+    ('none', 'has no config.json, so it holds no training run'),
+    ('half', 'has no manifest.json'),
+    ('broken', 'config.json is not valid JSON'),
+    ('list', 'is not of a training run'),
+  ]:
+    with pytest.raises(ValueError, match=message) as caught:
+      card.of_run(tmp_path / folder)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.quick
+def test_a_manifest_may_lack_the_platform(tmp_path):
+  (tmp_path / 'config.json').write_text('{}')
+  devices = {'count': 2, 'kind': 'cpu', 'processes': 1}
+  for found, says in (
+    (devices, '2 x cpu, processes: 1'),
+    ({'kind': 'cpu'}, '? x cpu, processes: ?'),
+  ):
+    (tmp_path / 'manifest.json').write_text(json.dumps({'devices': found}))
+    variable = by_name(card.of_run(tmp_path))['hardware specification']
+    assert variable.answer == says
+    assert variable.where == 'manifest.json: devices'

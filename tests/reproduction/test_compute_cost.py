@@ -1,0 +1,26 @@
+"""How much checks take: pinned for models whose cost is known by hand."""
+
+import pytest
+
+from vit_jax_repro.reproduction import compute_cost
+
+pytestmark = pytest.mark.quick
+
+# Multiply-adds of ViT-B/16 at 224 pixels: patches, 12 layers of four
+# projections, two of an MLP and attention twice, the head.
+B_16 = 196 * 768**2 + 12 * (197 * 12 * 768**2 + 2 * 197**2 * 768) + 768_000
+
+
+def test_operations():
+  assert compute_cost.evaluation('ViT-B_16', 224, 10) == 2 * B_16 * 10
+  assert compute_cost.evaluation('ViT-B_16', (224, 224), 10) == 2 * B_16 * 10
+  # Forward, and backward twice that.
+  assert compute_cost.training('ViT-B_16', 224, 10) == 3 * 2 * B_16 * 10
+
+
+def test_the_speed_is_that_of_what_was_computed():
+  meter = compute_cost.Meter()
+  assert meter.expected(1e9) == 0.0
+  meter.add(100.0, 2.0)
+  meter.add(300.0, 2.0)
+  assert meter.expected(1000.0) == 10.0

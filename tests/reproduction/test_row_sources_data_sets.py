@@ -1,0 +1,45 @@
+import pytest
+
+from vit_jax_repro.reproduction import row_sources
+
+pytestmark = pytest.mark.quick
+
+
+def test_names_and_splits():
+  target = row_sources.target_of('ImageNet ReaL')
+  assert (target.datasets, target.split) == (
+    ('imagenet2012_real',),
+    'validation',
+  )
+  assert row_sources.target_of('CIFAR-10').split == 'test'
+  assert row_sources.target_of('VTAB-1k sNORB-Azim').datasets == (
+    'vtab/smallnorb-azimuth',
+  )
+  structured = row_sources.target_of('VTAB (full data) structured mean')
+  assert len(structured.datasets) == 8
+  assert len(row_sources.target_of('VTAB-1k Mean').datasets) == 19
+
+
+def test_what_tfds_has_not_is_given_by_hand():
+  target = row_sources.target_of('ObjectNet')
+  assert not target.datasets and 'FOLDER/test/CLASS' in target.pick
+
+
+def test_unknown_names_are_one_line():
+  with pytest.raises(ValueError, match="unknown evaluation data set 'MNIST'"):
+    row_sources.target_of('MNIST')
+
+
+@pytest.mark.parametrize(
+  'tuned, dataset, wanted',
+  [
+    ('ImageNet', 'imagenet2012_real', 'imagenet2012'),
+    ('', 'imagenet_v2/matched-frequency', 'imagenet2012'),
+    ('ImageNet', './objectnet', 'imagenet2012'),
+    ('VTAB-1k Pets', 'vtab/oxford_iiit_pet', 'vtab/oxford_iiit_pet'),
+    ('iNaturalist 2019', './inat', './inat'),
+    ('CIFAR-10', 'cifar10', 'cifar10'),
+  ],
+)
+def test_what_a_model_was_trained_on(tuned, dataset, wanted):
+  assert row_sources.trained_on(tuned, dataset) == wanted

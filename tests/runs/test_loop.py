@@ -1,0 +1,159 @@
+"""The loop: number of updates, what happens when, and when it stops."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from vit_jax_repro.runs import loop
+
+pytestmark = pytest.mark.quick
+
+
+@dataclasses.dataclass
+class State:
+  params: int  # counts updates
+
+
+class Recorder:
+  """Runs the loop with functions that note when they are called."""
+
+  def __init__(self, losses=None):
+    self.written, self.saved, self.evaluated, self.seen = [], [], [], []
+    self.scores = {}
+    self.losses = losses or {}
+    self.interrupted = None  # at the evaluation of this step
+
+  def step(self, state, batch):
+    self.seen.append(batch['id'])
+    number = state.params + 1
+    loss = self.losses.get(number, 1 / number)
+    return State(number), {'loss': np.float32(loss), 'grad_norm': np.float32(2)}
+
+  def evaluate(self, state):
+    self.evaluated.append(state.params)
+    if state.params == self.interrupted:
+      return None
+    return {'accuracy_test': state.params / 100}
+
+  def save(self, state, evaluated):
+    self.saved.append(state.params)
+    self.scores[state.params] = evaluated
+
+  def run(
+    self,
+    *,
+    start=0,
+    total=10,
+    progress=1,
+    evaluation=0,
+    checkpoint=0,
+    stop_after=None,
+  ):
+    batches = ({'id': i} for i in itertools.count(start))
+    return loop.run(
+      State(start),
+      batches,
+      step=self.step,
+      start_step=start,
+      total_steps=total,
+      batch_size=4,
+      every=loop.Every(progress, evaluation, checkpoint),
+      learning_rate=lambda step: 0.5 + step,
+      evaluate=self.evaluate,
+      write=lambda step, scalars: self.written.append((step, scalars)),
+      save=self.save,
+      stop=lambda: len(self.seen) == stop_after,
+    )
+
+
+def test_as_many_updates_as_asked_for_and_the_end_is_evaluated_and_saved():
+  recorder = Recorder()
+  state, evaluated = recorder.run(total=10, progress=3)
+  assert state.params == 10 and recorder.seen == list(range(10))
+  assert [step for step, _ in recorder.written] == [3, 6, 9, 10]
+  assert recorder.evaluated == recorder.saved == [10]
+  assert evaluated == {'accuracy_test': 0.1}
+
+
+def test_checkpoints_are_not_tied_to_evaluation():
+  recorder = Recorder()
+  recorder.run(total=12, progress=5, evaluation=6, checkpoint=4)
+  assert recorder.evaluated == [6, 12]
+  assert recorder.saved == [4, 8, 12]
+
+
+def test_what_is_written():
+  recorder = Recorder()
+  recorder.run(total=4, progress=2, evaluation=4)
+  (_, first), (_, last) = recorder.written
+  assert first['train_loss'] == 0.5 and first['lr'] == 1.5  # of update 1
+  assert first['grad_norm'] == 2 and first['images_per_sec'] > 0
+  assert 'accuracy_test' not in first and last['accuracy_test'] == 0.04
+
+
+def test_a_continued_run_makes_the_rest():
+  recorder = Recorder()
+  state, _ = recorder.run(start=7, total=10)
+  assert recorder.seen == [7, 8, 9] and state.params == 10
+
+
+def test_a_finished_run_is_evaluated_only():
+  recorder = Recorder()
+  _, evaluated = recorder.run(start=10, total=10)
+  assert evaluated == {'accuracy_test': 0.1}
+  assert not recorder.seen and not recorder.saved
+
+
+def test_a_checkpoint_gets_the_evaluation_of_its_step():
+  recorder = Recorder()
+  recorder.run(total=6, evaluation=2, checkpoint=3)
+  assert recorder.scores == {3: {}, 6: {'accuracy_test': 0.06}}
+
+
+@pytest.mark.parametrize('last', [5, 10])
+def test_a_stop_saves_after_the_update_and_goes_no_further(last):
+  """Also after the last one, which a later call evaluates."""
+  recorder = Recorder()
+  state, evaluated = recorder.run(
+    progress=3, evaluation=5, checkpoint=2, stop_after=last
+  )
+  assert evaluated is None and state.params == last
+  assert recorder.seen == list(range(last))
+  assert recorder.saved[-1] == last and last not in recorder.evaluated
+  assert recorder.scores[last] == {}
+  step, scalars = recorder.written[-1]
+  assert step == last and scalars['train_loss'] == np.float32(1 / last)
+
+
+def test_an_evaluation_that_is_left_stops_with_its_step_saved():
+  recorder = Recorder()
+  recorder.interrupted = 6
+  state, evaluated = recorder.run(evaluation=3)
+  assert evaluated is None and state.params == 6
+  assert recorder.saved == [6] and recorder.evaluated == [3, 6]
+  assert 'accuracy_test' not in recorder.written[-1][1]
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_a_loss_that_is_not_finite_stops_with_its_step(bad):
+  recorder = Recorder({5: bad})
+  with pytest.raises(
+    ValueError, match=f'the loss is {bad} at step 5; training'
+  ):
+    recorder.run(total=20, progress=4, checkpoint=4)
+  assert recorder.saved == [4]
+
+
+@pytest.mark.parametrize('size', [0, 1, 3, 50])
+def test_prefetch_keeps_order_and_everything(size):
+  out = loop.prefetch(iter(range(10)), lambda x: x * 2, size)
+  assert list(out) == list(range(0, 20, 2))
+
+
+def test_prefetch_is_ahead_by_its_size():
+  put = []
+  out = loop.prefetch(iter(range(10)), lambda x: put.append(x) or x, 2)
+  assert next(out) == 0
+  assert put == [0, 1, 2]

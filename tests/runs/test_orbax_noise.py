@@ -1,0 +1,53 @@
+"""What Orbax prints of errors that it raises is kept off the terminal."""
+
+import logging as python_logging
+import sys
+
+import pytest
+from absl import logging
+
+from vit_jax_repro.runs import orbax_noise
+
+pytestmark = pytest.mark.quick
+
+
+def test_our_own_errors_are_still_logged(caplog):
+  orbax_noise.silence()
+  orbax_noise.silence()  # once is enough
+  assert logging.get_absl_logger().filters.count(orbax_noise._keep) == 1
+  logging.error('of ours')
+  try:
+    raise ValueError('mine')
+  except ValueError:
+    logging.exception('with its trace')
+  assert [r.message for r in caplog.records] == ['of ours', 'with its trace']
+
+
+def test_traces_of_orbax_are_not(caplog):
+  orbax_noise.silence()
+  logger = logging.get_absl_logger()
+  for pathname, error in (
+    ('/site-packages/orbax/checkpoint/x.py', (ValueError, None, None)),
+    ('/site-packages/orbax/checkpoint/x.py', None),
+  ):
+    logger.handle(
+      python_logging.LogRecord(
+        'absl', python_logging.ERROR, pathname, 1, 'line', (), error
+      )
+    )
+  assert len(caplog.records) == 1 and not caplog.records[0].exc_info
+
+
+def test_other_unraisable_errors_go_on(monkeypatch):
+  seen = []
+  orbax_noise.silence.cache_clear()
+  monkeypatch.setattr(sys, 'unraisablehook', seen.append)
+  orbax_noise.silence()
+
+  class Unraisable:
+    def __init__(self, text):
+      self.exc_value = RuntimeError(text)
+
+  for text in ('Event loop is closed', 'in TensorStore({', 'something else'):
+    sys.unraisablehook(Unraisable(text))
+  assert [str(x.exc_value) for x in seen] == ['something else']

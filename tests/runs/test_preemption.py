@@ -1,0 +1,197 @@
+"""Signals that ask a run to stop, alone and in several processes."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import child_processes
+import jax
+import numpy as np
+import pytest
+from training_sets import write_folder
+
+from vit_jax_repro import jobs
+from vit_jax_repro.runs import preemption
+from vit_jax_repro.weights import npz
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('signum', preemption.SIGNALS)
+def test_the_first_signal_is_noted_and_the_next_one_is_as_before(signum):
+  seen = []
+  outside = signal.signal(signum, lambda number, _: seen.append(number))
+  try:
+    with preemption.Watch() as watch:
+      assert not watch.should_stop()
+      signal.raise_signal(signum)
+      assert watch.should_stop() and not seen
+      signal.raise_signal(signum)
+      assert seen == [signum]
+      stopped = watch.stopped(7)
+    signal.raise_signal(signum)  # handlers are put back
+    assert seen == [signum] * 2
+  finally:
+    signal.signal(signum, outside)
+  assert stopped.code == 128 + signum
+  assert str(stopped) == (
+    f'stopped by {signal.Signals(signum).name} after step 7; the same command '
+    'continues'
+  )
+
+
+@pytest.mark.quick
+def test_a_signal_that_comes_too_late_does_what_it_did():
+  # A shell's background job ignores it, if nobody says otherwise.
+  outside = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    with pytest.raises(KeyboardInterrupt), preemption.Watch():
+      signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  finally:
+    signal.signal(signal.SIGINT, outside)
+
+
+@pytest.mark.quick
+def test_an_error_stays_the_error():
+  with pytest.raises(ValueError, match='mine'), preemption.Watch():
+    signal.raise_signal(signal.SIGINT)
+    raise ValueError('mine')
+
+
+@pytest.mark.quick
+def test_other_threads_leave_signals_alone():
+  before, found = signal.getsignal(signal.SIGTERM), []
+
+  def run():
+    with preemption.Watch() as watch:
+      found.append((signal.getsignal(signal.SIGTERM), watch.should_stop()))
+
+  thread = threading.Thread(target=run)
+  thread.start()
+  thread.join()
+  assert found == [(before, False)]
+
+
+@pytest.mark.quick
+def test_an_evaluation_is_left_between_batches():
+  with preemption.Watch() as watch:
+    batches = watch.unless_stopped(iter(range(3)))
+    assert next(batches) == 0
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(preemption.InterruptedEvaluationError):
+      next(batches)
+    watch.stopped(1)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return write_folder(tmp_path_factory.mktemp('digits'), 40)
+
+
+def settings(folder, total_steps):
+  return dict(
+    dataset=str(folder),
+    model=dict(
+      model='vit',
+      patch_size=(4, 4),
+      hidden_size=8,
+      num_layers=1,
+      mlp_dim=8,
+      num_heads=2,
+    ),
+    base_lr=0.05,
+    total_steps=total_steps,
+    batch=8,
+    batch_eval=8,
+    eval_every=0,
+    progress_every=1,
+    checkpoint_every=0,
+    pp=dict(train='train', test='train', crop=8),
+  )
+
+
+def train(config, workdir, *distributed):
+  """As the verb does; SystemExit ends the process with its code."""
+  if distributed:
+    port, index = distributed
+    jax.distributed.initialize(
+      coordinator_address=f'localhost:{port}',
+      num_processes=2,
+      process_id=index,
+      initialization_timeout=60,
+    )
+  try:
+    jobs.train(config, workdir, show=False)
+  finally:
+    if distributed:
+      jax.distributed.shutdown()  # as at the end of an interpreter
+
+
+def metrics_of(workdir):
+  path = workdir / 'metrics.jsonl'
+  text = path.read_text() if path.exists() else ''
+  return [json.loads(line) for line in text.split('\n')[:-1]]
+
+
+def wait_for_step(workdir, step, children):
+  while not metrics_of(workdir) or metrics_of(workdir)[-1]['step'] < step:
+    assert all(child.is_running() for child in children), children[0].stderr
+    time.sleep(0.005)
+
+
+def stopped_at(child, signame):
+  """The step of the one line that says so."""
+  (line,) = [x for x in child.stderr.splitlines() if x.startswith('note: ')]
+  start, end = f'note: stopped by {signame} after step ', '; the same command '
+  assert line.startswith(start) and line.endswith(f'{end}continues')
+  return int(line[len(start) :].partition(';')[0])
+
+
+STEPS = 60
+
+
+def test_a_run_saves_and_goes_on_as_if_nothing_had_been(folder, tmp_path):
+  """Stopped by one signal, continued, stopped by the other, continued."""
+  config = settings(folder, STEPS)
+  whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+  child = child_processes.Child(train, config, whole, devices=1)
+  assert child.wait() == 0, child.stderr
+  step = 0
+  for signum in preemption.SIGNALS:
+    child = child_processes.Child(train, config, stopped, devices=1)
+    wait_for_step(stopped, step + 3, [child])
+    os.kill(child.pid, signum)
+    assert child.wait() == 128 + signum, child.stderr
+    before, step = step, stopped_at(child, signal.Signals(signum).name)
+    assert before + 3 <= step == metrics_of(stopped)[-1]['step'] < STEPS
+    steps = {p.name for p in (stopped / 'checkpoints').iterdir()}
+    assert steps == {str(step), str(before)} - {'0'}
+    assert not (stopped / 'model.npz').exists()
+  child = child_processes.Child(train, config, stopped, devices=1)
+  assert child.wait() == 0, child.stderr
+  losses = [
+    [row['train_loss'] for row in metrics_of(x)] for x in (stopped, whole)
+  ]
+  assert losses[0] == losses[1] and len(losses[0]) == STEPS
+  found, wanted = (dict(npz.read(x / 'model.npz')) for x in (stopped, whole))
+  for name, array in wanted.items():
+    np.testing.assert_array_equal(array, found[name], err_msg=name)
+
+
+def test_two_processes_stop_after_the_same_update(folder, tmp_path):
+  """Whichever is told, and with a part of the parameters in each."""
+  config = settings(folder, 100_000) | dict(mesh=dict(data=1, fsdp=2, model=1))
+  port = child_processes.free_port()
+  children = [
+    child_processes.Child(train, config, tmp_path, port, index, devices=1)
+    for index in range(2)
+  ]
+  wait_for_step(tmp_path, 2, children)
+  os.kill(children[1].pid, signal.SIGTERM)
+  codes = [child.wait() for child in children]
+  assert codes == [143, 143], [child.stderr for child in children]
+  last = metrics_of(tmp_path)[-1]['step']
+  assert f'stopped by SIGTERM after step {last};' in children[0].stderr
+  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == [str(last)]

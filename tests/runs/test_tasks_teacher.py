@@ -1,0 +1,134 @@
+"""Teachers: what they see, the order of their classes, what is refused."""
+
+import numpy as np
+import pytest
+import tiny_models
+
+from vit_jax_repro import models, weights
+from vit_jax_repro.data import preprocess
+from vit_jax_repro.runs import tasks
+from vit_jax_repro.weights import model_card
+
+SMALL = tiny_models.VIT | dict(num_layers=1)
+NAMES = ('a', 'b', 'c')
+DEIT = preprocess.pick_preprocessing('deit')
+LEVELS = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype('f4')
+
+
+def load(path, class_names=NAMES, image_size=(8, 8)):
+  """For a run that scales as DeiT does."""
+  return tasks.load_teacher(
+    str(path),
+    image_size=image_size,
+    mean=DEIT.mean,
+    std=DEIT.std,
+    class_names=class_names,
+  )
+
+
+def saved(path, names, spec=SMALL, params=None):
+  """A run's model, which scales to [-1, 1]."""
+  architecture = tiny_models.spec(len(names), spec)
+  params = params or tiny_models.params_of(architecture)
+  model_card.save_model(
+    path,
+    params,
+    architecture=architecture,
+    class_names=names,
+    preprocessing='vit_jax',
+    image_size=(8, 8),
+  )
+  return path, models.create(architecture), params
+
+
+def test_it_sees_the_images_in_its_own_scale(tmp_path):
+  path, model, params = saved(tmp_path / 'x.npz', NAMES)
+  found = load(path)
+  mean, std = (np.float32(x).reshape(1, 1, 1, 3) for x in (DEIT.mean, DEIT.std))
+  logits = found.logits(found.params, (LEVELS - mean) / std)
+  wanted = model.apply({'params': params}, LEVELS / 127.5 - 1)
+  np.testing.assert_allclose(logits, wanted, atol=1e-5)
+
+
+def test_classes_come_in_the_order_of_the_data_set(tmp_path, capsys):
+  path, _, _ = saved(tmp_path / 'x.npz', NAMES)
+  found = []
+  for names in (NAMES, ('c', 'a', 'b'), ('x', 'y', 'z')):
+    assert not capsys.readouterr().err
+    loaded = load(path, names)
+    found.append(np.asarray(loaded.logits(loaded.params, LEVELS)))
+  assert 'classes are taken in their order' in capsys.readouterr().err
+  same, moved, unknown = found
+  np.testing.assert_array_equal(moved, same[:, [2, 0, 1]])
+  np.testing.assert_array_equal(unknown, same)
+
+
+def test_positions_are_resized_to_the_images(tmp_path):
+  path, _, _ = saved(tmp_path / 'x.npz', NAMES)
+  found = load(path, image_size=(12, 8))
+  positions = found.params['Transformer']['posembed_input']['pos_embedding']
+  assert positions.shape == (1, 1 + 3 * 2, 16)
+
+
+def test_a_convnet_of_a_published_file(tmp_path, capsys):
+  """It takes any image size, and nothing has to be said about it."""
+  architecture = tiny_models.spec(3, tiny_models.BIT)
+  weights.save(tmp_path / 'bit.npz', tiny_models.params_of(architecture))
+  found = load(tmp_path / 'bit.npz', image_size=(20, 12))
+  assert isinstance(found, tasks.Teacher) and not capsys.readouterr().err
+
+
+def test_the_digest_is_of_the_contents(tmp_path):
+  path, _, params = saved(tmp_path / 'x.npz', NAMES)
+  again, _, _ = saved(tmp_path / 'y.npz', NAMES)
+  head = tiny_models.with_head(params)
+  other, _, _ = saved(tmp_path / 'z.npz', NAMES, params=head)
+  digests = [load(file).digest for file in (path, again, other)]
+  assert digests[0] == digests[1] != digests[2]
+  assert len(digests[0]) == 16
+
+
+def refused(path, says, **options):
+  with pytest.raises(ValueError, match=says) as error:
+    load(path, **options)
+  assert '\n' not in str(error.value) and str(path) in str(error.value)
+
+
+def test_what_is_refused(tmp_path):
+  path, _, params = saved(tmp_path / 'x.npz', NAMES)
+  refused(path, 'has 3 classes and the data set 2;', class_names=('a', 'b'))
+  zeros = tiny_models.with_head(params, kernel=0)
+  path, _, _ = saved(tmp_path / 'zero.npz', NAMES, params=zeros)
+  refused(path, 'all zeros')
+  many = tuple(map(str, range(200)))
+  path, _, _ = saved(tmp_path / 'many.npz', many)
+  refused(path, "has no class 'new'", class_names=('new', *many[1:]))
+  spec = SMALL | {'classifier': 'token_unpooled'}
+  path, _, _ = saved(tmp_path / 'unpooled.npz', NAMES, spec)
+  refused(path, r'gives \(5, 3\) outputs for an image')
+  architecture = tiny_models.spec(3, tiny_models.MIXER)
+  weights.save(tmp_path / 'm.npz', tiny_models.params_of(architecture))
+  refused(tmp_path / 'm.npz', 'fix the image size at 8x8', image_size=(12, 12))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+  with pytest.raises(OSError, match=r'none\.npz'):
+    load(tmp_path / 'none.npz')
+
+
+def test_it_computes_in_the_dtype_of_the_run(tmp_path):
+  """Its logits stay float32, and close to those of its own dtype."""
+  path, _, _ = saved(tmp_path / 'x.npz', NAMES)
+  common = dict(
+    image_size=(8, 8), mean=DEIT.mean, std=DEIT.std, class_names=NAMES
+  )
+  wide, narrow = (
+    tasks.load_teacher(str(path), dtype=dtype, **common)
+    for dtype in ('float32', 'bfloat16')
+  )
+  images = (LEVELS - 127.5) / 127.5
+  one, other = (
+    np.asarray(each.logits(each.params, images)) for each in (wide, narrow)
+  )
+  assert one.dtype == other.dtype == np.float32
+  assert 0 < np.abs(one - other).max() < 0.1 * np.abs(one).max()

@@ -1,0 +1,208 @@
+"""Whole runs of the objectives beside classification, and what they keep."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny_models
+from student_runs import STUDENT, metrics_of, settings
+from training_sets import write_folder
+
+from vit_jax_repro import jobs, models, weights
+from vit_jax_repro.output import locks
+from vit_jax_repro.weights import npz, trees
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Forty digits, and a teacher that says something of each."""
+  root = tmp_path_factory.mktemp('digits')
+  write_folder(root, 40)
+  weights.save(
+    root / 'teacher.npz',
+    tiny_models.params_of(tiny_models.spec(10)),
+  )
+  return root
+
+
+def distilled(folder):
+  return settings(
+    folder,
+    objective='distillation',
+    teacher=str(folder / 'teacher.npz'),
+    base_lr=1.0,  # so that averages predict other classes
+    polyak_decay=0.8,
+    repeated_augmentation=3,
+    mixup_alpha=0.5,
+    mesh=dict(data=None, fsdp=2, model=1),
+  )
+
+
+@pytest.fixture(scope='module')
+def run(folder, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('run') / 'whole'
+  jobs.train(distilled(folder), workdir, show=False)
+  return workdir
+
+
+def parameters(workdir):
+  return dict(npz.read(workdir / 'model.npz'))
+
+
+def test_a_student_learns_from_labels_and_its_teacher(run):
+  metrics = metrics_of(run)
+  assert [line['step'] for line in metrics] == [1, 2, 3, 4]
+  assert all(0 <= line['teacher_accuracy'] <= 1 for line in metrics)
+  found = trees.flatten(weights.load(run / 'model.npz'))
+  heads = [np.asarray(found[f'{x}/kernel']) for x in ('head', 'head_dist')]
+  assert all(head.any() for head in heads)  # which start at zero
+  assert (heads[0] != heads[1]).any()
+
+
+def test_the_averages_are_what_is_published(run):
+  with ocp.StandardCheckpointer() as reader:
+    state = reader.restore(pathlib.Path(run) / 'checkpoints' / '4' / 'state')
+  published = trees.flatten(weights.load(run / 'model.npz'))
+  average = trees.flatten(state['opt_state']['average'])
+  raw = trees.flatten(state['params'])
+  for name, value in published.items():
+    np.testing.assert_array_equal(value, average[name], err_msg=name)
+  assert (published['head/kernel'] != raw['head/kernel']).any()
+
+
+def test_the_averages_are_what_is_evaluated(folder, run):
+  result = json.loads((run / 'result.json').read_text())
+  found = jobs.evaluate(run / 'model.npz', str(folder), split='train')
+  assert (
+    found.accuracy == result['accuracy'] == metrics_of(run)[-1]['accuracy_test']
+  )
+  assert found.top5_accuracy == result['top5_accuracy']
+
+
+def test_it_goes_on_with_the_same_bits(folder, run, tmp_path):
+  """Stopped after the second step's checkpoint, and begun again."""
+  stopped = tmp_path / 'stopped'
+  shutil.copytree(run, stopped)
+  shutil.rmtree(stopped / 'checkpoints' / '4')
+  (stopped / 'model.npz').unlink()
+  jobs.train(distilled(folder), stopped, show=False)
+  found, wanted = parameters(stopped), parameters(run)
+  assert found.keys() == wanted.keys()
+  for name, array in wanted.items():
+    np.testing.assert_array_equal(array, found[name], err_msg=name)
+  losses = [
+    [line['train_loss'] for line in metrics_of(workdir)]
+    for workdir in (run, stopped)
+  ]
+  assert losses[0] == losses[1]
+
+
+def test_the_best_is_kept_beside_the_newest(folder, tmp_path):
+  """Its averages are published; changed keys, and again, change nothing."""
+  keys = dict(
+    polyak_decay=0.5,
+    eval_every=1,
+    checkpoint_every=1,
+    total_steps=6,
+    base_lr=3.0,  # so that the last is not the best
+    keep_checkpoints=1,
+  )
+  model = STUDENT | dict(distilled=False)
+  config = settings(folder, model=model, **keys)
+  result = jobs.train(config | dict(keep_best=True), tmp_path, show=False)
+  accuracies = [line['accuracy_test'] for line in metrics_of(tmp_path)]
+  best = max(range(6), key=lambda i: (accuracies[i], i))
+  assert best < 5
+  assert (result.best_step, result.best_accuracy) == (best + 1, max(accuracies))
+  kept = {p.name for p in (tmp_path / 'checkpoints').iterdir()}
+  assert kept == {str(best + 1), '6'}
+  found = jobs.evaluate(tmp_path / 'best.npz', str(folder), split='train')
+  assert found.accuracy == result.best_accuracy
+  said = json.loads((tmp_path / 'result.json').read_text())
+  assert said['best_step'] == best + 1
+  assert said['best_model'] == str(tmp_path / 'best.npz')
+  before = (tmp_path / 'best.npz').read_bytes()
+  again = jobs.train(config | dict(keep_best=True), tmp_path, show=False)
+  assert again == result
+  assert (tmp_path / 'best.npz').read_bytes() == before
+  assert jobs.train(config, tmp_path, show=False).best_step is None
+
+
+def test_two_runs_in_a_folder_do_not_meet(folder, tmp_path):
+  lock = locks.Lock(tmp_path / '.lock')
+  with pytest.raises(OSError, match='is in use by process'):
+    jobs.train(settings(folder), tmp_path, show=False)
+  assert [p.name for p in tmp_path.iterdir()] == ['.lock']
+  lock.release()
+
+
+def test_a_run_from_before_there_was_a_key_goes_on(folder, run, tmp_path):
+  """And a key that was left out is as good as its default."""
+  older = tmp_path / 'older'
+  shutil.copytree(run, older)
+  config = json.loads((older / 'config.json').read_text())
+  config['seed'] = 0
+  del config['prefetch'], config['batch_eval']
+  config['model']['position_embedding'] = 'learned'
+  (older / 'config.json').write_text(json.dumps(config))
+  jobs.train(distilled(folder), older, show=False)
+  config['model']['position_embedding'] = 'none'
+  config['seed'] = 1
+  (older / 'config.json').write_text(json.dumps(config))
+  says = (
+    "model.position_embedding was 'none' and is 'learned'; seed was 1 and is 0;"
+  )
+  with pytest.raises(ValueError, match=says):
+    jobs.train(distilled(folder), older, show=False)
+
+
+def test_another_teacher_is_noticed(folder, run, tmp_path):
+  params = tiny_models.params_of(tiny_models.spec(10), seed=1)
+  weights.save(tmp_path / 'teacher.npz', params)
+  kept = tmp_path / 'kept.npz'
+  shutil.move(folder / 'teacher.npz', kept)
+  try:
+    shutil.copy(tmp_path / 'teacher.npz', folder)
+    with pytest.raises(ValueError, match='teacher_fingerprint was'):
+      jobs.train(distilled(folder), run, show=False)
+  finally:
+    shutil.move(kept, folder / 'teacher.npz')
+
+
+def test_patches_are_learned_without_labels(folder, tmp_path):
+  """And the file that is left may be fine-tuned to classes."""
+  model = STUDENT | dict(distilled=False)
+  config = settings(folder, model=model, objective='masked_patches')
+  config['total_steps'] = 1
+  result = jobs.train(config, tmp_path, show=False)
+  card = json.loads((tmp_path / 'model.json').read_text())
+  fields = card['architecture']
+  assert fields['classifier'] == 'token_unpooled'
+  assert (fields['num_classes'], card['class_names']) == (512, None)
+  assert 0 < result.accuracy < result.top5_accuracy < 1
+  assert result.num_examples == 40
+  tuned = weights.adapt(
+    weights.load(tmp_path / 'model.npz'),
+    models.create(model, num_classes=10),
+    image_size=(8, 8),
+  )
+  assert tuned['head']['kernel'].shape == (16, 10)
+
+
+@pytest.mark.parametrize(
+  ('change', 'says'),
+  [
+    ({'classifier': 'map'}, "'token_unpooled' or 'unpooled', not 'map'"),
+    ({'distilled': True}, "classifier='token_unpooled' must be 'token' in a"),
+  ],
+)
+def test_models_that_cannot_learn_patches(folder, tmp_path, change, says):
+  model = STUDENT | dict(distilled=False) | change
+  config = settings(folder, model=model, objective='masked_patches')
+  with pytest.raises(ValueError, match=says) as error:
+    jobs.train(config, tmp_path / 'run', show=False)
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'run').exists()

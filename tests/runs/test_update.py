@@ -1,0 +1,129 @@
+import re
+import shutil
+
+import pytest
+from student_runs import STUDENT, metrics_of, settings
+from training_sets import write_folder
+
+from vit_jax_repro import jobs
+from vit_jax_repro.analysis import memory
+
+GIB = 2**30
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  root = tmp_path_factory.mktemp('digits')
+  write_folder(root, 40)
+  return root
+
+
+def refused(folder, workdir, **keys):
+  """What is said of a run whose update does not fit."""
+  with pytest.raises(ValueError, match='an update needs') as error:
+    jobs.train(settings(folder, **keys), workdir, show=False)
+  assert not workdir.exists()
+  return str(error.value)
+
+
+def flags_of(line):
+  return dict(re.findall(r'--config\.([\w.]+)=(\w+)', line))
+
+
+def needed(line):
+  return float(re.search(r'needs ([\d.e-]+) GiB', line)[1])
+
+
+def wide(**keys):
+  """Settings whose activations are most of what is needed."""
+  return (
+    dict(
+      model=STUDENT,
+      batch=64,
+      pp=dict(train='train', test='train', crop=32),
+      mesh=dict(data=1, fsdp=8, model=1),
+      total_steps=1,
+    )
+    | keys
+  )
+
+
+def test_what_fits_is_found_and_fits(folder, tmp_path, capfd):
+  """The setting that the message names trains; the limit stays."""
+  whole = refused(folder, tmp_path / 'no', **wide(memory_limit_gb=1e-6))
+  assert 'no number of accum_steps helps' in whole
+  limit = 0.7 * needed(whole)
+  line = refused(folder, tmp_path / 'no', **wide(memory_limit_gb=limit))
+  assert needed(line) == needed(whole)
+  flags = flags_of(line)
+  assert flags.keys() <= {'model.remat', 'accum_steps'} and flags
+  assert 'does it fit with' in capfd.readouterr().err
+  model = dict(STUDENT, remat=flags.get('model.remat') == 'True')
+  fitting = wide(
+    memory_limit_gb=limit,
+    model=model,
+    accum_steps=int(flags.get('accum_steps', 1)),
+  )
+  jobs.train(settings(folder, **fitting), tmp_path / 'run', show=False)
+  assert len(metrics_of(tmp_path / 'run')) == 1
+
+
+def test_the_device_reports_a_limit(folder, tmp_path, monkeypatch):
+  """As a GPU or TPU does; a part of it stays free."""
+  whole = needed(refused(folder, tmp_path / 'no', **wide(memory_limit_gb=1e-6)))
+  limits = {False: int(whole / 0.97 * GIB), True: int(whole / 0.93 * GIB)}
+  for fits, limit in limits.items():
+    monkeypatch.setattr(memory, 'limit', lambda device=None, n=limit: n)
+    if fits:
+      jobs.train(settings(folder, **wide()), tmp_path / 'run', show=False)
+    else:
+      line = refused(folder, tmp_path / 'no', **wide())
+      assert f'which has {int(limit * 0.95) / GIB:.4g}' in line
+
+
+def test_batches_that_lie_ready_count(folder, tmp_path):
+  few, many = (
+    needed(
+      refused(folder, tmp_path / 'no', **wide(memory_limit_gb=1e-6, prefetch=n))
+    )
+    for n in (0, 20)
+  )
+  ready = 20 * 64 // 8 * (32 * 32 * 3 + 1) * 4 / GIB
+  assert many - few == pytest.approx(ready, abs=2e-3)
+
+
+def test_recomputing_alone_is_advised_and_a_run_goes_on_with_it(
+  folder, tmp_path
+):
+  """Deep, so that it is what helps; the promise is what is needed then."""
+  deep = dict(STUDENT, num_layers=12, scan=True)
+  begun = wide(model=deep, total_steps=2, checkpoint_every=1, eval_every=0)
+  jobs.train(settings(folder, **begun), tmp_path / 'run', show=False)
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '2')
+  (tmp_path / 'run' / 'model.npz').unlink()
+  whole = refused(folder, tmp_path / 'no', **begun, memory_limit_gb=1e-6)
+  limit = 0.9 * needed(whole)
+  with pytest.raises(ValueError, match='an update needs') as error:
+    jobs.train(
+      settings(folder, **begun, memory_limit_gb=limit),
+      tmp_path / 'run',
+      show=False,
+    )
+  assert flags_of(str(error.value)) == {'model.remat': 'True'}
+  promised = float(re.search(r'it needs ([\d.e-]+)', str(error.value))[1])
+  again = begun | dict(model=dict(deep, remat=True))
+  found = refused(folder, tmp_path / 'no', **again, memory_limit_gb=1e-6)
+  assert needed(found) == promised < limit
+  jobs.train(
+    settings(folder, **again, memory_limit_gb=limit),
+    tmp_path / 'run',
+    show=False,
+  )
+  assert [line['step'] for line in metrics_of(tmp_path / 'run')] == [1, 2]
+
+
+def test_nothing_is_refused_with_0(folder, tmp_path):
+  jobs.train(
+    settings(folder, memory_limit_gb=0, total_steps=1), tmp_path / 'run',
+    show=False,
+  )  # fmt: skip

@@ -1,0 +1,79 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from vit_jax_repro import compilation_cache
+
+pytestmark = pytest.mark.quick
+
+NAMES = (
+  'JAX_COMPILATION_CACHE_DIR',
+  'JAX_COMPILATION_CACHE_MAX_SIZE',
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS',
+)
+
+
+@pytest.fixture
+def unset(monkeypatch, tmp_path):
+  for name in NAMES:
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  return tmp_path / 'cache'
+
+
+def test_a_folder_of_the_users_cache(unset):
+  compilation_cache.keep()
+  folder = pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR'])
+  assert folder.is_dir() and folder.parents[1] == unset
+  assert int(os.environ['JAX_COMPILATION_CACHE_MAX_SIZE']) == 2**32
+  for name in NAMES:
+    del os.environ[name]  # not by monkeypatch, which did not set it
+
+
+def test_what_the_environment_says_counts(unset, monkeypatch):
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'mine')
+  compilation_cache.keep()
+  assert os.environ['JAX_COMPILATION_CACHE_DIR'] == 'mine'
+  assert not unset.exists()
+
+
+def test_a_place_that_cannot_be_written(unset):
+  unset.write_text('no folder')
+  compilation_cache.keep()
+  assert 'JAX_COMPILATION_CACHE_DIR' not in os.environ
+
+
+def test_a_user_without_a_home(unset, monkeypatch):
+  """As in a container that runs as a number."""
+  monkeypatch.delenv('XDG_CACHE_HOME')
+  monkeypatch.delenv('HOME')
+  monkeypatch.setattr('os.getuid', lambda: 54321)
+  compilation_cache.keep()
+  assert 'JAX_COMPILATION_CACHE_DIR' not in os.environ
+
+
+def test_jax_keeps_programs_there_and_finds_them(unset):
+  """In new processes, with the settings of `keep` and a program of its own."""
+  source = (
+    'from vit_jax_repro import compilation_cache; compilation_cache.keep()\n'
+    'import os; os.environ[compilation_cache.MIN_SECONDS] = "0"\n'
+    'import jax, logging\n'
+    'logging.basicConfig(level=logging.DEBUG)\n'
+    'jax.jit(lambda x: x * 123 + 4)(5).block_until_ready()\n'
+  )
+  said = [
+    subprocess.run(
+      [sys.executable, '-c', source],
+      env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stderr
+    for _ in range(2)
+  ]
+  assert list(unset.rglob('*-cache'))
+  hits = [text.count('Persistent compilation cache hit') for text in said]
+  assert hits[0] < hits[1], said[1][-500:]

@@ -1,0 +1,232 @@
+"""What devices exchange for a layer, and that it changes no value."""
+
+import functools
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny_models
+from jax.sharding import AbstractMesh
+
+from vit_jax_repro import models
+from vit_jax_repro.parallel import mesh as meshes
+from vit_jax_repro.training import (
+  dividing,
+  masked_patches,
+  objectives,
+  steps,
+)
+
+BATCH, SIZE, CLASSES = 16, 8, 10
+VIT = dict(tiny_models.VIT, num_layers=1)
+FAMILIES = {
+  'vit': VIT,
+  'scanned': dict(VIT, num_layers=2, scan=True, remat=True, classifier='map'),
+  'relative': dict(
+    VIT,
+    num_layers=2,
+    scan=True,
+    position_embedding='relative',
+    position_embedding_at='every_layer',
+  ),
+  'shared': dict(
+    VIT, position_embedding='learned2d', position_embedding_at='shared'
+  ),
+  'hybrid': dict(VIT, patch_size=[1, 1], stem_num_layers=[1]),
+  'distilled': dict(VIT, distilled=True, representation_size=8),
+  'masked': dict(VIT, corruptible=True, classifier='token_unpooled'),
+  'mixer': tiny_models.MIXER,
+  'bit': tiny_models.BIT,
+}
+
+
+def objective_of(family, dtype):
+  number = masked_patches.NUM_COLOURS if family == 'masked' else CLASSES
+  architecture = tiny_models.spec(number, FAMILIES[family], dtype=dtype)
+  model = models.create(architecture)
+  params = tiny_models.params_of(architecture, (SIZE, SIZE))
+  if family == 'masked':
+    return masked_patches.objective(model), params
+  return objectives.classification(model), params
+
+
+def keep_gradients():
+  """An optimiser that changes nothing and whose state is the gradients."""
+
+  def update(gradients, state, params):
+    del state, params
+    return jax.tree.map(jnp.zeros_like, gradients), gradients
+
+  return optax.GradientTransformation(lambda params: params, update)
+
+
+def prepare(family, sizes, dtype='float32', **options):
+  """The jitted update, its state and batch."""
+  objective, params = objective_of(family, dtype)
+  mesh = meshes.create_mesh(**sizes) if sizes is not None else None
+  state = steps.create_state(params, keep_gradients())
+  step = functools.partial(
+    steps.train_step,
+    objective=objective,
+    tx=keep_gradients(),
+    mesh=mesh,
+    **options,
+  )
+  generator = np.random.default_rng(0)
+  images = generator.uniform(-1, 1, (BATCH, SIZE, SIZE, 3))
+  labels = generator.integers(0, CLASSES, BATCH)
+  batch = {
+    'image': images.astype(np.float32),
+    'label': labels.astype(np.int32),
+  }
+  if mesh is None:
+    return jax.jit(step), state, batch
+  shardings = meshes.parameter_sharding(state, mesh)
+  state = meshes.put(state, shardings)
+  out = (shardings, meshes.replicated(mesh))
+  return jax.jit(step, out_shardings=out), state, meshes.to_global(batch, mesh)
+
+
+def gradients(*arguments, **options):
+  step, state, batch = prepare(*arguments, **options)
+  return jax.device_get(step(state, batch)[0].opt_state)
+
+
+@functools.cache
+def alone(family):
+  return gradients(family, None)
+
+
+def check_alike(found, family):
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
+    found,
+    alone(family),
+  )
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_gradients_are_those_of_one_device(family):
+  mixed = dict(data=2, fsdp=2, model=2)
+  check_alike(gradients(family, mixed), family)
+
+
+def rounded(gradients):
+  """Names of the leaves that bfloat16 can hold all numbers of."""
+  leaves = {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
+  }
+  return {
+    name
+    for name, leaf in leaves.items()
+    # The gradient of a key's bias is nothing but rounding.
+    if (leaf == leaf.astype(jnp.bfloat16)).all() and 'key/bias' not in name
+  }
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_a_bfloat16_model_sums_gradients_in_float32(family):
+  """A sum in bfloat16 would be a number of bfloat16."""
+  assert not rounded(gradients(family, dict(data=2, fsdp=4), 'bfloat16'))
+
+
+def test_gradients_of_parts_of_a_batch_are_those_of_one_device():
+  check_alike(gradients('vit', dict(fsdp=8), accum_steps=2), 'vit')
+
+
+def test_gradients_are_summed_in_bfloat16_on_request():
+  sizes, dtype = dict(data=2, fsdp=4), 'bfloat16'
+  found = rounded(gradients('vit', sizes, dtype, grad_reduce_dtype=dtype))
+  kernels = [name for name in found if name.endswith('/kernel')]
+  # query, key, value, out, two of the MLP and the patches; the head computes
+  # in float32.
+  assert len(kernels) == 7 and 'head/kernel' not in found
+
+
+def test_no_model_sums_in_less_than_it_computes_in():
+  found = gradients('vit', dict(fsdp=8), grad_reduce_dtype='bfloat16')
+  check_alike(found, 'vit')
+
+
+def exchanged(text, operation):
+  """Types of the results of an operation of StableHLO."""
+  pattern = rf'"stablehlo.{operation}"\(.*?\) -> tensor<(?:\d+x)*(\w+)>'
+  return re.findall(pattern, text, re.DOTALL)
+
+
+def test_parameters_are_gathered_in_bfloat16():
+  step, state, batch = prepare('vit', dict(fsdp=8), 'bfloat16')
+  text = step.lower(state, batch).as_text()
+  gathered = exchanged(text, 'all_gather')
+  # Seven kernels, for the backward pass all but that of the patches again; the
+  # head's in float32.
+  assert sorted(gathered) == ['bf16'] * 13 + ['f32'] * 2
+  assert exchanged(text, 'reduce_scatter') == ['f32'] * 8
+
+
+def test_standardised_kernels_are_gathered_in_bfloat16():
+  step, state, batch = prepare('bit', dict(fsdp=8), 'bfloat16')
+  text = step.lower(state, batch).as_text()
+  assert set(exchanged(text, 'reduce_scatter')) == {'f32'}
+  # The head's, in both passes, computes in float32.
+  assert exchanged(text, 'all_gather').count('f32') == 2
+  assert exchanged(text, 'all_gather').count('bf16') >= 8
+
+
+def test_gathering_in_two_stages_changes_nothing(monkeypatch):
+  near = [[0, 1], [2, 3], [4, 5], [6, 7]]
+  far = [[0, 2, 4, 6], [1, 3, 5, 7]]
+  monkeypatch.setattr(dividing, '_stages', lambda mesh: (near, far))
+  check_alike(gradients('scanned', dict(fsdp=8)), 'scanned')
+
+
+def test_stages_are_for_many_tpu_chips():
+  def stages(fsdp, platform='tpu'):
+    device = types.SimpleNamespace(platform=platform)
+    mesh = types.SimpleNamespace(
+      shape={'fsdp': fsdp}, devices=np.array([device])
+    )
+    return dividing._stages(mesh)
+
+  assert stages(32) == stages(100) == stages(128, 'gpu') == (None,)
+  near, far = stages(128)
+  assert near[1] == list(range(8, 16)) and len(near) == 16
+  assert far[1] == list(range(1, 128, 8)) and len(far) == 8
+
+
+def test_one_device_has_nothing_to_exchange():
+  mesh = meshes.create_mesh(devices=jax.devices()[:1])
+  assert dividing.divide_work(len, mesh) is len
+
+
+# Of H/14 over 128 chips: parts of 10 rows where there is nothing better.
+PARTS = {
+  'MlpBlock_0/Dense_0/kernel': ((1280, 5120), (1280, 40)),
+  'MlpBlock_0/Dense_1/kernel': ((5120, 1280), (40, 1280)),
+  'query/kernel': ((1280, 16, 80), (10, 16, 80)),
+  'out/kernel': ((16, 80, 1280), (16, 80, 10)),
+  'embedding/kernel': ((14, 14, 3, 1280), (14, 14, 3, 10)),
+  'head/kernel': ((1280, 1000), (10, 1000)),
+}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('name', PARTS)
+@pytest.mark.parametrize('stacked', [True, False])
+def test_parts_are_multiples_of_tiles_where_they_can_be(name, stacked):
+  mesh = AbstractMesh((1, 128, 1), meshes.AXES)
+  whole, part = PARTS[name]
+  first = (4,) * stacked
+  path = ('encoderblock/' if stacked else '') + name
+  shape = jax.ShapeDtypeStruct((*first, *whole), np.float32)
+  sharding = meshes.parameter_sharding({path: shape}, mesh)[path]
+  assert sharding.shard_shape(shape.shape) == (*first, *part)
+  for size, divided, axes in zip(
+    whole, part, meshes.parameter_axes(path, whole, mesh), strict=True
+  ):
+    assert ('fsdp' in axes) == (divided < size)

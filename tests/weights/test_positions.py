@@ -1,0 +1,216 @@
+"""Position embeddings: whose slots, resizing, moving between models."""
+
+import jax
+import numpy as np
+import pytest
+import reference
+import scipy.ndimage
+
+from vit_jax_repro import models, weights
+from vit_jax_repro.weights import layouts, positions, trees
+from vit_jax_repro.weights.adapt import parameter_shapes
+
+POSEMB = reference.arrays('posembed.npz')
+PAIRS = sorted({key.rsplit('_', 1)[0] for key in POSEMB})
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('pair', PAIRS)
+def test_positions_are_resized_as_the_original(pair):
+  posemb, wanted = POSEMB[f'{pair}_in'], POSEMB[f'{pair}_out']
+  side = int(pair.split('_')[0].split('to')[1])
+  resized = weights.resize_position_embedding(
+    posemb, (side, side), has_class_token=not pair.endswith('nocls')
+  )
+  assert resized.dtype == posemb.dtype
+  np.testing.assert_allclose(resized, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('method', ['linear', 'cubic'])
+def test_another_resize_rule_is_seen(method):
+  """Half-pixel centres, as ports use, differ by far more than 1e-6."""
+  grid = POSEMB['14to24_nocls_in'].reshape(14, 14, -1)
+  other = jax.image.resize(grid, (24, 24, grid.shape[-1]), method)
+  wanted = POSEMB['14to24_nocls_out'].reshape(24, 24, -1)
+  assert np.abs(other - wanted).max() > 0.1
+
+
+@pytest.mark.quick
+def test_the_same_grid_is_left_alone():
+  posemb = POSEMB['14to14_cls_in']
+  assert weights.resize_position_embedding(posemb, (14, 14)) is posemb
+
+
+@pytest.mark.quick
+def test_rectangles():
+  rng = np.random.default_rng(0)
+  posemb = rng.normal(size=(1, 1 + 6, 3)).astype('f4')
+  wide = weights.resize_position_embedding(posemb, (4, 9), source_grid=(2, 3))
+  assert wide.shape == (1, 37, 3)
+  np.testing.assert_array_equal(wide[:, 0], posemb[:, 0])
+  grid, source = wide[0, 1:].reshape(4, 9, 3), posemb[0, 1:].reshape(2, 3, 3)
+  for i, j in np.ndindex(2, 2):  # corners are aligned
+    np.testing.assert_allclose(grid[-i, -j], source[-i, -j], atol=1e-6)
+  np.testing.assert_allclose(
+    grid, scipy.ndimage.zoom(source, (2, 3, 1), order=1), atol=1e-6
+  )
+  with pytest.raises(ValueError, match=r'6 position embeddings .* no grid'):
+    weights.resize_position_embedding(posemb, (4, 9))
+
+
+def logits(params, model, images):
+  return np.asarray(model.apply({'params': params}, images))
+
+
+def test_class_token_before_or_after_positions():
+  """A slot for the class token is made or folded in: the same function."""
+  images = reference.images('bv_tok_learn')
+  after = reference.canonical('bv_tok_learn')
+  spec = weights.describe(after)
+  assert spec['class_token_after_positions']
+  after_model = models.create(spec)
+  before_model = after_model.clone(class_token_after_positions=False)
+  before = weights.adapt(after, before_model, head='keep', image_size=(32, 32))
+  wanted = logits(after, after_model, images)
+  np.testing.assert_allclose(
+    logits(before, before_model, images), wanted, rtol=0, atol=1e-6
+  )
+  before['Transformer']['posembed_input']['pos_embedding'][:, 0] = 1
+  back = weights.adapt(before, after_model, head='keep', image_size=(32, 32))
+  np.testing.assert_allclose(
+    logits(back, after_model, images),
+    logits(before, before_model, images),
+    rtol=0,
+    atol=1e-5,
+  )
+  for model in (before_model, after_model):  # and resized on the way
+    adapted = weights.adapt(after, model, image_size=(48, 64))
+    assert model.apply({'params': adapted}, np.zeros((1, 48, 64, 3))).shape
+
+
+def without_slot():
+  """196 embeddings beside a class token, in the place where 197 are usual."""
+  flat = trees.flatten(reference.canonical('vit_token'))
+  flat[layouts.POSITIONS] = flat[layouts.POSITIONS][:, 1:]
+  return trees.nest(flat)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('image_size', [None, (32, 32), (48, 48), (16, 64)])
+def test_a_class_token_without_a_slot_gets_one(image_size):
+  params = without_slot()
+  assert weights.describe(params)['image_size'] == (32, 32)
+  model = models.create(reference.config('vit_token'))
+  adapted = weights.adapt(params, model, image_size=image_size, head='keep')
+  got = trees.flatten(adapted)[layouts.POSITIONS]
+  height, width = image_size or (32, 32)
+  grid = (height // 8, width // 8)
+  own = trees.flatten(params)[layouts.POSITIONS]
+  cells = weights.resize_position_embedding(own, grid, has_class_token=False)
+  np.testing.assert_array_equal(got[:, 1:], cells)
+  assert got.shape == (1, 1 + grid[0] * grid[1], 48) and not np.any(got[:, 0])
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('image_size', [(32, 32), (48, 64)])
+def test_without_a_slot_is_what_a_token_after_positions_wants(image_size):
+  params = without_slot()
+  model = models.create(
+    reference.config('vit_token'), class_token_after_positions=True
+  )
+  adapted = weights.adapt(params, model, image_size=image_size, head='keep')
+  np.testing.assert_array_equal(adapted['cls'], params['cls'])
+  own = trees.flatten(params)[layouts.POSITIONS]
+  grid = (image_size[0] // 8, image_size[1] // 8)
+  np.testing.assert_array_equal(
+    adapted['pos_embedding'],
+    weights.resize_position_embedding(own, grid, has_class_token=False),
+  )
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  'embeddings, tokens, slots',
+  [
+    (197, 1, 1),
+    (196, 1, 0),
+    (577, 1, 1),
+    (576, 1, 0),
+    (198, 2, 2),
+    (196, 2, 0),
+    (196, 0, 0),
+    (197, 0, None),
+    (2, 1, 1),
+    (1, 1, 0),
+    (25, 1, 0),
+    (33, 1, None),
+  ],
+)
+def test_whose_position_embeddings_they_are(embeddings, tokens, slots):
+  assert positions.slots(embeddings, tokens) == slots
+
+
+@pytest.mark.quick
+def test_a_given_source_image_size_decides():
+  """25 embeddings: 4 x 6 patches and a class token, or 5 x 5 without."""
+  params = reference.canonical('vit_token_rect')
+  flat = trees.flatten(params)
+  own = flat[layouts.POSITIONS]
+  model = models.create(reference.config('vit_token_rect'))
+  for source, has_slot in [((32, 48), True), ((40, 40), False), (None, False)]:
+    adapted = weights.adapt(
+      params, model, image_size=(64, 64), source_image_size=source
+    )
+    got = trees.flatten(adapted)[layouts.POSITIONS]
+    grid = (4, 6) if has_slot else (5, 5)
+    wanted = weights.resize_position_embedding(
+      own, (8, 8), has_class_token=has_slot, source_grid=grid
+    )
+    np.testing.assert_array_equal(got[:, -64:], wanted[:, -64:])
+    assert np.any(got[:, 0]) == has_slot
+  with pytest.raises(ValueError, match=r'no grid of \(4, 5\)'):
+    weights.adapt(
+      params, model, image_size=(64, 64), source_image_size=(32, 40)
+    )
+
+
+@pytest.mark.quick
+def test_distilled_models_keep_both_slots():
+  spec = dict(
+    weights.describe(reference.canonical('vit_token')), distilled=True
+  )
+  model = models.create(spec)
+  shapes = parameter_shapes(model, (32, 32))
+  rng = np.random.default_rng(0)
+  params = trees.nest(
+    {k: rng.normal(size=v.shape).astype('f4') for k, v in shapes.items()}
+  )
+  own = trees.flatten(params)[layouts.POSITIONS]
+  adapted = weights.adapt(params, model, image_size=(48, 48), head='keep')
+  got = trees.flatten(adapted)[layouts.POSITIONS]
+  assert got.shape == (1, 2 + 36, 48)
+  np.testing.assert_array_equal(got[:, :2], own[:, :2])
+
+
+@pytest.mark.quick
+def test_positions_of_a_rectangle():
+  params = reference.canonical('vit_token_rect')  # 4 x 6 patches
+  model = models.create(reference.config('vit_token_rect'))
+  same = weights.adapt(params, model, image_size=(32, 48), head='keep')
+  jax.tree.map(np.testing.assert_array_equal, same, params)
+  resized = weights.adapt(
+    params, model, image_size=(64, 64), source_image_size=(32, 48)
+  )
+  embeddings = resized['Transformer']['posembed_input']['pos_embedding']
+  assert embeddings.shape == (1, 65, 32)
+  flat = trees.flatten(params)
+  flat[layouts.POSITIONS] = np.zeros(
+    (1, 1 + 4 * 8, 32), 'f4'
+  )  # 33, 32: no squares
+  wide = trees.nest(flat)
+  weights.adapt(wide, model, image_size=(32, 64))
+  with pytest.raises(
+    ValueError, match='give the image size they were made for'
+  ):
+    weights.adapt(wide, model, image_size=(64, 64))

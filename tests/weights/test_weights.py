@@ -1,0 +1,384 @@
+"""Every published layout: loaded, described, created, written back."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from vit_jax_repro import models, weights
+from vit_jax_repro.weights import npz, trees
+
+# Written whole in tests; the others by name and shape only.
+SMALL = (
+  'augreg.Ti_16.imagenet2012-res_384',
+  'augreg.R_Ti_16.imagenet2012-res_224',
+  'imagenet21k.ViT-B_32',
+  'gsam.ViT-S_32',
+  'sam.ViT-S_16',
+  'bit.BiT-S-R50x1',
+  'mixer_imagenet1k.Mixer-B_16',
+  'big_vision.S_16.gap_rep_sincos2d',
+  'big_vision.S_16.tok_learn',
+  'big_vision.S_16.map_learn',
+  'big_vision.S_16.map_learn_scan',
+  'big_vision.S_16.two_towers_img_map_scan',
+)
+
+
+def layout_of(key):
+  return reference.layouts()[key]['layout']
+
+
+def write_random(path, key, dtype=None, seed=0):
+  """A file with the names, shapes and dtypes of a released one."""
+  rng = np.random.default_rng(seed)
+
+  def arrays():
+    for name, (shape, stored) in layout_of(key).items():
+      array = rng.standard_normal(shape, dtype=np.float32)
+      yield name, array.astype(dtype or stored)
+
+  npz.write(path, arrays())
+  return path
+
+
+def read_shapes(path):
+  return {name: array.shape for name, array in npz.read(path)}
+
+
+def assert_same_tree(left, right):
+  left, right = trees.flatten(left), trees.flatten(right)
+  assert left.keys() == right.keys()
+  for name, array in left.items():
+    assert array.dtype == right[name].dtype
+    np.testing.assert_array_equal(array, right[name], err_msg=name)
+
+
+def is_exception(key):
+  """Files that hold more than, or only a part of, one model's parameters."""
+  return key == 'sam.ViT-S_16' or 'two_towers' in key
+
+
+def released_layout(key):
+  """The layout to save a released file in as it was."""
+  return 'big_vision_scan' if key.endswith('_scan') else 'official'
+
+
+@pytest.mark.parametrize('key', SMALL)
+def test_round_trip_of_released_layouts(key, tmp_path):
+  """load -> save -> load is bit-exact and gives back the published layout."""
+  path = write_random(tmp_path / 'in.npz', key)
+  params = weights.load(path)
+  weights.save(tmp_path / 'out.npz', params, layout=released_layout(key))
+  assert_same_tree(weights.load(tmp_path / 'out.npz'), params)
+  weights.save(tmp_path / 'linen.npz', params, layout='linen')
+  assert_same_tree(weights.load(tmp_path / 'linen.npz'), params)
+  if not is_exception(key):
+    assert read_shapes(tmp_path / 'out.npz') == read_shapes(path)
+    size = reference.layouts()[key]['npz_bytes_zip64']
+    assert (tmp_path / 'out.npz').stat().st_size == size
+
+
+@pytest.fixture
+def names_and_shapes(monkeypatch):
+  """Files of any size as arrays without memory: names and shapes are real."""
+
+  def load(key):
+    canonical = weights.layouts.from_file(layout_of(key))
+    flat = {
+      canonical[name]: weights.layouts.from_file_shape(
+        canonical[name], np.broadcast_to(np.zeros((), dtype), shape)
+      )
+      for name, (shape, dtype) in layout_of(key).items()
+      if name in canonical
+    }
+    return trees.unstack(flat)
+
+  return load
+
+
+@pytest.mark.parametrize('key', reference.layouts())
+def test_every_released_layout_is_described_and_fits(key, names_and_shapes):
+  """The described model has just the file's parameters, and back again."""
+  flat = names_and_shapes(key)
+  spec = weights.describe(flat)
+  model = models.create(spec)
+  image_size = spec['image_size'] or (224, 224)
+  wanted = jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, *image_size, 3))
+  )['params']
+  wanted = {k: v.shape for k, v in trees.flatten(wanted).items()}
+  assert wanted == {k: v.shape for k, v in flat.items()}
+  if key != 'sam.ViT-S_16':  # counts its optimizer state too
+    total = sum(np.prod(shape) for shape in wanted.values())
+    assert total == reference.layouts()[key]['parameters']
+  if not is_exception(key):
+    written = weights.layouts.to_file(flat, released_layout(key))
+    assert {k: list(v.shape) for k, v in written.items()} == {
+      name: shape for name, (shape, _) in layout_of(key).items()
+    }
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  ('key', 'size'),
+  [
+    ('imagenet21k+imagenet2012.ViT-B_16', 384),
+    ('imagenet21k+imagenet2012.ViT-B_16-224', 224),
+    ('imagenet21k.ViT-H_14', 224),
+    ('augreg.R_Ti_16.imagenet2012-res_384', 384),
+    ('imagenet21k+imagenet2012.R50+ViT-B_16', 384),
+    ('gsam.ViT-S_32', 224),
+    ('mixer_sam.Mixer-B_32', 224),
+    ('big_vision.B_16.tok_learn', 224),
+    ('bit.BiT-M-R50x1', None),
+    ('big_vision.S_16.gap_rep_sincos2d', None),
+  ],
+)
+def test_image_size_is_read_off_the_file(key, size, names_and_shapes):
+  expected = size and (size, size)
+  assert weights.describe(names_and_shapes(key))['image_size'] == expected
+
+
+@pytest.mark.quick
+def test_pre_linen_and_linen_numbering_give_one_tree(tmp_path):
+  """Twelve layers: 10 and 11 sort after 9."""
+  old = reference.checkpoint('vit_12_layers')
+  assert any('MlpBlock_3' in name for name in old)
+  new = {reference.to_linen(name): array for name, array in old.items()}
+  npz.write(tmp_path / 'old.npz', old.items())
+  npz.write(tmp_path / 'new.npz', new.items())
+  params = weights.load(tmp_path / 'old.npz')
+  assert_same_tree(params, weights.load(tmp_path / 'new.npz'))
+  assert_same_tree(params, trees.nest(new))
+  stacked = trees.stack(trees.flatten(params))
+  npz.write(tmp_path / 'stacked.npz', stacked.items())
+  assert_same_tree(weights.load(tmp_path / 'stacked.npz'), params)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('prefix', ['opt/target/', 'params/', 'params/img/'])
+def test_prefixes_and_other_contents_are_put_aside(prefix, tmp_path):
+  plain = reference.checkpoint('vit_token')
+  npz.write(tmp_path / 'plain.npz', plain.items())
+  held = {prefix + name: array for name, array in plain.items()}
+  held |= {
+    'opt/state/step': np.int32(3),
+    'opt/state/param_states/embedding/kernel/grad_ema': np.zeros(2, 'f4'),
+    'extra/accum_train_time': np.float64(2),
+    'params/txt/Encoder_0/kernel' if 'img' in prefix else 'extra/x': np.zeros(
+      1
+    ),
+  }
+  npz.write(tmp_path / 'held.npz', held.items())
+  assert_same_tree(
+    weights.load(tmp_path / 'held.npz'), weights.load(tmp_path / 'plain.npz')
+  )
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('case', ['hybrid_stem_only', 'hybrid_1_1_1'])
+def test_group_norm_of_either_shape(case, tmp_path):
+  """(1, 1, 1, C) and (C,) load alike; hybrids are written (1, 1, 1, C)."""
+  arrays = reference.checkpoint(case)
+  flat = {k: v.ravel() if 'gn' in k else v for k, v in arrays.items()}
+  npz.write(tmp_path / 'flat.npz', flat.items())
+  params = weights.load(tmp_path / 'flat.npz')
+  assert params['gn_root']['scale'].ndim == 1
+  weights.save(tmp_path / 'out.npz', params)
+  assert_same_tree(weights.load(tmp_path / 'out.npz'), params)
+  shapes = read_shapes(tmp_path / 'out.npz')
+  assert shapes['gn_root/scale'][:3] == (1, 1, 1)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('numbering', [lambda i: f'_{i}', lambda i: ''])
+def test_numbered_bit_convolutions(numbering, tmp_path):
+  arrays = reference.checkpoint('bit_tiny_1_1_1_1')
+  numbered = {
+    name.replace('standardized_conv2d', f'standardized_conv2d{numbering(i)}'): a
+    for i, (name, a) in enumerate(arrays.items())
+  }
+  npz.write(tmp_path / 'a.npz', numbered.items())
+  params = weights.load(tmp_path / 'a.npz')
+  weights.save(tmp_path / 'out.npz', params)
+  with np.load(tmp_path / 'out.npz') as written:
+    assert set(written.files) == arrays.keys()
+    for name, array in arrays.items():
+      np.testing.assert_array_equal(written[name], array)
+
+
+@pytest.mark.quick
+def test_bfloat16_files_of_big_vision(tmp_path):
+  arrays = reference.checkpoint('bv_map_learn')
+  arrays = {k: v.astype(jnp.bfloat16) for k, v in arrays.items()}
+  npz.write(tmp_path / 'a.npz', arrays.items())
+  params = weights.load(tmp_path / 'a.npz')
+  weights.save(tmp_path / 'b.npz', params, layout='big_vision')
+  assert (tmp_path / 'a.npz').stat().st_size == (
+    tmp_path / 'b.npz'
+  ).stat().st_size
+  assert_same_tree(weights.load(tmp_path / 'b.npz'), params)
+  model = models.create(weights.describe(params))
+  fitted = weights.adapt(params, model, head='keep')
+  assert {a.dtype for a in jax.tree.leaves(fitted)} == {np.dtype('float32')}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  'case', ['vit_token', 'vit_gap', 'vit_token_prelogits']
+)
+def test_vit_in_the_layout_of_big_vision_is_the_same_function(case, tmp_path):
+  npz.write(tmp_path / 'a.npz', reference.checkpoint(case).items())
+  params = weights.load(tmp_path / 'a.npz')
+  weights.save(tmp_path / 'b.npz', params, layout='big_vision')
+  shapes = read_shapes(tmp_path / 'b.npz')
+  assert shapes['params/pos_embedding'][1] == 16
+  images = reference.images(case)
+  logits = []
+  for tree in (params, weights.load(tmp_path / 'b.npz')):
+    model = models.create(weights.describe(tree))
+    logits.append(model.apply({'params': tree}, images))
+  np.testing.assert_allclose(*logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('case', ['bit_tiny_1_1_1_1', 'hybrid_2_2'])
+def test_big_vision_has_no_file_for_bit_and_hybrids(case, tmp_path):
+  npz.write(tmp_path / 'a.npz', reference.checkpoint(case).items())
+  params = weights.load(tmp_path / 'a.npz')
+  for layout in ('big_vision', 'big_vision_scan'):
+    with pytest.raises(ValueError, match='have no file for BiT and hybrids'):
+      weights.save(tmp_path / 'b.npz', params, layout=layout)
+  assert not (tmp_path / 'b.npz').exists()
+
+
+@pytest.mark.quick
+def test_an_unknown_layout_to_write_is_refused(tmp_path):
+  params = {'embedding': {'kernel': np.zeros((2, 2, 3, 4), 'f4')}}
+  with pytest.raises(
+    ValueError, match=r"unknown layout='flax'; choose from \['o"
+  ):
+    weights.save(tmp_path / 'b.npz', params, layout='flax')
+
+
+@pytest.mark.quick
+def test_scanned_parameters_are_saved_unstacked(tmp_path):
+  npz.write(tmp_path / 'a.npz', reference.checkpoint('vit_12_layers').items())
+  params = weights.load(tmp_path / 'a.npz')
+  scanned = models.create(weights.describe(params), scan=True)
+  stacked = weights.adapt(params, scanned, head='keep')
+  assert 'encoderblock' in stacked['Transformer']
+  weights.save(tmp_path / 'b.npz', jax.tree.map(jnp.asarray, stacked))
+  assert_same_tree(weights.load(tmp_path / 'b.npz'), params)
+
+
+def test_a_distilled_model_writes_its_flattened_tree(tmp_path):
+  model = models.create('DeiT-Ti_16-distilled', num_classes=10)
+  params = model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))['params']
+  weights.save(tmp_path / 'a.npz', params)
+  assert set(npz.read_names(tmp_path / 'a.npz')) == set(trees.flatten(params))
+  loaded = weights.load(tmp_path / 'a.npz')
+  assert_same_tree(loaded, jax.tree.map(np.asarray, params))
+  assert models.create(weights.describe(loaded)) == model
+
+
+@pytest.mark.quick
+def test_an_incomplete_tree_is_not_described():
+  """All that is missing or has another rank is named in one line."""
+  flat = vit_token()
+  flat['embedding/kernel'] = flat['embedding/kernel'][0]
+  flat['head/bias'] = np.float32(1)
+  attention = 'Transformer/encoderblock_0/MultiHeadDotProductAttention_0'
+  del flat['Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel']
+  flat[f'{attention}/query/kernel'] = np.zeros((48, 0, 12))
+  with pytest.raises(ValueError, match='cannot tell the arch') as caught:
+    weights.describe(trees.nest(flat))
+  message = str(caught.value)
+  for part in (
+    "missing=['Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel']",
+    'embedding/kernel: (8, 3, 48) instead of 4',
+    'head/bias: () instead of 1',
+    'query/kernel: (48, 0, 12) instead of 3',
+  ):
+    assert part in message
+  assert '\n' not in message
+  with pytest.raises(ValueError, match="pass the tree inside 'params'"):
+    weights.describe({'params': trees.nest(vit_token())})
+
+
+def vit_token():
+  """A flat canonical tree."""
+  return {
+    reference.to_linen(k): v
+    for k, v in reference.checkpoint('vit_token').items()
+  }
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('number', ['1000', '9' * 40, '9' * 5000])
+def test_a_layer_number_without_end_is_refused(number):
+  flat = vit_token()
+  flat[f'Transformer/encoderblock_{number}/x'] = np.zeros(1, 'f4')
+  with pytest.raises(ValueError, match='at most 1000 layers') as caught:
+    weights.describe(flat)
+  assert len(str(caught.value)) < 200
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  'change, says',
+  [
+    (lambda tree: {}, 'no parameters of a model: 0 leaves'),
+    (lambda tree: {'foo': {'bar': np.zeros(3)}}, '1 leaves named foo/bar'),
+    (lambda tree: {'params': tree}, "pass the tree inside 'params'"),
+    (lambda tree: {**tree, 'cls': None}, "leaf 'cls' is a NoneType"),
+    (lambda tree: {**tree, 'cls': [1, 2]}, "leaf 'cls' is a list"),
+    (lambda tree: {**tree, 'cls': np.array(['a'])}, 'is a <U1 array'),
+    (lambda tree: {**tree, 'cls': np.zeros(1, complex)}, 'complex128 array'),
+  ],
+)
+def test_what_is_no_model_is_not_written(change, says, tmp_path):
+  path = tmp_path / 'a.npz'
+  path.write_bytes(b'before')
+  tree = trees.nest(vit_token())
+  with pytest.raises(ValueError, match=says) as caught:
+    weights.save(path, change(tree))
+  assert '\n' not in str(caught.value)
+  assert path.read_bytes() == b'before' and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.quick
+def test_blocks_that_differ_cannot_be_stacked(tmp_path):
+  flat = vit_token()
+  del flat['Transformer/encoderblock_1/LayerNorm_0/bias']
+  with pytest.raises(ValueError, match='LayerNorm_0/bias is not there with'):
+    weights.save(tmp_path / 'a.npz', flat, layout='big_vision_scan')
+  assert not list(tmp_path.iterdir())
+
+
+def test_memory_rises_by_little_more_than_the_file(tmp_path):
+  """ViT-L/16, 1.2 GB: the rise of peak RSS stays within 1.3 of the file."""
+  path = write_random(tmp_path / 'a.npz', 'imagenet21k+imagenet2012.ViT-L_16')
+  program = f"""
+import pathlib
+import re
+from vit_jax_repro import weights
+
+def kilobytes(field):
+  status = pathlib.Path('/proc/self/status').read_text()
+  return int(re.search(rf'{{field}}:\\s+(\\d+) kB', status)[1])
+
+before = kilobytes('VmRSS')
+params = weights.load({str(path)!r})
+print((kilobytes('VmHWM') - before) * 1024)
+"""
+  command = [sys.executable, '-c', program]
+  output = subprocess.run(command, check=True, capture_output=True, text=True)
+  rise, size = int(output.stdout), path.stat().st_size
+  path.unlink()
+  assert 0.9 * size < rise < 1.3 * size

@@ -1,0 +1,241 @@
+"""What is inside the model of a weights file, as arrays: the jobs of `figures`.
+
+`path` is that of a weights file; all but `filters` take `model`, `image_size`
+and `preprocessing` as keywords, too: see `restoring.restore`. Errors are
+ValueErrors and OSErrors of one line.
+
+Shapes: B images, H W pixels, (h, w) grid of patches, L layers, A heads.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from vit_jax_repro import models, weights
+from vit_jax_repro.analysis import attention, embeddings
+from vit_jax_repro.data import preprocess
+from vit_jax_repro.inference import restoring
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+  """Attention rollout, seen from one token."""
+
+  model: str
+  token: str  # 'the class token', ...
+  combined: str  # how heads were
+  names: tuple[str, ...]  # of the images
+  images: np.ndarray  # [B, H, W, 3] in [0, 1], as the model saw them
+  maps: np.ndarray  # [B, h, w], parts of 1
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadMaps:
+  """Attention weights of heads, seen from one token."""
+
+  model: str
+  token: str
+  layers: tuple[int, ...]
+  heads: tuple[int, ...]
+  names: tuple[str, ...]
+  images: np.ndarray  # [B, H, W, 3] in [0, 1]
+  maps: np.ndarray  # [B, layers, heads, h, w], parts of 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Distances:
+  """Mean attention distance, see `attention.mean_distance`."""
+
+  model: str
+  image_size: tuple[int, int]
+  patch: tuple[float, float]  # pixels from one patch to the next: down, right
+  even: float  # pixels, of attention that is the same to all patches
+  distances: np.ndarray  # [B, L, A], pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Positions:
+  """How position embeddings resemble each other."""
+
+  model: str
+  similarity: np.ndarray  # [h, w, h, w]
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+  """Principal components of the filters that the image meets first."""
+
+  model: str
+  components: np.ndarray  # [n, p, q, 3]
+  shares: np.ndarray  # [n], of the variance
+
+
+def rollouts(
+  path, images, *, token=None, combined='mean', **reading
+) -> Rollouts:
+  """Attention rollout for each image.
+
+  Args:
+    images: paths, or an array [B, H, W, 3] of images that are preprocessed.
+    token: see `Attention.seen_from`; by default the class token or, without
+      one, the average over patches.
+    combined: see `attention.rollout`.
+  """
+  restored = _restore(path, images, reading)
+  token = _token(restored, token)
+  shown, maps = [], []
+  for image, seen in _attend(restored, images):
+    shown.append(_shown(image, restored))
+    mixed = attention.rollout(seen.weights, combined=combined)
+    maps.append(seen.seen_from(mixed, token))
+  return Rollouts(
+    _called_model(restored.model),
+    _called(token),
+    combined,
+    _names(images),
+    np.stack(shown),
+    np.stack(maps),
+  )
+
+
+def head_maps(
+  path,
+  images,
+  *,
+  layers: Sequence[int] | None = None,
+  heads: Sequence[int] | None = None,
+  token=None,
+  **reading,
+) -> HeadMaps:
+  """Attention weights of layers and heads (None: all), for each image.
+
+  Further arguments are those of `rollouts`.
+  """
+  restored = _restore(path, images, reading)
+  attention.require_vit(restored.model)
+  token = _token(restored, token)
+  layers = _numbers('layer', layers, restored.model.num_layers)
+  heads = _numbers('head', heads, restored.model.num_heads)
+  shown, maps = [], []
+  for image, seen in _attend(restored, images):
+    shown.append(_shown(image, restored))
+    maps.append(seen.seen_from(seen.weights[list(layers)][:, heads], token))
+  return HeadMaps(
+    _called_model(restored.model),
+    _called(token),
+    layers,
+    heads,
+    _names(images),
+    np.stack(shown),
+    np.stack(maps),
+  )
+
+
+def distances(path, images, **reading) -> Distances:
+  """Mean attention distance of every layer and head, for each image."""
+  restored = _restore(path, images, reading)
+  found = []
+  for _, seen in _attend(restored, images):
+    found.append(attention.mean_distance(seen))
+  return Distances(
+    _called_model(restored.model),
+    restored.image_size,
+    seen.patch,
+    attention.patch_distances(seen.grid, seen.patch).mean(),
+    np.stack(found),
+  )
+
+
+def positions(path, *, layer: int = 0, **reading) -> Positions:
+  """Cosine similarities of the position embeddings; see `embeddings`."""
+  restored = restoring.restore(path, **reading)
+  attention.require_vit(restored.model)
+  grid = attention.grid_of(restored.model, restored.params, restored.image_size)
+  table = embeddings.position_table(
+    restored.model, restored.params, grid, layer
+  )
+  return Positions(_called_model(restored.model), embeddings.similarity(table))
+
+
+def filters(path, *, number: int = 28) -> Filters:
+  """Principal components of the first filters, of a file of any family."""
+  params = weights.load(path)
+  model = models.create(weights.describe(params))
+  try:
+    kernel = embeddings.rgb_filters(params)
+    components, shares = embeddings.principal_components(kernel, number)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
+  return Filters(_called_model(model), components, shares)
+
+
+def _restore(path, images, reading):
+  if not len(images):
+    raise ValueError('no image; give at least one path')
+  if isinstance(images, np.ndarray):
+    reading = dict(image_size=images.shape[1:3]) | reading
+  else:
+    for image in images:
+      if not os.path.exists(image):
+        raise FileNotFoundError(f'no such image: {image}')
+      if os.path.isdir(image):
+        raise IsADirectoryError(
+          f'{image} is a folder; give the image files in it'
+        )
+  return restoring.restore(path, **reading)
+
+
+def _attend(restored, images) -> Iterator:
+  """Each image as the model takes it, and its attention."""
+  params = jax.device_put(restored.params)
+  for image in images:
+    if not isinstance(image, np.ndarray):
+      image = preprocess.read_image(  # noqa: PLW2901
+        image,
+        preprocessing=restored.preprocessing,
+        image_size=restored.image_size,
+      )
+    yield image, attention.of(restored.model, params, image)
+
+
+def _shown(image, restored):
+  """[H, W, 3] in [0, 1], from what the model takes."""
+  read = preprocess.pick_preprocessing(restored.preprocessing)
+  pixels = image * np.asarray(read.std) + np.asarray(read.mean)
+  return np.clip(pixels / 255, 0, 1).astype(np.float32)
+
+
+def _names(images):
+  if isinstance(images, np.ndarray):
+    return tuple(f'image {number}' for number in range(len(images)))
+  return tuple(os.path.basename(path) for path in images)
+
+
+def _token(restored, token):
+  if token is not None:
+    return token
+  return 'class' if 'cls' in restored.params else 'mean'
+
+
+def _called_model(model):
+  """Its published name, or that of its family."""
+  return models.name_of(model) or type(model).__name__
+
+
+def _called(token):
+  if token in ('class', 'mean'):
+    return {'class': 'the class token', 'mean': 'all patches'}[token]
+  return f'the patch in row {token[0]}, column {token[1]}'
+
+
+def _numbers(what, wanted, number):
+  wanted = tuple(range(number) if wanted is None else wanted)
+  for each in wanted:
+    if not 0 <= each < number:
+      raise ValueError(
+        f'there is no {what} {each}; the model has {what}s 0 to {number - 1}'
+      )
+  return wanted

@@ -1,0 +1,288 @@
+"""How a port reads image files, found by trying known ways on the reference.
+
+A `Reading` is one way from a file to a model's input. The one that gives what
+the port's own preprocessing gives, with the fewest changes from the
+reference's, is named.
+
+Shapes: H W pixels of the result, h w pixels of the file.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from vit_jax_repro.data import pillow, preprocess
+from vit_jax_repro.data.tf_host import tensorflow
+
+SQUASH = 'squashed to the size'
+FILTERS = ('bilinear', 'bicubic', 'lanczos', 'nearest', 'box')
+SCALINGS = {  # name: mean and deviation, in units of 0..255
+  'to [-1, 1]': (preprocess.HALF, preprocess.HALF),
+  "ImageNet's mean and deviation": (
+    preprocess.IMAGENET_MEAN,
+    preprocess.IMAGENET_STD,
+  ),
+  'to [0, 1]': ((0.0,) * 3, (255.0,) * 3),
+  'to [0, 255]': ((0.0,) * 3, (1.0,) * 3),
+}
+# Part of the short side that is kept, by who does so; see data.preprocess.
+CROPS = (0.875, 0.9, 0.95, 0.96, 1.0)
+DECODERS = {
+  'fast': "TensorFlow's fast DCT",
+  'accurate': 'the accurate DCT, as Pillow',
+}
+# In levels of 0..255. Sums in another order; values rounded to whole ones.
+EXACT, ROUNDED = 0.01, 1.01
+_MOST_READINGS = 50  # that are tried on every image
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """One way to read an image; the fields are what ports differ in."""
+
+  decoder: str = 'fast'  # a key of DECODERS
+  crop: str | float = SQUASH  # or the part of the short side that is kept
+  filter: str = 'bilinear'  # one of FILTERS
+  antialias: bool = False
+  scaling: str = 'to [-1, 1]'  # a key of SCALINGS
+  channels: str = 'RGB'  # or 'BGR'
+
+  def changes(self, other: 'Reading') -> tuple[str, ...]:
+    """Names of the fields in which two differ."""
+    fields = (field.name for field in dataclasses.fields(self))
+    return tuple(f for f in fields if getattr(self, f) != getattr(other, f))
+
+  def says(self, field: str) -> str:
+    """A field's value in words."""
+    value = getattr(self, field)
+    if field == 'decoder':
+      return DECODERS[value]
+    if field == 'antialias':
+      return 'on' if value else 'off'
+    if field == 'crop' and value != SQUASH:
+      return f'short side to size / {value:g}, centre crop'
+    return str(value)
+
+
+# What the fields are called in reports.
+TOPICS = {
+  'decoder': 'JPEG decoder',
+  'crop': 'crop',
+  'filter': 'resize filter',
+  'antialias': 'antialiasing',
+  'scaling': 'mean and deviation',
+  'channels': 'channel order',
+}
+
+
+def of_preprocessing(name: str, image_size: tuple[int, int]) -> Reading | None:
+  """The `Reading` of data.preprocess.PREPROCESSINGS; None: it is no such one.
+
+  big_vision's area method is none.
+  """
+  entry = preprocess.pick_preprocessing(name)
+  if entry.crop_pct is None:
+    squashed = entry.name in ('vit_jax', 'bit')
+    return Reading() if squashed else None
+  scaling = next(
+    key for key, value in SCALINGS.items() if value == (entry.mean, entry.std)
+  )
+  return Reading(
+    'accurate', entry.crop_pct(image_size), 'bicubic', True, scaling
+  )
+
+
+def read(
+  encoded: bytes, image_size: tuple[int, int], reading: Reading
+) -> np.ndarray:  # [H, W, 3] float32
+  """Reads an image in one way; see `data.preprocess` for errors."""
+  pixels = _decode(encoded, reading.decoder)
+  return _finish(_resize(pixels, image_size, reading), reading)
+
+
+def _decode(encoded, decoder):  # -> [h, w, 3] uint8
+  tf = tensorflow()
+  if decoder == 'accurate' and encoded[:2] == b'\xff\xd8':
+    return tf.io.decode_jpeg(
+      encoded, channels=3, dct_method='INTEGER_ACCURATE'
+    ).numpy()
+  return preprocess.decode(encoded).numpy()
+
+
+def _resize(pixels, image_size, reading):  # -> [H, W, 3] float32, 0..255
+  size = tuple(image_size)
+  if reading.crop != SQUASH:
+    scaled = tuple(int(side / reading.crop) for side in image_size)
+    size = pillow.covering_size(pixels.shape[:2], scaled)
+  if reading.antialias:
+    pixels = _by_pillow(pixels, size, reading.filter)
+  else:
+    pixels = _by_tensorflow(pixels, size, reading.filter)
+  top, left = (
+    pillow.crop_start(side, wanted)
+    for side, wanted in zip(size, image_size, strict=True)
+  )
+  return pixels[top : top + image_size[0], left : left + image_size[1]]
+
+
+def _by_pillow(pixels, size, name):
+  """Pillow antialiases always, and rounds to whole values."""
+  image_module = pillow.pillow()
+  image = image_module.fromarray(pixels)
+  method = image_module.Resampling[name.upper()]
+  return np.asarray(image.resize(size[::-1], method), np.float32)
+
+
+def _by_tensorflow(pixels, size, name):
+  method = {'lanczos': 'lanczos3', 'box': 'area'}.get(name, name)
+  return preprocess.squash(pixels, size, method=method).numpy()
+
+
+def _finish(pixels, reading):
+  if reading.channels == 'BGR':
+    pixels = pixels[..., ::-1]
+  return preprocess.normalize(pixels, *SCALINGS[reading.scaling])
+
+
+def variants(start: Reading) -> Iterator[Reading]:
+  """All known readings, `start` among them."""
+  crops = dict.fromkeys((start.crop, SQUASH, *CROPS))
+  for values in itertools.product(
+    DECODERS, crops, FILTERS, (False, True), SCALINGS, ('RGB', 'BGR')
+  ):
+    yield Reading(*values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+  """One field of the reference's reading, changed alone."""
+
+  reading: Reading
+  field: str
+  effect: float  # on the reference's pixels, in levels of 0..255, at most
+
+  @property
+  def distinguishable(self) -> bool:
+    return self.effect > EXACT
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """What two preprocessings make of the same files."""
+
+  gap: float  # largest difference, in levels of 0..255
+  mean_gap: float
+  start: Reading | None  # the reference's
+  found: Reading | None  # the port's, None if no known reading is near
+  remaining: float  # largest difference of `found`, in levels
+  trials: tuple[Trial, ...]
+
+  @property
+  def agrees(self) -> bool:
+    return self.gap <= EXACT
+
+  @property
+  def named(self) -> tuple[str, ...]:
+    """Fields in which the port's reading differs."""
+    if self.agrees or self.found is None or self.start is None:
+      return ()
+    return self.found.changes(self.start)
+
+  @property
+  def indistinguishable(self) -> tuple[Trial, ...]:
+    return tuple(t for t in self.trials if not t.distinguishable)
+
+
+def compare(
+  encoded: Sequence[bytes],
+  reference: np.ndarray,
+  port: np.ndarray,
+  *,
+  preprocessing: str,
+) -> Comparison:
+  """Finds the reading that the port's pixels come from.
+
+  Args:
+    encoded: the image files.
+    reference, port: [B, H, W, 3] float32, what each side makes of them.
+    preprocessing: the reference's, a name of data.preprocess.
+  """
+  image_size = reference.shape[1:3]
+  entry = preprocess.pick_preprocessing(preprocessing)
+  std = np.float32(entry.std)
+  gap = np.nan_to_num(np.abs(port - reference) * std, nan=np.inf)
+  start = of_preprocessing(preprocessing, image_size)
+  trials = tuple(_trials(encoded, image_size, start)) if start else ()
+  found, remaining = start, float(gap.max())
+  if remaining > EXACT:
+    found, remaining = _search(encoded, port, start or Reading())
+  return Comparison(
+    gap=float(gap.max()),
+    mean_gap=float(gap.mean()),
+    start=start,
+    found=found if remaining <= ROUNDED else None,
+    remaining=remaining,
+    trials=trials,
+  )
+
+
+def _trials(encoded, image_size, start):
+  """Every field changed alone, to each of its values."""
+  usual = [read(data, image_size, start) for data in encoded]
+  for reading in variants(start):
+    changed = reading.changes(start)
+    if len(changed) == 1:
+      effect = max(
+        _levels(read(data, image_size, reading), image, start)
+        for data, image in zip(encoded, usual, strict=True)
+      )
+      yield Trial(reading, changed[0], effect)
+
+
+def _search(encoded, port, start):
+  """The reading nearest to the port's pixels, and how far it is, in levels.
+
+  Among those that are as near as rounding lets them be, the one with the
+  fewest changes from `start`. The first image says which are worth a look.
+  """
+  image_size = port.shape[1:3]
+
+  @functools.cache
+  def resized(decoder, *how):
+    pixels = _decode(encoded[0], decoder)
+    return _resize(pixels, image_size, Reading(decoder, *how))
+
+  ranked = []
+  for reading in variants(start):
+    how = reading.decoder, reading.crop, reading.filter, reading.antialias
+    image = _finish(resized(*how), reading)
+    ranked.append((_levels(image, port[0], reading), reading))
+  near = _nearest(ranked, start)[:_MOST_READINGS]
+  ranked = []
+  for reading in near:
+    levels = [
+      _levels(read(data, image_size, reading), image, reading)
+      for data, image in zip(encoded, port, strict=True)
+    ]
+    ranked.append((max(levels), reading))
+  best = _nearest(ranked, start)[0]
+  return best, {reading: level for level, reading in ranked}[best]
+
+
+def _nearest(ranked, start):
+  """Readings of the best class of nearness, those with few changes first."""
+  least = min(level for level, _ in ranked)
+  limit = next((x for x in (EXACT, ROUNDED) if least <= x), least)
+  near = [(len(r.changes(start)), level, r) for level, r in ranked]
+  near = [entry for entry in near if entry[1] <= limit]
+  return [reading for *_, reading in sorted(near, key=lambda e: e[:2])]
+
+
+def _levels(image, other, reading):
+  """The largest difference in levels of 0..255, as `reading` scales them."""
+  _, std = SCALINGS[reading.scaling]
+  gap = np.abs(np.asarray(image) - np.asarray(other)) * np.float32(std)
+  return float(np.nan_to_num(gap, nan=np.inf).max())

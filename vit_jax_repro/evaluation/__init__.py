@@ -1,1 +1,0 @@
-"""Measuring a model: accuracy in which every image counts once."""

@@ -1,0 +1,1 @@
+"""Models restored from weights files, and what they are used for."""

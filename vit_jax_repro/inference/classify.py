@@ -1,0 +1,224 @@
+"""Top-1 and top-5 accuracy in which every image counts exactly once.
+
+Where an image may be of several classes, as in ImageNet-ReaL, any of them is
+a hit, and images of no class at all are skipped (arXiv:2006.07159, and the
+code in google-research/reassessed-imagenet).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax_repro.data import batches as batch_form
+from vit_jax_repro.parallel import mesh as meshes
+from vit_jax_repro.training import dividing
+
+TOP = 5
+_SUMS = ('correct', 'correct_top5', 'count', 'skipped', 'not_finite')
+
+
+def eval_step(params, batch, *, model):
+  """Counts, as sums over the rows that are not masked.
+
+  Args:
+    params: what `model.apply` takes.
+    batch: image [B, H, W, 3], mask [B] bool, and label, [B] int32 or [B, K]
+      integers, 1 for each class that the image is of and 0 elsewhere.
+    model: gives logits [B, K].
+
+  Returns:
+    int32 scalars: correct, correct_top5 (a label among the min(5, K) largest
+    logits), count, skipped (rows without a label, which are in none of
+    these), and not_finite (rows with a NaN or infinity, skipped or not).
+  """
+  label, mask = batch['label'], batch['mask']
+  logits = _logits(params, batch['image'], model=model)  # [B, K]
+  _, top = jax.lax.top_k(logits, min(TOP, logits.shape[-1]))  # [B, 5]
+  if label.ndim == 2:
+    right = jnp.take_along_axis(label, top, axis=-1) > 0  # [B, 5]
+    counted = mask & (label != 0).any(axis=-1)  # [B]
+  else:
+    right, counted = top == label[:, None], mask
+  hits = right & counted[:, None]  # [B, 5]
+  finite = jnp.isfinite(logits).all(axis=-1)  # [B]
+  return {
+    'correct': hits[:, 0].sum(),
+    'correct_top5': hits.any(axis=-1).sum(),
+    'count': counted.sum(),
+    'skipped': (mask & ~counted).sum(),
+    'not_finite': (mask & ~finite).sum(),
+  }
+
+
+def evaluate(model, params, batches, mesh=None, *, num_examples=None):
+  """Evaluates a classifier on batches of numpy arrays.
+
+  A batch whose rows do not divide over the devices is filled up with masked
+  rows, so any batch size works on any number of devices.
+
+  Args:
+    model: a linen module with logits [B, K].
+    params: its parameters, host or device arrays; they are not donated.
+    batches: this process's batches, as many in every process; image
+      [B, H, W, 3] float32, label [B] int32 or [B, K] integers (see
+      `eval_step`), mask [B] bool (all True if left out).
+    mesh: all devices, examples divided, by default.
+    num_examples: how many unmasked rows there must be over all processes,
+      those without a label included.
+
+  Returns:
+    dict of accuracy, top5_accuracy (fractions, float), correct, correct_top5,
+    num_examples (what the fractions are of) and skipped (those without a
+    label), int.
+
+  Raises:
+    ValueError: another number of images, or none; logits that are not [B, K]
+      or not finite.
+  """
+  mesh = meshes.create_mesh() if mesh is None else mesh
+  params = meshes.replicate(params, mesh)
+  multiple = meshes.local_batch_multiple(mesh)
+  step = compiled_step(model, mesh)
+  totals = dict.fromkeys(_SUMS, 0)
+  pending = None  # fetched one step late, so that the devices never wait
+  for batch in batches:
+    num_rows = -(-len(batch['label']) // multiple) * multiple
+    if pending is None:
+      _require_classifier(model, params, batch['image'])
+    padded = batch_form.pad(batch, num_rows)
+    sums = step(params, meshes.to_global(padded, mesh))
+    _add(totals, pending)
+    pending = sums
+  _add(totals, pending)
+  return _result(totals, num_examples)
+
+
+def probabilities(model, params, images):
+  """Softmax over the classes.
+
+  Args:
+    model, params: as for `evaluate`.
+    images: [B, H, W, 3] float32.
+
+  Returns:
+    [B, K] float32 numpy array.
+
+  Raises:
+    ValueError: logits that are not [B, K], or not finite.
+  """
+  _require_classifier(model, params, images)
+  logits = np.asarray(_compiled_logits(model)(params, images))
+  if not np.isfinite(logits).all():
+    raise ValueError('the logits of the model are not finite')
+  return np.asarray(jax.nn.softmax(logits, axis=-1))
+
+
+def _logits(params, images, *, model):
+  logits = model.apply({'params': params}, images, train=False)
+  return logits.astype(jnp.float32)  # [B, K]
+
+
+def _require_classifier(model, params, images):
+  logits = jax.eval_shape(
+    functools.partial(_logits, model=model), params, images
+  )
+  if logits.ndim != 2:
+    raise ValueError(
+      f'the model gives {logits.shape[1:]} outputs for an image instead of one '
+      'number for each class; use a classifier that pools'
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_logits(model):
+  return jax.jit(functools.partial(_logits, model=model))
+
+
+@functools.lru_cache(maxsize=8)
+def compiled_step(model, mesh):
+  """Returns the jitted `eval_step` of a model: (params, batch) -> sums."""
+  step = dividing.divide_work(functools.partial(eval_step, model=model), mesh)
+  return jax.jit(step, out_shardings=meshes.replicated(mesh))
+
+
+def _add(totals, sums):
+  if sums is not None:
+    for key in totals:
+      totals[key] += int(sums[key])
+
+
+def _result(totals, num_examples):
+  count, skipped = totals['count'], totals['skipped']
+  seen = count + skipped
+  if num_examples is not None and seen != num_examples:
+    raise ValueError(f'counted {seen} images instead of {num_examples}')
+  if not count:
+    without = f'; {skipped} have no label' if skipped else ''
+    raise ValueError(f'there was no image to evaluate{without}')
+  if totals['not_finite']:
+    raise ValueError(
+      f'the logits of {totals["not_finite"]} of {seen} images are not finite'
+    )
+  return {
+    'accuracy': totals['correct'] / count,
+    'top5_accuracy': totals['correct_top5'] / count,
+    'correct': totals['correct'],
+    'correct_top5': totals['correct_top5'],
+    'num_examples': count,
+    'skipped': skipped,
+  }
+
+
+HEADS = ('both', 'class', 'distillation')
+
+
+@dataclasses.dataclass(frozen=True)
+class OneHead:
+  """A distilled ViT of which one head alone speaks (DeiT paper, Table 3).
+
+  Fields:
+    model: a `models.vit.ViT` with `distilled`, without dropout.
+    head: 'class' or 'distillation'.
+  """
+
+  model: Any
+  head: str
+
+  @property
+  def num_classes(self):
+    return self.model.num_classes
+
+  def apply(self, variables, images, *, train):
+    """Images [B, H, W, 3] -> logits [B, K] of that head."""
+    del train
+    # In training the model gives both; without dropout nothing else changes.
+    logits = self.model.apply(variables, images, train=True)
+    return logits[HEADS.index(self.head) - 1]
+
+
+def pick_head(model: Any, head: str) -> Any:
+  """The model, or that of one head.
+
+  Args:
+    model: a linen module.
+    head: of `HEADS`; 'both' is what the model itself gives, their mean.
+
+  Raises:
+    ValueError: an unknown head, or one of a model that has no two.
+  """
+  if head not in HEADS:
+    raise ValueError(f'unknown {head=}; choose from {list(HEADS)}')
+  if head == 'both':
+    return model
+  if not getattr(model, 'distilled', False):
+    raise ValueError(
+      f"head={head!r} is of distilled models (DeiT); use 'both' for this one"
+    )
+  without = dict(
+    dropout_rate=0.0, attention_dropout_rate=0.0, stochastic_depth_rate=0.0
+  )
+  return OneHead(model.clone(**without), head)

@@ -1,0 +1,151 @@
+"""Accuracy of a weights file on a data set."""
+
+import dataclasses
+import os
+import time
+
+import jax
+
+from vit_jax_repro.data import datasets, labels, pipeline, preprocess
+from vit_jax_repro.data.batches import NO_CLASS
+from vit_jax_repro.inference import classify
+from vit_jax_repro.inference.restoring import restore
+from vit_jax_repro.output.messages import note
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """The result of `evaluate`; accuracies are fractions."""
+
+  accuracy: float
+  top5_accuracy: float
+  correct: int
+  num_examples: int  # that the accuracies are of
+  seconds: float  # of reading, compiling and computing
+  images_per_sec: float
+  weights: str
+  dataset: str
+  split: str
+  model: str
+  image_size: tuple[int, int]
+  preprocessing: str
+  num_classes: int  # of the model
+  skipped: int = 0  # further images, which have no label (ImageNet-ReaL)
+  # A line on each image that could not be decoded; of several processes, on
+  # those that this one read. They count as wrong.
+  unreadable: tuple[str, ...] = ()
+
+
+def evaluate(
+  weights,
+  dataset,
+  *,
+  model=None,
+  split='test',
+  batch_size=64,
+  preprocessing=None,
+  image_size=None,
+  data_dir=None,
+  head='both',
+):
+  """Top-1 and top-5 accuracy of a weights file; every image counted once.
+
+  Labels are matched to the model's classes by name where the data set's
+  names are among the model's, and used as they are otherwise. Where an image
+  may be of several classes, any of them is a hit, and an image of none is
+  skipped. An image that cannot be decoded counts as wrong.
+
+  Args:
+    weights, model, image_size, preprocessing: see `restoring.restore`.
+    dataset, split, data_dir: see data.datasets.open_split.
+    batch_size: images a step, over all processes and devices; any number.
+    head: of a distilled model, 'class' or 'distillation' for that one alone.
+
+  Returns:
+    Evaluation.
+
+  Raises:
+    ValueError: one line on anything wrong with the arguments or the files, a
+      head of zeros, or a label that the model has no class for.
+    OSError: a file or data set is not there or cannot be read.
+  """
+  if batch_size < 1:
+    raise ValueError(f'{batch_size=} must be at least 1')
+  restored = restore(weights, model, image_size, preprocessing)
+  restored.require_trained_head(weights)
+  restored = dataclasses.replace(
+    restored, model=classify.pick_head(restored.model, head)
+  )
+  source = datasets.open_split(dataset, split, data_dir=data_dir)
+  started = time.perf_counter()
+  unreadable = []
+  measured = _measured(
+    source,
+    restored,
+    batch_size,
+    lambda *fault: unreadable.append(preprocess.undecodable(*fault)),
+  )
+  seconds = time.perf_counter() - started
+  return Evaluation(
+    **measured,
+    unreadable=tuple(unreadable),
+    seconds=seconds,
+    images_per_sec=source.num_examples / seconds,
+    weights=os.fspath(weights),
+    dataset=dataset,
+    split=split,
+    model=restored.name,
+    image_size=restored.image_size,
+    preprocessing=restored.preprocessing,
+    num_classes=restored.num_classes,
+  )
+
+
+def _measured(source, restored, batch_size, report):
+  """Accuracies and counts, over all processes."""
+  table = _label_table(source, restored)
+  examples = pipeline.evaluation_batches(
+    source,
+    preprocessing=restored.preprocessing,
+    image_size=restored.image_size,
+    batch_size=-(-batch_size // jax.process_count()),
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    report=report,
+  )
+  measured = classify.evaluate(
+    restored.model,
+    restored.params,
+    labels.translated(examples, table, restored.num_classes),
+    num_examples=source.num_examples,
+  )
+  measured.pop('correct_top5')
+  return measured
+
+
+def _label_table(source, restored):
+  """Labels of the model for those of the data set; None: use as they are."""
+  names, num_classes = restored.class_names, restored.num_classes
+  table = labels.align(source.class_names, names, num_classes)
+  if table is None and source.num_classes > num_classes:
+    raise ValueError(
+      f'data set {source.name!r} has {source.num_classes} classes and the '
+      f'model {num_classes}; use weights for this data set'
+    )
+  if table is None and names is not None:
+    note(
+      f'class names of {source.name!r} are not those of the model; labels are '
+      'used as they are'
+    )
+  lacking = 0 if table is None else int((table == NO_CLASS).sum())
+  if lacking:
+    note(
+      f'the model has no class for {lacking} of the {source.num_classes} of '
+      f'{source.name!r}; their images count as wrong'
+    )
+  if source.num_classes < num_classes:
+    note(
+      f'the model has {num_classes} classes, more than the '
+      f'{source.num_classes} of {source.name!r}'
+    )
+  return table

@@ -1,0 +1,116 @@
+"""How well masked patch prediction tells the colours of corrupted patches."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_repro.data import batches as batch_form
+from vit_jax_repro.inference.classify import TOP
+from vit_jax_repro.parallel import mesh as meshes
+from vit_jax_repro.training import masked_patches
+
+
+def eval_step(params, batch, key, first, *, model, mean, std):
+  """Counts, as sums over the corrupted patches of rows that are not masked.
+
+  Args:
+    params: what `model.apply` takes.
+    batch: image [B, H, W, 3], mask [B] bool.
+    key: of all images; that of one follows from its number.
+    first: number of the first row.
+    model, mean, std: see `masked_patches.objective`.
+
+  Returns:
+    int32 scalars: correct, correct_top5, count (of patches), images.
+  """
+  images, mask = batch['image'], batch['mask']
+  numbers = first + jnp.arange(images.shape[0])
+  keys = jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
+  logits, corrupted = masked_patches.predict(
+    model, params, images, keys, train=False
+  )
+  labels = masked_patches.targets(images, model.patch_size, mean=mean, std=std)
+  _, top = jax.lax.top_k(logits, TOP)  # [B, N, 5]
+  counted = corrupted & mask[:, None]
+  hits = (top == labels[..., None]) & counted[..., None]
+  return {
+    'correct': hits[..., 0].sum(),
+    'correct_top5': hits.any(axis=-1).sum(),
+    'count': counted.sum(),
+    'images': mask.sum(),
+  }
+
+
+def evaluate(
+  model,
+  params,
+  batches,
+  mesh=None,
+  *,
+  num_examples=None,
+  mean=127.5,
+  std=127.5,
+  seed=0,
+):
+  """Evaluates masked patch prediction on batches of numpy arrays.
+
+  Every image is corrupted once, by its place in the order and the seed: the
+  result is the same with any batch size, and at every evaluation of a run.
+
+  Args:
+    model, mean, std: see `masked_patches.objective`.
+    params: host or device arrays; they are not donated.
+    batches, mesh, num_examples: see `classify.evaluate`; labels are not
+      looked at.
+    seed: of the corruption.
+
+  Returns:
+    dict of accuracy and top5_accuracy (fractions of the corrupted patches),
+    correct, correct_top5, num_patches (what they are fractions of) and
+    num_examples (images), int.
+
+  Raises:
+    ValueError: another number of images, or none; a model that does not
+      predict patches.
+  """
+  masked_patches.check(model)
+  mesh = meshes.create_mesh() if mesh is None else mesh
+  params = meshes.replicate(params, mesh)
+  multiple = meshes.local_batch_multiple(mesh)
+  step = compiled_step(model, mesh, mean=mean, std=std)
+  key = jax.random.key(seed)
+  totals = dict.fromkeys(('correct', 'correct_top5', 'count', 'images'), 0)
+  first = 0
+  for batch in batches:
+    num_rows = -(-len(batch['image']) // multiple) * multiple
+    padded = meshes.to_global(batch_form.pad(batch, num_rows), mesh)
+    sums = step(params, padded, key, first)
+    totals = {name: total + int(sums[name]) for name, total in totals.items()}
+    first += len(batch['image']) * jax.process_count()
+  seen, count = totals['images'], totals['count']
+  if not seen or num_examples not in (None, seen):
+    raise ValueError(f'counted {seen} images instead of {num_examples}')
+  return {
+    'accuracy': totals['correct'] / count,
+    'top5_accuracy': totals['correct_top5'] / count,
+    'correct': totals['correct'],
+    'correct_top5': totals['correct_top5'],
+    'num_patches': count,
+    'num_examples': seen,
+  }
+
+
+def compiled_step(model, mesh, *, mean, std):
+  """Returns the jitted `eval_step` of a model: see its arguments."""
+  return _compiled(model, mesh, _hashable(mean), _hashable(std))
+
+
+def _hashable(value):
+  return tuple(value) if hasattr(value, '__len__') else value
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(model, mesh, mean, std):
+  step = functools.partial(eval_step, model=model, mean=mean, std=std)
+  return jax.jit(step, out_shardings=meshes.replicated(mesh))

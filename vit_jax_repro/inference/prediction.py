@@ -1,0 +1,70 @@
+"""The most probable classes of image files."""
+
+import os
+
+import jax
+import numpy as np
+
+from vit_jax_repro.data import labels, preprocess
+from vit_jax_repro.inference import classify
+from vit_jax_repro.inference.restoring import restore
+
+_PREDICT_BATCH_SIZE = 16
+
+
+def predict(
+  weights, images, *, model=None, top=5, image_size=None, preprocessing=None
+):
+  """The most probable classes of image files.
+
+  Args:
+    weights, model, image_size, preprocessing: see `restoring.restore`.
+    images: paths of JPEG, PNG, GIF or BMP files.
+    top: how many classes to give for each image, at least 1.
+
+  Returns:
+    For each image a list of (class index, class name, probability), the most
+    probable first: min(top, number of classes) of them. Probabilities are a
+    softmax over all classes.
+
+  Raises:
+    ValueError: no image; an image or weights file that is none; a head of
+      zeros; a bad argument. The message is one line.
+    OSError: a file is not there or cannot be read.
+  """
+  images = [os.fspath(path) for path in images]
+  if not images:
+    raise ValueError('no image to predict; give at least one path')
+  if top < 1:
+    raise ValueError(f'{top=} must be at least 1')
+  for path in images:
+    if not os.path.exists(path):
+      raise FileNotFoundError(f'no such image: {path}')
+    if os.path.isdir(path):
+      raise IsADirectoryError(f'{path} is a folder; give the image files in it')
+  restored = restore(weights, model, image_size, preprocessing)
+  restored.require_trained_head(weights)
+  params = jax.device_put(restored.params)
+  results = []
+  for start in range(0, len(images), _PREDICT_BATCH_SIZE):
+    chunk = np.stack(
+      [
+        preprocess.read_image(
+          path,
+          preprocessing=restored.preprocessing,
+          image_size=restored.image_size,
+        )
+        for path in images[start : start + _PREDICT_BATCH_SIZE]
+      ]
+    )
+    probabilities = classify.probabilities(restored.model, params, chunk)
+    results += [_top(row, top, restored.class_names) for row in probabilities]
+  return results
+
+
+def _top(probabilities, top, class_names):  # [K]
+  order = np.argsort(-probabilities, kind='stable')[:top]
+  return [
+    (int(i), labels.readable(i, class_names), float(probabilities[i]))
+    for i in order
+  ]

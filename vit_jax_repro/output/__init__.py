@@ -1,0 +1,1 @@
+"""What people read: files, messages and tables."""

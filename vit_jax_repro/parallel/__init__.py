@@ -1,0 +1,1 @@
+"""Devices: the mesh, several processes, hardware to compile for."""

@@ -1,0 +1,216 @@
+"""Every published way to fine-tune, as settings for `jobs.train`.
+
+  find('vit-paper', 'cifar10', 'ViT-B_16')   the recipe of one source
+  of('vit', 'cifar10', 'ViT-B_16', kind='code')   of a family, paper or code
+  differences('vit', 'cifar10', 'ViT-B_16')   where these two differ
+
+Recipes are named as in paper/numbers/finetuning.csv. A learning rate is chosen
+as the source says: train on `tune['train']` with each of `base_lrs`, take the
+rate that is best on `tune['test']`, then train with the recipe's own splits and
+look at the test split once.
+"""
+
+import dataclasses
+from typing import Any
+
+from vit_jax_repro.data import catalogue
+from vit_jax_repro.recipes.finetuning import (
+  augreg,
+  bit,
+  common,
+  deit,
+  third_party,
+  vit,
+)
+from vit_jax_repro.recipes.recipe import Recipe, Task, choose, pick
+
+RULES = {
+  **vit.RULES,
+  **augreg.RULES,
+  **bit.RULES,
+  **deit.RULES,
+  **third_party.RULES,
+}
+
+KINDS = ('paper', 'code')
+# Of each family, the recipes of the paper and of the code; the first one that
+# has settings for the data set.
+FAMILIES = {
+  'vit': (
+    ('vit-paper',),
+    ('vit_jax-vit.py', 'bv-transfer', 'scenic-vtab'),
+  ),
+  'augreg': (('augreg-paper',), ('bv-transfer', 'vit_jax-augreg.py')),
+  'bit': (('bit-hyperrule-paper',), ('bit-hyperrule-code',)),
+  'deit': (('deit-paper-finetune-384',), ('deit-finetune-384',)),
+  'mixer': ((), ('vit_jax-vit.py',)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """One setting in which paper and code differ.
+
+  Fields:
+    key: of Recipe.settings, 'pp.KEY' or 'model.KEY'; 'base_lrs'.
+    paper, code: the two values; None where it is left out.
+    ids: rows of paper/numbers/differences.csv that say so; () if none does.
+  """
+
+  key: str
+  paper: Any
+  code: Any
+  ids: tuple[str, ...]
+
+
+def find(
+  recipe: str,
+  dataset: str,
+  model: str,
+  *,
+  variant: str | None = None,
+  steps: int | None = None,
+  image_size: int | None = None,
+  dropout: float | None = None,
+  num_examples: int | None = None,
+) -> Recipe:
+  """The settings of a source for a data set and a model.
+
+  Args:
+    recipe: a key of `RULES`.
+    dataset: 'imagenet2012', 'vtab/dtd', ...; recipes that go by the size of
+      the set alone take any TFDS name or folder.
+    model: in the published spelling.
+    variant: one of `variants`; by default the first.
+    steps: which schedule, where the source has several; by default its first.
+    image_size: pixels, where another resolution than the source's is wanted.
+    dropout: rate in place of the source's; models without dropout leave it.
+    num_examples: training images, where the recipe depends on them and the
+      catalogue does not know the data set.
+
+  Raises:
+    ValueError: unknown recipe, variant or schedule; no settings for that data
+      set or model; a number of images that is needed and not known.
+  """
+  rule = pick('fine-tuning', recipe, RULES)
+  task = Task(
+    name=recipe,
+    dataset=dataset,
+    model=model,
+    variant=variant or '',
+    steps=steps,
+    image_size=image_size,
+    num_examples=num_examples,
+  )
+  found = rule.make(choose(rule, task))
+  if dropout is None:
+    return found
+  fields = dict(found.model_fields, **common.dropout(model, dropout))
+  return dataclasses.replace(found, model_fields=fields)
+
+
+def variants(recipe: str, dataset: str, model: str) -> tuple[str, ...]:
+  """The source's alternatives, the default first; ('',) if there is one.
+
+  Raises:
+    ValueError: unknown recipe, or no settings for that data set.
+  """
+  rule = pick('fine-tuning', recipe, RULES)
+  task = choose(rule, Task(recipe, dataset, model, ''))
+  return rule.variants(task)
+
+
+def of(
+  family: str, dataset: str, model: str, kind: str = 'paper', **options: Any
+) -> Recipe:
+  """The paper's or the released code's recipe for a family.
+
+  Args:
+    family: a key of `FAMILIES`; hybrids are 'vit'.
+    dataset, model: see `find`.
+    kind: 'paper' or 'code'.
+    **options: see `find`.
+
+  Raises:
+    ValueError: as `find`; unknown family or kind, or a family without one.
+  """
+  if family not in FAMILIES or kind not in KINDS:
+    raise ValueError(
+      f'no recipe of {kind=} for {family=}; choose from {list(KINDS)} and '
+      f'{list(FAMILIES)}'
+    )
+  row = catalogue.find(dataset)
+  known = row.name if row else ''
+  names = FAMILIES[family][KINDS.index(kind)]
+  fitting = [name for name in names if known in _datasets(name, known)]
+  if not fitting:
+    raise ValueError(
+      f'no {kind} of {family!r} has settings for {dataset!r}; its recipes are '
+      f'{list(names)}'
+    )
+  return find(fitting[0], dataset, model, **options)
+
+
+def _datasets(recipe, known):
+  allowed = RULES[recipe].datasets
+  return (known,) if allowed is None else allowed
+
+
+def differences(
+  family: str, dataset: str, model: str, **options: Any
+) -> tuple[Difference, ...]:
+  """In which settings paper and code differ for a task.
+
+  Args, Raises: see `of`.
+  """
+  paper, code = (
+    _flat(of(family, dataset, model, kind, **options)) for kind in KINDS
+  )
+  return tuple(
+    Difference(key, paper.get(key), code.get(key), _ids(key, family, dataset))
+    for key in dict.fromkeys((*paper, *code))
+    if paper.get(key) != code.get(key)
+  )
+
+
+def _flat(recipe):
+  """All that a recipe sets, by Difference.key, with the defaults of `pp`."""
+  settings = {
+    k: v for k, v in recipe.settings.items() if k not in ('pp', 'base_lr')
+  }
+  pp = dict(_PP_DEFAULTS, **recipe.settings['pp'])
+  pp['train'] = catalogue.split_of(recipe.dataset, pp['train'])
+  return {
+    'base_lrs': recipe.base_lrs,
+    'tune': recipe.tune,
+    **settings,
+    **{f'pp.{k}': v for k, v in pp.items()},
+    **{f'model.{k}': v for k, v in recipe.model_fields.items()},
+  }
+
+
+def _ids(key, family, dataset):
+  by_family = _IDS.get(key, {})
+  if dataset.startswith(catalogue.VTAB) and _OF_VTAB in by_family:
+    return by_family[_OF_VTAB]
+  return by_family.get(family, by_family.get(None, ()))
+
+
+# What runs/settings.py has where `pp` says nothing.
+_PP_DEFAULTS = dict(resize=None, inception_crop=True, flip=True)
+# Rows of paper/numbers/differences.csv by setting, and by family; None: any
+# other family.
+_OF_VTAB = 'VTAB'  # any family, on VTAB
+_IDS = {
+  'base_lrs': {'vit': ('pvc-02',), 'augreg': ('pvc-02',)},
+  'tune': {'vit': ('pvc-03',), 'augreg': ('pvc-02',)},
+  'pp.train': {None: ('pvc-03',), 'bit': ('pvc-55',), _OF_VTAB: ('pvc-79',)},
+  'pp.inception_crop': {None: ('pvc-05',)},
+  'pp.resize': {None: ('pvc-05',), 'bit': ('pvc-50',)},
+  'pp.crop': {None: ('pvc-10',), 'bit': ('pvc-50',)},
+  'preprocessing': {None: ('pvc-06',)},
+  'optim_dtype': {None: ('pvc-12',)},
+  'model.dropout_rate': {'vit': ('pvc-08',)},
+  'decay_steps': {'bit': ('pvc-52',)},
+  'total_steps': {'deit': ('pvc-73',)},
+}

@@ -1,0 +1,79 @@
+"""Fine-tuning of DeiT at 384 pixels: the paper's and the repository's.
+
+Sources: DeiT paper (arXiv:2012.12877), section 6; facebookresearch/deit,
+README_deit.md and main.py.
+"""
+
+from vit_jax_repro.recipes.finetuning.common import (
+  DEIT,
+  DEIT_DEPTH,
+  DEIT_OPEN,
+  DEIT_RANDAUGMENT,
+  ONCE,
+  splits,
+)
+from vit_jax_repro.recipes.recipe import Recipe, Rule, Task, build, steps
+
+_LR, _LR_BATCH = 5e-6, 512  # main.py: proportional to the batch
+_WARMUP_EPOCHS = 5
+_WEIGHT_DECAY = 1e-8
+_CROP = 384
+
+
+def _finetune(task: Task, source, epochs, notes) -> Recipe:
+  final, _ = splits(task)
+  batch = task.batch or _LR_BATCH
+  examples = task.examples(final['train'])
+  settings = dict(
+    DEIT,
+    **ONCE,
+    weight_decay=_WEIGHT_DECAY,
+    decay_type='constant',
+    batch=batch,
+    total_steps=steps(epochs, examples, batch),
+    warmup_steps=steps(_WARMUP_EPOCHS, examples, batch),
+    head='keep',
+    pp=dict(final, crop=task.image_size or _CROP, **DEIT_RANDAUGMENT),
+  )
+  return build(
+    task,
+    source,
+    settings,
+    (_LR * batch / _LR_BATCH,),
+    model_fields=DEIT_DEPTH,
+    notes=(
+      *notes,
+      *DEIT_OPEN,
+      'pvc-16: positions are resized bilinearly; DeiT resizes them bicubically',
+      'pvc-65: evaluated on the central 0.875 of the short side',
+      'pvc-72: the numbers are of the raw model, not of its moving average',
+    ),
+  )
+
+
+def _code(task):
+  return _finetune(
+    task,
+    'facebookresearch/deit, README_deit.md',
+    30,
+    ('pvc-73: 30 epochs at a flat 5e-6; the paper says about 25',),
+  )
+
+
+def _paper(task):
+  return _finetune(
+    task,
+    'DeiT paper (arXiv:2012.12877), section 6',
+    25,
+    (
+      'pvc-73: about 25 epochs; learning rate, decay and batch are not in the '
+      'text, those of the repository',
+      'AdamW or SGD, with the same result; AdamW',
+    ),
+  )
+
+
+RULES = {
+  'deit-finetune-384': Rule(_code, ('imagenet2012',)),
+  'deit-paper-finetune-384': Rule(_paper, ('imagenet2012',)),
+}

@@ -1,0 +1,231 @@
+"""Pre-training in AugReg, and of the ViTs in big_vision.
+
+Sources: AugReg paper (arXiv:2106.10270), sections 3.3 and 3.4; google-research/
+big_vision, configs/vit_i21k.py, vit_i1k.py and vit_s16_i1k.py (also
+arXiv:2205.01580). An AugReg recipe's variant is the part of a released file's
+name that says how it was trained, any of it:
+'300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0'.
+"""
+
+import re
+from typing import Any
+
+from vit_jax_repro.recipes.finetuning.common import dropout
+from vit_jax_repro.recipes.pretraining.common import (
+  BV_IMAGENET,
+  BV_IMAGENET21K,
+  COMMON,
+  IMAGENET21K,
+  Data,
+  adamw_decay,
+  data_of,
+  sigmoid,
+  tanh_layer,
+)
+from vit_jax_repro.recipes.recipe import Recipe, Rule, Task, build, variants
+from vit_jax_repro.recipes.rules import AUGREG_STRENGTHS
+
+_LR, _WARMUP = 1e-3, 10_000
+_BV_DECAY = 1e-4
+_PAPER = 'AugReg paper (arXiv:2106.10270), sections 3.3 and 3.4'
+_BIG_VISION = 'google-research/big_vision, configs/'
+
+_PART = re.compile(r'(?P<ep>\d+)ep|(?P<key>lr|aug|wd|do|sd)_(?P<value>[\w.]+)')
+_PARTS = '300ep-lr_0.001-aug_NAME-wd_0.1-do_0.0-sd_0.0'
+# What the recommended released files were trained with.
+_IMAGENET21K = {
+  'ViT-Ti_16': 'aug_none-wd_0.03',
+  'ViT-S_32': 'aug_light1-wd_0.03',
+  'ViT-S_16': 'aug_light1-wd_0.03',
+  'ViT-B_32': 'aug_light1-wd_0.1',
+  'ViT-B_16': 'aug_medium1-wd_0.1',
+  'ViT-B_8': 'aug_medium1-wd_0.1',
+  'ViT-L_16': 'aug_strong1-wd_0.1',
+  'R+ViT-Ti_16': 'aug_none-wd_0.03',
+  'R26+ViT-S_32': 'aug_medium2-wd_0.03',
+  'R50+ViT-L_32': 'aug_medium2-wd_0.1',
+}
+_IMAGENET = {
+  'ViT-S_16': 'aug_medium2-wd_0.1',
+  'ViT-B_32': 'aug_medium2-wd_0.1-do_0.1-sd_0.1',
+  'ViT-B_16': 'aug_strong2-wd_0.1-do_0.1-sd_0.1',
+}
+# vit_i21k.py and vit_i1k.py: augmentation by model.
+_BV_IMAGENET21K = {
+  'ViT-Ti_16': 'none',
+  'ViT-S_32': 'none',
+  'ViT-S_16': 'light1',
+  'ViT-B_32': 'light2',
+  'ViT-B_16': 'light2',
+  'ViT-L_16': 'medium2',
+}
+_BV_IMAGENET = dict.fromkeys(_BV_IMAGENET21K, 'medium2') | {
+  'ViT-Ti_16': 'light1',
+  'ViT-S_32': 'medium1',
+}
+
+
+def _parsed(task: Task, defaults) -> dict[str, Any]:
+  """What the parts of a variant say: ep, lr, aug, wd, do, sd.
+
+  Raises:
+    ValueError: a part that is none, or no augmentation.
+  """
+  said = dict(ep='300', lr=f'{_LR:g}', wd='0.1', do='0.0', sd='0.0')
+  texts = (defaults.get(task.model, ''), task.variant)
+  for part in (part for text in texts for part in text.split('-') if part):
+    match = _PART.fullmatch(part)
+    if not match:
+      raise ValueError(
+        f'recipe {task.name!r} does not know {part!r} in the variant '
+        f'{task.variant!r}; parts are {_PARTS}'
+      )
+    said[match['key'] or 'ep'] = match['value'] or match['ep']
+  if said.get('aug') not in AUGREG_STRENGTHS:
+    raise ValueError(
+      f'recipe {task.name!r} has no augmentation for {task.model!r}; choose '
+      f"variant='aug_NAME' from {list(AUGREG_STRENGTHS)}"
+    )
+  try:
+    numbers = {k: float(v) for k, v in said.items() if k != 'aug'}
+  except ValueError:
+    raise ValueError(
+      f'recipe {task.name!r}: numbers of the variant {task.variant!r} must be '
+      f'such as in {_PARTS}'
+    ) from None
+  return dict(numbers, aug=said['aug'])
+
+
+def _adam(data: Data, *, lr, epochs, decay, strength, **more: Any):
+  return dict(
+    COMMON,
+    optim='adamw',
+    weight_decay=decay,
+    weight_decay_on='kernels',
+    decay_type='cosine',
+    grad_norm_clip=1.0,
+    augreg_strength=strength,
+    batch=data.batch,
+    total_steps=data.steps(epochs),
+    warmup_steps=_WARMUP,
+    pp=data.pp,
+    **more,
+  )
+
+
+def _augreg(task: Task, own, defaults, head, *notes) -> Recipe:
+  data = data_of(task, own)
+  said = _parsed(task, defaults)
+  loss, fields = sigmoid(own)
+  fields |= dict(dropout(task.model, said['do']), **head)
+  fields['stochastic_depth_rate'] = said['sd']
+  settings = _adam(
+    data,
+    lr=said['lr'],
+    epochs=said['ep'],
+    decay=said['wd'],
+    strength=said['aug'],
+    preprocessing='vit_jax',
+    **loss,
+  )
+  return build(
+    data.task,
+    _PAPER,
+    settings,
+    (said['lr'],),
+    model_fields=fields,
+    notes=(
+      'pvc-29: the loss is not stated; sigmoid, as in big_vision',
+      'pvc-36: without a variant, as the recommended file of the model',
+      *notes,
+      *data.notes,
+    ),
+  )
+
+
+def _imagenet21k(task):
+  note = 'pvc-35: a class token, as in the released files; vit_i21k.py averages'
+  return _augreg(task, IMAGENET21K, _IMAGENET21K, {}, note)
+
+
+def _imagenet(task):
+  note = 'the head with its hidden layer; the paper also tries it without'
+  head = tanh_layer(task.model)
+  return _augreg(task, BV_IMAGENET, _IMAGENET, head, note)
+
+
+def _strength(task, table):
+  if task.model not in table:
+    raise ValueError(
+      f'recipe {task.name!r} has no augmentation for {task.model!r}; it has '
+      f'settings for {list(table)}'
+    )
+  return table[task.model]
+
+
+def _big_vision(task, own, file, strength, epochs, fields, **more) -> Recipe:
+  data = data_of(task, own, more.pop('batch', 4096))
+  settings = _adam(
+    data,
+    lr=_LR,
+    epochs=epochs,
+    decay=adamw_decay(_BV_DECAY, _LR),
+    strength=strength,
+    preprocessing='big_vision',
+    **more,
+  )
+  settings['optim_dtype'] = 'bfloat16'  # of the first moment, mu_dtype
+  return build(
+    data.task,
+    f'{_BIG_VISION}{file}',
+    settings,
+    (_LR,),
+    model_fields=fields,
+    notes=(
+      'pvc-28: decay 1e-4 there, 0.1 of the learning rate here',
+      'pvc-20: positions start with deviation 0.02, there 1 / sqrt(width)',
+      'mixup with the reversed batch, there with the one before',
+      *data.notes,
+    ),
+  )
+
+
+def _bv_i21k(task):
+  loss, fields = sigmoid(BV_IMAGENET21K)
+  strength = _strength(task, _BV_IMAGENET21K)
+  fields['classifier'] = 'gap'
+  return _big_vision(
+    task, BV_IMAGENET21K, 'vit_i21k.py', strength, 300, fields, **loss
+  )
+
+
+def _bv_i1k(task):
+  loss, fields = sigmoid(BV_IMAGENET)
+  strength = _strength(task, _BV_IMAGENET)
+  fields |= dict(classifier='token', class_token_after_positions=True)
+  fields |= tanh_layer(task.model)
+  return _big_vision(
+    task, BV_IMAGENET, 'vit_i1k.py', strength, 300, fields, **loss
+  )
+
+
+def _bv_s16(task):
+  fields = dict(classifier='gap', position_embedding='sincos2d')
+  return _big_vision(
+    task,
+    BV_IMAGENET,
+    'vit_s16_i1k.py; arXiv:2205.01580',
+    'light2',
+    int(task.variant),
+    fields | tanh_layer(task.model),
+    batch=1024,
+  )
+
+
+RULES = {
+  'augreg-paper-i1k': Rule(_imagenet, None, variants()),
+  'augreg-paper-i21k': Rule(_imagenet21k, None, variants()),
+  'bv-vit_i21k': Rule(_bv_i21k),
+  'bv-vit_i1k': Rule(_bv_i1k),
+  'bv-vit_s16_i1k': Rule(_bv_s16, None, variants('90', '150', '300')),
+}

@@ -1,0 +1,130 @@
+"""Pre-training of BiT: the paper's and big_vision's.
+
+Sources: BiT paper (arXiv:1912.11370), section 3.3; google-research/big_vision,
+configs/bit_i21k.py and bit_i1k.py.
+"""
+
+from typing import Any
+
+from vit_jax_repro.recipes.pretraining.common import (
+  BV_IMAGENET,
+  BV_IMAGENET21K,
+  COMMON,
+  IMAGENET,
+  IMAGENET21K,
+  JFT,
+  coupled_decay,
+  data_of,
+  sigmoid,
+)
+from vit_jax_repro.recipes.recipe import Recipe, Rule, Task, build
+
+# The paper: rate for 256 images, warm-up, decay; epochs and those after which
+# the rate drops to a tenth.
+_LR, _LR_BATCH, _WARMUP, _DECAY = 0.03, 256, 5000, 1e-4
+_SMALL = (90, (30, 60, 80))  # BiT-S and BiT-M
+_LARGE = (40, (10, 23, 30, 37))  # BiT-L
+
+_NOTES = {
+  'S': 'the loss is not stated; softmax',
+  'M': 'pvc-58: the loss is not stated; sigmoid, as in big_vision',
+  'L': 'the loss is not stated; sigmoid, as for ImageNet-21k',
+}
+
+
+def _sgd(data, **settings: Any) -> dict[str, Any]:
+  return dict(
+    COMMON,
+    optim='sgd',
+    weight_decay_on='kernels',
+    batch=data.batch,
+    pp=data.pp,
+    **settings,
+  )
+
+
+def _paper(task: Task, own, schedule, size) -> Recipe:
+  data = data_of(task, own)
+  epochs, drops = schedule
+  loss, fields = ({}, {}) if size == 'S' else sigmoid(own)
+  settings = _sgd(
+    data,
+    weight_decay=_DECAY,
+    grad_norm_clip=None,
+    decay_type='steps',
+    decay_steps=tuple(data.steps(epoch) for epoch in drops),
+    total_steps=data.steps(epochs),
+    warmup_steps=_WARMUP,
+    preprocessing='bit',
+    **loss,
+  )
+  return build(
+    data.task,
+    'BiT paper (arXiv:1912.11370), section 3.3',
+    settings,
+    (_LR * data.batch / _LR_BATCH,),
+    model_fields=fields,
+    notes=(
+      _NOTES[size],
+      'decay of kernels alone, as in big_vision; the paper does not say',
+      *data.notes,
+    ),
+  )
+
+
+def _big_vision(
+  task: Task, own, file, lr, decay, warmup, notes=(), loss=({}, {})
+) -> Recipe:
+  data = data_of(task, own)
+  scale = data.batch / _LR_BATCH
+  settings, fields = loss
+  settings = _sgd(
+    data,
+    weight_decay=coupled_decay(decay * scale, lr * scale),
+    grad_norm_clip=1.0,
+    decay_type='cosine',
+    total_steps=data.steps(90),
+    warmup_steps=warmup,
+    preprocessing='big_vision',
+    **settings,
+  )
+  settings['optim_dtype'] = 'bfloat16'  # momentum_hp
+  return build(
+    data.task,
+    f'google-research/big_vision, configs/{file}',
+    settings,
+    (lr * scale,),
+    model_fields=fields,
+    notes=(
+      'pvc-59: its decay, apart from the gradient, as an L2 term',
+      *notes,
+      *data.notes,
+    ),
+  )
+
+
+def _bv_i21k(task):
+  return _big_vision(
+    task,
+    BV_IMAGENET21K,
+    'bit_i21k.py',
+    0.03,
+    3e-5,
+    5000,
+    ('pvc-58: cosine and clipping, which the paper does not have',),
+    sigmoid(BV_IMAGENET21K),
+  )
+
+
+def _bv_i1k(task):
+  note = 'there a ResNet-V1 with GroupNorm and standardised weights, here V2'
+  return _big_vision(task, BV_IMAGENET, 'bit_i1k.py', 0.1, 1e-4, 1000, (note,))
+
+
+RULES = {
+  'bit-s': Rule(lambda task: _paper(task, IMAGENET, _SMALL, 'S')),
+  'bit-m': Rule(lambda task: _paper(task, IMAGENET21K, _SMALL, 'M')),
+  'bit-l': Rule(lambda task: _paper(task, JFT, _LARGE, 'L')),
+  'bv-bit_i21k': Rule(_bv_i21k),
+  'bv-bit_i1k': Rule(_bv_i1k),
+}

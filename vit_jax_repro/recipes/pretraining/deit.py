@@ -1,0 +1,80 @@
+"""Training of DeiT, alone and with a teacher.
+
+Sources: DeiT paper (arXiv:2012.12877), section 5 and Table 9; facebookresearch/
+deit, main.py and losses.py. Variants: 'none', and with a teacher 'hard' (the
+paper's choice) or 'soft'; set `teacher` to its weights file.
+"""
+
+from vit_jax_repro.recipes.finetuning.common import (
+  DEIT,
+  DEIT_DEPTH,
+  DEIT_OPEN,
+  DEIT_RANDAUGMENT,
+  dropout,
+)
+from vit_jax_repro.recipes.pretraining.common import COMMON, IMAGENET, data_of
+from vit_jax_repro.recipes.recipe import Recipe, Rule, Task, build, variants
+
+_LR, _LR_BATCH, _BATCH = 5e-4, 512, 1024
+_EPOCHS, _WARMUP_EPOCHS, _WEIGHT_DECAY = 300, 5, 0.05
+# Of soft distillation: (temperature, the teacher's part of the loss).
+_SOFT_OF_PAPER, _SOFT_OF_CODE = (3.0, 0.1), (1.0, 0.5)
+
+_NOTES = (
+  *DEIT_OPEN,
+  'the rate ends at 0, in the code at 1e-5 with 10 more epochs of it',
+  'weights start as linen has it; DeiT draws them from a truncated normal',
+  'pvc-72: the numbers are of the raw model, not of its moving average',
+  'pvc-74: 3 copies of an image on one device too, where the code has them '
+  'when distributed alone',
+)
+
+
+def _train(task: Task, source: str, soft) -> Recipe:
+  data = data_of(task, IMAGENET, _BATCH)
+  settings = dict(
+    COMMON,
+    **DEIT,
+    weight_decay=_WEIGHT_DECAY,
+    decay_type='cosine',
+    batch=data.batch,
+    total_steps=data.steps(_EPOCHS),
+    warmup_steps=data.steps(_WARMUP_EPOCHS),
+    pp=dict(data.pp, **DEIT_RANDAUGMENT),
+  )
+  notes = _NOTES
+  if task.variant != 'none':
+    settings |= dict(objective='distillation', distillation=task.variant)
+    notes = (*notes, 'the paper has a RegNetY-16GF as its teacher')
+  if task.variant == 'soft':
+    tau, alpha = soft
+    settings |= dict(distillation_tau=tau, distillation_alpha=alpha)
+    notes = (
+      *notes,
+      f'pvc-71: temperature {tau} and weight {alpha}; paper and code differ, '
+      "and the code divides the teacher's loss by the number of elements",
+    )
+  return build(
+    data.task,
+    source,
+    settings,
+    (_LR * data.batch / _LR_BATCH,),
+    model_fields=dropout(task.model, 0.0) | DEIT_DEPTH,
+    notes=(*notes, *data.notes),
+  )
+
+
+def _paper(task):
+  source = 'DeiT paper (arXiv:2012.12877), Table 9'
+  return _train(task, source, _SOFT_OF_PAPER)
+
+
+def _code(task):
+  return _train(task, 'facebookresearch/deit, main.py', _SOFT_OF_CODE)
+
+
+_TEACHING = variants('none', 'hard', 'soft')
+RULES = {
+  'deit-paper': Rule(_paper, None, _TEACHING),
+  'deit-code': Rule(_code, None, _TEACHING),
+}

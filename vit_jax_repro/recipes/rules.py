@@ -1,0 +1,84 @@
+"""BiT-HyperRule: resolution, schedule and mixup by the size of the task.
+
+Source: bit_hyperrule.py of google-research/big_transfer; BiT paper
+(arXiv:1912.11370), section 3.3, which has decay points at 30, 60 and 90 % of
+the steps where the code's small tasks use 40, 60 and 80 %.
+"""
+
+from typing import Any
+
+BASE_LR = 0.003
+SMALL, LARGE = 20_000, 500_000  # training examples
+MIXUP_ALPHA = 0.1
+
+# Height and width by which the code knows these data sets; of VTAB's, the
+# sizes below 96x96 in TFDS's catalogue.
+IMAGE_SIZES = {
+  'cifar10': (32, 32),
+  'cifar100': (32, 32),
+  'oxford_iiit_pet': (224, 224),
+  'oxford_flowers102': (224, 224),
+  'imagenet2012': (224, 224),
+}
+VTAB_IMAGE_SIZES = {
+  'vtab/cifar100': (32, 32),
+  'vtab/svhn': (32, 32),
+  'vtab/eurosat': (64, 64),
+  'vtab/dsprites-xpos': (64, 64),
+  'vtab/dsprites-orientation': (64, 64),
+}
+
+
+def image_size(dataset: str) -> tuple[int, int]:
+  """(height, width) of a data set's images; (224, 224) if it is not listed."""
+  return (IMAGE_SIZES | VTAB_IMAGE_SIZES).get(dataset, (224, 224))
+
+
+def resolution(height: int, width: int) -> tuple[int, int]:
+  """(size to resize to, size to crop) in pixels, for images of this size."""
+  return (160, 128) if height * width < 96 * 96 else (512, 480)
+
+
+def schedule(num_examples: int) -> tuple[int, tuple[int, ...], int]:
+  """(warm-up steps, steps after which the rate drops, total steps)."""
+  if num_examples < SMALL:
+    return 100, (200, 300, 400), 500
+  if num_examples < LARGE:
+    return 500, (3000, 6000, 9000), 10_000
+  return 500, (6000, 12_000, 18_000), 20_000
+
+
+def mixup_alpha(num_examples: int) -> float:
+  """The parameter of the mixup weight's Beta distribution; 0: no mixup."""
+  return 0.0 if num_examples < SMALL else MIXUP_ALPHA
+
+
+# AugReg (arXiv:2106.10270), section 3.4, by the names that its released files
+# carry: (RandAugment's layers, its magnitude, mixup's alpha), as spelled out
+# in big_vision/configs/vit_i21k.py.
+AUGREG_STRENGTHS = {
+  'none': (0, 0, 0.0),
+  'light1': (2, 0, 0.0),  # not nothing: see data/randaugment.py
+  'light2': (2, 10, 0.2),
+  'medium1': (2, 15, 0.2),
+  'medium2': (2, 15, 0.5),
+  'strong1': (2, 20, 0.5),
+  'strong2': (2, 20, 0.8),
+}
+
+
+def augreg_strength(name: str) -> dict[str, Any]:
+  """AugReg's augmentation: dict(layers, magnitude, mixup_alpha).
+
+  Layers 0 and alpha 0.0 mean none.
+
+  Raises:
+    ValueError: a name that is not in `AUGREG_STRENGTHS`.
+  """
+  if name not in AUGREG_STRENGTHS:
+    raise ValueError(
+      f'unknown augmentation strength {name!r}; choose from '
+      f'{list(AUGREG_STRENGTHS)}'
+    )
+  layers, magnitude, mixup_alpha = AUGREG_STRENGTHS[name]
+  return dict(layers=layers, magnitude=magnitude, mixup_alpha=mixup_alpha)

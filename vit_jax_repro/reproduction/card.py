@@ -1,0 +1,337 @@
+"""Reproducibility cards: what one must know to do a run, or all of it, again.
+
+The variables are those by which Gundersen and Kjensmo score papers ("State of
+the Art: Reproducibility in Artificial Intelligence", AAAI 2018), in its three
+factors method, data and experiment, and what scoring of whole conferences by
+the same group asks besides: the type of research and the splits of the data.
+It also asks for the researchers' affiliation, which is left out: it says
+nothing about whether a result comes out again. Random seeds are added.
+
+Each variable has an answer and where that stands, or it is missing.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+from vit_jax_repro.output.sections import Section, View
+from vit_jax_repro.runs import manifest
+
+FACTORS = {  # and their variables
+  'method': (
+    'problem',
+    'objective',
+    'research type',
+    'research question',
+    'pseudocode',
+  ),
+  'data': (
+    'training data',
+    'validation data',
+    'test data',
+    'data splits',
+    'results',
+  ),
+  'experiment': (
+    'hypothesis',
+    'prediction',
+    'method source code',
+    'experiment source code',
+    'experiment setup',
+    'random seeds',
+    'hardware specification',
+    'software dependencies',
+  ),
+}
+MISSING = 'missing'
+
+_CLONE = pathlib.Path(__file__).parents[2]
+
+# The project's answers, and the files that each stands in: one that is not
+# there makes the variable missing. Pseudocode is, and so are measured results,
+# which are each user's own.
+_PROJECT = {
+  'problem': (
+    'whether the published numbers of the Vision Transformer and of the models '
+    'it is compared with come out again',
+    'README.md',
+  ),
+  'objective': (
+    'for each published number: paper, measured, verdict',
+    'docs/paper.md',
+  ),
+  'research type': (
+    'experimental: evaluates, fine-tunes and trains',
+    'docs/architecture.md',
+  ),
+  'research question': (
+    'for each published number: does a measurement agree with it',
+    'vit_jax_repro/paper/numbers',
+  ),
+  'training data': (
+    'public data sets by name and version',
+    'vit_jax_repro/data/catalogue.py, docs/data.md',
+  ),
+  'validation data': (
+    'minival, or val200 of VTAB-1k, of each data set',
+    'vit_jax_repro/data/catalogue.py',
+  ),
+  'test data': (
+    'the split of each data set that results are reported on',
+    'vit_jax_repro/data/catalogue.py',
+  ),
+  'data splits': (
+    'names and parts for each data set, subsets by class and seed',
+    'vit_jax_repro/data/catalogue.py, vit_jax_repro/data/subsets.py',
+  ),
+  'hypothesis': (
+    'the claim of the paper that each study tests',
+    'vit_jax_repro/studies',
+  ),
+  'prediction': (
+    'the published number, and the rule by which a measurement agrees',
+    'vit_jax_repro/paper/verdict.py',
+  ),
+  'method source code': (
+    'models, weights, training',
+    'vit_jax_repro/models, vit_jax_repro/weights, vit_jax_repro/training',
+  ),
+  'experiment source code': (
+    'recipes of the papers and of their released code',
+    'vit_jax_repro/recipes, configs',
+  ),
+  'experiment setup': (
+    'every setting with its default; the recipes set the others',
+    'vit_jax_repro/runs/settings.py, vit_jax_repro/recipes',
+  ),
+  'random seeds': (
+    'one seed a run, for order, augmentation, initialisation and dropout',
+    'vit_jax_repro/runs/settings.py, docs/architecture.md',
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variable:
+  """One thing that a reader needs."""
+
+  factor: str
+  name: str
+  answer: str  # MISSING, or why it is not enough, where not documented
+  where: str  # files, and keys in them
+  documented: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+  """The variables of a run or of the project."""
+
+  title: str
+  variables: tuple[Variable, ...]
+
+  def score(self, factor):
+    """(documented, all) variables of a factor."""
+    found = [row.documented for row in self.variables if row.factor == factor]
+    return sum(found), len(found)
+
+
+def of_run(workdir: str | os.PathLike) -> Card:
+  """The card of a training run, finished or not.
+
+  Args:
+    workdir: the folder of the run, see `workdir`.
+
+  Raises:
+    ValueError: it holds no run, or a damaged file.
+    OSError: a file cannot be read.
+  """
+  workdir = os.fspath(workdir)
+  config, made, result = (
+    _read(workdir, name)
+    for name in ('config.json', 'manifest.json', 'result.json')
+  )
+  if config is None or made is None:
+    lacking = 'config.json' if config is None else 'manifest.json'
+    raise ValueError(
+      f'{workdir!r} has no {lacking}, so it holds no training run; give a '
+      'workdir of vit_jax_repro.main'
+    )
+  answers = {**_of_config(config), **_of_manifest(made)}
+  unsure = {}
+  if result is None:
+    state = f'the run is not finished; {_progress(workdir)}'
+    unsure['results'] = state, 'metrics.jsonl'
+  else:
+    answers['results'] = _accuracy(result), 'result.json, metrics.jsonl'
+  commit, where = answers.pop('method source code')
+  if commit is not None:
+    known = not commit.endswith('-modified')
+    commit = commit.replace('-modified', ' with changes that are in no commit')
+    (answers if known else unsure)['method source code'] = commit, where
+  return _card(f'training run {workdir}', answers, unsure)
+
+
+def of_project() -> Card:
+  """The card of this software, as it is installed here."""
+  answers = {
+    name: (answer, files)
+    for name, (answer, files) in _PROJECT.items()
+    if all((_CLONE / file).exists() for file in files.split(', '))
+  }
+  software = manifest.software()
+  answers['hardware specification'] = (
+    _hardware(manifest.devices(), software['platform']),
+    'this machine',
+  )
+  answers['software dependencies'] = (
+    _listed(software['versions']),
+    'requirements.txt, and as installed here',
+  )
+  return _card('vit_jax_repro', answers)
+
+
+def _card(title, answers, unsure=()):
+  """From {variable: (answer, where)}; an answer of None is missing.
+
+  `unsure`: likewise, of variables that are not documented well enough.
+  """
+  rows = []
+  for factor, names in FACTORS.items():
+    for name in names:
+      answer, where = dict(unsure).get(name) or answers.get(name) or (None, '')
+      documented = answer is not None and name not in unsure
+      if answer is None:
+        answer, where = MISSING, ''
+      rows.append(Variable(factor, name, answer, where, documented))
+  return Card(title, tuple(rows))
+
+
+def _of_config(config):
+  pp = config.get('pp', {})
+  start = config.get('pretrained_dir') or 'fresh parameters'
+  shown = _listed(
+    {
+      key: config[key]
+      for key in ('optim', 'base_lr', 'batch', 'total_steps')
+      if config.get(key) is not None
+    }
+  )
+  return {
+    'problem': (
+      f'{config.get("objective", "classification")} on {config.get("dataset")}',
+      'config.json: dataset, objective',
+    ),
+    'objective': (f'accuracy on {pp.get("test")}', 'config.json: pp.test'),
+    'research type': (
+      f'experimental: one training from {start}',
+      'config.json: pretrained_dir',
+    ),
+    'data splits': (
+      f'trained on {pp.get("train")}, tested on {pp.get("test")}',
+      'config.json: pp.train, pp.test',
+    ),
+    'experiment source code': (
+      'python -m vit_jax_repro.main with these settings',
+      'config.json',
+    ),
+    'experiment setup': (f'{shown}, and all other settings', 'config.json'),
+  }
+
+
+def _of_manifest(made):
+  data, devices = made.get('data', {}), made.get('devices')
+  answers = {
+    'method source code': (made.get('git_commit'), 'manifest.json: git_commit'),
+    'software dependencies': (
+      _listed(made.get('versions', {})) or None,
+      'manifest.json: versions',
+    ),
+  }
+  if 'seed' in made:
+    answers['random seeds'] = str(made['seed']), 'manifest.json: seed'
+  if devices:
+    answers['hardware specification'] = (
+      _hardware(devices, made.get('platform')),
+      'manifest.json: devices' + (', platform' if 'platform' in made else ''),
+    )
+  for name, part in (('training data', 'train'), ('test data', 'test')):
+    if f'{part}_fingerprint' in data:
+      answers[name] = (
+        f'{data["dataset"]}, {data[part]}, fingerprint '
+        f'{data[f"{part}_fingerprint"]}',
+        f'manifest.json: data.{part}, data.{part}_fingerprint',
+      )
+  return answers
+
+
+def _hardware(devices, platform=None):
+  """In words; a manifest that another version wrote may lack some of it."""
+  number, kind = devices.get('count', '?'), devices.get('kind', 'unknown')
+  found = f'{number} x {kind}, processes: {devices.get("processes", "?")}'
+  return found if platform is None else f'{found}; {platform}'
+
+
+def _accuracy(result):
+  return (
+    f'accuracy {result["accuracy"]:.2%} of {result["num_examples"]} images '
+    f'after {result["step"]} steps'
+  )
+
+
+def _listed(mapping):
+  return ', '.join(f'{name} {value}' for name, value in mapping.items())
+
+
+def _read(workdir, name) -> Mapping | None:
+  path = os.path.join(workdir, name)
+  if not os.path.exists(path):
+    return None
+  try:
+    with open(path, encoding='utf-8') as file:
+      value = json.load(file)
+  except ValueError as error:
+    raise ValueError(
+      f'{path} is not valid JSON ({error}); give another workdir'
+    ) from None
+  if not isinstance(value, dict):
+    raise ValueError(f'{path} is not of a training run; give another workdir')
+  return value
+
+
+def _progress(workdir):
+  """How far metrics.jsonl goes; a line that a kill cut off does not count."""
+  path = os.path.join(workdir, 'metrics.jsonl')
+  step = None
+  if os.path.exists(path):
+    with open(path, encoding='utf-8', errors='replace') as file:
+      for line in file:
+        try:
+          step = json.loads(line)['step']
+        except (ValueError, TypeError, KeyError):
+          continue
+  return 'no step is logged' if step is None else f'logged up to step {step}'
+
+
+def view(card: Card) -> View:
+  """View of a card: how much is documented, then each variable."""
+  counts = {factor: card.score(factor) for factor in FACTORS}
+  scores = (f'{name} {found} of {n}' for name, (found, n) in counts.items())
+  section = Section(
+    f'Reproducibility card: {card.title}',
+    (f'Variables documented: {", ".join(scores)}.',),
+    ('variable', 'factor', 'answer', 'where'),
+    tuple((v.name, v.factor, v.answer, v.where) for v in card.variables),
+  )
+  records = tuple(
+    {
+      'factor': v.factor,
+      'variable': v.name,
+      'answer': v.answer,
+      'where': v.where,
+      'documented': v.documented,
+    }
+    for v in card.variables
+  )
+  return View((section,), records)

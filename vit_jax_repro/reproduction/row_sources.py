@@ -1,0 +1,276 @@
+"""The recipe, the weights file and the data set of a published number."""
+
+import dataclasses
+import itertools
+import re
+
+from vit_jax_repro.data import catalogue
+from vit_jax_repro.paper.table import Row
+from vit_jax_repro.published import catalogue as published
+from vit_jax_repro.recipes import finetuning
+from vit_jax_repro.recipes.recipe import Recipe
+
+_DROPOUT = re.compile(r'fine-tune dropout ([\d.]+)')
+_STEPS = re.compile(r'steps/warmup (\d+)/')
+_PER_CLASS = re.compile(r'(\d+) per class')
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """A recipe, and the settings of it that the source chose from."""
+
+  name: str = ''  # for finetuning.find
+  options: tuple[dict, ...] = ({},)  # further arguments of it
+  pick: str = ''  # what to choose where the source gives no settings
+
+
+def recipe_of(row: Row) -> Choice:
+  """The recipe of a row that is checked by fine-tuning."""
+  table = row.table
+  if table in _BY_TABLE:
+    return Choice(*_BY_TABLE[table])
+  if table == 'README CIFAR results':
+    framework = 'pytorch' if 'PyTorch' in row.model else 'jax'
+    return Choice('bit-readme-cifar', ({'variant': framework},))
+  if table == 'README short schedules':
+    return Choice(
+      'README-short', ({'steps': int(_STEPS.search(row.model)[1])},)
+    )
+  if table.startswith('README expected'):
+    rate = _DROPOUT.search(row.model) or _DROPOUT.search(row.note)
+    return Choice('vit_jax-vit.py', ({'dropout': float(rate[1])},))
+  if table.startswith('ViT Table'):
+    at_512 = table == 'ViT Table 2' and row.finetune_dataset == 'ImageNet'
+    return Choice('vit-paper-table2-imagenet' if at_512 else 'vit-paper')
+  if table.startswith('BiT'):
+    return Choice('bit-hyperrule-paper')
+  if table == 'DeiT Table 10':
+    return Choice('deit-finetune-384', ({'image_size': row.resolution},))
+  return Choice(
+    pick='the source gives no settings for this row; choose one of '
+    f'{", ".join(finetuning.RULES)}'
+  )
+
+
+_BY_TABLE = {
+  # Section C: the best of 8 settings on the validation part of each task.
+  'AugReg Table 5 (ImageNet-21k, 300 ep)': (
+    'augreg-paper',
+    tuple({'variant': 'vtab', 'steps': steps} for steps in (500, 2500)),
+  ),
+  'README ImageNet results': ('bit-hyperrule-code', ({'variant': 'pytorch'},)),
+  'notebook comment and output': ('vit_jax.ipynb',),
+  'notebooks/experiments/resnet.json': ('re_vit-bit',),
+  'notebooks/experiments/vit.json': ('re_vit-vit',),
+  'transfer.py docstring': ('bv-transfer',),
+}
+
+
+def recipes_for(
+  row: Row, choice: Choice, dataset: str, model: str
+) -> tuple[Recipe, ...]:
+  """The recipes to try for a row on one data set.
+
+  A row of "5 per class" trains on `train@5`, see data/subsets.py.
+
+  Args:
+    row: the row.
+    choice: with a name.
+    dataset: as datasets.open_split takes it.
+    model: published name.
+
+  Raises:
+    ValueError: as finetuning.find.
+  """
+  few = _PER_CLASS.fullmatch(row.train_examples)
+  number = None
+  if few:
+    number = int(few[1]) * catalogue.find(dataset).num_classes
+  recipes = []
+  for options in choice.options:
+    recipe = finetuning.find(
+      choice.name, dataset, model, num_examples=number, **options
+    )
+    if few:
+      pp = dict(recipe.settings['pp'], train=f'train@{few[1]}')
+      recipe = dataclasses.replace(
+        recipe, settings=dict(recipe.settings, pp=pp), tune=None
+      )
+    recipes.append(recipe)
+  return tuple(recipes)
+
+
+_BRACES = re.compile(r'\{([^{}]*)\}')
+# augreg/MODEL-DATA-EPOCHSep-lr_0.001-*[--DATASET-steps_20k-lr_*-res_SIZE].npz
+_AUGREG = re.compile(
+  r'augreg/(?P<model>\w+?)-(?P<data>i1k|i21k)-(?P<epochs>\d+)ep-.*?\*'
+  r'(--(?P<adapted>.+)-steps_.*-res_(?P<size>\d+))?\.npz'
+)
+_TASK = '<task>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """The files of one number.
+
+  Either `files` has them (several: runs of the same, or one for each task), or
+  `pick` says how to choose one, perhaps among `choices`.
+  """
+
+  files: tuple[str, ...] = ()  # names for published.catalogue.find
+  choices: tuple[str, ...] = ()
+  pick: str = ''
+  per_task: bool = False  # `files` hold '<task>' where VTAB's task stands
+
+
+def weights_of(checkpoint: str) -> Weights:
+  """The files that a row's `checkpoint` means.
+
+  Args:
+    checkpoint: a name below a bucket, with `{a|b}`, `{0,1,2}`, `*` and
+      `<task>` where the source does not say which.
+
+  Raises:
+    ValueError: a name that is not understood.
+  """
+  if _TASK in checkpoint:
+    return Weights(files=tuple(_expanded(checkpoint, ',')), per_task=True)
+  if '{' in checkpoint:
+    choices = tuple(_expanded(checkpoint, '|'))
+    return Weights(
+      choices=choices,
+      pick='the source does not say which of these files it was: '
+      + ', '.join(choices),
+    )
+  if '*' in checkpoint:
+    return Weights(pick=_augreg_query(checkpoint))
+  return Weights(files=(published.find(checkpoint).name,))
+
+
+def fits(checkpoint: str, name: str) -> bool:
+  """Whether an AugReg file is of a pattern's model, data and resolution.
+
+  Args:
+    checkpoint: of a row, with '*'.
+    name: of a published file.
+  """
+  match = _AUGREG.fullmatch(checkpoint)
+  start = f'augreg/{match["model"]}-{match["data"]}-{match["epochs"]}ep-'
+  if not name.startswith(start):
+    return False
+  upstream, _, adapted = name.partition('--')
+  if not match['adapted']:
+    return not adapted and upstream == name
+  size = f'-res_{match["size"]}'
+  return adapted.startswith(f'{match["adapted"]}-') and adapted.endswith(size)
+
+
+def _expanded(name, separator):
+  """Every name that braces stand for, without .npz."""
+  parts = _BRACES.split(name.removesuffix('.npz'))
+  choices = [
+    part.split(separator) if i % 2 else [part] for i, part in enumerate(parts)
+  ]
+  return [''.join(chosen) for chosen in itertools.product(*choices)]
+
+
+def _augreg_query(checkpoint):
+  match = _AUGREG.fullmatch(checkpoint)
+  if match is None:
+    raise ValueError(
+      f'checkpoint {checkpoint!r} is no pattern of AugReg names; name one file'
+    )
+  data = match['data']
+  if (data, match['epochs']) == ('i21k', '30'):
+    data = 'i21k_30'  # as index.csv has it
+  query = f'--model={match["model"]} --pretrained_on={data}'
+  if match['adapted']:
+    query += f' --adapted_to={match["adapted"]} --resolution={match["size"]}'
+  return (
+    "the file with the best upstream accuracy in the bucket's index.csv: "
+    f'python -m vit_jax_repro.fetch --augreg {query} --best'
+  )
+
+
+# As the numbers call them: (name for datasets.open_split, split).
+_NAMED = {
+  'ImageNet': ('imagenet2012', 'validation'),
+  'ImageNet ReaL': ('imagenet2012_real', 'validation'),
+  'ImageNet-V2 matched-frequency': ('imagenet_v2/matched-frequency', 'test'),
+  'CIFAR-10': ('cifar10', 'test'),
+  'CIFAR-100': ('cifar100', 'test'),
+  'Oxford-IIIT Pets': ('oxford_iiit_pet', 'test'),
+  'Oxford Flowers-102': ('oxford_flowers102', 'test'),
+  'Stanford Cars': ('cars196', 'test'),
+  'iNaturalist 2018': ('i_naturalist2018', 'validation'),
+}
+# Not in TFDS: what a person has to give instead.
+_BY_HAND = {
+  'ObjectNet': 'the images of the 113 classes of ObjectNet that ImageNet has '
+  'too, as FOLDER/test/CLASS/*.png with the WordNet ids for class names',
+  'iNaturalist 2019': 'iNaturalist 2019 as FOLDER/train/CLASS/*.jpg and '
+  'FOLDER/validation/CLASS/*.jpg',
+}
+_HAND_SPLITS = {'ObjectNet': 'test', 'iNaturalist 2019': 'validation'}
+_GROUPS = ('natural', 'specialized', 'structured')
+# Of VTAB's tasks in the numbers: with 1000 training examples, or all.
+_VTAB = ('VTAB-1k', 'VTAB (full data)')
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """What is measured: one data set, or the tasks that a mean is over."""
+
+  datasets: tuple[str, ...]  # names for datasets.open_split; empty: by hand
+  split: str
+  pick: str = ''  # what has to be given in place of a name
+
+
+def target_of(eval_dataset: str) -> Target:
+  """The target of a number, by the `eval_dataset` of its row.
+
+  Raises:
+    ValueError: a name that is not known.
+  """
+  if eval_dataset in _NAMED:
+    name, split = _NAMED[eval_dataset]
+    return Target((name,), split)
+  if eval_dataset in _BY_HAND:
+    return Target((), _HAND_SPLITS[eval_dataset], pick=_BY_HAND[eval_dataset])
+  for prefix in _VTAB:
+    if eval_dataset.startswith(prefix):
+      tasks = _tasks(eval_dataset.removeprefix(prefix).strip())
+      return Target(tasks, 'test')
+  raise ValueError(
+    f'unknown evaluation data set {eval_dataset!r}; known are '
+    f'{sorted(_NAMED | _BY_HAND)} and the tasks of VTAB'
+  )
+
+
+def trained_on(finetune_dataset: str, dataset: str) -> str:
+  """The data set that a model was fine-tuned on.
+
+  Args:
+    finetune_dataset: of the row; '' where it was trained on one alone.
+    dataset: that it is evaluated on. ReaL and V2 are other labels and other
+      images for the classes of ImageNet.
+  """
+  if finetune_dataset in _NAMED:
+    return _NAMED[finetune_dataset][0]
+  return 'imagenet2012' if dataset.startswith('imagenet') else dataset
+
+
+def _tasks(text):
+  """Names of VTAB tasks: a column of Table 9, a group's mean, or all 19."""
+  rows = [row for row in catalogue.DATA_SETS.values() if row.group]
+  if text in ('', '(19 tasks)', 'Mean'):
+    return tuple(row.name for row in rows)
+  group = text.removesuffix(' mean')
+  if group in _GROUPS:
+    return tuple(row.name for row in rows if row.group == group)
+  found = tuple(row.name for row in rows if row.column == text)
+  if not found:
+    raise ValueError(
+      f'unknown VTAB task {text!r}; columns are {[row.column for row in rows]}'
+    )
+  return found

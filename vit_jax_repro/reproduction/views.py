@@ -1,0 +1,191 @@
+"""What checking rows takes, as something to show."""
+
+from collections.abc import Sequence
+
+from vit_jax_repro.analysis import cost, sizes
+from vit_jax_repro.data import catalogue
+from vit_jax_repro.output.sections import Section, View
+from vit_jax_repro.paper import facts, table
+from vit_jax_repro.recipes.recipe import num_examples
+from vit_jax_repro.reproduction import checks
+
+
+def plan(found: Sequence[checks.Check]) -> View:
+  """View of checks: one in full, several as a table."""
+  records = tuple(_record(check) for check in found)
+  if len(found) == 1:
+    lines = tuple(item for item in records[0].items() if item[1])
+    return View((Section(found[0].row.id, (), ('', ''), lines),), records)
+  columns = ('row', 'how', 'file', 'data set', 'size', 'read as', 'recipe')
+  rows = tuple(
+    (
+      table.named(check.row.table).short(check.row),
+      check.kind,
+      record['file'] or 'to be picked',
+      _short(check.datasets),
+      record['size'],
+      check.preprocessing,
+      record['recipe'] or ('to be picked' if check.is_fine_tuned else ''),
+    )
+    for check, record in zip(found, records, strict=True)
+  )
+  return View((Section('Checks', (), columns, rows),), records)
+
+
+def _short(names):
+  if len(names) > 1:
+    return f'{len(names)} tasks of VTAB'
+  return names[0] if names else 'to be picked'
+
+
+def _record(check):
+  recipes = [recipe for tried in check.recipes[:1] for recipe in tried]
+  named = {
+    'recipe': ', '.join(dict.fromkeys(recipe.name for recipe in recipes)),
+    'source': '; '.join(dict.fromkeys(recipe.source for recipe in recipes)),
+    'learning rates': ', '.join(
+      f'{rate:g}' for recipe in recipes[:1] for rate in recipe.base_lrs
+    ),
+    'steps': ', '.join(
+      str(recipe.settings['total_steps']) for recipe in recipes
+    ),
+    'chosen on': str(recipes[0].tune['test'])
+    if recipes and recipes[0].tune
+    else '',
+    'trained on': recipes[0].settings['pp']['train'] if recipes else '',
+  }
+  return {
+    'row': check.row.id,
+    'how': check.kind,
+    'file': ', '.join(check.files),
+    'model': check.model,
+    'data set': ', '.join(check.datasets),
+    'split': check.split,
+    'tested images': ', '.join(
+      str(num_examples(name, check.split) or '') for name in check.datasets
+    ),
+    'measured': check.metric.replace('_', ' '),
+    'head': '' if check.head == 'both' else check.head,
+    'size': ', '.join(map(str, dict.fromkeys(check.image_sizes))),
+    'preprocessing': check.preprocessing,
+    **named,
+    'to pick': '\n'.join(check.pick),
+    'in its place': '\n'.join(
+      f'{what}: {value}' for what, value in check.substituted.items()
+    ),
+    'notes': '\n'.join(check.notes),
+    'needs': '\n'.join(dict.fromkeys(map(_needs, check.datasets))).strip(),
+  }
+
+
+def _needs(dataset):
+  row = catalogue.find(dataset)
+  if row is None or row.manual is None:
+    return ''
+  return f'{row.tfds}: {", ".join(row.manual.files)} ({row.manual.origin})'
+
+
+_COMPUTE = (
+  'system',
+  '>epochs',
+  '>params, M',
+  '>MACs, G',
+  '>XLA, GFLOPs',
+  '>exaFLOPs',
+  '>published',
+  '>ratio',
+)
+
+
+def computed_costs(
+  *, compiled: bool = False
+) -> tuple[list[cost.Cost], list[sizes.Size]]:
+  """Returns rows for `costs_view`: ViT Table 6 and published parameter counts.
+
+  Args:
+    compiled: see `cost.table`.
+  """
+  published = {
+    (row.model, int(row.epochs)): row.exaflops
+    for row in table.select('ViT Table 6')
+  }
+  rows = facts.named('Model sizes').rows
+  return cost.table(published, compiled=compiled), sizes.table(rows)
+
+
+def costs_view(
+  costs: Sequence[cost.Cost], parameters: Sequence[sizes.Size]
+) -> View:
+  """View of pre-training compute, and of numbers of parameters."""
+  compute = Section(
+    'Pre-training on JFT-300M: ViT Table 6',
+    (
+      'exaFLOPs are 3 x 2 x multiply-adds (MACs) x images, of models without '
+      f'a head at {cost.IMAGE_SIZE} pixels and {cost.JFT_IMAGES / 1e6:.0f} M '
+      'images an epoch. With 49 tokens, without its class token, ViT-B/32 '
+      'would come to 55.0; of R50x1+ViT-L/16 the table has 859 for 7 epochs, '
+      'and less than twice that for 14.',
+    ),
+    _COMPUTE,
+    tuple(_compute(row) for row in costs),
+  )
+  counts = Section(
+    'Parameters in millions',
+    (
+      f'At {cost.IMAGE_SIZE} pixels; heads have {sizes.NUM_CLASSES} classes. '
+      'Which of the counts is the published one, rounded or cut off:',
+    ),
+    ('system', '>published', *(f'>{name}' for name in sizes.COUNTS), 'fits'),
+    tuple(_counts(row) for row in parameters),
+  )
+  records = [
+    _cost_record('compute', row.system, row.model, column, value, published)
+    for row in costs
+    for column, value, published in (
+      ('parameters without a head', row.parameters, ''),
+      ('multiply-adds', row.multiply_adds, ''),
+      ('FLOPs of XLA', row.operations or '', ''),
+      (f'exaFLOPs of {row.epochs} epochs', row.exaflops, row.published),
+    )
+  ]
+  records += [
+    _cost_record(
+      'parameters', row.system, row.model, name, count, row.published
+    )
+    for row in parameters
+    for name, count in row.counts.items()
+  ]
+  return View((compute, counts), tuple(records))
+
+
+def _cost_record(about, system, model, quantity, value, published):
+  return {
+    'about': about,
+    'system': system,
+    'model': model,
+    'quantity': quantity,
+    'value': value,
+    'published': published,
+  }
+
+
+def _compute(row):
+  return (
+    row.system,
+    str(row.epochs),
+    f'{row.parameters / 1e6:.2f}',
+    f'{row.multiply_adds / 1e9:.2f}',
+    '' if row.operations is None else f'{row.operations / 1e9:.2f}',
+    f'{row.exaflops:.1f}',
+    f'{row.published:g}',
+    f'{row.ratio:.3f}',
+  )
+
+
+def _counts(row):
+  return (
+    row.system,
+    row.published,
+    *(f'{count / 1e6:.2f}' for count in row.counts.values()),
+    '; '.join(row.fitting) or 'none',
+  )

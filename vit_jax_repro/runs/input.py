@@ -1,0 +1,167 @@
+"""What a run reads: its two splits, as batches, and what is done to them."""
+
+import functools
+
+import jax
+import numpy as np
+
+from vit_jax_repro import recipes
+from vit_jax_repro.data import augment, datasets, labels, pipeline, preprocess
+from vit_jax_repro.output.messages import note
+from vit_jax_repro.training import mixing
+
+
+class Input:
+  """The training and test split of a run, as its settings say.
+
+  Args:
+    settings: a `settings.Settings`.
+    is_described: the data sets need not be on this machine, and no batch can
+      be read; for a dry run.
+
+  Raises:
+    ValueError: a setting that cannot be, before the data sets are opened.
+    OSError: a data set is not there or not readable.
+  """
+
+  def __init__(self, settings, *, is_described=False):
+    self.settings = settings
+    self.is_described = is_described
+    # So far, by this process; each time that it happens.
+    self.replaced_images = 0
+    self._named = set()
+    self.augmentation = self._augmentation()
+    self.image_size = self.augmentation.crop
+    self.train = self._split(settings.pp.train)
+    self.test = self._split(settings.pp.test)
+    if self.train.multi_label:
+      raise ValueError(
+        f'config.dataset={settings.dataset!r} has several labels an image and '
+        'is for evaluation; choose a data set with one'
+      )
+
+  def _split(self, split):
+    settings = self.settings
+    name, data_dir = settings.dataset, settings.tfds_data_dir
+    if self.is_described:
+      return datasets.describe_split(name, split, data_dir=data_dir)
+    manual_dir = settings.tfds_manual_dir
+    return datasets.open_split(
+      name, split, data_dir=data_dir, manual_dir=manual_dir
+    )
+
+  def _augmentation(self):
+    pp = self.settings.pp
+    scale = preprocess.pick_preprocessing(self.settings.preprocessing)
+    try:
+      return augment.Augmentation(
+        crop=pp.crop,
+        resize=pp.resize or None,
+        inception_crop=pp.inception_crop,
+        exact_decode=pp.exact_decode,
+        flip=pp.flip,
+        legacy_always_flip=pp.legacy_always_flip,
+        shift=pp.shift,
+        randaugment_layers=pp.randaugment_layers,
+        randaugment_magnitude=pp.randaugment_magnitude,
+        randaugment_policy=pp.randaugment_policy,
+        dtype=self.settings.transfer_dtype,
+        mean=scale.mean,
+        std=scale.std,
+      )
+    except ValueError as error:
+      raise ValueError(f'config.pp: {error}') from None
+
+  def batches(self, start_step):
+    """This process's part of the training batches, from a step on."""
+    settings = self.settings
+    batches = pipeline.training_batches(
+      self.train,
+      augmentation=self.augmentation,
+      seed=settings.seed,
+      start_step=start_step,
+      batch_size=settings.batch // jax.process_count(),
+      shuffle_buffer=settings.shuffle_buffer,
+      repeats=settings.repeated_augmentation,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      report=self._replaced,
+    )
+    return labels.translated(batches, None, self.train.num_classes)
+
+  def evaluation_batches(self):
+    """This process's part of the test split."""
+    batches = pipeline.evaluation_batches(
+      self.test,
+      preprocessing=self.settings.preprocessing,
+      image_size=self.image_size,
+      batch_size=-(-self.settings.batch_eval // jax.process_count()),
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      report=functools.partial(self._say_once, 'counted as wrong'),
+    )
+    return labels.translated(batches, None, self.train.num_classes)
+
+  def replaced_by_all(self):
+    """`replaced_images` of all processes, each of which must call this."""
+    if jax.process_count() == 1:
+      return self.replaced_images
+    from jax.experimental import multihost_utils
+
+    counts = multihost_utils.process_allgather(np.int32(self.replaced_images))
+    return int(counts.sum())
+
+  def device_augmentation(self):
+    """(batch, key) -> batch for the update; None where there is none."""
+    settings, num_classes = self.settings, self.train.num_classes
+    mixup_alpha = settings.mixup_alpha
+    if mixup_alpha is None:
+      mixup_alpha = recipes.bit_mixup_alpha(self.train.num_examples)
+    parts = []
+    if settings.random_erasing:
+      parts.append(
+        functools.partial(
+          mixing.random_erasing, probability=settings.random_erasing
+        )
+      )
+    if mixup_alpha or settings.cutmix_alpha:
+      parts.append(
+        functools.partial(
+          mixing.mixup_or_cutmix,
+          mixup_alpha=mixup_alpha,
+          cutmix_alpha=settings.cutmix_alpha,
+          num_classes=num_classes,
+          label_smoothing=settings.label_smoothing,
+        )
+      )
+    elif settings.label_smoothing:
+      parts.append(
+        functools.partial(
+          mixing.smooth_labels,
+          num_classes=num_classes,
+          label_smoothing=settings.label_smoothing,
+        )
+      )
+    uint8 = settings.transfer_dtype == 'uint8'
+    if not parts and not uint8:
+      return None
+
+    mean, std = self.augmentation.mean, self.augmentation.std
+
+    def augmented(batch, key):
+      batch = mixing.normalize(batch, mean=mean, std=std)
+      for number, part in enumerate(parts):
+        batch = part(batch, jax.random.fold_in(key, number))
+      return batch
+
+    return augmented
+
+  def _replaced(self, name, why):
+    self.replaced_images += 1
+    self._say_once('another image takes its place', name, why)
+
+  def _say_once(self, what, name, why):
+    if name not in self._named:
+      self._named.add(name)
+      line = preprocess.undecodable(name, why)
+      note(f'{line}; {what}', every_process=True)
