@@ -90,9 +90,9 @@ def test_nothing_to_be_measured(tmp_path):
 @pytest.mark.parametrize(
   'arguments, says',
   [
-    ([], "what to do is ''; choose one of train,"),
-    (['date'], "what to do is 'date'; choose one of"),
-    (['data', 'data'], "data does not take 'data': data"),
+    ([], 'no command given; choose from train,'),
+    (['date'], "unknown command 'date'; choose from"),
+    (['data', 'data'], "data does not take 'data'; usage: data"),
     (['data', '--image_size=x'], '--image_size=x must be pixels'),
     (['data', '--rounds=0'], '--rounds'),
     (['data', '--batch_sizes=1,2'], '--batch_sizes=1,2: data takes one'),

@@ -21,6 +21,7 @@ ROOT = TESTS.parent / PACKAGE
 
 KINDS = {  # the longest matching row counts; a top-level module is a verb
   '__init__': 'core',
+  'errors': 'core',
   'command_line': 'shell',
   'subcommands': 'shell',
   'compilation_cache': 'core',
@@ -96,8 +97,9 @@ KINDS = {  # the longest matching row counts; a top-level module is a verb
   'paper': 'core',
 }
 
-_ALL_MAY = {'output'}
+_ALL_MAY = {'errors', 'output'}
 _ARROWS = {  # room or top-level module: the other rooms that it may import
+  'errors': set(),
   'output': set(),
   'models': set(),
   'parallel': set(),

@@ -1,16 +1,26 @@
+import re
+import shlex
 import types
 
 import pytest
 
-from vit_jax_repro import command_line, subcommands
+from vit_jax_repro import (
+  benchmark,
+  command_line,
+  figures,
+  reproduce,
+  subcommands,
+)
 from vit_jax_repro.subcommands import Command
 
 pytestmark = pytest.mark.quick
 
 ran = []
 COMMANDS = {
-  'show': Command(lambda *a: ran.append(a), '[NAME]', 1, ('out', 'size')),
-  'list': Command(lambda *a: ran.append(a), '', 0, ('out',)),
+  'show': Command(
+    lambda *a: ran.append(a), 'shows one', 'x', '[NAME]', 1, ('out', 'size')
+  ),
+  'list': Command(lambda *a: ran.append(a), 'lists', '', flags=('out',)),
 }
 
 
@@ -31,11 +41,11 @@ def test_the_named_command_gets_flags_and_arguments():
 @pytest.mark.parametrize(
   'given, arguments, says',
   [
-    ({}, [], "what to do is ''; choose one of show, list"),
-    ({}, ['shw'], "what to do is 'shw'; choose one of"),
+    ({}, [], 'no command given; choose from show, list'),
+    ({}, ['shw'], "unknown command 'shw'; choose from"),
     ({'size': 1}, ['list'], 'list does not take --size'),
-    ({}, ['show', 'a', 'b'], r"show does not take 'b': show \[NAME\]$"),
-    ({}, ['list', 'a'], "list does not take 'a': list$"),
+    ({}, ['show', 'a', 'b'], r"show does not take 'b'; usage: show \[NAME\]$"),
+    ({}, ['list', 'a'], "list does not take 'a'; usage: list$"),
   ],
 )
 def test_what_a_command_does_not_take(given, arguments, says):
@@ -44,7 +54,38 @@ def test_what_a_command_does_not_take(given, arguments, says):
   assert not ran
 
 
-def test_usage_and_help():
-  assert subcommands.usage(COMMANDS) == 'show [NAME] | list'
-  assert subcommands.takers(COMMANDS, 'out') == 'show, list'
-  assert subcommands.takers(COMMANDS, 'size') == 'show'
+VERBS = {'reproduce': reproduce, 'benchmark': benchmark, 'figures': figures}
+ALL = [(verb, name) for verb, m in VERBS.items() for name in m.commands()]
+
+
+@pytest.mark.parametrize('verb, name', ALL)
+def test_help_of_a_command_shows_its_flags_only(verb, name, capsys):
+  module = VERBS[verb]
+  command = module.commands()[name]
+  with pytest.raises(SystemExit) as caught:
+    module.main([verb, name, '--help'])
+  out = capsys.readouterr().out
+  assert caught.value.code == 0
+  shown = re.findall(r'^  --(\w+)=', out, re.MULTILINE)
+  assert shown == sorted(command.flags)
+  (example,) = re.findall(r'^example: python -m (.*)$', out, re.MULTILINE)
+  # The example parses, and its flags are those of the command.
+  values = module.command_flags()
+  _, *words = shlex.split(example)
+  given = values([verb, *words])[1:]
+  assert given[0] == name and len(given) - 1 <= command.most
+  assert all(n in command.flags for n in values if values[n].present)
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_help_of_a_verb_lists_its_commands(verb, capsys):
+  module = VERBS[verb]
+  assert set(module.command_flags()) == {
+    flag for command in module.commands().values() for flag in command.flags
+  }
+  with pytest.raises(SystemExit):
+    module.main([verb, '--help'])
+  out = capsys.readouterr().out
+  for name, command in module.commands().items():
+    assert re.search(rf'^  {name} ', out, re.MULTILINE), name
+    assert command.summary.split()[-1] in out

@@ -2,17 +2,8 @@
 
 from absl import flags
 
-DESCRIPTION = """Measures how fast things are. `train`, `infer`: the time of an
-update or a forward pass on synthetic images, images per second of each device,
-the part of the device's peak that the model's own operations make up; beside
-PyTorch's (--against) and in variants, all in turns, medians. `compile`: how
-long it takes to get an update. `memory`: what the compiler expects an update
-to take on each device, and the largest batch that fits; with --target also what
-bounds its speed, on hardware that need not be there. `profile`: which parts
-of the model the time of an update goes into. `data`: the images per
-second that the input pipelines read, beside a limit (decoding the boxes that
-training cuts out, and no more) and beside the usual pipeline, on photographs
-that it writes as JPEG files."""
+DESCRIPTION = """Measures speed, compile time and memory on synthetic images,
+and the speed of the input pipelines."""
 
 
 def main(argv=None):
@@ -30,13 +21,10 @@ def main(argv=None):
 
 
 def command_flags():
-  """The flags of this verb, anew; each says which commands take it."""
-  from vit_jax_repro import command_line, subcommands
+  """Returns the flags of all commands, a new FlagValues."""
+  from vit_jax_repro import command_line
 
   values = flags.FlagValues()
-
-  def takers(name):
-    return subcommands.takers(commands(), name)
 
   for name, default, text in (
     ('models', 'ViT-B_16', 'names, comma-separated'),
@@ -56,7 +44,7 @@ def command_flags():
      'show'),
     ('json', None, 'also write the result to this file'),
   ):  # fmt: skip
-    command_line.define_string(values, name, default, f'{takers(name)}: {text}')
+    command_line.define_string(values, name, default, text)
   for name, default, text in (
     ('images', 256, 'JPEG files that are written'),
     ('rounds', 5, 'how often each contender is measured; steps of a profile'),
@@ -71,7 +59,7 @@ def command_flags():
     flags.DEFINE_integer(
       name,
       default,
-      f'{takers(name)}: {text}',
+      text,
       lower_bound=1,
       flag_values=values,
     )
@@ -83,7 +71,7 @@ def command_flags():
     flags.DEFINE_float(
       name,
       default,
-      f'{takers(name)}: {text}',
+      text,
       lower_bound=0.0,
       flag_values=values,
     )
@@ -92,14 +80,12 @@ def command_flags():
     ('largest_batch', False, 'look for the largest that fits, by doubling'),
     ('inference', False, 'a forward pass instead of an update'),
   ):
-    flags.DEFINE_boolean(
-      name, default, f'{takers(name)}: {text}', flag_values=values
-    )
+    flags.DEFINE_boolean(name, default, text, flag_values=values)
   return values
 
 
 def commands():
-  """{name: subcommands.Command}."""
+  """Returns {name: subcommands.Command}."""
   from vit_jax_repro.subcommands import Command
 
   cases = (
@@ -108,36 +94,55 @@ def commands():
   speed = (
     *cases, 'against', 'compiled', 'rounds', 'seconds', 'peak_tflops',
   )  # fmt: skip
+  compiled = (*cases, 'inference', 'target', 'batch_per_chip')
   return {
-    'train': Command(lambda values, _: _speed(values, 'train'), '', 0, speed),
-    'infer': Command(lambda values, _: _speed(values, 'infer'), '', 0, speed),
+    'train': Command(
+      lambda values, _: _speed(values, 'train'),
+      'time of an update: images per second of each device and the part of '
+      'its peak that the model uses (MFU), beside PyTorch (--against) and in '
+      'variants, measured in turns',
+      '--models=ViT-B_16 --batch_sizes=64,128 --variants=plain,remat',
+      flags=speed,
+    ),
+    'infer': Command(
+      lambda values, _: _speed(values, 'infer'),
+      'the same for a forward pass',
+      '--models=ViT-B_16 --against=timm',
+      flags=speed,
+    ),
     'compile': Command(
       _compile,
-      '',
-      0,
-      (*cases, 'rounds', 'inference', 'target', 'batch_per_chip'),
+      'time to compile an update, fresh and from the cache on disk',
+      '--models=ViT-B_16 --variants=plain,scan',
+      flags=(*compiled, 'rounds'),
     ),
     'memory': Command(
       _memory,
-      '',
-      0,
-      (
-        *cases,
-        'memory_limit_gb',
-        'largest_batch',
-        'inference',
-        'target',
-        'batch_per_chip',
-      ),
+      'memory of an update on each device and the largest batch that fits; '
+      'with --target also what bounds its speed on hardware that need not be '
+      'there',
+      '--models=ViT-L_16 --target=v5e:2x4',
+      flags=(*compiled, 'memory_limit_gb', 'largest_batch'),
     ),
     'profile': Command(
-      _profile, '', 0, (*cases, 'rounds', 'trace', 'inference')
+      _profile,
+      'the parts of the model that the time of an update goes into',
+      '--models=ViT-B_16 --trace=trace',
+      flags=(*cases, 'rounds', 'trace', 'inference'),
     ),
     'data': Command(
       _data,
-      '',
-      0,
-      ('batch_sizes', 'image_size', 'images', 'batches', 'rounds', 'json'),
+      'images per second of the input pipelines, beside plain decoding and '
+      'the usual tf.data pipeline, on photographs written as JPEG files',
+      '--image_size=224 --images=256',
+      flags=(
+        'batch_sizes',
+        'image_size',
+        'images',
+        'batches',
+        'rounds',
+        'json',
+      ),
     ),
   }
 
@@ -152,6 +157,7 @@ def _begin(values):
 def _speed(values, kind):
   from vit_jax_repro import command_line
   from vit_jax_repro.benchmarks import speed, tables
+  from vit_jax_repro.errors import InputError
 
   cases, variants = _cases(values, kind)
   others = [
@@ -173,7 +179,7 @@ def _speed(values, kind):
     _write(values, _result('rows', rows, {}))  # so far
   _finish(values, rows, tables.speeds)
   if all(row.error for row in rows):
-    raise ValueError('nothing could be measured; the errors are above')
+    raise InputError('nothing could be measured; the errors are above')
 
 
 def _compile(values, _):

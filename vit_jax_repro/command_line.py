@@ -11,6 +11,7 @@ import traceback
 from absl import flags, logging
 
 from vit_jax_repro import compilation_cache
+from vit_jax_repro.errors import InputError
 
 WRONG_USAGE, FAILED, INTERRUPTED = 2, 1, 130
 NOBODY_READS = 141  # what a shell says of a program that SIGPIPE ended
@@ -26,16 +27,25 @@ _joined = []  # the number of this process, once it has joined others
 _HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull', '-?'}
 
 
-class UsageError(ValueError):
+class UsageError(InputError):
   """The command line is wrong, whatever stands in the files."""
 
 
-def run(verb, main, flag_values, description, *, positional='', argv=None):
+def run(
+  verb,
+  main,
+  flag_values,
+  description,
+  *,
+  positional='',
+  argv=None,
+  describe=None,
+):
   """Parses the command line, calls `main`, exits.
 
-  A wrong flag, and a ValueError or OSError that this package raises about
-  what the user gave, become one line on standard error. Any other exception
-  is a bug and keeps its traceback. Exit codes: the constants above.
+  A wrong flag, an InputError and an OSError become one line on stderr. Any
+  other exception is a bug and keeps its traceback. Exit codes: the constants
+  above.
 
   Args:
     verb: the name behind `python -m vit_jax_repro.`.
@@ -44,6 +54,7 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
     description: one paragraph for --help.
     positional: how the usage line shows other arguments; '' if there are none.
     argv: in place of sys.argv.
+    describe: arguments -> the text of --help, in place of the usual one.
   """
   argv = sys.argv if argv is None else argv
   # Set before TensorFlow is imported, by whichever library does so, and before
@@ -52,7 +63,10 @@ def run(verb, main, flag_values, description, *, positional='', argv=None):
   compilation_cache.keep()
   if _HELP & set(argv[1:]):
     with _while_someone_reads():
-      print(_help(verb, flag_values, description, positional))
+      if describe is not None:
+        print(describe(argv[1:]))
+      else:
+        print(_help(verb, flag_values, description, positional))
     sys.exit(0)
   try:
     rest = flag_values(argv)[1:]
@@ -171,7 +185,7 @@ def join_processes(flag_values, initialize, **options):
 
   Raises:
     UsageError: the flags do not go together.
-    ValueError, OSError: as `initialize`.
+    InputError, OSError: as `initialize`.
   """
   initialize(**_process_options(flag_values), **options)
   jax = sys.modules['jax']
@@ -235,18 +249,6 @@ def _refuse_empty(flag_values, rest):
       raise flags.Error(f'--{name}= is empty; give a value')
 
 
-def _is_ours(error):
-  """Whether a `raise` of this package made the error.
-
-  Not so a call into a library that failed: then what is shown last is a call,
-  also where JAX has removed its own frames.
-  """
-  last = traceback.extract_tb(error.__traceback__)[-1]
-  package = os.path.dirname(os.path.abspath(__file__)) + os.sep
-  ours = os.path.abspath(last.filename).startswith(package)
-  return ours and last.line.startswith('raise ')
-
-
 def _line(error):
   """Returns what to print of an exception, None for a bug."""
   if isinstance(error, OSError):
@@ -263,10 +265,7 @@ def _line(error):
     return (
       f'the Python package {package} is not installed; pip install {package}'
     )
-  if isinstance(error, ValueError):
-    is_ours = isinstance(error, UsageError) or _is_ours(error)
-    return str(error) if is_ours else None
-  return None
+  return str(error) if isinstance(error, InputError) else None
 
 
 def _parse_error(text):
@@ -305,18 +304,38 @@ def _leave(code):
   sys.exit(code)
 
 
-def _help(verb, flag_values, description, positional):
-  lines = [
-    f'usage: python -m vit_jax_repro.{verb} [flags] {positional}'.rstrip(),
-    '',
-    textwrap.fill(' '.join(description.split()), 79),
-    '',
-  ]
-  for name in sorted(flag_values):
+def paragraph(text):
+  """Returns a text as lines of at most 79 characters."""
+  return textwrap.fill(' '.join(text.split()), 79)
+
+
+def entry(text):
+  """Returns an entry of a list for --help: its later lines are indented."""
+  return textwrap.fill(
+    text, 79, initial_indent='  ', subsequent_indent='      '
+  )
+
+
+def flag_lines(flag_values, names):
+  """Returns an entry of --help for each named flag, sorted."""
+  lines = []
+  for name in sorted(names):
     flag = flag_values[name]
     default = '' if flag.default is None else f' (default {flag.default})'
-    text = f'--{name}={flag.flag_type().upper()}  {flag.help}{default}'
     lines.append(
-      textwrap.fill(text, 79, initial_indent='  ', subsequent_indent='      ')
+      entry(f'--{name}={flag.flag_type().upper()}  {flag.help}{default}')
     )
-  return '\n'.join(lines)
+  return lines
+
+
+def _help(verb, flag_values, description, positional):
+  usage = f'usage: python -m vit_jax_repro.{verb} [flags] {positional}'
+  return '\n'.join(
+    [
+      usage.rstrip(),
+      '',
+      paragraph(description),
+      '',
+      *flag_lines(flag_values, flag_values),
+    ]
+  )

@@ -2,15 +2,8 @@
 
 from absl import flags
 
-DESCRIPTION = """Draws figures as PNG or SVG, from any weights file at any image
-size. `attention`: where a ViT or hybrid looks in images, by attention rollout,
-or the maps of single heads (--layer, --head). `distance`: how far each head
-reaches, by depth. `positions`: how position embeddings resemble each other.
-`filters`: principal components of the first layer's filters, of any family.
-From numbers: `compute`, accuracy over pre-training compute, as published;
-`curves` of training runs, `study`, `speed` from what runs, studies and
-benchmarks have written; `scaling`, what bounds a chip's speed on slices of a
-TPU, from `benchmark memory --target`; `verdicts` on the published numbers."""
+DESCRIPTION = """Draws figures as PNG or SVG from weights files, and from what
+training runs, studies and benchmarks have written."""
 
 
 def main(argv=None):
@@ -23,8 +16,8 @@ def main(argv=None):
 
 
 def command_flags():
-  """The flags of this verb, anew; each says which commands take it."""
-  from vit_jax_repro import command_line, subcommands
+  """Returns the flags of all commands, a new FlagValues."""
+  from vit_jax_repro import command_line
 
   values = flags.FlagValues()
   for name, text in {
@@ -41,19 +34,18 @@ def command_flags():
     'head': 'with --layer: these heads, such as 0,3; by default all',
     'results': 'a folder of measured results',
   }.items():
-    takers = subcommands.takers(commands(), name)
-    command_line.define_string(values, name, None, f'{takers}: {text}')
+    command_line.define_string(values, name, None, text)
   flags.DEFINE_enum(
     'heads',
     'mean',
     ['mean', 'max', 'min'],
-    'attention: how the rollout makes one of all heads; the ViT paper has mean',
+    'how the rollout combines the heads; the ViT paper takes the mean',
     flag_values=values,
   )
   flags.DEFINE_integer(
     'components',
     28,
-    'filters: how many, at most',
+    'how many components, at most',
     lower_bound=1,
     upper_bound=1000,
     flag_values=values,
@@ -62,7 +54,7 @@ def command_flags():
 
 
 def commands():
-  """{name: subcommands.Command}."""
+  """Returns {name: subcommands.Command}."""
   from vit_jax_repro.subcommands import Command
 
   files = ('out', 'arrays')
@@ -72,19 +64,78 @@ def commands():
   return {
     'attention': Command(
       _attention,
+      'where a ViT or hybrid looks in images: attention rollout, or the maps '
+      'of single heads (--layer, --head)',
+      '--weights=model.npz --out=rollout.png cat.jpg dog.jpg',
       'IMAGE...',
       many,
       (*images, 'token', 'layer', 'head', 'heads'),
     ),
-    'distance': Command(_distance, 'IMAGE...', many, images),
-    'positions': Command(_positions, '', 0, (*model, 'layer')),
-    'filters': Command(_filters, '', 0, (*files, 'weights', 'components')),
-    'compute': Command(_compute, '', 0, files),
-    'curves': Command(_curves, 'WORKDIR...', many, files),
-    'study': Command(_study, 'STUDY.json', 1, files),
-    'verdicts': Command(_verdicts, '', 0, (*files, 'results')),
-    'speed': Command(_speed, 'BENCHMARK.json...', many, files),
-    'scaling': Command(_scaling, 'MEMORY.json...', many, files),
+    'distance': Command(
+      _distance,
+      'mean attention distance of each head, by depth',
+      '--weights=model.npz --out=distance.png cat.jpg',
+      'IMAGE...',
+      many,
+      images,
+    ),
+    'positions': Command(
+      _positions,
+      'cosine similarity of the position embeddings',
+      '--weights=model.npz --out=positions.png',
+      flags=(*model, 'layer'),
+    ),
+    'filters': Command(
+      _filters,
+      "principal components of the first layer's filters, of any family",
+      '--weights=model.npz --out=filters.png --components=28',
+      flags=(*files, 'weights', 'components'),
+    ),
+    'compute': Command(
+      _compute,
+      'published accuracy over pre-training compute',
+      '--out=compute.png',
+      flags=files,
+    ),
+    'curves': Command(
+      _curves,
+      'loss and accuracy of training runs',
+      'runs/quickstart --out=curves.png',
+      'WORKDIR...',
+      many,
+      files,
+    ),
+    'study': Command(
+      _study,
+      'the accuracies of a study',
+      'runs/study/study.json --out=study.png',
+      'STUDY.json',
+      1,
+      files,
+    ),
+    'verdicts': Command(
+      _verdicts,
+      'measured against published numbers',
+      '--results=results --out=verdicts.png',
+      flags=(*files, 'results'),
+    ),
+    'speed': Command(
+      _speed,
+      'images per second, from `benchmark --json`',
+      'train.json --out=speed.png',
+      'BENCHMARK.json...',
+      many,
+      files,
+    ),
+    'scaling': Command(
+      _scaling,
+      "what bounds a chip's speed on slices of a TPU, from `benchmark memory "
+      '--target --json`',
+      'v5e.json --out=scaling.png',
+      'MEMORY.json...',
+      many,
+      files,
+    ),
   }
 
 
@@ -222,6 +273,7 @@ def _begin(values, read=(), what=None):
   """
   from vit_jax_repro import command_line
   from vit_jax_repro.analysis import pictures
+  from vit_jax_repro.errors import InputError
   from vit_jax_repro.output import files
   from vit_jax_repro.weights import model_card
 
@@ -235,7 +287,7 @@ def _begin(values, read=(), what=None):
     pictures.check_ending(values.out)
     if values.arrays is not None:
       pictures.check_arrays_ending(values.arrays)
-  except ValueError as error:
+  except InputError as error:
     _wrong(str(error))
   files.check_writable(values.out, keep=read)
   if values.arrays is not None:

@@ -21,6 +21,7 @@ from absl import logging
 from vit_jax_repro import jobs, models, recipes, studies, weights
 from vit_jax_repro.analysis import cost, saved_results
 from vit_jax_repro.data import digits
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import restoring
 from vit_jax_repro.output import messages
 from vit_jax_repro.output.sections import Section, View
@@ -46,7 +47,7 @@ class Lesson:
   """Settings of a notebook.
 
   Raises:
-    ValueError: an unknown size.
+    InputError: an unknown size.
   """
 
   size: str = 'digits'  # one of SIZES
@@ -63,7 +64,7 @@ class Lesson:
     # Of TFDS and Orbax, which warn of what their users cannot mend.
     logging.set_verbosity(logging.ERROR)
     if self.size not in SIZES:
-      raise ValueError(f'size={self.size!r} must be one of {", ".join(SIZES)}')
+      raise InputError(f'size={self.size!r} must be one of {", ".join(SIZES)}')
 
   @property
   def is_full(self) -> bool:
@@ -132,11 +133,11 @@ class Lesson:
     """Paths of images: `number` test digits, or the first of `images`.
 
     Raises:
-      ValueError: size 'full' and no `images`.
+      InputError: size 'full' and no `images`.
     """
     if self.is_full:
       if not self.images:
-        raise ValueError(
+        raise InputError(
           "size='full' looks into your pictures; set images=('cat.jpg', ...)"
         )
       return list(self.images[:number])
@@ -172,7 +173,7 @@ class Lesson:
         only; by default all. The plan's size says what was left out.
 
     Raises:
-      ValueError: an unknown name, or overrides of no setting.
+      InputError: an unknown name, or overrides of no setting.
     """
     plan = to_plain(studies.config(name, self.size).study)
     if self.is_full:
@@ -215,7 +216,7 @@ class Lesson:
     verdicts are on what was measured at full size, if anything was.
 
     Raises:
-      ValueError, OSError: as requests.run.
+      InputError, OSError: as requests.run.
     """
     folder = os.path.join(self.folder, 'full', 'results')
     if self.is_full:

@@ -4,15 +4,9 @@ import dataclasses
 
 from absl import flags
 
-DESCRIPTION = """The published numbers: which can be checked, what was measured,
-and whether the two agree. `list`: the tables. `show`: the rows of a table, or
-all that is known of one row. `plan`: what checking rows takes. `run`: checks
-them, and goes on where it was. `report`: the verdicts on what was measured.
-`differences`: where papers and released code differ. `cost`: parameters and
-compute, beside the published. `card`: what a run, or this project, says of the
-variables by which reproducibility is scored. A name may be a part that
-no other has, a PATTERN a part or a glob. What the verdicts mean:
-docs/paper.md."""
+DESCRIPTION = """The published numbers: which can be checked, what was
+measured, and whether the two agree. A name may be a part that no other name
+has, a PATTERN a part or a glob. docs/paper.md explains the verdicts."""
 
 FORMATS = ('terminal', 'markdown', 'csv')
 
@@ -27,7 +21,7 @@ def main(argv=None):
 
 
 def command_flags():
-  """The flags of this verb, anew; each says which commands take it."""
+  """Returns the flags of all commands, a new FlagValues."""
   from vit_jax_repro import command_line
 
   values = flags.FlagValues()
@@ -48,15 +42,13 @@ def command_flags():
     'override': 'other settings than the recipe has, KEY=VALUE,...; the result '
     'says so',
   }.items():
-    command_line.define_string(values, name, None, f'{_takers(name)}: {text}')
+    command_line.define_string(values, name, None, text)
   for name, text in {
     'grid': 'laid out as in the paper, models by data sets',
     'compiled': "XLA's count too, of each compiled model: minutes",
     'fetch': 'get the weights files that are not there',
   }.items():
-    flags.DEFINE_boolean(
-      name, False, f'{_takers(name)}: {text}', flag_values=values
-    )
+    flags.DEFINE_boolean(name, False, text, flag_values=values)
   for name, default, text in (
     ('seeds', 1, 'runs of fine-tuning, their mean is judged'),
     ('batch_size', 64, 'images at a time, of evaluation'),
@@ -64,15 +56,14 @@ def command_flags():
     flags.DEFINE_integer(
       name,
       default,
-      f'{_takers(name)}: {text}',
+      text,
       lower_bound=1,
       flag_values=values,
     )
   flags.DEFINE_float(
     'budget',
     None,
-    f'{_takers("budget")}: hours; the cheapest checks first, and none that '
-    'would take longer',
+    'hours; the cheapest checks run first, and none that would take longer',
     lower_bound=0.0,
     flag_values=values,
   )
@@ -80,19 +71,14 @@ def command_flags():
     'format',
     None,
     FORMATS,
-    f'{_takers("format")}: how it is printed; by default for the terminal',
+    'how it is printed; by default for the terminal',
     flag_values=values,
   )
   return values
 
 
-def _takers(flag):
-  from vit_jax_repro import subcommands
-
-  return subcommands.takers(commands(), flag)
-
-
 def _list(values, rest):
+  from vit_jax_repro.errors import InputError
   from vit_jax_repro.output import messages
   from vit_jax_repro.paper import facts, listings, table
 
@@ -103,7 +89,7 @@ def _list(values, rest):
 
   found = fitting(table.tables()), fitting(facts.tables())
   if not any(found):
-    raise ValueError(
+    raise InputError(
       f'no table fits {pattern!r}; without a pattern all are shown'
     )
   _print(values, listings.all_tables(*found))
@@ -323,27 +309,50 @@ def _print(values, view):
 
 
 _WHICH = '[--row=ID | --table=NAME | PATTERN]'
+_EXAMPLE = 'vit-table-5-vit-b-16-imagenet-21k-90ep-cifar-10'
 _CHOICES = ('row', 'table', 'weights', 'dataset', 'recipe')
 
 
 def commands():
-  """{name: subcommands.Command}."""
+  """Returns {name: subcommands.Command}."""
   from vit_jax_repro.subcommands import Command
 
   return {
-    'list': Command(_list, '[PATTERN]', 1, ('format',)),
+    'list': Command(
+      _list,
+      'the tables of published numbers',
+      "'ViT Table*'",
+      '[PATTERN]',
+      1,
+      ('format',),
+    ),
     'show': Command(
       _show,
+      'the rows of a table, or all that is known of one row',
+      "'ViT Table 5' --results=results",
       '[TABLE [PATTERN] | --row=ID]',
       2,
       ('results', 'row', 'grid', 'format'),
     ),
     'report': Command(
-      _report, '--results=DIR', 0, ('results', 'table', 'out', 'format')
+      _report,
+      'the verdicts on what was measured',
+      '--results=results --out=report.md',
+      '--results=DIR',
+      flags=('results', 'table', 'out', 'format'),
     ),
-    'plan': Command(_plan, _WHICH, 1, (*_CHOICES, 'format')),
+    'plan': Command(
+      _plan,
+      'the weights, data, recipe and steps that checking rows takes',
+      "--table='ViT Table 5'",
+      _WHICH,
+      1,
+      (*_CHOICES, 'format'),
+    ),
     'run': Command(
       _run,
+      'checks rows, and continues where it was interrupted',
+      f'--row={_EXAMPLE} --results=results --fetch',
       f'{_WHICH} --results=DIR',
       1,
       (
@@ -359,9 +368,28 @@ def commands():
         'format',
       ),
     ),
-    'cost': Command(_cost, '', 0, ('compiled', 'format')),
-    'card': Command(_card, '[WORKDIR]', 1, ('json', 'format')),
-    'differences': Command(_differences, '[PATTERN]', 1, ('format',)),
+    'cost': Command(
+      _cost,
+      'parameters and compute of the models, beside the published ones',
+      '--format=markdown',
+      flags=('compiled', 'format'),
+    ),
+    'card': Command(
+      _card,
+      'the reproducibility card of a run, or of this project',
+      'runs/quickstart',
+      '[WORKDIR]',
+      1,
+      ('json', 'format'),
+    ),
+    'differences': Command(
+      _differences,
+      'where papers and released code differ',
+      'polyak',
+      '[PATTERN]',
+      1,
+      ('format',),
+    ),
   }
 
 

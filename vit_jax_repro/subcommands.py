@@ -1,41 +1,51 @@
-"""Verbs whose first argument says what to do, each with flags of its own."""
+"""Verbs whose first argument is a command, each with flags of its own.
+
+All flags of a verb are parsed together, so they may stand before the command,
+too; each command lists those that it takes.
+"""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """One of the first arguments.
+  """One command of a verb.
 
   Attributes:
     run: called with the parsed flags and the other arguments.
-    arguments: as the usage line has them.
-    most: how many arguments it takes beside flags.
-    flags: names of those that it takes.
+    summary: one line for the help of the verb.
+    example: arguments of an example, without the name of the command.
+    arguments: other arguments, as the usage line shows them.
+    most: how many other arguments it takes.
+    flags: names of the flags that it takes.
   """
 
   run: Callable
-  arguments: str
-  most: int
-  flags: tuple[str, ...]
+  summary: str
+  example: str
+  arguments: str = ''
+  most: int = 0
+  flags: tuple[str, ...] = ()
 
 
 def run(
   verb: str,
   commands: Mapping[str, Command],
-  values,
+  values: Any,
   description: str,
   *,
-  argv=None,
+  argv: Sequence[str] | None = None,
   begin: Callable | None = None,
 ) -> None:
-  """The `main` of a verb with commands: runs a command line and exits.
+  """Runs a verb with commands on a command line and exits.
 
   Args:
     verb, description, argv: see `command_line.run`.
-    values: its flags, an absl FlagValues.
-    begin: called with the parsed flags, before anything else.
+    commands: by name.
+    values: flags of all commands, an absl FlagValues.
+    begin: called with the parsed flags before the command.
   """
   from vit_jax_repro import command_line
 
@@ -44,27 +54,68 @@ def run(
       begin(values)
     dispatch(commands, values, arguments)
 
+  def describe(arguments):
+    return help_text(verb, commands, values, description, arguments)
+
   command_line.run(
-    verb, work, values, description, positional=usage(commands), argv=argv
+    verb, work, values, description, positional='COMMAND', argv=argv,
+    describe=describe,
+  )  # fmt: skip
+
+
+def help_text(
+  verb: str,
+  commands: Mapping[str, Command],
+  values: Any,
+  description: str,
+  arguments: Sequence[str],
+) -> str:
+  """Returns the help of the command among the arguments, or of the verb.
+
+  Args:
+    verb, commands, values, description: see `run`.
+    arguments: of the command line.
+  """
+  from vit_jax_repro import command_line
+
+  module = f'python -m vit_jax_repro.{verb}'
+  name = next((each for each in arguments if each in commands), None)
+  if name is not None:
+    command = commands[name]
+    return '\n'.join(
+      [
+        f'usage: {module} {name} {command.arguments} [flags]'.replace(
+          '  ', ' '
+        ),
+        '',
+        command_line.paragraph(command.summary),
+        '',
+        f'example: {module} {name} {command.example}'.rstrip(),
+        '',
+        *command_line.flag_lines(values, command.flags),
+      ]
+    )
+  lines = [
+    f'usage: {module} COMMAND [flags]',
+    '',
+    command_line.paragraph(description),
+    '',
+  ]
+  for name, command in commands.items():
+    head = f'{name} {command.arguments}'.rstrip()
+    lines.append(command_line.entry(f'{head}  {command.summary}'))
+  return '\n'.join(
+    [*lines, '', f'Flags and an example: {module} COMMAND --help']
   )
 
 
-def usage(commands: Mapping[str, Command]) -> str:
-  """What the usage line says of the arguments."""
-  return ' | '.join(
-    f'{name} {command.arguments}'.rstrip() for name, command in commands.items()
-  )
-
-
-def takers(commands: Mapping[str, Command], flag: str) -> str:
-  """The commands that take a flag, for its help."""
-  return ', '.join(n for n, each in commands.items() if flag in each.flags)
-
-
-def dispatch(commands: Mapping[str, Command], values, arguments) -> None:
+def dispatch(
+  commands: Mapping[str, Command], values: Any, arguments: Sequence[str]
+) -> None:
   """Runs the command that the first argument names.
 
   Args:
+    commands: by name.
     values: the parsed flags of the verb, an absl FlagValues.
     arguments: those that are no flags.
 
@@ -73,10 +124,13 @@ def dispatch(commands: Mapping[str, Command], values, arguments) -> None:
   """
   from vit_jax_repro import command_line
 
-  name, *rest = arguments or ['']
+  choices = ', '.join(commands)
+  if not arguments:
+    raise command_line.UsageError(f'no command given; choose from {choices}')
+  name, *rest = arguments
   if name not in commands:
     raise command_line.UsageError(
-      f'what to do is {name!r}; choose one of {", ".join(commands)}'
+      f'unknown command {name!r}; choose from {choices}'
     )
   command = commands[name]
   wrong = [
@@ -85,10 +139,12 @@ def dispatch(commands: Mapping[str, Command], values, arguments) -> None:
     if values[flag].present and flag not in command.flags
   ]
   if wrong:
-    raise command_line.UsageError(f'{name} does not take {", ".join(wrong)}')
+    raise command_line.UsageError(
+      f'{name} does not take {", ".join(wrong)}; see {name} --help'
+    )
   if len(rest) > command.most:
     raise command_line.UsageError(
-      f'{name} does not take {rest[command.most]!r}: '
+      f'{name} does not take {rest[command.most]!r}; usage: '
       f'{name} {command.arguments}'.rstrip()
     )
   command.run(values, rest)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_repro import models
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import intermediates
 
 # How the heads of a layer become one matrix. The ViT paper averages them
@@ -46,7 +47,7 @@ class Attention:
       that it sums to less than 1.
 
     Raises:
-      ValueError: the model has no such token.
+      InputError: the model has no such token.
     """
     rows = matrix[..., self.num_prefix :]
     if token == 'mean':
@@ -58,7 +59,7 @@ class Attention:
   def _number(self, token):
     if token == 'class':
       if not self.num_prefix:
-        raise ValueError(
+        raise InputError(
           "the model has no class token; choose 'mean', the average over all "
           'patches, or the row and column of a patch'
         )
@@ -66,7 +67,7 @@ class Attention:
     row, column = token
     height, width = self.grid
     if not (0 <= row < height and 0 <= column < width):
-      raise ValueError(
+      raise InputError(
         f'there is no patch {row},{column}: rows are 0 to {height - 1} and '
         f'columns 0 to {width - 1}'
       )
@@ -76,7 +77,7 @@ class Attention:
 def require_vit(model) -> None:
   """Raises a ValueError unless the model has attention."""
   if not isinstance(model, models.ViT):
-    raise ValueError(
+    raise InputError(
       f'a {type(model).__name__} has no attention and no position embeddings; '
       'of the figures of a model it has `filters`'
     )
@@ -86,13 +87,13 @@ def of(model, params, image: np.ndarray) -> Attention:
   """Runs a ViT or hybrid on an image [H, W, 3] and keeps its attention.
 
   Raises:
-    ValueError: another model, or weights that are not finite.
+    InputError: another model, or weights that are not finite.
   """
   require_vit(model)
   weights, cells = _compiled(model)(params, image[None])
   weights = np.asarray(weights[0], np.float32)
   if not np.isfinite(weights).all():
-    raise ValueError(
+    raise InputError(
       'the attention of the model is not finite: its weights hold NaN or '
       'infinity, or are too large'
     )
@@ -129,10 +130,10 @@ def rollout(
     residual: whether the identity is added.
 
   Raises:
-    ValueError: an unknown name.
+    InputError: an unknown name.
   """
   if combined not in COMBINED:
-    raise ValueError(f'unknown {combined=}; choose from {", ".join(COMBINED)}')
+    raise InputError(f'unknown {combined=}; choose from {", ".join(COMBINED)}')
   result = identity = np.eye(weights.shape[-1])
   for heads in weights:
     layer = COMBINED[combined](heads.astype(np.float64), axis=0)

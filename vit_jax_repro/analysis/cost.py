@@ -19,6 +19,7 @@ import numpy as np
 from jax.extend import core as jaxprs
 
 from vit_jax_repro import models
+from vit_jax_repro.errors import InputError
 
 # Of JFT-300M, and the pixels that models are pre-trained at (section 4.1).
 JFT_IMAGES = 303e6
@@ -81,7 +82,7 @@ def table(
       for all of them.
 
   Raises:
-    ValueError: an unknown system.
+    InputError: an unknown system.
   """
   rows = []
   costs = {}  # system: what does not depend on epochs
@@ -103,7 +104,7 @@ def table(
 
 def _of_system(system, compiled):
   if system not in TABLE_6:
-    raise ValueError(
+    raise InputError(
       f'unknown system {system!r} of Table 6; choose from {sorted(TABLE_6)}'
     )
   name, size = TABLE_6[system], (IMAGE_SIZE, IMAGE_SIZE)
@@ -135,7 +136,7 @@ def multiply_adds(model: nn.Module, image_size: tuple[int, int]) -> int:
   XLA's own analysis. Nothing is allocated or compiled.
 
   Raises:
-    ValueError: the model does not fit the image, or has a loop whose length is
+    InputError: the model does not fit the image, or has a loop whose length is
       not known before it runs.
   """
   closed = jax.make_jaxpr(_forward(model))(
@@ -156,7 +157,7 @@ def products(closed: jaxprs.ClosedJaxpr) -> collections.Counter:
     {dtype of the wider operand: multiply-adds}, over all devices.
 
   Raises:
-    ValueError: a loop whose length is not known before it runs has products.
+    InputError: a loop whose length is not known before it runs has products.
   """
   return _of_jaxpr(closed.jaxpr)
 
@@ -229,7 +230,7 @@ def _of_equation(equation, is_used):
     same = name != 'while' and len(each.outvars) == len(is_used)
     inner.update(_of_jaxpr(each, is_used if same else None))
   if name == 'while' and inner:
-    raise ValueError('a loop of unknown length has no number of multiply-adds')
+    raise InputError('a loop of unknown length has no number of multiply-adds')
   times = params['length'] if name == 'scan' else 1
   if name == 'shard_map':  # written for one device of each manual axis
     sizes = params['mesh'].shape

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_repro.analysis import attention
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import positions
 from vit_jax_repro.weights import trees
 
@@ -36,20 +37,20 @@ def position_table(
     layer: for a model with an embedding in every layer.
 
   Raises:
-    ValueError: no ViT, a model without embeddings that are added, or none of
+    InputError: no ViT, a model without embeddings that are added, or none of
       such a layer.
   """
   attention.require_vit(model)
   kind = model.position_embedding
   if kind not in _ADDED:
-    raise ValueError(
+    raise InputError(
       f'the model has position_embedding={kind!r}, with no vector for a patch; '
       f'those of {", ".join(_ADDED)} can be compared'
     )
   own_layers = model.position_embedding_at == 'every_layer'
   layers = model.num_layers if own_layers else 1
   if not 0 <= layer < layers:
-    raise ValueError(
+    raise InputError(
       f'{layer=} has no position embeddings; the model has those of layers '
       f'0 to {layers - 1}'
     )
@@ -67,10 +68,10 @@ def similarity(table: np.ndarray) -> np.ndarray:  # [h, w, D] -> [h, w, h, w]
   ViT paper, Figure 7 (centre) and Figure 10. That of zeros is 0.
 
   Raises:
-    ValueError: the table is not finite.
+    InputError: the table is not finite.
   """
   if not np.isfinite(table).all():
-    raise ValueError('the position embeddings hold NaN or infinity')
+    raise InputError('the position embeddings hold NaN or infinity')
   height, width, _ = table.shape
   norms = np.linalg.norm(table, axis=-1, keepdims=True)
   unit = table / np.where(norms > 0, norms, 1)
@@ -83,15 +84,15 @@ def rgb_filters(params: Mapping[str, Any]) -> np.ndarray:
   """[p, q, 3, D]: the kernel that the image meets first, as it is stored.
 
   Raises:
-    ValueError: no such kernel, or it is not finite.
+    InputError: no such kernel, or it is not finite.
   """
   flat = trees.flatten(params)
   name = next((name for name in _FILTERS if name in flat), None)
   if name is None or flat[name].shape[2] != 3:
-    raise ValueError('the weights have no filters of RGB values')
+    raise InputError('the weights have no filters of RGB values')
   kernel = np.asarray(flat[name], np.float64)
   if not np.isfinite(kernel).all():
-    raise ValueError(f'{name} holds NaN or infinity')
+    raise InputError(f'{name} holds NaN or infinity')
   return kernel
 
 
@@ -108,14 +109,14 @@ def principal_components(
     up, largest first; n is at most `number`, and what D filters can have.
 
   Raises:
-    ValueError: all filters are alike.
+    InputError: all filters are alike.
   """
   rows = kernel.reshape(-1, kernel.shape[-1]).T  # [D, p*q*3]
   _, sizes, components = np.linalg.svd(
     rows - rows.mean(axis=0), full_matrices=False
   )
   if not sizes.any():
-    raise ValueError('all filters are alike; they have no components')
+    raise InputError('all filters are alike; they have no components')
   count = min(number, len(components), len(rows) - 1)
   components = components[:count]
   largest = np.abs(components).argmax(axis=1)

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from vit_jax_repro.errors import InputError
+
 COLLECTIVES = (
   'all-gather',
   'all-reduce',
@@ -387,7 +389,7 @@ def _closing(text, start):
     depth += (text[place] == '(') - (text[place] == ')')
     if not depth:
       return place
-  raise ValueError(f'unbalanced parentheses in an instruction: {text[:80]!r}')
+  raise InputError(f'unbalanced parentheses in an instruction: {text[:80]!r}')
 
 
 def _arrays(kind):

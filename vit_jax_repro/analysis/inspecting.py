@@ -17,6 +17,7 @@ import numpy as np
 from vit_jax_repro import models, weights
 from vit_jax_repro.analysis import attention, embeddings
 from vit_jax_repro.data import preprocess
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import restoring
 
 
@@ -167,14 +168,14 @@ def filters(path, *, number: int = 28) -> Filters:
   try:
     kernel = embeddings.rgb_filters(params)
     components, shares = embeddings.principal_components(kernel, number)
-  except ValueError as error:
-    raise ValueError(f'{path}: {error}') from None
+  except InputError as error:
+    raise InputError(f'{path}: {error}') from None
   return Filters(_called_model(model), components, shares)
 
 
 def _restore(path, images, reading):
   if not len(images):
-    raise ValueError('no image; give at least one path')
+    raise InputError('no image; give at least one path')
   if isinstance(images, np.ndarray):
     reading = dict(image_size=images.shape[1:3]) | reading
   else:
@@ -235,7 +236,7 @@ def _numbers(what, wanted, number):
   wanted = tuple(range(number) if wanted is None else wanted)
   for each in wanted:
     if not 0 <= each < number:
-      raise ValueError(
+      raise InputError(
         f'there is no {what} {each}; the model has {what}s 0 to {number - 1}'
       )
   return wanted

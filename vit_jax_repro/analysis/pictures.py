@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 
 ENDINGS = ('.png', '.svg')
@@ -28,12 +29,12 @@ def new(width: float, height: float, *, images: bool = False):
   """An empty figure, in inches; of panels of images or not.
 
   Raises:
-    ValueError: it is larger than a picture can be.
+    InputError: it is larger than a picture can be.
   """
   from matplotlib.figure import Figure
 
   if max(width, height) > _LONGEST:
-    raise ValueError(
+    raise InputError(
       f'the picture would be {width:.0f} x {height:.0f} inches, above '
       f'{_LONGEST}; draw fewer images, layers or heads'
     )
@@ -46,7 +47,7 @@ def check_ending(path: str | os.PathLike) -> None:
   """Raises a ValueError unless `save` can write a file of that name."""
   ending = os.path.splitext(path)[1].lower()
   if ending not in ENDINGS:
-    raise ValueError(
+    raise InputError(
       f'{os.fspath(path)!r} must end in {" or ".join(ENDINGS)}, the kinds of '
       'pictures that are written'
     )
@@ -56,7 +57,7 @@ def save(figure, path: str | os.PathLike) -> None:
   """Writes a figure; the same one gives the same bytes.
 
   Raises:
-    ValueError: the name ends in none of `ENDINGS`.
+    InputError: the name ends in none of `ENDINGS`.
     OSError: the file cannot be written; what was there is unchanged.
   """
   import matplotlib
@@ -85,7 +86,7 @@ def save_arrays(path: str | os.PathLike, named: Mapping[str, Any]) -> None:
   """Writes an .npz file of numbers and texts, without pickled objects.
 
   Raises:
-    ValueError: the name does not end in .npz.
+    InputError: the name does not end in .npz.
     OSError: the file cannot be written; what was there is unchanged.
   """
   check_arrays_ending(path)
@@ -96,7 +97,7 @@ def save_arrays(path: str | os.PathLike, named: Mapping[str, Any]) -> None:
 def check_arrays_ending(path: str | os.PathLike) -> None:
   """Raises a ValueError unless a name ends in .npz."""
   if not os.fspath(path).endswith('.npz'):
-    raise ValueError(f'{os.fspath(path)!r} must end in .npz')
+    raise InputError(f'{os.fspath(path)!r} must end in .npz')
 
 
 def said(axis, text: str) -> None:

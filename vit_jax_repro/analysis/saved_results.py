@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax_repro.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Curves:
@@ -81,7 +83,7 @@ def curves(workdir: str | os.PathLike) -> Curves:
       except (ValueError, TypeError, KeyError):
         continue
   if not lines:
-    raise ValueError(f'{path} has no line with a step and a train_loss')
+    raise InputError(f'{path} has no line with a step and a train_loss')
   splits = dict.fromkeys(
     key.removeprefix('accuracy_')
     for *_, line in lines
@@ -113,7 +115,7 @@ def study(path: str | os.PathLike) -> Study:
       tuple(f'{j["claim"]}: {j["verdict"]}' for j in found['judgements']),
     )
   except (KeyError, TypeError, ValueError):
-    raise ValueError(
+    raise InputError(
       f'{path} is no result of a study; give the study.json of one'
     ) from None
 
@@ -122,7 +124,7 @@ def measured(paths: Sequence[str | os.PathLike]) -> Measured:
   """The rows of files that `benchmark --json` wrote; failed ones are left out.
 
   Raises:
-    ValueError: a file of something else, of both, or without a value.
+    InputError: a file of something else, of both, or without a value.
   """
   rows = []
   for path in paths:
@@ -130,16 +132,16 @@ def measured(paths: Sequence[str | os.PathLike]) -> Measured:
     try:
       rows += [_measurement(row) for row in found]
     except (KeyError, TypeError):
-      raise ValueError(
+      raise InputError(
         f'{path} is no result of `benchmark train`, `infer` or `memory`; '
         'give what --json=FILE wrote'
       ) from None
   rows = [row for row in rows if row['value'] is not None]
   if not rows:
-    raise ValueError(f'{", ".join(map(str, paths))}: nothing was measured')
+    raise InputError(f'{", ".join(map(str, paths))}: nothing was measured')
   quantities = sorted({row['quantity'] for row in rows})
   if len(quantities) > 1:
-    raise ValueError(f'files of {" and ".join(quantities)}; draw one at a time')
+    raise InputError(f'files of {" and ".join(quantities)}; draw one at a time')
   names = rows[0]['about']
   common = [n for n in names if len({row['about'][n] for row in rows}) == 1]
 
@@ -208,7 +210,7 @@ def scaling(paths: Sequence[str | os.PathLike]) -> Scaling:
   Programs that do not fit or were refused are left out.
 
   Raises:
-    ValueError: a file of something else, or without a bound.
+    InputError: a file of something else, or without a bound.
   """
   rows, shared = [], set()
   for path in paths:
@@ -230,12 +232,12 @@ def scaling(paths: Sequence[str | os.PathLike]) -> Scaling:
         batch = case['batch_size'] // row['num_chips']
         shared.add(f'{case["dtype"]}, {size} pixels, {batch} images of a chip')
     except (KeyError, TypeError):
-      raise ValueError(
+      raise InputError(
         f'{path} is no result of `benchmark memory --target=...`; give what '
         '--json=FILE wrote'
       ) from None
   if not rows:
-    raise ValueError(f'{", ".join(map(str, paths))}: no program has a bound')
+    raise InputError(f'{", ".join(map(str, paths))}: no program has a bound')
   series, chips, rates, limits = zip(*rows, strict=True)
   return Scaling(
     '; '.join(sorted(shared)),
@@ -253,5 +255,5 @@ def _object(path):
     except (ValueError, RecursionError):
       found = None
   if not isinstance(found, dict):
-    raise ValueError(f'{path} is no JSON file with an object in it')
+    raise InputError(f'{path} is no JSON file with an object in it')
   return found

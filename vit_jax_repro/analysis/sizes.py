@@ -53,7 +53,7 @@ def table(rows: Iterable[Mapping[str, str]]) -> list[Size]:
     rows: of the paper's `sizes`: `model` and `params_M_published` of each.
 
   Raises:
-    ValueError: a model has no name of ours.
+    InputError: a model has no name of ours.
   """
   return [
     _size(row['model'], row['params_M_published'])

@@ -9,6 +9,7 @@ import jax
 
 from vit_jax_repro.analysis import dry_run, memory
 from vit_jax_repro.benchmarks import programs
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.parallel import targets
 
 
@@ -116,12 +117,12 @@ def fits(
     limit: bytes of a device; None: 0.95 of what it reports, as in `main`.
 
   Raises:
-    ValueError: the largest batch is wanted and nobody knows the limit.
+    InputError: the largest batch is wanted and nobody knows the limit.
   """
   taken, usable = dry_run.limits(programs.devices(case)[0])
   limit = usable if limit is None else limit
   if largest and limit is None:
-    raise ValueError(
+    raise InputError(
       'the largest batch needs a limit, and this device reports none; give '
       '--memory_limit_gb=N'
     )

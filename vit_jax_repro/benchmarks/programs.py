@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from vit_jax_repro import models
 from vit_jax_repro.analysis import cost
 from vit_jax_repro.data import batches
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import attention
 from vit_jax_repro.parallel import mesh as mesh_lib
 from vit_jax_repro.parallel import targets
@@ -84,7 +85,7 @@ def read_mesh(
     target: whose number of devices `all` stands for.
 
   Raises:
-    ValueError: an unknown axis or size.
+    InputError: an unknown axis or size.
   """
   if text is None:
     return {}
@@ -94,7 +95,7 @@ def read_mesh(
     if size == 'all' and target is not None:
       size = str(target.num_devices)
     if axis not in mesh_lib.AXES or not size.isdecimal() or not int(size):
-      raise ValueError(
+      raise InputError(
         f'--mesh={text} must be sizes of {", ".join(mesh_lib.AXES)}, such as '
         'data=2,fsdp=4, or with a --target also fsdp=all'
       )
@@ -147,11 +148,11 @@ def create_model(case: Case) -> nn.Module:
   """The linen module of a case.
 
   Raises:
-    ValueError: an unknown name, or a model that cannot be scanned.
+    InputError: an unknown name, or a model that cannot be scanned.
   """
   model = models.create(case.model, num_classes=NUM_CLASSES, dtype=case.dtype)
   if case.scan and not hasattr(model, 'scan'):
-    raise ValueError(
+    raise InputError(
       f'{case.model} has no equal blocks to scan; leave out the variant'
     )
   off = {name: 0.0 for name in _NO_DROPOUT if hasattr(model, name)}
@@ -160,7 +161,7 @@ def create_model(case: Case) -> nn.Module:
   if hasattr(model, 'remat_policy'):
     off['remat_policy'] = case.remat_policy
   elif case.remat_policy != 'nothing':
-    raise ValueError(f'{case.model} has no remat_policy; leave out the variant')
+    raise InputError(f'{case.model} has no remat_policy; leave out the variant')
   return model.clone(**off, remat=case.remat)
 
 
@@ -168,13 +169,13 @@ def create(case: Case) -> Program:
   """The program of a case; nothing is computed or compiled yet.
 
   Raises:
-    ValueError: an unknown model, an image or batch that does not fit.
+    InputError: an unknown model, an image or batch that does not fit.
   """
   mesh = mesh_lib.create_mesh(**case.mesh, devices=devices(case))
   model = attention.resolve(create_model(case), mesh.devices.flat[0])
   parts = mesh_lib.batch_shards(mesh)
   if case.batch_size % parts:
-    raise ValueError(
+    raise InputError(
       f'a batch of {case.batch_size} does not divide over {parts} devices; '
       'choose a multiple'
     )

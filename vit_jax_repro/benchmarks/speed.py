@@ -101,7 +101,7 @@ def others(against: str | None, compiled: bool, model: str) -> list[str]:
   """The names of the others: of PyTorch eager, and compiled if wanted.
 
   Raises:
-    ValueError: as `torch_models.pick_library`.
+    InputError: as `torch_models.pick_library`.
   """
   if against is None:
     return []

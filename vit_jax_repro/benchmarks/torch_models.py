@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from vit_jax_repro.analysis import cost
 from vit_jax_repro.benchmarks import programs
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.ports import configs, folders
 
 LIBRARIES = ('timm', 'transformers')
@@ -47,15 +48,15 @@ def pick_library(against: str, model: str) -> str:
   """'torch' stands for timm where it is there and has the model.
 
   Raises:
-    ValueError: no such library, or it is not installed, or has no such model.
+    InputError: no such library, or it is not installed, or has no such model.
   """
   if against != 'torch' and against not in LIBRARIES:
-    raise ValueError(
+    raise InputError(
       f'unknown --against={against}; choose torch, timm or transformers'
     )
   for name in ('torch',) if against == 'torch' else ('torch', against):
     if importlib.util.find_spec(name) is None:
-      raise ValueError(f'--against={against} needs {name}: {INSTALL}')
+      raise InputError(f'--against={against} needs {name}: {INSTALL}')
   # timm does not import without torchvision.
   there = [
     name
@@ -67,14 +68,14 @@ def pick_library(against: str, model: str) -> str:
     for name in there:
       if _has(name, model):
         return name
-    raise ValueError(
+    raise InputError(
       f'--against=torch: of the libraries here ({", ".join(there) or "none"}) '
       f'none has {model}; timm has {", ".join(TIMM)}'
     )
   if against not in there:
-    raise ValueError(f'--against={against} needs torchvision too: {INSTALL}')
+    raise InputError(f'--against={against} needs torchvision too: {INSTALL}')
   if not _has(against, model):
-    raise ValueError(
+    raise InputError(
       f'{against} has no {model}; timm has {", ".join(TIMM)}, transformers '
       'those of ViT, DeiT and BiT'
     )

@@ -21,6 +21,7 @@ from vit_jax_repro.comparison import (
   torch_sources,
 )
 from vit_jax_repro.data import labels, preprocess
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import state_dicts
@@ -86,13 +87,13 @@ def crosscheck(
     Crosscheck.
 
   Raises:
-    ValueError: one line on anything wrong with the arguments or files, a port
+    InputError: one line on anything wrong with the arguments or files, a port
       that cannot be made or fails, or PyTorch is not installed.
     OSError: a file cannot be read.
   """
   check(weights_path, images, dtype)
   if port_weights not in PORT_WEIGHTS:
-    raise ValueError(
+    raise InputError(
       f'{port_weights=} must be one of {", ".join(PORT_WEIGHTS)}'
     )
   torch_models.require_torch()
@@ -155,7 +156,7 @@ def export_reference(
     Names of the activations, logits among them.
 
   Raises:
-    ValueError: as `crosscheck`, or see `export.check_path`.
+    InputError: as `crosscheck`, or see `export.check_path`.
     OSError: a file cannot be read, or the archive cannot be written.
   """
   check(weights_path, images, 'float32')
@@ -182,16 +183,16 @@ def check(weights_path, images, dtype):
   """Refuses what `crosscheck` would only find out after loading a model.
 
   Raises:
-    ValueError: weights of a port, too many images or an unknown dtype.
+    InputError: weights of a port, too many images or an unknown dtype.
     FileNotFoundError: an image is not there.
   """
   if state_dicts.is_port(weights_path):
-    raise ValueError(
+    raise InputError(
       f'{os.fspath(weights_path)} holds weights of a PyTorch port; bring them '
       'into an .npz file first, with the verb convert'
     )
   if len(images) > MAX_IMAGES:
-    raise ValueError(
+    raise InputError(
       f'{len(images)} images are more than the {MAX_IMAGES} whose activations '
       'are kept; give fewer'
     )
@@ -199,7 +200,7 @@ def check(weights_path, images, dtype):
     if not os.path.isfile(path):
       raise FileNotFoundError(f'no such image: {os.fspath(path)}')
   if dtype not in activations.DTYPES:
-    raise ValueError(f'{dtype=} must be one of {", ".join(activations.DTYPES)}')
+    raise InputError(f'{dtype=} must be one of {", ".join(activations.DTYPES)}')
 
 
 def versions():
@@ -241,7 +242,7 @@ def _both(port, inputs, restored, dtype):
     dtype=dtype,
   )
   if not differences.compare(examiner.reference, outputs, examiner.tolerances):
-    raise ValueError(
+    raise InputError(
       f'{port.name} gives nothing to compare: no logits of shape '
       f'{examiner.reference[activations.LOGITS].shape} and no known layer; '
       'name its `layers`, or check the number of classes'

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.weights import npz
 
 FORMAT = 1
@@ -45,7 +46,7 @@ def write(
     about: what can be written as JSON; `format` and `order` are added.
 
   Raises:
-    ValueError: see `check_path`.
+    InputError: see `check_path`.
     OSError: the file cannot be written.
   """
   check_path(path)
@@ -62,14 +63,14 @@ def check_path(path: str | os.PathLike) -> None:
   """Refuses a path at which no archive should be written.
 
   Raises:
-    ValueError: its name does not end in '.npz', or another file is there, such
+    InputError: its name does not end in '.npz', or another file is there, such
       as one of weights. An older archive may be replaced.
   """
   path = os.fspath(path)
   if not path.endswith('.npz'):
-    raise ValueError(f'{path!r} must end in .npz')
+    raise InputError(f'{path!r} must end in .npz')
   if os.path.lexists(path) and not _is_export(path):
-    raise ValueError(
+    raise InputError(
       f'{path!r} is there and is no archive of this verb; give another name, '
       'or remove it'
     )

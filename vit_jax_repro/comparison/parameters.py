@@ -9,6 +9,7 @@ import numpy as np
 
 from vit_jax_repro import ports, weights
 from vit_jax_repro.comparison import causes, torch_models
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import state_dicts
@@ -75,7 +76,7 @@ def canonical(port, restored):
       num_heads=getattr(restored.model, 'num_heads', None),
       library=library,
     )
-  except ValueError as error:
+  except InputError as error:
     note(f"the port's weights are not compared: {error}")
     return None, None
   return library, tree
@@ -85,7 +86,7 @@ def give(port, params):
   """Puts the parameters of a canonical tree, converted, into the port.
 
   Raises:
-    ValueError: the names of the port are unknown, or they do not fit.
+    InputError: the names of the port are unknown, or they do not fit.
   """
   torch = torch_models.require_torch()
   given = port.module.state_dict().keys()
@@ -98,7 +99,7 @@ def give(port, params):
   try:
     port.module.load_state_dict(state)
   except RuntimeError as error:
-    raise ValueError(
+    raise InputError(
       f'the weights do not fit {port.name}: {messages.short(error)}; check '
       'the model, the number of classes and the image size'
     ) from None
@@ -131,7 +132,7 @@ def as_cause(tree, source, restored):
       fitted = weights.adapt(
         fitting, restored.model, image_size=restored.image_size, head='keep'
       )
-    except ValueError:
+    except InputError:
       continue
     return causes.port_weights(fitted, text)
   return None  # the table of weights says what is missing

@@ -17,6 +17,7 @@ import numpy as np
 
 from vit_jax_repro.comparison import torch_layers
 from vit_jax_repro.comparison.activations import LOGITS
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 
 INSTALL = "pip install -e '.[torch]'"
@@ -48,12 +49,12 @@ def require_torch():
   """Imports and returns torch.
 
   Raises:
-    ValueError: it is not installed.
+    InputError: it is not installed.
   """
   try:
     return importlib.import_module('torch')
   except ImportError as error:
-    raise ValueError(
+    raise InputError(
       f'a port needs PyTorch ({messages.short(error)}): {INSTALL}'
     ) from None
 
@@ -67,7 +68,7 @@ def guarded(what: str, remedy: str):
     remedy: its end.
 
   Raises:
-    ValueError: with the error's type, its message, and where in the user's
+    InputError: with the error's type, its message, and where in the user's
       own files it arose, if it did there.
   """
   try:
@@ -76,7 +77,7 @@ def guarded(what: str, remedy: str):
     said = ': '.join(
       filter(None, (type(error).__name__, messages.short(error)))
     )
-    raise ValueError(f'{what} ({said}{_where(error)}); {remedy}') from None
+    raise InputError(f'{what} ({said}{_where(error)}); {remedy}') from None
 
 
 def _where(error):
@@ -94,7 +95,7 @@ def preprocessed(port: Port, path: str) -> np.ndarray:
   """What a port's own preprocessing makes of an image file, float32.
 
   Raises:
-    ValueError: it fails, or gives no numbers.
+    InputError: it fails, or gives no numbers.
   """
   with guarded(
     f'the preprocessing of {port.name} fails on {path}',
@@ -126,13 +127,13 @@ def run(
     dtype: of parameters and computation, 'float32' or 'float64'.
 
   Raises:
-    ValueError: a layer that the port names is not there, or it fails.
+    InputError: a layer that the port names is not there, or it fails.
   """
   torch = require_torch()
   modules = dict(port.module.named_modules())
   missing = sorted(set(port.layers.values()) - modules.keys())
   if missing:
-    raise ValueError(
+    raise InputError(
       f'{port.name} has no modules {messages.listed(missing)}, which its '
       '`layers` name; see named_modules()'
     )

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 
 from vit_jax_repro.comparison import torch_models
 from vit_jax_repro.comparison.torch_models import INSTALL, Port, guarded
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 
 KINDS = ('transformers', 'timm', 'module')
@@ -41,11 +42,11 @@ def make(
     own_weights: load the weights that the library has for the name.
 
   Raises:
-    ValueError: no such kind, library or function; one line.
+    InputError: no such kind, library or function; one line.
   """
   kind, _, name = text.partition(':')
   if kind not in KINDS or not name:
-    raise ValueError(
+    raise InputError(
       f'port {text!r} must be transformers:ID, timm:NAME or '
       'module:PACKAGE.FUNCTION'
     )
@@ -70,7 +71,7 @@ def _transformers(name, image_size, own_weights):
   )
   is_path = name.startswith(('/', '.', '~')) or name.count('/') > 1
   if is_path and not os.path.isdir(name):
-    raise ValueError(
+    raise InputError(
       f'transformers cannot load {name!r}: there is no such folder; {remedy}'
     )
   with guarded(f'transformers cannot load {name!r}', remedy):
@@ -147,7 +148,7 @@ def _timm_reader(library, module):
 def _module(name, image_size, own_weights):
   del image_size
   if not own_weights:
-    raise ValueError(
+    raise InputError(
       f'the weights of module:{name} are what its function gives it; leave '
       'out --port_weights=reference'
     )
@@ -171,18 +172,18 @@ def _module(name, image_size, own_weights):
 def _check_made(name, module, extra):
   """Raises a ValueError if a function returned something else."""
   if not isinstance(module, torch_models.require_torch().nn.Module):
-    raise ValueError(
+    raise InputError(
       f'{name} returned {type(module).__name__}; it must return a '
       'torch.nn.Module, or a pair of one and a mapping'
     )
   if not isinstance(extra, Mapping):
-    raise ValueError(
+    raise InputError(
       f'{name} returned a pair whose second is {type(extra).__name__}; it must '
       "be a mapping with 'layers' or 'preprocess'"
     )
   unknown = sorted(map(str, set(extra) - {'layers', 'preprocess'}))
   if unknown:
-    raise ValueError(
+    raise InputError(
       f"{name} returned a mapping with {unknown}; its keys may be 'layers' and "
       "'preprocess'"
     )
@@ -190,12 +191,12 @@ def _check_made(name, module, extra):
   if not isinstance(layers, Mapping) or not all(
     isinstance(text, str) for pair in layers.items() for text in pair
   ):
-    raise ValueError(
+    raise InputError(
       f'{name} returned `layers` of another kind; they must map names of the '
       'reference to paths of modules'
     )
   if not callable(extra.get('preprocess', print)):
-    raise ValueError(
+    raise InputError(
       f'{name} returned a `preprocess` that cannot be called; it must take a '
       'path and return [3, H, W] numbers'
     )
@@ -205,7 +206,7 @@ def _library(name):
   try:
     return importlib.import_module(name)
   except Exception as error:  # a torchvision that does not fit raises anything
-    raise ValueError(
+    raise InputError(
       f'{name} cannot be imported ({messages.short(error)}): '
       f'{_advice(name, error)}'
     ) from None

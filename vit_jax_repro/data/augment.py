@@ -22,6 +22,7 @@ from vit_jax_repro.data.preprocess import (
   squash,
 )
 from vit_jax_repro.data.tf_host import tensorflow
+from vit_jax_repro.errors import InputError
 
 # The keys, by what is drawn from them.
 _BOX, _CROP, _FLIP, _SHIFT, _RANDAUGMENT = range(5)
@@ -35,7 +36,7 @@ class Augmentation:
   """What is done to an image, in the order of the fields.
 
   Raises:
-    ValueError: a size, shift or dtype that cannot be; `resize` smaller than
+    InputError: a size, shift or dtype that cannot be; `resize` smaller than
       `crop`; see randaugment.check.
   """
 
@@ -69,12 +70,12 @@ class Augmentation:
     object.__setattr__(self, 'crop', crop)
     object.__setattr__(self, 'resize', resize)
     if resize[0] < crop[0] or resize[1] < crop[1]:
-      raise ValueError(
+      raise InputError(
         f'{resize=} must be at least as large as {crop=}, which is cut out of '
         'it'
       )
     if not isinstance(self.shift, int) or self.shift < 0:
-      raise ValueError(
+      raise InputError(
         f'shift={self.shift!r} must be 0 or a positive number of pixels'
       )
     randaugment.check(
@@ -83,7 +84,7 @@ class Augmentation:
       policy=self.randaugment_policy,
     )
     if self.dtype not in DTYPES:
-      raise ValueError(f'dtype={self.dtype!r} must be one of {DTYPES}')
+      raise InputError(f'dtype={self.dtype!r} must be one of {DTYPES}')
 
 
 def train_image(encoded, key, augmentation):

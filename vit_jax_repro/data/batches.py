@@ -16,6 +16,8 @@ import itertools
 
 import numpy as np
 
+from vit_jax_repro.errors import InputError
+
 NO_CLASS = np.int32(-(2**31))
 
 
@@ -25,11 +27,11 @@ def pad(batch, num_rows):
   A batch without a mask gets one. Nothing is copied when nothing is missing.
 
   Raises:
-    ValueError: the batch has more rows than that.
+    InputError: the batch has more rows than that.
   """
   size = len(batch['label'])
   if size > num_rows:
-    raise ValueError(f'a batch of {size} rows does not fit into {num_rows=}')
+    raise InputError(f'a batch of {size} rows does not fit into {num_rows=}')
   batch = {'mask': np.ones(size, bool), **batch}
   if size == num_rows:
     return batch
@@ -64,10 +66,10 @@ def synthetic(
     An iterator of batches, as in batches.py, with nothing masked.
 
   Raises:
-    ValueError: another dtype.
+    InputError: another dtype.
   """
   if dtype not in ('float32', 'uint8'):
-    raise ValueError(f"{dtype=} must be 'float32' or 'uint8'")
+    raise InputError(f"{dtype=} must be 'float32' or 'uint8'")
   sides = image_size if isinstance(image_size, tuple | list) else [image_size]
   height, width = sides[0], sides[-1]
   steps = itertools.count() if num_batches is None else range(num_batches)

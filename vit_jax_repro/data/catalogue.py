@@ -16,6 +16,8 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+from vit_jax_repro.errors import InputError
+
 # Side in pixels at which the ViT paper fine-tunes (Table 4 and B.1.1, VTAB
 # too) and vit_jax/configs/common.py crops. Table 2 has ImageNet at 512 for
 # ViT-L/16 and at 518 for ViT-H/14.
@@ -327,13 +329,13 @@ def num_examples(sizes: Mapping[str, int], split: str) -> int:
       nearest example, as TFDS does by default.
 
   Raises:
-    ValueError: a split that is not among them, or another notation.
+    InputError: a split that is not among them, or another notation.
   """
   total = 0
   for term in split.split('+'):
     match = _SLICE.fullmatch(term.strip())
     if match is None or match['split'] not in sizes:
-      raise ValueError(
+      raise InputError(
         f'unknown split {split!r}; choose from {", ".join(sizes)}, or a part '
         'such as train[:98%]'
       )

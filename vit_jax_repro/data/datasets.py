@@ -26,6 +26,7 @@ from vit_jax_repro.data import (
   vtab,
 )
 from vit_jax_repro.data.tf_host import parallel_map
+from vit_jax_repro.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Split:
     """Number of examples in one process's part; parts differ by at most 1.
 
     Raises:
-      ValueError: process_index is not one of process_count processes.
+      InputError: process_index is not one of process_count processes.
     """
     if not 0 <= process_index < process_count:
-      raise ValueError(
+      raise InputError(
         f'{process_index=} must lie in 0..{process_count - 1} '
         f'({process_count=})'
       )
@@ -69,7 +70,7 @@ class Split:
       scalar, is the same wherever the data set lies.
 
     Raises:
-      ValueError: process_index is not one of process_count processes.
+      InputError: process_index is not one of process_count processes.
     """
     if not self.part_size(process_index, process_count):
       return self._source.examples(0, 1).take(0)
@@ -142,7 +143,7 @@ def open_split(name, split, *, data_dir=None, manual_dir=None, download=False):
     download: whether TFDS may fetch and prepare a set that is not there.
 
   Raises:
-    ValueError: unknown data set or split, or a set without image and label.
+    InputError: unknown data set or split, or a set without image and label.
     FileNotFoundError: the set is not prepared, or the folder is not there.
     OSError: it cannot be read or written.
   """
@@ -174,7 +175,7 @@ def describe_split(name, split, *, data_dir=None):
     A Split without images.
 
   Raises:
-    ValueError, OSError: as `open_split`, also for a set that is neither known
+    InputError, OSError: as `open_split`, also for a set that is neither known
       nor on this machine.
   """
   whole, number, _ = subsets.parse(split)
@@ -206,7 +207,7 @@ def describe_split(name, split, *, data_dir=None):
 
 def _balanced(source, name, split, number, seed):
   if source.multi_label:
-    raise ValueError(
+    raise InputError(
       f'data set {name!r} has several labels an image, so split {split!r} has '
       'no meaning; leave the @ out'
     )
@@ -214,8 +215,8 @@ def _balanced(source, name, split, number, seed):
     chosen = subsets.balanced(
       source.all_labels(), len(source.class_names), number, seed
     )
-  except ValueError as error:
-    raise ValueError(f'split {split!r} of {name!r}: {error}') from None
+  except InputError as error:
+    raise InputError(f'split {split!r} of {name!r}: {error}') from None
   return source.subset(chosen)
 
 
@@ -233,7 +234,7 @@ def _open(name, split, data_dir, manual_dir, download):
   if builder is None:
     if os.path.isdir(name):
       return folders.scan(name, split)
-    raise ValueError(tfds_builders.unknown(name))
+    raise InputError(tfds_builders.unknown(name))
   split = catalogue.split_of(name, split)
   if not builder.is_prepared():
     tfds_builders.prepare(

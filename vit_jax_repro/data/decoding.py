@@ -13,6 +13,7 @@ import numpy as np
 
 from vit_jax_repro.data.preprocess import first_line, undecodable
 from vit_jax_repro.data.tf_host import keep_memory, parallel_map, tensorflow
+from vit_jax_repro.errors import InputError
 
 _PREFETCHED = 2  # batches made ahead of the one in use
 
@@ -41,7 +42,7 @@ def batches_of(
     Iterator of dicts of numpy arrays image [B, H, W, 3], label [B, ...] int32.
 
   Raises:
-    ValueError: while iterating: see report and limit; the data set cannot be
+    InputError: while iterating: see report and limit; the data set cannot be
       read.
   """
   keep_memory()
@@ -122,12 +123,12 @@ def _rows(split, examples, prepare, *, ahead, report, limit):
         why = f'{why}; so it is with {limit} images in a row'
         report = None
       if report is None:
-        raise ValueError(undecodable(name, why)) from None
+        raise InputError(undecodable(name, why)) from None
       report(name, why)
       yield {'image': blank, 'label': label, 'readable': False}
       continue
     except tf.errors.OpError as error:
-      raise ValueError(_broken(error)) from None
+      raise InputError(_broken(error)) from None
     if row is None:
       return
     unreadable = 0
@@ -150,7 +151,7 @@ def _at(place, others):
   try:
     name, label = next(found for number, found in others if number == place)
   except tf.errors.OpError as error:  # then it was not about the image
-    raise ValueError(_broken(error)) from None
+    raise InputError(_broken(error)) from None
   return os.fsdecode(name), label
 
 

@@ -18,6 +18,7 @@ import functools
 import numpy as np
 
 from vit_jax_repro.data import tf_host
+from vit_jax_repro.errors import InputError
 
 NAME = 'digits'
 DEFAULT_CONFIG = 'all'
@@ -44,12 +45,12 @@ def config_of(name):
   """The key of CONFIGS that a name such as 'digits' or 'digits/5-9' means.
 
   Raises:
-    ValueError: it means none.
+    InputError: it means none.
   """
   names = {NAME: DEFAULT_CONFIG}
   names |= {f'{NAME}/{config}': config for config in CONFIGS}
   if name not in names:
-    raise ValueError(f'unknown data set {name!r}; choose from {sorted(names)}')
+    raise InputError(f'unknown data set {name!r}; choose from {sorted(names)}')
   return names[name]
 
 

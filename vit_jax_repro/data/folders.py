@@ -13,6 +13,7 @@ import re
 import numpy as np
 
 from vit_jax_repro.data.tf_host import tensorflow
+from vit_jax_repro.errors import InputError
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png')
 LAYOUT = 'ROOT/SPLIT/CLASS/*.{jpg,jpeg,png}'
@@ -105,7 +106,7 @@ def scan(root, split):
 
   Raises:
     FileNotFoundError: `root` is not a folder.
-    ValueError: it has no such split, or is not laid out as LAYOUT; a class
+    InputError: it has no such split, or is not laid out as LAYOUT; a class
       folder of the split holds no image.
     OSError: an image of the split cannot be read, such as a link to nothing.
   """
@@ -115,14 +116,14 @@ def scan(root, split):
     )
   splits = _splits(root)
   if not splits:
-    raise ValueError(f'no images in {root}; an image folder is {LAYOUT}')
+    raise InputError(f'no images in {root}; an image folder is {LAYOUT}')
   class_names = sorted({c for classes in splits.values() for c in classes})
   label_of = {name: label for label, name in enumerate(class_names)}
   examples = []  # (path, label)
   for part in [split] if split in splits else split.split('+'):
     examples += _examples(root, part.strip(), splits, label_of)
   if not examples:
-    raise ValueError(f'split {split!r} of {root} holds no image')
+    raise InputError(f'split {split!r} of {root} holds no image')
   for path, _ in examples:
     _check_readable(path)
   paths, labels = zip(*examples, strict=True)
@@ -153,13 +154,13 @@ def _examples(root, part, splits, label_of):
   match = None if part in splits else _PART.fullmatch(part)
   split, start, stop = match.groups() if match else (part, None, None)
   if split not in splits:
-    raise ValueError(
+    raise InputError(
       f'no split {split!r} with images in {root}; choose from '
       f'{sorted(splits)} or a part such as train[:90%]'
     )
   for name in _entries(os.path.join(root, split), folders=True):
     if name not in splits[split]:
-      raise ValueError(
+      raise InputError(
         f'class folder {os.path.join(root, split, name)} holds no image '
         f'({", ".join(EXTENSIONS)}); remove it, or put its images there'
       )
@@ -184,7 +185,7 @@ def _position(text, size, part):
   else:
     position = int(text)
   if abs(position) > size:
-    raise ValueError(f'{part!r} reaches beyond the {size} images of the split')
+    raise InputError(f'{part!r} reaches beyond the {size} images of the split')
   return position + size if text.startswith('-') else position
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 
 from vit_jax_repro.data.batches import NO_CLASS
+from vit_jax_repro.errors import InputError
 
 # Of a data set's classes, from how many on it is taken to be about a model's.
 # ImageNet-21k has all of ImageNet's 1000 but n04399382, the teddy bear.
@@ -72,7 +73,7 @@ def translated(batches, table, num_classes):
     The same with label [B] or [B, num_classes].
 
   Raises:
-    ValueError: a label that is no class, such as the -1 of unlabelled splits;
+    InputError: a label that is no class, such as the -1 of unlabelled splits;
       NO_CLASS stays.
   """
   largest = num_classes if table is None else len(table)
@@ -85,7 +86,7 @@ def translated(batches, table, num_classes):
     outside = ((label < 0) | (label >= largest)) & ~never
     wrong = label[outside & batch.get('mask', True)]
     if wrong.size:
-      raise ValueError(
+      raise InputError(
         f'label {wrong[0]} of the data set is none of the {largest} classes'
       )
     if table is None:
@@ -138,7 +139,7 @@ def wordnet_ids(num_classes: int = 1000) -> tuple[str, ...]:
 @functools.cache
 def _classes(num_classes):
   if num_classes not in FILES:
-    raise ValueError(
+    raise InputError(
       f'no ImageNet class list of {num_classes=}; choose from {sorted(FILES)}'
     )
   name = FILES[num_classes]

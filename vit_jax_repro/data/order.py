@@ -9,6 +9,7 @@ whatever the batch size, the threads or the machine.
 import numpy as np
 
 from vit_jax_repro.data.tf_host import tensorflow
+from vit_jax_repro.errors import InputError
 
 _ORDER, _EXAMPLE = range(2)  # the keys of a seed, by what is drawn from them
 
@@ -46,21 +47,21 @@ def examples(
     repeats, 'copy', int64 scalars.
 
   Raises:
-    ValueError: a bad seed, buffer, number, start or process; fewer examples
+    InputError: a bad seed, buffer, number, start or process; fewer examples
       than processes.
   """
   tf = tensorflow()
   plain = tf.autograph.experimental.do_not_convert
   seed_key = key_of(seed)
   if start < 0:
-    raise ValueError(f'{start=} must not be negative')
+    raise InputError(f'{start=} must not be negative')
   if shuffle_buffer < 1:
-    raise ValueError(f'{shuffle_buffer=} must be at least 1')
+    raise InputError(f'{shuffle_buffer=} must be at least 1')
   if repeats < 1:
-    raise ValueError(f'{repeats=} must be at least 1')
+    raise InputError(f'{repeats=} must be at least 1')
   size = split.part_size(process_index, process_count)
   if not size:
-    raise ValueError(
+    raise InputError(
       f'{split.name!r} {split.split!r} has {split.num_examples} examples, too '
       f'few for {process_count} processes'
     )
@@ -101,10 +102,10 @@ def key_of(seed):
   """The key that a seed, an int in 0..LARGEST_SEED, stands for.
 
   Raises:
-    ValueError: it is something else.
+    InputError: it is something else.
   """
   if not 0 <= seed <= LARGEST_SEED:
-    raise ValueError(f'{seed=} must lie in 0..{LARGEST_SEED}')
+    raise InputError(f'{seed=} must lie in 0..{LARGEST_SEED}')
   return tensorflow().constant([seed, 0], 'int64')
 
 

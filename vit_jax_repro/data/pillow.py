@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 
 from vit_jax_repro.data.tf_host import tensorflow
+from vit_jax_repro.errors import InputError
 
 FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP')  # those that TensorFlow reads
 # Of PIL.Image.Resampling, those that timm's configurations name.
@@ -102,9 +103,9 @@ def _read(encoded, image_size, scaled, interpolation):
     box = left, top, left + image_size[1], top + image_size[0]
     return np.asarray(image.crop(box))
   except image_module.UnidentifiedImageError:
-    raise ValueError('unknown image format') from None
+    raise InputError('unknown image format') from None
   # Pillow lets almost anything through that its decoders raise, and a
   # StopIteration would end the data set without a word.
   except Exception as error:
     says = ' '.join(str(error).split()) or type(error).__name__
-    raise ValueError(says) from None
+    raise InputError(says) from None

@@ -7,6 +7,7 @@ import numpy as np
 
 from vit_jax_repro.data import augment, batches, decoding, order
 from vit_jax_repro.data.preprocess import check_image_size, pick_preprocessing
+from vit_jax_repro.errors import InputError
 
 
 def evaluation_batches(
@@ -40,7 +41,7 @@ def evaluation_batches(
     label [B] int32, or [B, K] for several classes an image, mask [B] bool.
 
   Raises:
-    ValueError: an unknown preprocessing, a bad size, process or batch size;
+    InputError: an unknown preprocessing, a bad size, process or batch size;
       while iterating, a data set that cannot be read.
   """
   function = pick_preprocessing(preprocessing)
@@ -104,12 +105,12 @@ def training_batches(
     augmentation's dtype, label [B] int32.
 
   Raises:
-    ValueError: a bad seed, step, process or batch size; while iterating, a
+    InputError: a bad seed, step, process or batch size; while iterating, a
       data set that cannot be read or has no image that can be decoded.
   """
   _check_batch_size(batch_size)
   if start_step < 0:
-    raise ValueError(f'{start_step=} must not be negative')
+    raise InputError(f'{start_step=} must not be negative')
 
   def prepare(encoded, example):
     key = order.example_key(example, seed)
@@ -139,7 +140,7 @@ def training_batches(
 
 def _check_batch_size(batch_size):
   if batch_size < 1:
-    raise ValueError(f'{batch_size=} must be at least 1')
+    raise InputError(f'{batch_size=} must be at least 1')
 
 
 def _padded(found, empty, batch_size, num_batches):

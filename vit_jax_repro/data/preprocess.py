@@ -21,6 +21,7 @@ import numpy as np
 
 from vit_jax_repro.data import pillow
 from vit_jax_repro.data.tf_host import tensorflow
+from vit_jax_repro.errors import InputError
 
 # Channel means and deviations, in units of 0..255 pixel values.
 HALF = (127.5, 127.5, 127.5)  # to [-1, 1]: all Google ViT, Mixer, BiT files
@@ -137,11 +138,11 @@ def _resize_and_crop(  # bytes -> [H, W, 3] float32
   images for 32 pixels and less (CIFAR) as they are; here they are resized.
 
   Raises:
-    ValueError: crop_pct makes a side of more than `MAX_IMAGE_SIZE`.
+    InputError: crop_pct makes a side of more than `MAX_IMAGE_SIZE`.
   """
   scaled = tuple(int(side / crop_pct) for side in image_size)
   if max(scaled) > MAX_IMAGE_SIZE:
-    raise ValueError(
+    raise InputError(
       f'{crop_pct=} asks for {max(scaled)} pixels before the crop, above the '
       f'{MAX_IMAGE_SIZE} that are read; give a larger crop_pct'
     )
@@ -218,19 +219,19 @@ def check_image_size(image_size):
   """Turns `S` or `(H, W)` into `(H, W)`, positive integers both.
 
   Raises:
-    ValueError: it is neither, or a side is above `MAX_IMAGE_SIZE`.
+    InputError: it is neither, or a side is above `MAX_IMAGE_SIZE`.
   """
   sides = image_size if isinstance(image_size, tuple | list) else (image_size,)
   sides = tuple(sides) * (2 if len(sides) == 1 else 1)
   if len(sides) != 2 or not all(
     isinstance(side, int) and side > 0 for side in sides
   ):
-    raise ValueError(
+    raise InputError(
       f'image size {image_size!r} must be a positive number of pixels or a '
       '(height, width) pair of them'
     )
   if max(sides) > MAX_IMAGE_SIZE:
-    raise ValueError(
+    raise InputError(
       f'image size {image_size!r} is above {MAX_IMAGE_SIZE} pixels, the '
       'largest side that is read'
     )
@@ -248,12 +249,12 @@ def pick_preprocessing(name):
     Preprocessing.
 
   Raises:
-    ValueError: unknown name, parameter or filter, or a crop_pct outside
+    InputError: unknown name, parameter or filter, or a crop_pct outside
       (0, 1].
   """
   base, colon, parameters = str(name).partition(':')
   if base not in PREPROCESSINGS:
-    raise ValueError(
+    raise InputError(
       f'unknown preprocessing {name!r}; choose from {sorted(PREPROCESSINGS)}'
     )
   entry = PREPROCESSINGS[base]
@@ -264,7 +265,7 @@ def pick_preprocessing(name):
   allowed = {} if entry.crop_pct is None else allowed
   if given.keys() - allowed.keys():
     names = [f'{key}={value}' for key, value in allowed.items()]
-    raise ValueError(
+    raise InputError(
       f'preprocessing {name!r}: parameters of {base!r} are {names}, not '
       f'{parameters!r}'
     )
@@ -275,7 +276,7 @@ def pick_preprocessing(name):
   if 'interpolation' in given:
     changes['interpolation'] = given['interpolation']
     if given['interpolation'] not in pillow.FILTERS:
-      raise ValueError(
+      raise InputError(
         f'preprocessing {name!r}: interpolation must be one of '
         f'{list(pillow.FILTERS)}'
       )
@@ -288,7 +289,7 @@ def _crop_pct(name, text):
   except ValueError:
     crop_pct = 0.0
   if not 0 < crop_pct <= 1:
-    raise ValueError(
+    raise InputError(
       f'preprocessing {name!r}: crop_pct must be a number above 0 and at most '
       '1, the part of the short side that is kept'
     )
@@ -308,7 +309,7 @@ def read_image(path, *, preprocessing, image_size):
 
   Raises:
     OSError: there is no such file, or it cannot be read.
-    ValueError: it is no image, or damaged; unknown preprocessing; bad size.
+    InputError: it is no image, or damaged; unknown preprocessing; bad size.
   """
   function = pick_preprocessing(preprocessing)
   image_size = check_image_size(image_size)
@@ -317,7 +318,7 @@ def read_image(path, *, preprocessing, image_size):
   try:
     return function(encoded, image_size).numpy()
   except tensorflow().errors.InvalidArgumentError as error:
-    raise ValueError(undecodable(path, first_line(error))) from None
+    raise InputError(undecodable(path, first_line(error))) from None
 
 
 def undecodable(name, why):

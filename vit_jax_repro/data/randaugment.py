@@ -7,6 +7,7 @@ draws from, and what a magnitude means for each.
 from vit_jax_repro.data import image_ops
 from vit_jax_repro.data.order import fold_in
 from vit_jax_repro.data.tf_host import tensorflow
+from vit_jax_repro.errors import InputError
 
 # The keys of a layer, by what is drawn from them.
 _OPERATION, _SIGN, _PLACE, _WHETHER, _MAGNITUDE = range(5)
@@ -68,14 +69,14 @@ def randaugment(image, key, *, layers, magnitude, policy='big_vision'):
     [H, W, 3] uint8.
 
   Raises:
-    ValueError: layers, magnitude or policy that cannot be; an image that is
+    InputError: layers, magnitude or policy that cannot be; an image that is
       not uint8.
   """
   check(layers=layers, magnitude=magnitude, policy=policy)
   tf = tensorflow()
   image = tf.convert_to_tensor(image)
   if image.dtype != tf.uint8:
-    raise ValueError(f'RandAugment takes uint8 images, not {image.dtype.name}')
+    raise InputError(f'RandAugment takes uint8 images, not {image.dtype.name}')
   for layer in range(layers):
     changed = _one_layer(image, magnitude, fold_in(key, layer), policy)
     image = tf.ensure_shape(changed, image.shape)
@@ -85,16 +86,16 @@ def randaugment(image, key, *, layers, magnitude, policy='big_vision'):
 def check(*, layers, magnitude, policy='big_vision'):
   """Raises the ValueErrors of `randaugment` about its settings."""
   if policy not in _POLICIES:
-    raise ValueError(
+    raise InputError(
       f'unknown RandAugment {policy=}; choose from {sorted(_POLICIES)}'
     )
   if not isinstance(layers, int) or layers < 0:
-    raise ValueError(
+    raise InputError(
       f'RandAugment {layers=} must be 0 or a positive number of operations'
     )
   _, largest = _POLICIES[policy]
   if not isinstance(magnitude, int | float) or not 0 <= magnitude <= largest:
-    raise ValueError(
+    raise InputError(
       f'RandAugment {magnitude=} must lie in 0..{largest}, the range of '
       f'{policy!r}'
     )

@@ -11,6 +11,8 @@ import re
 
 import numpy as np
 
+from vit_jax_repro.errors import InputError
+
 _NOTATION = re.compile(r'(?P<split>[^@#]+)@(?P<number>\d+)(#(?P<seed>\d+))?')
 
 
@@ -18,13 +20,13 @@ def parse(split):
   """('train@5#1') -> ('train', 5, 1); any other split -> (split, None, 0).
 
   Raises:
-    ValueError: an `@` or `#` that is not written so, or no image a class.
+    InputError: an `@` or `#` that is not written so, or no image a class.
   """
   if not {'@', '#'} & set(split):
     return split, None, 0
   match = _NOTATION.fullmatch(split)
   if match is None or not int(match['number']):
-    raise ValueError(
+    raise InputError(
       f'split {split!r} is not SPLIT@N or SPLIT@N#SEED, N images of each class '
       'and at least 1, such as train@5 or train[:98%]@5#1'
     )
@@ -44,7 +46,7 @@ def balanced(labels, num_classes, number, seed):
     Sorted positions in `labels`, [num_classes * number] int64.
 
   Raises:
-    ValueError: a class has fewer images.
+    InputError: a class has fewer images.
   """
   labels = np.asarray(labels)
   # RandomState's stream is frozen, that of newer generators is not.
@@ -53,7 +55,7 @@ def balanced(labels, num_classes, number, seed):
   for label in range(num_classes):
     of_class = order[labels[order] == label][:number]
     if len(of_class) < number:
-      raise ValueError(
+      raise InputError(
         f'class {label} has {len(of_class)} images, fewer than the {number} of '
         'each class that are asked for; ask for fewer'
       )

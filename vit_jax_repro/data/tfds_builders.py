@@ -7,6 +7,7 @@ import shlex
 
 from vit_jax_repro.data import catalogue, digits, vtab
 from vit_jax_repro.data.tf_host import silence, tensorflow
+from vit_jax_repro.errors import InputError
 
 _SUGGESTIONS = 3
 _TELLING = 3  # letters that the beginning of a name must have to suggest it
@@ -24,7 +25,7 @@ def find(name, data_dir):
     tfds.core.DatasetBuilder; None when TFDS knows no such name.
 
   Raises:
-    ValueError: there is no such configuration or version of it.
+    InputError: there is no such configuration or version of it.
   """
   tensorflow()
   import tensorflow_datasets as tfds
@@ -38,7 +39,7 @@ def find(name, data_dir):
     if 'Parsing builder name string' in str(error):
       return None
     _check_configuration(name)
-    raise ValueError(
+    raise InputError(
       f'cannot open TFDS data set {name!r}: {first_line(error)}'
     ) from error
 
@@ -51,13 +52,13 @@ def _check_configuration(name):
   if not config or config in configs:
     return
   if not configs:
-    raise ValueError(
+    raise InputError(
       f'TFDS data set {known!r} has no configurations; leave out {config!r}'
     )
   if len(configs) > 2 * _SUGGESTIONS:
     close = _nearest(config, configs)
     configs = close or [*configs[: 2 * _SUGGESTIONS], '...']
-  raise ValueError(
+  raise InputError(
     f'TFDS data set {known!r} has no configuration {config!r}; choose from '
     f'{configs}'
   )

@@ -15,6 +15,7 @@ import numpy as np
 from vit_jax_repro.data import catalogue
 from vit_jax_repro.data.order import fold_in
 from vit_jax_repro.data.tf_host import tensorflow
+from vit_jax_repro.errors import InputError
 
 # How many files are read in turn and how many examples at a time. The order
 # of examples depends on them.
@@ -74,7 +75,7 @@ class Reading:
     readable = isinstance(feature, tfds.features.ClassLabel)
     readable |= bool(self.class_names) and feature is not None
     if not (readable and isinstance(has.get('image'), tfds.features.Image)):
-      raise ValueError(
+      raise InputError(
         f'data set {name!r} is no image classification set: it needs an '
         f"'image' and a class {self.feature!r}, and has {sorted(has)}"
       )
@@ -217,7 +218,7 @@ def open_files(name, split, builder, reading=None):
   reading.check(name, builder.info.features)
   file_format = builder.info.file_format
   if file_format not in (None, tfds.core.FileFormat.TFRECORD):
-    raise ValueError(
+    raise InputError(
       f'data set {name!r} is stored as {file_format.value}, and only tfrecord '
       'is read; run `tfds convert_format --out_file_format=tfrecord '
       f'--dataset_version_dir={builder.data_path}`'
@@ -230,7 +231,7 @@ def open_files(name, split, builder, reading=None):
     sizes = {s: info.num_examples for s, info in builder.info.splits.items()}
     row = catalogue.find(name)
     named = f', {", ".join(row.splits)}' if row and row.splits else ''
-    raise ValueError(
+    raise InputError(
       f'no split {split!r} with images in data set {name!r}; choose from '
       f'{sorted(sizes)}{named} or a part such as train[:98%]; it has {sizes}'
     )

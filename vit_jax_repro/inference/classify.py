@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_repro.data import batches as batch_form
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.parallel import mesh as meshes
 from vit_jax_repro.training import dividing
 
@@ -76,7 +77,7 @@ def evaluate(model, params, batches, mesh=None, *, num_examples=None):
     label), int.
 
   Raises:
-    ValueError: another number of images, or none; logits that are not [B, K]
+    InputError: another number of images, or none; logits that are not [B, K]
       or not finite.
   """
   mesh = meshes.create_mesh() if mesh is None else mesh
@@ -108,12 +109,12 @@ def probabilities(model, params, images):
     [B, K] float32 numpy array.
 
   Raises:
-    ValueError: logits that are not [B, K], or not finite.
+    InputError: logits that are not [B, K], or not finite.
   """
   _require_classifier(model, params, images)
   logits = np.asarray(_compiled_logits(model)(params, images))
   if not np.isfinite(logits).all():
-    raise ValueError('the logits of the model are not finite')
+    raise InputError('the logits of the model are not finite')
   return np.asarray(jax.nn.softmax(logits, axis=-1))
 
 
@@ -127,7 +128,7 @@ def _require_classifier(model, params, images):
     functools.partial(_logits, model=model), params, images
   )
   if logits.ndim != 2:
-    raise ValueError(
+    raise InputError(
       f'the model gives {logits.shape[1:]} outputs for an image instead of one '
       'number for each class; use a classifier that pools'
     )
@@ -155,12 +156,12 @@ def _result(totals, num_examples):
   count, skipped = totals['count'], totals['skipped']
   seen = count + skipped
   if num_examples is not None and seen != num_examples:
-    raise ValueError(f'counted {seen} images instead of {num_examples}')
+    raise InputError(f'counted {seen} images instead of {num_examples}')
   if not count:
     without = f'; {skipped} have no label' if skipped else ''
-    raise ValueError(f'there was no image to evaluate{without}')
+    raise InputError(f'there was no image to evaluate{without}')
   if totals['not_finite']:
-    raise ValueError(
+    raise InputError(
       f'the logits of {totals["not_finite"]} of {seen} images are not finite'
     )
   return {
@@ -208,14 +209,14 @@ def pick_head(model: Any, head: str) -> Any:
     head: of `HEADS`; 'both' is what the model itself gives, their mean.
 
   Raises:
-    ValueError: an unknown head, or one of a model that has no two.
+    InputError: an unknown head, or one of a model that has no two.
   """
   if head not in HEADS:
-    raise ValueError(f'unknown {head=}; choose from {list(HEADS)}')
+    raise InputError(f'unknown {head=}; choose from {list(HEADS)}')
   if head == 'both':
     return model
   if not getattr(model, 'distilled', False):
-    raise ValueError(
+    raise InputError(
       f"head={head!r} is of distilled models (DeiT); use 'both' for this one"
     )
   without = dict(

@@ -8,6 +8,7 @@ import jax
 
 from vit_jax_repro.data import datasets, labels, pipeline, preprocess
 from vit_jax_repro.data.batches import NO_CLASS
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output.messages import note
@@ -65,12 +66,12 @@ def evaluate(
     Evaluation.
 
   Raises:
-    ValueError: one line on anything wrong with the arguments or the files, a
+    InputError: one line on anything wrong with the arguments or the files, a
       head of zeros, or a label that the model has no class for.
     OSError: a file or data set is not there or cannot be read.
   """
   if batch_size < 1:
-    raise ValueError(f'{batch_size=} must be at least 1')
+    raise InputError(f'{batch_size=} must be at least 1')
   restored = restore(weights, model, image_size, preprocessing)
   restored.require_trained_head(weights)
   restored = dataclasses.replace(
@@ -128,7 +129,7 @@ def _label_table(source, restored):
   names, num_classes = restored.class_names, restored.num_classes
   table = labels.align(source.class_names, names, num_classes)
   if table is None and source.num_classes > num_classes:
-    raise ValueError(
+    raise InputError(
       f'data set {source.name!r} has {source.num_classes} classes and the '
       f'model {num_classes}; use weights for this data set'
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from vit_jax_repro.data import datasets, labels, pipeline, preprocess, subsets
 from vit_jax_repro.data.tf_host import parallel_map, tensorflow
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import least_squares
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output.messages import note
@@ -94,7 +95,7 @@ def fewshot(
     FewShot.
 
   Raises:
-    ValueError: one line on anything wrong with the arguments or the files, on
+    InputError: one line on anything wrong with the arguments or the files, on
       a class that has fewer images, or on a data set with several labels an
       image.
     OSError: a file or data set is not there or cannot be read.
@@ -177,16 +178,16 @@ class _Features:
 
 def _check(shots, seeds, l2, batch_size):
   if not shots or min(shots) < 1 or len(set(shots)) < len(shots):
-    raise ValueError(
+    raise InputError(
       f'shots={list(shots)} must be different numbers of images of a class, at '
       'least 1 each'
     )
   if seeds < 1:
-    raise ValueError(f'{seeds=} must be at least 1')
+    raise InputError(f'{seeds=} must be at least 1')
   if not l2 > 0:
-    raise ValueError(f'{l2=} must be a positive number')
+    raise InputError(f'{l2=} must be a positive number')
   if batch_size < 1:
-    raise ValueError(f'{batch_size=} must be at least 1')
+    raise InputError(f'{batch_size=} must be at least 1')
 
 
 def _restored(weights, model, image_size, preprocessing):
@@ -237,11 +238,11 @@ def choose(split: datasets.Split, shots, seeds) -> Choice:
     seeds: integers that are not negative.
 
   Raises:
-    ValueError: a class has fewer images, or the data set several labels an
+    InputError: a class has fewer images, or the data set several labels an
       image.
   """
   if split.multi_label:
-    raise ValueError(
+    raise InputError(
       f'data set {split.name!r} has several labels an image, and few-shot '
       'evaluation wants one; use another data set'
     )
@@ -252,8 +253,8 @@ def choose(split: datasets.Split, shots, seeds) -> Choice:
       for number in shots
       for seed in seeds
     }
-  except ValueError as error:
-    raise ValueError(
+  except InputError as error:
+    raise InputError(
       f'split {split.split!r} of {split.name!r}: {error}'
     ) from None
   used = np.unique(np.concatenate(list(chosen.values())))

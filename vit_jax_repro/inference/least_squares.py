@@ -19,6 +19,7 @@ import numpy as np
 import scipy.linalg
 
 from vit_jax_repro.data import batches as batch_form
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.parallel import mesh as meshes
 
 # Constants of fewshot_lsr.py and of configs/common_fewshot.py there.
@@ -65,15 +66,15 @@ def fit(features, labels, num_classes, *, l2=L2):
     Head.
 
   Raises:
-    ValueError: there is no image, a feature is not finite, or l2 is not
+    InputError: there is no image, a feature is not finite, or l2 is not
       positive.
   """
   if not l2 > 0:
-    raise ValueError(f'{l2=} must be a positive number')
+    raise InputError(f'{l2=} must be a positive number')
   if not len(features):
-    raise ValueError('there is no image to learn from')
+    raise InputError('there is no image to learn from')
   if not np.isfinite(features).all():
-    raise ValueError('the features are not finite')
+    raise InputError('the features are not finite')
   features = np.asarray(features, np.float64)
   mean, scale = features.mean(axis=0), features.std(axis=0) + STD_FLOOR
   targets = np.where(np.arange(num_classes) == labels[:, None], 1.0, -1.0)
@@ -123,7 +124,7 @@ def features(model, params, batches, mesh=None, *, num_examples=None):
     process; their order depends on the number of processes.
 
   Raises:
-    ValueError: another number of images, or none; a model that does not pool;
+    InputError: another number of images, or none; a model that does not pool;
       features that are not finite.
   """
   mesh = meshes.create_mesh() if mesh is None else mesh
@@ -144,13 +145,13 @@ def features(model, params, batches, mesh=None, *, num_examples=None):
   found += _rows(pending)
   number = sum(len(labels) for _, labels in found)
   if num_examples is not None and number != num_examples:
-    raise ValueError(f'read {number} images instead of {num_examples}')
+    raise InputError(f'read {number} images instead of {num_examples}')
   if not number:
-    raise ValueError('there was no image to take features of')
+    raise InputError('there was no image to take features of')
   values, labels = map(np.concatenate, zip(*found, strict=True))
   finite = np.isfinite(values).all(axis=1)
   if not finite.all():
-    raise ValueError(
+    raise InputError(
       f'the features of {(~finite).sum()} of {number} images are not finite'
     )
   return values, labels
@@ -174,7 +175,7 @@ def _require_pooling(model, params, images):
     functools.partial(_features, model=model), params, images
   ).shape
   if len(shape) != 2:
-    raise ValueError(
+    raise InputError(
       f'the model gives features of shape {shape[1:]} for an image instead of '
       'one vector; use a classifier that pools'
     )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_repro.data import batches as batch_form
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference.classify import TOP
 from vit_jax_repro.parallel import mesh as meshes
 from vit_jax_repro.training import masked_patches
@@ -71,7 +72,7 @@ def evaluate(
     num_examples (images), int.
 
   Raises:
-    ValueError: another number of images, or none; a model that does not
+    InputError: another number of images, or none; a model that does not
       predict patches.
   """
   masked_patches.check(model)
@@ -90,7 +91,7 @@ def evaluate(
     first += len(batch['image']) * jax.process_count()
   seen, count = totals['images'], totals['count']
   if not seen or num_examples not in (None, seen):
-    raise ValueError(f'counted {seen} images instead of {num_examples}')
+    raise InputError(f'counted {seen} images instead of {num_examples}')
   return {
     'accuracy': totals['correct'] / count,
     'top5_accuracy': totals['correct_top5'] / count,

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from vit_jax_repro.data import labels, preprocess
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify
 from vit_jax_repro.inference.restoring import restore
 
@@ -28,15 +29,15 @@ def predict(
     softmax over all classes.
 
   Raises:
-    ValueError: no image; an image or weights file that is none; a head of
+    InputError: no image; an image or weights file that is none; a head of
       zeros; a bad argument. The message is one line.
     OSError: a file is not there or cannot be read.
   """
   images = [os.fspath(path) for path in images]
   if not images:
-    raise ValueError('no image to predict; give at least one path')
+    raise InputError('no image to predict; give at least one path')
   if top < 1:
-    raise ValueError(f'{top=} must be at least 1')
+    raise InputError(f'{top=} must be at least 1')
   for path in images:
     if not os.path.exists(path):
       raise FileNotFoundError(f'no such image: {path}')

@@ -11,6 +11,7 @@ import numpy as np
 
 from vit_jax_repro import models, weights
 from vit_jax_repro.data import labels, preprocess
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import by, note
 from vit_jax_repro.weights import model_card, positions
 
@@ -34,14 +35,14 @@ class Restored:
     """Refuses heads as published under imagenet21k/: kernels of zeros.
 
     Raises:
-      ValueError: such a head (whatever its bias), or none.
+      InputError: such a head (whatever its bias), or none.
     """
     heads = [name for name in ('head', 'head_dist') if name in self.params]
     if not heads:
-      raise ValueError(f'{path} has no head; it cannot tell classes apart')
+      raise InputError(f'{path} has no head; it cannot tell classes apart')
     for name in heads:
       if not np.any(np.asarray(self.params[name]['kernel'])):
-        raise ValueError(
+        raise InputError(
           f'the kernel of the {name} of {path} is all zeros, as published for '
           'fine-tuning: it says the same of every image; use a fine-tuned file '
           '(imagenet21k+imagenet2012/, augreg/) or fine-tune this one first'
@@ -71,7 +72,7 @@ def restore(
     Restored.
 
   Raises:
-    ValueError: the file is no weights file, does not fit the model or cannot
+    InputError: the file is no weights file, does not fit the model or cannot
       be brought to the image size; an unknown name.
     OSError: the file cannot be read.
   """
@@ -141,8 +142,8 @@ def _about(subject):
   """Names in a ValueError what it is about."""
   try:
     yield
-  except ValueError as error:
-    raise ValueError(f'{subject}: {error}') from error
+  except InputError as error:
+    raise InputError(f'{subject}: {error}') from error
 
 
 def _named(name, spec):
@@ -156,7 +157,7 @@ def _named(name, spec):
 def _fit(params, module, size, card, path):
   names, num_classes = card.class_names, module.num_classes
   if names is not None and len(names) != num_classes:
-    raise ValueError(
+    raise InputError(
       f'{model_card.card_path(path)} has {len(names)} class names for '
       f'{num_classes} classes'
     )

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.models.bit import BiT
 from vit_jax_repro.models.choices import pick
 from vit_jax_repro.models.mixer import Mixer
@@ -53,10 +54,10 @@ def create(model: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
     images [B, H, W, 3] floats in [-1, 1] and returns logits [B, K] float32.
 
   Raises:
-    ValueError: unknown name, kind or field.
+    InputError: unknown name, kind or field.
   """
   if not isinstance(model, str | Mapping):
-    raise ValueError(f'a model is a name or a mapping of fields, not {model!r}')
+    raise InputError(f'a model is a name or a mapping of fields, not {model!r}')
   spec = variant(model) if isinstance(model, str) else dict(model)
   kind = pick('kind of model', spec.pop('model', 'vit'), _READERS)
   cls, read = kind
@@ -71,13 +72,13 @@ def create(model: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
       _check_dtype(key, fields[key])
   unknown = sorted(fields.keys() - allowed)
   if unknown:
-    raise ValueError(
+    raise InputError(
       f'unknown fields {unknown} for {cls.__name__}; choose from '
       f'{sorted(allowed)}'
     )
   missing = sorted(_required(cls) - fields.keys())
   if missing:
-    raise ValueError(f'missing fields {missing} for {cls.__name__}')
+    raise InputError(f'missing fields {missing} for {cls.__name__}')
   return cls(**fields)
 
 
@@ -114,7 +115,7 @@ def _check_dtype(key, value):
   try:
     jnp.dtype(value)
   except TypeError:
-    raise ValueError(
+    raise InputError(
       f"unknown {key} {value!r}; choose 'float32', 'bfloat16' or 'float64'"
     ) from None
 

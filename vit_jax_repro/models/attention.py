@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.models.choices import Dtype, norm_dtype, pick
 from vit_jax_repro.models.layers import dropout
 
@@ -144,7 +145,7 @@ def resolve(model: nn.Module, device: jax.Device | None = None) -> nn.Module:
     device: see `fastest`.
 
   Raises:
-    ValueError: the model asks for a kernel that the device does not have.
+    InputError: the model asks for a kernel that the device does not have.
   """
   wanted = getattr(model, 'attention', None)
   if wanted not in ('auto', 'cudnn'):
@@ -152,7 +153,7 @@ def resolve(model: nn.Module, device: jax.Device | None = None) -> nn.Module:
   head_dim = model.hidden_size // model.num_heads
   found = fastest(model.dtype, head_dim, device)
   if wanted == 'cudnn' and found != 'cudnn':
-    raise ValueError(
+    raise InputError(
       f"attention='cudnn' does not take dtype={jnp.dtype(model.dtype).name}, "
       f'heads of {head_dim} and this device; it needs bfloat16 or float16, '
       f'heads of a multiple of 8 up to {_WIDEST}, and an NVIDIA card from '

@@ -5,6 +5,7 @@ import numbers
 import flax.linen as nn
 import jax
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import positions
 from vit_jax_repro.models.choices import pick
 from vit_jax_repro.models.convolution import POOLS, WEIGHT_STANDARDIZATIONS
@@ -40,33 +41,33 @@ def check_input(model: nn.Module, images: jax.Array) -> None:
   """Checks the fields of a model, and that it is given images.
 
   Raises:
-    ValueError: one line on the first field, or the shape, that is wrong.
+    InputError: one line on the first field, or the shape, that is wrong.
   """
   for name in _RATES:
     rate = getattr(model, name, 0)
     if not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
-      raise ValueError(f'{name}={rate!r} must be at least 0 and below 1')
+      raise InputError(f'{name}={rate!r} must be at least 0 and below 1')
   for name in _POSITIVE:
     value = getattr(model, name, 1)
     if not _is_count(value) and not (value is None and name in _OPTIONAL):
-      raise ValueError(f'{name}={value!r} must be an integer of at least 1')
+      raise InputError(f'{name}={value!r} must be an integer of at least 1')
   for name in _SEVERAL:
     values = getattr(model, name, None)
     if values is not None and not (
       isinstance(values, tuple) and all(map(_is_count, values))
     ):
-      raise ValueError(f'{name}={values!r} must be integers of at least 1')
+      raise InputError(f'{name}={values!r} must be integers of at least 1')
   for name, table in _NAMES.items():
     if hasattr(model, name):
       pick(name.replace('_', ' '), getattr(model, name), table)
   if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape[1:3]:
-    raise ValueError(f'images of shape {images.shape} must be [B, H, W, 3]')
+    raise InputError(f'images of shape {images.shape} must be [B, H, W, 3]')
 
 
 def check_patches(x: jax.Array, patch_size: tuple[int, int]) -> None:
   """Raises a ValueError if [B, H, W, C] holds not even one patch."""
   if x.shape[1] < patch_size[0] or x.shape[2] < patch_size[1]:
-    raise ValueError(
+    raise InputError(
       f'an input of {x.shape[1:3]} holds no patch of {patch_size}; use larger '
       'images'
     )
@@ -75,7 +76,7 @@ def check_patches(x: jax.Array, patch_size: tuple[int, int]) -> None:
 def check_width(name: str, channels: float, groups: int) -> None:
   """Raises a ValueError if GroupNorm cannot divide so many channels."""
   if channels < groups or channels % groups:
-    raise ValueError(
+    raise InputError(
       f'{name} gives {channels:g} channels at the root, which must be a '
       f'multiple of the {groups} groups of its norms'
     )

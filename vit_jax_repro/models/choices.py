@@ -5,13 +5,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from vit_jax_repro.errors import InputError
+
 Dtype = Any
 
 
 def pick(kind: str, name: Any, table: Mapping[str, Any]) -> Any:
   """Returns `table[name]`; the ValueError names the value and the choices."""
   if not isinstance(name, str) or name not in table:
-    raise ValueError(f'unknown {kind} {name!r}; choose from {sorted(table)}')
+    raise InputError(f'unknown {kind} {name!r}; choose from {sorted(table)}')
   return table[name]
 
 

@@ -39,7 +39,7 @@ def standardize(kernel: jax.Array, *, eps: float, form: str) -> jax.Array:
     form: a key of `WEIGHT_STANDARDIZATIONS`.
 
   Raises:
-    ValueError: unknown form.
+    InputError: unknown form.
   """
   divide = pick('weight standardization', form, WEIGHT_STANDARDIZATIONS)
   kernel = kernel.astype(norm_dtype(kernel.dtype))

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.models.choices import Dtype, norm_dtype
 
 KINDS = ('learned', 'sincos2d', 'learned2d', 'relative', 'none')
@@ -44,7 +45,7 @@ class PositionEmbedding(nn.Module):
   the paper names no other for the rest).
 
   Raises:
-    ValueError: D does not fit the kind.
+    InputError: D does not fit the kind.
   """
 
   kind: str
@@ -73,7 +74,7 @@ class PositionEmbedding(nn.Module):
 
   def _by_coordinates(self, hidden_size):  # [1, h*w, D]
     if hidden_size % 2:
-      raise ValueError(f'{hidden_size=} must be even for learned2d positions')
+      raise InputError(f'{hidden_size=} must be even for learned2d positions')
     height, width = self.grid
     half = hidden_size // 2
     x = self._learned('x_embedding', 1, width, half)
@@ -106,21 +107,21 @@ def check(module: nn.Module) -> None:
   """Checks how the fields of a ViT about positions go together.
 
   Raises:
-    ValueError: one line on fields that exclude each other.
+    InputError: one line on fields that exclude each other.
   """
   kind, place = module.position_embedding, module.position_embedding_at
   where = f'position_embedding={kind!r} with position_embedding_at={place!r}'
   if kind == 'none' and place != 'stem':
-    raise ValueError(f"{where} adds nothing anywhere; leave it at 'stem'")
+    raise InputError(f"{where} adds nothing anywhere; leave it at 'stem'")
   if kind == 'relative' and place == 'stem' and module.scan:
-    raise ValueError(
+    raise InputError(
       f'{where} makes the first block unlike the others, so that they cannot '
       "be stacked; set scan=False, or position_embedding_at='every_layer'"
     )
   if module.class_token_after_positions and (
     place != 'stem' or kind not in ('learned', 'sincos2d')
   ):
-    raise ValueError(
+    raise InputError(
       f'{where} is not for a class_token_after_positions, which is of '
       "'learned' or 'sincos2d' at the 'stem'; set it to False"
     )
@@ -134,10 +135,10 @@ def sincos2d(
   Source: big_vision/models/vit.py (after MoCo v3).
 
   Raises:
-    ValueError: `hidden_size` is not a multiple of 4, or is 4.
+    InputError: `hidden_size` is not a multiple of 4, or is 4.
   """
   if hidden_size % 4 or hidden_size <= 4:
-    raise ValueError(
+    raise InputError(
       f'{hidden_size=} must be a multiple of 4 above 4 for sincos2d positions'
     )
   quarter = hidden_size // 4

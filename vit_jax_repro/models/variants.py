@@ -9,6 +9,8 @@ import difflib
 import re
 from typing import Any
 
+from vit_jax_repro.errors import InputError
+
 VIT_SIZES = {  # hidden_size, mlp_dim, num_heads, num_layers
   'Ti': (192, 768, 3, 12),
   'S': (384, 1536, 6, 12),
@@ -94,7 +96,7 @@ def variant(name: str) -> dict[str, Any]:
       ('R50_L_32'), or as in the original configs ('r50_b16').
 
   Raises:
-    ValueError: unknown name; the nearest known ones are given.
+    InputError: unknown name; the nearest known ones are given.
   """
   name = canonical_name(name)
   if name in HYBRIDS:
@@ -132,7 +134,7 @@ def canonical_name(name: str) -> str:
   near = difflib.get_close_matches(str(name).lower(), spelling, n=3, cutoff=0.5)
   near = [spelling[alias] for alias in near]
   near = f'did you mean {" or ".join(map(repr, near))}? ' if near else ''
-  raise ValueError(
+  raise InputError(
     f'unknown model {name!r}; {near}names are ViT-{{{",".join(VIT_SIZES)}}}_'
     f'{{{",".join(map(str, VIT_PATCHES))}}}[-gap-norep], '
     f'{", ".join(HYBRIDS)}, Mixer-{{{",".join(MIXERS)}}}, '
@@ -178,7 +180,7 @@ def _bit(name):
   data, depth, width, tuned = _BIT_NAME.fullmatch(name).groups()
   width = float(width) if '.' in width else int(width)
   if width <= 0 or 64 * width % 32:
-    raise ValueError(
+    raise InputError(
       f'the width of {name!r} gives {64 * width:g} channels at the root, which '
       'must be a multiple of the 32 groups of its norms; choose 0.5, 1, 1.5...'
     )

@@ -12,6 +12,7 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import intermediates, positions, resnet
 from vit_jax_repro.models.checks import (
   check_input,
@@ -74,7 +75,7 @@ class ViT(nn.Module):
   `Transformer/encoder_norm`, which has no name here.
 
   Raises:
-    ValueError: a field's value is unknown or does not fit the image.
+    InputError: a field's value is unknown or does not fit the image.
   """
 
   num_classes: int | None
@@ -150,7 +151,7 @@ class ViT(nn.Module):
     check_input(self, images)
     positions.check(self)
     if sources is not None and not self.corruptible:
-      raise ValueError(
+      raise InputError(
         'corruptible=False, so that patches cannot be replaced by sources; '
         'create the model with corruptible=True'
       )
@@ -164,12 +165,12 @@ class ViT(nn.Module):
         resnet.GROUPS,
       )
     if self.hidden_size % self.num_heads:
-      raise ValueError(
+      raise InputError(
         f'hidden_size={self.hidden_size} must be a multiple of '
         f'num_heads={self.num_heads}'
       )
     if self.distilled and self.classifier != 'token':
-      raise ValueError(
+      raise InputError(
         f"classifier={self.classifier!r} must be 'token' in a distilled model"
       )
 

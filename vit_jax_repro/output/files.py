@@ -106,7 +106,7 @@ def write_json(path, value):
 
   Raises:
     OSError: the file cannot be written; what was there is unchanged.
-    ValueError: the value holds a NaN or infinity, which JSON has not.
+    InputError: the value holds a NaN or infinity, which JSON has not.
     TypeError: the value is not made of JSON's types.
   """
   write_text(path, json.dumps(value, indent=2, allow_nan=False) + '\n')

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import jax
 
+from vit_jax_repro.errors import InputError
+
 LONGEST = 80  # characters of one quoted name or reason
 MOST_NAMES = 5
 
@@ -60,7 +62,7 @@ def pick(wanted: str, names: Iterable[str], what: str, remedy: str) -> str:
     remedy: the end of a message, such as 'list has all names'.
 
   Raises:
-    ValueError: no name fits, or several do.
+    InputError: no name fits, or several do.
   """
   names, key = list(names), wanted.lower()
   for match in (str.__eq__, str.endswith, str.__contains__):
@@ -73,11 +75,11 @@ def pick(wanted: str, names: Iterable[str], what: str, remedy: str) -> str:
     shown = ', '.join(map(repr, found[:_MOST_NAMES]))
     more = len(found) - _MOST_NAMES
     more = f' and {more} more' if more > 0 else ''
-    raise ValueError(f'{what} {wanted!r} may be any of {shown}{more}; {remedy}')
+    raise InputError(f'{what} {wanted!r} may be any of {shown}{more}; {remedy}')
   near = difflib.get_close_matches(key, map(str.lower, names), n=3, cutoff=0.4)
   near = ' or '.join(repr(n) for n in names if n.lower() in near)
   near = f'did you mean {near}? ' if near else ''
-  raise ValueError(f'no {what} {wanted!r}; {near}{remedy}')
+  raise InputError(f'no {what} {wanted!r}; {near}{remedy}')
 
 
 def by(image_size):

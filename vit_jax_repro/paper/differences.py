@@ -13,6 +13,7 @@ no row, but readers of the papers or of the code.
 import dataclasses
 import functools
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 from vit_jax_repro.paper import table
 
@@ -58,7 +59,7 @@ def select(pattern: str | None = None) -> list[Difference]:
     pattern: see naming.fits; None for all.
 
   Raises:
-    ValueError: none fits.
+    InputError: none fits.
   """
   found = [
     each
@@ -69,7 +70,7 @@ def select(pattern: str | None = None) -> list[Difference]:
     )
   ]
   if not found:
-    raise ValueError(
+    raise InputError(
       f'no difference fits {pattern!r}; without a pattern all are shown'
     )
   return found

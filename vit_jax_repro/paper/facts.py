@@ -67,7 +67,7 @@ def named(name: str) -> Facts:
   """The table of a name, or of a part that no other has.
 
   Raises:
-    ValueError: no table or several are called so.
+    InputError: no table or several are called so.
   """
   by_name = {each.name: each for each in tables()}
   return by_name[messages.pick(name, by_name, 'table', '`list` has all names')]

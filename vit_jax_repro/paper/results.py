@@ -18,6 +18,7 @@ import pathlib
 from collections.abc import Mapping, Set
 from typing import Any
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.paper import table, verdict
 
 
@@ -56,7 +57,7 @@ def read(folder: str | os.PathLike) -> dict[str, Result]:
 
   Raises:
     OSError: there is no such folder, or a file cannot be read.
-    ValueError: a file of a row is damaged; names it.
+    InputError: a file of a row is damaged; names it.
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():
@@ -82,22 +83,22 @@ def read_file(path: str | os.PathLike) -> Result:
 
   Raises:
     OSError: it cannot be read.
-    ValueError: it is damaged, or not what its name says; names it.
+    InputError: it is damaged, or not what its name says; names it.
   """
   path = pathlib.Path(path)
   try:
     details = json.loads(path.read_text('utf-8'))
     if not isinstance(details, dict) or 'row' not in details:
-      raise ValueError("it has no 'row'")
+      raise InputError("it has no 'row'")
     name = details['row']
     if not isinstance(name, str) or name not in _ids():
-      raise ValueError(f'there is no row {name!r}')
+      raise InputError(f'there is no row {name!r}')
     if name != path.stem:
-      raise ValueError(f'it is of the row {name!r}')
+      raise InputError(f'it is of the row {name!r}')
     measurement = measured(details)
     _check_tasks(table.find(name), measurement)
   except ValueError as error:  # JSON's own and UnicodeDecodeError among them
-    raise ValueError(
+    raise InputError(
       f'{path} is no result: {error}; remove it and run the row again'
     ) from None
   return Result(name, str(path), measurement, details)
@@ -107,20 +108,20 @@ def measured(details: Mapping[str, Any]) -> verdict.Measurement:
   """The measurement in what a file holds.
 
   Raises:
-    ValueError: there is none, or a number is impossible.
+    InputError: there is none, or a number is impossible.
   """
   tasks = details.get('tasks')
   if tasks is not None:
     if not isinstance(tasks, dict) or not all(
       isinstance(task, dict) for task in tasks.values()
     ):
-      raise ValueError("'tasks' must hold a result for each name")
+      raise InputError("'tasks' must hold a result for each name")
     return verdict.Measurement(
       tasks=tuple(measured(task) for task in tasks.values())
     )
   accuracies = details.get('accuracies', [details.get('accuracy')])
   if not isinstance(accuracies, list):
-    raise ValueError(f"'accuracies' must be a list, not {accuracies!r}")
+    raise InputError(f"'accuracies' must be a list, not {accuracies!r}")
   return verdict.Measurement(tuple(accuracies), details.get('num_examples', 0))
 
 
@@ -128,9 +129,9 @@ def _check_tasks(row, measurement):
   """What is a mean over tasks is one over all of the row's."""
   number = len(measurement.tasks)
   if number and row.num_tasks == 1:
-    raise ValueError("the row is of one data set and has no 'tasks'")
+    raise InputError("the row is of one data set and has no 'tasks'")
   if number not in (0, row.num_tasks):
-    raise ValueError(
+    raise InputError(
       f"'tasks' has {number} of the {row.num_tasks} that the row is a mean over"
     )
 

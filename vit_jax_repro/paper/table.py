@@ -15,6 +15,7 @@ import functools
 import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 
 INFERENCE = 'checkable-inference'  # a released fine-tuned file is evaluated
@@ -159,7 +160,7 @@ def named(name: str) -> Table:
   """The table of a name, or of a part that no other has.
 
   Raises:
-    ValueError: no table or several are called so.
+    InputError: no table or several are called so.
   """
   by_name = {each.name: each for each in tables()}
   return by_name[messages.pick(name, by_name, 'table', '`list` has all names')]
@@ -184,10 +185,10 @@ def select(
     ids: see `find`.
 
   Raises:
-    ValueError: nothing is left, a name is unknown, or the status is.
+    InputError: nothing is left, a name is unknown, or the status is.
   """
   if status is not None and status not in STATUSES:
-    raise ValueError(f'{status=} must be one of {", ".join(STATUSES)}')
+    raise InputError(f'{status=} must be one of {", ".join(STATUSES)}')
   found: Sequence[Row] = rows() if ids is None else [find(each) for each in ids]
   if table is not None:
     name = named(table).name
@@ -205,7 +206,7 @@ def select(
       table=table, pattern=pattern, status=status, dataset=dataset, model=model
     )
     given = ', '.join(f'{k}={v!r}' for k, v in given.items() if v is not None)
-    raise ValueError(f'no row fits {given}; `show TABLE` has the rows of one')
+    raise InputError(f'no row fits {given}; `show TABLE` has the rows of one')
   return list(found)
 
 
@@ -213,7 +214,7 @@ def find(row: str) -> Row:
   """The row of an id, or of an end or part of it that no other row has.
 
   Raises:
-    ValueError: no row or several are called so.
+    InputError: no row or several are called so.
   """
   by_id = {each.id: each for each in rows()}
   remedy = '`show TABLE` has the ids of its rows'

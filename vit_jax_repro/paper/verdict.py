@@ -38,6 +38,7 @@ from collections.abc import Sequence
 
 from scipy import special
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.paper import table
 
 LEVEL = 0.95
@@ -94,7 +95,7 @@ class Measurement:
   """An accuracy that was measured here.
 
   Raises:
-    ValueError: an accuracy is no fraction of 1, there are no images, or
+    InputError: an accuracy is no fraction of 1, there are no images, or
       nothing was measured.
   """
 
@@ -104,14 +105,14 @@ class Measurement:
 
   def __post_init__(self):
     if bool(self.accuracies) == bool(self.tasks):
-      raise ValueError('a measurement has accuracies, or tasks that have them')
+      raise InputError('a measurement has accuracies, or tasks that have them')
     for accuracy in self.accuracies:
       if not _is(numbers.Real, accuracy) or not 0 <= accuracy <= 1:
-        raise ValueError(f'accuracy {accuracy!r} must be a fraction, 0 to 1')
+        raise InputError(f'accuracy {accuracy!r} must be a fraction, 0 to 1')
     number = self.num_examples
     whole = _is(numbers.Integral, number) and number > 0
     if self.accuracies and not whole:
-      raise ValueError(f'num_examples {number!r} must be a whole number over 0')
+      raise InputError(f'num_examples {number!r} must be a whole number over 0')
 
   @property
   def accuracy(self) -> float:

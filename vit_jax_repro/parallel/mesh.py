@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from vit_jax_repro.errors import InputError
+
 AXES = ('data', 'fsdp', 'model')
 BATCH_AXES = ('data', 'fsdp')
 
@@ -23,7 +25,7 @@ def create_mesh(data=None, fsdp=1, model=1, *, devices=None):
     devices: the devices to use, all there are by default.
 
   Raises:
-    ValueError: the sizes do not multiply to the number of devices.
+    InputError: the sizes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else list(devices)
   if data is None:
@@ -31,7 +33,7 @@ def create_mesh(data=None, fsdp=1, model=1, *, devices=None):
   sizes = {'data': data, 'fsdp': fsdp, 'model': model}
   shape = tuple(sizes[axis] for axis in AXES)
   if min(shape) < 1 or np.prod(shape) != len(devices):
-    raise ValueError(
+    raise InputError(
       f'a mesh of {sizes} does not cover {len(devices)} devices; the sizes '
       'must multiply to that number'
     )
@@ -248,7 +250,7 @@ def local_batch_multiple(mesh):
   """What the rows that one process contributes must be a multiple of.
 
   Raises:
-    ValueError: processes share rows (the `model` axis crosses them), so that
+    InputError: processes share rows (the `model` axis crosses them), so that
       each could not contribute its own.
   """
   num_shards = batch_shards(mesh)
@@ -256,7 +258,7 @@ def local_batch_multiple(mesh):
   num_local = len({rows.start for (rows,) in shards.values()})
   num_processes = len({d.process_index for d in mesh.devices.flat})
   if num_local * num_processes != num_shards:
-    raise ValueError(
+    raise InputError(
       f'a mesh of {dict(mesh.shape)} puts the same examples into several of '
       f'{num_processes} processes; choose a smaller model axis'
     )

@@ -19,6 +19,8 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from vit_jax_repro.errors import InputError
+
 # How long after the death of one process the others go on, at most; JAX's own.
 HEARTBEAT_SECONDS = 100
 _GRACE_SECONDS = 60  # that JAX waits longer than we do
@@ -49,7 +51,7 @@ def initialize(
       JAX. By default JAX takes it, for `preemption`.
 
   Raises:
-    ValueError: nothing to join, or what the launcher says is not enough.
+    InputError: nothing to join, or what the launcher says is not enough.
     OSError: the address is taken, or the others did not come in time.
   """
   options = dict(heartbeat_timeout_seconds=heartbeat_timeout)
@@ -160,7 +162,7 @@ def _join(options, where, timeout, alone_is_right):
     text = ' '.join(str(errors[0]).split())[:200]
     if alone_is_right and 'should be defined' in text:
       return
-    raise ValueError(
+    raise InputError(
       f'cannot join the {where}: {text}; give --coordinator_address, '
       '--num_processes and --process_id, or --distributed=off to run alone'
     ) from errors[0]
@@ -194,7 +196,7 @@ def require_shared_folder(
   first checkpoint. All processes must call this together.
 
   Raises:
-    ValueError: in every process: some do not see the file.
+    InputError: in every process: some do not see the file.
     OSError: in every process: process 0 cannot write there.
   """
   if jax.process_count() == 1:
@@ -217,7 +219,7 @@ def require_shared_folder(
       token.unlink()
   blind = [str(number) for number in np.flatnonzero(~answers)]
   if blind:
-    raise ValueError(
+    raise InputError(
       f'workdir={folder} of process 0 is not there for process '
       f'{", ".join(blind)} of {jax.process_count()}; give the full path of a '
       'folder that all machines share, by NFS or a bucket mounted with gcsfuse'

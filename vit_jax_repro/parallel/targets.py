@@ -20,6 +20,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from vit_jax_repro.errors import InputError
+
 GIB = 2**30
 # Part of a card that JAX takes by default (docs.jax.dev, GPU memory
 # allocation); XLA_PYTHON_CLIENT_MEM_FRACTION is another part.
@@ -181,7 +183,7 @@ def _memory_fraction():
   except ValueError:
     fraction = 0.0
   if not fraction > 0:
-    raise ValueError(
+    raise InputError(
       f'XLA_PYTHON_CLIENT_MEM_FRACTION={text} must be a part of the memory '
       'such as 0.9; set or unset it'
     )
@@ -221,7 +223,7 @@ class Target:
     """Raises ValueError where no program can be compiled for the chip here."""
     if not self.chip.can_be_compiled_for:
       names = ', '.join(c.name for c in CHIPS if c.can_be_compiled_for)
-      raise ValueError(
+      raise InputError(
         f'--target={self.chip.name}: its peaks are known, but compiling for '
         f'it needs the card itself; choose from {names}'
       )
@@ -237,7 +239,7 @@ class Target:
     computes on this machine's processor alone.
 
     Raises:
-      ValueError: no program can be compiled for the chip or the shape here;
+      InputError: no program can be compiled for the chip or the shape here;
         the line says what to install or choose.
     """
     self.check()
@@ -247,7 +249,7 @@ class Target:
   def _check_tpu(self):
     if importlib.util.find_spec('libtpu') is None:
       version = importlib.metadata.version('jax')
-      raise ValueError(
+      raise InputError(
         f'--target={self.name} needs the compiler for TPUs: pip install '
         f"'jax[tpu]=={version}'"
       )
@@ -278,13 +280,13 @@ class Target:
       None,
     )
     if plugin is None:
-      raise ValueError(
+      raise InputError(
         f'--target={self.name} needs the compiler for NVIDIA cards: pip '
         f'install --no-deps jax-cuda12-plugin=={jaxlib} '
         f'jax-cuda12-pjrt=={jaxlib} nvidia-cudnn-cu12'
       )
     if _missing('nvidia.cudnn'):
-      raise ValueError(
+      raise InputError(
         f'--target={self.name} needs cuDNN, to choose kernels: pip install '
         f'--no-deps nvidia-cudnn-cu{plugin}'
       )
@@ -309,7 +311,7 @@ class Target:
       what = 'could not be described to its compiler'
       if 'INVALID_ARGUMENT' in line:
         what = 'is no shape that its compiler knows'
-      raise ValueError(f'--target={self.name} {what}: {line}') from error
+      raise InputError(f'--target={self.name} {what}: {line}') from error
 
 
 LINKS = (
@@ -356,7 +358,7 @@ def exchange_seconds(
   if hosts == 1:
     return within
   if chip.network is None:
-    raise ValueError(f'no bandwidth between hosts is known for {chip.name}')
+    raise InputError(f'no bandwidth between hosts is known for {chip.name}')
   share = payload * hosts / number  # that a card sends to other hosts
   return max(within, sent(share, hosts) / (chip.network * 1e9))
 
@@ -365,12 +367,12 @@ def parse(text: str) -> Target:
   """Reads a target: 'v5e:2x4', 'h100', or 'h100:1x8' (hosts x cards).
 
   Raises:
-    ValueError: an unknown chip, or a shape that it cannot have.
+    InputError: an unknown chip, or a shape that it cannot have.
   """
   name, _, sides = text.strip().lower().partition(':')
   chip = _BY_NAME.get(_ALIASES.get(name, name))
   if chip is None:
-    raise ValueError(
+    raise InputError(
       f'unknown --target={text}; choose from {", ".join(_BY_NAME)}, such as '
       'v5e:2x4 (chips along each side of the slice) or h100:1x8 (hosts x cards)'
     )
@@ -384,7 +386,7 @@ def parse(text: str) -> Target:
     means = 'chips along each side of the slice' if chip.is_tpu else (
       'hosts x cards of each'
     )  # fmt: skip
-    raise ValueError(
+    raise InputError(
       f'--target={text} must be one target, {chip.name}:SHAPE, such as '
       f'{example}: {means}'
     )

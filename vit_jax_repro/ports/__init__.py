@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 from vit_jax_repro.ports import array_layouts, tables
 from vit_jax_repro.ports.tables import LIBRARIES
@@ -47,7 +48,7 @@ def library_of(given: Collection[str]) -> str:
   token are 'deit'.
 
   Raises:
-    ValueError: none has, or several have.
+    InputError: none has, or several have.
   """
   found = {
     library
@@ -55,7 +56,7 @@ def library_of(given: Collection[str]) -> str:
     if any(name == marker or name.endswith(f'.{marker}') for name in given)
   }
   if len(found) != 1:
-    raise ValueError(
+    raise InputError(
       f'unknown state dict: {len(given)} arrays named '
       f'{messages.listed(given)}; known are ViT, hybrid, BiT, Mixer and DeiT '
       f'of {", ".join(LIBRARIES)}'
@@ -86,7 +87,7 @@ def from_state_dict(
       square for positions without.
 
   Raises:
-    ValueError: unknown library, names that are missing or have no place in a
+    InputError: unknown library, names that are missing or have no place in a
       model (nothing is left out), shapes that make no sense, or an unknown
       number of heads.
   """
@@ -128,11 +129,11 @@ def to_state_dict(
     drop: keys of `PARTS` to leave out.
 
   Raises:
-    ValueError: the library has no such model; what to leave out, if that
+    InputError: the library has no such model; what to leave out, if that
       helps.
   """
   if library not in LIBRARIES:
-    raise ValueError(f'unknown {library=}; choose from {list(LIBRARIES)}')
+    raise InputError(f'unknown {library=}; choose from {list(LIBRARIES)}')
   flat = without(trees.unstack(trees.flatten(params)), drop)
   _check_heads(flat)
   family, form = _written_form(flat, library)
@@ -152,10 +153,10 @@ def without(flat: Mapping[str, Any], drop: Collection[str]) -> dict[str, Any]:
   """A flat tree without the parts of it that `drop` names (of `PARTS`).
 
   Raises:
-    ValueError: unknown part, or a head that fits nothing without pre_logits.
+    InputError: unknown part, or a head that fits nothing without pre_logits.
   """
   if unknown := sorted(set(drop) - PARTS.keys()):
-    raise ValueError(f'cannot drop {unknown}; choose from {sorted(PARTS)}')
+    raise InputError(f'cannot drop {unknown}; choose from {sorted(PARTS)}')
   starts = tuple(start for part in drop for start in PARTS[part])
   if 'head' not in drop and 'pre_logits' in drop:
     _check_head_fits(flat)
@@ -165,7 +166,7 @@ def without(flat: Mapping[str, Any], drop: Collection[str]) -> dict[str, Any]:
 def _read_form(state, library):
   """(family, form) of the table that a state dict belongs to."""
   if library not in LIBRARIES:
-    raise ValueError(f'unknown {library=}; choose from {list(LIBRARIES)}')
+    raise InputError(f'unknown {library=}; choose from {list(LIBRARIES)}')
   if library in ('timm', 'deit'):
     if 'stem.proj.weight' in state:
       return 'mixer', ''
@@ -206,7 +207,7 @@ def _table(library, family, form):
   known = tables.TABLES[library]
   if (family, form) not in known:
     families = sorted({family for family, _ in known})
-    raise ValueError(
+    raise InputError(
       f'{library} has no {family} models, only {" and ".join(families)}'
     )
   return known[family, form]
@@ -215,13 +216,13 @@ def _table(library, family, form):
 def _check_names(given, wanted, library):
   """Every name has a place, and every place a name."""
   if 'fc_norm.weight' in given:
-    raise ValueError(
+    raise InputError(
       f'this {library} model averages over patches and norms the average '
       "(fc_norm); the authors' models norm first, so none here computes this"
     )
   missing, unknown = wanted - set(given), set(given) - wanted
   if missing or unknown:
-    raise ValueError(
+    raise InputError(
       f'not a {library} state dict of ViT, hybrid, BiT, Mixer or DeiT: missing '
       f'are {messages.listed(missing)}; unknown are {messages.listed(unknown)}'
     )
@@ -231,7 +232,7 @@ def _check_heads(flat):
   """A distilled model has both heads or none, and no tanh layer."""
   heads = [f'{head}/kernel' in flat for head in ('head', 'head_dist')]
   if 'dist' in flat and (heads[0] != heads[1] or 'pre_logits/kernel' in flat):
-    raise ValueError(
+    raise InputError(
       'a distilled model (with a distillation token) has two heads or none and '
       'no pre_logits (pooler) layer'
     )
@@ -241,24 +242,24 @@ def _check_holds(flat, found, library):
   wanted = {name for leaf in found for name in leaf.canonical}
   missing, extra = wanted - flat.keys(), flat.keys() - wanted
   if layouts.POSITIONS in missing:
-    raise ValueError(
+    raise InputError(
       f'{library} has no place for computed positions (sincos2d); only models '
       'that learned theirs can be converted'
     )
   if not missing and extra == {'pre_logits/kernel', 'pre_logits/bias'}:
     keep = ', or keep it and use --drop=head'
-    raise ValueError(
+    raise InputError(
       f'{library} has no place for pre_logits with a head behind it; use '
       '--drop=pre_logits,head (features alone) or --drop=pre_logits (the head '
       'then sees what it was not trained on)'
       + (keep if library.startswith('transformers') else '')
     )
   if missing == {'cls'}:
-    raise ValueError(
+    raise InputError(
       f"{library}'s ViT has a class token, and this model has none"
     )
   if missing or extra:
-    raise ValueError(
+    raise InputError(
       f'{library} has no model with these parameters: without a place there '
       f'are {messages.listed(extra)}; missing are {messages.listed(missing)}'
     )
@@ -268,7 +269,7 @@ def _check_head_fits(flat):
   """Without pre_logits the head gets what entered them."""
   shape = np.shape(flat.get('pre_logits/kernel'))
   if len(shape) == 2 and shape[0] != shape[1] and 'head/kernel' in flat:
-    raise ValueError(
+    raise InputError(
       f'pre_logits map {shape[0]} features to {shape[1]}, so the head fits '
       'nothing else; use --drop=pre_logits,head'
     )

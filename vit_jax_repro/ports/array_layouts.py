@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 from vit_jax_repro.weights import trees
 
@@ -123,7 +124,7 @@ def leaves(
     side: 'canonical' or 'port': which one they are of.
 
   Raises:
-    ValueError: a number is too high for a model.
+    InputError: a number is too high for a model.
   """
   found = []
   for group in table:
@@ -182,7 +183,7 @@ def _numbers(prefix, given) -> Iterator[dict[str, int]]:
 
 def _small(digits):
   if len(digits) > 4 or int(digits) > trees.MAX_LAYERS:
-    raise ValueError(
+    raise InputError(
       f'layer number {messages.short(digits)} is too high: models of at most '
       f'{trees.MAX_LAYERS} layers are read'
     )
@@ -193,18 +194,18 @@ def number_of_heads(hidden_size: int, num_heads: int | None) -> int:
   """A of attention, which no array of a port tells.
 
   Raises:
-    ValueError: it is not given and not known, or does not divide D.
+    InputError: it is not given and not known, or does not divide D.
   """
   if num_heads is None:
     num_heads = NUM_HEADS.get(hidden_size)
   if num_heads is None:
-    raise ValueError(
+    raise InputError(
       f'hidden size {hidden_size} is none of the published ViTs '
       f'({", ".join(map(str, NUM_HEADS))}), and no array tells the number of '
       'attention heads; give it with --num_heads'
     )
   if num_heads < 1 or hidden_size % num_heads:
-    raise ValueError(
+    raise InputError(
       f'{num_heads=} must divide the hidden size {hidden_size}; give another '
       '--num_heads'
     )
@@ -217,13 +218,13 @@ def split(
   """The canonical arrays that a port's array holds; they may be views.
 
   Raises:
-    ValueError: its shape makes no sense, or A is unknown.
+    InputError: its shape makes no sense, or A is unknown.
   """
   layout = LAYOUTS[leaf.layout]
   _check_rank(leaf.port, array, layout.port_rank)
   parts = len(leaf.canonical)
   if array.shape[0] % parts:
-    raise ValueError(
+    raise InputError(
       f'{messages.quoted(leaf.port)} has shape {array.shape}, whose first side '
       f'must be a multiple of {parts}'
     )
@@ -238,13 +239,13 @@ def join(leaf: Leaf, arrays: list[np.ndarray]) -> np.ndarray:
   """A port's array of the canonical ones that it holds, contiguous.
 
   Raises:
-    ValueError: a shape or dtype makes no sense.
+    InputError: a shape or dtype makes no sense.
   """
   layout = LAYOUTS[leaf.layout]
   for name, array in zip(leaf.canonical, arrays, strict=True):
     _check_rank(name, array, layout.rank)
   if len({array.dtype for array in arrays}) > 1:
-    raise ValueError(
+    raise InputError(
       f'{", ".join(leaf.canonical)} have different dtypes, but are one array '
       'in the port; give them one dtype'
     )
@@ -255,7 +256,7 @@ def join(leaf: Leaf, arrays: list[np.ndarray]) -> np.ndarray:
 
 def _check_rank(name, array, rank):
   if array.ndim != rank or not array.size:
-    raise ValueError(
+    raise InputError(
       f'{messages.quoted(name)} has shape {array.shape} instead of {rank} '
       'positive sides'
     )

@@ -11,6 +11,7 @@ import os
 import re
 
 from vit_jax_repro.data import preprocess
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 
 CONFIG = 'config.json'
@@ -63,7 +64,7 @@ def read(folder: str | os.PathLike) -> PortConfig | None:
   """Reads the config.json of a folder; None if it has none.
 
   Raises:
-    ValueError: it is damaged, of another model, or of one whose values none
+    InputError: it is damaged, of another model, or of one whose values none
       of the models here computes with.
     OSError: it cannot be read.
   """
@@ -76,16 +77,16 @@ def read(folder: str | os.PathLike) -> PortConfig | None:
   elif 'architecture' in config:
     kind, read_fields = config['architecture'], _timm
   else:
-    raise ValueError(
+    raise InputError(
       f"{path} is of neither transformers ('model_type') nor timm "
       "('architecture'); give the weights file alone"
     )
   try:
     return read_fields(str(kind), config, folder)
   except ValueError as error:
-    raise ValueError(f'{path}: {error}') from None
+    raise InputError(f'{path}: {error}') from None
   except (TypeError, KeyError, AttributeError) as error:
-    raise ValueError(
+    raise InputError(
       f'{path} has a value of another kind than expected '
       f'({messages.short(repr(error))}); give the weights file alone'
     ) from None
@@ -100,7 +101,7 @@ def _transformers(kind, config, folder):
     fields = dict(BIT_FIELDS, groups=config.get('num_groups', 32))
     return PortConfig(fields, class_names=names, preprocessing=images)
   if kind not in ('vit', 'deit'):
-    raise ValueError(f"model_type {kind!r} is not known; 'vit', 'deit', 'bit'")
+    raise InputError(f"model_type {kind!r} is not known; 'vit', 'deit', 'bit'")
   _require('pooler_act', config.get('pooler_act', 'tanh'), 'tanh')
   return PortConfig(
     fields={
@@ -119,7 +120,7 @@ def _timm(kind, config, folder):
   del folder
   family = re.match('vit|deit|mixer|resnetv2', kind)
   if family is None:
-    raise ValueError(
+    raise InputError(
       f"architecture {kind!r} is not known; 'vit_*', 'deit_*', 'mixer_*' and "
       "'resnetv2_*_bit' are"
     )
@@ -160,22 +161,22 @@ def _read_json(path):
     with open(path, encoding='utf-8') as file:
       value = json.load(file)
   except (ValueError, RecursionError) as error:
-    raise ValueError(f'{path} is not valid JSON ({error})') from None
+    raise InputError(f'{path} is not valid JSON ({error})') from None
   if not isinstance(value, dict):
-    raise ValueError(f'{path} is a {type(value).__name__}, not a mapping')
+    raise InputError(f'{path} is a {type(value).__name__}, not a mapping')
   return value
 
 
 def _require(key, value, wanted):
   if value != wanted:
-    raise ValueError(
+    raise InputError(
       f'{key} is {value!r}; the models here are those with {wanted!r}'
     )
 
 
 def _gelu(name, known):
   if name not in known:
-    raise ValueError(f'activation {name!r} is not known; {sorted(known)} are')
+    raise InputError(f'activation {name!r} is not known; {sorted(known)} are')
   return known[name]
 
 
@@ -190,7 +191,7 @@ def _class_names(id2label):
     return None
   names = {int(label): str(name) for label, name in id2label.items()}
   if sorted(names) != list(range(len(names))):
-    raise ValueError(f'id2label must name the labels 0 to {len(names) - 1}')
+    raise InputError(f'id2label must name the labels 0 to {len(names) - 1}')
   if all(name == f'LABEL_{label}' for label, name in names.items()):
     return None
   return tuple(names[label] for label in range(len(names)))

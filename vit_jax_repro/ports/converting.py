@@ -13,6 +13,7 @@ import tempfile
 import numpy as np
 
 from vit_jax_repro import models, ports, weights
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, messages
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import folders, state_dicts, weight_sources
@@ -60,12 +61,12 @@ def convert(
     overwrite: whether what is at `out` may be replaced; never `source`.
 
   Raises:
-    ValueError: one line on a file, name or model that cannot be converted.
+    InputError: one line on a file, name or model that cannot be converted.
     OSError: a file cannot be read or written, or is there already.
   """
   source, out = os.fspath(source), os.fspath(out)
   if not source or not out:
-    raise ValueError(f'{source=} and {out=} must both be the name of a file')
+    raise InputError(f'{source=} and {out=} must both be the name of a file')
   to = _target(out, to)
   _check_paths(source, out, overwrite)
   read = weight_sources.read(source, num_heads=num_heads, model=model)
@@ -96,7 +97,7 @@ def convert(
 def _target(out, to):
   """Which of TARGETS to write, if `out` can hold it."""
   if to is not None and to not in TARGETS:
-    raise ValueError(f'unknown --to={to}; choose from {", ".join(TARGETS)}')
+    raise InputError(f'unknown --to={to}; choose from {", ".join(TARGETS)}')
   if out.endswith('.npz'):
     allowed, to = layouts.LAYOUTS, to or layouts.LAYOUTS[0]
   elif out.endswith(state_dicts.SUFFIXES):
@@ -105,7 +106,7 @@ def _target(out, to):
     allowed = tuple(name for name in ports.LIBRARIES if name != 'deit')
   if to not in allowed:
     what = 'is not given' if to is None else f'is {to!r}'
-    raise ValueError(
+    raise InputError(
       f'--to {what}; for {out!r} choose from {", ".join(allowed)} (.npz '
       f'holds {", ".join(layouts.LAYOUTS)}; .safetensors, .pth and folders '
       'hold ports)'
@@ -259,8 +260,8 @@ def _named(whole, out):
   """Errors name the file that the user knows, not the one on its way."""
   try:
     yield
-  except (ValueError, OSError) as error:
-    kind = OSError if isinstance(error, OSError) else ValueError
+  except (InputError, OSError) as error:
+    kind = OSError if isinstance(error, OSError) else InputError
     if getattr(error, 'errno', None) or whole not in str(error):
       raise
     raise kind(str(error).replace(whole, out)) from None

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax_repro.data import labels, preprocess
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.ports import configs
 from vit_jax_repro.weights import positions, trees
 from vit_jax_repro.weights.adapt import patch_grid
@@ -43,17 +44,17 @@ def files(
     preprocessing: a name of data.preprocess.
 
   Raises:
-    ValueError: a folder cannot describe such a model; what to write instead.
+    InputError: a folder cannot describe such a model; what to write instead.
   """
   kind = type(model).__name__
   if kind == 'ViT':
     _check_image_size(model, params, image_size)
     if model.classifier.endswith('unpooled'):
-      raise ValueError('no port gives the logits of every token')
+      raise InputError('no port gives the logits of every token')
   if library == 'timm' and kind == 'ViT' and model.stem_num_layers is None:
     return _timm_files(model, params, image_size, class_names, preprocessing)
   if library == 'timm':
-    raise ValueError(
+    raise InputError(
       "timm's create_model makes hybrids, BiT and Mixers with constants other "
       "than the authors'; write a .safetensors file for timm's own modules"
     )
@@ -76,7 +77,7 @@ def _check_image_size(model, params, image_size):
   tokens = positions.prefix(flat, positions.name_in(flat))
   count = positions.count_in(params)
   if count != grid[0] * grid[1] + tokens:
-    raise ValueError(
+    raise InputError(
       f'{count} position embeddings are not those of {image_size[0]}x'
       f'{image_size[1]} pixels, and nothing says of which; write a '
       '.safetensors file'
@@ -114,7 +115,7 @@ def _vit_config(model, params, image_size):
 
 def _bit_config(model):
   if model.pool_padding != 'zeros' or model.group_norm_eps != 1e-5:
-    raise ValueError(
+    raise InputError(
       "transformers' BiT pools with zeros around and has GroupNorm epsilon "
       f'1e-5, not {model.pool_padding!r} and {model.group_norm_eps}; write a '
       '.safetensors file'
@@ -148,7 +149,7 @@ def _bit_remark(model):
 
 def _timm_files(model, params, image_size, class_names, preprocessing):
   if model.layer_norm_eps != _TIMM_LAYER_NORM_EPS:
-    raise ValueError(
+    raise InputError(
       f"timm's create_model makes LayerNorms of epsilon {_TIMM_LAYER_NORM_EPS}"
       f', not {model.layer_norm_eps}; write a .safetensors file'
     )
@@ -162,7 +163,7 @@ def _timm_files(model, params, image_size, class_names, preprocessing):
     'act_layer': _TIMM_GELUS[model.gelu],
   }
   if int(model.hidden_size * arguments['mlp_ratio']) != model.mlp_dim:
-    raise ValueError(
+    raise InputError(
       f'timm rounds {model.mlp_dim} of the MLP down; write a .safetensors file'
     )
   if 'pos_embedding' in params:

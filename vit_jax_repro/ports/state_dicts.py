@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, messages
 from vit_jax_repro.weights import npz
 
@@ -56,7 +57,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: one line: it is no such file, is damaged, holds Python objects
+    InputError: one line: it is no such file, is damaged, holds Python objects
       that could run code, or needs a library that is not installed.
     OSError: it cannot be read.
   """
@@ -68,7 +69,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   if path.name.endswith('.index.json'):
     return _read_parts(path)
   if path.suffix not in SUFFIXES:
-    raise ValueError(
+    raise InputError(
       f'{path} is not named like a PyTorch weights file; known are '
       f'{", ".join(SUFFIXES)} and folders with {FILES[0]}'
     )
@@ -92,12 +93,12 @@ def write(
     wrapper: a name to put a pickled state dict under.
 
   Raises:
-    ValueError: another suffix, or a library that is not installed.
+    InputError: another suffix, or a library that is not installed.
     OSError: the file cannot be written.
   """
   path = pathlib.Path(path)
   if path.suffix not in SUFFIXES:
-    raise ValueError(
+    raise InputError(
       f'{path} is not named like a PyTorch weights file; choose from '
       f'{", ".join(SUFFIXES)}'
     )
@@ -122,10 +123,10 @@ def _check_start(path):
   with open(path, 'rb') as file:
     start = file.read(64).lstrip()
   if not start:
-    raise ValueError(f'{path} is empty; download it again')
+    raise InputError(f'{path} is empty; download it again')
   for known, what in _KNOWN_STARTS:
     if start.startswith(known):
-      raise ValueError(f'{path} is {what}; download it again')
+      raise InputError(f'{path} is {what}; download it again')
 
 
 def _read_parts(path):
@@ -134,19 +135,19 @@ def _read_parts(path):
     parts = json.loads(path.read_text(encoding='utf-8'))['weight_map']
     names = {name: str(part) for name, part in parts.items()}
   except (ValueError, TypeError, LookupError, AttributeError) as error:
-    raise ValueError(
+    raise InputError(
       f'{path} is no index of a weights file ({messages.short(repr(error))})'
     ) from None
   state = {}
   for part in sorted(set(names.values())):
     if pathlib.PurePath(part).name != part or part in FILES:
-      raise ValueError(
+      raise InputError(
         f'{path} names the part {messages.quoted(part)}; parts are files '
         'beside it'
       )
     state |= read(path.parent / part)
   if state.keys() != names.keys():
-    raise ValueError(
+    raise InputError(
       f'{path} and its parts differ in {messages.listed(state.keys() ^ names)}'
     )
   return state
@@ -158,7 +159,7 @@ def _read_safetensors(path):
     return safetensors.numpy.load_file(path)
   except (safetensors.SafetensorError, AttributeError, TypeError) as error:
     # The last two: a dtype that numpy has not, such as 8-bit floats.
-    raise ValueError(
+    raise InputError(
       f'{path} cannot be read ({messages.short(error)}); download it again, or '
       'save it in float32, float16 or bfloat16'
     ) from None
@@ -175,12 +176,12 @@ def _read_pickle(path):
       warnings.simplefilter('ignore')  # of pickles that torch did not write
       state = torch.load(path, weights_only=True, map_location='cpu')
   except Exception as error:  # bytes make torch raise anything, OSError too
-    raise ValueError(f'{path} {_why_unreadable(error)}') from None
+    raise InputError(f'{path} {_why_unreadable(error)}') from None
   for wrapper in WRAPPERS:
     if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
       state = state[wrapper]
   if not isinstance(state, dict) or not state:
-    raise ValueError(
+    raise InputError(
       f'{path} holds no state dict but a {type(state).__name__}; save '
       'model.state_dict()'
     )
@@ -191,7 +192,7 @@ def _torch(path):
   try:
     import torch
   except ImportError as error:
-    raise ValueError(_missing(path, error)) from None
+    raise InputError(_missing(path, error)) from None
   return torch
 
 
@@ -200,7 +201,7 @@ def _safetensors(path):
     import safetensors
     import safetensors.numpy
   except ImportError as error:
-    raise ValueError(_missing(path, error)) from None
+    raise InputError(_missing(path, error)) from None
   return safetensors
 
 
@@ -217,7 +218,7 @@ def _check_archive(path):
     with zipfile.ZipFile(path) as archive:
       damaged = archive.testzip()
     if damaged is not None:
-      raise ValueError(f'wrong checksum of {damaged}')
+      raise InputError(f'wrong checksum of {damaged}')
 
 
 def _why_unreadable(error):
@@ -241,10 +242,10 @@ def to_numpy(torch, path, name, tensor):
     tensor: what shall be a tensor.
 
   Raises:
-    ValueError: it is none, or of a dtype that numpy has not.
+    InputError: it is none, or of a dtype that numpy has not.
   """
   if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-    raise ValueError(
+    raise InputError(
       f'{path}: {messages.quoted(name)} is a {type(tensor).__name__}, not a '
       'tensor; save model.state_dict() alone'
     )
@@ -254,7 +255,7 @@ def to_numpy(torch, path, name, tensor):
   try:
     return tensor.numpy()
   except TypeError:
-    raise ValueError(
+    raise InputError(
       f'{path}: {messages.quoted(name)} is of {tensor.dtype}; save it in '
       'float32, float16 or bfloat16'
     ) from None

@@ -11,6 +11,7 @@ from collections.abc import Collection
 import numpy as np
 
 from vit_jax_repro import models, ports, weights
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import configs, state_dicts
 from vit_jax_repro.weights import layouts, model_card, trees
@@ -56,13 +57,13 @@ def read(
     model: a name whose architecture the weights have, whatever the files say.
 
   Raises:
-    ValueError: one line on what is wrong with the files or arguments.
+    InputError: one line on what is wrong with the files or arguments.
     OSError: a file cannot be read.
   """
   if state_dicts.is_port(source):
     params, card = _read_port(source, num_heads, model)
   elif num_heads is not None:
-    raise ValueError(
+    raise InputError(
       f'--num_heads={num_heads} is for files of ports; {source} tells it'
     )
   else:
@@ -74,7 +75,7 @@ def read(
   if model is not None:
     card = dataclasses.replace(card, architecture=_named(model, params, spec))
   if card.class_names and len(card.class_names) != spec['num_classes']:
-    raise ValueError(
+    raise InputError(
       f'{source}: {len(card.class_names)} class names for '
       f'{spec["num_classes"]} classes'
     )
@@ -106,8 +107,8 @@ def _read_port(source, num_heads, name):
       token_slots=None if config is None else config.token_slots,
     )
     spec = weights.describe(params)
-  except ValueError as error:
-    raise ValueError(f'{source}: {error}') from None
+  except InputError as error:
+    raise InputError(f'{source}: {error}') from None
   if config is None:
     if (
       name is None
@@ -152,7 +153,7 @@ def without(read: Source, drop: Collection[str]) -> Source:
   """The source without some of `ports.PARTS`, and its card to match.
 
   Raises:
-    ValueError: see `ports.without`.
+    InputError: see `ports.without`.
   """
   flat = ports.without(read.flat, drop)
   if not drop:

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterable
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import variants
 
 INDEX = 'vit_models/augreg/index.csv'
@@ -37,7 +38,7 @@ def read_index(path: str | os.PathLike) -> list[Row]:
   """Reads index.csv.
 
   Raises:
-    ValueError: it is another file.
+    InputError: it is another file.
     OSError: it cannot be read.
   """
   try:
@@ -48,13 +49,13 @@ def read_index(path: str | os.PathLike) -> list[Row]:
     csv.Error,
     LookupError,
     TypeError,
-    ValueError,
+    InputError,
   ) as error:
-    raise ValueError(
+    raise InputError(
       f"{path} is not the AugReg bucket's index.csv (at {error}); get it again"
     ) from None
   if not rows:
-    raise ValueError(f'{path} lists no AugReg file; get it again')
+    raise InputError(f'{path} lists no AugReg file; get it again')
   return rows
 
 
@@ -84,7 +85,7 @@ def ranked(
     max_params, min_images_per_sec: limits, both included.
 
   Raises:
-    ValueError: an unknown model, or nothing fits.
+    InputError: an unknown model, or nothing fits.
   """
   rows = list(rows)
   wanted = {
@@ -99,7 +100,7 @@ def ranked(
     left = [row for row in found if getattr(row, field) == value]
     if not left:
       there = sorted({str(getattr(row, field)) for row in found})
-      raise ValueError(
+      raise InputError(
         f'the AugReg index has no file with {field}={value}'
         f'{_after(wanted, field)}; choose from {there}'
       )
@@ -149,7 +150,7 @@ def _within(rows, max_params, min_images_per_sec):
     and (min_images_per_sec is None or row.images_per_sec >= min_images_per_sec)
   ]
   if not found:
-    raise ValueError(
+    raise InputError(
       f'no AugReg file keeps to {max_params=} and {min_images_per_sec=}: the '
       f'smallest has {min(row.params for row in rows):g} parameters, the '
       f'fastest does {max(row.images_per_sec for row in rows):g} images/s'

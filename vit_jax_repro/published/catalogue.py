@@ -18,6 +18,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import variants
 
 # Where a file without an .npz of its authors goes instead of a bucket.
@@ -93,7 +94,7 @@ def matching(pattern: str = '') -> list[Published]:
     pattern: a glob ('*ViT-B_16*'), or else a part of the name; '' fits all.
 
   Raises:
-    ValueError: nothing fits.
+    InputError: nothing fits.
   """
   if not set('*?[') & set(pattern):
     pattern = f'*{pattern}*'
@@ -106,7 +107,7 @@ def matching(pattern: str = '') -> list[Published]:
     )
   ]
   if not found:
-    raise ValueError(
+    raise InputError(
       f'no published file fits {pattern!r}; --list without a pattern has all'
     )
   return found
@@ -122,7 +123,7 @@ def find(name: str) -> Published:
       AugReg file; any gs://BUCKET/PATH.npz.
 
   Raises:
-    ValueError: unknown name, with the nearest ones; or several files have it,
+    InputError: unknown name, with the nearest ones; or several files have it,
       with their names.
   """
   key = _key(name)
@@ -138,11 +139,11 @@ def find(name: str) -> Published:
     if len(found) == 1:
       return found[0]
   if found:
-    raise ValueError(_ambiguous(name, found))
+    raise InputError(_ambiguous(name, found))
   bucket_path = re.fullmatch(r'gs://([^/]+/.+\.npz)', name)
   if bucket_path:
     return Published(bucket_path[1])
-  raise ValueError(_unknown(name))
+  raise InputError(_unknown(name))
 
 
 def check_fits(entry: Published, spec: Mapping[str, Any]) -> None:
@@ -155,7 +156,7 @@ def check_fits(entry: Published, spec: Mapping[str, Any]) -> None:
     spec: what `weights.describe` says of the parameters.
 
   Raises:
-    ValueError: it is another model, of other classes or another size.
+    InputError: it is another model, of other classes or another size.
   """
   wanted = variants.variant(entry.model) if entry.model else {}
   found = _fields(spec)
@@ -175,7 +176,7 @@ def check_fits(entry: Published, spec: Mapping[str, Any]) -> None:
       f'{field} {is_} instead of {value}'
       for field, (is_, value) in sorted(wrong.items())
     )
-    raise ValueError(f'it is not {entry.name}: {wrong}')
+    raise InputError(f'it is not {entry.name}: {wrong}')
 
 
 def lacking(entry: Published, spec: Mapping[str, Any]) -> list[str]:
@@ -225,7 +226,7 @@ def _last_part(entry):
 def _of_model(name):
   try:
     model = variants.canonical_name(name)
-  except ValueError:
+  except InputError:
     return []
   return [entry for entry in table() if entry.model == model]
 
@@ -238,7 +239,7 @@ def _augreg(name):
     return None
   try:
     model = variants.canonical_name(match['model'])
-  except ValueError:
+  except InputError:
     return None
   classes = _CLASSES.get(match['dataset'] or match['data'])
   pixels = int(match['size'] or 224)

@@ -13,6 +13,7 @@ import pathlib
 import re
 
 from vit_jax_repro import ports, weights
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, reports
 from vit_jax_repro.ports import state_dicts
 from vit_jax_repro.published import (
@@ -63,14 +64,14 @@ def fetch(
     Fetched.
 
   Raises:
-    ValueError: an unknown name or several files of that name, a wrong hash, or
+    InputError: an unknown name or several files of that name, a wrong hash, or
       a file is there and is another one, damaged or changed.
     OSError: no source has it (one line with each answer, and the manual way),
       another process is fetching it, or it cannot be written.
   """
   entry = catalogue.find(name) if isinstance(name, str) else name
   if sha256 is not None and not re.fullmatch('[0-9a-fA-F]{64}', sha256):
-    raise ValueError(
+    raise InputError(
       f'{sha256=} must be the 64 hexadecimal digits of a SHA-256'
     )
   sha256 = sha256 and sha256.lower()
@@ -82,7 +83,7 @@ def fetch(
     if os.path.exists(path):  # by now
       return _there(path, entry, sha256)
     if os.path.exists(model_card.card_path(path)):
-      raise ValueError(
+      raise InputError(
         f'{model_card.card_path(path)} would be taken for the description of '
         f'{path}; move it away or give another folder'
       )
@@ -223,7 +224,7 @@ def _check(path, entry):
   """Reads all of an .npz; returns notes.
 
   Raises:
-    ValueError: it is damaged, no weights file, or another model's.
+    InputError: it is damaged, no weights file, or another model's.
   """
   catalogue.check_fits(entry, weights.describe(weights.load(path)))
   size = os.path.getsize(path)
@@ -249,14 +250,14 @@ def _there(path, entry, sha256):
         entry.path, path, size, digits, '', digits, (), notes, ''
       )
     if fetched.path != entry.path:
-      raise ValueError(f'it is {fetched.path}')
+      raise InputError(f'it is {fetched.path}')
     if files.file_hash(path) != fetched.sha256:
-      raise ValueError('it has changed since it was fetched')
+      raise InputError('it has changed since it was fetched')
     if sha256 and sha256 != fetched.source_sha256:
-      raise ValueError(f'its SHA-256 was {fetched.source_sha256}')
+      raise InputError(f'its SHA-256 was {fetched.source_sha256}')
   except ValueError as error:
     why = partial_download.reason(error, path)
-    raise ValueError(f'{path} is there, but {why}; {advice}') from None
+    raise InputError(f'{path} is there, but {why}; {advice}') from None
   return dataclasses.replace(fetched, file=path, was_there=True)
 
 

@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 
 # First bytes of a file by the end of its name: zip; the JSON header of
@@ -28,7 +29,7 @@ _KEYS = {'url', 'etag', 'modified', 'size', 'hashes'}
 _ADVICE = '; download it again'
 
 
-class WrongBytesError(ValueError):
+class WrongBytesError(InputError):
   """The bytes are not those of the file; they have been removed."""
 
 
@@ -96,7 +97,7 @@ class Part:
     algorithm, _, digits = wanted.partition(':')
     found = files.file_hash(self.path, algorithm)
     if not found.startswith(digits):
-      raise ValueError(
+      raise InputError(
         f'wrong bytes: their {algorithm} is {found}, not {digits}'
       )
 
@@ -108,7 +109,7 @@ class Part:
       return
     page = start.lstrip().startswith(b'<')
     what = 'an HTML or XML page' if page else f'bytes such as {start[:8]!r}'
-    raise ValueError(f'{what} instead of a {self.target.suffix} file')
+    raise InputError(f'{what} instead of a {self.target.suffix} file')
 
 
 def reason(error: ValueError, path: str | os.PathLike) -> str:

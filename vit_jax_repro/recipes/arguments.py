@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vit_jax_repro.errors import InputError
+
 OF_FINETUNING = dict(
   variant=str, steps=int, image_size=int, dropout=float, num_examples=int
 )
@@ -28,13 +30,13 @@ def parse(
     The parts in front, the others filled up with ''; the options.
 
   Raises:
-    ValueError: too few or too many parts, an unknown key or a bad value.
+    InputError: too few or too many parts, an unknown key or a bad value.
   """
   names = form.split(',')
   parts = text.split(',')
   front = [part for part in parts if '=' not in part]
   if not needed <= len(front) <= len(names) or front != parts[: len(front)]:
-    raise ValueError(
+    raise InputError(
       f'argument {text!r} must be {form}, the first {needed} of them needed, '
       f'then KEY=VALUE of {list(options)}'
     )
@@ -44,7 +46,7 @@ def parse(
     try:
       found[key] = options[key](value)
     except (KeyError, ValueError):
-      raise ValueError(
+      raise InputError(
         f'{part!r} in the argument {text!r} must be KEY=VALUE, of '
         f'{ {key: kind.__name__ for key, kind in options.items()} }'
       ) from None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vit_jax_repro.data import catalogue
+from vit_jax_repro.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +68,10 @@ class Task:
     """The number of updates that is asked for, of those that there are.
 
     Raises:
-      ValueError: it is none of them.
+      InputError: it is none of them.
     """
     if self.steps not in (None, *totals):
-      raise ValueError(
+      raise InputError(
         f'recipe {self.name!r} has no schedule of {self.steps} steps for '
         f'{self.dataset!r}; choose from {list(totals)}'
       )
@@ -86,11 +87,11 @@ class Task:
     """The number of training images, as told or from the catalogue.
 
     Raises:
-      ValueError: neither knows it.
+      InputError: neither knows it.
     """
     number = self.num_examples or num_examples(self.dataset, split)
     if number is None:
-      raise ValueError(
+      raise InputError(
         f'{self.name!r} depends on how many training images {self.dataset!r} '
         'has, which is not known; give num_examples'
       )
@@ -181,10 +182,10 @@ def pick(kind: str, name: str, table: Mapping[str, Rule]) -> Rule:
   """The rule of a name.
 
   Raises:
-    ValueError: there is none.
+    InputError: there is none.
   """
   if name not in table:
-    raise ValueError(f'unknown {kind} recipe {name!r}; choose from {[*table]}')
+    raise InputError(f'unknown {kind} recipe {name!r}; choose from {[*table]}')
   return table[name]
 
 
@@ -192,10 +193,10 @@ def choose(rule: Rule, task: Task) -> Task:
   """The task with the rule's default variant filled in.
 
   Raises:
-    ValueError: the rule has no such variant, or not this data set.
+    InputError: the rule has no such variant, or not this data set.
   """
   if rule.datasets is not None and task.known not in rule.datasets:
-    raise ValueError(
+    raise InputError(
       f'recipe {task.name!r} has no settings for the data set '
       f'{task.dataset!r}; choose from {list(rule.datasets)}'
     )
@@ -203,7 +204,7 @@ def choose(rule: Rule, task: Task) -> Task:
   if not allowed:
     return task
   if task.variant and task.variant not in allowed:
-    raise ValueError(
+    raise InputError(
       f'recipe {task.name!r} has no variant {task.variant!r} for '
       f'{task.dataset!r} and {task.model!r}; choose from {list(allowed)}'
     )

@@ -7,6 +7,8 @@ the steps where the code's small tasks use 40, 60 and 80 %.
 
 from typing import Any
 
+from vit_jax_repro.errors import InputError
+
 BASE_LR = 0.003
 SMALL, LARGE = 20_000, 500_000  # training examples
 MIXUP_ALPHA = 0.1
@@ -73,10 +75,10 @@ def augreg_strength(name: str) -> dict[str, Any]:
   Layers 0 and alpha 0.0 mean none.
 
   Raises:
-    ValueError: a name that is not in `AUGREG_STRENGTHS`.
+    InputError: a name that is not in `AUGREG_STRENGTHS`.
   """
   if name not in AUGREG_STRENGTHS:
-    raise ValueError(
+    raise InputError(
       f'unknown augmentation strength {name!r}; choose from '
       f'{list(AUGREG_STRENGTHS)}'
     )

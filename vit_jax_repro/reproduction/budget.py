@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.output.sections import View
@@ -54,11 +55,11 @@ def run_many(
     to be picked}.
 
   Raises:
-    ValueError: the budget is no number of hours.
+    InputError: the budget is no number of hours.
     OSError: the folder of results cannot be written.
   """
   if budget_hours is not None and not 0 <= budget_hours < math.inf:
-    raise ValueError(f'budget={budget_hours} must be a number of hours')
+    raise InputError(f'budget={budget_hours} must be a number of hours')
   files.check_folder(options.results)
   cost = cost or functools.partial(running.remaining, options=options)
   outcomes, ready = {}, []
@@ -67,7 +68,7 @@ def run_many(
       outcome, check = _state(row, options, resolve)
       if check is not None:
         ready.append((row.id, check, dict(cost(check))))
-    except (ValueError, OSError) as error:
+    except (InputError, OSError) as error:
       outcome = _line(error)
     if outcome is not None:
       outcomes[row.id] = outcome
@@ -84,7 +85,7 @@ def run_many(
     note(f'checking {row_id}')
     try:
       running.run(check, options, meter)
-    except (ValueError, OSError) as error:
+    except (InputError, OSError) as error:
       outcomes[row_id] = _line(error)
       note(f'{row_id}: {outcomes[row_id]}')
       continue
@@ -119,16 +120,16 @@ def plan(rows: Sequence[Row], resolve: Resolve) -> tuple[View, dict[str, str]]:
   """What checking rows takes; those of which a choice is refused, {id: why}.
 
   Raises:
-    ValueError: none can be checked, or the choice is refused of all.
+    InputError: none can be checked, or the choice is refused of all.
   """
   found, refused = [], {}
   for row in checkable(rows):
     try:
       found.append(resolve(row))
-    except ValueError as error:
+    except InputError as error:
       refused[row.id] = str(error)
   if not found:
-    raise ValueError(next(iter(refused.values())))
+    raise InputError(next(iter(refused.values())))
   return plan_views.plan(found), refused
 
 
@@ -145,7 +146,7 @@ def run(
     {id: why}.
 
   Raises:
-    ValueError: none can be checked; as run_many.
+    InputError: none can be checked; as run_many.
     OSError: as run_many.
   """
   rows = checkable(rows)
@@ -164,12 +165,12 @@ def checkable(rows: Sequence[Row]) -> list[Row]:
   """Those that can be checked.
 
   Raises:
-    ValueError: there are none; says why.
+    InputError: there are none; says why.
   """
   found = [row for row in rows if row.status != table.NOT]
   if not found:
     why = dict.fromkeys(verdict.BLOCKERS[row.blocker][0] for row in rows)
-    raise ValueError(
+    raise InputError(
       f'no row of these can be checked ({", ".join(why)}); `reproduce show` '
       'says more'
     )

@@ -16,6 +16,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.sections import Section, View
 from vit_jax_repro.runs import manifest
 
@@ -144,7 +145,7 @@ def of_run(workdir: str | os.PathLike) -> Card:
     workdir: the folder of the run, see `workdir`.
 
   Raises:
-    ValueError: it holds no run, or a damaged file.
+    InputError: it holds no run, or a damaged file.
     OSError: a file cannot be read.
   """
   workdir = os.fspath(workdir)
@@ -154,7 +155,7 @@ def of_run(workdir: str | os.PathLike) -> Card:
   )
   if config is None or made is None:
     lacking = 'config.json' if config is None else 'manifest.json'
-    raise ValueError(
+    raise InputError(
       f'{workdir!r} has no {lacking}, so it holds no training run; give a '
       'workdir of vit_jax_repro.main'
     )
@@ -292,11 +293,11 @@ def _read(workdir, name) -> Mapping | None:
     with open(path, encoding='utf-8') as file:
       value = json.load(file)
   except ValueError as error:
-    raise ValueError(
+    raise InputError(
       f'{path} is not valid JSON ({error}); give another workdir'
     ) from None
   if not isinstance(value, dict):
-    raise ValueError(f'{path} is not of a training run; give another workdir')
+    raise InputError(f'{path} is not of a training run; give another workdir')
   return value
 
 

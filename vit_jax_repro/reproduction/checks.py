@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 
 from vit_jax_repro.data import catalogue
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import variants
 from vit_jax_repro.paper.table import Row
 from vit_jax_repro.published import catalogue as published
@@ -85,11 +86,11 @@ def resolve(
     recipe: a key of `finetuning.RULES`, in place of the row's own; likewise.
 
   Raises:
-    ValueError: the row cannot be checked, with the reason; a choice that is
+    InputError: the row cannot be checked, with the reason; a choice that is
       none, or that the row does not leave.
   """
   if row.status == 'not-checkable':
-    raise ValueError(
+    raise InputError(
       f'{row.id} cannot be checked ({row.blocker}); `reproduce show '
       f'--row={row.id}` says why'
     )
@@ -223,7 +224,7 @@ def _files(
   """The files of a row; () if one must be chosen and none is.
 
   Raises:
-    ValueError: the choice is no published file, or none that the row leaves.
+    InputError: the choice is no published file, or none that the row leaves.
   """
   if chosen is None:
     return named.files
@@ -231,19 +232,19 @@ def _files(
   if named.files:
     if named.files == (name,):
       return named.files
-    raise ValueError(
+    raise InputError(
       f'--weights={chosen}: {row.id} names {", ".join(named.files)}; leave '
       '--weights out'
     )
   if named.choices:
     if name in {published.find(choice).name for choice in named.choices}:
       return (name,)
-    raise ValueError(
+    raise InputError(
       f'--weights={chosen}: {row.id} leaves {", ".join(named.choices)}; choose '
       'one of them'
     )
   if not row_sources.fits(row.checkpoint, name):
-    raise ValueError(
+    raise InputError(
       f'--weights={chosen}: {row.id} is of {row.checkpoint}; choose such a file'
     )
   return (name,)
@@ -253,12 +254,12 @@ def _datasets(row: Row, target: Target, chosen: str | None) -> tuple[str, ...]:
   """The data sets of a row; () if one must be chosen and none is.
 
   Raises:
-    ValueError: another data set than the row's, or one in place of several.
+    InputError: another data set than the row's, or one in place of several.
   """
   if chosen is None:
     return target.datasets
   if len(target.datasets) > 1:
-    raise ValueError(
+    raise InputError(
       f'--dataset={chosen}: {row.id} is a mean over {len(target.datasets)} '
       'tasks; leave --dataset out'
     )
@@ -266,7 +267,7 @@ def _datasets(row: Row, target: Target, chosen: str | None) -> tuple[str, ...]:
   if known is not None and known.name not in {
     name.partition(':')[0] for name in target.datasets
   }:
-    raise ValueError(
+    raise InputError(
       f'--dataset={chosen}: {row.id} is of {row.eval_dataset}; give a folder '
       'with its images, or leave --dataset out'
     )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.paper.table import Row
 from vit_jax_repro.published import catalogue
 
@@ -15,7 +16,7 @@ class Options:
   """How checks are run, and where their files are.
 
   Raises:
-    ValueError: a number is below 1.
+    InputError: a number is below 1.
   """
 
   results: str  # folder
@@ -32,7 +33,7 @@ class Options:
   def __post_init__(self):
     for name in ('seeds', 'batch_size'):
       if getattr(self, name) < 1:
-        raise ValueError(f'{name}={getattr(self, name)} must be at least 1')
+        raise InputError(f'{name}={getattr(self, name)} must be at least 1')
 
   def work(self, *parts: str) -> str:
     """A path below the folder of what is computed for the results."""
@@ -57,17 +58,17 @@ def parse_overrides(text: str | None) -> dict[str, Any]:
   it. None and '' are no settings.
 
   Raises:
-    ValueError: a part that is not KEY=VALUE, or a key that comes twice.
+    InputError: a part that is not KEY=VALUE, or a key that comes twice.
   """
   found = {}
   for part in _parts(text) if text else ():
     key, equals, value = (each.strip() for each in part.partition('='))
     if not (key and equals and value):
-      raise ValueError(
+      raise InputError(
         f'override {part!r} is not KEY=VALUE, such as batch=128 or pp.crop=224'
       )
     if key in found:
-      raise ValueError(f'override {key!r} is given twice; give it once')
+      raise InputError(f'override {key!r} is given twice; give it once')
     try:
       found[key] = ast.literal_eval(value)
     except (SyntaxError, ValueError):
@@ -81,7 +82,7 @@ def apply_overrides(
   """Sets them in nested settings; 'pp.crop' is `crop` in the part `pp`.
 
   Raises:
-    ValueError: there is no such setting.
+    InputError: there is no such setting.
   """
   for key, value in overrides.items():
     *sections, last = key.split('.')
@@ -89,13 +90,13 @@ def apply_overrides(
     for name in sections:
       section = section.get(name) if isinstance(section, dict) else None
     if not isinstance(section, dict) or last not in section:
-      raise ValueError(
+      raise InputError(
         f'unknown setting {key!r}; settings are {sorted(config)} and, of pp, '
         f'{sorted(config["pp"])}'
       )
     if isinstance(section[last], dict):
       inside = ', '.join(f'{key}.{name}' for name in section[last])
-      raise ValueError(f'setting {key!r} is a group; set one of {inside}')
+      raise InputError(f'setting {key!r} is a group; set one of {inside}')
     section[last] = value
 
 

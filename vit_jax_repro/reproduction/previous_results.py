@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.paper import results
 from vit_jax_repro.paper.results import Result
 from vit_jax_repro.paper.table import Row
@@ -27,14 +28,14 @@ def find(check: checks.Check, options: Options) -> Mapping[str, Any] | None:
     added.
 
   Raises:
-    ValueError: it is of something else, was written by hand, or is damaged.
+    InputError: it is of something else, was written by hand, or is damaged.
     OSError: it cannot be read.
   """
   there = read(check.row, options)
   if there is None:
     return None
   if is_by_hand(there):
-    raise ValueError(
+    raise InputError(
       f'{there.path} was written by hand and is not replaced; move it away, or '
       'give another --results'
     )
@@ -43,7 +44,7 @@ def find(check: checks.Check, options: Options) -> Mapping[str, Any] | None:
   if check.is_fine_tuned and had > wanted:
     differing.append(f'--seeds was {had} and is {wanted}')
   if differing:
-    raise ValueError(
+    raise InputError(
       f'{there.path} is of something else: {"; ".join(differing)}; give '
       'another --results, or move it away'
     )
@@ -54,7 +55,7 @@ def read(row: Row, options: Options) -> Result | None:
   """The result of a row, None if there is no file.
 
   Raises:
-    ValueError: it is damaged.
+    InputError: it is damaged.
     OSError: it cannot be read.
   """
   path = options.result(row)

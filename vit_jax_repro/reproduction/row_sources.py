@@ -5,6 +5,7 @@ import itertools
 import re
 
 from vit_jax_repro.data import catalogue
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.paper.table import Row
 from vit_jax_repro.published import catalogue as published
 from vit_jax_repro.recipes import finetuning
@@ -80,7 +81,7 @@ def recipes_for(
     model: published name.
 
   Raises:
-    ValueError: as finetuning.find.
+    InputError: as finetuning.find.
   """
   few = _PER_CLASS.fullmatch(row.train_examples)
   number = None
@@ -131,7 +132,7 @@ def weights_of(checkpoint: str) -> Weights:
       `<task>` where the source does not say which.
 
   Raises:
-    ValueError: a name that is not understood.
+    InputError: a name that is not understood.
   """
   if _TASK in checkpoint:
     return Weights(files=tuple(_expanded(checkpoint, ',')), per_task=True)
@@ -177,7 +178,7 @@ def _expanded(name, separator):
 def _augreg_query(checkpoint):
   match = _AUGREG.fullmatch(checkpoint)
   if match is None:
-    raise ValueError(
+    raise InputError(
       f'checkpoint {checkpoint!r} is no pattern of AugReg names; name one file'
     )
   data = match['data']
@@ -230,7 +231,7 @@ def target_of(eval_dataset: str) -> Target:
   """The target of a number, by the `eval_dataset` of its row.
 
   Raises:
-    ValueError: a name that is not known.
+    InputError: a name that is not known.
   """
   if eval_dataset in _NAMED:
     name, split = _NAMED[eval_dataset]
@@ -241,7 +242,7 @@ def target_of(eval_dataset: str) -> Target:
     if eval_dataset.startswith(prefix):
       tasks = _tasks(eval_dataset.removeprefix(prefix).strip())
       return Target(tasks, 'test')
-  raise ValueError(
+  raise InputError(
     f'unknown evaluation data set {eval_dataset!r}; known are '
     f'{sorted(_NAMED | _BY_HAND)} and the tasks of VTAB'
   )
@@ -270,7 +271,7 @@ def _tasks(text):
     return tuple(row.name for row in rows if row.group == group)
   found = tuple(row.name for row in rows if row.column == text)
   if not found:
-    raise ValueError(
+    raise InputError(
       f'unknown VTAB task {text!r}; columns are {[row.column for row in rows]}'
     )
   return found

@@ -11,6 +11,7 @@ import statistics
 import time
 from typing import Any
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 from vit_jax_repro.recipes.recipe import num_examples
 from vit_jax_repro.reproduction import (
@@ -49,12 +50,12 @@ def run(
     fingerprints of what was evaluated), seconds, and the versions and devices.
 
   Raises:
-    ValueError: something is left to pick; a file or setting is wrong; there
+    InputError: something is left to pick; a file or setting is wrong; there
       is a result of something else.
     OSError: a file or data set is not there, or the folder cannot be written.
   """
   if check.pick:
-    raise ValueError(
+    raise InputError(
       f'{check.row.id} needs a choice first; give {"; ".join(check.pick)}'
     )
   files.check_folder(options.results)
@@ -103,7 +104,7 @@ def remaining(check: checks.Check, options: Options) -> dict[str, float]:
     checks that share one have the same path for it.
 
   Raises:
-    ValueError: an override is wrong.
+    InputError: an override is wrong.
   """
   left = {}
   for index, dataset in enumerate(check.datasets):

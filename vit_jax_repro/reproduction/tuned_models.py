@@ -13,6 +13,7 @@ from typing import Any
 
 from vit_jax_repro import jobs, models
 from vit_jax_repro.data import datasets
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 from vit_jax_repro.recipes.recipe import Recipe
 from vit_jax_repro.reproduction import (
@@ -130,7 +131,7 @@ def check_settings(check: checks.Check, options: Options) -> None:
   """Refuses wrong overrides, before there is anything to train from.
 
   Raises:
-    ValueError: a setting is unknown, or its value is wrong.
+    InputError: a setting is unknown, or its value is wrong.
   """
   for index in range(len(check.recipes)):
     _candidates(check, index, options)
@@ -140,7 +141,7 @@ def of(check: checks.Check, index: int, options: Options) -> TunedModel:
   """What a check fine-tunes for `check.datasets[index]`.
 
   Raises:
-    ValueError: an override is wrong.
+    InputError: an override is wrong.
   """
   path, candidates = _candidates(check, index, options)
   first: Recipe = check.recipes[index][0]
@@ -177,7 +178,7 @@ def _config(check, recipe, base_lr, path, options):
   )
   apply_overrides(config, options.overrides)
   if 'seed' in options.overrides:
-    raise ValueError(
+    raise InputError(
       'override seed: trainings have the seeds 0, 1, ...; say how many by '
       'seeds, and leave it out'
     )

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.parallel import processes
 from vit_jax_repro.runs import integrity, orbax_noise
 
@@ -119,7 +120,7 @@ class Checkpoints:
       The state, and the `meta` that was saved with it.
 
     Raises:
-      ValueError: every checkpoint is damaged, or one holds another kind of
+      InputError: every checkpoint is damaged, or one holds another kind of
         state. Nothing is moved then.
       OSError: a damaged one cannot be moved.
     """
@@ -170,7 +171,7 @@ class Checkpoints:
       self._move_aside(faults, step)
       return read
     found = '; '.join(f'step {step}: {why}' for step, why in faults.items())
-    raise ValueError(
+    raise InputError(
       f'no checkpoint in {self._folder} can be used ({found}); '
       'put back a copy of one, or move that folder away to begin anew'
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from vit_jax_repro import models
 from vit_jax_repro.analysis import cost, dry_run
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.parallel import mesh as mesh_lib
 from vit_jax_repro.parallel import targets
 from vit_jax_repro.runs import input, optimization, tasks, update
@@ -94,7 +95,7 @@ def create(
     show: called with a line of text on what is being done.
 
   Raises:
-    ValueError: a wrong setting or target, or a data set that is neither in the
+    InputError: a wrong setting or target, or a data set that is neither in the
       catalogue nor on this machine.
     OSError: a folder of images cannot be read.
   """
@@ -108,7 +109,7 @@ def _create(config, target, devices, largest_batch, evaluation, show):
   parts = _Parts(settings, devices)
   limit = parts.update.limit()
   if largest_batch and limit is None:
-    raise ValueError(
+    raise InputError(
       'the largest batch needs a limit: set --config.memory_limit_gb above 0'
     )
   analysis = parts.analyse_update(show)

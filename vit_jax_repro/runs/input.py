@@ -7,6 +7,7 @@ import numpy as np
 
 from vit_jax_repro import recipes
 from vit_jax_repro.data import augment, datasets, labels, pipeline, preprocess
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.training import mixing
 
@@ -20,7 +21,7 @@ class Input:
       be read; for a dry run.
 
   Raises:
-    ValueError: a setting that cannot be, before the data sets are opened.
+    InputError: a setting that cannot be, before the data sets are opened.
     OSError: a data set is not there or not readable.
   """
 
@@ -35,7 +36,7 @@ class Input:
     self.train = self._split(settings.pp.train)
     self.test = self._split(settings.pp.test)
     if self.train.multi_label:
-      raise ValueError(
+      raise InputError(
         f'config.dataset={settings.dataset!r} has several labels an image and '
         'is for evaluation; choose a data set with one'
       )
@@ -69,8 +70,8 @@ class Input:
         mean=scale.mean,
         std=scale.std,
       )
-    except ValueError as error:
-      raise ValueError(f'config.pp: {error}') from None
+    except InputError as error:
+      raise InputError(f'config.pp: {error}') from None
 
   def batches(self, start_step):
     """This process's part of the training batches, from a step on."""

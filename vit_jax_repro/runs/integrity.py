@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax_repro.errors import InputError
+
 # The finalizer of MurmurHash3 (Austin Appleby, public domain): (shift, factor).
 _ROUNDS = ((16, 0x85EBCA6B), (13, 0xC2B2AE35))
 
@@ -111,7 +113,7 @@ class DamagedError(Exception):
   """A checkpoint is not what was saved; the text says what is wrong."""
 
 
-class OtherStateError(ValueError):
+class OtherStateError(InputError):
   """A checkpoint was saved by other settings."""
 
 
@@ -134,7 +136,7 @@ def read_description(folder: pathlib.Path) -> dict:
 
   Raises:
     DamagedError: it is not as it was written.
-    OSError, ValueError: it cannot be read.
+    OSError, InputError: it cannot be read.
   """
   content = json.loads((folder / FILE).read_text(encoding='utf-8'))
   if not isinstance(content, dict):

@@ -15,6 +15,8 @@ from typing import Any
 
 import jax
 
+from vit_jax_repro.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Every:
@@ -60,7 +62,7 @@ def run(
     The state, and the scalars of the last evaluation; None: it was stopped.
 
   Raises:
-    ValueError: a loss is not finite; the message has the step. Nothing is
+    InputError: a loss is not finite; the message has the step. Nothing is
       saved from the last progress on.
   """
   pending = []  # (step, metrics) since the last progress, still on device
@@ -158,7 +160,7 @@ def _fetch(pending):
   for number, metrics in pending:
     loss = float(metrics['loss'])
     if not math.isfinite(loss):
-      raise ValueError(
+      raise InputError(
         f'the loss is {loss} at step {number}; training stops (a lower '
         'base_lr, a longer warm-up or gradient clipping may help)'
       )

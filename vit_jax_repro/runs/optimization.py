@@ -17,7 +17,7 @@ def create_schedule(
     num_examples: of the training split.
 
   Raises:
-    ValueError: numbers that make no schedule.
+    InputError: numbers that make no schedule.
   """
   total, warmup = settings.total_steps, settings.warmup_steps
   decay, boundaries = settings.decay_type, settings.decay_steps or None
@@ -42,7 +42,7 @@ def create_optimizer(
   """The optimiser, which also averages where `polyak_decay` is set.
 
   Raises:
-    ValueError: an option of another optimiser.
+    InputError: an option of another optimiser.
   """
   tx = optim.create_optimizer(
     settings.optim,

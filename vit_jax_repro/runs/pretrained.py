@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_repro import weights
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 from vit_jax_repro.published import augreg
 from vit_jax_repro.runs.settings import Settings
@@ -18,17 +19,17 @@ def pretrained_path(settings: Settings) -> str:
 
   Raises:
     FileNotFoundError: it is not there.
-    ValueError: no name is given, or no file of that AugReg model is listed.
+    InputError: no name is given, or no file of that AugReg model is listed.
   """
   folder = os.path.expanduser(settings.pretrained_dir)
   if '://' in folder:
-    raise ValueError(
+    raise InputError(
       f'config.pretrained_dir={folder!r} must be a folder on this machine; '
       'get the file first: python -m vit_jax_repro.fetch NAME --dir=FOLDER'
     )
   name = settings.model_or_filename or settings.model.get('model_name')
   if name is None:
-    raise ValueError(
+    raise InputError(
       'config.model.model_name is not set, so no file of config.pretrained_dir='
       f'{settings.pretrained_dir!r} is chosen; set config.model_or_filename'
     )
@@ -102,7 +103,7 @@ def parameters(
     A tree of host arrays.
 
   Raises:
-    ValueError: the file is no weights file, or does not fit the model.
+    InputError: the file is no weights file, or does not fit the model.
     OSError: it is not there.
   """
   if not settings.pretrained_dir:
@@ -112,9 +113,9 @@ def parameters(
     params = weights.adapt(
       weights.load(path), model, image_size=image_size, head=settings.head
     )
-  except ValueError as error:
+  except InputError as error:
     text = str(error)
-    raise ValueError(text if path in text else f'{path}: {text}') from error
+    raise InputError(text if path in text else f'{path}: {text}') from error
   if settings.shrink == 1 and not settings.perturb:
     return params
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax_repro import recipes
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.runs import settings_checks
 
 
@@ -31,7 +32,7 @@ class Preprocessing:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if isinstance(field.default, bool) and not isinstance(value, bool):
-        raise ValueError(
+        raise InputError(
           f'config.pp.{field.name}={value!r} must be True or False'
         )
 
@@ -134,7 +135,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     config: nested mapping, such as an ml_collections.ConfigDict.
 
   Raises:
-    ValueError: a key is unknown, missing or has an impossible value.
+    InputError: a key is unknown, missing or has an impossible value.
   """
   config = to_plain(config)
   fields = _checked(config, Settings, 'config')
@@ -170,7 +171,7 @@ def _with_strength(settings: Settings) -> Settings:
   strength = recipes.augreg_strength(settings.augreg_strength)
   layers, alpha = settings.pp.randaugment_layers, settings.mixup_alpha
   if layers or alpha:
-    raise ValueError(
+    raise InputError(
       f'config.augreg_strength={settings.augreg_strength!r} sets RandAugment '
       f'and mixup; leave config.pp.randaugment_layers={layers} and '
       f'config.mixup_alpha={alpha} at 0'
@@ -197,13 +198,13 @@ def to_plain(value: Any) -> Any:
 
 def _checked(section, cls, where):
   if not isinstance(section, Mapping):
-    raise ValueError(f'{where}={section!r} must be a group of settings')
+    raise InputError(f'{where}={section!r} must be a group of settings')
   fields = {field.name: field for field in dataclasses.fields(cls)}
   for key in section:
     if key not in fields:
       near = difflib.get_close_matches(key, fields, n=1)
       hint = f'did you mean {near[0]!r}? ' if near else ''
-      raise ValueError(
+      raise InputError(
         f'unknown key {where}.{key}; {hint}keys are {sorted(fields)}'
       )
   no_default = (dataclasses.MISSING, dataclasses.MISSING)
@@ -214,6 +215,6 @@ def _checked(section, cls, where):
     and name not in section
   )
   if missing:
-    raise ValueError(f'{where} lacks the keys {missing}')
+    raise InputError(f'{where} lacks the keys {missing}')
   settings_checks.check_types(section, cls, where)
   return dict(section)

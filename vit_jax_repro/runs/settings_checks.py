@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax_repro import recipes
+from vit_jax_repro.errors import InputError
 
 LARGEST = 2**31 - 1
 
@@ -89,7 +90,7 @@ def check(settings: Any) -> None:
     settings: a `settings.Settings`.
 
   Raises:
-    ValueError: one line with the key, its value and what is allowed.
+    InputError: one line with the key, its value and what is allowed.
   """
   for least, names in _WHOLE.items():
     for name in names:
@@ -122,7 +123,7 @@ def check_types(values: Mapping[str, Any], cls: type, where: str) -> None:
     where: what stands before the name in a message, such as 'config'.
 
   Raises:
-    ValueError: one line with the key, its value and what it must be.
+    InputError: one line with the key, its value and what it must be.
   """
   hints = typing.get_type_hints(cls)
   for name, value in values.items():
@@ -138,13 +139,13 @@ def check_types(values: Mapping[str, Any], cls: type, where: str) -> None:
     switch = isinstance(value, bool) and bool not in kinds
     if switch or not isinstance(value, tuple(kind for kind, _ in known)):
       wanted = ' or '.join(words for _, words in known)
-      raise ValueError(f'{where}.{name}={value!r} must be {wanted}')
+      raise InputError(f'{where}.{name}={value!r} must be {wanted}')
 
 
 def _check_mesh(mesh):
   for axis, size in mesh.items():
     if axis not in _AXES:
-      raise ValueError(
+      raise InputError(
         f'config.mesh has {axis!r}; its axes are {", ".join(_AXES)}'
       )
     if not (axis == 'data' and size is None):
@@ -153,7 +154,7 @@ def _check_mesh(mesh):
 
 def _check_whole(name, value, least):
   if not isinstance(value, int) or not least <= value <= LARGEST:
-    raise ValueError(
+    raise InputError(
       f'config.{name}={value!r} must be a whole number of at least {least} and '
       f'at most {LARGEST}'
     )
@@ -171,19 +172,19 @@ def _check_not_negative(name, value, *, below=None, most=None):
     return
   limit = '' if below is None else f' and below {below}'
   limit = limit if most is None else f' and at most {most}'
-  raise ValueError(
+  raise InputError(
     f'config.{name}={value!r} must be a number of at least 0{limit}'
   )
 
 
 def _check_switch(name, value):
   if not isinstance(value, bool):
-    raise ValueError(f'config.{name}={value!r} must be True or False')
+    raise InputError(f'config.{name}={value!r} must be True or False')
 
 
 def _check_choice(name, value, choices):
   if value not in choices and (value or None not in choices):
-    raise ValueError(
+    raise InputError(
       f'config.{name}={value!r} is unknown; choose from '
       f'{[choice for choice in choices if choice]}'
     )
@@ -192,18 +193,18 @@ def _check_choice(name, value, choices):
 def _check_known(settings):
   """What a recipe leaves open has been said."""
   if not settings.dataset:
-    raise ValueError(
+    raise InputError(
       "config.dataset='' must be 'digits', a TFDS name or a folder; set "
       '--config.dataset'
     )
   if settings.pp.crop is None:
-    raise ValueError(
+    raise InputError(
       f'config.pp.crop is not known for {settings.dataset!r}; set it, in pixels'
     )
   rule = settings.decay_type == 'bit_hyperrule'
   for name in ('total_steps', 'warmup_steps', 'mixup_alpha'):
     if getattr(settings, name) is None and not rule:
-      raise ValueError(
+      raise InputError(
         f'config.{name} is not known for {settings.dataset!r}; set it'
       )
 
@@ -214,12 +215,12 @@ def _check_decay_steps(settings):
     isinstance(step, int) and 0 < step < last for step in steps
   )
   if not whole or sorted(set(steps)) != list(steps):
-    raise ValueError(
+    raise InputError(
       f'config.decay_steps={steps!r} must be whole numbers in rising order, '
       f'at least 1 and below total_steps={settings.total_steps}'
     )
   if settings.decay_type == 'steps' and not steps:
-    raise ValueError(
+    raise InputError(
       "config.decay_steps is not set; decay_type='steps' needs the steps after "
       'which the learning rate drops to a tenth'
     )
@@ -232,23 +233,23 @@ def _check_needs(settings):
     if met or _is_default(settings, name):
       continue
     need = f'{other}={wanted!r}' if wanted else f'a {other}'
-    raise ValueError(f'{_shown(settings, name)} needs {need}; leave it out')
+    raise InputError(f'{_shown(settings, name)} needs {need}; leave it out')
 
 
 def _check_objective(settings):
   objective = settings.objective
   for name in _NOT_OF[objective]:
     if not _is_default(settings, name):
-      raise ValueError(
+      raise InputError(
         f'{_shown(settings, name)} has no place in {objective=}; leave it out'
       )
   if objective == 'distillation' and not settings.teacher:
-    raise ValueError(
+    raise InputError(
       f'config.teacher is not set; {objective=} needs the weights file of a '
       'teacher'
     )
   if not settings.distillation_tau:
-    raise ValueError(f'{_shown(settings, "distillation_tau")} must be above 0')
+    raise InputError(f'{_shown(settings, "distillation_tau")} must be above 0')
 
 
 def _check_best(settings):
@@ -257,7 +258,7 @@ def _check_best(settings):
   if not settings.keep_best or not checkpoints:
     return
   if not evaluations or checkpoints % evaluations:
-    raise ValueError(
+    raise InputError(
       'config.keep_best=True needs an evaluation at every checkpoint: set '
       f'eval_every={evaluations} to what divides checkpoint_every={checkpoints}'
     )

@@ -15,6 +15,7 @@ import numpy as np
 from vit_jax_repro import models
 from vit_jax_repro.data import labels, preprocess
 from vit_jax_repro.data.batches import NO_CLASS
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify, patch_colours
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.models import attention
@@ -49,7 +50,7 @@ def create(settings: Settings, data: Input, device: jax.Device) -> Task:
       `model.attention='auto'` is.
 
   Raises:
-    ValueError: a model or teacher that cannot be; see `teacher.load`.
+    InputError: a model or teacher that cannot be; see `teacher.load`.
     OSError: the teacher's file cannot be read.
   """
   return _TASKS[settings.objective](settings, data, device)
@@ -168,13 +169,13 @@ def describe_teacher(
     device: that programs are compiled for.
 
   Raises:
-    ValueError: the file is not here and no model has its name.
+    InputError: the file is not here and no model has its name.
   """
   name = os.path.basename(path).removesuffix('.npz')
   try:
     model = models.create(name, num_classes=num_classes, dtype=dtype)
-  except ValueError as error:
-    raise ValueError(
+  except InputError as error:
+    raise InputError(
       f'config.teacher={path!r} is not here, and no model has the name '
       f'{name!r}; get the file, or name it after its model'
     ) from error
@@ -215,7 +216,7 @@ def load_teacher(
     device: that programs are compiled for, see `attention.fastest`.
 
   Raises:
-    ValueError: one line where the file is none, has no trained head, cannot be
+    InputError: one line where the file is none, has no trained head, cannot be
       brought to the image size, or has other classes.
     OSError: the file cannot be read.
   """
@@ -248,7 +249,7 @@ def load_teacher(
 def _order(restored, path, names):
   """[K] classes of the teacher in the data set's order; None: as they are."""
   if restored.num_classes != len(names):
-    raise ValueError(
+    raise InputError(
       f'config.teacher={path!r} has {restored.num_classes} classes and the '
       f'data set {len(names)}; choose a teacher for these classes'
     )
@@ -263,7 +264,7 @@ def _order(restored, path, names):
     return None
   lacking = np.flatnonzero(table == NO_CLASS)
   if lacking.size:
-    raise ValueError(
+    raise InputError(
       f'config.teacher={path!r} has no class {names[lacking[0]]!r}, as the '
       'data set has; choose a teacher for these classes'
     )
@@ -274,7 +275,7 @@ def _check_output(logits, params, image_size, path):
   images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
   shape = jax.eval_shape(logits, params, images).shape
   if len(shape) != 2:
-    raise ValueError(
+    raise InputError(
       f'config.teacher={path!r} gives {shape[1:]} outputs for an image instead '
       'of one for each class; choose a classifier that pools'
     )

@@ -65,7 +65,7 @@ def train(
     TrainResult; the same stands in result.json.
 
   Raises:
-    ValueError: one line on a wrong setting or file, or a loss that is not
+    InputError: one line on a wrong setting or file, or a loss that is not
       finite.
     OSError: a data set, weights file or folder is not there or not readable;
       another process trains in the folder.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax_repro.analysis import dry_run, memory
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.parallel import mesh as mesh_lib
 from vit_jax_repro.parallel import targets
@@ -72,7 +73,7 @@ class Update:
         number of parts that a batch is computed in.
 
     Raises:
-      ValueError: it does not fit; the line says what would.
+      InputError: it does not fit; the line says what would.
     """
     limit = self.limit()
     if limit is None:
@@ -89,7 +90,7 @@ class Update:
       )
     total = None if needed is None else needed.total
     remedy = self.remedy(total, limit, fresh=fresh)
-    raise ValueError(
+    raise InputError(
       f'an update needs {found}, which has {limit / _GIB:.4g}; {remedy}'
     )
 
@@ -244,7 +245,7 @@ def check_batch(settings, mesh):
   shards = mesh_lib.batch_shards(mesh)
   parts = settings.accum_steps * shards
   if settings.batch % parts:
-    raise ValueError(
+    raise InputError(
       f'config.batch={settings.batch} must be a multiple of {parts}: '
       f'accum_steps={settings.accum_steps} times {shards} devices that divide '
       'the batch'
@@ -275,7 +276,7 @@ def _state_shapes(task, tx, mesh, image_size):
     task.model.init_with_output, jax.random.key(0), images
   )
   if logits.ndim != 2 and task.class_names is not None:
-    raise ValueError(
+    raise InputError(
       f'config.model gives {logits.shape[1:]} outputs for an image instead '
       'of one for each class; choose a classifier that pools'
     )

@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, locks
 from vit_jax_repro.runs import configuration, settings
 
@@ -64,12 +65,12 @@ class Workdir:
     Nothing is written before `begin`.
 
     Raises:
-      ValueError: it holds another run, or other files under a run's names.
+      InputError: it holds another run, or other files under a run's names.
       OSError: it cannot be written.
     """
     folder = os.fspath(folder)
     if not folder or '://' in folder:
-      raise ValueError(
+      raise InputError(
         f'workdir={folder!r} must be a folder on this machine; name one'
       )
     self.folder = os.path.abspath(os.path.expanduser(folder))
@@ -88,14 +89,14 @@ class Workdir:
     """Makes the folder, writes config.json and manifest.json.
 
     Raises:
-      ValueError: the data set is not the one that the run began with.
+      InputError: the data set is not the one that the run began with.
       OSError: another process trains in the folder, or it cannot be written.
     """
     old = self.read_json('manifest.json').get('data', {})
     new = manifest['data']
     for key in old.keys() & new.keys():
       if old[key] != new[key]:
-        raise ValueError(
+        raise InputError(
           f'{self.folder} holds a run on other data: {key} was {old[key]!r} '
           f'and is {new[key]!r}; choose another workdir'
         )
@@ -156,7 +157,7 @@ class Workdir:
     if not begun:
       found = [n for n in FILES if os.path.exists(self.path(n))]
       if found:
-        raise ValueError(
+        raise InputError(
           f'{self.folder} has {found} and no config.json, so they are not of a '
           'run that could continue; choose another workdir'
         )
@@ -168,7 +169,7 @@ class Workdir:
       if key not in FREE and before.get(key) != config.get(key)
     ]
     if changed:
-      raise ValueError(
+      raise InputError(
         f'{self.folder} holds a run with other settings: '
         f'{"; ".join(changed)}; choose another workdir'
       )
@@ -182,11 +183,11 @@ class Workdir:
       with open(path, encoding='utf-8') as file:
         value = json.load(file)
     except ValueError as error:
-      raise ValueError(
+      raise InputError(
         f'{path} is not valid JSON ({error}); choose another workdir'
       ) from None
     if not isinstance(value, dict):
-      raise ValueError(f'{path} is not of a run; choose another workdir')
+      raise InputError(f'{path} is not of a run; choose another workdir')
     return value
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.studies import full_plans, plans
 from vit_jax_repro.studies.claims import STUDIES
 from vit_jax_repro.studies.running import run
@@ -24,13 +25,13 @@ def config(name: str, size: str = 'digits'):
     A locked ml_collections.ConfigDict with one key, `study`.
 
   Raises:
-    ValueError: unknown name or size.
+    InputError: unknown name or size.
   """
   import ml_collections
 
   for value, allowed, what in ((name, NAMES, 'study'), (size, SIZES, 'size')):
     if value not in allowed:
-      raise ValueError(f'unknown {what} {value!r}; choose from {list(allowed)}')
+      raise InputError(f'unknown {what} {value!r}; choose from {list(allowed)}')
   plan: dict[str, Any] = (
     getattr(full_plans, name)()
     if size == 'full'

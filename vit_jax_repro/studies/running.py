@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs.settings import to_plain
@@ -58,7 +59,7 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike) -> report.Result:
     The Result, as it stands in study.json.
 
   Raises:
-    ValueError: a key or side that is unknown or missing; the folder holds
+    InputError: a key or side that is unknown or missing; the folder holds
       another study, one of another size, or a training; as `jobs.train`.
     OSError: as `jobs.train`.
   """
@@ -100,11 +101,11 @@ def _begin(config, workdir):
     if found is None:
       continue
     if name == 'config.json':
-      raise ValueError(
+      raise InputError(
         f'{workdir} holds a training run; choose another workdir for a study'
       )
     if {key: found.get(key) for key in mine} != mine:
-      raise ValueError(
+      raise InputError(
         f'{workdir} holds the study {found.get("name")!r} of size '
         f'{found.get("size")!r}, not {mine["name"]!r} of {mine["size"]!r}; '
         'choose another workdir'
@@ -125,7 +126,7 @@ def _read(path):
   except ValueError:
     found = None
   if not isinstance(found, dict):
-    raise ValueError(f'{path} is damaged; choose another workdir')
+    raise InputError(f'{path} is damaged; choose another workdir')
   return found
 
 
@@ -133,25 +134,25 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
   """The configuration, plain, with stages and sides in order.
 
   Raises:
-    ValueError: see `run`.
+    InputError: see `run`.
   """
   if sorted(config) != sorted(_KEYS):
-    raise ValueError(f'config.study has {sorted(config)}, not {sorted(_KEYS)}')
+    raise InputError(f'config.study has {sorted(config)}, not {sorted(_KEYS)}')
   if config['name'] not in claims.STUDIES:
-    raise ValueError(
+    raise InputError(
       f'unknown study {config["name"]!r}; choose from {sorted(claims.STUDIES)}'
     )
   config = dict(config)
   for what in ('stages', 'sides'):
     known, order = config[what], config['order'][what]
     if unknown := [name for name in order if name not in known]:
-      raise ValueError(
+      raise InputError(
         f'config.study.order.{what} has {unknown}; choose from {sorted(known)}'
       )
     config[what] = {name: known[name] for name in order}
   for what in ('stages', 'sides', 'seeds'):
     if not config[what]:
-      raise ValueError(f'config.study has no {what}; give one at least')
+      raise InputError(f'config.study has no {what}; give one at least')
   before = []
   for name, changes in config['sides'].items():
     _check_side(name, changes, config, before)
@@ -162,14 +163,14 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
 def _check_side(name, changes, config, before):
   known = [*config['stages'], 'base_lrs', 'rate_of']
   if unknown := sorted(changes.keys() - set(known)):
-    raise ValueError(f'side {name!r} has {unknown}; choose from {known}')
+    raise InputError(f'side {name!r} has {unknown}; choose from {known}')
   if changes.get('rate_of', None) not in [None, *before]:
-    raise ValueError(
+    raise InputError(
       f'side {name!r} has the rate of {changes["rate_of"]!r}, which is no side '
       f'before it; choose from {before}'
     )
   if len(rates_of(changes, config, {})) > 1 and not config['held_out']:
-    raise ValueError(
+    raise InputError(
       f'side {name!r} has several learning rates and config.study.held_out is '
       'not set; name the split to choose on'
     )

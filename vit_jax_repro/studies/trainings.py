@@ -15,6 +15,7 @@ import numpy as np
 
 from vit_jax_repro import jobs
 from vit_jax_repro.analysis import inspecting
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs import workdir
@@ -134,11 +135,11 @@ def locality(path: str | os.PathLike) -> float:
       the first layer where each has its own.
 
   Raises:
-    ValueError: it has none, or a single patch.
+    InputError: it has none, or a single patch.
   """
   similarity = inspecting.positions(path).similarity
   if similarity.size == 1:
-    raise ValueError(f'{path} has a single patch, which has no neighbour')
+    raise InputError(f'{path} has a single patch, which has no neighbour')
   return similarity_falls(similarity)
 
 

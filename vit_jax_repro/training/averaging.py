@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vit_jax_repro.errors import InputError
+
 
 class Averaging(NamedTuple):
   """State of an optimiser that also averages."""
@@ -38,10 +40,10 @@ def averaged(
     decay: the factor, above 0 and below 1.
 
   Raises:
-    ValueError: a factor that cannot be.
+    InputError: a factor that cannot be.
   """
   if not 0 < decay < 1:
-    raise ValueError(f'{decay=} must lie between 0 and 1, both excluded')
+    raise InputError(f'{decay=} must lie between 0 and 1, both excluded')
 
   def init(params):
     def copy(leaf):  # never the same buffer: both are donated

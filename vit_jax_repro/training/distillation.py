@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.training import objectives
 
 
@@ -47,11 +48,11 @@ def distillation(
     as in evaluation) and `teacher_accuracy`, both against the largest label.
 
   Raises:
-    ValueError: unknown kind.
+    InputError: unknown kind.
   """
   losses = {'hard': hard_loss, 'soft': functools.partial(soft_loss, tau=tau)}
   if kind not in losses:
-    raise ValueError(f'unknown {kind=}; choose from {sorted(losses)}')
+    raise InputError(f'unknown {kind=}; choose from {sorted(losses)}')
   to_teacher = losses[kind]
 
   def objective(params, batch, key):

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.training.objectives import Objective
 
 # B.1.2: of the patches, and of those that are corrupted; the rest is kept.
@@ -84,10 +85,10 @@ def corruption(key: jax.Array, num_patches: int) -> tuple[jax.Array, jax.Array]:
     corrupted [N] bool, those to be predicted, the kept ones among them.
 
   Raises:
-    ValueError: fewer than two patches.
+    InputError: fewer than two patches.
   """
   if num_patches < 2:
-    raise ValueError(
+    raise InputError(
       f'{num_patches=} must be at least 2 for one to stand for another; use '
       'larger images or smaller patches'
     )
@@ -123,7 +124,7 @@ def predict(
     logits [B, N, 512] float32 and corrupted [B, N] bool.
 
   Raises:
-    ValueError: a model that does not predict patches.
+    InputError: a model that does not predict patches.
   """
   check(model)
   height, width = model.patch_size
@@ -148,7 +149,7 @@ def objective(
     An objective; its metrics hold `train_accuracy`, of the corrupted patches.
 
   Raises:
-    ValueError: a model that does not predict patches.
+    InputError: a model that does not predict patches.
   """
   check(model)
 
@@ -187,7 +188,7 @@ def check(model: nn.Module) -> None:
   for field, allowed in wanted.items():
     value = getattr(model, field, 'missing')
     if value not in allowed:
-      raise ValueError(
+      raise InputError(
         f'masked patch prediction needs a ViT with {field} of '
         f'{" or ".join(map(repr, allowed))}, not {value!r}'
       )

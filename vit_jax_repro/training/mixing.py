@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.training.objectives import probabilities
 
 # The keys of a batch, by what is drawn from them.
@@ -40,16 +41,16 @@ def normalize(batch: dict, *, mean: tuple, std: tuple) -> dict:
     The batch with float images, float32 where they were uint8.
 
   Raises:
-    ValueError: images of another type; not C values.
+    InputError: images of another type; not C values.
   """
   image = batch['image']
   if jnp.issubdtype(image.dtype, jnp.floating):
     return batch
   if image.dtype != jnp.uint8:
-    raise ValueError(f'images must be uint8 or float, not {image.dtype}')
+    raise InputError(f'images must be uint8 or float, not {image.dtype}')
   channels = image.shape[-1]
   if not len(mean) == len(std) == channels:
-    raise ValueError(f'{mean=} and {std=} must have {channels} values each')
+    raise InputError(f'{mean=} and {std=} must have {channels} values each')
   mean, std = (
     jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1)
     for values in (mean, std)
@@ -78,10 +79,10 @@ def smooth_labels(
     The batch with [B, K] float32 labels.
 
   Raises:
-    ValueError: label_smoothing that cannot be.
+    InputError: label_smoothing that cannot be.
   """
   if not 0 <= label_smoothing < 1:
-    raise ValueError(f'{label_smoothing=} must lie in 0..1, 1 excluded')
+    raise InputError(f'{label_smoothing=} must lie in 0..1, 1 excluded')
   labels = probabilities(batch['label'], num_classes)
   if label_smoothing:
     labels = optax.smooth_labels(labels, label_smoothing)
@@ -114,7 +115,7 @@ def mixup(
     The batch with mixed images, of the same dtype, and [B, K] float32 labels.
 
   Raises:
-    ValueError: alpha or label_smoothing that cannot be; images not float.
+    InputError: alpha or label_smoothing that cannot be; images not float.
   """
   _check(batch, alpha=alpha)
   weight = jax.random.beta(key, alpha, alpha)
@@ -166,12 +167,12 @@ def mixup_or_cutmix(
     As `mixup`.
 
   Raises:
-    ValueError: settings that cannot be; images not float.
+    InputError: settings that cannot be; images not float.
   """
   if not 0 <= switch_probability <= 1:
-    raise ValueError(f'{switch_probability=} must lie in 0..1')
+    raise InputError(f'{switch_probability=} must lie in 0..1')
   if mixup_alpha == cutmix_alpha == 0:
-    raise ValueError(f'{mixup_alpha=} and {cutmix_alpha=} must not both be 0')
+    raise InputError(f'{mixup_alpha=} and {cutmix_alpha=} must not both be 0')
   options = dict(num_classes=num_classes, label_smoothing=label_smoothing)
   if cutmix_alpha == 0:
     return mixup(batch, key, alpha=mixup_alpha, **options)
@@ -210,10 +211,10 @@ def random_erasing(
     probability: DeiT's is 0.25.
 
   Raises:
-    ValueError: a probability that cannot be; images not float.
+    InputError: a probability that cannot be; images not float.
   """
   if not 0 <= probability <= 1:
-    raise ValueError(f'{probability=} must lie in 0..1')
+    raise InputError(f'{probability=} must lie in 0..1')
   image = _float_image(batch)
   size, height, width, _ = image.shape
   attempts = (size, _ERASING_ATTEMPTS)
@@ -306,7 +307,7 @@ def _within(length, begin, end):  # [...] -> [..., length] booleans
 def _float_image(batch):
   image = batch['image']
   if not jnp.issubdtype(image.dtype, jnp.floating):
-    raise ValueError(
+    raise InputError(
       f'images must be float, not {image.dtype}; normalize first'
     )
   return image
@@ -316,4 +317,4 @@ def _check(batch, **alphas):
   _float_image(batch)
   for name, alpha in alphas.items():
     if not alpha > 0:
-      raise ValueError(f'{name}={alpha!r} must be above 0')
+      raise InputError(f'{name}={alpha!r} must be above 0')

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vit_jax_repro.errors import InputError
+
 Objective = Callable[[Any, dict, jax.Array], tuple[jax.Array, dict]]
 
 
@@ -35,11 +37,11 @@ def classification(model: nn.Module, *, loss: str = 'softmax') -> Objective:
     whose largest logit is at the largest label.
 
   Raises:
-    ValueError: unknown loss.
+    InputError: unknown loss.
   """
   losses = {'softmax': softmax_loss, 'sigmoid': sigmoid_loss}
   if loss not in losses:
-    raise ValueError(f'unknown {loss=}; choose from {sorted(losses)}')
+    raise InputError(f'unknown {loss=}; choose from {sorted(losses)}')
   per_example = losses[loss]
 
   def objective(params, batch, key):

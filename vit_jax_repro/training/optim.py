@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vit_jax_repro.errors import InputError
+
 # Where linear decay ends (vit_jax/utils.py, create_learning_rate_schedule).
 LINEAR_END = 1e-5
 MOMENTUM = 0.9
@@ -46,18 +48,18 @@ def create_schedule(
     A function of an int or int array step to a float32 rate.
 
   Raises:
-    ValueError: unknown decay type, or numbers that make no schedule.
+    InputError: unknown decay type, or numbers that make no schedule.
   """
   if decay_type not in ('constant', 'cosine', 'linear', 'steps'):
-    raise ValueError(
+    raise InputError(
       f'unknown {decay_type=}; choose from constant, cosine, linear, steps'
     )
   if not 0 <= warmup_steps < total_steps:
-    raise ValueError(
+    raise InputError(
       f'{warmup_steps=} must be at least 0 and less than {total_steps=}'
     )
   if (decay_type == 'steps') != (boundaries is not None):
-    raise ValueError(
+    raise InputError(
       f"{boundaries=} must be given with decay_type='steps' and only then, "
       f'not with {decay_type!r}'
     )
@@ -108,20 +110,20 @@ def create_optimizer(
       it first (vit_jax: 1.0); None: never.
 
   Raises:
-    ValueError: unknown name or value, or a momentum for AdamW.
+    InputError: unknown name or value, or a momentum for AdamW.
   """
   if name not in ('sgd', 'adamw'):
-    raise ValueError(
+    raise InputError(
       f"unknown optimizer {name!r}; choose from ['sgd', 'adamw']"
     )
   if momentum is not None and name == 'adamw':
-    raise ValueError(
+    raise InputError(
       f"{momentum=} is of 'sgd' and has no effect on 'adamw'; leave it out"
     )
   if accumulator_dtype not in (None, 'float32', 'bfloat16'):
-    raise ValueError(f"{accumulator_dtype=} must be 'float32' or 'bfloat16'")
+    raise InputError(f"{accumulator_dtype=} must be 'float32' or 'bfloat16'")
   if decay not in (None, 'all', 'kernels'):
-    raise ValueError(f"{decay=} must be 'all' or 'kernels'")
+    raise InputError(f"{decay=} must be 'all' or 'kernels'")
   mask = kernels if decay == 'kernels' else None
   parts = []
   if grad_clip_norm is not None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.training.dividing import divide_work
 from vit_jax_repro.training.objectives import Objective
 
@@ -73,7 +74,7 @@ def train_step(
     the update), `grad_norm` (before clipping), and those of the objective.
 
   Raises:
-    ValueError: accum_steps does not divide the batch.
+    InputError: accum_steps does not divide the batch.
   """
   if mesh is not None:
     objective = divide_work(
@@ -103,7 +104,7 @@ def _accumulate(function, params, batch, key, accum_steps):
   """Means of function(params, part, key) over the parts of a batch."""
   batch_size = jax.tree.leaves(batch)[0].shape[0]
   if accum_steps < 1 or batch_size % accum_steps:
-    raise ValueError(
+    raise InputError(
       f'{accum_steps=} must be at least 1 and divide the batch of {batch_size}'
     )
   if accum_steps == 1:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 from vit_jax_repro.weights import layouts, npz, trees
 from vit_jax_repro.weights.adapt import adapt
@@ -30,7 +31,7 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: one line that says what is wrong with the file.
+    InputError: one line that says what is wrong with the file.
     OSError: the file cannot be read.
   """
   try:
@@ -40,10 +41,10 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
       for name, array in npz.read(path, wanted=canonical.__contains__)
     }
     return trees.nest(trees.unstack(flat))
-  except ValueError as error:
+  except InputError as error:
     if str(path) in str(error):
       raise
-    raise ValueError(f'{path}: {error}') from None
+    raise InputError(f'{path}: {error}') from None
 
 
 def save(
@@ -68,7 +69,7 @@ def save(
       stacked on axis 0).
 
   Raises:
-    ValueError: unknown layout, one that has no such model, a tree that is
+    InputError: unknown layout, one that has no such model, a tree that is
       none of a model, or a leaf that is no array of numbers.
     OSError: the file cannot be written.
   """
@@ -83,7 +84,7 @@ def save(
 
 def _check_is_model(flat):
   if not any(name in flat for name in layouts.FAMILY_MARKERS):
-    raise ValueError(
+    raise InputError(
       f'no parameters of a model: {len(flat)} leaves named '
       f'{messages.listed(flat)}; {layouts.advice(flat)}'
     )
@@ -93,7 +94,7 @@ def _check_is_model(flat):
       'biuf'
     ):
       what = f'{dtype} array' if dtype else type(leaf).__name__
-      raise ValueError(
+      raise InputError(
         f'leaf {messages.quoted(name)} is a {messages.short(what)}; parameters '
         'are arrays of numbers'
       )

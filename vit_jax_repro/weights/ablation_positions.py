@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.weights import positions
 
 _TABLE = re.compile(
@@ -105,7 +106,7 @@ def adapt(
         flat[name] = positions.resized(
           flat[name], positions.prefix(flat, name), grid, source_grid
         )
-      except ValueError as error:
+      except InputError as error:
         reasons[name] = f'{name}: {error}'
     elif have[2] == want[2]:
       flat[name] = _stretched(np.asarray(flat[name]), want[1])

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 from vit_jax_repro.weights import (
   ablation_positions,
@@ -57,11 +58,11 @@ def adapt(
       taken for those of a square one. If given, it decides.
 
   Raises:
-    ValueError: the parameters do not fit; one line with all missing, extra
+    InputError: the parameters do not fit; one line with all missing, extra
       and mis-shaped names.
   """
   if head not in ('reset', 'keep'):
-    raise ValueError(f"unknown {head=}; choose from ['keep', 'reset']")
+    raise InputError(f"unknown {head=}; choose from ['keep', 'reset']")
   flat = trees.unstack(trees.flatten(params))
   if image_size is None:
     image_size = description.describe(params)['image_size'] or ANY_IMAGE_SIZE
@@ -80,7 +81,7 @@ def adapt(
       source_grid=source,
       drop_tokens=head == 'reset' and 'cls' not in wanted,
     )
-  except ValueError as error:
+  except InputError as error:
     names = positions.name_in(flat), positions.name_in(wanted)
     reasons |= dict.fromkeys(names, f'{names[0]}: {error}')
   flat, more_reasons = ablation_positions.adapt(
@@ -125,7 +126,7 @@ def check_fit(
   ]
   shapes += sorted(set(reasons.values()))
   if missing or extra or shapes:
-    raise ValueError(
+    raise InputError(
       f'weights do not fit the model: {missing=} {extra=} {shapes=}; check the '
       'model name, number of classes and image size'
     )

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 from vit_jax_repro.weights import ablation_positions, layouts, positions, trees
 
@@ -31,7 +32,7 @@ def describe(params: Mapping[str, Any]) -> dict[str, Any]:
     it, else None.
 
   Raises:
-    ValueError: essential names are missing or have another number of
+    InputError: essential names are missing or have another number of
       dimensions; one line that names them all.
   """
   flat = trees.unstack(trees.flatten(params))
@@ -77,7 +78,7 @@ def _check_ranks(shapes, essential):
     and (len(shapes[name]) != rank or min(shapes[name], default=0) < 1)
   ]
   if missing or wrong:
-    raise ValueError(
+    raise InputError(
       f'cannot tell the architecture from {len(shapes)} parameters: {missing=} '
       f'{wrong=}; {layouts.advice(shapes)}'
     )
@@ -94,7 +95,7 @@ def _count(pattern, shapes):
   longest = max(numbers, key=len, default='')
   # By length first: int() refuses thousands of digits.
   if len(longest) > 9 or max(map(int, numbers), default=0) > _LAST_LAYER:
-    raise ValueError(
+    raise InputError(
       f'layer number {messages.short(longest)} is too high: models of at most '
       f'{trees.MAX_LAYERS} layers are read'
     )

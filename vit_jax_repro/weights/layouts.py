@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 from vit_jax_repro.weights import trees
 
@@ -61,7 +62,7 @@ def from_file(names: Iterable[str]) -> dict[str, str]:
   Scan-stacked blocks keep the name `encoderblock` (see `stacking.unstack`).
 
   Raises:
-    ValueError: the names belong to no known layout.
+    InputError: the names belong to no known layout.
   """
   names = list(names)
   prefix = _find_prefix(names)
@@ -73,7 +74,7 @@ def from_file(names: Iterable[str]) -> dict[str, str]:
   mapping = {prefix + n: new for n, new in zip(stripped, renamed, strict=True)}
   doubled = [name for name, times in Counter(renamed).items() if times > 1]
   if doubled:
-    raise ValueError(
+    raise InputError(
       f'several arrays of the file would become {messages.listed(doubled)}; '
       'it holds more than one model, or is damaged'
     )
@@ -103,15 +104,15 @@ def to_file(
       blocks stacked).
 
   Raises:
-    ValueError: unknown layout, or big_vision has no such model.
+    InputError: unknown layout, or big_vision has no such model.
   """
   if layout not in LAYOUTS:
-    raise ValueError(f'unknown {layout=}; choose from {list(LAYOUTS)}')
+    raise InputError(f'unknown {layout=}; choose from {list(LAYOUTS)}')
   if layout == 'linen' or 'dist' in params:
     return dict(params)
   if unreleased := _unreleased(params):
     if layout != 'official':
-      raise ValueError(
+      raise InputError(
         f'big_vision layouts have no place for {messages.listed(unreleased)}; '
         "use layout='official'"
       )
@@ -138,7 +139,7 @@ def _find_prefix(names):
       starts = tuple(prefix + tower + marker for marker in _MARKERS)
       if any(name.startswith(starts) for name in names):
         return prefix + tower
-  raise ValueError(
+  raise InputError(
     f'unknown layout: {len(names)} arrays named {messages.listed(names)}; '
     'known are the published ViT, hybrid, Mixer, BiT and big_vision files '
     '(other ports: convert them first)'
@@ -222,7 +223,7 @@ def _only_big_vision(params):
 
 def _to_big_vision(params, scan=False):
   if 'root_block/conv/kernel' in params or 'conv_root/kernel' in params:
-    raise ValueError(
+    raise InputError(
       'big_vision layouts have no file for BiT and hybrids; use '
       "layout='official'"
     )

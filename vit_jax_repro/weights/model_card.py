@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax_repro import weights
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 
 # Where neither the caller nor the file says for what size weights are made.
@@ -38,7 +39,7 @@ class Card:
   image_size: tuple[int, int] | None = None
 
 
-class NotACardError(ValueError):
+class NotACardError(InputError):
   """A JSON file beside a weights file describes no model."""
 
 
@@ -67,11 +68,11 @@ def save_model(
     architecture, class_names, preprocessing, image_size: see the top.
 
   Raises:
-    ValueError: `path` does not end in '.npz', or the card is inconsistent.
+    InputError: `path` does not end in '.npz', or the card is inconsistent.
     OSError: a file cannot be written.
   """
   if not os.fspath(path).endswith('.npz'):
-    raise ValueError(f'a model file must end in .npz, not {os.fspath(path)!r}')
+    raise InputError(f'a model file must end in .npz, not {os.fspath(path)!r}')
   card = {
     'architecture': dict(architecture),
     'class_names': None if class_names is None else list(class_names),
@@ -89,7 +90,7 @@ def read_card(weights_path):
 
   Raises:
     NotACardError: it is no JSON, or one of something else.
-    ValueError: it describes a model, but is inconsistent.
+    InputError: it describes a model, but is inconsistent.
     OSError: it cannot be read.
   """
   path = card_path(weights_path)
@@ -120,20 +121,20 @@ def read_card(weights_path):
 def _check(card, path):
   names = card.get('class_names')
   if names is not None and not _all(names, list, str):
-    raise ValueError(f"{path}: 'class_names' must be a list of names or null")
+    raise InputError(f"{path}: 'class_names' must be a list of names or null")
   num_classes = card['architecture'].get('num_classes')
   if names is not None and num_classes not in (None, len(names)):
-    raise ValueError(
+    raise InputError(
       f'{path}: {len(names)} class names for {num_classes} classes'
     )
   size = card.get('image_size')
   if size is not None and not (_all(size, list, int) and len(size) == 2):
-    raise ValueError(
+    raise InputError(
       f"{path}: 'image_size' must be [height, width] or null, not {size!r}"
     )
   name = card.get('preprocessing')
   if not isinstance(name, str | None):
-    raise ValueError(f"{path}: 'preprocessing' must be a name, not {name!r}")
+    raise InputError(f"{path}: 'preprocessing' must be a name, not {name!r}")
 
 
 def _all(value, container, kind):

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, messages
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
@@ -51,7 +52,7 @@ _NONSENSE = (
   RuntimeError,
   SyntaxError,
   TypeError,
-  ValueError,
+  InputError,
 )
 
 # First bytes of what people save under the name of a weights file.
@@ -65,7 +66,7 @@ _AGAIN = 'download it again'
 _ANOTHER = 'give the .npz file of the model'
 
 
-class BadFileError(ValueError):
+class BadFileError(InputError):
   """A file is damaged, or something else than an .npz archive."""
 
 
@@ -89,7 +90,7 @@ def read(
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: one line saying what the file is instead of an .npz, which
+    InputError: one line saying what the file is instead of an .npz, which
       array is damaged, or which header is impossible.
   """
   path = _local(path)
@@ -157,7 +158,7 @@ def _reason(error):
 
 def _local(path):
   if '://' in os.fspath(path):
-    raise ValueError(
+    raise InputError(
       f'{path} is an address, not a file; get the file first: '
       f'python -m vit_jax_repro.fetch {path}'
     )
@@ -167,11 +168,11 @@ def _local(path):
 @contextlib.contextmanager
 def _opened(path):
   if path.is_dir():
-    raise ValueError(f'{path} is a directory; give an .npz file in it')
+    raise InputError(f'{path} is a directory; give an .npz file in it')
   if not path.exists():
     raise FileNotFoundError(f'no weights file {path}; check the path')
   if not path.is_file():
-    raise ValueError(f'{path} is no regular file; give an .npz file')
+    raise InputError(f'{path} is no regular file; give an .npz file')
   with open(path, 'rb') as file:
     with _nonsense_is(f'{path} is a damaged .npz archive'):
       if not zipfile.is_zipfile(file):
@@ -207,7 +208,7 @@ def _check_expansion(path, members):
   total = sum(member.file_size for member in members)
   limit = max(ALWAYS_ALLOWED_BYTES, MAX_EXPANSION * path.stat().st_size)
   if total > limit:
-    raise ValueError(
+    raise InputError(
       f'{path} claims to unpack to {total} bytes, over {MAX_EXPANSION} times '
       f'its size; no weights file does, so it is refused; {_AGAIN}'
     )
@@ -225,7 +226,7 @@ def _read_member(path, archive, member, name):
     with _nonsense_is(f'{subject} is damaged'):
       _fill(file, array)
       if file.read(1):  # also makes zipfile compare the checksum
-        raise ValueError('more data than its header says')
+        raise InputError('more data than its header says')
       if dtype == np.dtype('V2'):
         array = array.view(BFLOAT16)
       if fortran_order:
@@ -238,7 +239,7 @@ def _read_header(file, subject):
 
   def read(size):
     if size > MAX_HEADER_BYTES:
-      raise ValueError(f'a header of {size} bytes')
+      raise InputError(f'a header of {size} bytes')
     with _nonsense_is(f'{subject} is damaged'):
       return file.read(size)
 
@@ -256,12 +257,12 @@ def _read_header(file, subject):
 
 def _check_dtype(subject, dtype):
   if dtype.hasobject:
-    raise ValueError(
+    raise InputError(
       f'{subject} holds pickled Python objects, which could run any code and '
       'are refused; weights files hold plain numbers'
     )
   if dtype.kind not in 'biuf' and dtype != np.dtype('V2'):
-    raise ValueError(
+    raise InputError(
       f'{subject} holds {messages.short(dtype)}, but weights are numbers; '
       'check that this is a weights file'
     )
@@ -272,13 +273,13 @@ def _check_size(subject, shape, dtype, stored):
   if len(shape) > MAX_DIMENSIONS or not all(
     type(side) is int and side >= 0 for side in shape
   ):
-    raise ValueError(
+    raise InputError(
       f'{subject} declares shape {messages.short(shape)}, which must be at '
       f'most {MAX_DIMENSIONS} non-negative integers; {_AGAIN}'
     )
   count = math.prod(shape)
   if count * dtype.itemsize != stored:
-    raise ValueError(
+    raise InputError(
       f'{subject} declares shape {messages.short(shape)} of {dtype}, '
       f'{messages.short(count * dtype.itemsize)} bytes, but {stored} are '
       f'stored; {_AGAIN}'

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.weights import layouts, trees
 
 
@@ -79,7 +80,7 @@ def adapt(
     drop_tokens: drop class and distillation tokens that the model lacks.
 
   Raises:
-    ValueError: N is no such grid; the reason in one line.
+    InputError: N is no such grid; the reason in one line.
   """
   have, want = name_in(flat), name_in(wanted)
   if have is None or want is None or not _alike(flat[have], wanted[want]):
@@ -122,13 +123,13 @@ def resize_position_embedding(
     changes.
 
   Raises:
-    ValueError: the N embeddings are no such grid.
+    InputError: the N embeddings are no such grid.
   """
   count = int(has_class_token)
   cells = posemb.shape[1] - count
   source_grid = source_grid or (math.isqrt(cells),) * 2
   if math.prod(source_grid) != cells:
-    raise ValueError(
+    raise InputError(
       f'{cells} position embeddings (after {count} of class tokens) are no '
       f'grid of {tuple(source_grid)}; give the image size they were made for'
     )
@@ -144,7 +145,7 @@ def resized(
   """[1, S + N, D] of one grid -> that of another, its S slots as they are.
 
   Raises:
-    ValueError: see `adapt`.
+    InputError: see `adapt`.
   """
   count, source_grid = _read(embeddings.shape[1], prefix, grid, source_grid)
   return _resize(embeddings, grid, count, source_grid)
@@ -172,7 +173,7 @@ def _read(num_embeddings, num_tokens, grid, source_grid):
     return 0, grid
   tokens = f', {num_tokens} or none of them for tokens,' if num_tokens else ''
   shape = f'grid of {tuple(source_grid)}' if source_grid else 'square grid'
-  raise ValueError(
+  raise InputError(
     f'{num_embeddings} position embeddings{tokens} are no {shape}; give the '
     'image size they were made for'
   )

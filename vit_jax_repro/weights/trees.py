@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 
 # More than any transformer has; what a damaged or hostile file may claim is
@@ -26,14 +27,14 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
   """{'a/b': array} -> {'a': {'b': array}}.
 
   Raises:
-    ValueError: a name is both an array and what others stand below.
+    InputError: a name is both an array and what others stand below.
   """
   above = set()
   for name in flat:
     parts = name.split('/')
     above.update('/'.join(parts[:i]) for i in range(1, len(parts)))
   if clashes := above & flat.keys():
-    raise ValueError(
+    raise InputError(
       f'names of arrays that also have arrays below them: '
       f'{messages.listed(clashes)}; it is no tree of parameters'
     )
@@ -46,7 +47,7 @@ def unstack(flat: Mapping[str, Any]) -> dict[str, Any]:
   The parts are views. A flat tree without stacked blocks is copied as it is.
 
   Raises:
-    ValueError: the stacked arrays have not all the same number of layers, at
+    InputError: the stacked arrays have not all the same number of layers, at
       least 1 and at most `MAX_LAYERS`; or a block is there both ways.
   """
   _check_stacked(flat)
@@ -64,7 +65,7 @@ def stack(flat: Mapping[str, Any]) -> dict[str, Any]:
   """Stacks `encoderblock_0/x`, `encoderblock_1/x`, ... in natural order.
 
   Raises:
-    ValueError: a block lacks what another one has, or its shape.
+    InputError: a block lacks what another one has, or its shape.
   """
   stacked, layers = {}, {}
   for name, array in flat.items():
@@ -77,7 +78,7 @@ def stack(flat: Mapping[str, Any]) -> dict[str, Any]:
     if (
       len(found) < num_layers or len({np.shape(a) for a in found.values()}) > 1
     ):
-      raise ValueError(
+      raise InputError(
         f'Transformer/encoderblock_*/{messages.short(name)} is not there with '
         f'one shape in all of {num_layers} blocks; they cannot be stacked'
       )
@@ -95,14 +96,14 @@ def _check_stacked(flat):
   if not shapes:
     return
   if any(_UNROLLED.fullmatch(name) for name in flat):
-    raise ValueError(
+    raise InputError(
       'blocks are there both stacked (Transformer/encoderblock) and one by one '
       '(Transformer/encoderblock_0, ...); one model has either'
     )
   layers = {shape[:1] for shape in shapes.values()}
   if len(layers) > 1 or not 0 < (*next(iter(layers)), 0)[0] <= MAX_LAYERS:
     odd = {shape[:1]: f'{name} {shape}' for name, shape in shapes.items()}
-    raise ValueError(
+    raise InputError(
       f'stacked blocks must all have the same number of layers, 1 to '
       f'{MAX_LAYERS}, as first side: {messages.listed(odd.values())}'
     )

@@ -14,6 +14,7 @@ import dataclasses
 from typing import Any
 
 from vit_jax_repro.data import catalogue
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.recipes.finetuning import (
   augreg,
   bit,
@@ -89,7 +90,7 @@ def find(
       catalogue does not know the data set.
 
   Raises:
-    ValueError: unknown recipe, variant or schedule; no settings for that data
+    InputError: unknown recipe, variant or schedule; no settings for that data
       set or model; a number of images that is needed and not known.
   """
   rule = pick('fine-tuning', recipe, RULES)
@@ -113,7 +114,7 @@ def variants(recipe: str, dataset: str, model: str) -> tuple[str, ...]:
   """The source's alternatives, the default first; ('',) if there is one.
 
   Raises:
-    ValueError: unknown recipe, or no settings for that data set.
+    InputError: unknown recipe, or no settings for that data set.
   """
   rule = pick('fine-tuning', recipe, RULES)
   task = choose(rule, Task(recipe, dataset, model, ''))
@@ -132,10 +133,10 @@ def of(
     **options: see `find`.
 
   Raises:
-    ValueError: as `find`; unknown family or kind, or a family without one.
+    InputError: as `find`; unknown family or kind, or a family without one.
   """
   if family not in FAMILIES or kind not in KINDS:
-    raise ValueError(
+    raise InputError(
       f'no recipe of {kind=} for {family=}; choose from {list(KINDS)} and '
       f'{list(FAMILIES)}'
     )
@@ -144,7 +145,7 @@ def of(
   names = FAMILIES[family][KINDS.index(kind)]
   fitting = [name for name in names if known in _datasets(name, known)]
   if not fitting:
-    raise ValueError(
+    raise InputError(
       f'no {kind} of {family!r} has settings for {dataset!r}; its recipes are '
       f'{list(names)}'
     )

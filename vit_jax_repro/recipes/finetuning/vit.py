@@ -8,6 +8,7 @@ vit_jax.ipynb; google-research/scenic, vtab_plainvit_config.py.
 from typing import Any
 
 from vit_jax_repro.data import catalogue
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.recipes import released, rules
 from vit_jax_repro.recipes.finetuning import bit
 from vit_jax_repro.recipes.finetuning.common import (
@@ -106,7 +107,7 @@ def _paper_notes(task, crop, grid):
 
 def _table2(task):
   if not task.image_size and task.model not in _TABLE2_CROPS:
-    raise ValueError(
+    raise InputError(
       f'Table 2 of the ViT paper has no resolution for {task.model!r}, only '
       f'for {list(_TABLE2_CROPS)}; give crop, in pixels'
     )

@@ -46,7 +46,7 @@ def find(
       proportion to it follow.
 
   Raises:
-    ValueError: unknown recipe or variant, no settings for that model, or a
+    InputError: unknown recipe or variant, no settings for that model, or a
       number of images that is needed and not known.
   """
   rule = pick('pre-training', recipe, RULES)
@@ -65,7 +65,7 @@ def variants(recipe: str, model: str) -> tuple[str, ...]:
   """The source's alternatives, the default first; () where they are parts.
 
   Raises:
-    ValueError: unknown recipe, or no settings for that model.
+    InputError: unknown recipe, or no settings for that model.
   """
   rule = pick('pre-training', recipe, RULES)
   return rule.variants(Task(recipe, '', model, ''))

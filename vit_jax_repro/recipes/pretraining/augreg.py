@@ -10,6 +10,7 @@ name that says how it was trained, any of it:
 import re
 from typing import Any
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.recipes.finetuning.common import dropout
 from vit_jax_repro.recipes.pretraining.common import (
   BV_IMAGENET,
@@ -69,27 +70,27 @@ def _parsed(task: Task, defaults) -> dict[str, Any]:
   """What the parts of a variant say: ep, lr, aug, wd, do, sd.
 
   Raises:
-    ValueError: a part that is none, or no augmentation.
+    InputError: a part that is none, or no augmentation.
   """
   said = dict(ep='300', lr=f'{_LR:g}', wd='0.1', do='0.0', sd='0.0')
   texts = (defaults.get(task.model, ''), task.variant)
   for part in (part for text in texts for part in text.split('-') if part):
     match = _PART.fullmatch(part)
     if not match:
-      raise ValueError(
+      raise InputError(
         f'recipe {task.name!r} does not know {part!r} in the variant '
         f'{task.variant!r}; parts are {_PARTS}'
       )
     said[match['key'] or 'ep'] = match['value'] or match['ep']
   if said.get('aug') not in AUGREG_STRENGTHS:
-    raise ValueError(
+    raise InputError(
       f'recipe {task.name!r} has no augmentation for {task.model!r}; choose '
       f"variant='aug_NAME' from {list(AUGREG_STRENGTHS)}"
     )
   try:
     numbers = {k: float(v) for k, v in said.items() if k != 'aug'}
   except ValueError:
-    raise ValueError(
+    raise InputError(
       f'recipe {task.name!r}: numbers of the variant {task.variant!r} must be '
       f'such as in {_PARTS}'
     ) from None
@@ -156,7 +157,7 @@ def _imagenet(task):
 
 def _strength(task, table):
   if task.model not in table:
-    raise ValueError(
+    raise InputError(
       f'recipe {task.name!r} has no augmentation for {task.model!r}; it has '
       f'settings for {list(table)}'
     )

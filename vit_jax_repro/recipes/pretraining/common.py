@@ -94,7 +94,7 @@ def data_of(task: Task, own: DataSet, batch: int = 4096) -> Data:
   """The data of a task: the source's own, or what the user names.
 
   Raises:
-    ValueError: how many images the user's data set has is not known.
+    InputError: how many images the user's data set has is not known.
   """
   batch = task.batch or batch
   if not task.dataset or task.dataset == own.name:

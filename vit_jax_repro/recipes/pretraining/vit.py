@@ -7,6 +7,7 @@ what DeiT's Table 9 (arXiv:2012.12877) says of it.
 import re
 from typing import Any
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.recipes.finetuning.common import dropout
 from vit_jax_repro.recipes.pretraining.common import (
   COMMON,
@@ -59,11 +60,11 @@ def _row(task: Task, table) -> tuple[tuple[int, ...], float]:
   """(epochs, learning rate) of a model.
 
   Raises:
-    ValueError: the paper's table has no row for it.
+    InputError: the paper's table has no row for it.
   """
   name = re.sub(r'^BiT-([SML]-)?', '', task.model)
   if name not in table:
-    raise ValueError(
+    raise InputError(
       f'recipe {task.name!r} has no row for {task.model!r}; Table 3 of the '
       f'ViT paper has {list(table)} (ResNets as BiT-{{NAME}})'
     )
