@@ -82,13 +82,13 @@ def help_text(
   name = next((each for each in arguments if each in commands), None)
   if name is not None:
     command = commands[name]
+    usage = ' '.join(filter(None, [name, command.arguments, '[flags]']))
+    summary = f'{command.summary[0].upper()}{command.summary[1:]}.'
     return '\n'.join(
       [
-        f'usage: {module} {name} {command.arguments} [flags]'.replace(
-          '  ', ' '
-        ),
+        f'usage: {module} {usage}',
         '',
-        command_line.paragraph(command.summary),
+        command_line.paragraph(summary),
         '',
         f'example: {module} {name} {command.example}'.rstrip(),
         '',
