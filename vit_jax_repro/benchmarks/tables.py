@@ -55,8 +55,8 @@ def speeds(rows: Sequence) -> None:
         )
         for row in group
       ],
-      'ms: a step; images/s and GiB: a device, the most it took; of peak: '
-      f'model operations; ratio: {first} is so many times as fast',
+      caption='ms: a step; images/s and GiB: a device, the most it took; of '
+      f'peak: model operations; ratio: {first} is so many times as fast',
     )
 
 
@@ -174,7 +174,7 @@ def parts(rows: Sequence) -> None:
         (row.name, f'{1e3 * row.seconds:.2f}', f'{row.share:.1%}')
         for row in shown
       ],
-      f'{len(shown)} of {len(group)} parts; a step is '
+      caption=f'{len(shown)} of {len(group)} parts; a step is '
       f'{1e3 * sum(row.seconds for row in group):.1f} ms of work',
     )
 
