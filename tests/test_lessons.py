@@ -193,7 +193,7 @@ def test_a_check_has_the_lessons_settings(monkeypatch, tmp_path):
     seen.append((rows, options, budget_hours))
     return None, {}, {}
 
-  monkeypatch.setattr(lessons.requests, 'run', run)
+  monkeypatch.setattr(lessons.budget, 'run', run)
   settings = dict(data_dir='DATA', budget_hours=3, overrides={'batch': 8})
   lesson = Lesson('full', str(tmp_path), 'WEIGHTS', **settings)
   cannot = next(row for row in table.rows() if row.status == table.NOT)

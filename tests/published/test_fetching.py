@@ -38,7 +38,7 @@ TIMM = f'{ENTRY.timm}/resolve/main/model.safetensors'
 
 FETCHING = """
 import resource, sys
-from vit_jax_repro.runs import (fetching)
+from vit_jax_repro.published import (fetching)
 name, directory, mirror, limit = sys.argv[1:]
 if int(limit):
   hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
