@@ -1,4 +1,4 @@
-"""Polyak averages beside an optimiser."""
+"""Polyak averages in the state of an optimiser."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def objective(params, batch, key):
 
 
 def updated(tx, number=4, params=PARAMS):
-  """The states after each of the updates, the first one before them."""
+  """Returns the initial state and the state after each update."""
   states = [steps.create_state(params, tx)]
   for i in range(number):
     batch = {'image': jnp.full((8, 8), float(i + 1))}
@@ -43,8 +43,8 @@ def test_averages_of_four_updates():
   assert averaging.evaluated(raw[-1]) is raw[-1].params
 
 
-def test_it_starts_at_a_copy_of_the_initial_parameters():
-  """Both are donated with the state, so they must not be one buffer."""
+def test_average_starts_as_a_copy_of_the_initial_parameters():
+  """Both are donated with the state, so they must not share a buffer."""
   state = updated(averaging.averaged(plain(), 0.9), 0)[0]
   average = averaging.evaluated(state)
   jax.tree.map(np.testing.assert_array_equal, average, PARAMS)
@@ -53,7 +53,7 @@ def test_it_starts_at_a_copy_of_the_initial_parameters():
 
 
 def test_averages_of_bfloat16_are_float32():
-  """One ten-thousandth of a step is below what bfloat16 can tell."""
+  """bfloat16 would round away one ten-thousandth of a step."""
   params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
   states = updated(averaging.averaged(plain(), 0.9999), 1, params)
   average = averaging.evaluated(states[-1])['head']['kernel']
@@ -65,7 +65,7 @@ def test_averages_of_bfloat16_are_float32():
   assert moved.all()
 
 
-def test_averages_lie_on_the_mesh_like_the_parameters():
+def test_average_is_sharded_like_the_parameters():
   device_mesh = mesh.create_mesh(fsdp=8)
   state = updated(averaging.averaged(plain(), 0.9), 0)[0]
   shardings = mesh.parameter_sharding(state, device_mesh)
@@ -74,7 +74,7 @@ def test_averages_lie_on_the_mesh_like_the_parameters():
   assert average.spec == jax.sharding.PartitionSpec(None, 'fsdp')
 
 
-def test_what_stays_constant_is_its_own_average():
+def test_average_of_constant_parameters_is_exact():
   tx = averaging.averaged(optim.create_optimizer('sgd', lambda _: 0.0), 0.9999)
   zeros = jax.tree.map(jnp.zeros_like, PARAMS)
 
@@ -86,6 +86,6 @@ def test_what_stays_constant_is_its_own_average():
 
 
 @pytest.mark.parametrize('decay', [0, 1, -0.1, float('nan')])
-def test_a_factor_that_cannot_be(decay):
+def test_averaged_rejects_a_factor_outside_0_to_1(decay):
   with pytest.raises(ValueError, match='must lie between 0 and 1'):
     averaging.averaged(plain(), decay)

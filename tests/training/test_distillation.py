@@ -1,4 +1,4 @@
-"""Losses to a teacher, against NumPy in float64."""
+"""Distillation losses, compared with NumPy in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +45,8 @@ def value(model, teacher=TEACHER, **options):
 @pytest.mark.parametrize(
   ('model', 'second'), [(OneHead(), CLASS), (TwoHeads(), DISTILLED)]
 )
-def test_hard_is_half_the_label_and_half_the_teachers_choice(model, second):
-  """DeiT paper, equation 3; the distillation head has the teacher."""
+def test_hard_averages_label_loss_and_loss_to_the_teachers_class(model, second):
+  """DeiT paper, equation 3; the distillation head learns the teacher."""
   loss, _ = value(model)
   chosen = np.eye(5)[TEACHER.argmax(-1)]
   wanted = cross_entropy(CLASS, LABELS) / 2 + cross_entropy(second, chosen) / 2
@@ -54,7 +54,7 @@ def test_hard_is_half_the_label_and_half_the_teachers_choice(model, second):
 
 
 @pytest.mark.parametrize(('alpha', 'tau'), [(0.1, 3.0), (0.7, 1.0)])
-def test_soft_is_a_divergence_at_a_temperature(alpha, tau):
+def test_soft_is_the_kl_divergence_at_a_temperature(alpha, tau):
   """DeiT paper, equation 2: summed over classes, not their mean."""
   loss, _ = value(TwoHeads(), kind='soft', alpha=alpha, tau=tau)
   found, target = log_softmax(DISTILLED / tau), log_softmax(TEACHER / tau)
@@ -72,7 +72,7 @@ def test_accuracies_of_the_mean_of_the_heads_and_of_the_teacher():
     assert float(metrics[f'{name}_accuracy']) == hits.mean()
 
 
-def test_the_teacher_sees_the_images_and_learns_nothing():
+def test_teacher_gets_the_images_and_no_gradient():
   def loss(factor):
     objective = distillation.distillation(
       OneHead(), lambda images: factor * (TEACHER + images.sum()), kind='soft'
@@ -86,6 +86,6 @@ def test_the_teacher_sees_the_images_and_learns_nothing():
   assert gradient == 0
 
 
-def test_an_unknown_kind():
+def test_distillation_rejects_an_unknown_kind():
   with pytest.raises(ValueError, match="unknown kind='warm'; choose from"):
     distillation.distillation(OneHead(), lambda _: TEACHER, kind='warm')

@@ -1,4 +1,4 @@
-"""What devices exchange for a layer, and that it changes no value."""
+"""Collectives between devices: their dtypes, and unchanged gradients."""
 
 import functools
 import re
@@ -55,7 +55,7 @@ def objective_of(family, dtype):
 
 
 def keep_gradients():
-  """An optimiser that changes nothing and whose state is the gradients."""
+  """Returns an optimiser that keeps the gradients as its state."""
 
   def update(gradients, state, params):
     del state, params
@@ -65,7 +65,7 @@ def keep_gradients():
 
 
 def prepare(family, sizes, dtype='float32', **options):
-  """The jitted update, its state and batch."""
+  """Returns the jitted update, its state and a batch."""
   objective, params = objective_of(family, dtype)
   mesh = meshes.create_mesh(**sizes) if sizes is not None else None
   state = steps.create_state(params, keep_gradients())
@@ -116,7 +116,7 @@ def test_gradients_are_those_of_one_device(family):
 
 
 def rounded(gradients):
-  """Names of the leaves that bfloat16 can hold all numbers of."""
+  """Returns the names of the leaves that bfloat16 represents exactly."""
   leaves = {
     jax.tree_util.keystr(path, simple=True, separator='/'): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
@@ -124,14 +124,14 @@ def rounded(gradients):
   return {
     name
     for name, leaf in leaves.items()
-    # The gradient of a key's bias is nothing but rounding.
+    # The gradient of a key's bias is only rounding noise.
     if (leaf == leaf.astype(jnp.bfloat16)).all() and 'key/bias' not in name
   }
 
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_a_bfloat16_model_sums_gradients_in_float32(family):
-  """A sum in bfloat16 would be a number of bfloat16."""
+  """bfloat16 would represent a sum in bfloat16 exactly."""
   assert not rounded(gradients(family, dict(data=2, fsdp=4), 'bfloat16'))
 
 
@@ -148,13 +148,13 @@ def test_gradients_are_summed_in_bfloat16_on_request():
   assert len(kernels) == 7 and 'head/kernel' not in found
 
 
-def test_no_model_sums_in_less_than_it_computes_in():
+def test_gradients_are_summed_in_no_narrower_dtype_than_computed():
   found = gradients('vit', dict(fsdp=8), grad_reduce_dtype='bfloat16')
   check_alike(found, 'vit')
 
 
 def exchanged(text, operation):
-  """Types of the results of an operation of StableHLO."""
+  """Returns the result dtypes of a StableHLO operation."""
   pattern = rf'"stablehlo.{operation}"\(.*?\) -> tensor<(?:\d+x)*(\w+)>'
   return re.findall(pattern, text, re.DOTALL)
 
@@ -163,8 +163,8 @@ def test_parameters_are_gathered_in_bfloat16():
   step, state, batch = prepare('vit', dict(fsdp=8), 'bfloat16')
   text = step.lower(state, batch).as_text()
   gathered = exchanged(text, 'all_gather')
-  # Seven kernels, for the backward pass all but that of the patches again; the
-  # head's in float32.
+  # Seven kernels in the forward pass. The backward pass gathers them again,
+  # except the patches' one. The head's kernel is float32.
   assert sorted(gathered) == ['bf16'] * 13 + ['f32'] * 2
   assert exchanged(text, 'reduce_scatter') == ['f32'] * 8
 
@@ -173,7 +173,7 @@ def test_standardised_kernels_are_gathered_in_bfloat16():
   step, state, batch = prepare('bit', dict(fsdp=8), 'bfloat16')
   text = step.lower(state, batch).as_text()
   assert set(exchanged(text, 'reduce_scatter')) == {'f32'}
-  # The head's, in both passes, computes in float32.
+  # The head's kernel is float32, in both passes.
   assert exchanged(text, 'all_gather').count('f32') == 2
   assert exchanged(text, 'all_gather').count('bf16') >= 8
 
@@ -204,7 +204,7 @@ def test_one_device_has_nothing_to_exchange():
   assert dividing.divide_work(len, mesh) is len
 
 
-# Of H/14 over 128 chips: parts of 10 rows where there is nothing better.
+# Kernels of H/14 over 128 chips. Parts have 10 rows if no other split fits.
 PARTS = {
   'MlpBlock_0/Dense_0/kernel': ((1280, 5120), (1280, 40)),
   'MlpBlock_0/Dense_1/kernel': ((5120, 1280), (40, 1280)),
@@ -218,7 +218,7 @@ PARTS = {
 @pytest.mark.quick
 @pytest.mark.parametrize('name', PARTS)
 @pytest.mark.parametrize('stacked', [True, False])
-def test_parts_are_multiples_of_tiles_where_they_can_be(name, stacked):
+def test_parts_are_multiples_of_tiles_if_possible(name, stacked):
   mesh = AbstractMesh((1, 128, 1), meshes.AXES)
   whole, part = PARTS[name]
   first = (4,) * stacked

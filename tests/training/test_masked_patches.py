@@ -1,4 +1,4 @@
-"""Masked patch prediction: what is corrupted, what is learned."""
+"""Masked patch prediction: corruption, targets and loss."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def predictor(**fields):
 
 
 def params_of(model):
-  """Random ones, zero nowhere."""
+  """Returns random parameters without zeros."""
   shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES)['params']
   rng = np.random.default_rng(0)
   return jax.tree.map(
@@ -45,7 +45,7 @@ def test_targets_are_classes_of_mean_colours():
   assert masked_patches.targets(white, (4, 4)) == 511
 
 
-def test_half_are_corrupted_in_the_papers_parts():
+def test_corruption_has_the_fractions_of_the_paper():
   keys = jax.random.split(jax.random.key(0), 4000)
   draw = jax.jit(jax.vmap(lambda key: masked_patches.corruption(key, 4)))
   sources, corrupted = map(np.asarray, draw(keys))
@@ -57,7 +57,7 @@ def test_half_are_corrupted_in_the_papers_parts():
   np.testing.assert_allclose(parts, [0.8, 0.1], atol=0.012)
   assert sources.min() == -1 and sources.max() == 3
   shifts = (sources - number)[corrupted & (sources >= 0) & (sources != number)]
-  # Uniform over the other three, and over the places.
+  # Uniform over the other three patches and over the positions.
   parts = np.bincount(shifts % 4, minlength=4)[1:] / len(shifts)
   np.testing.assert_allclose(parts, 1 / 3, atol=0.05)
   np.testing.assert_allclose(corrupted.mean(0), 0.5, atol=0.03)
@@ -65,8 +65,8 @@ def test_half_are_corrupted_in_the_papers_parts():
     masked_patches.corruption(keys[0], 1)
 
 
-def test_sources_say_what_stands_where():
-  """[mask] hides a patch, another one's number copies it."""
+def test_sources_select_the_embedding_of_each_position():
+  """-1 hides a patch by [mask]; another patch's index copies that patch."""
   model = predictor(position_embedding='none')
   params = params_of(model)
   apply = jax.jit(model.apply)
@@ -81,7 +81,7 @@ def test_sources_say_what_stands_where():
   masked = own.copy()
   masked[:, 2] = -1
   hidden = IMAGES.copy()
-  hidden[:, :4, 8:] = 0.5  # the third of two rows of three patches
+  hidden[:, :4, 8:] = 0.5  # patch 2, in two rows of three patches
   one, other = (
     apply({'params': params}, images, sources=masked)
     for images in (IMAGES, hidden)
@@ -94,7 +94,7 @@ def test_sources_say_what_stands_where():
     predictor(corruptible=False).apply({'params': params}, IMAGES, sources=own)
 
 
-def test_the_loss_is_that_of_corrupted_patches():
+def test_loss_covers_only_corrupted_patches():
   model = predictor()
   params, key = params_of(model), jax.random.key(3)
   objective = jax.jit(masked_patches.objective(model))
@@ -119,7 +119,7 @@ def test_the_loss_is_that_of_corrupted_patches():
 
 
 @pytest.mark.parametrize(
-  ('fields', 'says'),
+  ('fields', 'message'),
   [
     (dict(corruptible=False), 'corruptible of True, not False'),
     (dict(classifier='token'), "'token_unpooled' or 'unpooled', not 'token'"),
@@ -127,8 +127,8 @@ def test_the_loss_is_that_of_corrupted_patches():
     (dict(stem_num_layers=(1,)), r'stem_num_layers of None, not \(1,\)'),
   ],
 )
-def test_other_models_are_refused(fields, says):
-  with pytest.raises(ValueError, match=says) as error:
+def test_objective_rejects_other_models(fields, message):
+  with pytest.raises(ValueError, match=message) as error:
     masked_patches.objective(predictor(**fields))
   assert '\n' not in str(error.value)
   mixer = models.create(tiny_models.spec(512, tiny_models.MIXER))

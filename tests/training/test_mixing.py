@@ -1,4 +1,4 @@
-"""Mixup, CutMix, random erasing and normalizing whole batches."""
+"""Mixup, CutMix, random erasing and normalisation of whole batches."""
 
 import functools
 
@@ -16,7 +16,7 @@ CLASSES = 5
 
 
 def example_batch(size=8, height=6, width=10):
-  """Every value of an image tells whose it is and where it lies."""
+  """Returns a batch in which every image value is unique."""
   shape = (size, height, width, 3)
   images = np.arange(np.prod(shape), dtype='f4').reshape(shape) + 1
   labels = np.arange(size, dtype='i4') % CLASSES
@@ -60,7 +60,7 @@ def test_mixup_weights_have_the_distribution():
 
 
 def boxes(images, batch):
-  """[H, W]: where all images are their partners'; they are their own else."""
+  """Returns [H, W], True where all images equal their partners."""
   own = (images == batch['image']).all((0, 3))
   partners = (images == batch['image'][::-1]).all((0, 3))
   assert (own ^ partners).all()
@@ -90,8 +90,10 @@ def test_cutmix_labels_are_the_pixels_shares():
 
 
 def kept_by_box(alpha, size, number):
-  """Shares kept by [number] boxes in an image of size x 2 size pixels, and
-  where the boxes lie: [number, size, 2 size]."""
+  """Returns the fractions that boxes leave, and masks of the boxes.
+
+  [number], and [number, size, 2 * size].
+  """
   batch = {
     'image': jnp.float32([0, 1]).reshape(2, 1, 1, 1)
     * jnp.ones((1, size, 2 * size, 1)),
@@ -104,8 +106,10 @@ def kept_by_box(alpha, size, number):
 
 
 def test_cutmix_boxes_have_the_distribution():
-  """A box has the part sqrt(u) of both sides, u uniform, its centre is any
-  pixel; here how often each pixel is inside, over all of them."""
+  """Compares the frequency at which each pixel is inside a box.
+
+  A box has sqrt(u) of both sides, u uniform, and any pixel as its centre.
+  """
   shares, box = kept_by_box(1.0, 24, 2000)
   np.testing.assert_allclose(shares, 1 - box.mean((1, 2)), atol=1e-6)
   ratio = np.sqrt((np.arange(1000) + 0.5) / 1000)
@@ -128,7 +132,7 @@ def test_cutmix_weights_are_those_of_beta():
   assert extreme > 0.3 and usual < 0.1
 
 
-def test_mixup_or_cutmix_is_either():
+def test_mixup_or_cutmix_applies_one_of_them():
   batch = example_batch()
   either = jax.jit(
     functools.partial(
@@ -159,7 +163,7 @@ def test_mixup_or_cutmix_is_either():
 
 @quick
 @pytest.mark.parametrize('name', ['mixup', 'cutmix'])
-def test_where_one_alpha_is_0_it_is_the_other(name):
+def test_mixup_or_cutmix_applies_the_other_if_one_alpha_is_0(name):
   batch = example_batch()
   alphas = {'mixup_alpha': 0.0, 'cutmix_alpha': 0.0, f'{name}_alpha': 0.7}
   key = jax.random.key(3)
@@ -177,7 +181,7 @@ def test_labels_are_smoothed_before_they_are_mixed(name):
   plain = np.asarray(mix(batch, jax.random.key(2))['label'])
   smooth = mix(batch, jax.random.key(2), label_smoothing=0.1)['label']
   np.testing.assert_allclose(smooth, 0.9 * plain + 0.02, atol=1e-6)
-  alone = dict(batch, label=np.full(8, 3))  # all alike: nothing to mix
+  alone = dict(batch, label=np.full(8, 3))  # equal labels mix to themselves
   label = mix(alone, jax.random.key(2), label_smoothing=0.1)['label'][0]
   np.testing.assert_allclose(label, [0.02, 0.02, 0.02, 0.92, 0.02], atol=1e-6)
 
@@ -206,7 +210,7 @@ def test_probabilities_are_mixed_too():
 
 
 def erased(size, height, width, seed=0, **options):
-  """(batch, result, [B, H, W] where the result differs)."""
+  """Returns the images, and [B, H, W], True where they were erased."""
   batch = example_batch(size, height, width)
   out = jax.jit(functools.partial(mixing.random_erasing, **options))(
     batch, jax.random.key(seed)
@@ -228,17 +232,17 @@ def test_a_quarter_of_the_images_is_erased():
   np.testing.assert_array_equal(edges, 2 * chosen)
   noise = image[box]
   assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
-  assert len(np.unique(noise)) > 0.95 * noise.size  # each pixel its own
+  assert len(np.unique(noise)) > 0.95 * noise.size  # independent pixels
 
 
 def test_rectangles_have_the_distribution():
-  """Areas uniform in 2 % to 1/3, side ratios in 0.3 to 1/0.3, any place."""
+  """Areas uniform in 2 % to 1/3, side ratios in 0.3 to 1/0.3, any position."""
   _, box = erased(1000, 60, 60, probability=1.0)
   assert box.any((1, 2)).all()
   heights, widths = box.any(2).sum(1), box.any(1).sum(1)
   areas = heights * widths / 60**2
   assert 0.015 < areas.min() < 0.03 and 0.3 < areas.max() < 0.345
-  # Those higher or wider than the image are drawn anew: few and large ones.
+  # Only a few rectangles, all of them large, exceed the image and are redrawn.
   assert abs(areas.mean() - (0.02 + 1 / 3) / 2) < 0.01
   ratios = np.log(heights / widths)
   limit = np.log(1 / 0.3)
@@ -254,8 +258,8 @@ def test_rectangles_have_the_distribution():
   assert abs(np.corrcoef(tops, lefts)[0, 1]) < 0.1
 
 
-def test_what_never_fits_is_left_out():
-  """2 pixels high, a rectangle may have one row: at most 8 of 40 pixels."""
+def test_random_erasing_skips_rectangles_that_never_fit():
+  """In an image of 2 rows, a rectangle has one row: at most 8 of 40 pixels."""
   _, box = erased(300, 2, 20, probability=1.0)
   heights = box.any(2).sum(1)
   assert set(heights) <= {0, 1} and heights.mean() > 0.5
@@ -296,7 +300,7 @@ STEPS = {
 }
 
 
-COMPILED = {  # mixing one way or the other has all of mixing in it
+COMPILED = {  # `mixup_or_cutmix` covers both kinds of mixing
   name: jax.jit(STEPS[name]) for name in ('mixup_or_cutmix', 'random_erasing')
 }
 

@@ -1,4 +1,4 @@
-"""Losses."""
+"""Objectives: losses and accuracies."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ LABELS = np.float32([[1, 0, 0], [0, 0.25, 0.75], [0, 1, 0], [0.5, 0.5, 0]])
 
 
 class Fixed:
-  """A model that gives LOGITS."""
+  """A model that returns LOGITS."""
 
   def apply(self, variables, images, *, train, rngs):
     assert train and 'dropout' in rngs and images is None
@@ -42,7 +42,7 @@ def test_sigmoid_loss_is_a_binary_one_for_each_class():
 
 
 class TwoHeads(Fixed):
-  """A distilled model: the logits, and others that outweigh them."""
+  """A distilled model whose second head outweighs the first."""
 
   def apply(self, *args, **options):
     logits = super().apply(*args, **options)
@@ -63,6 +63,6 @@ def test_both_heads_of_a_distilled_model_learn_the_labels():
   assert float(metrics['train_accuracy']) == hits.mean()
 
 
-def test_an_unknown_loss():
+def test_classification_rejects_an_unknown_loss():
   with pytest.raises(ValueError, match="unknown loss='hinge'; choose from"):
     objectives.classification(Fixed(), loss='hinge')

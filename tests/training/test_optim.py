@@ -58,7 +58,7 @@ def test_bit_hyperrule_rates(base_lr):
 
 
 @pytest.mark.parametrize(
-  ('fields', 'says'),
+  ('fields', 'message'),
   [
     ({'decay_type': 'cos'}, "unknown decay_type='cos'; choose from constant"),
     ({'warmup_steps': 10}, 'warmup_steps=10 must be at least 0 and less than'),
@@ -66,23 +66,23 @@ def test_bit_hyperrule_rates(base_lr):
     ({'boundaries': (3,)}, "must be given with decay_type='steps'"),
   ],
 )
-def test_impossible_schedules(fields, says):
-  with pytest.raises(ValueError, match=says):
+def test_create_schedule_rejects_impossible_settings(fields, message):
+  with pytest.raises(ValueError, match=message):
     optim.create_schedule(**(dict(base_lr=0.1, total_steps=10) | fields))
 
 
 @pytest.mark.parametrize(
-  ('name', 'options', 'says'),
+  ('name', 'options', 'message'),
   [
     ('adam', {}, "unknown optimizer 'adam'; choose from"),
-    ('adamw', {'momentum': 0.9}, r"momentum=0.9 is of 'sgd'"),
+    ('adamw', {'momentum': 0.9}, r"momentum=0.9 applies only to 'sgd'"),
     ('sgd', {'accumulator_dtype': 'float16'}, "must be 'float32' or"),
     ('sgd', {'decay': 'none'}, "decay='none' must be 'all' or 'kernels'"),
     ('adamw', {'decay': 'none'}, "decay='none' must be 'all' or 'kernels'"),
   ],
 )
-def test_impossible_optimizers(name, options, says):
-  with pytest.raises(ValueError, match=says):
+def test_create_optimizer_rejects_impossible_settings(name, options, message):
+  with pytest.raises(ValueError, match=message):
     optim.create_optimizer(name, lambda _: 0.1, **options)
 
 
@@ -94,8 +94,8 @@ PARAMS = {
 
 
 @pytest.mark.parametrize('decay', ['all', 'kernels'])
-def test_weight_decay_reaches_what_it_should(decay):
-  """Without gradients, decay alone moves parameters: by lr * decay."""
+def test_weight_decay_moves_the_selected_parameters(decay):
+  """Without gradients, parameters move only by lr * decay."""
   tx = optim.create_optimizer(
     'adamw', lambda _: 0.5, weight_decay=0.1, decay=decay
   )
@@ -137,7 +137,7 @@ def test_the_dtype_of_the_momentum(dtype):
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_the_dtype_of_adams_first_moment(dtype):
-  """optax also rounds its product with the decay rate, unless XLA does not."""
+  """optax also rounds the product with the decay rate; XLA may skip that."""
   tolerance = {'float32': 2e-5, 'bfloat16': 2**-8}[dtype]
   tx = optim.create_optimizer('adamw', lambda _: 1.0, accumulator_dtype=dtype)
   params = {'a': jnp.zeros(3)}
@@ -159,7 +159,7 @@ def test_the_dtype_of_adams_first_moment(dtype):
 
 
 @pytest.mark.parametrize('norm', [0.5, 1.0, 4.0])
-def test_clipping_scales_large_gradients_alone(norm):
+def test_clipping_scales_only_large_gradients(norm):
   tx = optim.create_optimizer('sgd', lambda _: 1.0, grad_clip_norm=1.0)
   params = {'a': jnp.zeros(4)}
   grads = {'a': jnp.full(4, norm / 2)}

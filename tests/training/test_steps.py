@@ -1,4 +1,4 @@
-"""Updates: the original's trajectories, accumulation, keys."""
+"""Train steps: the original's trajectories, accumulation, keys."""
 
 import functools
 
@@ -36,7 +36,7 @@ def optimizer(fields):
 
 
 def run(case, accum_steps=None, **changed):
-  """(losses, gradient norms, final flat parameters) of ten updates."""
+  """Returns losses, gradient norms and flat parameters of ten updates."""
   fields = reference.training_cases()[case] | changed
   model = models.create(fields['model'])
   tx = optimizer(fields)
@@ -72,9 +72,9 @@ def test_ten_official_updates(case):
     norms, reference.training_output(case, 'grad_norm'), rtol=atol, atol=0
   )
   for name, value in params.items():
-    # The softmax over keys takes no notice of what is added to all of them:
-    # the gradient is rounding noise, whose sign Adam follows at full rate, on
-    # another processor the other way.
+    # The softmax over keys ignores a constant added to all of them. So the
+    # bias's gradient is rounding noise, and Adam follows its sign at full
+    # rate. The sign differs between processors.
     noise = fields['optimizer'].startswith('adamw') and 'key/bias' in name
     np.testing.assert_allclose(
       reference.thin_leaf(value),
@@ -97,7 +97,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(('case', 'wrong'), WRONG)
-def test_a_wrong_setting_is_seen(case, wrong):
+def test_trajectories_detect_a_wrong_setting(case, wrong):
   _, _, params = run(case, **wrong)
   fields = reference.training_cases()[case]
   atol = TOLERANCE.get(fields['optimizer'], 1e-5)
@@ -117,7 +117,7 @@ def tiny_model(**fields):
 
 
 def random_step(accum_steps=1, **fields):
-  """(step function, fresh state) with dropout on, unless set otherwise."""
+  """Returns a step function and a new state, with dropout by default."""
   model = tiny_model(**(dict(dropout_rate=0.1) | fields))
   tx = optim.create_optimizer('sgd', lambda _: 0.1)
   params = trees.nest(reference.training_start('sgd_f32_cosine'))
@@ -133,7 +133,7 @@ def random_step(accum_steps=1, **fields):
 BATCHES = reference.training_batches('sgd_f32_cosine')
 
 
-def test_parts_of_a_batch_have_keys_of_their_own():
+def test_parts_of_a_batch_have_different_keys():
   """The mean of squares exceeds the square of the mean only if they differ."""
   step, state = random_step(accum_steps=8)
 
@@ -168,7 +168,7 @@ def test_parts_must_divide_the_batch(accum_steps):
     step(state, BATCHES[0])
 
 
-def test_integer_labels_are_one_hot_ones():
+def test_integer_labels_equal_one_hot_labels():
   step, state = random_step(dropout_rate=0.0)
   loss = jax.jit(step.keywords['objective'])
   integers = dict(BATCHES[0], label=BATCHES[0]['label'].argmax(-1))

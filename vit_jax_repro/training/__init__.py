@@ -1,1 +1,1 @@
-"""Training: the device mesh, and what is built on it."""
+"""One update of the parameters: objectives, optimisers and the train step."""

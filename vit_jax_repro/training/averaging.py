@@ -1,6 +1,6 @@
-"""Polyak averaging: parameters averaged over the updates of a run.
+"""Polyak averaging: an exponential moving average of the parameters.
 
-The ViT paper evaluates averages of factor 0.9999 in the ImageNet columns of
+The ViT paper evaluates averages with factor 0.9999 in the ImageNet columns of
 its Table 2 (appendix B.1.1; Polyak & Juditsky, 1992).
 """
 
@@ -14,44 +14,46 @@ from vit_jax_repro.errors import InputError
 
 
 class Averaging(NamedTuple):
-  """State of an optimiser that also averages."""
+  """Optimiser state that includes an average of the parameters."""
 
-  inner: Any  # of the optimiser itself
-  average: Any  # like the parameters, float32 or wider
+  inner: Any  # state of the wrapped optimiser
+  average: Any  # same tree as the parameters, float32 or wider
 
 
 def averaged(
   tx: optax.GradientTransformation, decay: float
 ) -> optax.GradientTransformation:
-  """The same optimiser, which keeps an average beside; updates stay.
+  """Returns the optimiser with an average in its state; updates are unchanged.
 
-  After each update, average += (1 - decay) * (parameters - average); with
-  decay * average + (1 - decay) * parameters, whose factors are rounded and do
-  not add up to 1, what stays constant would shrink, by 2e-4 for 0.9999.
+  After each update, average += (1 - decay) * (parameters - average). The form
+  decay * average + (1 - decay) * parameters is avoided: its rounded factors do
+  not add up to 1, so that constant parameters would shrink, by 2e-4 for 0.9999.
 
-  The paper gives the factor alone. The average starts at the initial
-  parameters and is not corrected for that, like TensorFlow's
-  `ExponentialMovingAverage` without `num_updates`: after n updates they still
-  have the share decay ** n, 14 % for 0.9999 and 20,000 updates. It is kept in
-  float32 at least, as 1 - 0.9999 of a bfloat16 number would be lost.
+  The paper gives only the factor. The average starts at the initial parameters
+  and has no bias correction, like TensorFlow's `ExponentialMovingAverage`
+  without `num_updates`. After n updates the initial parameters still have the
+  weight decay ** n: 14 % for 0.9999 and 20,000 updates. The average is float32
+  or wider, because bfloat16 would round away increments of 1 - 0.9999.
 
   Args:
-    tx: the optimiser; it must be given the parameters with each update.
+    tx: the optimiser. Every call of `update` must pass the parameters.
     decay: the factor, above 0 and below 1.
 
   Raises:
-    InputError: a factor that cannot be.
+    InputError: `decay` is not above 0 and below 1.
   """
   if not 0 < decay < 1:
     raise InputError(f'{decay=} must lie between 0 and 1, both excluded')
 
   def init(params):
-    def copy(leaf):  # never the same buffer: both are donated
+    def copy(leaf):
+      # Parameters and average are both donated, so they cannot share a buffer.
       return jnp.array(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
 
     return Averaging(tx.init(params), jax.tree.map(copy, params))
 
-  def update(updates, state, params):
+  def update(updates, state, params=None):
+    assert params is not None, 'averaging needs the parameters'
     updates, inner = tx.update(updates, state.inner, params)
 
     def nearer(average, new):
@@ -65,10 +67,9 @@ def averaged(
 
 
 def evaluated(state: Any) -> Any:
-  """The parameters of a `TrainState` that are evaluated and published.
+  """Returns the parameters of a `TrainState` to evaluate and publish.
 
-  Returns:
-    The average where the optimiser keeps one, else the parameters.
+  They are the average if the optimiser keeps one, else the parameters.
   """
   if isinstance(state.opt_state, Averaging):
     return state.opt_state.average

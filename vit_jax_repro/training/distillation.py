@@ -1,4 +1,4 @@
-"""Learning from labels and from a teacher's predictions (DeiT).
+"""Distillation: an objective from labels and a teacher's predictions.
 
 DeiT paper (arXiv:2012.12877), section 4.
 """
@@ -23,32 +23,35 @@ def distillation(
   alpha: float = 0.5,
   tau: float = 1.0,
 ) -> objectives.Objective:
-  """(1 - alpha) * loss to the label + alpha * loss to the teacher.
+  """Returns (1 - alpha) * label loss + alpha * teacher loss, as an objective.
 
-  Both are cross-entropies of the softmax; mixed and smoothed labels stay what
-  they are. A model with two heads (`distilled`) learns labels with its class
-  head and the teacher with the other, a model with one both with that one
-  (DeiT Table 3, "usual" distillation).
+  The label loss is the softmax cross-entropy; it takes mixed and smoothed
+  labels as they are. A model with two heads (`distilled`) learns the labels
+  with its class head and the teacher with its distillation head. A model with
+  one head learns both with it (DeiT Table 3, "usual" distillation).
 
   Args:
     model: applied with `train=True` and the key as its dropout stream.
-    teacher: [B, H, W, 3] images as the model gets them, augmented and mixed
-      -> [B, K] logits. No gradient flows through it.
-    kind: 'hard' (equation 3), cross-entropy to the teacher's most probable
-      class; 'soft' (equation 2), tau ** 2 times the divergence of softmax at
-      temperature tau. It is taken from the teacher to the model, as Hinton et
-      al. (arXiv:1503.02531) and DeiT's code do, summed over classes. DeiT's
-      code divides it by K more (losses.py: by the number of elements), so
-      that its alpha counts less than the paper's lambda.
-    alpha: 0.5 in equation 3; the paper's soft distillation has 0.1.
-    tau: of 'soft'; the paper's is 3.
+    teacher: [B, H, W, 3] images -> [B, K] logits. It receives the same
+      augmented and mixed images as the model. No gradient flows through it.
+    kind: 'hard' (equation 3) is the cross-entropy to the teacher's most
+      probable class. 'soft' (equation 2) is tau ** 2 times the KL divergence
+      between the softmaxes at temperature tau, summed over classes. It is
+      taken from the teacher to the model, as in Hinton et al.
+      (arXiv:1503.02531) and in DeiT's code. DeiT's code also divides it by K
+      (losses.py: by the number of elements), so alpha has less weight there
+      than lambda in the paper.
+    alpha: weight of the teacher loss: 0.5 in equation 3; 0.1 in the paper's
+      soft distillation.
+    tau: temperature of 'soft'; 3 in the paper.
 
   Returns:
-    An objective; its metrics hold `train_accuracy` (of the mean of the heads,
-    as in evaluation) and `teacher_accuracy`, both against the largest label.
+    An objective with the metrics `train_accuracy` (of the mean of the heads,
+    as in evaluation) and `teacher_accuracy`. Both count a prediction as
+    correct if it is the class with the largest label.
 
   Raises:
-    InputError: unknown kind.
+    InputError: `kind` is unknown.
   """
   losses = {'hard': hard_loss, 'soft': functools.partial(soft_loss, tau=tau)}
   if kind not in losses:
@@ -71,13 +74,30 @@ def distillation(
 
 
 def hard_loss(logits: jax.Array, wanted: jax.Array) -> jax.Array:
-  """[B, K] logits of model and teacher -> [B]."""
+  """Returns the cross-entropy to the teacher's most probable class.
+
+  Args:
+    logits: [B, K], of the model.
+    wanted: [B, K], of the teacher.
+
+  Returns:
+    [B].
+  """
   labels = jax.nn.one_hot(wanted.argmax(-1), wanted.shape[-1])
   return objectives.softmax_loss(logits, labels)
 
 
 def soft_loss(logits: jax.Array, wanted: jax.Array, tau: float) -> jax.Array:
-  """[B, K] logits of model and teacher -> [B]."""
+  """Returns tau ** 2 times the KL divergence at temperature tau.
+
+  Args:
+    logits: [B, K], of the model.
+    wanted: [B, K], of the teacher.
+    tau: the temperature.
+
+  Returns:
+    [B].
+  """
   found, target = (
     jax.nn.log_softmax(x.astype(jnp.float32) / tau) for x in (logits, wanted)
   )

@@ -1,13 +1,16 @@
-"""Work divided over a mesh: rows of the batch, and what layers exchange.
+"""Data-parallel and fully sharded computation over the rows of a batch.
 
-Left to itself XLA sums the gradients of a bfloat16 layer over devices in
-bfloat16, and takes divided parameters for what activations should lie like. So
-a layer runs as on one device, on its rows of the batch, with what it exchanges
-written out. For each parameter that `fsdp` divides and each part of a batch
-(`accum_steps`) a bfloat16 model gathers 2 bytes in the forward pass and 2 in
-the backward pass, and scatters a gradient of 4 (float32) or 2 (bfloat16). With
-`data` alone it sums 4 or 2, which moves twice as much; where blocks are not
-scanned, XLA does so once for all parts.
+Left to itself, XLA sums the gradients of a bfloat16 layer over devices in
+bfloat16, and it shards activations like the sharded parameters. Here, each
+device instead runs a layer as if it were alone, on its own rows of the batch,
+and the collectives between devices are explicit.
+
+Traffic of a bfloat16 model, for each parameter that `fsdp` shards and each
+part of a batch (`accum_steps`): a gather of 2 bytes in the forward pass,
+another in the backward pass, and a scatter of a gradient of 4 bytes (float32)
+or 2 (bfloat16). With `data` alone, gradients of 4 or 2 bytes are summed, which
+moves twice as much. XLA does this sum once for all parts if the blocks are not
+scanned.
 """
 
 import functools
@@ -24,29 +27,30 @@ from vit_jax_repro.models.transformer import DIVIDED_PRODUCT
 from vit_jax_repro.parallel import mesh as mesh_lib
 from vit_jax_repro.parallel.mesh import BATCH_AXES
 
-# Layers that make each row of one row. A module of ours that does so with
-# other parameters has a method `by_rows(params, x)`, which looks at its
-# arguments and the module's fields alone.
+# Layers that compute each row of the output from one row of the input. A
+# module of this package that does the same with other parameters has a method
+# `by_rows(params, x)`, which depends only on its arguments and the module's
+# fields.
 _LAYERS = (nn.Dense, nn.DenseGeneral, nn.Conv)
-# XLA's TPU compiler makes of a gather over more than 32 or 64 chips a sum of
-# arrays padded with zeros: twice the bytes (v4, v5p, v5e, v6e).
+# XLA's TPU compiler replaces a gather over more than 32 or 64 chips by a sum
+# of zero-padded arrays, which moves twice the bytes (v4, v5p, v5e, v6e).
 _AT_ONCE, _NEAR = 32, 8
 
 
 def divide_work(
   function: Callable, mesh: Mesh, *, grad_reduce_dtype: str = 'float32'
 ) -> Callable:
-  """Makes a function of a batch that devices share as the batch lies.
+  """Returns the function with its work divided over the rows of the batch.
 
-  The result of every flax module that has a row for each example is held to
-  the rows being divided; its other dimensions are XLA's to choose. Values are
-  changed by rounding alone.
+  The output of every flax module with one row per example is constrained to
+  the sharding of the batch on its first dimension; XLA chooses the sharding of
+  its other dimensions. Values change only by rounding.
 
   Args:
     function: (params, batch, ...) -> anything; applies flax modules.
-    mesh: of one device leaves the function as it is.
-    grad_reduce_dtype: what gradients are summed over devices in, or the dtype
-      that a layer computes in where that is wider.
+    mesh: the devices. With a single device the function is returned unchanged.
+    grad_reduce_dtype: dtype in which gradients are summed over devices. A
+      layer that computes in a wider dtype sums in that one.
   """
   if mesh.size == 1:
     return function
@@ -72,7 +76,7 @@ def divide_work(
           result = _repeated(result, args[0].shape)
         return jax.tree.map(hold, result)
       module, apply, own, x = layer
-      if not module.path:  # within `_exchange`, where arrays are local
+      if not module.path:  # called by `_exchange`, where arrays are local
         return method(*args, **kwargs)
       if not has_rows(x) or size % mesh_lib.batch_shards(mesh):
         return jax.tree.map(hold, method(*args, **kwargs))
@@ -95,7 +99,7 @@ def divide_work(
 
 
 def _layer(context, args):
-  """(module, (params, x) -> rows, params, x) of a call of a layer, or None."""
+  """Returns (module, (params, x) -> rows, params, x); None if not a layer."""
   module, name = context.module, context.method_name
   if name == 'by_rows':
     alone = module.clone(parent=None)
@@ -109,9 +113,10 @@ def _layer(context, args):
 
 
 def _repeated(result, shape):
-  """Repeats what a module makes once for all rows, such as positions.
+  """Broadcasts an output shared by all rows, such as position embeddings.
 
-  Else its gradient would be summed over rows and devices in the rows' dtype.
+  Otherwise its gradient would be summed over rows and devices in the dtype of
+  the rows.
   """
   if getattr(result, 'shape', None) == (1, *shape[1:]):
     return jnp.broadcast_to(result, shape)
@@ -119,12 +124,15 @@ def _repeated(result, shape):
 
 
 def _exchange(apply, places, dtype, grad_reduce_dtype, mesh):
-  """(params, x) -> rows, each device on its rows.
+  """Returns (params, x) -> rows that runs on each device's own rows.
 
   Args:
-    apply: the same on one device.
-    places: of each parameter, see `mesh.parameter_axes`.
-    dtype: that the layer casts parameters to, or None.
+    apply: the same function on one device.
+    places: for each parameter, the mesh axes of its dimensions; see
+      `mesh.parameter_axes`.
+    dtype: dtype to which the layer casts parameters, or None.
+    grad_reduce_dtype: see `divide_work`.
+    mesh: the devices.
   """
   stages = _stages(mesh)
   rows, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
@@ -133,7 +141,7 @@ def _exchange(apply, places, dtype, grad_reduce_dtype, mesh):
   apart = {n: PartitionSpec(BATCH_AXES, *spec) for n, spec in gathered.items()}
   dimensions = {n: _fsdp_dimension(axes, mesh) for n, axes in places.items()}
   on_mesh = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
-  # What a layer does is divided over `model` by XLA.
+  # XLA divides the work of a layer over `model`, so that axis is not manual.
   manual = set(mesh.axis_names) if mesh.shape['model'] == 1 else set(BATCH_AXES)
   on_rows = functools.partial(on_mesh, axis_names=manual)
 
@@ -151,8 +159,8 @@ def _exchange(apply, places, dtype, grad_reduce_dtype, mesh):
     gradient = gradient.astype(wide)
     if d is None:
       return jax.lax.psum(gradient, BATCH_AXES)
-    # Of the first dimension TPUs take parts of any width, of the last ones
-    # whole tiles alone.
+    # TPUs scatter parts of any width along the first dimension, but only whole
+    # tiles along the last ones.
     gradient = jnp.moveaxis(gradient, d, 0)
     for groups in reversed(stages):
       gradient = jax.lax.psum_scatter(
@@ -173,7 +181,7 @@ def _exchange(apply, places, dtype, grad_reduce_dtype, mesh):
   @functools.partial(on_rows, in_specs=(whole, rows, rows), out_specs=rows)
   def backward(params, x, cotangent):
     gradients, of_x = jax.vjp(apply, params, x)[1](cotangent)
-    # Those of each device's rows, one after the other on a new first axis.
+    # A new first axis keeps the gradients of each device's rows apart.
     return jax.tree.map(lambda g: g[None], gradients), of_x
 
   @jax.custom_vjp
@@ -181,8 +189,8 @@ def _exchange(apply, places, dtype, grad_reduce_dtype, mesh):
     return forward(gather(params), x)
 
   def pull(kept, cotangent):
-    # Gathered again; XLA may see that it is the same and keep it, where blocks
-    # are neither scanned nor rematerialised.
+    # Gathers the parameters a second time. If blocks are neither scanned nor
+    # rematerialised, XLA may recognise the repetition and keep the first copy.
     params, x = kept
     gradients, of_x = backward(gather(params), x, cotangent)
     gradients = scatter(gradients)
@@ -193,24 +201,25 @@ def _exchange(apply, places, dtype, grad_reduce_dtype, mesh):
 
 
 def _fsdp_dimension(places, mesh):
-  """What there is to gather of an array that lies so, or None."""
+  """Returns the dimension that `fsdp` shards, or None."""
   if mesh.shape['fsdp'] == 1:
     return None
   return next((d for d, axes in enumerate(places) if 'fsdp' in axes), None)
 
 
 def _without_fsdp(places):
+  """Returns the partition spec of an array after its gather over `fsdp`."""
   return PartitionSpec(
     *(tuple(axis for axis in axes if axis != 'fsdp') for axes in places)
   )
 
 
 def _stages(mesh: Mesh) -> tuple[Any, ...]:
-  """Groups of places on `fsdp` to gather over, one stage after the other."""
+  """Returns the groups of `fsdp` indices of each successive gather stage."""
   size = mesh.shape['fsdp']
   tpu = mesh.devices.flat[0].platform == 'tpu'
   if not tpu or size <= _AT_ONCE or size % _NEAR:
-    return (None,)  # all at once
+    return (None,)  # a single stage over all indices
   near = [list(range(i, i + _NEAR)) for i in range(0, size, _NEAR)]
   far = [list(group) for group in zip(*near, strict=True)]
   return near, far

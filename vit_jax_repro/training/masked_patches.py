@@ -1,13 +1,14 @@
 """Masked patch prediction: self-supervised pre-training of a ViT.
 
-ViT paper, 4.6 and B.1.2: half of the patch embeddings are corrupted, most of
-them replaced by a learned [mask] embedding, and the model tells the mean
-colour of each corrupted patch, in 3 bits a channel. The model is a ViT with
-`corruptible`, logits for every token (classifier 'token_unpooled' or
-'unpooled') and `NUM_COLOURS`; its head is the one layer that predicts.
+ViT paper, sections 4.6 and B.1.2: half of the patch embeddings are corrupted,
+most of them by a learned [mask] embedding, and the model predicts the mean
+colour of each corrupted patch, in 3 bits per channel. The model is a ViT with
+`corruptible=True`, `num_classes=NUM_COLOURS` and logits for every token
+(classifier 'token_unpooled' or 'unpooled'). Its head is the only layer that
+predicts.
 
-Fine-tuning from such weights is fine-tuning from any: `weights.adapt` drops
-the [mask] embedding and starts a new head.
+Such weights are fine-tuned like any others: `weights.adapt` drops the [mask]
+embedding and starts a new head.
 
 Shapes: B batch, N patches in raster order, H W pixels.
 """
@@ -22,14 +23,15 @@ import optax
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.training.objectives import Objective
 
-# B.1.2: of the patches, and of those that are corrupted; the rest is kept.
+# B.1.2: the fraction of patches that are corrupted. Of these, the fractions
+# that become [mask] or another patch; the remaining ones keep their embedding.
 CORRUPTED = 0.5
 MASKED, OTHER = 0.8, 0.1
-BITS = 3  # of a channel's mean colour
+BITS = 3  # per channel of the mean colour
 NUM_COLOURS = (2**BITS) ** 3
-_LARGEST = 255.0  # level of a pixel
+_LARGEST = 255.0  # largest level of a pixel
 
-# What a key of an update is drawn for.
+# Streams of an update's key.
 _CORRUPTION, _DROPOUT = 0, 1
 
 
@@ -40,15 +42,16 @@ def targets(
   mean: Any = 127.5,
   std: Any = 127.5,
 ) -> jax.Array:
-  """The class of every patch's mean colour.
+  """Returns the class of every patch's mean colour.
 
-  Each channel's mean lies in one of eight equal parts of 0..255; the class is
-  red * 64 + green * 8 + blue. The paper says '3-bit, mean color' alone.
+  The mean of each channel falls into one of eight equal parts of 0..255, and
+  the class is red * 64 + green * 8 + blue. The paper specifies only '3-bit,
+  mean color'.
 
   Args:
     images: [B, H, W, 3] floats, (level - mean) / std.
-    patch_size: (height, width) in pixels; what is left over at the right and
-      at the bottom belongs to no patch, as in the model.
+    patch_size: (height, width) in pixels. Remaining pixels at the right and at
+      the bottom belong to no patch, as in the model.
     mean, std: one number or three, in levels (0 to 255).
 
   Returns:
@@ -70,37 +73,40 @@ def targets(
 
 
 def corruption(key: jax.Array, num_patches: int) -> tuple[jax.Array, jax.Array]:
-  """Draws what happens to the patches of one image.
+  """Draws the corruption of the patches of one image.
 
-  Just half of them (rounded) are corrupted, which ones is uniform; what
-  happens to each is drawn on its own. The other patch is of the same image.
+  Exactly half of the patches (rounded) are corrupted, chosen uniformly. The
+  kind of corruption is drawn for each patch independently. A patch that
+  replaces another one comes from the same image.
 
   Args:
     key: a typed key.
     num_patches: N, at least 2.
 
   Returns:
-    sources [N] int32: the patch whose embedding stands in each place, its own
-    number where nothing is changed, -1 for [mask] (`ViT.__call__`);
-    corrupted [N] bool, those to be predicted, the kept ones among them.
+    sources: [N] int32, the index of the patch whose embedding each position
+      receives. It is the position's own index if the embedding is unchanged,
+      and -1 for [mask] (see `ViT.__call__`).
+    corrupted: [N] bool, the patches to predict. They include corrupted patches
+      that keep their embedding.
 
   Raises:
-    InputError: fewer than two patches.
+    InputError: there are fewer than two patches.
   """
   if num_patches < 2:
     raise InputError(
-      f'{num_patches=} must be at least 2 for one to stand for another; use '
-      'larger images or smaller patches'
+      f'{num_patches=} must be at least 2, so that a patch can replace another '
+      'one; use larger images or smaller patches'
     )
-  which_key, what_key, other_key = jax.random.split(key, 3)
+  order_key, kind_key, other_key = jax.random.split(key, 3)
   number = jnp.arange(num_patches)
-  order = jax.random.permutation(which_key, num_patches)
+  order = jax.random.permutation(order_key, num_patches)
   corrupted = order < round(CORRUPTED * num_patches)
-  what = jax.random.uniform(what_key, (num_patches,))
+  kind = jax.random.uniform(kind_key, (num_patches,))
   shift = jax.random.randint(other_key, (num_patches,), 1, num_patches)
   other = (number + shift) % num_patches
-  sources = jnp.where(what < MASKED + OTHER, other, number)
-  sources = jnp.where(what < MASKED, -1, sources)
+  sources = jnp.where(kind < MASKED + OTHER, other, number)
+  sources = jnp.where(kind < MASKED, -1, sources)
   return jnp.where(corrupted, sources, number), corrupted
 
 
@@ -114,7 +120,7 @@ def predict(
   """Corrupts the patches of images and predicts them.
 
   Args:
-    model: see the top of the file.
+    model: a ViT for masked patch prediction; see the module docstring.
     params: its parameters.
     images: [B, H, W, 3].
     keys: [B], one for the corruption of each image.
@@ -124,32 +130,34 @@ def predict(
     logits [B, N, 512] float32 and corrupted [B, N] bool.
 
   Raises:
-    InputError: a model that does not predict patches.
+    InputError: the model does not predict patches.
   """
   check(model)
   height, width = model.patch_size
   num_patches = (images.shape[1] // height) * (images.shape[2] // width)
   sources, corrupted = jax.vmap(lambda key: corruption(key, num_patches))(keys)
-  logits = model.apply({'params': params}, images, sources=sources, **apply)
-  return logits[:, -num_patches:], corrupted  # tokens before the patches
+  logits: Any = model.apply(
+    {'params': params}, images, sources=sources, **apply
+  )
+  return logits[:, -num_patches:], corrupted  # drops tokens before the patches
 
 
 def objective(
   model: nn.Module, *, mean: Any = 127.5, std: Any = 127.5
 ) -> Objective:
-  """Cross-entropy of the corrupted patches' colours, their mean.
+  """Returns the mean cross-entropy of the colours of corrupted patches.
 
-  Labels of the batch are not looked at.
+  Labels of the batch are not used.
 
   Args:
-    model: see the top of the file.
+    model: a ViT for masked patch prediction; see the module docstring.
     mean, std: see `targets`; the defaults are for images in [-1, 1].
 
   Returns:
-    An objective; its metrics hold `train_accuracy`, of the corrupted patches.
+    An objective with the metric `train_accuracy` of the corrupted patches.
 
   Raises:
-    InputError: a model that does not predict patches.
+    InputError: the model does not predict patches.
   """
   check(model)
 
@@ -178,12 +186,12 @@ def objective(
 
 
 def check(model: nn.Module) -> None:
-  """Raises a ValueError, one line, on a model that does not predict patches."""
+  """Raises an InputError if the model does not predict patches."""
   wanted = dict(
     corruptible=(True,),
     classifier=('token_unpooled', 'unpooled'),
     num_classes=(NUM_COLOURS,),
-    stem_num_layers=(None,),  # the patches of a hybrid are none of pixels
+    stem_num_layers=(None,),  # a hybrid's patches are features, not pixels
   )
   for field, allowed in wanted.items():
     value = getattr(model, field, 'missing')

@@ -1,16 +1,19 @@
-"""What is done to a whole batch on the devices before it is learned from.
+"""Augmentation of whole batches on the devices: mixup, cutmix, random erasing.
 
-Functions (batch, key, *, settings) -> batch, the update's `augment`, and in
-front of them `normalize`. They see the whole batch, also where gradients are
-accumulated over parts of it: a dict with image [B, H, W, C] and label, either
-[B] integers or [B, K] probabilities; other entries stay. All are pure
-functions of arrays that may be compiled and given divided arrays. The partner
-of an example is the one in its place in the reversed batch.
+`normalize` comes first. The other functions have the form (batch, key, *,
+settings) -> batch and serve as `augment` of `steps.train_step`. A batch is a
+dict with image [B, H, W, C] and label, either [B] integers or [B, K]
+probabilities; other entries are unchanged. The functions receive the whole
+batch even if gradients are accumulated over parts of it. They are pure, can be
+compiled and accept sharded arrays. The partner of an example is the one at the
+same position in the reversed batch.
 
 Random erasing comes before mixing, as in DeiT.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,29 +22,33 @@ import optax
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.training.objectives import probabilities
 
-# The keys of a batch, by what is drawn from them.
+# Streams of a batch's key.
 _MIXUP, _CUTMIX, _CENTER, _CHOICE = range(4)
 _WHETHER, _AREA, _ASPECT, _CORNER, _NOISE = range(5)
 
-# timm/data/random_erasing.py, which DeiT uses: the erased part of an image,
-# height / width, and how often a rectangle that does not fit is drawn anew.
+# timm/data/random_erasing.py, which DeiT uses: the erased fraction of an image,
+# height / width of the rectangle, and the largest number of draws.
 _ERASED_PART = (0.02, 1 / 3)
 _ERASED_ASPECT = (0.3, 1 / 0.3)
 _ERASING_ATTEMPTS = 10
 
 
-def normalize(batch: dict, *, mean: tuple, std: tuple) -> dict:
-  """Scales uint8 images, (image - mean) / std; float images stay.
+def normalize(
+  batch: dict, *, mean: Sequence[float], std: Sequence[float]
+) -> dict:
+  """Returns the batch with normalised images, (image - mean) / std.
+
+  Float images are returned unchanged.
 
   Args:
     batch: image [B, H, W, C] uint8 or float.
     mean, std: C values each, in levels (0 to 255); 127.5 both for [-1, 1].
 
   Returns:
-    The batch with float images, float32 where they were uint8.
+    The batch with float images; uint8 images become float32.
 
   Raises:
-    InputError: images of another type; not C values.
+    InputError: the images have another dtype, or there are not C values.
   """
   image = batch['image']
   if jnp.issubdtype(image.dtype, jnp.floating):
@@ -51,11 +58,11 @@ def normalize(batch: dict, *, mean: tuple, std: tuple) -> dict:
   channels = image.shape[-1]
   if not len(mean) == len(std) == channels:
     raise InputError(f'{mean=} and {std=} must have {channels} values each')
-  mean, std = (
+  shift, scale = (
     jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1)
     for values in (mean, std)
   )
-  return dict(batch, image=(image.astype(jnp.float32) - mean) / std)
+  return dict(batch, image=(image.astype(jnp.float32) - shift) / scale)
 
 
 def smooth_labels(
@@ -65,13 +72,13 @@ def smooth_labels(
   num_classes: int,
   label_smoothing: float,
 ) -> dict:
-  """Spreads a part of every label's probability evenly over all K classes.
+  """Spreads part of every label's probability evenly over all K classes.
 
-  As timm does it, in Mixup and in LabelSmoothingCrossEntropy.
+  timm does the same in Mixup and in LabelSmoothingCrossEntropy.
 
   Args:
     batch: label [B] or [B, K].
-    key: not used.
+    key: not used; present because `augment` takes a key.
     num_classes: K.
     label_smoothing: s; 1 becomes 1 - s + s / K, 0 becomes s / K.
 
@@ -79,7 +86,7 @@ def smooth_labels(
     The batch with [B, K] float32 labels.
 
   Raises:
-    InputError: label_smoothing that cannot be.
+    InputError: `label_smoothing` is not in [0, 1).
   """
   if not 0 <= label_smoothing < 1:
     raise InputError(f'{label_smoothing=} must lie in 0..1, 1 excluded')
@@ -99,23 +106,24 @@ def mixup(
 ) -> dict:
   """Mixes every example with its partner.
 
-  One weight from Beta(alpha, alpha) for the whole batch, as BiT-HyperRule
-  (bit_jax/train.py, input_pipeline; BiT paper section 3.3) and timm's batch
-  mode do it. big_vision, in which AugReg was trained, gives the larger of
-  weight and 1 - weight to the example itself and takes the one before it as
-  its partner.
+  One weight from Beta(alpha, alpha) serves the whole batch, as in BiT-HyperRule
+  (bit_jax/train.py, input_pipeline; BiT paper section 3.3) and in timm's batch
+  mode. big_vision, in which AugReg was trained, differs: the example itself
+  gets the larger of weight and 1 - weight, and its partner is the previous
+  example.
 
   Args:
-    batch: float images, see above.
+    batch: float images and labels; see the module docstring.
     alpha: > 0.
     num_classes: K.
-    label_smoothing: see `smooth_labels`; it comes before mixing.
+    label_smoothing: see `smooth_labels`; applied before mixing.
 
   Returns:
     The batch with mixed images, of the same dtype, and [B, K] float32 labels.
 
   Raises:
-    InputError: alpha or label_smoothing that cannot be; images not float.
+    InputError: `alpha` or `label_smoothing` is out of range, or the images are
+      not float.
   """
   _check(batch, alpha=alpha)
   weight = jax.random.beta(key, alpha, alpha)
@@ -130,14 +138,14 @@ def cutmix(
   num_classes: int,
   label_smoothing: float = 0.0,
 ) -> dict:
-  """Replaces a box of every image by that of its partner.
+  """Replaces a box of every image by the same box of its partner.
 
-  One box for the whole batch, as timm's batch mode has it
-  (timm/data/mixup.py): a weight from Beta(alpha, alpha) is what the box
-  leaves of the image, its centre is uniform, what lies outside is cut off, and
-  labels are mixed by the pixels' shares.
+  One box serves the whole batch, as in timm's batch mode (timm/data/mixup.py).
+  A weight from Beta(alpha, alpha) is the fraction of the image outside the
+  box. The box has a uniform centre and is clipped to the image. Labels are
+  mixed by the fractions of pixels.
 
-  Args, Returns, Raises: as `mixup`.
+  Args, Returns, Raises: as for `mixup`.
   """
   _check(batch, alpha=alpha)
   kept, share = _outside_box(batch['image'].shape, key, alpha)
@@ -154,26 +162,28 @@ def mixup_or_cutmix(
   switch_probability: float = 0.5,
   label_smoothing: float = 0.0,
 ) -> dict:
-  """Either of the two for the whole batch, as DeiT does it through timm.
+  """Applies mixup or cutmix to the whole batch, as DeiT does through timm.
 
   Args:
-    batch: float images, see above.
-    mixup_alpha, cutmix_alpha: see `mixup`, `cutmix`; where one is 0, it is
-      always the other.
+    batch: float images and labels; see the module docstring.
+    mixup_alpha, cutmix_alpha: see `mixup` and `cutmix`. If one of them is 0,
+      the other method is always applied.
     num_classes, label_smoothing: see `mixup`.
-    switch_probability: that of cutmix; timm's default.
+    switch_probability: probability of cutmix; the default is timm's.
 
   Returns:
-    As `mixup`.
+    The batch, as from `mixup`.
 
   Raises:
-    InputError: settings that cannot be; images not float.
+    InputError: a setting is out of range, or the images are not float.
   """
   if not 0 <= switch_probability <= 1:
     raise InputError(f'{switch_probability=} must lie in 0..1')
   if mixup_alpha == cutmix_alpha == 0:
     raise InputError(f'{mixup_alpha=} and {cutmix_alpha=} must not both be 0')
-  options = dict(num_classes=num_classes, label_smoothing=label_smoothing)
+  options: dict[str, Any] = dict(
+    num_classes=num_classes, label_smoothing=label_smoothing
+  )
   if cutmix_alpha == 0:
     return mixup(batch, key, alpha=mixup_alpha, **options)
   if mixup_alpha == 0:
@@ -200,18 +210,19 @@ def random_erasing(
 ) -> dict:
   """Replaces a rectangle of some images by noise.
 
-  As timm's 'pixel' mode (timm/data/random_erasing.py; arXiv:1708.04896): an
-  image is chosen with the probability; 2 % to 1/3 of its area, of a side
-  ratio between 0.3 and 1 / 0.3, uniform in its logarithm, become standard
-  normal noise; a rectangle as high or wide as the image is drawn anew up to
-  ten times in all.
+  Follows timm's 'pixel' mode (timm/data/random_erasing.py; arXiv:1708.04896).
+  Each image is chosen with the given probability. A rectangle of 2 % to 1/3 of
+  its area becomes standard normal noise. The ratio height / width lies between
+  0.3 and 1 / 0.3, uniform in its logarithm. Rectangles as high or as wide as
+  the image are redrawn, up to ten draws in all; after that the image is
+  unchanged.
 
   Args:
-    batch: image [B, H, W, C] float, normalized.
-    probability: DeiT's is 0.25.
+    batch: image [B, H, W, C] float, normalised.
+    probability: that an image is chosen; 0.25 in DeiT.
 
   Raises:
-    InputError: a probability that cannot be; images not float.
+    InputError: `probability` is not in [0, 1], or the images are not float.
   """
   if not 0 <= probability <= 1:
     raise InputError(f'{probability=} must lie in 0..1')
@@ -259,11 +270,12 @@ def random_erasing(
 
 
 def _mix(batch, weights, share, num_classes, label_smoothing):
-  """Mixes by weights of an example's own; its partner has the rest.
+  """Mixes images and labels of every example and its partner.
 
   Args:
-    weights: [H, W] or [], of the pixels.
-    share: [], of the label.
+    weights: [H, W] or [], the example's weights of the pixels. The partner
+      has 1 - weights.
+    share: [], the example's weight of the label.
   """
   batch = smooth_labels(
     batch, num_classes=num_classes, label_smoothing=label_smoothing
@@ -282,7 +294,7 @@ def _mix(batch, weights, share, num_classes, label_smoothing):
 
 
 def _outside_box(shape, key, alpha):
-  """[H, W] float32, 0 inside a random box and 1 elsewhere; and their mean."""
+  """Returns [H, W] float32, 0 inside a random box, else 1; and their mean."""
   _, height, width, _ = shape
   kept = jax.random.beta(jax.random.fold_in(key, _CUTMIX), alpha, alpha)
   center = jax.random.randint(
@@ -298,7 +310,8 @@ def _outside_box(shape, key, alpha):
   return 1.0 - box.astype(jnp.float32), 1 - area / (height * width)
 
 
-def _within(length, begin, end):  # [...] -> [..., length] booleans
+def _within(length, begin, end):
+  """Returns [..., length] booleans, True from `begin` to before `end`."""
   begin, end = begin[..., None], end[..., None]
   places = jnp.arange(length).reshape((1,) * (begin.ndim - 1) + (-1,))
   return (places >= begin) & (places < end)

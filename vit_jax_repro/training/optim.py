@@ -1,4 +1,4 @@
-"""Learning-rate schedules and optimisers of the papers, as optax values."""
+"""Learning-rate schedules and optimisers of the papers, built from optax."""
 
 import math
 import re
@@ -11,7 +11,7 @@ import optax
 
 from vit_jax_repro.errors import InputError
 
-# Where linear decay ends (vit_jax/utils.py, create_learning_rate_schedule).
+# Final rate of linear decay (vit_jax/utils.py, create_learning_rate_schedule).
 LINEAR_END = 1e-5
 MOMENTUM = 0.9
 BETA1, BETA2, ADAM_EPS = 0.9, 0.999, 1e-8  # ViT paper, section 4.1; optax
@@ -27,28 +27,32 @@ def create_schedule(
   decay_type: str = 'cosine',
   boundaries: Sequence[int] | None = None,
 ) -> Schedule:
-  """The learning rate of each update, counted from 0.
+  """Returns the learning rate as a function of the step, counted from 0.
 
-  Warm-up is linear from 0, so with one the first update does nothing. Then
+  The warm-up is linear from 0, so that the first update changes nothing if
+  there is a warm-up. After it, the decay types are:
 
-    cosine  from `base_lr` at the end of the warm-up to 0 at `total_steps`;
-    linear  likewise to 1e-5; both as vit_jax/utils.py;
-    steps   a tenth after each boundary: at the boundary itself the rate is
-            still the old one (BiT-HyperRule, bit_hyperrule.py);
-    constant.
+    cosine    from `base_lr` at the end of the warm-up to 0 at `total_steps`,
+              as in vit_jax/utils.py;
+    linear    from `base_lr` at the end of the warm-up to 1e-5 at `total_steps`,
+              as in vit_jax/utils.py;
+    steps     divided by 10 after each boundary. The step equal to the boundary
+              still has the old rate (BiT-HyperRule, bit_hyperrule.py);
+    constant  `base_lr`.
 
   Args:
     base_lr: the highest rate.
-    total_steps: updates in all; later steps keep the last value.
-    warmup_steps: updates of the warm-up, fewer than `total_steps`.
+    total_steps: number of updates; later steps keep the last value.
+    warmup_steps: number of warm-up updates, less than `total_steps`.
     decay_type: 'constant', 'cosine', 'linear' or 'steps'.
-    boundaries: steps of the drops, for 'steps' alone.
+    boundaries: steps at which the rate drops; only for 'steps'.
 
   Returns:
-    A function of an int or int array step to a float32 rate.
+    A function from a step (an int or an int array) to a float32 rate.
 
   Raises:
-    InputError: unknown decay type, or numbers that make no schedule.
+    InputError: `decay_type` is unknown, `warmup_steps` is not in
+      [0, total_steps), or `boundaries` does not match `decay_type`.
   """
   if decay_type not in ('constant', 'cosine', 'linear', 'steps'):
     raise InputError(
@@ -64,6 +68,8 @@ def create_schedule(
       f'not with {decay_type!r}'
     )
 
+  drop_steps = () if boundaries is None else boundaries
+
   def schedule(step):
     progress = (step - warmup_steps) / float(total_steps - warmup_steps)
     progress = jnp.clip(progress, 0.0, 1.0)
@@ -73,7 +79,7 @@ def create_schedule(
     elif decay_type == 'cosine':
       rate = base_lr * 0.5 * (1.0 + jnp.cos(math.pi * progress))
     elif decay_type == 'steps':
-      drops = sum((step > boundary) * 1 for boundary in boundaries)
+      drops = sum((step > boundary) * 1 for boundary in drop_steps)
       rate = base_lr / 10.0**drops
     if warmup_steps:
       rate = rate * jnp.minimum(1.0, step / warmup_steps)
@@ -92,25 +98,26 @@ def create_optimizer(
   decay: str | None = None,
   grad_clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-  """SGD with momentum, or Adam with decoupled weight decay.
+  """Returns SGD with momentum, or Adam with decoupled weight decay.
 
   Args:
     name: 'sgd' or 'adamw'.
-    schedule: step -> rate, as `create_schedule` makes them.
-    momentum: of SGD, 0.9 by default (ViT Table 4, BiT section 3.3).
-    accumulator_dtype: of SGD's momentum ('float32' by default) and of Adam's
-      first moment (that of the parameters): 'float32', or 'bfloat16' as the
-      original and big_vision train. The update itself uses the unrounded sum.
-    weight_decay: 0 by default. AdamW takes this part of the parameters off,
-      times the learning rate. To SGD it is coupled: this part of the
-      parameters is added to their gradients before the momentum, and after
-      clipping, as PyTorch's SGD does; BiT pre-trains with 1e-4 of it.
-    decay: what decays, 'all' (default) or 'kernels'.
-    grad_clip_norm: gradients with a larger global norm are scaled down to
-      it first (vit_jax: 1.0); None: never.
+    schedule: step -> rate, as from `create_schedule`.
+    momentum: for SGD only; 0.9 by default (ViT Table 4, BiT section 3.3).
+    accumulator_dtype: dtype of SGD's momentum ('float32' by default) or of
+      Adam's first moment (the parameters' dtype by default). It is 'float32',
+      or 'bfloat16' as in the original code and big_vision. The update itself
+      uses the unrounded sum.
+    weight_decay: coefficient, 0 by default. AdamW subtracts coefficient *
+      learning rate * parameters. For SGD the decay is coupled: coefficient *
+      parameters is added to the gradients after clipping and before the
+      momentum, as in PyTorch's SGD. BiT pre-trains with 1e-4.
+    decay: parameters that decay: 'all' (default) or 'kernels'.
+    grad_clip_norm: gradients with a larger global norm are first scaled down
+      to this norm (vit_jax: 1.0); None turns clipping off.
 
   Raises:
-    InputError: unknown name or value, or a momentum for AdamW.
+    InputError: a name or value is unknown, or AdamW is given a momentum.
   """
   if name not in ('sgd', 'adamw'):
     raise InputError(
@@ -118,7 +125,7 @@ def create_optimizer(
     )
   if momentum is not None and name == 'adamw':
     raise InputError(
-      f"{momentum=} is of 'sgd' and has no effect on 'adamw'; leave it out"
+      f"{momentum=} applies only to 'sgd'; leave it out for 'adamw'"
     )
   if accumulator_dtype not in (None, 'float32', 'bfloat16'):
     raise InputError(f"{accumulator_dtype=} must be 'float32' or 'bfloat16'")
@@ -135,13 +142,12 @@ def create_optimizer(
     dtype = accumulator_dtype or 'float32'
     parts.append(optax.sgd(schedule, momentum, accumulator_dtype=dtype))
   else:
-    decay = weight_decay or 0.0
-    parts.append(_adamw(schedule, decay, mask, accumulator_dtype))
+    parts.append(_adamw(schedule, weight_decay or 0.0, mask, accumulator_dtype))
   return optax.chain(*parts) if len(parts) > 1 else parts[0]
 
 
 def kernels(params: Any) -> Any:
-  """A tree of booleans: True at the leaves called `kernel`."""
+  """Returns a tree of booleans, True at the leaves named `kernel`."""
   return jax.tree.map_with_path(
     lambda path, _: re.search(r'kernel', str(path[-1])) is not None, params
   )

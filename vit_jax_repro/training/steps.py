@@ -1,16 +1,16 @@
-"""One update: gradients, accumulated over parts of a batch, and the optimiser.
+"""The train step: gradients, accumulated over parts of a batch, and an update.
 
-Pure functions; static arguments are keyword-only and bound where the step is
-compiled.
+All functions are pure. Static arguments are keyword-only, to be bound where
+the step is compiled.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.training.dividing import divide_work
@@ -20,20 +20,19 @@ from vit_jax_repro.training.objectives import Objective
 _OBJECTIVE, _AUGMENT = 0, 1
 
 
-@flax.struct.dataclass
-class TrainState:
-  """All that changes in training; a tree of arrays."""
+class TrainState(struct.PyTreeNode):
+  """Everything that changes during training, as a tree of arrays."""
 
-  step: jax.Array  # int32, updates made
+  step: jax.Array  # int32, number of updates so far
   params: Any
   opt_state: Any
-  rng: jax.Array  # a typed key, the same all along
+  rng: jax.Array  # a typed key, constant over the run
 
 
 def create_state(
   params: Any, tx: optax.GradientTransformation, *, seed: int = 0
 ) -> TrainState:
-  """The state before the first update."""
+  """Returns the state before the first update."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -53,28 +52,29 @@ def train_step(
   mesh: jax.sharding.Mesh | None = None,
   grad_reduce_dtype: str = 'float32',
 ) -> tuple[TrainState, dict]:
-  """Makes one update.
+  """Returns the state after one update, and the metrics of the batch.
 
   Args:
     state: may be donated.
     batch: leaves [B, ...]; image and label, see `objectives`.
     objective: (params, batch, key) -> (mean loss, metrics).
-    tx: the optimiser that made `state.opt_state`.
-    accum_steps: parts of the batch that gradients are computed for one after
-      the other, to save memory; loss and gradients are their means, as in
-      vit_jax/utils.py (whose one dropout key for all parts is not copied).
-    augment: (batch, key) -> batch, on the whole batch.
-    mesh: of `mesh.create_mesh`, over which the batch is divided and the state
-      lies as `mesh.parameter_sharding` says; None: all is on one device.
-    grad_reduce_dtype: what gradients are summed over devices in, at least; see
-      `dividing.divide_work`. They are summed for each of `accum_steps`.
+    tx: the optimiser that initialised `state.opt_state`.
+    accum_steps: number of parts of the batch, whose gradients are computed one
+      after the other to save memory. Loss and gradients are the means over the
+      parts, as in vit_jax/utils.py. Unlike there, each part has its own
+      dropout key.
+    augment: (batch, key) -> batch, applied to the whole batch.
+    mesh: a mesh from `mesh.create_mesh`. The batch is sharded over it, and the
+      state as by `mesh.parameter_sharding`. None if all is on one device.
+    grad_reduce_dtype: narrowest dtype in which gradients are summed over
+      devices; see `dividing.divide_work`. They are summed for each part.
 
   Returns:
-    The new state, and metrics: float32 scalars `loss` (of this batch before
-    the update), `grad_norm` (before clipping), and those of the objective.
+    The new state, and float32 scalar metrics: `loss` (of this batch, before
+    the update), `grad_norm` (before clipping) and the objective's metrics.
 
   Raises:
-    InputError: accum_steps does not divide the batch.
+    InputError: `accum_steps` is below 1 or does not divide the batch.
   """
   if mesh is not None:
     objective = divide_work(
@@ -101,7 +101,7 @@ def train_step(
 
 
 def _accumulate(function, params, batch, key, accum_steps):
-  """Means of function(params, part, key) over the parts of a batch."""
+  """Returns the means of function(params, part, key) over parts of a batch."""
   batch_size = jax.tree.leaves(batch)[0].shape[0]
   if accum_steps < 1 or batch_size % accum_steps:
     raise InputError(
@@ -109,8 +109,8 @@ def _accumulate(function, params, batch, key, accum_steps):
     )
   if accum_steps == 1:
     return function(params, batch, key)
-  # Every accum_steps-th row, not a block of rows: a batch that is divided
-  # over devices in blocks then stays where it is.
+  # A part has every accum_steps-th row, not a block of rows, so that a batch
+  # sharded in blocks of rows needs no transfer between devices.
   parts = jax.tree.map(
     lambda x: x.reshape(-1, accum_steps, *x.shape[1:]).swapaxes(0, 1), batch
   )
