@@ -1,9 +1,11 @@
 """The verb `main`, on real data, in processes of its own where that matters."""
 
+import dataclasses
 import importlib.util
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import tiny_models
 from photographs import PHOTOGRAPHS
 
 from vit_jax_repro import jobs, main, models, weights
+from vit_jax_repro.runs import settings
 from vit_jax_repro.weights import npz, trees
 
 CONFIGS = os.path.join(os.path.dirname(__file__), '..', 'configs')
@@ -102,6 +105,110 @@ def small_vit_on(folder):
     progress_every=1,
     pp=dict(train='train', test='test', crop=16),
   )
+
+
+def keys_of(cls, prefix=''):
+  """Returns the fields of a dataclass of settings and of its groups, by key."""
+  fields = {}
+  for field in dataclasses.fields(cls):
+    group = field.metadata.get('keys')
+    if group is None:
+      fields[prefix + field.name] = field
+    else:
+      fields |= keys_of(group, prefix=f'{field.name}.')
+  return fields
+
+
+KEYS = keys_of(settings.Settings)
+
+
+@pytest.fixture(scope='module')
+def config_help():
+  """What --help_config prints, and the seconds of CPU time that it took."""
+  before = resource.getrusage(resource.RUSAGE_CHILDREN)
+  command = (
+    'import sys; from vit_jax_repro import main; main.main(); '
+    "assert 'tensorflow' not in sys.modules"
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', command, '--help_config'],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0 and not done.stderr, done.stderr
+  after = resource.getrusage(resource.RUSAGE_CHILDREN)
+  seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+  return done.stdout, seconds
+
+
+def squeezed(text):
+  return re.sub(r'\s', '', text)
+
+
+@pytest.mark.quick
+def test_help_config_has_every_key_with_its_help(config_help):
+  out, seconds = config_help
+  found = dict(
+    re.findall(r'^  --config\.([\w.]+)=(.+(?:\n      .+)*)', out, re.M)
+  )
+  assert found.keys() == KEYS.keys()
+  for name, field in KEYS.items():
+    entry, rules = squeezed(found[name]), field.metadata
+    assert rules['help'].strip() and squeezed(rules['help']) in entry, name
+    assert '|'.join(rules['choices']) in entry
+    if field.default is not dataclasses.MISSING:
+      assert squeezed(f'(default {field.default!r}') in entry
+    for words in ('at least', 'below', 'at most'):
+      limit = rules[words.split()[-1]]
+      assert limit is None or squeezed(f'{words} {limit}') in entry
+  assert max(map(len, out.splitlines())) <= 79
+  assert seconds < 2.0
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  'line',
+  [
+    'Optimiser:',
+    '--config.dataset=STRING',
+    '--config.optim=STRING  <sgd|adamw>: The optimiser.',
+    '--config.shrink=FLOAT',
+    '(default 1.0; at least 0; needs pretrained_dir)',
+    '--config.batch=INT',
+    '--config.keep_best=BOOL',
+    '--config.decay_steps=LIST',
+    "(default (); needs decay_type='steps')",
+    '--config.pp.crop=SIZE',
+    '--config.mesh.fsdp=INT',
+  ],
+)
+def test_help_config_shows_types_and_conditions(config_help, line):
+  assert squeezed(line) in squeezed(config_help[0])
+
+
+@pytest.mark.quick
+def test_every_key_has_a_whole_sentence_of_help():
+  for name, field in KEYS.items():
+    assert 'help' in field.metadata, f'{name} is not declared by `setting`'
+    assert re.fullmatch(r"['\w].+\.", field.metadata['help']), name
+
+
+@pytest.mark.quick
+def test_help_config_heads_groups_by_their_help(config_help):
+  fields = {
+    field.name: field for field in dataclasses.fields(settings.Settings)
+  }
+  for name in ('pp', 'mesh'):
+    assert f'\n{fields[name].metadata["help"]}:\n' in config_help[0]
+
+
+@pytest.mark.quick
+def test_help_names_help_config(capsys):
+  with pytest.raises(SystemExit) as exit:
+    main.main(['main', '--help'])
+  assert exit.value.code == 0
+  assert '--help_config' in capsys.readouterr().out
 
 
 OPTIONS = {

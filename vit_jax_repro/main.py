@@ -1,21 +1,30 @@
 """`python -m vit_jax_repro.main`: trains, fine-tunes, resumes."""
 
+from typing import Any
+
 from absl import flags
 
 DESCRIPTION = """Trains a model as a configuration file says, and continues
 where an interrupted run in the same workdir stopped. With --target nothing is
 trained: the run's programs are compiled for hardware that need not be there,
 without images, weights or a workdir, and a table says whether the run fits into
-its memory and what bounds its speed."""
+its memory and what bounds its speed. --help_config lists all keys of a
+configuration."""
+
+CONFIG_HELP = """Keys of a configuration. A file in configs/ gives each of them
+a value, those without a default included; a flag --config.KEY=VALUE changes it.
+Where None turns something off, 0 or an empty text (--config.KEY=) does so too,
+as no flag can give None. A SIZE is a number of pixels; a file may also give
+(H, W)."""
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
   """Runs the verb on a command line and exits."""
   from ml_collections import config_flags
 
   from vit_jax_repro import command_line
 
-  values = flags.FlagValues()  # anew: a configuration is part of its flag
+  values = flags.FlagValues()  # not global: a flag holds its configuration
   flags.DEFINE_string(
     'workdir',
     None,
@@ -37,15 +46,22 @@ def main(argv=None):
   config_flags.DEFINE_config_file(
     'config',
     None,
-    'configs/FILE.py:ARGUMENT; --config.KEY=VALUE changes a key of it',
+    'configs/FILE.py:ARGUMENT; --config.KEY=VALUE changes a key of it, see '
+    '--help_config',
     lock_config=True,
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    'help_config',
+    False,
+    'list every KEY of a configuration with its type, default and meaning',
     flag_values=values,
   )
   command_line.define_process_flags(values)
   command_line.run('main', _train, values, DESCRIPTION, argv=argv)
 
 
-def show(result):
+def show(result: Any) -> None:
   """Prints a TrainResult of jobs.train."""
   from vit_jax_repro.output import reports
 
@@ -61,6 +77,9 @@ def show(result):
 def _train(values, _):
   from vit_jax_repro import command_line
 
+  if values.help_config:
+    _show_config_help()
+    return
   if values.target is not None:
     _dry_run(values)
     return
@@ -88,6 +107,15 @@ def _train(values, _):
     result = jobs.train(config, values.workdir)
     if processes.is_first():
       show(result)
+
+
+def _show_config_help():
+  from vit_jax_repro import command_line
+  from vit_jax_repro.runs import settings_help
+
+  print(command_line.paragraph(CONFIG_HELP))
+  for heading, texts in settings_help.groups().items():
+    print(f'\n{heading}:', *map(command_line.entry, texts), sep='\n')
 
 
 def _dry_run(values):

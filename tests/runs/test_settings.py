@@ -152,13 +152,54 @@ def test_wrong_settings_get_one_line(change, says):
   assert '\n' not in str(error.value)
 
 
+def outside(field):
+  """Yields values that a field's bounds and choices exclude."""
+  rules = field.metadata
+  if rules['least'] is not None:
+    yield rules['least'] - 1
+  if rules['below'] is not None:
+    yield rules['below']
+  if rules['most'] is not None:
+    yield rules['most'] + 1
+  if rules['choices']:
+    yield 'none of the choices'
+
+
+OUTSIDE = [
+  (field.name, value)
+  for field in dataclasses.fields(settings.Settings)
+  for value in outside(field)
+]
+
+
+@pytest.mark.parametrize(('name', 'value'), OUTSIDE)
+def test_declared_bounds_and_choices_are_kept(name, value):
+  with pytest.raises(ValueError, match=rf'config\.{name}={value!r} '):
+    settings.from_config(GOOD | {name: value})
+
+
+def test_conditions_name_settings_that_exist():
+  fields = {
+    field.name: field for field in dataclasses.fields(settings.Settings)
+  }
+  for field in fields.values():
+    other, value = field.metadata['needs'] or ('objective', None)
+    choices = fields[other].metadata['choices']
+    assert value is None or value in choices
+    objectives = set(fields['objective'].metadata['choices'])
+    assert set(field.metadata['unused_by']) <= objectives
+
+
 def test_missing_keys_are_named():
   with pytest.raises(ValueError, match=r"config lacks the keys \['base_lr'"):
     settings.from_config({'dataset': 'digits', 'model': {}, 'pp': GOOD['pp']})
 
 
 def test_every_key_is_read_somewhere():
-  """No dead key: each is read off `settings` or `pp` by the training job."""
+  """No dead key: each is read off `settings` or `pp` by the training job.
+
+  The settings of an image are read off `wanted` in data/augment.py.
+  """
   read = {('settings', 'augreg_strength')}  # by settings.py itself: see below
   for name in (
     'optimization.py',
@@ -167,11 +208,12 @@ def test_every_key_is_read_somewhere():
     'train.py',
     'input.py',
     'update.py',
+    '../data/augment.py',
   ):
     for node in ast.walk(ast.parse((PACKAGE / name).read_text())):
       if isinstance(node, ast.Attribute):
         owner = ast.unparse(node.value).split('.')[-1]
-        read.add((owner, node.attr))
+        read.add(('pp' if owner == 'wanted' else owner, node.attr))
   for cls, owner in (
     (settings.Settings, 'settings'),
     (settings.Preprocessing, 'pp'),

@@ -1,11 +1,11 @@
 """From an encoded image file to the array a model is trained on.
 
-The changes are random and each is drawn from its own key, made from the one
-of the example, so that the same key always gives the same image. They are
-those of the original code (`vit_jax/input_pipeline.py`: inception crop, flip)
-and of BiT (`big_transfer`: resize, crop, flip), RandAugment for AugReg and
-DeiT, and a shift for the digits. What mixes the images of a batch or needs
-them normalised happens on the device: see training/mixing.py.
+The changes are random. Each is drawn from its own key, made from the key of
+the example, so the same key always gives the same image. They are those of the
+original code (`vit_jax/input_pipeline.py`: inception crop, flip) and of BiT
+(`big_transfer`: resize, crop, flip), RandAugment for AugReg and DeiT, and a
+shift for the digits. Changes that mix the images of a batch, or that need
+normalised images, happen on the device: see training/mixing.py.
 Letters in shapes: H W pixels of the result, h w pixels of the file.
 """
 
@@ -13,6 +13,7 @@ import dataclasses
 from typing import Any
 
 from vit_jax_repro.data import randaugment
+from vit_jax_repro.data.image_settings import DTYPES, ImageSettings
 from vit_jax_repro.data.order import fold_in
 from vit_jax_repro.data.preprocess import (
   HALF,
@@ -28,36 +29,20 @@ from vit_jax_repro.errors import InputError
 _BOX, _CROP, _FLIP, _SHIFT, _RANDAUGMENT = range(5)
 _AREA_RANGE = (0.05, 1.0)  # of the inception crop: fractions of the image
 _ASPECT_RATIO_RANGE = (0.75, 1.33)  # width / height; TensorFlow's default
-DTYPES = ('float32', 'uint8')
+Tensor = Any  # a tf.Tensor; TensorFlow is imported only when it is needed
 
 
 @dataclasses.dataclass(frozen=True)
-class Augmentation:
-  """What is done to an image, in the order of the fields.
+class Augmentation(ImageSettings):
+  """Checked settings of an image, and how its pixels are scaled.
+
+  `crop` and `resize` become (H, W); without `resize` it is `crop`.
 
   Raises:
     InputError: a size, shift or dtype that cannot be; `resize` smaller than
       `crop`; see randaugment.check.
   """
 
-  crop: Any  # S or (H, W) pixels of the result; becomes (H, W)
-  # Whether a whole JPEG is decoded, for the original's very pixels, where a
-  # box is cut out of it anyway. Otherwise the decoder starts at the box, which
-  # changes 0.05 % of the values, at the box's edges, by up to 25 of 255; nor is
-  # a file noticed that is cut short below the box.
-  exact_decode: bool = False
-  inception_crop: bool = True  # a random box of 5-100 % of the area first
-  # S or (H, W) that the image, or the box cut out of it, is resized to before
-  # a random `crop` is taken; None: to `crop` at once.
-  resize: Any = None
-  flip: bool = True  # left and right are swapped in half of the cases
-  # Every image is flipped: BiT's TensorFlow and JAX pipelines
-  # (input_pipeline_tf2_or_jax.py of big_transfer), evaluation being unflipped.
-  legacy_always_flip: bool = False
-  shift: int = 0  # largest move along an axis, pixels; the edge is repeated
-  randaugment_layers: int = 0  # operations applied to an image
-  randaugment_magnitude: float = 10
-  randaugment_policy: str = 'big_vision'  # see randaugment.py
   # 'uint8' rounds, and leaves normalising to the device; 'float32' is
   # (pixel - mean) / std.
   dtype: str = 'float32'
@@ -87,13 +72,15 @@ class Augmentation:
       raise InputError(f'dtype={self.dtype!r} must be one of {DTYPES}')
 
 
-def train_image(encoded, key, augmentation):
+def train_image(
+  encoded: Tensor, key: Tensor, augmentation: Augmentation
+) -> Tensor:
   """Decodes an image, changes it at random, and scales it.
 
   Args:
     encoded: scalar string, a whole JPEG, PNG, GIF or BMP file.
     key: [2] int64, see keys.py.
-    augmentation: an Augmentation.
+    augmentation: what is done to the image.
 
   Returns:
     [H, W, 3] of the augmentation's dtype.
@@ -136,21 +123,22 @@ def train_image(encoded, key, augmentation):
   return normalize(tf.cast(image, tf.float32), wanted.mean, wanted.std)
 
 
-def to_uint8(image):  # [H, W, 3], values in 0..255
-  """Rounded to whole pixel values; uint8 stays as it is."""
+def to_uint8(image: Tensor) -> Tensor:  # [H, W, 3], values in 0..255
+  """Rounds to whole pixel values; uint8 stays as it is."""
   tf = tensorflow()
   return image if image.dtype == tf.uint8 else tf.cast(tf.round(image), 'uint8')
 
 
-def box_key(key):
-  """What the box of `train_image` is drawn with."""
+def box_key(key: Tensor) -> Tensor:
+  """Returns the key that the box of `train_image` is drawn with."""
   return fold_in(key, _BOX)
 
 
-def random_box(shape, key):
-  """A box of 5 to 100 % of the image, its sides 3:4 to 4:3.
+def random_box(shape: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+  """Draws a box of 5 to 100 % of the image, its sides 3:4 to 4:3.
 
-  The whole image where no such box is found, as in tiny or narrow images.
+  The box is the whole image if no such box is found, as in tiny or narrow
+  images.
 
   Args:
     shape: [3] integers, of the image [h, w, 3].
@@ -172,8 +160,8 @@ def random_box(shape, key):
   return begin, size
 
 
-def decode_box(encoded, key):
-  """The random box of a JPEG file, of which little more is decoded.
+def decode_box(encoded: Tensor, key: Tensor) -> Tensor:
+  """Decodes a random box of a JPEG file, and little more of the file.
 
   Args:
     encoded: scalar string, a JPEG file.

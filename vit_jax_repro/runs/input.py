@@ -1,14 +1,19 @@
 """What a run reads: its two splits, as batches, and what is done to them."""
 
+import dataclasses
 import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
 
 from vit_jax_repro import recipes
 from vit_jax_repro.data import augment, datasets, labels, pipeline, preprocess
+from vit_jax_repro.data.image_settings import ImageSettings
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import note
+from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.training import mixing
 
 
@@ -16,7 +21,7 @@ class Input:
   """The training and test split of a run, as its settings say.
 
   Args:
-    settings: a `settings.Settings`.
+    settings: of the run.
     is_described: the data sets need not be on this machine, and no batch can
       be read; for a dry run.
 
@@ -25,7 +30,7 @@ class Input:
     OSError: a data set is not there or not readable.
   """
 
-  def __init__(self, settings, *, is_described=False):
+  def __init__(self, settings: Settings, *, is_described: bool = False):
     self.settings = settings
     self.is_described = is_described
     # So far, by this process; each time that it happens.
@@ -54,18 +59,14 @@ class Input:
   def _augmentation(self):
     pp = self.settings.pp
     scale = preprocess.pick_preprocessing(self.settings.preprocessing)
+    wanted: dict[str, Any] = {
+      field.name: getattr(pp, field.name)
+      for field in dataclasses.fields(ImageSettings)
+    }
+    wanted['resize'] = pp.resize or None
     try:
       return augment.Augmentation(
-        crop=pp.crop,
-        resize=pp.resize or None,
-        inception_crop=pp.inception_crop,
-        exact_decode=pp.exact_decode,
-        flip=pp.flip,
-        legacy_always_flip=pp.legacy_always_flip,
-        shift=pp.shift,
-        randaugment_layers=pp.randaugment_layers,
-        randaugment_magnitude=pp.randaugment_magnitude,
-        randaugment_policy=pp.randaugment_policy,
+        **wanted,
         dtype=self.settings.transfer_dtype,
         mean=scale.mean,
         std=scale.std,
@@ -73,8 +74,8 @@ class Input:
     except InputError as error:
       raise InputError(f'config.pp: {error}') from None
 
-  def batches(self, start_step):
-    """This process's part of the training batches, from a step on."""
+  def batches(self, start_step: int) -> Iterator[dict]:
+    """Returns this process's part of the training batches, from a step on."""
     settings = self.settings
     batches = pipeline.training_batches(
       self.train,
@@ -90,8 +91,8 @@ class Input:
     )
     return labels.translated(batches, None, self.train.num_classes)
 
-  def evaluation_batches(self):
-    """This process's part of the test split."""
+  def evaluation_batches(self) -> Iterator[dict]:
+    """Returns this process's part of the test split."""
     batches = pipeline.evaluation_batches(
       self.test,
       preprocessing=self.settings.preprocessing,
@@ -103,8 +104,8 @@ class Input:
     )
     return labels.translated(batches, None, self.train.num_classes)
 
-  def replaced_by_all(self):
-    """`replaced_images` of all processes, each of which must call this."""
+  def replaced_by_all(self) -> int:
+    """Sums `replaced_images` over all processes; each of them must call it."""
     if jax.process_count() == 1:
       return self.replaced_images
     from jax.experimental import multihost_utils
@@ -112,8 +113,8 @@ class Input:
     counts = multihost_utils.process_allgather(np.int32(self.replaced_images))
     return int(counts.sum())
 
-  def device_augmentation(self):
-    """(batch, key) -> batch for the update; None where there is none."""
+  def device_augmentation(self) -> Callable[[dict, jax.Array], dict] | None:
+    """Returns the update's (batch, key) -> batch; None if nothing changes."""
     settings, num_classes = self.settings, self.train.num_classes
     mixup_alpha = settings.mixup_alpha
     if mixup_alpha is None:

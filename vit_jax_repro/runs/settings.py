@@ -1,4 +1,4 @@
-"""The settings of a training run: every key, its default, its check."""
+"""The settings of a training run: every key with its default and its help."""
 
 import dataclasses
 import difflib
@@ -6,35 +6,53 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax_repro import recipes
+from vit_jax_repro.data.image_settings import (
+  DTYPES,
+  REQUIRED,
+  ImageSettings,
+  defaults_of,
+  setting,
+)
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.runs import settings_checks
 
 
 @dataclasses.dataclass(frozen=True)
-class Preprocessing:
-  """Splits and image sizes: `config.pp`."""
+class _Splits:
+  """The first two keys of `config.pp`."""
 
-  train: str  # split to train on, such as 'train[:98%]'
-  test: str  # split to evaluate on
-  crop: Any  # pixels, S or (H, W): what the model sees
-  # Pixels to resize to before a random crop of `crop`; None: straight to it.
-  resize: Any = None
-  inception_crop: bool = True  # a random box of 5-100 % of the area first
-  exact_decode: bool = False  # of whole JPEGs where a box would do
-  flip: bool = True  # left to right, every second image
-  legacy_always_flip: bool = False  # every image, as BiT's TF and JAX code
-  shift: int = 0  # pixels, at most, that an image is moved by
-  randaugment_layers: int = 0  # operations an image; 0: no RandAugment
-  randaugment_magnitude: int = 10
-  randaugment_policy: str = 'big_vision'  # that of AugReg; or 'deit'
+  train: str = setting(REQUIRED, "Split to train on, such as 'train[:98%]'.")
+  test: str = setting(REQUIRED, 'Split to evaluate on.')
+
+
+# Python takes the fields of base classes from right to left.
+@dataclasses.dataclass(frozen=True)
+class Preprocessing(ImageSettings, _Splits):
+  """Splits and what is done to training images: `config.pp`."""
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if isinstance(field.default, bool) and not isinstance(value, bool):
-        raise InputError(
-          f'config.pp.{field.name}={value!r} must be True or False'
-        )
+    settings_checks.check_switches(self, 'config.pp')
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """Keys and defaults of the mapping `config.mesh`, see parallel/mesh.py."""
+
+  data: int | None = setting(
+    None,
+    'Size of the axis that divides the batch. None: all devices that the other '
+    'axes leave.',
+    least=1,
+  )
+  fsdp: int = setting(
+    1,
+    'Size of the axis that divides the batch and also the parameters and the '
+    'state of the optimiser.',
+    least=1,
+  )
+  model: int = setting(
+    1, 'Size of the axis that divides the work on one image.', least=1
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,84 +62,266 @@ class Settings:
   Where None turns something off, 0 or '' does too, as flags cannot say None.
   """
 
-  dataset: str  # 'digits', a TFDS name or a folder
-  model: Mapping[str, Any]  # fields for models.create, and `model_name`
-  pp: Preprocessing
-  base_lr: float
-  # Local folder of published files; None: start from fresh parameters.
-  pretrained_dir: str | None = None
-  # AugReg: a file name without .npz, or a model whose best file is taken.
-  model_or_filename: str | None = None
-  # Of published files: 'reset' makes it anew, as fine-tuning does; 'keep'
-  # needs as many classes.
-  head: str = 'reset'
-  # Warm start (arXiv:1910.08475): what training starts from is
-  # shrink * published + perturb * fresh parameters, every one of them.
-  shrink: float = 1.0
-  perturb: float = 0.0
-  tfds_data_dir: str | None = None  # where TFDS sets lie; None: TFDS's own
-  tfds_manual_dir: str | None = None  # manually downloaded archives
-  total_steps: int | None = None  # None: by the BiT-HyperRule
-  warmup_steps: int | None = 0  # likewise
-  decay_type: str = 'cosine'  # 'constant', 'linear', 'steps', 'bit_hyperrule'
-  decay_steps: Sequence[int] = ()  # of 'steps': a tenth after each
-  optim: str = 'sgd'  # or 'adamw'
-  # Of SGD's momentum or AdamW's first moment: 'float32', 'bfloat16'.
-  optim_dtype: str | None = None
-  # Of AdamW: times the learning rate, taken off. Of SGD: added to gradients.
-  weight_decay: float | None = None
-  weight_decay_on: str | None = None  # 'all' or 'kernels'
-  grad_norm_clip: float | None = 1.0  # None: gradients are not clipped
-  # Parameters averaged over updates are what is evaluated and saved in
-  # model.npz; 0: no averages. See training/averaging.py.
-  polyak_decay: float = 0.0
-  # 'distillation': from labels and a teacher, see training/distillation.py.
-  # 'masked_patches': without labels, see training/masked_patches.py; the model
-  # gets one output of 512 colours for each patch, and accuracies are theirs.
-  objective: str = 'classification'
-  loss: str = 'softmax'  # or 'sigmoid'
-  # The weights file of a teacher, any that `evaluate` takes. It sees the same
-  # augmented and mixed images, of the same size, scaled as it was trained.
-  teacher: str | None = None
-  distillation: str = 'hard'  # or 'soft'
-  distillation_alpha: float = 0.5  # the teacher's part of the loss
-  distillation_tau: float = 1.0  # the temperature of 'soft'
-  mixup_alpha: float | None = 0.0  # 0: no mixup; None: by the BiT-HyperRule
-  cutmix_alpha: float = 0.0  # 0: no CutMix; with mixup, either of the two
-  label_smoothing: float = 0.0  # probability spread over all classes
-  random_erasing: float = 0.0  # probability that a box becomes noise
-  # How often an image comes in a row, each time augmented anew (DeiT: 3). An
-  # epoch stays as long and has so many times fewer images: data/order.py.
-  repeated_augmentation: int = 1
-  # RandAugment and mixup of AugReg, 'none', 'light1' ... 'strong2', in place
-  # of pp.randaugment_* and mixup_alpha.
-  augreg_strength: str | None = None
-  # Of training images on their way to the devices: 'uint8' is a quarter of
-  # the bytes, rounded, and normalised there.
-  transfer_dtype: str = 'float32'
-  batch: int = 512  # images of an update, over all devices and processes
-  batch_eval: int = 512
-  accum_steps: int = 1  # parts an update's batch is computed in
-  # What gradients are summed over devices in; 'bfloat16' halves the bytes of
-  # the sums where the model computes in it, and rounds them.
-  grad_reduce_dtype: str = 'float32'
-  shuffle_buffer: int = 50_000
-  eval_every: int = 100  # steps; 0: at the end alone
-  progress_every: int = 10  # steps; 0: with evaluations alone
-  checkpoint_every: int = 1000  # steps; 0: at the end alone
-  keep_checkpoints: int = 2  # the newest; older ones are deleted
-  # Keep the one of the best accuracy_test, too; best.npz is made of it in the
-  # end. Each checkpoint needs an evaluation.
-  keep_best: bool = False
-  # GiB of each device that an update may need; a run that needs more is
-  # refused. None: what the device reports; 0: nothing is refused.
-  memory_limit_gb: float | None = None
-  prefetch: int = 2  # batches put on the devices ahead
-  preprocessing: str = 'vit_jax'  # of evaluation; its scale is training's too
-  seed: int = 0
-  # Sizes of the device mesh; data=None takes the devices that are left.
-  mesh: Mapping[str, int | None] = dataclasses.field(
-    default_factory=lambda: dict(data=None, fsdp=1, model=1)
+  dataset: str = setting(
+    REQUIRED,
+    "'digits', the name of a TFDS data set, or a folder.",
+    heading='Data, model and learning rate',
+  )
+  model: Mapping[str, Any] = setting(
+    REQUIRED,
+    'Fields for models.create, and `model_name`; --config.model.FIELD=VALUE '
+    'changes one.',
+  )
+  pp: Preprocessing = setting(
+    REQUIRED, 'Splits and training images', keys=Preprocessing
+  )
+  base_lr: float = setting(REQUIRED, 'The largest learning rate.', least=0)
+  pretrained_dir: str | None = setting(
+    None,
+    'Local folder of published weights files. None: training starts from fresh '
+    'parameters.',
+    heading='Published weights to start from',
+  )
+  model_or_filename: str | None = setting(
+    None,
+    'AugReg weights: the name of a file without .npz, or of a model whose best '
+    'file is taken.',
+  )
+  head: str = setting(
+    'reset',
+    "The head of the published file. 'reset' replaces it by a new one, as "
+    "fine-tuning does; 'keep' keeps it and needs a data set with as many "
+    'classes.',
+    choices=('reset', 'keep'),
+    needs=('pretrained_dir', None),
+  )
+  shrink: float = setting(
+    1.0,
+    'Warm start (arXiv:1910.08475): training starts from shrink * published + '
+    'perturb * fresh parameters, for every parameter.',
+    least=0,
+    needs=('pretrained_dir', None),
+  )
+  perturb: float = setting(
+    0.0,
+    'Warm start: the factor of the fresh parameters, see shrink.',
+    least=0,
+    needs=('pretrained_dir', None),
+  )
+  tfds_data_dir: str | None = setting(
+    None,
+    "Folder of prepared TFDS data sets. None: TFDS's own folder.",
+    heading='Folders of TFDS',
+  )
+  tfds_manual_dir: str | None = setting(
+    None, 'Folder of manually downloaded archives.'
+  )
+  total_steps: int | None = setting(
+    None,
+    'Updates of the run. None: by the BiT-HyperRule, with '
+    "decay_type='bit_hyperrule'.",
+    heading='Schedule',
+  )
+  warmup_steps: int | None = setting(
+    0,
+    'Updates over which the learning rate rises from 0. None: by the '
+    "BiT-HyperRule, with decay_type='bit_hyperrule'.",
+  )
+  decay_type: str = setting(
+    'cosine',
+    'How the learning rate falls.',
+    choices=('constant', 'cosine', 'linear', 'steps', 'bit_hyperrule'),
+  )
+  decay_steps: Sequence[int] = setting(
+    (),
+    'Steps, such as (30,60): after each the learning rate drops to a tenth.',
+    needs=('decay_type', 'steps'),
+  )
+  optim: str = setting(
+    'sgd', 'The optimiser.', heading='Optimiser', choices=('sgd', 'adamw')
+  )
+  optim_dtype: str | None = setting(
+    None,
+    "The dtype of SGD's momentum or of AdamW's first moment.",
+    choices=('float32', 'bfloat16'),
+  )
+  weight_decay: float | None = setting(
+    None,
+    'AdamW subtracts this part of the parameters, times the learning rate. '
+    'SGD adds this part of the parameters to their gradients.',
+    least=0,
+  )
+  weight_decay_on: str | None = setting(
+    None,
+    'The parameters to which weight_decay applies. None: all.',
+    choices=('all', 'kernels'),
+  )
+  grad_norm_clip: float | None = setting(
+    1.0,
+    'Largest global norm of the gradients. None: gradients are not clipped.',
+    least=0,
+  )
+  polyak_decay: float = setting(
+    0.0,
+    'The factor of averages of the parameters over updates. The averages are '
+    'what is evaluated and saved in model.npz. 0: no averages. See '
+    'training/averaging.py.',
+    least=0,
+    below=1,
+  )
+  objective: str = setting(
+    'classification',
+    "What is learned. 'distillation': from labels and a teacher, see "
+    "training/distillation.py. 'masked_patches': without labels, see "
+    'training/masked_patches.py; the model has 512 outputs, one per colour, '
+    'for each patch, and accuracies are those of the colours.',
+    heading='Objective',
+    choices=('classification', 'distillation', 'masked_patches'),
+  )
+  loss: str = setting(
+    'softmax',
+    "The loss of objective='classification'.",
+    choices=('softmax', 'sigmoid'),
+    unused_by=('distillation', 'masked_patches'),
+  )
+  teacher: str | None = setting(
+    None,
+    "The teacher's weights file: any file that `evaluate` takes. It sees the "
+    'same augmented and mixed images, of the same size, scaled as in its own '
+    'training.',
+    needs=('objective', 'distillation'),
+  )
+  distillation: str = setting(
+    'hard',
+    "Learn the teacher's class ('hard') or its probabilities ('soft').",
+    choices=('hard', 'soft'),
+    needs=('objective', 'distillation'),
+  )
+  distillation_alpha: float = setting(
+    0.5,
+    "The teacher's part of the loss.",
+    least=0,
+    most=1,
+    needs=('objective', 'distillation'),
+  )
+  distillation_tau: float = setting(
+    1.0,
+    "The temperature of distillation='soft'; not 0.",
+    least=0,
+    needs=('distillation', 'soft'),
+  )
+  mixup_alpha: float | None = setting(
+    0.0,
+    "The parameter of mixup's Beta distribution. 0: no mixup. None: by the "
+    "BiT-HyperRule, with decay_type='bit_hyperrule'.",
+    heading='Regularisation',
+    least=0,
+    unused_by=('masked_patches',),
+  )
+  cutmix_alpha: float = setting(
+    0.0,
+    "The parameter of CutMix's Beta distribution. 0: no CutMix. With mixup, "
+    'each batch gets one of the two.',
+    least=0,
+    unused_by=('masked_patches',),
+  )
+  label_smoothing: float = setting(
+    0.0,
+    'Probability that is spread over all classes.',
+    least=0,
+    below=1,
+    unused_by=('masked_patches',),
+  )
+  random_erasing: float = setting(
+    0.0,
+    'Probability that a box of the image is replaced by noise.',
+    least=0,
+    most=1,
+    unused_by=('masked_patches',),
+  )
+  repeated_augmentation: int = setting(
+    1,
+    'Copies of an image that follow each other, each with an augmentation of '
+    'its own (DeiT: 3). An epoch keeps its length, so it has fewer different '
+    'images by this factor. See data/order.py.',
+    least=1,
+  )
+  augreg_strength: str | None = setting(
+    None,
+    'RandAugment and mixup as in AugReg, in place of pp.randaugment_* and '
+    'mixup_alpha.',
+    choices=recipes.AUGREG_STRENGTHS,
+  )
+  transfer_dtype: str = setting(
+    'float32',
+    "The dtype in which training images cross to the devices. 'uint8' is a "
+    'quarter of the bytes; pixels are rounded, and normalised on the device.',
+    heading='Batches',
+    choices=DTYPES,
+  )
+  batch: int = setting(
+    512, 'Images of an update, over all devices and processes.', least=1
+  )
+  batch_eval: int = setting(
+    512, 'Images of a batch of evaluation, over all devices.', least=1
+  )
+  accum_steps: int = setting(
+    1, "Parts that an update's batch is computed in, one by one.", least=1
+  )
+  grad_reduce_dtype: str = setting(
+    'float32',
+    "The dtype in which gradients are summed over devices. 'bfloat16' halves "
+    'the bytes of the sums where the model computes in it, and rounds them.',
+    choices=('float32', 'bfloat16'),
+  )
+  shuffle_buffer: int = setting(
+    50_000,
+    'Encoded images in memory, of which the next one is drawn. Folders are '
+    'shuffled as a whole.',
+    least=1,
+  )
+  eval_every: int = setting(
+    100,
+    'Steps between evaluations. 0: only at the end.',
+    heading='Evaluation and checkpoints',
+    least=0,
+  )
+  progress_every: int = setting(
+    10,
+    'Steps between lines of metrics. 0: only with evaluations.',
+    least=0,
+  )
+  checkpoint_every: int = setting(
+    1000, 'Steps between checkpoints. 0: only at the end.', least=0
+  )
+  keep_checkpoints: int = setting(
+    2, 'Newest checkpoints that are kept. Older ones are deleted.', least=1
+  )
+  keep_best: bool = setting(
+    False,
+    'Also keep the checkpoint with the best accuracy_test, and make best.npz '
+    'of it at the end. Each checkpoint needs an evaluation.',
+  )
+  memory_limit_gb: float | None = setting(
+    None,
+    'GiB of each device that an update may need. A run that needs more is '
+    'refused. None: what the device reports. 0: no run is refused.',
+    heading='Devices, preprocessing and seed',
+    least=0,
+  )
+  prefetch: int = setting(
+    2, 'Batches that are put on the devices ahead of time.', least=0
+  )
+  preprocessing: str = setting(
+    'vit_jax',
+    'How images are read for evaluation, as by the flag --preprocessing of '
+    '`evaluate`. Training scales its images in the same way.',
+  )
+  seed: int = setting(
+    0, 'Seed of everything that is random in the run.', least=0
+  )
+  mesh: Mapping[str, int | None] = setting(
+    lambda: dataclasses.asdict(Mesh()), 'Sizes of the device mesh', keys=Mesh
   )
 
   def __post_init__(self):
@@ -129,7 +329,7 @@ class Settings:
 
 
 def from_config(config: Mapping[str, Any]) -> Settings:
-  """Reads a configuration, in which every key must be one of `Settings`.
+  """Reads a configuration, whose keys must be fields of `Settings`.
 
   Args:
     config: nested mapping, such as an ml_collections.ConfigDict.
@@ -145,36 +345,27 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   settings = Settings(**fields)
   if not settings.augreg_strength:
     return settings
-  return _with_strength(settings)
+  return _with_strength(settings, settings.augreg_strength)
 
 
 def defaults() -> dict[str, Any]:
-  """What a key stands for that is not given: {'seed': 0, 'pp.shift': 0, ...}.
+  """Returns the default of every key: {'seed': 0, 'pp.shift': 0, ...}.
 
-  A run that began before a key was there goes on as if it had said so.
+  A run whose config.json is older than a key continues with its default.
   """
-  return _defaults(Settings) | {
-    f'pp.{key}': value for key, value in _defaults(Preprocessing).items()
-  }
+  pp = {f'pp.{key}': value for key, value in defaults_of(Preprocessing).items()}
+  return to_plain(defaults_of(Settings) | pp)
 
 
-def _defaults(cls):
-  return {
-    field.name: to_plain(field.default)
-    for field in dataclasses.fields(cls)
-    if field.default is not dataclasses.MISSING
-  }
-
-
-def _with_strength(settings: Settings) -> Settings:
-  """What `augreg_strength` stands for, in the settings that it replaces."""
-  strength = recipes.augreg_strength(settings.augreg_strength)
+def _with_strength(settings: Settings, name: str) -> Settings:
+  """Replaces `augreg_strength` by the settings that it is short for."""
+  strength = recipes.augreg_strength(name)
   layers, alpha = settings.pp.randaugment_layers, settings.mixup_alpha
   if layers or alpha:
     raise InputError(
-      f'config.augreg_strength={settings.augreg_strength!r} sets RandAugment '
-      f'and mixup; leave config.pp.randaugment_layers={layers} and '
-      f'config.mixup_alpha={alpha} at 0'
+      f'config.augreg_strength={name!r} sets RandAugment and mixup; leave '
+      f'config.pp.randaugment_layers={layers} and config.mixup_alpha={alpha} '
+      'at 0'
     )
   pp = dataclasses.replace(
     settings.pp,
@@ -188,7 +379,11 @@ def _with_strength(settings: Settings) -> Settings:
 
 
 def to_plain(value: Any) -> Any:
-  """Nested mappings and sequences as dicts and lists, for JSON and `**`."""
+  """Returns nested mappings and sequences as dicts and lists, as JSON has them.
+
+  Args:
+    value: a ConfigDict, any other mapping or sequence, or a plain value.
+  """
   if isinstance(value, Mapping) or hasattr(value, 'items'):
     return {key: to_plain(item) for key, item in value.items()}
   if isinstance(value, list | tuple):

@@ -1,55 +1,21 @@
-"""What the values of a run's settings may be, alone and together."""
+"""Checks of a run's settings: each value alone, then all of them together.
 
+The bounds and choices of a setting are part of its field, see
+data/image_settings.py.
+"""
+
+import dataclasses
+import math
 import numbers
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax_repro import recipes
 from vit_jax_repro.errors import InputError
 
 LARGEST = 2**31 - 1
 
-_WHOLE = {  # the least of whole numbers
-  0: ('eval_every', 'progress_every', 'checkpoint_every', 'prefetch', 'seed'),
-  1: (
-    'batch',
-    'batch_eval',
-    'accum_steps',
-    'shuffle_buffer',
-    'repeated_augmentation',
-    'keep_checkpoints',
-  ),
-}
-_SWITCHES = ('keep_best',)
-_NOT_NEGATIVE = {  # and what they must be below
-  'base_lr': None,
-  'weight_decay': None,
-  'grad_norm_clip': None,
-  'memory_limit_gb': None,
-  'mixup_alpha': None,
-  'cutmix_alpha': None,
-  'shrink': None,
-  'perturb': None,
-  'distillation_tau': None,
-  'label_smoothing': 1,
-  'polyak_decay': 1,
-}
-_PARTS = ('random_erasing', 'distillation_alpha')  # from 0 to 1
-_CHOICES = {  # None: may be left out
-  'head': ('reset', 'keep'),
-  'decay_type': ('constant', 'cosine', 'linear', 'steps', 'bit_hyperrule'),
-  'optim': ('sgd', 'adamw'),
-  'optim_dtype': (None, 'float32', 'bfloat16'),
-  'grad_reduce_dtype': ('float32', 'bfloat16'),
-  'weight_decay_on': (None, 'all', 'kernels'),
-  'objective': ('classification', 'distillation', 'masked_patches'),
-  'loss': ('softmax', 'sigmoid'),
-  'distillation': ('hard', 'soft'),
-  'transfer_dtype': ('float32', 'uint8'),
-  'augreg_strength': (None, *recipes.AUGREG_STRENGTHS),
-}
 _TYPES = {  # of annotations: what a value must be, and in words
   str: (str, 'a text'),
   int: (numbers.Integral, 'a whole number'),
@@ -57,34 +23,10 @@ _TYPES = {  # of annotations: what a value must be, and in words
   bool: (bool, 'True or False'),
   Mapping: (Mapping, 'a group of settings'),
 }
-_AXES = ('data', 'fsdp', 'model')  # of the mesh, see parallel.mesh
-# Keys that do nothing unless another has this value; None: any but nothing.
-_NEEDS = {
-  'head': ('pretrained_dir', None),
-  'shrink': ('pretrained_dir', None),
-  'perturb': ('pretrained_dir', None),
-  'decay_steps': ('decay_type', 'steps'),
-  'teacher': ('objective', 'distillation'),
-  'distillation': ('objective', 'distillation'),
-  'distillation_alpha': ('objective', 'distillation'),
-  'distillation_tau': ('distillation', 'soft'),
-}
-# Keys that an objective has no use for: the loss is its own, and labels.
-_NOT_OF = {
-  'classification': (),
-  'distillation': ('loss',),
-  'masked_patches': (
-    'loss',
-    'mixup_alpha',
-    'cutmix_alpha',
-    'label_smoothing',
-    'random_erasing',
-  ),
-}
 
 
 def check(settings: Any) -> None:
-  """Refuses values that cannot be, and those that would have no effect.
+  """Refuses impossible values, and values that would have no effect.
 
   Args:
     settings: a `settings.Settings`.
@@ -92,18 +34,10 @@ def check(settings: Any) -> None:
   Raises:
     InputError: one line with the key, its value and what is allowed.
   """
-  for least, names in _WHOLE.items():
-    for name in names:
-      _check_whole(name, getattr(settings, name), least)
-  for name, below in _NOT_NEGATIVE.items():
-    _check_not_negative(name, getattr(settings, name), below=below)
-  for name in _PARTS:
-    _check_not_negative(name, getattr(settings, name), most=1)
-  for name in _SWITCHES:
-    _check_switch(name, getattr(settings, name))
-  for name, choices in _CHOICES.items():
-    _check_choice(name, getattr(settings, name), choices)
-  _check_mesh(settings.mesh)
+  check_switches(settings, 'config')
+  for field in dataclasses.fields(settings):
+    _check_value(field.name, getattr(settings, field.name), field)
+  _check_mesh(settings)
   _check_known(settings)
   _check_decay_steps(settings)
   _check_needs(settings)
@@ -111,28 +45,48 @@ def check(settings: Any) -> None:
   _check_best(settings)
 
 
+def check_switches(values: Any, where: str) -> None:
+  """Refuses values other than True and False in fields annotated `bool`.
+
+  Args:
+    values: a dataclass of settings.
+    where: the part before the name in a message, such as 'config'.
+
+  Raises:
+    InputError: one line with the key, its value and what is allowed.
+  """
+  for field in dataclasses.fields(values):
+    value = getattr(values, field.name)
+    if bool in kinds_of(field.type) and not isinstance(value, bool):
+      raise InputError(f'{where}.{field.name}={value!r} must be True or False')
+
+
+def kinds_of(annotation: Any) -> list[Any]:
+  """Returns the types that a field's annotation allows, without arguments."""
+  if isinstance(annotation, types.UnionType):
+    annotations = typing.get_args(annotation)
+  else:
+    annotations = [annotation]
+  return [typing.get_origin(kind) or kind for kind in annotations]
+
+
 def check_types(values: Mapping[str, Any], cls: type, where: str) -> None:
   """Refuses values of another type than the field of a dataclass has.
 
-  Whole numbers are numbers; what is neither a plain type nor a mapping, such
-  as a list, is left to `check`.
+  Whole numbers are numbers. Types other than plain ones and mappings, such as
+  lists, are left to `check`.
 
   Args:
     values: of fields, by name.
     cls: the dataclass.
-    where: what stands before the name in a message, such as 'config'.
+    where: the part before the name in a message, such as 'config'.
 
   Raises:
     InputError: one line with the key, its value and what it must be.
   """
   hints = typing.get_type_hints(cls)
   for name, value in values.items():
-    hint = hints[name]
-    union = isinstance(hint, types.UnionType)
-    kinds = [
-      typing.get_origin(kind) or kind
-      for kind in (typing.get_args(hint) if union else [hint])
-    ]
+    kinds = kinds_of(hints[name])
     known = [_TYPES[kind] for kind in kinds if kind in _TYPES]
     if not known or (value is None and types.NoneType in kinds):
       continue
@@ -142,56 +96,69 @@ def check_types(values: Mapping[str, Any], cls: type, where: str) -> None:
       raise InputError(f'{where}.{name}={value!r} must be {wanted}')
 
 
-def _check_mesh(mesh):
-  for axis, size in mesh.items():
-    if axis not in _AXES:
+def _check_mesh(settings):
+  keys = type(settings).__dataclass_fields__['mesh'].metadata['keys']
+  axes = {axis.name: axis for axis in dataclasses.fields(keys)}
+  for axis, size in settings.mesh.items():
+    if axis not in axes:
       raise InputError(
-        f'config.mesh has {axis!r}; its axes are {", ".join(_AXES)}'
+        f'config.mesh has {axis!r}; its axes are {", ".join(axes)}'
       )
-    if not (axis == 'data' and size is None):
-      _check_whole(f'mesh.{axis}', size, 1)
+    _check_value(f'mesh.{axis}', size, axes[axis])
 
 
-def _check_whole(name, value, least):
-  if not isinstance(value, int) or not least <= value <= LARGEST:
+def _check_value(name, value, field):
+  """Compares a value with the choices or the bounds of its field."""
+  bounds, kinds = field.metadata, kinds_of(field.type)
+  is_optional = types.NoneType in kinds
+  if bounds['choices']:
+    if not (is_optional and not value):
+      _check_choice(name, value, bounds['choices'])
+  elif bounds['least'] is None or (is_optional and value is None):
+    return
+  elif int in kinds:
+    _check_whole(name, value, bounds)
+  else:
+    _check_number(name, value, bounds)
+
+
+def _check_choice(name, value, choices):
+  if value not in choices:
     raise InputError(
-      f'config.{name}={value!r} must be a whole number of at least {least} and '
-      f'at most {LARGEST}'
+      f'config.{name}={value!r} is unknown; choose from {list(choices)}'
     )
 
 
-def _check_not_negative(name, value, *, below=None, most=None):
+def _check_whole(name, value, bounds):
+  least = bounds['least']
+  most = LARGEST if bounds['most'] is None else bounds['most']
+  if not isinstance(value, int) or not least <= value <= most:
+    raise InputError(
+      f'config.{name}={value!r} must be a whole number of at least {least} and '
+      f'at most {most}'
+    )
+
+
+def _check_number(name, value, bounds):
   if value is None:
     return
-  number = isinstance(value, int | float) and not isinstance(value, bool)
-  large = number and (
-    value >= (float('inf') if below is None else below)
-    or (most is not None and value > most)
-  )
-  if number and value >= 0 and not large:
+  least, below, most = (bounds[key] for key in ('least', 'below', 'most'))
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  if (
+    is_number
+    and least <= value < (math.inf if below is None else below)
+    and (most is None or value <= most)
+  ):
     return
   limit = '' if below is None else f' and below {below}'
   limit = limit if most is None else f' and at most {most}'
   raise InputError(
-    f'config.{name}={value!r} must be a number of at least 0{limit}'
+    f'config.{name}={value!r} must be a number of at least {least}{limit}'
   )
 
 
-def _check_switch(name, value):
-  if not isinstance(value, bool):
-    raise InputError(f'config.{name}={value!r} must be True or False')
-
-
-def _check_choice(name, value, choices):
-  if value not in choices and (value or None not in choices):
-    raise InputError(
-      f'config.{name}={value!r} is unknown; choose from '
-      f'{[choice for choice in choices if choice]}'
-    )
-
-
 def _check_known(settings):
-  """What a recipe leaves open has been said."""
+  """Refuses settings that a recipe leaves open and that were not given."""
   if not settings.dataset:
     raise InputError(
       "config.dataset='' must be 'digits', a TFDS name or a folder; set "
@@ -227,7 +194,10 @@ def _check_decay_steps(settings):
 
 
 def _check_needs(settings):
-  for name, (other, wanted) in _NEEDS.items():
+  for field in dataclasses.fields(settings):
+    if field.metadata['needs'] is None:
+      continue
+    name, (other, wanted) = field.name, field.metadata['needs']
     found = getattr(settings, other)
     met = found and wanted in (None, found)
     if met or _is_default(settings, name):
@@ -238,8 +208,9 @@ def _check_needs(settings):
 
 def _check_objective(settings):
   objective = settings.objective
-  for name in _NOT_OF[objective]:
-    if not _is_default(settings, name):
+  for field in dataclasses.fields(settings):
+    name, unused_by = field.name, field.metadata['unused_by']
+    if objective in unused_by and not _is_default(settings, name):
       raise InputError(
         f'{_shown(settings, name)} has no place in {objective=}; leave it out'
       )
@@ -253,7 +224,7 @@ def _check_objective(settings):
 
 
 def _check_best(settings):
-  """What is to be compared is measured."""
+  """Refuses checkpoints without an evaluation where the best one is kept."""
   evaluations, checkpoints = settings.eval_every, settings.checkpoint_every
   if not settings.keep_best or not checkpoints:
     return
@@ -265,7 +236,7 @@ def _check_best(settings):
 
 
 def _is_default(settings, name):
-  """Whether nothing is set; flags say '' or an empty list for nothing."""
+  """Returns whether nothing is set; flags give '' or [] for nothing."""
   value = getattr(settings, name)
   default = type(settings).__dataclass_fields__[name].default
   return value == default or (default in (None, ()) and not value)

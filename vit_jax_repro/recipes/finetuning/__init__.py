@@ -14,6 +14,7 @@ import dataclasses
 from typing import Any
 
 from vit_jax_repro.data import catalogue
+from vit_jax_repro.data.image_settings import ImageSettings, defaults_of
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.recipes.finetuning import (
   augreg,
@@ -179,7 +180,7 @@ def _flat(recipe):
   settings = {
     k: v for k, v in recipe.settings.items() if k not in ('pp', 'base_lr')
   }
-  pp = dict(_PP_DEFAULTS, **recipe.settings['pp'])
+  pp = defaults_of(ImageSettings) | recipe.settings['pp']
   pp['train'] = catalogue.split_of(recipe.dataset, pp['train'])
   return {
     'base_lrs': recipe.base_lrs,
@@ -197,8 +198,6 @@ def _ids(key, family, dataset):
   return by_family.get(family, by_family.get(None, ()))
 
 
-# What runs/settings.py has where `pp` says nothing.
-_PP_DEFAULTS = dict(resize=None, inception_crop=True, flip=True)
 # Rows of paper/numbers/differences.csv by setting, and by family; None: any
 # other family.
 _OF_VTAB = 'VTAB'  # any family, on VTAB

@@ -1,0 +1,129 @@
+"""The settings of a training image, and how a setting is declared.
+
+`runs/settings.py` (config.pp), `data/augment.py` and the recipes take their
+fields and defaults from here. This module does not import TensorFlow.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+REQUIRED = dataclasses.MISSING  # the default of a setting that must be given
+DTYPES = ('float32', 'uint8')  # of training images
+
+
+def setting(
+  default: Any,
+  help: str,
+  *,
+  heading: str = '',
+  least: float | None = None,
+  below: float | None = None,
+  most: float | None = None,
+  choices: Iterable[str] = (),
+  needs: tuple[str, str | None] | None = None,
+  unused_by: Iterable[str] = (),
+  keys: type | None = None,
+) -> Any:
+  """Declares a setting: a dataclass field with its help and bounds as metadata.
+
+  A setting is optional if its annotation has `| None`.
+
+  Args:
+    default: the value, or a function that makes it, or `REQUIRED`.
+    help: what the setting does, for `main --help_config`.
+    heading: begins a group of `main --help_config` with this setting.
+    least: the smallest number allowed; given wherever there are bounds.
+    below: a limit that numbers with a fraction must stay under.
+    most: the largest number allowed.
+    choices: the texts allowed.
+    needs: (key, value) without which the setting does nothing; None as the
+      value: any value that is not empty.
+    unused_by: values of `objective` that have no use for the setting.
+    keys: a dataclass of the settings in this group of settings.
+
+  Returns:
+    What `dataclasses.field` returns.
+  """
+  metadata = dict(
+    help=help,
+    heading=heading,
+    least=least,
+    below=below,
+    most=most,
+    choices=tuple(choices),
+    needs=needs,
+    unused_by=tuple(unused_by),
+    keys=keys,
+  )
+  if callable(default):
+    return dataclasses.field(default_factory=default, metadata=metadata)
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+def defaults_of(cls: Any) -> dict[str, Any]:
+  """Returns the defaults of a dataclass, without those that functions make."""
+  return {
+    field.name: field.default
+    for field in dataclasses.fields(cls)
+    if field.default is not REQUIRED
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings:
+  """What is done to a training image.
+
+  The order is: box, resize, crop, flip, shift, RandAugment.
+  `augment.Augmentation` refuses values outside of the bounds.
+  """
+
+  crop: Any = setting(
+    REQUIRED, 'Pixels of the image that the model sees, S or (H, W).'
+  )
+  resize: Any = setting(
+    None,
+    'Pixels, S or (H, W), that the image, or the box cut out of it, is resized '
+    'to before a random `crop` is taken. None: it is resized to `crop` itself.',
+  )
+  inception_crop: bool = setting(
+    True, 'First cut out a random box of 5-100 % of the area.'
+  )
+  exact_decode: bool = setting(
+    False,
+    'Decode the whole JPEG even where a box is cut out of it, for exactly the '
+    "original's pixels. Otherwise the decoder starts at the box. This changes "
+    "0.05 % of the values, at the box's edges, by up to 25 of 255, and does "
+    'not notice a file that is cut short below the box.',
+  )
+  flip: bool = setting(
+    True, 'Swap left and right in a random half of the images.'
+  )
+  legacy_always_flip: bool = setting(
+    False,
+    "Swap left and right in every image, as BiT's TensorFlow and JAX pipelines "
+    'do (input_pipeline_tf2_or_jax.py of big_transfer). Images for evaluation '
+    'are never flipped.',
+  )
+  shift: int = setting(
+    0,
+    'Move the image by up to this many pixels along each axis. Pixels of the '
+    'edge are repeated.',
+    least=0,
+  )
+  randaugment_layers: int = setting(
+    0,
+    'Operations of RandAugment applied to an image. 0: no RandAugment.',
+    least=0,
+  )
+  randaugment_magnitude: int = setting(
+    10,
+    "Strength of these operations: at most 20 for 'big_vision', 10 for 'deit'.",
+    least=0,
+  )
+  randaugment_policy: str = setting(
+    'big_vision',
+    "The operations and their scale: 'big_vision' is AugReg's RandAugment, "
+    "'deit' is DeiT's. See data/randaugment.py.",
+    choices=('big_vision', 'deit'),
+  )
