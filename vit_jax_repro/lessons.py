@@ -1,9 +1,9 @@
-"""What the notebooks run, at three sizes: `Lesson` is the cell of settings.
+"""The work of the notebooks at three sizes; `Lesson` holds the settings.
 
 'digits' is minutes on a laptop, with scikit-learn's digits; 'short' the same,
 only to see that all runs; 'full' is for a GPU: published files, CIFAR-10, the
 user's pictures, and the studies of the papers' models on ImageNet. What is
-trained or checked stands in a folder and is not repeated.
+trained or checked is kept in a folder and not repeated.
 """
 
 import contextlib
@@ -68,16 +68,16 @@ class Lesson:
 
   @property
   def is_full(self) -> bool:
-    """Whether published weights and real data are used."""
+    """Returns whether published weights and real data are used."""
     return self.size == 'full'
 
   def path(self, *parts: str) -> str:
-    """A path in the folder of this size, which is made."""
+    """Returns a path in the folder of this size, which is made."""
     os.makedirs(os.path.join(self.folder, self.size), exist_ok=True)
     return os.path.join(self.folder, self.size, *parts)
 
   def training(self):
-    """The configuration of a training, for `jobs.train`.
+    """Returns the configuration of a training, for `jobs.train`.
 
     Returns:
       ConfigDict: a small ViT on the digits from scratch; at full size a
@@ -101,7 +101,7 @@ class Lesson:
     return ml_collections.ConfigDict(config)
 
   def trained(self) -> str:
-    """The path of a weights file to look into.
+    """Returns the path of a weights file to look into.
 
     The digits' model, trained here; at full size a ViT-B/16 with ImageNet's
     classes as it was published.
@@ -115,12 +115,12 @@ class Lesson:
       return jobs.train(self.training(), self.path('training')).model
 
   def untrained(self) -> str:
-    """The path of a file like that of `trained`, with fresh parameters."""
+    """Writes a file like that of `trained` with fresh parameters."""
     source = self.trained()
     restored = restoring.restore(source)
     card = model_card.read_card(source)
     if card is None:
-      card = model_card.Card(weights.describe(weights.load(source)))
+      card = model_card.ModelCard(weights.describe(weights.load(source)))
     images = jnp.zeros((1, *restored.image_size, 3))
     init = jax.jit(restored.model.init)
     path = self.path('untrained.npz')
@@ -130,7 +130,7 @@ class Lesson:
     return path
 
   def pictures(self, number: int = 4) -> list[str]:
-    """Paths of images: `number` test digits, or the first of `images`.
+    """Returns paths of images: `number` test digits, or the first of `images`.
 
     Raises:
       InputError: size 'full' and no `images`.
@@ -143,7 +143,7 @@ class Lesson:
       return list(self.images[:number])
     return _test_digits(self.path('images'), number)
 
-  def study(self, name: str, **part: Any) -> report.Result:
+  def study(self, name: str, **part: Any) -> report.StudyResult:
     """Runs a study of `studies.NAMES`, or finds it finished.
 
     Args:
@@ -165,12 +165,12 @@ class Lesson:
     base_lrs: Sequence[float] | None = None,
     updates: float = 1.0,
   ) -> dict[str, Any]:
-    """The study as it is run, plain; see `studies.run`.
+    """Returns the study as it is run, plain; see `studies.run`.
 
     Args:
       sides, num_seeds, base_lrs, updates: which of the study's sides, seeds and
         learning rates are run, and what part of its updates, at size 'digits'
-        only; by default all. The plan's size says what was left out.
+        only; by default all. The plan's size names what was left out.
 
     Raises:
       InputError: an unknown name, or overrides of no setting.
@@ -189,7 +189,7 @@ class Lesson:
     return plan
 
   def costs(self, name: str) -> View:
-    """What the models of a study's sides cost in the last stage, headless.
+    """Returns the cost of the sides' models in the last stage, without heads.
 
     The tanh layer of pre-training is counted where there is one.
     """
@@ -205,12 +205,12 @@ class Lesson:
     columns = ('side', '>parameters', '>multiply-adds of an image', '>pixels')
     return View((Section('', (), columns, tuple(rows)),), ())
 
-  def studied(self, name: str) -> saved_results.Study:
-    """What `study` has found, to be drawn by `charts.study`."""
+  def studied(self, name: str) -> saved_results.SavedStudy:
+    """Returns the result of `study`, for `charts.study`."""
     return saved_results.study(self.path('studies', name, 'study.json'))
 
   def check(self, rows: Sequence[table.Row]) -> View:
-    """Published numbers and verdicts; at full size, checks them before.
+    """Returns published numbers and verdicts; at full size, checks them first.
 
     Elsewhere there are neither weights nor data to check them with, so the
     verdicts are on what was measured at full size, if anything was.
@@ -244,23 +244,23 @@ class Lesson:
 
 
 def _leave_out(plan, sides, num_seeds, base_lrs, updates):
-  """Shortens a study, and says so in its size; see `Lesson.study_plan`."""
-  said = []
+  """Shortens a study and notes that in its size; see `Lesson.study_plan`."""
+  left_out = []
   for what, values, kept in (
     ('sides', plan['order']['sides'], sides),
     ('seeds', plan['seeds'], plan['seeds'][:num_seeds]),
     ('learning rates', plan['base_lrs'], base_lrs),
   ):
     if kept is not None and len(kept) < len(values):
-      said.append(f'{len(kept)} of {len(values)} {what}')
+      left_out.append(f'{len(kept)} of {len(values)} {what}')
       values[:] = kept
   if updates != 1:
-    said.append(f'{updates:g} of the updates')
+    left_out.append(f'{updates:g} of the updates')
     for stage in plan['stages'].values():
       for key in ('total_steps', 'warmup_steps'):
         stage[key] = round(updates * stage[key])
-  if said:
-    plan['size'] += f' with {", ".join(said)}'
+  if left_out:
+    plan['size'] += f' with {", ".join(left_out)}'
 
 
 def _is_whole(changes):
@@ -268,7 +268,7 @@ def _is_whole(changes):
 
 
 def readme_claim() -> table.Row:
-  """What README.md says of `make quickstart`, in the form of a table's row."""
+  """Returns the claim of README.md on `make quickstart` as a table row."""
   unknown = dict.fromkeys(
     ('exaflops', 'std', 'value_min', 'value_max')
   ) | dict.fromkeys(
@@ -306,12 +306,12 @@ class Shown:
 
 
 def _quiet():
-  """What is told on the way is no error, which red boxes would say."""
+  """Sends progress notes to stdout; Jupyter shows stderr as errors."""
   return contextlib.redirect_stderr(sys.stdout)
 
 
 def _test_digits(folder, number):
-  """Paths of the first test digits, written as PNG files of 8x8 pixels."""
+  """Writes the first test digits as 8x8 PNG files; returns their paths."""
   from PIL import Image
 
   images, labels = digits.arrays()

@@ -225,7 +225,7 @@ def _say(line):
 
 
 def _fail(lines):
-  """Names the rows that failed, {id: why}; exits if there are any."""
+  """Prints the rows that failed, {id: why}; exits if there are any."""
   import sys
 
   from vit_jax_repro import command_line
@@ -252,14 +252,14 @@ def _card(values, rest):
 
   if values.json is not None:
     files.check_writable(values.json)
-  found = card.of_run(rest[0]) if rest else card.of_project()
+  found = card.run_card(rest[0]) if rest else card.project_card()
   if values.json is not None:
     files.write_json(values.json, dataclasses.asdict(found))
   _print(values, card.view(found))
 
 
 def _rows(values, rest):
-  """What `--row`, or `--table` and a PATTERN, name."""
+  """Returns the rows of `--row`, or of `--table` and a PATTERN."""
   from vit_jax_repro import command_line
   from vit_jax_repro.paper import table
 

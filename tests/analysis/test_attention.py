@@ -26,7 +26,9 @@ LAYERS = np.array(
 def attend(spec, image_size):
   params = tiny_models.params_of(spec, image_size)
   image = np.random.default_rng(1).normal(size=(*image_size, 3))
-  return attention.of(models.create(spec), params, image.astype(np.float32))
+  return attention.attention_maps(
+    models.create(spec), params, image.astype(np.float32)
+  )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,9 @@ def test_distance_by_hand():
     [[0.2, 0.4, 0.4], [0.5, 0.25, 0.25], [0, 0.25, 0.75]], np.float32
   )
   aside = np.array([[0, 0.5, 0.5], [1, 0, 0], [0.5, 0.5, 0]], np.float32)
-  seen = attention.Attention(np.stack([weights, aside])[None], (1, 2), (4, 6))
+  seen = attention.AttentionMaps(
+    np.stack([weights, aside])[None], (1, 2), (4, 6)
+  )
   # 0.5 of 6 pixels and 0.25; none on patches and all on the other one.
   np.testing.assert_allclose(
     attention.mean_distance(seen), [[(3 + 1.5) / 2, (0 + 6) / 2]]
@@ -108,7 +112,7 @@ def test_pixels_that_no_patch_has_change_no_distance():
 
 def test_what_a_token_sees():
   matrix = np.arange(49.0).reshape(7, 7)
-  seen = attention.Attention(np.zeros((1, 1, 7, 7)), (2, 3), (1, 1))
+  seen = attention.AttentionMaps(np.zeros((1, 1, 7, 7)), (2, 3), (1, 1))
   np.testing.assert_array_equal(
     seen.seen_from(matrix, 'class'), [[1, 2, 3], [4, 5, 6]]
   )
@@ -120,7 +124,7 @@ def test_what_a_token_sees():
   np.testing.assert_array_equal(stacked, [mean, 2 * mean])
   with pytest.raises(ValueError, match='no patch 2,0: rows are 0 to 1 and col'):
     seen.seen_from(matrix, (2, 0))
-  without = attention.Attention(np.zeros((1, 1, 6, 6)), (2, 3), (1, 1))
+  without = attention.AttentionMaps(np.zeros((1, 1, 6, 6)), (2, 3), (1, 1))
   with pytest.raises(ValueError, match="no class token; choose 'mean'"):
     without.seen_from(matrix[1:, 1:], 'class')
 
@@ -136,7 +140,7 @@ def test_models_without_attention_are_refused():
   for base, name in ((tiny_models.BIT, 'BiT'), (tiny_models.MIXER, 'Mixer')):
     model = models.create(tiny_models.spec(3, base))
     with pytest.raises(ValueError, match=f'a {name} has no att.*`filters`'):
-      attention.of(model, {}, np.zeros((8, 8, 3), np.float32))
+      attention.attention_maps(model, {}, np.zeros((8, 8, 3), np.float32))
 
 
 def test_weights_that_are_not_finite_are_refused():
@@ -144,4 +148,6 @@ def test_weights_that_are_not_finite_are_refused():
   params = tiny_models.params_of(spec)
   params['embedding']['bias'] = jnp.full(16, jnp.nan)
   with pytest.raises(ValueError, match='is not finite: its weights hold NaN'):
-    attention.of(models.create(spec), params, np.zeros((8, 8, 3), np.float32))
+    attention.attention_maps(
+      models.create(spec), params, np.zeros((8, 8, 3), np.float32)
+    )

@@ -70,7 +70,7 @@ def test_curves_of_runs(tmp_path):
 
 
 def test_a_study_with_its_seeds_and_claims(tmp_path):
-  study = saved_results.Study(
+  study = saved_results.SavedStudy(
     'Kinds of models',
     'digits',
     ('a side with quite a long name', 'other'),

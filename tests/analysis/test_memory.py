@@ -8,7 +8,9 @@ pytestmark = pytest.mark.quick
 
 
 def compiled(function, *arguments, **options):
-  return memory.of(jax.jit(function, **options).lower(*arguments).compile())
+  return memory.memory_of(
+    jax.jit(function, **options).lower(*arguments).compile()
+  )
 
 
 def test_arguments_outputs_and_what_is_between():
@@ -33,9 +35,12 @@ def test_a_compiler_that_gives_up():
   def compile(text):
     raise jax.errors.JaxRuntimeError(text)
 
-  assert memory.of_result(lambda: compile('RESOURCE_EXHAUSTED: HBM')) is None
+  assert (
+    memory.compile_and_measure(lambda: compile('RESOURCE_EXHAUSTED: HBM'))
+    is None
+  )
   with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
-    memory.of_result(lambda: compile('INTERNAL: other'))
+    memory.compile_and_measure(lambda: compile('INTERNAL: other'))
 
 
 def test_what_may_be_used(monkeypatch):

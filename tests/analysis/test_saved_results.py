@@ -36,7 +36,7 @@ def test_curves_without_the_line_that_a_kill_cut_off(tmp_path):
 def test_a_study(tmp_path):
   sides = outcome.side('ViT', 0.1, [0.5, 0.6]), outcome.side('BiT', 1, [0.7, 1])
   claim = outcome.Claim('BiT is better', 'ViT 4.3', {'BiT': 1, 'ViT': -1})
-  result = report.Result(
+  result = report.StudyResult(
     'data', 'A title', 'short', 2, sides, (outcome.judge(claim, sides),), {}
   )
   path = tmp_path / 'study.json'

@@ -209,7 +209,7 @@ def test_the_rule_of_resized_positions_is_named(vit, rule):
   flat = weights.trees.flatten(params)
   embeddings = flat['Transformer/posembed_input/pos_embedding']
   grid = patch_grid(model, (16, 16))
-  resized = causes.Positions(embeddings, (4, 4), grid, 1)
+  resized = causes.ResizedPositions(embeddings, (4, 4), grid, 1)
   flat['Transformer/posembed_input/pos_embedding'] = position_rules.resize(
     embeddings, grid, source_grid=(4, 4), num_tokens=1, rule=rule
   )

@@ -45,14 +45,14 @@ def compare(port, preprocessing='vit_jax', files=FILES):
 @pytest.mark.parametrize('name', ['vit_jax', 'bit', 'timm', 'deit'])
 def test_our_own_preprocessings_are_readings(name):
   entry = preprocess.pick_preprocessing(name)
-  reading = preprocessing_search.of_preprocessing(name, SIZE)
+  reading = preprocessing_search.known_reading(name, SIZE)
   for encoded in FILES:
     np.testing.assert_allclose(
       preprocessing_search.read(encoded, SIZE, reading),
       entry(encoded, SIZE).numpy(),
       atol=1e-5,
     )
-  assert preprocessing_search.of_preprocessing('big_vision', SIZE) is None
+  assert preprocessing_search.known_reading('big_vision', SIZE) is None
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_one_change_alone_is_named(field, value):
   import dataclasses
 
   planted = dataclasses.replace(
-    preprocessing_search.Reading(), **{field: value}
+    preprocessing_search.ImageReading(), **{field: value}
   )
   found = compare(
     [preprocessing_search.read(data, SIZE, planted) for data in FILES]
@@ -111,7 +111,7 @@ def test_one_change_alone_is_named(field, value):
 def test_the_same_values_agree():
   found = compare(
     [
-      preprocessing_search.read(d, SIZE, preprocessing_search.Reading())
+      preprocessing_search.read(d, SIZE, preprocessing_search.ImageReading())
       for d in FILES
     ]
   )
@@ -122,13 +122,13 @@ def test_the_same_values_agree():
 
 def test_rounded_values_are_rounding():
   floats = [
-    preprocessing_search.read(d, SIZE, preprocessing_search.Reading())
+    preprocessing_search.read(d, SIZE, preprocessing_search.ImageReading())
     for d in FILES
   ]
   rounded = [np.round((x + 1) * 127.5) / 127.5 - 1 for x in floats]
   found = compare(rounded)
   assert not found.agrees and not found.named
-  assert found.found == preprocessing_search.Reading()
+  assert found.found == preprocessing_search.ImageReading()
   assert 0.4 < found.remaining < preprocessing_search.ROUNDED
 
 
@@ -139,7 +139,11 @@ def test_what_these_images_do_not_show():
   ).save(file, 'PNG')
   files = [file.getvalue()]
   found = compare(
-    [preprocessing_search.read(files[0], SIZE, preprocessing_search.Reading())],
+    [
+      preprocessing_search.read(
+        files[0], SIZE, preprocessing_search.ImageReading()
+      )
+    ],
     files=files,
   )
   # A PNG has one decoding.

@@ -124,7 +124,7 @@ def test_fsdp_divides_the_whole_state(kind):
   state = shapes_of(base, mesh, **fields)
   whole = meshes.bytes_per_device(shapes_of(base, one, **fields))
   assert whole / 8 < meshes.bytes_per_device(state) < 1.08 * whole / 8
-  assert meshes.undivided(state.params, mesh) == []
+  assert meshes.unsharded_parameters(state.params, mesh) == []
   for name, axes in specs(state).items():
     if 'fsdp' not in axes:  # vectors alone
       assert name.endswith(
@@ -174,18 +174,18 @@ def test_another_dimension_is_divided_where_the_first_cannot_be():
 def test_what_no_axis_divides_is_said_once():
   mesh = meshes.create_mesh(data=2, fsdp=2, model=2)
   three = shapes_of(VIT, mesh, num_heads=3, hidden_size=192, num_layers=2)
-  assert meshes.undivided(three.params, mesh) == [
+  assert meshes.unsharded_parameters(three.params, mesh) == [
     'model=2 does not divide the 3 heads of key, out, query, value: each '
     'device holds them whole'
   ]
   name = 'Transformer/encoderblock_1/MultiHeadDotProductAttention_0/out/kernel'
   assert specs(three.params)[name] == (None, None, 'fsdp')
-  (line,) = meshes.undivided(shapes_of(BIT, mesh).params, mesh)
+  (line,) = meshes.unsharded_parameters(shapes_of(BIT, mesh).params, mesh)
   assert line.startswith('model=2 divides nothing of a model without attention')
   wide = meshes.create_mesh(fsdp=8)
   odd = {'head': {'kernel': jax.ShapeDtypeStruct((3, 10), np.float32)}}
-  assert meshes.undivided(odd, wide) == [
+  assert meshes.unsharded_parameters(odd, wide) == [
     'fsdp=8 divides no dimension of head/kernel [3, 10]: each device holds '
     'them whole'
   ]
-  assert meshes.undivided(odd, meshes.create_mesh()) == []
+  assert meshes.unsharded_parameters(odd, meshes.create_mesh()) == []

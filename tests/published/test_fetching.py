@@ -432,7 +432,7 @@ def test_a_race(tmp_path, official):
 
 def test_a_process_that_is_killed(tmp_path, official):
   served = Served(official, pause=0.01)
-  part = partial_download.Part(tmp_path / 'w' / ENTRY.file_name)
+  part = partial_download.PartialFile(tmp_path / 'w' / ENTRY.file_name)
   with serving(**{at(ENTRY): served}) as (base, _, seen):
     process = start(tmp_path, base)
     while part.size() < 10 * download.CHUNK_BYTES:

@@ -16,11 +16,11 @@ KNOWN = {
 
 
 def test_a_part_is_found_again(tmp_path):
-  part = partial_download.Part(tmp_path / 'a.b')
+  part = partial_download.PartialFile(tmp_path / 'a.b')
   assert part.known is None and part.size() == 0
   part.begin(KNOWN)
   part.path.write_bytes(b'abc')
-  again = partial_download.Part(str(tmp_path / 'a.b'))
+  again = partial_download.PartialFile(str(tmp_path / 'a.b'))
   assert again.known == KNOWN and again.size() == 3
   again.begin({**KNOWN, 'url': 'http://a/c'})
   assert again.size() == 0
@@ -46,7 +46,7 @@ def test_a_part_is_found_again(tmp_path):
   ],
 )
 def test_the_start_of_a_file(tmp_path, name, start, good):
-  part = partial_download.Part(tmp_path / name)
+  part = partial_download.PartialFile(tmp_path / name)
   part.begin(KNOWN)
   part.path.write_bytes(start)
   if good:

@@ -42,7 +42,7 @@ def read_json(path):
 
 def test_a_run_answers_from_its_files(run):
   folder, result = run
-  found = by_name(card.of_run(folder))
+  found = by_name(card.run_card(folder))
   made = read_json(folder / 'manifest.json')
   training = found['training data'].answer
   assert 'digits/0-4, few' in training
@@ -74,7 +74,7 @@ def test_nothing_is_asked_of_the_researchers():
 
 
 def test_what_no_file_says_is_missing(run):
-  found = by_name(card.of_run(run[0]))
+  found = by_name(card.run_card(run[0]))
   for name in ('hypothesis', 'prediction', 'pseudocode', 'validation data'):
     assert found[name].answer == card.MISSING and not found[name].documented
     assert found[name].where == ''
@@ -85,7 +85,7 @@ def test_what_no_file_says_is_missing(run):
 
 
 def test_every_answer_names_files_and_keys_that_are_there(run):
-  for variable in card.of_run(run[0]).variables:
+  for variable in card.run_card(run[0]).variables:
     if not variable.where:
       continue
     files, _, keys = variable.where.partition(': ')
@@ -103,11 +103,11 @@ def test_an_unfinished_run_says_so(run, tmp_path):
   (folder / 'result.json').unlink()
   lines = (folder / 'metrics.jsonl').read_text().splitlines()
   (folder / 'metrics.jsonl').write_text('\n'.join(lines[:2]) + '\n{"step": 3, ')
-  results = by_name(card.of_run(folder))['results']
+  results = by_name(card.run_card(folder))['results']
   assert results.answer == 'the run is not finished; logged up to step 2'
   assert not results.documented
   (folder / 'metrics.jsonl').unlink()
-  results = by_name(card.of_run(folder))['results']
+  results = by_name(card.run_card(folder))['results']
   assert results.answer == 'the run is not finished; no step is logged'
 
 
@@ -121,15 +121,15 @@ def test_code_that_is_in_no_commit_is_not_documented(run, tmp_path):
   ]:
     made['git_commit'] = commit
     (folder / 'manifest.json').write_text(json.dumps(made))
-    code = by_name(card.of_run(folder))['method source code']
+    code = by_name(card.run_card(folder))['method source code']
     assert code.answer == answer and not code.documented
   made['git_commit'] = 'ab12'
   (folder / 'manifest.json').write_text(json.dumps(made))
-  assert by_name(card.of_run(folder))['method source code'].documented
+  assert by_name(card.run_card(folder))['method source code'].documented
 
 
 def test_as_markdown_and_json(run):
-  made = card.of_run(run[0])
+  made = card.run_card(run[0])
   page = sections.markdown(
     card.view(dataclasses.replace(made, title='a|b')).sections
   )
@@ -144,7 +144,7 @@ def test_as_markdown_and_json(run):
 
 @pytest.mark.quick
 def test_the_project():
-  made = card.of_project()
+  made = card.project_card()
   root = pathlib.Path(__file__).parents[2]
   found = by_name(made)
   for name in card._PROJECT:
@@ -173,7 +173,7 @@ def test_what_is_no_run_is_one_line(tmp_path):
     ('list', 'is not of a training run'),
   ]:
     with pytest.raises(ValueError, match=message) as caught:
-      card.of_run(tmp_path / folder)
+      card.run_card(tmp_path / folder)
     assert '\n' not in str(caught.value)
 
 
@@ -186,6 +186,6 @@ def test_a_manifest_may_lack_the_platform(tmp_path):
     ({'kind': 'cpu'}, '? x cpu, processes: ?'),
   ):
     (tmp_path / 'manifest.json').write_text(json.dumps({'devices': found}))
-    variable = by_name(card.of_run(tmp_path))['hardware specification']
+    variable = by_name(card.run_card(tmp_path))['hardware specification']
     assert variable.answer == says
     assert variable.where == 'manifest.json: devices'

@@ -19,7 +19,7 @@ def test_operations():
 
 
 def test_the_speed_is_that_of_what_was_computed():
-  meter = compute_cost.Meter()
+  meter = compute_cost.ComputeMeter()
   assert meter.expected(1e9) == 0.0
   meter.add(100.0, 2.0)
   meter.add(300.0, 2.0)

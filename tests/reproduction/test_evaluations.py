@@ -6,7 +6,7 @@ import pytest
 
 from vit_jax_repro.paper import table
 from vit_jax_repro.reproduction import checks, evaluations
-from vit_jax_repro.reproduction.evaluations import Evaluation
+from vit_jax_repro.reproduction.evaluations import CheckEvaluation
 from vit_jax_repro.reproduction.options import Options
 
 pytestmark = pytest.mark.quick
@@ -28,7 +28,9 @@ def test_each_head_of_a_distilled_model_has_its_own(tmp_path):
   by_file = {}
   for row in rows:
     check = checks.resolve(row)
-    evaluation = Evaluation(check, *check.datasets, 224, check.preprocessing)
+    evaluation = CheckEvaluation(
+      check, *check.datasets, 224, check.preprocessing
+    )
     name = evaluation.path(str(weights), OPTIONS)
     by_file.setdefault(check.files, {})[check.head] = name
   assert by_file
@@ -43,7 +45,7 @@ def test_all_that_matters_is_in_the_name(tmp_path):
   )
   weights = tmp_path / 'w.npz'
   weights.write_text('weights')
-  one = Evaluation(check, 'imagenet2012', 384, 'vit_jax')
+  one = CheckEvaluation(check, 'imagenet2012', 384, 'vit_jax')
 
   def path(evaluation, options=OPTIONS):
     return evaluation.path(str(weights), options)

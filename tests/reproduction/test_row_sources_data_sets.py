@@ -6,28 +6,28 @@ pytestmark = pytest.mark.quick
 
 
 def test_names_and_splits():
-  target = row_sources.target_of('ImageNet ReaL')
+  target = row_sources.evaluation_data('ImageNet ReaL')
   assert (target.datasets, target.split) == (
     ('imagenet2012_real',),
     'validation',
   )
-  assert row_sources.target_of('CIFAR-10').split == 'test'
-  assert row_sources.target_of('VTAB-1k sNORB-Azim').datasets == (
+  assert row_sources.evaluation_data('CIFAR-10').split == 'test'
+  assert row_sources.evaluation_data('VTAB-1k sNORB-Azim').datasets == (
     'vtab/smallnorb-azimuth',
   )
-  structured = row_sources.target_of('VTAB (full data) structured mean')
+  structured = row_sources.evaluation_data('VTAB (full data) structured mean')
   assert len(structured.datasets) == 8
-  assert len(row_sources.target_of('VTAB-1k Mean').datasets) == 19
+  assert len(row_sources.evaluation_data('VTAB-1k Mean').datasets) == 19
 
 
 def test_what_tfds_has_not_is_given_by_hand():
-  target = row_sources.target_of('ObjectNet')
+  target = row_sources.evaluation_data('ObjectNet')
   assert not target.datasets and 'FOLDER/test/CLASS' in target.pick
 
 
 def test_unknown_names_are_one_line():
   with pytest.raises(ValueError, match="unknown evaluation data set 'MNIST'"):
-    row_sources.target_of('MNIST')
+    row_sources.evaluation_data('MNIST')
 
 
 @pytest.mark.parametrize(

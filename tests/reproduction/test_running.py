@@ -155,9 +155,11 @@ def test_only_what_is_computed_says_how_fast_it_is(stage, tmp_path, capsys):
   checked = [x for x in capsys.readouterr().err.splitlines() if 'checking' in x]
   assert [x.split()[-1] for x in checked] == [TOP1.id, TOP5.id]
   os.remove(options.result(TOP1))
-  meter = compute_cost.Meter()
+  meter = compute_cost.ComputeMeter()
   known = running.run(checks.resolve(TOP1), options, meter)
-  assert known['accuracy'] and meter == compute_cost.Meter()  # it was there
+  assert (
+    known['accuracy'] and meter == compute_cost.ComputeMeter()
+  )  # it was there
   os.remove(options.result(TOP1))
   gone = dataclasses.replace(options, weights_dir=str(tmp_path))
   options = dataclasses.replace(gone, results=str(tmp_path / 'none'))
@@ -171,7 +173,7 @@ def test_what_is_left_to_do(stage, tmp_path):
   ((path, cost),) = running.remaining(check, options).items()
   assert cost == 2 * TI_16 * 50_000
   assert running.remaining(checks.resolve(TOP5), options) == {path: cost}
-  meter = compute_cost.Meter()
+  meter = compute_cost.ComputeMeter()
   running.run(check, options, meter)
   assert os.path.exists(path) and not running.remaining(check, options)
   assert meter.operations == pytest.approx(cost * IMAGES / 50_000)
@@ -302,7 +304,7 @@ def test_a_mean_over_tasks_and_seeds(stage, tmp_path):
   options = dataclasses.replace(
     stage, results=str(tmp_path), overrides=short, seeds=2
   )
-  meter = compute_cost.Meter()
+  meter = compute_cost.ComputeMeter()
   both = running.run(check, options, meter)
   trained = {}
   for path in tmp_path.glob('work/runs/*/seed_*/result.json'):
@@ -320,7 +322,7 @@ def test_a_mean_over_tasks_and_seeds(stage, tmp_path):
   image = compute_cost.evaluation(check.model, 32, 1)
   assert meter.operations == pytest.approx(4 * image * (3 * 8 + 20))
   os.remove(options.result(SVHN))
-  meter = compute_cost.Meter()
+  meter = compute_cost.ComputeMeter()
   one = running.run(check, dataclasses.replace(options, seeds=1), meter)
   assert one['accuracies'] == both['accuracies'][:1]
-  assert meter == compute_cost.Meter()  # all of it was there
+  assert meter == compute_cost.ComputeMeter()  # all of it was there

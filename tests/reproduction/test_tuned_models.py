@@ -20,7 +20,7 @@ AUGREG = next(r for r in table.rows() if r.table.startswith('AugReg Table 5'))
 
 def of(row, **options):
   given = Options(**(dict(results='r', weights_dir='none') | options))
-  return tuned_models.of(checks.resolve(row), 0, given)
+  return tuned_models.finetuned_model(checks.resolve(row), 0, given)
 
 
 def test_rows_that_differ_in_the_test_set_share_their_trainings():
@@ -111,5 +111,5 @@ def test_a_recipe_for_each_data_set():
   )
   check = checks.resolve(whole)
   for index, name in enumerate(check.datasets):
-    tuned = tuned_models.of(check, index, Options(results='r'))
+    tuned = tuned_models.finetuned_model(check, index, Options(results='r'))
     assert {config['dataset'] for config in tuned.candidates} == {name}

@@ -11,7 +11,7 @@ SIDES = (
   outcome.side('without', 1e-4, (0.3, 0.3), localities=(0.0, 0.2)),
 )
 CLAIM = outcome.Claim('It helps', 'Paper, 1', {'with': 1.0, 'without': -1.0})
-RESULT = report.Result(
+RESULT = report.StudyResult(
   name='transfer',
   title='With or without',
   size='short',
@@ -46,7 +46,7 @@ def test_what_the_terminal_shows(capsys, monkeypatch):
 
 
 def test_columns_that_nothing_fills_are_left_out():
-  bare = report.Result(
+  bare = report.StudyResult(
     name='',
     title='',
     size='',

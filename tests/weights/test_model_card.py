@@ -29,7 +29,7 @@ def test_round_trip(tmp_path, params):
   model_card.save_model(path, params, architecture=SPEC, **CARD)
   assert sorted(os.listdir(tmp_path)) == ['model.json', 'model.npz']
   card = model_card.read_card(path)
-  assert card == model_card.Card(architecture=SPEC, **CARD)
+  assert card == model_card.ModelCard(architecture=SPEC, **CARD)
   jax.tree.map(np.testing.assert_array_equal, weights.load(path), params)
 
 
@@ -44,7 +44,7 @@ def test_what_need_not_be_known(tmp_path, params):
   path = tmp_path / 'lr_0.1.npz'
   assert model_card.read_card(path) is None
   model_card.save_model(path, params, architecture=SPEC)
-  assert model_card.read_card(path) == model_card.Card(architecture=SPEC)
+  assert model_card.read_card(path) == model_card.ModelCard(architecture=SPEC)
   assert model_card.card_path(path) == str(tmp_path / 'lr_0.1.json')
 
 

@@ -1,4 +1,4 @@
-"""What a ViT attends to: weights, rollout, distance (ViT paper, section 4.5).
+"""Attention of a ViT: weights, rollout, distance (ViT paper, section 4.5).
 
 Shapes: B images, L layers, A heads, N tokens (P class and distillation tokens
 first, then the patches in raster order), (h, w) grid of patches.
@@ -22,7 +22,7 @@ COMBINED = {'mean': np.mean, 'max': np.max, 'min': np.min}
 
 
 @dataclasses.dataclass(frozen=True)
-class Attention:
+class AttentionMaps:
   """The attention of a model for one image."""
 
   weights: np.ndarray  # [L, A, N, N] float32; rows, of the queries, sum to 1
@@ -31,11 +31,11 @@ class Attention:
 
   @property
   def num_prefix(self) -> int:
-    """P: how many tokens come before the patches."""
+    """Returns P, the number of tokens before the patches."""
     return self.weights.shape[-1] - math.prod(self.grid)
 
   def seen_from(self, matrix: np.ndarray, token) -> np.ndarray:
-    """What one token, as a query, has of each patch.
+    """Returns the attention of one query token to each patch.
 
     Args:
       matrix: [..., N, N], the last axis that of the keys.
@@ -83,7 +83,7 @@ def require_vit(model) -> None:
     )
 
 
-def of(model, params, image: np.ndarray) -> Attention:
+def attention_maps(model, params, image: np.ndarray) -> AttentionMaps:
   """Runs a ViT or hybrid on an image [H, W, 3] and keeps its attention.
 
   Raises:
@@ -103,11 +103,11 @@ def of(model, params, image: np.ndarray) -> Attention:
     patch = tuple(
       pixels / count for pixels, count in zip(image.shape, grid, strict=False)
     )
-  return Attention(weights, grid, tuple(patch))
+  return AttentionMaps(weights, grid, tuple(patch))
 
 
 def grid_of(model, params, image_size: tuple[int, int]) -> tuple[int, int]:
-  """(h, w) of a ViT's or hybrid's patches; nothing is computed."""
+  """Returns (h, w) of a ViT's or hybrid's patches; nothing is computed."""
   image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
   _, cells = jax.eval_shape(functools.partial(_apply, model), params, image)
   return cells.shape[1:3]
@@ -116,16 +116,16 @@ def grid_of(model, params, image_size: tuple[int, int]) -> tuple[int, int]:
 def rollout(
   weights: np.ndarray, *, combined: str = 'mean', residual: bool = True
 ) -> np.ndarray:  # [L, A, N, N] -> [N, N]
-  """How much of each token of the input is in each one of the output.
+  """Returns how much of each input token is in each output token.
 
   The product of all layers' matrices, the last one on the left: in each the
-  heads are combined, the identity stands for the residual connection, and rows
+  heads are combined, the identity represents the residual connection, and rows
   sum to 1, as those of the result do. The ViT paper (D.8) names the average
   over heads and the product; the identity is Abnar and Zuidema's, whom it
   follows: 0.5 A + 0.5 I.
 
   Args:
-    weights: as in `Attention`.
+    weights: as in `AttentionMaps`.
     combined: a key of `COMBINED`.
     residual: whether the identity is added.
 
@@ -150,25 +150,25 @@ def rollout(
 def patch_distances(
   grid: tuple[int, int], patch: tuple[float, float]
 ) -> np.ndarray:
-  """[h*w, h*w]: pixels between the centres of patches.
+  """Returns [h*w, h*w]: pixels between the centres of patches.
 
   Args:
     grid: rows and columns of patches.
-    patch: as in `Attention`.
+    patch: as in `AttentionMaps`.
   """
   row, column = np.divmod(np.arange(math.prod(grid)), grid[1])
   y, x = patch[0] * row, patch[1] * column
   return np.hypot(y[:, None] - y, x[:, None] - x)
 
 
-def mean_distance(attention: Attention) -> np.ndarray:
-  """[L, A]: how far attention reaches, in pixels of the input image.
+def mean_distance(attention: AttentionMaps) -> np.ndarray:
+  """Returns [L, A]: how far attention reaches, in pixels of the input image.
 
   For each patch the mean distance to all patches, its own with 0 among them,
   weighted by attention; averaged over the patches (ViT paper, D.7 and Figure
-  11). Class and distillation tokens have no place in the image, of which the
-  paper says nothing: here they are left out, as queries and as keys, and the
-  rest of a row is brought to the sum 1.
+  11). Class and distillation tokens have no place in the image. The paper
+  does not mention them. They are left out here, as queries and as keys, and the
+  rest of a row is scaled to the sum 1.
   """
   first = attention.num_prefix
   weights = attention.weights[..., first:, first:].astype(np.float64)
@@ -186,7 +186,7 @@ def _compiled(model):
 
 
 def _apply(model, params, images):
-  """[B, H, W, 3] -> weights [B, L, A, N, N], patches [B, h, w, D]."""
+  """Returns [B, H, W, 3] -> weights [B, L, A, N, N], patches [B, h, w, D]."""
   _, variables = model.apply(
     {'params': params},
     images,

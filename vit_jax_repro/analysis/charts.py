@@ -13,9 +13,9 @@ from vit_jax_repro.analysis.pictures import (
   COLOURS,
   GREY,
   MARKERS,
+  escape_mathtext,
   new,
-  plain,
-  said,
+  placeholder,
 )
 
 # Verdicts on what was measured stand out; the rest is light.
@@ -29,7 +29,7 @@ _OWN = 'own runs'  # where the paper has a figure of its own
 
 
 def compute(trained: Sequence):
-  """ViT paper, Figure 5: accuracy over the compute of pre-training.
+  """Draws accuracy over pre-training compute (ViT paper, Figure 5).
 
   Args:
     trained: records as `points.Trained`.
@@ -73,7 +73,7 @@ def compute(trained: Sequence):
 
 
 def curves(runs: Sequence):
-  """Training loss and accuracy of runs over their steps.
+  """Draws training loss and accuracy of runs over their steps.
 
   Args:
     runs: records as `saved.Curves`.
@@ -82,7 +82,7 @@ def curves(runs: Sequence):
   left, right = figure.subplots(1, 2, sharex=True)
   splits = dict.fromkeys(split for run in runs for split in run.evaluated)
   for run, colour in zip(runs, _colours(len(runs)), strict=True):
-    name = plain(run.name)
+    name = escape_mathtext(run.name)
     left.plot(run.steps, run.losses, color=colour, linewidth=1.2, label=name)
     for split, style in zip(splits, _styles(len(splits)), strict=True):
       if split in run.evaluated:
@@ -104,7 +104,7 @@ def curves(runs: Sequence):
   left.set_title('Training', fontsize=10)
   right.set_title(f'Evaluation{which}', fontsize=10)
   if not splits:
-    said(right, 'not evaluated yet')
+    placeholder(right, 'not evaluated yet')
   for axis in (left, right):
     axis.grid(alpha=0.3)
     if axis.lines and (len(runs) > 1 or len(splits) > 1):
@@ -113,10 +113,10 @@ def curves(runs: Sequence):
 
 
 def study(found):
-  """Mean and each seed's accuracy of the sides of a study, and its claims.
+  """Draws the sides of a study: mean and each seed's accuracy, and claims.
 
   Args:
-    found: a record as `saved.Study`.
+    found: a record as `saved_results.SavedStudy`.
   """
   lines = [
     textwrap.fill(claim, 100, subsequent_indent='    ')
@@ -151,7 +151,7 @@ def study(found):
 
 
 def verdicts(overview):
-  """How many published numbers agree, and how far what was measured is off.
+  """Draws how many published numbers agree, and the differences measured.
 
   Args:
     overview: a record as `points.Overview`.
@@ -184,7 +184,7 @@ def _differences(axis, checked):
   axis.set_title('What was measured, with its 95 % interval', fontsize=10)
   if not checked:
     axis.set(xlim=(0, 100), yticks=[])
-    said(axis, 'nothing measured yet')
+    placeholder(axis, 'nothing measured yet')
     return
   axis.axhline(0, color=GREY, linewidth=1)
   for kind, marker in (('agrees', 'o'), ('differs', 's')):
@@ -208,7 +208,7 @@ def _differences(axis, checked):
 
 
 def speeds(measured):
-  """Rows of a benchmark: over the image size if there are several, or bars.
+  """Draws rows of a benchmark as bars, or over several image sizes.
 
   Args:
     measured: a record as `saved.Measured`.
@@ -307,7 +307,7 @@ def _no_ticks():
 
 
 def _few_ticks(side):
-  """1, 2, 5, 10, ... on a logarithmic axis, without powers."""
+  """Sets the ticks 1, 2, 5, 10, ... on a logarithmic axis, without powers."""
   from matplotlib import ticker
 
   side.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))

@@ -1,4 +1,4 @@
-"""What a program takes and what bounds it, compiled for any hardware.
+"""Memory and time bounds of a program, compiled for any hardware.
 
 Nothing is computed and no parameters are made: a program is traced and
 compiled from shapes, and what the compiler made of it is read.
@@ -20,8 +20,8 @@ from vit_jax_repro.analysis import cost, hlo, memory, roofline
 from vit_jax_repro.parallel import mesh as meshes
 from vit_jax_repro.parallel import targets
 
-# How much longer an array of a collective may be than the parameter that it
-# stands for: XLA pads shards to its tiles.
+# How much longer an array of a collective may be than its parameter: XLA pads
+# shards to its tiles.
 _PADDED = 1.3
 _TICK = 5.0  # seconds
 
@@ -47,7 +47,7 @@ class Exchange:
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-  """What a compiler made of a program.
+  """Memory, traffic and exchanges of a compiled program.
 
   Attributes:
     memory: of one device; None: the compiler refused the program and did not
@@ -150,7 +150,9 @@ def _analyse(
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     seconds = time.perf_counter() - between
-    return Analysis(memory.of_refusal(str(error)), between - started, seconds)
+    return Analysis(
+      memory.memory_of_refused(str(error)), between - started, seconds
+    )
   ended = time.perf_counter()
   program = hlo.Program(compiled.as_text())
   products = cost.products(traced.jaxpr)
@@ -160,7 +162,7 @@ def _analyse(
   chip = targets.chip_of(devices[0].device_kind)
   wide = sum(n for name, n in products.items() if name == 'float32')
   return Analysis(
-    memory=memory.of(compiled),
+    memory=memory.memory_of(compiled),
     lower=between - started,
     compile=ended - between,
     kernels=dict(program.custom_calls()),

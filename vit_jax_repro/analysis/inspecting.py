@@ -1,4 +1,4 @@
-"""What is inside the model of a weights file, as arrays: the jobs of `figures`.
+"""Attention, positions and filters of a weights file as arrays, for `figures`.
 
 `path` is that of a weights file; all but `filters` take `model`, `image_size`
 and `preprocessing` as keywords, too: see `restoring.restore`. Errors are
@@ -58,8 +58,8 @@ class Distances:
 
 
 @dataclasses.dataclass(frozen=True)
-class Positions:
-  """How position embeddings resemble each other."""
+class PositionSimilarity:
+  """Cosine similarity of position embeddings."""
 
   model: str
   similarity: np.ndarray  # [h, w, h, w]
@@ -77,11 +77,11 @@ class Filters:
 def rollouts(
   path, images, *, token=None, combined='mean', **reading
 ) -> Rollouts:
-  """Attention rollout for each image.
+  """Returns attention rollout for each image.
 
   Args:
     images: paths, or an array [B, H, W, 3] of images that are preprocessed.
-    token: see `Attention.seen_from`; by default the class token or, without
+    token: see `AttentionMaps.seen_from`; by default the class token or, without
       one, the average over patches.
     combined: see `attention.rollout`.
   """
@@ -111,7 +111,7 @@ def head_maps(
   token=None,
   **reading,
 ) -> HeadMaps:
-  """Attention weights of layers and heads (None: all), for each image.
+  """Returns attention weights of layers and heads (None: all), for each image.
 
   Further arguments are those of `rollouts`.
   """
@@ -136,7 +136,7 @@ def head_maps(
 
 
 def distances(path, images, **reading) -> Distances:
-  """Mean attention distance of every layer and head, for each image."""
+  """Returns the mean attention distance of each layer, head and image."""
   restored = _restore(path, images, reading)
   found = []
   for _, seen in _attend(restored, images):
@@ -150,19 +150,21 @@ def distances(path, images, **reading) -> Distances:
   )
 
 
-def positions(path, *, layer: int = 0, **reading) -> Positions:
-  """Cosine similarities of the position embeddings; see `embeddings`."""
+def positions(path, *, layer: int = 0, **reading) -> PositionSimilarity:
+  """Returns cosine similarities of the position embeddings."""
   restored = restoring.restore(path, **reading)
   attention.require_vit(restored.model)
   grid = attention.grid_of(restored.model, restored.params, restored.image_size)
   table = embeddings.position_table(
     restored.model, restored.params, grid, layer
   )
-  return Positions(_called_model(restored.model), embeddings.similarity(table))
+  return PositionSimilarity(
+    _called_model(restored.model), embeddings.similarity(table)
+  )
 
 
 def filters(path, *, number: int = 28) -> Filters:
-  """Principal components of the first filters, of a file of any family."""
+  """Returns the principal components of the first layer's filters."""
   params = weights.load(path)
   model = models.create(weights.describe(params))
   try:
@@ -190,7 +192,7 @@ def _restore(path, images, reading):
 
 
 def _attend(restored, images) -> Iterator:
-  """Each image as the model takes it, and its attention."""
+  """Yields each image as the model takes it, and its attention."""
   params = jax.device_put(restored.params)
   for image in images:
     if not isinstance(image, np.ndarray):
@@ -199,11 +201,11 @@ def _attend(restored, images) -> Iterator:
         preprocessing=restored.preprocessing,
         image_size=restored.image_size,
       )
-    yield image, attention.of(restored.model, params, image)
+    yield image, attention.attention_maps(restored.model, params, image)
 
 
 def _shown(image, restored):
-  """[H, W, 3] in [0, 1], from what the model takes."""
+  """Returns [H, W, 3] in [0, 1], from what the model takes."""
   read = preprocess.pick_preprocessing(restored.preprocessing)
   pixels = image * np.asarray(read.std) + np.asarray(read.mean)
   return np.clip(pixels / 255, 0, 1).astype(np.float32)
@@ -222,7 +224,7 @@ def _token(restored, token):
 
 
 def _called_model(model):
-  """Its published name, or that of its family."""
+  """Returns the published name of a model, or that of its family."""
   return models.name_of(model) or type(model).__name__
 
 

@@ -30,12 +30,12 @@ class Memory:
 
   @property
   def total(self) -> int:
-    """The peak while it runs."""
+    """Returns the peak while it runs."""
     return self.arguments + self.outputs + self.temporaries + self.program
 
 
-def of(compiled: Any) -> Memory:
-  """The memory of `jax.jit(f).lower(...).compile()`."""
+def memory_of(compiled: Any) -> Memory:
+  """Returns the memory of `jax.jit(f).lower(...).compile()`."""
   found = compiled.memory_analysis()
   return Memory(
     arguments=found.argument_size_in_bytes,
@@ -45,7 +45,7 @@ def of(compiled: Any) -> Memory:
   )
 
 
-def of_result(compile: Callable[[], Any]) -> Memory | None:
+def compile_and_measure(compile: Callable[[], Any]) -> Memory | None:
   """Returns the memory of what `compile` returns, or of what XLA refused.
 
   XLA refuses to compile what can never fit into a TPU.
@@ -54,14 +54,14 @@ def of_result(compile: Callable[[], Any]) -> Memory | None:
     None where it refused a program and did not say how much it needs.
   """
   try:
-    return of(compile())
+    return memory_of(compile())
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    return of_refusal(str(error))
+    return memory_of_refused(str(error))
 
 
-def of_refusal(text: str) -> Memory | None:
+def memory_of_refused(text: str) -> Memory | None:
   """Reads how much a refused program needs; None if the text has no figure."""
   found = re.search(
     r'(?:Used|required for HLO temporaries \() ?([\d.]+)([KMG])', text
@@ -73,13 +73,13 @@ def of_refusal(text: str) -> Memory | None:
 
 
 def usable(device: jax.Device | None = None) -> int | None:
-  """What a program may take of `limit`; the rest goes to fragments."""
+  """Returns the usable part of `limit`; fragments take the rest."""
   found = limit(device)
   return None if found is None else int(USABLE * found)
 
 
 def limit(device: jax.Device | None = None) -> int | None:
-  """Bytes that JAX may take of a device; None where nobody says (a CPU).
+  """Returns the bytes that JAX may take of a device; None if unknown (CPU).
 
   On a GPU this is what XLA_PYTHON_CLIENT_MEM_FRACTION leaves, by default three
   quarters of the card.
@@ -89,6 +89,6 @@ def limit(device: jax.Device | None = None) -> int | None:
 
 
 def peak(device: jax.Device | None = None) -> int | None:
-  """The most bytes that were in use on a device so far; None on a CPU."""
+  """Returns the peak bytes in use on a device so far; None on a CPU."""
   device = jax.local_devices()[0] if device is None else device
   return (device.memory_stats() or {}).get('peak_bytes_in_use')

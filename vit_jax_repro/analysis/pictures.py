@@ -1,4 +1,4 @@
-"""What all figures share: an empty one, colours, files of pictures and arrays.
+"""Parts that all figures share: canvas, colours, picture and array files.
 
 Figures are matplotlib's, made without pyplot, so that nothing stays open and no
 display is looked for.
@@ -26,7 +26,7 @@ _LONGEST = 500  # inches; matplotlib draws fewer than 2**16 pixels
 
 
 def new(width: float, height: float, *, images: bool = False):
-  """An empty figure, in inches; of panels of images or not.
+  """Returns an empty figure, in inches; of panels of images or not.
 
   Raises:
     InputError: it is larger than a picture can be.
@@ -73,7 +73,7 @@ def save(figure, path: str | os.PathLike) -> None:
 
 
 def arrays(found: Any) -> dict[str, np.ndarray]:
-  """The fields of a record as arrays; of several records, columns."""
+  """Returns the fields of a record as arrays; of several records, columns."""
   if isinstance(found, Sequence):
     names = vars(found[0]) if found else ()
     return {
@@ -100,13 +100,13 @@ def check_arrays_ending(path: str | os.PathLike) -> None:
     raise InputError(f'{os.fspath(path)!r} must end in .npz')
 
 
-def said(axis, text: str) -> None:
+def placeholder(axis, text: str) -> None:
   """Writes a sentence into the middle of an empty panel."""
   axis.text(
     0.5, 0.5, text, ha='center', va='center', transform=axis.transAxes, size=11
   )
 
 
-def plain(text: str) -> str:
-  """A text from outside, whose dollar signs are not to begin formulas."""
+def escape_mathtext(text: str) -> str:
+  """Returns a text whose dollar signs begin no formulas."""
   return text.replace('$', r'\$')

@@ -10,15 +10,22 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 
-from vit_jax_repro.analysis.pictures import BLUE, GREY, ORANGE, new, plain
+from vit_jax_repro.analysis.pictures import (
+  BLUE,
+  GREY,
+  ORANGE,
+  escape_mathtext,
+  new,
+)
 
 _MAP = 'viridis'
-# The maps of a mosaic have so many pixels at least, so that gaps can be thin.
-_FINE, _GAP = 24, 0.08  # and a gap so many of a map's width
+# A map of a mosaic has at least `_FINE` pixels a side, so that gaps can be
+# thin. A gap is `_GAP` of a map's width.
+_FINE, _GAP = 24, 0.08
 
 
 def rollout(found: Any):
-  """ViT paper, Figures 6 and 14: images, what is attended to, and how much.
+  """Draws images and their attention (ViT paper, Figures 6 and 14).
 
   Args:
     found: as `Rollouts`.
@@ -54,7 +61,7 @@ def rollout(found: Any):
 
 
 def enlarged(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """[h, w] -> [H, W], linear between the centres of patches."""
+  """Returns [h, w] -> [H, W], linear between the centres of patches."""
   factors = [big / small for big, small in zip(size, cells.shape, strict=True)]
   return scipy.ndimage.zoom(
     cells, factors, order=1, mode='nearest', grid_mode=True
@@ -101,7 +108,7 @@ def heads(found: Any):
 
 
 def distance(found: Any):
-  """ViT paper, Figure 7 (right) and Figure 11: a dot for each head.
+  """Draws a dot for each head (ViT paper, Figures 7 (right) and 11).
 
   Args:
     found: as `Distances`; what is drawn is the mean over images.
@@ -147,10 +154,10 @@ def distance(found: Any):
 
 
 def similarity(found: Any):
-  """ViT paper, Figure 7 (centre) and Figure 10: a map for each position.
+  """Draws a map for each position (ViT paper, Figures 7 (centre) and 10).
 
   Args:
-    found: as `Positions`.
+    found: as `PositionSimilarity`.
   """
   grids = found.similarity
   height, width = grids.shape[:2]
@@ -172,7 +179,7 @@ def similarity(found: Any):
 
 
 def filters(found: Any):
-  """ViT paper, Figure 7 (left): principal components as colours.
+  """Draws principal components as colours (ViT paper, Figure 7 (left)).
 
   Grey is 0; each is scaled by its largest entry.
 
@@ -232,4 +239,4 @@ def _mosaic(axis, maps, *, columns, rows, labels, limits=(0, 1)):
 
 
 def _short(name, most=24):
-  return plain(name if len(name) <= most else f'{name[: most - 1]}…')
+  return escape_mathtext(name if len(name) <= most else f'{name[: most - 1]}…')

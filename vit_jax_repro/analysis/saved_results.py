@@ -1,4 +1,4 @@
-"""What runs, studies and benchmarks left in JSON files, as columns to draw.
+"""Columns to draw from the JSON files of runs, studies and benchmarks.
 
 Errors are ValueErrors and OSErrors of one line that names the file.
 """
@@ -24,7 +24,7 @@ class Curves:
   evaluated: Mapping[str, tuple[np.ndarray, np.ndarray]]  # split: steps, parts
 
   def arrays(self) -> dict[str, np.ndarray]:
-    """All of it, without mappings."""
+    """Returns all of it, without mappings."""
     found = {'steps': self.steps, 'losses': self.losses}
     for split, (steps, parts) in self.evaluated.items():
       found |= {f'{split}_steps': steps, f'{split}_accuracies': parts}
@@ -32,7 +32,7 @@ class Curves:
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class SavedStudy:
   """study.json: what is drawn of it."""
 
   title: str
@@ -68,7 +68,7 @@ class Scaling:
 
 
 def curves(workdir: str | os.PathLike) -> Curves:
-  """The losses and accuracies of a run; a line that a kill cut off is left."""
+  """Returns the losses and accuracies of a run; a cut last line is ignored."""
   path = os.path.join(workdir, 'metrics.jsonl')
   if not os.path.isfile(path):
     raise FileNotFoundError(
@@ -103,11 +103,11 @@ def curves(workdir: str | os.PathLike) -> Curves:
   )
 
 
-def study(path: str | os.PathLike) -> Study:
-  """The sides and verdicts of a study."""
+def study(path: str | os.PathLike) -> SavedStudy:
+  """Returns the sides and verdicts of a study."""
   found = _object(path)
   try:
-    return Study(
+    return SavedStudy(
       found['title'],
       found['size'],
       tuple(side['name'] for side in found['sides']),
@@ -121,7 +121,7 @@ def study(path: str | os.PathLike) -> Study:
 
 
 def measured(paths: Sequence[str | os.PathLike]) -> Measured:
-  """The rows of files that `benchmark --json` wrote; failed ones are left out.
+  """Returns the rows of `benchmark --json` files, without failed ones.
 
   Raises:
     InputError: a file of something else, of both, or without a value.
@@ -163,7 +163,7 @@ def measured(paths: Sequence[str | os.PathLike]) -> Measured:
 
 
 def _measurement(row: Mapping[str, Any]) -> dict[str, Any]:
-  """One row of a file: what of, and how much."""
+  """Returns one row of a file: what of, and how much."""
   case = row['case']
   height, width = case['image_size']
   about = {
@@ -200,7 +200,7 @@ def _measurement(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _total(memory):
-  """Bytes of a program; files from before there was a total have its parts."""
+  """Returns the bytes of a program; old files have only the parts."""
   return memory['total'] if 'total' in memory else sum(memory.values())
 
 

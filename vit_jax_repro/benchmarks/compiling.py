@@ -1,4 +1,4 @@
-"""What compiling takes: time, and the memory that the compiler expects."""
+"""Compile time, and the memory that the compiler expects of a program."""
 
 import dataclasses
 import statistics
@@ -15,14 +15,15 @@ from vit_jax_repro.parallel import targets
 
 @dataclasses.dataclass(frozen=True)
 class Compilation:
-  """How long it takes to get a program; medians over the rounds, in seconds.
+  """Compile time of a program: medians over the rounds, in seconds.
 
   Attributes:
+    case: the program.
     variant: a key of `programs.VARIANTS`.
-    lower: tracing and lowering.
-    compile: what XLA does then.
-    ratio: both together, to those of the first variant; the median over the
-      rounds.
+    lower: time of tracing and lowering.
+    compile: time of compilation by XLA.
+    ratio: lowering and compilation together, relative to the first variant;
+      the median over the rounds.
   """
 
   case: programs.Case
@@ -37,11 +38,14 @@ class Fit:
   """The memory of a program on one device, in bytes.
 
   Attributes:
-    memory: what the compiler expects; None: it gave up, for want of it.
-    limit: what may be used of the device; None if it is not known.
-    taken: what JAX takes of the device, or None.
-    largest_batch: the batch, doubled or halved until it just fits into the
-      limit; 0: none does; None: not asked for.
+    case: the program.
+    variant: a key of `programs.VARIANTS`.
+    memory: what the compiler expects; if it refused the program, the memory
+      that it reports as needed. None if it refused without a figure.
+    limit: bytes that a run may use of the device; None if unknown.
+    largest_batch: the batch size, doubled or halved until it just fits into
+      the limit. 0 if none fits, None if not requested.
+    taken: bytes that JAX takes of the device, or None.
   """
 
   case: programs.Case
@@ -54,13 +58,16 @@ class Fit:
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-  """A program for a target, and what its compiler made of it.
+  """A program compiled for a target, with the analysis of the result.
 
   Attributes:
-    num_chips: of the target.
-    limit: bytes that a run may use of a device.
-    taken: bytes that JAX takes of it.
-    fits: whether the program does.
+    case: the program.
+    variant: a key of `programs.VARIANTS`.
+    num_chips: number of chips of the target.
+    analysis: memory, collectives and bound of the compiled program.
+    limit: bytes that a run may use of a device; None if unknown.
+    taken: bytes that JAX takes of a device; None if unknown.
+    fits: whether the program fits into the limit.
     largest_batch: see `Fit`.
   """
 
@@ -81,7 +88,10 @@ def times(
   rounds: int,
   show: Callable[[str], None],
 ) -> list[Compilation]:
-  """Compiles each variant anew in each round, without a cache."""
+  """Returns the compile times of each variant, without a cache.
+
+  Every round compiles every variant once.
+  """
   found = {name: [] for name in variants}
   with dry_run.without_cache():
     for number in range(rounds):
@@ -111,13 +121,17 @@ def fits(
   largest: bool,
   show: Callable[[str], None],
 ) -> list[Fit]:
-  """The memory of each variant, and the largest batch if wanted.
+  """Returns the memory of each variant, with the largest batch if requested.
 
   Args:
-    limit: bytes of a device; None: 0.95 of what it reports, as in `main`.
+    case: the program.
+    variants: keys of `programs.VARIANTS`.
+    limit: bytes of a device; None for 0.95 of what it reports, as in `main`.
+    largest: whether to search for the largest batch.
+    show: called with a line of text about the progress.
 
   Raises:
-    InputError: the largest batch is wanted and nobody knows the limit.
+    InputError: the largest batch is requested, but the limit is unknown.
   """
   taken, usable = dry_run.limits(programs.devices(case)[0])
   limit = usable if limit is None else limit
@@ -147,7 +161,8 @@ def forecasts(
   """Compiles each variant for the target of a case and bounds its speed.
 
   Args:
-    limit, largest: see `fits`.
+    case: the program, with a target.
+    variants, limit, largest, show: see `fits`.
   """
   with dry_run.without_cache():
     return [_forecast(case, name, limit, largest, show) for name in variants]
@@ -183,18 +198,22 @@ def _forecast(case, name, limit, largest, show):
 
 
 def expected(case: programs.Case) -> memory.Memory | None:
-  """The memory of one device while a case runs; None: XLA gave up on it."""
+  """Returns the memory that the compiler expects a case to take on one device.
+
+  If XLA refused the program, this is the memory that it reports as needed, or
+  None if it reports no figure.
+  """
   program = programs.create(case)
-  return memory.of_result(lambda: programs.compile(program))
+  return memory.compile_and_measure(lambda: programs.compile(program))
 
 
 def _largest(case, limit, show):
-  """Returns the batch, doubled or halved until it just fits."""
+  """Returns the batch size, doubled or halved until it just fits."""
   shards = programs.shards(case)
 
   def does_fit(number):
     batch = number * shards
-    show(f'{case.model}: does a batch of {batch} fit?')
+    show(f'{case.model}: trying a batch of {batch}')
     found = expected(dataclasses.replace(case, batch_size=batch))
     return found is not None and found.total <= limit
 

@@ -42,7 +42,7 @@ _PAUSE = 0.5  # seconds, in which those that are not measured come to rest
 
 
 @dataclasses.dataclass(frozen=True)
-class Speed:
+class InputSpeed:
   """One row of the table."""
 
   name: str
@@ -68,7 +68,7 @@ def measure(*, image_size, batch_size, num_images, rounds, num_batches, show):
     show: called with a line of text before each round.
 
   Returns:
-    A list of Speed, and a dict that describes the files.
+    A list of InputSpeed, and a dict that describes the files.
   """
   import tempfile
 
@@ -244,7 +244,7 @@ def _speed(name, rates):
       one / two for one, two in zip(rates[name], rates[other], strict=True)
     )
 
-  return Speed(
+  return InputSpeed(
     name=name,
     does=CONTENDERS[name],
     images_per_sec=statistics.median(rates[name]),

@@ -1,4 +1,4 @@
-"""What a step spends its time on, by parts of the model."""
+"""Profiles: the time of a step, by parts of the model."""
 
 import collections
 import dataclasses
@@ -11,7 +11,7 @@ import jax
 
 from vit_jax_repro.benchmarks import programs
 
-# Blocks, units and layers of one kind are one part.
+# Numbers of blocks, units and layers; those of one kind count as one part.
 _NUMBER = re.compile(r'(?<=[a-z])_?\d+(?=/|$)')
 _INSTRUCTION = re.compile(
   r'^\s*(?:ROOT )?%?([\w.\-]+) = .*metadata=\{[^}]*op_name="([^"]*)"', re.M
@@ -20,14 +20,16 @@ _OTHER = 'other'
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-  """One row, the largest first.
+class ModelPart:
+  """The time of one part of a model.
 
   Attributes:
-    name: modules as flax has them and the operation, such as
+    case: the program.
+    variant: a key of `programs.VARIANTS`.
+    name: path of flax modules and operation, such as
       'backward Transformer/encoderblock/MlpBlock/Dense: dot_general'.
-    seconds: of a step, summed over threads or streams of a device.
-    share: of all parts.
+    seconds: per step, summed over threads or streams of a device.
+    share: fraction of the time of all parts.
   """
 
   case: programs.Case
@@ -39,14 +41,15 @@ class Part:
 
 def profile(
   case: programs.Case, variant: str, *, number: int, trace: str | None
-) -> list[Part]:
-  """Times the operations of some steps.
+) -> list[ModelPart]:
+  """Returns the times of all parts of a model, the largest first.
 
   Args:
+    case: the program.
     variant: a key of `programs.VARIANTS`.
-    number: of steps.
-    trace: folder for JAX's trace, which TensorBoard and XProf show; None: a
-      temporary one.
+    number: number of steps to profile.
+    trace: folder for JAX's trace, which TensorBoard and XProf can show; None
+      for a temporary one.
   """
   program = programs.create(programs.variant(case, variant))
   compiled = programs.compile(program)
@@ -56,31 +59,39 @@ def profile(
     with jax.profiler.trace(folder):
       make_steps(number)
     times = _times(folder)
-  names = dict(_INSTRUCTION.findall(compiled.as_text()))
+  text = compiled.as_text()
+  assert text is not None
+  names = dict(_INSTRUCTION.findall(text))
   parts = collections.Counter()
   for instruction, nanoseconds in times.items():
     if instruction in names:
       parts[part_of(names[instruction])] += nanoseconds
-    elif re.search(r'[._]\d+$', instruction):  # made by XLA, of nothing of ours
+    elif re.search(r'[._]\d+$', instruction):
+      # XLA inserted this instruction; it belongs to no module.
       parts[_OTHER] += nanoseconds
   total = sum(parts.values())
   devices = len(program.mesh.local_devices)
   return [
-    Part(case, variant, name, time / 1e9 / number / devices, time / total)
+    ModelPart(case, variant, name, time / 1e9 / number / devices, time / total)
     for name, time in parts.most_common()
   ]
 
 
 def part_of(op_name: str) -> str:
-  """'jit(train_step)/transpose(jvp(ViT))/head/dot_general' -> its part."""
+  """Returns the part of the model that an HLO operation belongs to.
+
+  Args:
+    op_name: such as 'jit(train_step)/transpose(jvp(ViT))/head/dot_general',
+      which becomes 'backward head: dot_general'.
+  """
   pieces = [p for p in op_name.split('/') if not p.startswith(('jit(', 'pjit'))]
   backward = any(piece.startswith('transpose(') for piece in pieces)
   *modules, operation = pieces or [_OTHER]
   modules = [p for p in modules if re.fullmatch(r'[A-Za-z]\w*', p)]
   modules = [p for p in modules if p not in ('while', 'body', 'checkpoint')]
-  if 'shard_map' in modules:  # a layer, whose name stands there again
+  if 'shard_map' in modules:  # the layer's name is repeated after it
     modules = modules[: modules.index('shard_map')]
-  if modules:  # of the backward pass the path stands there twice
+  if modules:  # operations of the backward pass have the path twice
     last = len(modules) - 1 - modules[::-1].index(modules[0])
     modules = modules[last:]
   where = _NUMBER.sub('', '/'.join(modules))
@@ -90,9 +101,10 @@ def part_of(op_name: str) -> str:
 
 
 def _is_work(plane, line):
-  """Whether a line of a trace has operations, and has them alone.
+  """Returns whether a line of a trace contains operations and nothing else.
 
-  GPUs have a line for each stream, and the same again by modules and steps.
+  GPUs have one line per stream, and further lines that repeat the operations
+  by modules and steps.
   """
   if plane.startswith('/device:TPU'):
     return line == 'XLA Ops'
@@ -102,7 +114,10 @@ def _is_work(plane, line):
 
 
 def _instruction(plane, event):
-  """A CPU's events are called so; reading their stats ends JAX 0.12."""
+  """Returns the HLO instruction of an event.
+
+  On CPUs it is the event's name; reading their stats crashes JAX 0.12.
+  """
   if not plane.startswith('/device:'):
     return event.name
   for name, value in event.stats:
@@ -112,9 +127,9 @@ def _instruction(plane, event):
 
 
 def _times(folder):
-  """{HLO instruction: nanoseconds}, over all threads and devices."""
+  """Returns {HLO instruction: nanoseconds}, over all threads and devices."""
   paths = glob.glob(os.path.join(folder, '**', '*.xplane.pb'), recursive=True)
-  path = max(paths, key=os.path.getmtime)  # there may be earlier ones
+  path = max(paths, key=os.path.getmtime)  # others are from earlier runs
   times = collections.Counter()
   for plane in jax.profiler.ProfileData.from_file(path).planes:
     if not plane.name.startswith(('/device:', '/host:CPU')):

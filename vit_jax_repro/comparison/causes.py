@@ -53,7 +53,7 @@ class Cause:
 
 
 @dataclasses.dataclass(frozen=True)
-class Positions:
+class ResizedPositions:
   """Position embeddings that were resized for the comparison.
 
   Only then can the rule of resizing be a cause.
@@ -68,7 +68,7 @@ class Positions:
 def known(
   model: nn.Module,
   params: Mapping[str, Any],
-  resized: Positions | None = None,
+  resized: ResizedPositions | None = None,
 ) -> list[Cause]:
   """The causes that this model can have.
 
@@ -224,7 +224,7 @@ def _without_pre_logits(model, params):
 class _Repositioned:
   """Resizes the file's position embeddings by a port's rule."""
 
-  resized: Positions
+  resized: ResizedPositions
   rule: str
 
   def __call__(self, model, params):

@@ -26,7 +26,7 @@ _MOST_WORSE = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class CauseTrial:
   """One cause, tried on the reference."""
 
   cause: Cause
@@ -48,11 +48,11 @@ class Trial:
 class Diagnosis:
   """What explains a port's differences."""
 
-  layers: tuple[differences.Difference, ...]
-  trials: tuple[Trial, ...]  # every cause alone, what explains most first
+  layers: tuple[differences.LayerDifference, ...]
+  trials: tuple[CauseTrial, ...]  # every cause alone, what explains most first
   named: tuple[Cause, ...]  # that together bring the two nearest, main first
   alternatives: tuple[Cause, ...]  # that do as well as the last one named
-  remaining: tuple[differences.Difference, ...]  # with the named ones
+  remaining: tuple[differences.LayerDifference, ...]  # with the named ones
   # Activations of the reference that the port has not in this shape: (name,
   # why), see `differences.not_compared`.
   not_compared: tuple[tuple[str, str], ...]
@@ -162,7 +162,7 @@ class Examiner:
     outputs = self._variant((*matched, cause))
     found = self._compare(outputs, port)
     effect = self._compare(self.reference, outputs)
-    return Trial(
+    return CauseTrial(
       cause,
       differences.worst(effect),
       differences.total_excess(found),

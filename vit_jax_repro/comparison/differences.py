@@ -10,7 +10,7 @@ _MOST_EXCESS = 1e12  # that counts; of infinities and what is not a number
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
+class LayerDifference:
   """One activation of the port against the reference's."""
 
   name: str
@@ -35,7 +35,7 @@ def compare(
   reference: Mapping[str, np.ndarray],
   port: Mapping[str, np.ndarray],
   tolerances: Mapping[str, float],
-) -> list[Difference]:
+) -> list[LayerDifference]:
   """Differences of the activations that both have, in the reference's order.
 
   Args:
@@ -98,7 +98,7 @@ def _difference(name, expected, actual, tolerance):
   gap = float(np.abs(actual - expected).max(initial=0))
   largest = float(np.abs(expected).max(initial=0))
   lengths = float(np.linalg.norm(expected) * np.linalg.norm(actual))
-  return Difference(
+  return LayerDifference(
     name=name,
     max_abs=math.inf if math.isnan(gap) else gap,
     relative=gap / largest if largest else math.inf if gap else 0.0,
@@ -107,12 +107,14 @@ def _difference(name, expected, actual, tolerance):
   )
 
 
-def first_outside(differences: Sequence[Difference]) -> Difference | None:
+def first_outside(
+  differences: Sequence[LayerDifference],
+) -> LayerDifference | None:
   """The first layer over its tolerance, None if all are within."""
   return next((d for d in differences if not d.within), None)
 
 
-def total_excess(differences: Sequence[Difference]) -> float:
+def total_excess(differences: Sequence[LayerDifference]) -> float:
   """One number for how far a port is off: 0 when every layer is within.
 
   The sum over layers of the logarithm of what goes beyond the tolerance: it
@@ -123,6 +125,6 @@ def total_excess(differences: Sequence[Difference]) -> float:
   )
 
 
-def worst(differences: Sequence[Difference]) -> float:
+def worst(differences: Sequence[LayerDifference]) -> float:
   """The largest difference in units of its tolerance."""
   return max((d.excess for d in differences), default=0.0)

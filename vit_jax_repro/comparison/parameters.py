@@ -161,4 +161,4 @@ def resized_positions(source, restored):
   side = math.isqrt(embeddings.shape[1] - tokens)
   if (side, side) == grid:
     return None
-  return causes.Positions(embeddings, (side, side), grid, tokens)
+  return causes.ResizedPositions(embeddings, (side, side), grid, tokens)

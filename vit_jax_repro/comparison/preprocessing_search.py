@@ -1,7 +1,7 @@
 """How a port reads image files, found by trying known ways on the reference.
 
-A `Reading` is one way from a file to a model's input. The one that gives what
-the port's own preprocessing gives, with the fewest changes from the
+An `ImageReading` is one way from a file to a model's input. The one that gives
+what the port's own preprocessing gives, with the fewest changes from the
 reference's, is named.
 
 Shapes: H W pixels of the result, h w pixels of the file.
@@ -40,7 +40,7 @@ _MOST_READINGS = 50  # that are tried on every image
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class ImageReading:
   """One way to read an image; the fields are what ports differ in."""
 
   decoder: str = 'fast'  # a key of DECODERS
@@ -50,7 +50,7 @@ class Reading:
   scaling: str = 'to [-1, 1]'  # a key of SCALINGS
   channels: str = 'RGB'  # or 'BGR'
 
-  def changes(self, other: 'Reading') -> tuple[str, ...]:
+  def changes(self, other: 'ImageReading') -> tuple[str, ...]:
     """Names of the fields in which two differ."""
     fields = (field.name for field in dataclasses.fields(self))
     return tuple(f for f in fields if getattr(self, f) != getattr(other, f))
@@ -78,25 +78,27 @@ TOPICS = {
 }
 
 
-def of_preprocessing(name: str, image_size: tuple[int, int]) -> Reading | None:
-  """The `Reading` of data.preprocess.PREPROCESSINGS; None: it is no such one.
+def known_reading(
+  name: str, image_size: tuple[int, int]
+) -> ImageReading | None:
+  """Returns the reading of one of data.preprocess.PREPROCESSINGS.
 
-  big_vision's area method is none.
+  None for big_vision's area method, which is no such reading.
   """
   entry = preprocess.pick_preprocessing(name)
   if entry.crop_pct is None:
     squashed = entry.name in ('vit_jax', 'bit')
-    return Reading() if squashed else None
+    return ImageReading() if squashed else None
   scaling = next(
     key for key, value in SCALINGS.items() if value == (entry.mean, entry.std)
   )
-  return Reading(
+  return ImageReading(
     'accurate', entry.crop_pct(image_size), 'bicubic', True, scaling
   )
 
 
 def read(
-  encoded: bytes, image_size: tuple[int, int], reading: Reading
+  encoded: bytes, image_size: tuple[int, int], reading: ImageReading
 ) -> np.ndarray:  # [H, W, 3] float32
   """Reads an image in one way; see `data.preprocess` for errors."""
   pixels = _decode(encoded, reading.decoder)
@@ -147,20 +149,20 @@ def _finish(pixels, reading):
   return preprocess.normalize(pixels, *SCALINGS[reading.scaling])
 
 
-def variants(start: Reading) -> Iterator[Reading]:
+def variants(start: ImageReading) -> Iterator[ImageReading]:
   """All known readings, `start` among them."""
   crops = dict.fromkeys((start.crop, SQUASH, *CROPS))
   for values in itertools.product(
     DECODERS, crops, FILTERS, (False, True), SCALINGS, ('RGB', 'BGR')
   ):
-    yield Reading(*values)
+    yield ImageReading(*values)
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class ReadingTrial:
   """One field of the reference's reading, changed alone."""
 
-  reading: Reading
+  reading: ImageReading
   field: str
   effect: float  # on the reference's pixels, in levels of 0..255, at most
 
@@ -175,10 +177,10 @@ class Comparison:
 
   gap: float  # largest difference, in levels of 0..255
   mean_gap: float
-  start: Reading | None  # the reference's
-  found: Reading | None  # the port's, None if no known reading is near
+  start: ImageReading | None  # the reference's
+  found: ImageReading | None  # the port's, None if no known reading is near
   remaining: float  # largest difference of `found`, in levels
-  trials: tuple[Trial, ...]
+  trials: tuple[ReadingTrial, ...]
 
   @property
   def agrees(self) -> bool:
@@ -192,7 +194,7 @@ class Comparison:
     return self.found.changes(self.start)
 
   @property
-  def indistinguishable(self) -> tuple[Trial, ...]:
+  def indistinguishable(self) -> tuple[ReadingTrial, ...]:
     return tuple(t for t in self.trials if not t.distinguishable)
 
 
@@ -214,11 +216,11 @@ def compare(
   entry = preprocess.pick_preprocessing(preprocessing)
   std = np.float32(entry.std)
   gap = np.nan_to_num(np.abs(port - reference) * std, nan=np.inf)
-  start = of_preprocessing(preprocessing, image_size)
+  start = known_reading(preprocessing, image_size)
   trials = tuple(_trials(encoded, image_size, start)) if start else ()
   found, remaining = start, float(gap.max())
   if remaining > EXACT:
-    found, remaining = _search(encoded, port, start or Reading())
+    found, remaining = _search(encoded, port, start or ImageReading())
   return Comparison(
     gap=float(gap.max()),
     mean_gap=float(gap.mean()),
@@ -239,7 +241,7 @@ def _trials(encoded, image_size, start):
         _levels(read(data, image_size, reading), image, start)
         for data, image in zip(encoded, usual, strict=True)
       )
-      yield Trial(reading, changed[0], effect)
+      yield ReadingTrial(reading, changed[0], effect)
 
 
 def _search(encoded, port, start):
@@ -253,7 +255,7 @@ def _search(encoded, port, start):
   @functools.cache
   def resized(decoder, *how):
     pixels = _decode(encoded[0], decoder)
-    return _resize(pixels, image_size, Reading(decoder, *how))
+    return _resize(pixels, image_size, ImageReading(decoder, *how))
 
   ranked = []
   for reading in variants(start):

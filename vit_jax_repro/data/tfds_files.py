@@ -36,7 +36,7 @@ def _multi_hot(labels, num_classes):  # [n] int64 -> [K] int64
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class ExampleReading:
   """How image and label come out of an example, in TensorFlow operations."""
 
   feature: str = 'label'  # what the label is made from
@@ -81,9 +81,9 @@ class Reading:
       )
 
 
-IMAGE_AND_LABEL = Reading()
+IMAGE_AND_LABEL = ExampleReading()
 READINGS = {  # by TFDS's name; that of all others is IMAGE_AND_LABEL
-  'imagenet2012_real': Reading(
+  'imagenet2012_real': ExampleReading(
     feature='real_label', label=_multi_hot, multi_label=True
   )
 }
@@ -96,7 +96,7 @@ class Files:
   name: str
   builder: Any  # tfds.core.DatasetBuilder
   split: str
-  reading: Reading
+  reading: ExampleReading
   # Of TFDS's instructions, each for one example; None: all of the split.
   chosen: tuple[Any, ...] | None = None
 

@@ -19,7 +19,7 @@ import itertools
 
 from vit_jax_repro.data import catalogue, tfds_files
 from vit_jax_repro.data.tf_host import tensorflow
-from vit_jax_repro.data.tfds_files import Reading
+from vit_jax_repro.data.tfds_files import ExampleReading
 
 CLEVR_FEWEST = 3  # objects in a scene; ten at most
 CLEVR_EDGES = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)  # of pixel depths
@@ -70,7 +70,7 @@ def _bins(edges, unit=''):
 
 
 def _dsprites(feature, num_values):
-  return Reading(
+  return ExampleReading(
     feature=feature,
     label=functools.partial(_grouped, num_values=num_values),
     class_names=tuple(str(i) for i in range(DSPRITES_CLASSES)),
@@ -80,21 +80,21 @@ def _dsprites(feature, num_values):
 
 
 _READINGS = {
-  'clevr-count': Reading(
+  'clevr-count': ExampleReading(
     feature='objects',
     parts=('size',),
     label=_count,
     class_names=tuple(str(n) for n in range(CLEVR_FEWEST, 11)),
     name='count',
   ),
-  'clevr-distance': Reading(
+  'clevr-distance': ExampleReading(
     feature='objects',
     parts=('pixel_coords',),
     label=_nearest_object,
     class_names=_bins(CLEVR_EDGES),
     name='distance',
   ),
-  'kitti-distance': Reading(
+  'kitti-distance': ExampleReading(
     feature='objects',
     parts=('type', 'location'),
     label=_nearest_vehicle,
@@ -103,8 +103,10 @@ _READINGS = {
   ),
   'dsprites-xpos': _dsprites('label_x_position', DSPRITES_POSITIONS),
   'dsprites-orientation': _dsprites('label_orientation', DSPRITES_ORIENTATIONS),
-  'smallnorb-azimuth': Reading(feature='label_azimuth', name='azimuth'),
-  'smallnorb-elevation': Reading(feature='label_elevation', name='elevation'),
+  'smallnorb-azimuth': ExampleReading(feature='label_azimuth', name='azimuth'),
+  'smallnorb-elevation': ExampleReading(
+    feature='label_elevation', name='elevation'
+  ),
 }
 
 TASKS = tuple(
@@ -115,5 +117,5 @@ TASKS = tuple(
 
 
 def reading_of(task):
-  """How examples of a task in TASKS are read, a tfds_files.Reading."""
+  """How examples of a task in TASKS are read, a tfds_files.ExampleReading."""
   return _READINGS.get(task, tfds_files.IMAGE_AND_LABEL)

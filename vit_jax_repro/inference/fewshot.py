@@ -26,7 +26,7 @@ IMAGE_SIZE = (224, 224)  # where a file leaves it open, as BiT's do
 
 @dataclasses.dataclass(frozen=True)
 class Shots:
-  """What so many images of each class gave."""
+  """Accuracies with a given number of images of each class."""
 
   shots: int
   accuracies: tuple[float, ...]  # fractions, of each seed
@@ -73,7 +73,7 @@ def fewshot(
   image_size=None,
   data_dir=None,
 ):
-  """Accuracy of least squares on features of a few images of each class.
+  """Returns the accuracy of least squares on features of a few images a class.
 
   The head of the file is not used and may be zeros. `least_squares` has the
   method, `choose` picks the images to learn from.
@@ -87,9 +87,9 @@ def fewshot(
     train_split: the split that the images are chosen from.
     split: the split that is predicted, every image counted once.
     batch_size: images a step, over all processes and devices; any number.
-    preprocessing: by default 'big_vision', the protocol's, in place of 'bit'
-      and 'vit_jax'; else as the file says.
-    image_size: by default as the file says, else 224.
+    preprocessing: by default the file's, but the protocol's 'big_vision' in
+      place of 'bit' and 'vit_jax'.
+    image_size: by default the file's, else 224.
 
   Returns:
     FewShot.
@@ -109,9 +109,9 @@ def fewshot(
   choice = choose(train, shots, range(seeds))
   unreadable = []
   features = _Features(restored, batch_size, unreadable)
-  rows, places = features.of(choice.split)
+  rows, places = features.extract(choice.split)
   row_of = {place: row for row, place in enumerate(places) if place >= 0}
-  test_rows, test_labels = features.of(test)
+  test_rows, test_labels = features.extract(test)
   correct = {}
   for key, chosen in choice.places.items():
     readable = [place for place in chosen if place in row_of]
@@ -154,7 +154,7 @@ class _Features:
     self._mesh = meshes.create_mesh()
     self._params = meshes.replicate(restored.params, self._mesh)
 
-  def of(self, source):
+  def extract(self, source):
     restored = self._restored
     batches = pipeline.evaluation_batches(
       source,
@@ -219,7 +219,7 @@ def _summary(number, correct, test):
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class ChosenImages:
   """The images that all shots and seeds need, each once."""
 
   labels: np.ndarray  # [n] int64
@@ -227,7 +227,7 @@ class Choice:
   split: object  # of these images; their label is their place in `labels`
 
 
-def choose(split: datasets.Split, shots, seeds) -> Choice:
+def choose(split: datasets.Split, shots, seeds) -> ChosenImages:
   """Chooses `shots` images of each class for each seed.
 
   All labels are read, and no image is decoded.
@@ -258,7 +258,7 @@ def choose(split: datasets.Split, shots, seeds) -> Choice:
       f'split {split.split!r} of {split.name!r}: {error}'
     ) from None
   used = np.unique(np.concatenate(list(chosen.values())))
-  return Choice(
+  return ChosenImages(
     labels=labels[used],
     places={k: np.searchsorted(used, rows) for k, rows in chosen.items()},
     split=_Images(split, ids[used]),
@@ -266,7 +266,7 @@ def choose(split: datasets.Split, shots, seeds) -> Choice:
 
 
 def _found(split):
-  """Ids and labels of all examples, sorted by id."""
+  """Returns ids and labels of all examples, sorted by id."""
 
   def named(example):
     record = split.load(example)
@@ -280,7 +280,7 @@ def _found(split):
 
 
 class _Images:
-  """As much of a datasets.Split as evaluation uses; each image is a class."""
+  """A part of a datasets.Split in which each image is a class of its own."""
 
   multi_label = False
 
@@ -307,7 +307,7 @@ class _Images:
     return self._split.locate(example_id)
 
   def _place(self, example_id):
-    """The place of an id among ours, -1 if it is not; in TensorFlow."""
+    """Returns the place of an id among ours, -1 if it is not; in TensorFlow."""
     tf = tensorflow()
     if self._table is None:
       with tf.init_scope():  # outlives the function that is being traced

@@ -18,7 +18,7 @@ from vit_jax_repro.weights import model_card, positions
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-  """A model ready to be applied, and what its file says about it."""
+  """A model ready to be applied, with the metadata of its file."""
 
   model: object  # linen module
   params: dict  # in the form that `model` takes
@@ -60,13 +60,13 @@ def restore(
   """Reads a weights file and builds the model that it belongs to.
 
   Args:
-    path: a published .npz file, or a run's model.npz with model.json beside.
-    model: a name that overrides what the file says about the architecture.
+    path: a published .npz file, or a run's model.npz next to its model.json.
+    model: a name that overrides the architecture of the file.
     image_size: S or (H, W) pixels; position embeddings are resized to it.
     preprocessing: a name, see data.preprocess.pick_preprocessing; by default
-      what model.json says, else `default_preprocessing`.
-    default_image_size: (H, W) where nothing says for what size weights are
-      made; by default that of the family.
+      that of model.json, else `model_card.default_preprocessing`.
+    default_image_size: (H, W) of files that do not have their image size; by
+      default that of the family.
 
   Returns:
     Restored.
@@ -94,7 +94,7 @@ def restore(
   bare = card is None
   if preprocessing is None:
     preprocessing = _preprocessing_of(card, path, spec, module)
-  card = card or model_card.Card(spec)
+  card = card or model_card.ModelCard(spec)
   size = image_size or card.image_size or spec.get('image_size')
   if size is None:
     size = default_image_size or model_card.DEFAULT_IMAGE_SIZE.get(
@@ -105,7 +105,7 @@ def restore(
     size = preprocess.check_image_size(size)
   fitted = _fit(params, module, size, card, path)
   if bare:
-    _say_if_without_slot(params, fitted)
+    _note_token_without_slot(params, fitted)
   names = card.class_names
   return Restored(
     model=module,
@@ -129,7 +129,7 @@ def _preprocessing_of(card, path, spec, module):
 
 
 def _card(path):
-  """The description beside a weights file; any other JSON is put aside."""
+  """Returns the card of a weights file; None for no card or other JSON."""
   try:
     return model_card.read_card(path)
   except model_card.NotACardError as error:
@@ -139,7 +139,7 @@ def _card(path):
 
 @contextlib.contextmanager
 def _about(subject):
-  """Names in a ValueError what it is about."""
+  """Puts the subject in front of the message of an InputError."""
   try:
     yield
   except InputError as error:
@@ -147,7 +147,7 @@ def _about(subject):
 
 
 def _named(name, spec):
-  """The named model with the file's head: classes and tanh layer."""
+  """Returns the named model with the file's head: classes and tanh layer."""
   module = models.create(name, num_classes=spec['num_classes'])
   if hasattr(module, 'representation_size'):
     module = module.clone(representation_size=spec.get('representation_size'))
@@ -171,8 +171,8 @@ def _fit(params, module, size, card, path):
     )
 
 
-def _say_if_without_slot(params, fitted):
-  """Notes that a class token got a position, where arithmetic alone said so."""
+def _note_token_without_slot(params, fitted):
+  """Notes that a class token got a position, inferred from counts alone."""
   number, fitted_number = map(positions.count_in, (params, fitted))
   if positions.is_token_without_slot(params) and number != fitted_number:
     note(

@@ -15,14 +15,14 @@ import jax
 COLLECTION = 'intermediates'
 
 
-def wanted(module: nn.Module) -> bool:
+def is_requested(module: nn.Module) -> bool:
   """Whether the caller asked for the named activations."""
   return module.is_mutable_collection(COLLECTION)
 
 
 def record(module: nn.Module, named: Mapping[str, jax.Array]) -> None:
   """Sows every named activation of the top-level module `module`."""
-  if wanted(module):
+  if is_requested(module):
     for name, value in named.items():
       # Not `sow`: it refuses names that are also submodules' ('embedding').
       module.put_variable(COLLECTION, name, (value,))

@@ -139,7 +139,7 @@ class ViT(nn.Module):
       scan=self.scan,
       remat=self.remat,
       remat_policy=self.remat_policy,
-      keep=intermediates.wanted(self),
+      keep=intermediates.is_requested(self),
       name='Transformer',
     )(x, self._dropout_key(train))
     named.update(encoded)

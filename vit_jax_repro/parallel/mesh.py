@@ -18,7 +18,7 @@ BATCH_AXES = ('data', 'fsdp')
 
 
 def create_mesh(data=None, fsdp=1, model=1, *, devices=None):
-  """A mesh over all devices of all processes.
+  """Returns a mesh over all devices of all processes.
 
   Args:
     data, fsdp, model: sizes of the axes; `data=None` takes what is left.
@@ -53,7 +53,7 @@ def batch_shards(mesh):
 
 
 def replicated(mesh):
-  """A whole copy on every device."""
+  """Returns a whole copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -73,7 +73,7 @@ PARAMETER_RULES = (
   (r'(MlpBlock_\d+|\w+_mixing)/Dense_0/bias', ('model',), 'units'),
   (r'(MlpBlock_\d+|\w+_mixing)/Dense_1/kernel', ('model', 'fsdp'), 'units'),
 )
-# A TPU moves whole tiles of so many rows: parts of 10 as if they were 16.
+# Rows of a tile. A TPU moves whole tiles: 10 rows as if they were 16.
 TILE = 8
 # Blocks stacked on axis 0, which stays whole: a scan takes one at a time.
 _STACKED = re.compile(r'(^|/)encoderblock/')
@@ -87,7 +87,7 @@ def parameter_sharding(tree, mesh):
   there is no rule, it divides the largest one that it can; dimensions whose
   parts are multiples of `TILE` go before others. Vectors (biases, norms,
   tokens) are small and stay whole. What no axis divides is whole on every
-  device: see `undivided`.
+  device: see `unsharded_parameters`.
 
   Args:
     tree: arrays or shapes.
@@ -103,8 +103,8 @@ def parameter_sharding(tree, mesh):
   return jax.tree.map_with_path(place, tree)
 
 
-def undivided(params, mesh):
-  """What an axis of the mesh was to divide and does not, in words.
+def unsharded_parameters(params, mesh):
+  """Returns one warning per parameter group that the mesh cannot shard.
 
   Args:
     params: arrays or shapes, parameters alone.
@@ -158,7 +158,7 @@ def local_device(mesh):
 
 
 def bytes_per_device(tree):
-  """Bytes of a tree of arrays, or shapes with shardings, on each device."""
+  """Returns the bytes of a tree of arrays or sharded shapes on each device."""
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)
@@ -166,7 +166,7 @@ def bytes_per_device(tree):
 
 
 def parameter_axes(name, shape, mesh):
-  """The axes that divide each dimension of one parameter: a list of tuples.
+  """Returns the mesh axes that divide each dimension: a list of tuples.
 
   Args:
     name: its path, of keys with '/' between them.
@@ -181,7 +181,7 @@ def _name(path):
 
 
 def _rule(name, shape):
-  """The axis of each dimension by the rules, and what `model` divides."""
+  """Returns each dimension's axis by the rules, and what `model` divides."""
   rank, own = len(shape), shape[_first(name) :]
   for pattern, axes, what in PARAMETER_RULES:
     if re.search(f'(^|/){pattern}$', name) and len(axes) <= rank:
@@ -192,7 +192,7 @@ def _rule(name, shape):
 
 
 def _places(name, shape, mesh):
-  """For each dimension of an array, the axes that divide it."""
+  """Returns the axes that divide each dimension of an array."""
   axes, what = _rule(name, shape)
   left = list(shape)
   places = [()] * len(shape)
@@ -218,7 +218,7 @@ def _places(name, shape, mesh):
 
 
 def _first(name):
-  """The first dimension that may be divided."""
+  """Returns the first dimension that may be divided."""
   return 1 if _STACKED.search(name) else 0
 
 
@@ -247,7 +247,7 @@ def with_shardings(tree, shardings):
 
 
 def local_batch_multiple(mesh):
-  """What the rows that one process contributes must be a multiple of.
+  """Returns the number that a process's rows must be a multiple of.
 
   Raises:
     InputError: processes share rows (the `model` axis crosses them), so that

@@ -23,11 +23,11 @@ _UNSAID = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class WeightSource:
   """Parameters and what is known of their model."""
 
   params: dict  # canonical, nested, unrolled
-  card: model_card.Card
+  card: model_card.ModelCard
   said: bool  # whether a file or the caller told what the card says
 
   @property
@@ -46,7 +46,7 @@ def config_folder(source: str) -> str | None:
 
 def read(
   source: str, *, num_heads: int | None = None, model: str | None = None
-) -> Source:
+) -> WeightSource:
   """Reads any weights file or folder of ours or of a port.
 
   Args:
@@ -71,7 +71,7 @@ def read(
   spec = weights.describe(params)
   image_size = spec.pop('image_size')
   said = card is not None or model is not None
-  card = card or model_card.Card(spec)
+  card = card or model_card.ModelCard(spec)
   if model is not None:
     card = dataclasses.replace(card, architecture=_named(model, params, spec))
   if card.class_names and len(card.class_names) != spec['num_classes']:
@@ -80,7 +80,7 @@ def read(
       f'{spec["num_classes"]} classes'
     )
   card = dataclasses.replace(card, image_size=card.image_size or image_size)
-  return Source(params, card, said)
+  return WeightSource(params, card, said)
 
 
 def _card_of(source):
@@ -92,7 +92,7 @@ def _card_of(source):
 
 
 def _read_port(source, num_heads, name):
-  """(params, Card or None) of a port's file or folder."""
+  """(params, ModelCard or None) of a port's file or folder."""
   state = state_dicts.read(source)
   folder = config_folder(source)
   config = None if folder is None else configs.read(folder)
@@ -120,7 +120,7 @@ def _read_port(source, num_heads, name):
   del spec['image_size']
   if name is None:
     _say_constants(spec, config.fields)
-  return params, model_card.Card(
+  return params, model_card.ModelCard(
     architecture=spec | config.fields,
     class_names=config.class_names if spec['num_classes'] else None,
     preprocessing=config.preprocessing,
@@ -149,7 +149,7 @@ def _named(name, params, spec):
   return fields
 
 
-def without(read: Source, drop: Collection[str]) -> Source:
+def without(read: WeightSource, drop: Collection[str]) -> WeightSource:
   """The source without some of `ports.PARTS`, and its card to match.
 
   Raises:
@@ -171,10 +171,10 @@ def without(read: Source, drop: Collection[str]) -> Source:
   if 'pre_logits' in drop and 'representation_size' in architecture:
     architecture['representation_size'] = None
   card = dataclasses.replace(card, architecture=architecture)
-  return Source(trees.nest(flat), card, read.said)
+  return WeightSource(trees.nest(flat), card, read.said)
 
 
-def with_token_slot(read: Source) -> Source:
+def with_token_slot(read: WeightSource) -> WeightSource:
   """The same function with a position of zeros for the class token.
 
   So the authors' own code reads what big_vision's files hold; sources without
@@ -191,7 +191,7 @@ def with_token_slot(read: Source) -> Source:
   flat[layouts.POSITIONS] = np.concatenate([slot, positions], axis=1)
   architecture = dict(read.card.architecture)
   architecture.pop('class_token_after_positions', None)
-  return Source(
+  return WeightSource(
     trees.nest(flat),
     dataclasses.replace(read.card, architecture=architecture),
     read.said,

@@ -19,7 +19,7 @@ INDEX = 'vit_models/augreg/index.csv'
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class IndexRow:
   """One row of the index."""
 
   filename: str  # of the pre-trained file, without .npz
@@ -28,13 +28,13 @@ class Row:
   final_val: float  # accuracy of the pre-trained model, not of the test set
   adapted_to: str  # data set of the fine-tuning, 'imagenet2012'
   resolution: int  # of the fine-tuning
-  adapt_final_val: float  # accuracy of the fine-tuned model, likewise
+  adapt_final_val: float  # accuracy of the fine-tuned model, a fraction
   adapt_filename: str
   params: float
   images_per_sec: float  # inference on a V100, by timm
 
 
-def read_index(path: str | os.PathLike) -> list[Row]:
+def read_index(path: str | os.PathLike) -> list[IndexRow]:
   """Reads index.csv.
 
   Raises:
@@ -60,7 +60,7 @@ def read_index(path: str | os.PathLike) -> list[Row]:
 
 
 def ranked(
-  rows: Iterable[Row],
+  rows: Iterable[IndexRow],
   *,
   model: str | None = None,
   pretrained_on: str = 'i21k',
@@ -68,8 +68,8 @@ def ranked(
   resolution: int | None = None,
   max_params: float | None = None,
   min_images_per_sec: float | None = None,
-) -> list[Row]:
-  """The files that fit, the best first.
+) -> list[IndexRow]:
+  """Returns the files that fit, the best first.
 
   Best by the accuracy in pre-training (`final_val`), as the original's AugReg
   configuration chooses; that of different `pretrained_on` is not comparable.
@@ -112,13 +112,13 @@ def ranked(
   return found
 
 
-def file_of(row: Row, adapted: bool) -> str:
-  """The name of the pre-trained or the fine-tuned file, for published.find."""
+def file_of(row: IndexRow, adapted: bool) -> str:
+  """Returns the name of the pre-trained or fine-tuned file."""
   return f'augreg/{row.adapt_filename if adapted else row.filename}'
 
 
 def _row(row):
-  return Row(
+  return IndexRow(
     filename=row['filename'].removesuffix('.npz'),
     model=_model(row['filename'].split('-')[0]),
     pretrained_on=row['ds'],
@@ -164,7 +164,7 @@ def _rank(row):
 
 
 def _one_each(rows):
-  """The row of the lowest resolution of each pre-trained file, order kept."""
+  """Returns each pre-trained file's row of lowest resolution, in order."""
   best = {}
   for row in rows:
     other = best.setdefault(row.filename, row)

@@ -1,8 +1,8 @@
 """One file by HTTP: continued where it broke off, whole or not there.
 
-A part (`parts`) is continued by Range and If-Range (RFC 9110, sections 13.1.5
-and 14) where the server tells one file from another by a strong ETag or, for
-want of any, a strong Last-Modified; else it is not kept. The file appears under
+A partial file is continued by Range and If-Range (RFC 9110, sections 13.1.5 and
+14) if the server identifies versions by a strong ETag or, without one, a strong
+Last-Modified; otherwise it is not kept. The file appears under
 its name when everything that the server declares of it has been checked.
 """
 
@@ -20,16 +20,16 @@ from vit_jax_repro.output import messages
 from vit_jax_repro.published import partial_download
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and to wait for the next bytes
-WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before going on after a break
-CHUNK_BYTES = 2**16  # at most so many are lost when the connection breaks
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds to wait before each retry
+CHUNK_BYTES = 2**16  # the most that a broken connection loses
 
 
 class SourceError(OSError):
-  """What an address answered instead of the file, in a few words."""
+  """An address did not answer with the file; the message has the reason."""
 
 
 class _BreakError(Exception):
-  """Not all has come, and it is worth asking for the rest."""
+  """The connection broke and a retry may fetch the missing bytes."""
 
 
 def download(
@@ -50,7 +50,7 @@ def download(
     path: where it goes; replaced if it is there. One call at a time. Of .npz,
       .safetensors and .pth the first bytes must be right, too.
     hashes: 'sha256:HEX' or 'md5:HEX' (or the first digits) that the file must
-      have, beside those that the server declares.
+      have, in addition to those that the server declares.
     check: called with the path of the whole bytes before they get their name; a
       ValueError refuses them.
     token: sent as bearer token, to the host of `url` only.
@@ -65,9 +65,9 @@ def download(
     SourceError: the address has no such file, or sends something else, which
       is removed; or it breaks off too often, then what has come stays if it
       can be continued.
-    OSError: the file cannot be written; what has come stays likewise.
+    OSError: the file cannot be written; the partial file stays.
   """
-  part = partial_download.Part(path)
+  part = partial_download.PartialFile(path)
   transfer = _Transfer(url, part, timeout, watch)
   waits = iter(waits)
   with _session(token) as session:
@@ -138,21 +138,21 @@ class _Transfer:
       raise SourceError(_why(error)) from None
 
   def _range(self):
-    """The headers that ask for the rest of the part; {} asks for all."""
+    """Returns the headers that request the missing bytes; {} requests all."""
     known, start = self.part.known, self.part.size()
     if not start or not known or known['url'] != self.url or not _tag(known):
       return {}
     return {'Range': f'bytes={start}-', 'If-Range': _tag(known)}
 
   def _begin(self, known):
-    """All of a file comes, also where its rest was asked for."""
+    """Starts over: the server sent the whole file, not the missing range."""
     before = self.part.known
     if self.part.size() and before and before['url'] == self.url:
       self.refuses_ranges = _tag(before) == _tag(known)
     self.part.begin(known)
 
   def keep(self):
-    """Keeps what has come if it can be continued, and says so."""
+    """Keeps the partial file if it can be continued; returns a remark on it."""
     known = self.part.known
     if not self.refuses_ranges and known and _tag(known):
       return (
@@ -163,7 +163,7 @@ class _Transfer:
     return 'this server cannot continue a file, the next try begins anew'
 
   def _check_complete(self, response):
-    """The server has no bytes after those of the part: were they all?"""
+    """Checks that the part is complete when the server has no more bytes."""
     whole = f'bytes */{self.part.size()}'
     if response.headers.get('Content-Range') != whole:
       self.part.remove()
@@ -182,7 +182,7 @@ class _Transfer:
       raise SourceError(f'sends the file {messages.short(encoding)}-encoded')
 
   def _continues(self, response):
-    """Whether the answer is the rest of the part, and not all of a file."""
+    """Returns whether the answer is the missing range of the part."""
     if response.status_code != 206:
       return False
     known, start = self.part.known, self.part.size()
@@ -231,12 +231,12 @@ class _Transfer:
 
 
 def _tag(known):
-  """By what the server tells this file from another; '' if by nothing."""
+  """Returns the server's version tag of a file, '' if it sends none."""
   return known['etag'] or known['modified']
 
 
 def _known(response, url) -> dict[str, Any]:
-  """What an answer with a whole file says of it, for `parts.Part.begin`."""
+  """Returns the size, hashes and tag in the headers, for `Part.begin`."""
   etag = response.headers.get('ETag', '')
   size = response.headers.get('Content-Length', '')
   hashes = _cloud_storage_hashes(response.headers)
@@ -252,9 +252,9 @@ def _known(response, url) -> dict[str, Any]:
 
 
 def _strong_date(headers):
-  """Last-Modified if the file has not changed twice in that second, else ''.
+  """Returns Last-Modified, '' if it could be of two versions of one second.
 
-  So says RFC 9110, section 8.8.2.2, of an answer that is a second younger.
+  RFC 9110, section 8.8.2.2: the response must be a second younger.
   """
   modified = headers.get('Last-Modified', '')
   try:
@@ -267,7 +267,7 @@ def _strong_date(headers):
 
 
 def _cloud_storage_hashes(headers):
-  """Of `x-goog-hash: crc32c=...,md5=...` in base64 (Cloud Storage, XML API).
+  """Returns the hashes of `x-goog-hash: md5=...` (Cloud Storage, XML API).
 
   It is of the object as it is stored. Composite objects have no md5.
   """
@@ -278,7 +278,7 @@ def _cloud_storage_hashes(headers):
 
 
 def _hub_hashes(headers):
-  """`X-Linked-Etag` is a large file's SHA-256 (huggingface_hub, constants)."""
+  """Returns a large file's SHA-256, `X-Linked-Etag` (huggingface_hub)."""
   etag = headers.get('X-Linked-Etag', '').strip('"')
   return [f'sha256:{etag}'] if re.fullmatch('[0-9a-f]{64}', etag) else []
 
@@ -289,7 +289,7 @@ def _status(response):
 
 
 def _why(error):
-  """What requests says, in a few words."""
+  """Returns the message of a requests exception in a few words."""
   import requests
 
   text = str(error)

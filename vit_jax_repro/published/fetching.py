@@ -1,7 +1,7 @@
 """The job behind `fetch`: a published file, from whichever source has it.
 
-Beside NAME.npz lies NAME.npz.fetched.json, which tells what it is, where it
-came from and its SHA-256, so that it can be told from a changed one.
+NAME.npz.fetched.json, next to NAME.npz, records the source and the SHA-256 of
+the file, so that a later change is noticed.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from vit_jax_repro.published import (
 )
 from vit_jax_repro.weights import model_card
 
-# Endings of a port's file on its way, beside NAME.npz.
+# Endings of a port's file while it is converted, next to NAME.npz.
 _COPIES = ('.copy.safetensors', '.copy.pth', '.copy.bin')
 
 
 @dataclasses.dataclass(frozen=True)
 class Fetched:
-  """What stands in NAME.npz.fetched.json."""
+  """The record of a fetched file, the contents of NAME.npz.fetched.json."""
 
   path: str  # official: bucket/folder/NAME.npz
   file: str  # where it is
@@ -93,7 +93,7 @@ def fetch(
 
 
 def fetch_index(directory='.', *, mirror=None, waits=download.WAITS):
-  """Path of DIRECTORY/index.csv of the AugReg files, got if it is not there.
+  """Returns the path of AugReg's DIRECTORY/index.csv, fetched if missing.
 
   Raises:
     OSError: no source has it, or it cannot be written.
@@ -118,7 +118,7 @@ def fetch_index(directory='.', *, mirror=None, waits=download.WAITS):
 
 
 def _folder(directory):
-  """The folder for what is fetched, made if it is not there."""
+  """Returns the folder for what is fetched, made if it is not there."""
   directory = os.path.expanduser(directory)
   if os.path.exists(directory) and not os.path.isdir(directory):
     raise OSError(f'--dir={directory} is a file; give the name of a folder')
@@ -127,7 +127,7 @@ def _folder(directory):
 
 
 def _try_all(entry, path, sha256, mirror, waits):
-  """Fetched from the first source that has it."""
+  """Fetches a file from the first source that has it."""
   answers = []
   wanted = (f'sha256:{sha256}',) if sha256 else ()
   for source in mirrors.sources(entry, mirror=mirror):
@@ -150,7 +150,7 @@ def _try_all(entry, path, sha256, mirror, waits):
       answers.append(f'{source.url}: {error}')
       continue
     for kind in ('', *_COPIES):  # what others have left
-      partial_download.Part(f'{path}{kind}').remove()
+      partial_download.PartialFile(f'{path}{kind}').remove()
     return dataclasses.replace(fetched, notes=(*answers, *fetched.notes))
   raise OSError(
     f'no source has {entry.name}: {"; ".join(answers)}. By hand: '
@@ -159,7 +159,7 @@ def _try_all(entry, path, sha256, mirror, waits):
 
 
 def _get_npz(source, path, entry, **settings):
-  """The authors' own file."""
+  """Returns the authors' own file."""
   notes = []
 
   def check(part):
@@ -170,7 +170,7 @@ def _get_npz(source, path, entry, **settings):
 
 
 def _get_copy(source, path, entry, **settings):
-  """A port's file, written as the authors would have."""
+  """Returns a port's file, written as the authors would have."""
   copy = pathlib.Path(f'{path}.copy{source.suffix}')
   try:
     checked = download.download(
@@ -238,7 +238,7 @@ def _check(path, entry):
 
 
 def _there(path, entry, sha256):
-  """Fetched of the file that is there already."""
+  """Returns fetched of the file that is there already."""
   advice = f'remove it to fetch {entry.name} anew, or give another folder'
   fetched = _read_record(path)
   try:
@@ -280,7 +280,7 @@ def _record_path(path):
 
 
 def _read_record(path):
-  """Fetched of an earlier call, None without one or if it is damaged."""
+  """Returns the record of an earlier fetch; None if missing or damaged."""
   try:
     with open(_record_path(path), encoding='utf-8') as file:
       fetched = Fetched(**json.load(file))

@@ -1,4 +1,4 @@
-"""Where a published file can be had: the authors' bucket, and copies.
+"""Sources of a published file: the authors' bucket, and copies.
 
 Addresses: Cloud Storage serves the object gs://BUCKET/PATH at
 STORAGE/BUCKET/PATH, the Hub a repository's file at HUB/REPOSITORY/resolve/
@@ -22,7 +22,7 @@ _READ_BY = {'.safetensors': 'safetensors', '.pth': 'torch', '.bin': 'torch'}
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class DownloadSource:
   """One address of a published file, or of a port's copy."""
 
   url: str
@@ -32,12 +32,12 @@ class Source:
 
   @property
   def suffix(self) -> str:
-    """'.npz', '.safetensors', ..."""
+    """Returns '.npz', '.safetensors', ..."""
     return pathlib.PurePosixPath(urllib.parse.urlsplit(self.url).path).suffix
 
   @property
   def needs(self) -> str | None:
-    """A library that reads such files and is not installed; None if none."""
+    """Returns the missing library that reads such files; None if none."""
     library = _READ_BY.get(self.suffix)
     missing = library and importlib.util.find_spec(library) is None
     return library if missing else None
@@ -45,8 +45,8 @@ class Source:
 
 def sources(
   entry: catalogue.Published, *, mirror: str | None = None
-) -> list[Source]:
-  """The addresses of a published file, in the order in which to try them.
+) -> list[DownloadSource]:
+  """Returns the addresses of a published file in the order to try them.
 
   The environment's HF_ENDPOINT takes the place of `HUB`; HF_TOKEN is the token
   for it.
@@ -60,7 +60,7 @@ def sources(
   if entry.is_official:
     found += [_official(entry.path, base) for base in _bases(mirror)]
   if entry.url:
-    found.append(Source(entry.url, 'deit', _torch_hub_hash(entry.url)))
+    found.append(DownloadSource(entry.url, 'deit', _torch_hub_hash(entry.url)))
   if entry.timm:
     found.append(_on_hub(entry.timm, HUB_FILES[0], 'timm'))
   if entry.transformers:
@@ -70,13 +70,13 @@ def sources(
   return found
 
 
-def index_sources(*, mirror: str | None = None) -> list[Source]:
-  """The addresses of the AugReg files' index.csv."""
+def index_sources(*, mirror: str | None = None) -> list[DownloadSource]:
+  """Returns the addresses of the AugReg files' index.csv."""
   return [_official(augreg.INDEX, base) for base in _bases(mirror)]
 
 
 def by_hand(entry: catalogue.Published, path: str) -> str:
-  """What a user can do where no source answers, to have the file at `path`."""
+  """Returns how to bring the file to `path` when no source answers."""
   ways = []
   if entry.is_official:
     ways.append(
@@ -97,12 +97,12 @@ def _bases(mirror):
 
 
 def _official(path, base):
-  return Source(f'{base.rstrip("/")}/{urllib.parse.quote(path)}')
+  return DownloadSource(f'{base.rstrip("/")}/{urllib.parse.quote(path)}')
 
 
 def _on_hub(repository, name, copy_of):
   hub = os.environ.get('HF_ENDPOINT') or HUB
-  return Source(
+  return DownloadSource(
     f'{hub.rstrip("/")}/{repository}/resolve/main/{name}',
     copy_of,
     token=os.environ.get('HF_TOKEN') or None,
@@ -110,6 +110,6 @@ def _on_hub(repository, name, copy_of):
 
 
 def _torch_hub_hash(url):
-  """NAME-HEX.pth has the first digits of its SHA-256 (torch.hub's rule)."""
+  """Returns the first digits of the SHA-256 in NAME-HEX.pth (torch.hub)."""
   digits = pathlib.PurePosixPath(url).stem.rpartition('-')[2]
   return (f'sha256:{digits}',)

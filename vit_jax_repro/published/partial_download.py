@@ -1,6 +1,6 @@
 """Files that are still coming: `PATH.part`, and of which file its bytes are.
 
-Beside it, `PATH.part.json` has the address, the ETag or date, the size and the
+`PATH.part.json` next to it has the address, the ETag or date, the size and the
 hashes that the server declared, so that no other file continues a part.
 """
 
@@ -33,7 +33,7 @@ class WrongBytesError(InputError):
   """The bytes are not those of the file; they have been removed."""
 
 
-class Part:
+class PartialFile:
   """The bytes that have come, and of which file they are (`known`)."""
 
   def __init__(self, path: str | os.PathLike):
@@ -50,11 +50,11 @@ class Part:
       self.known = known
 
   def size(self) -> int:
-    """Bytes that have come."""
+    """Returns bytes that have come."""
     return self.path.stat().st_size if self.path.exists() else 0
 
   def begin(self, known: dict[str, Any]) -> None:
-    """Empties it for the file that `known` tells of."""
+    """Empties it for the file that `known` describes."""
     self.remove()
     with files.replacing(self.notes) as temporary:
       temporary.write_text(json.dumps(known), encoding='utf-8')
@@ -113,7 +113,7 @@ class Part:
 
 
 def reason(error: ValueError, path: str | os.PathLike) -> str:
-  """What is wrong with a file: neither its path nor what to do about it."""
+  """Returns what is wrong with a file, without its path or a remedy."""
   text = str(error).replace(f'{path}: ', '').replace(str(path), 'it')
   return text.removesuffix(_ADVICE)
 

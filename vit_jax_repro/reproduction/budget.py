@@ -72,7 +72,7 @@ def run_many(
       outcome = _line(error)
     if outcome is not None:
       outcomes[row.id] = outcome
-  started, done, meter = time.perf_counter(), set(), compute_cost.Meter()
+  started, done, meter = time.perf_counter(), set(), compute_cost.ComputeMeter()
   for row_id, check, pieces in sorted(
     ready, key=lambda each: (sum(each[2].values()), each[0])
   ):
@@ -95,7 +95,7 @@ def run_many(
 
 
 def _state(row, options, resolve):
-  """(outcome, None) of a row that is not to be run, or (None, its check)."""
+  """Returns (outcome, None) of a row that is not run, or (None, check)."""
   there = previous_results.read(row, options)
   if row.status == table.NOT:
     return (NOT_CHECKABLE if there is None else THERE), None
@@ -117,7 +117,7 @@ Resolve = Callable[[Row], checks.Check]
 
 
 def plan(rows: Sequence[Row], resolve: Resolve) -> tuple[View, dict[str, str]]:
-  """What checking rows takes; those of which a choice is refused, {id: why}.
+  """Returns the plan of checking rows, and the refused rows, {id: why}.
 
   Raises:
     InputError: none can be checked, or the choice is refused of all.
@@ -139,7 +139,7 @@ def run(
   resolve: Resolve,
   budget_hours: float | None,
 ) -> tuple[View, dict[str, str], dict[str, str]]:
-  """Checks rows: see `budget.run_many`.
+  """Returns checks rows: see `budget.run_many`.
 
   Returns:
     The verdicts; the rows that were not begun and those that failed, each
@@ -162,10 +162,10 @@ def run(
 
 
 def checkable(rows: Sequence[Row]) -> list[Row]:
-  """Those that can be checked.
+  """Returns those that can be checked.
 
   Raises:
-    InputError: there are none; says why.
+    InputError: there are none; with the reasons.
   """
   found = [row for row in rows if row.status != table.NOT]
   if not found:

@@ -4,10 +4,10 @@ The variables are those by which Gundersen and Kjensmo score papers ("State of
 the Art: Reproducibility in Artificial Intelligence", AAAI 2018), in its three
 factors method, data and experiment, and what scoring of whole conferences by
 the same group asks besides: the type of research and the splits of the data.
-It also asks for the researchers' affiliation, which is left out: it says
-nothing about whether a result comes out again. Random seeds are added.
+It also asks for the researchers' affiliation, which is left out: it
+does not affect whether a result comes out again. Random seeds are added.
 
-Each variable has an answer and where that stands, or it is missing.
+Each variable has an answer and its location, or it is missing.
 """
 
 import dataclasses
@@ -50,8 +50,8 @@ MISSING = 'missing'
 
 _CLONE = pathlib.Path(__file__).parents[2]
 
-# The project's answers, and the files that each stands in: one that is not
-# there makes the variable missing. Pseudocode is, and so are measured results,
+# The project's answers and their files; a file that does not exist makes the
+# variable missing. Pseudocode is, and so are measured results,
 # which are each user's own.
 _PROJECT = {
   'problem': (
@@ -126,20 +126,20 @@ class Variable:
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
+class ReproducibilityCard:
   """The variables of a run or of the project."""
 
   title: str
   variables: tuple[Variable, ...]
 
   def score(self, factor):
-    """(documented, all) variables of a factor."""
+    """Returns (documented, all) variables of a factor."""
     found = [row.documented for row in self.variables if row.factor == factor]
     return sum(found), len(found)
 
 
-def of_run(workdir: str | os.PathLike) -> Card:
-  """The card of a training run, finished or not.
+def run_card(workdir: str | os.PathLike) -> ReproducibilityCard:
+  """Returns the card of a training run, finished or not.
 
   Args:
     workdir: the folder of the run, see `workdir`.
@@ -174,8 +174,8 @@ def of_run(workdir: str | os.PathLike) -> Card:
   return _card(f'training run {workdir}', answers, unsure)
 
 
-def of_project() -> Card:
-  """The card of this software, as it is installed here."""
+def project_card() -> ReproducibilityCard:
+  """Returns the card of this software, as it is installed here."""
   answers = {
     name: (answer, files)
     for name, (answer, files) in _PROJECT.items()
@@ -194,9 +194,9 @@ def of_project() -> Card:
 
 
 def _card(title, answers, unsure=()):
-  """From {variable: (answer, where)}; an answer of None is missing.
+  """Returns the card of {variable: (answer, where)}; None is missing.
 
-  `unsure`: likewise, of variables that are not documented well enough.
+  `unsure`: the same, of variables that are not documented well enough.
   """
   rows = []
   for factor, names in FACTORS.items():
@@ -206,7 +206,7 @@ def _card(title, answers, unsure=()):
       if answer is None:
         answer, where = MISSING, ''
       rows.append(Variable(factor, name, answer, where, documented))
-  return Card(title, tuple(rows))
+  return ReproducibilityCard(title, tuple(rows))
 
 
 def _of_config(config):
@@ -268,7 +268,7 @@ def _of_manifest(made):
 
 
 def _hardware(devices, platform=None):
-  """In words; a manifest that another version wrote may lack some of it."""
+  """Returns the hardware in words; manifests of old versions may lack some."""
   number, kind = devices.get('count', '?'), devices.get('kind', 'unknown')
   found = f'{number} x {kind}, processes: {devices.get("processes", "?")}'
   return found if platform is None else f'{found}; {platform}'
@@ -302,7 +302,7 @@ def _read(workdir, name) -> Mapping | None:
 
 
 def _progress(workdir):
-  """How far metrics.jsonl goes; a line that a kill cut off does not count."""
+  """Returns the last step of metrics.jsonl; a cut last line does not count."""
   path = os.path.join(workdir, 'metrics.jsonl')
   step = None
   if os.path.exists(path):
@@ -315,8 +315,8 @@ def _progress(workdir):
   return 'no step is logged' if step is None else f'logged up to step {step}'
 
 
-def view(card: Card) -> View:
-  """View of a card: how much is documented, then each variable."""
+def view(card: ReproducibilityCard) -> View:
+  """Returns view of a card: how much is documented, then each variable."""
   counts = {factor: card.score(factor) for factor in FACTORS}
   scores = (f'{name} {found} of {n}' for name, (found, n) in counts.items())
   section = Section(

@@ -1,7 +1,7 @@
-"""What checking a published number takes: file, data, reading, recipe.
+"""The check of a published number: file, data, preprocessing, recipe.
 
 A row of `paper.table` becomes a Check. What its source leaves open is not
-guessed: `Check.pick` says what to choose, and the choice is an argument.
+guessed: `Check.pick` lists what to choose, and the choice is an argument.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from vit_jax_repro.published import catalogue as published
 from vit_jax_repro.recipes import rules
 from vit_jax_repro.recipes.recipe import Recipe, num_examples
 from vit_jax_repro.reproduction import row_sources
-from vit_jax_repro.reproduction.row_sources import Target
+from vit_jax_repro.reproduction.row_sources import EvaluationData
 
 EVALUATE, FINE_TUNE = 'evaluate', 'fine-tune'
 # Where a row does not say at how many pixels its files were evaluated: the
@@ -35,7 +35,7 @@ _METRICS = {
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-  """How one row is checked.
+  """The check of one row.
 
   Of several data sets the measurement is the mean over them, of several files
   for one data set the mean over these.
@@ -61,11 +61,11 @@ class Check:
 
   @property
   def is_fine_tuned(self) -> bool:
-    """Whether the check trains."""
+    """Returns whether the check trains."""
     return self.kind == FINE_TUNE
 
   def file_for(self, file: str, dataset: str) -> str:
-    """The published name, of a file of `files`, for one of `datasets`."""
+    """Returns the published name of one of `files` for one of `datasets`."""
     return file.replace('<task>', dataset.removeprefix(catalogue.VTAB))
 
 
@@ -76,14 +76,15 @@ def resolve(
   dataset: str | None = None,
   recipe: str | None = None,
 ) -> Check:
-  """The check of a row.
+  """Returns the check of a row.
 
   Args:
     row: one that can be checked.
     weights: a published name, where the row leaves several.
     dataset: a folder or name, where TFDS has none for the row, or in place of
-      the one that it names; the check says so. What is trained on stays.
-    recipe: a key of `finetuning.RULES`, in place of the row's own; likewise.
+      the one that it names, which the check records. The training data stay.
+    recipe: a key of `finetuning.RULES`, in place of the row's own, which the
+      check records.
 
   Raises:
     InputError: the row cannot be checked, with the reason; a choice that is
@@ -94,7 +95,7 @@ def resolve(
       f'{row.id} cannot be checked ({row.blocker}); `reproduce show '
       f'--row={row.id}` says why'
     )
-  target = row_sources.target_of(row.eval_dataset)
+  target = row_sources.evaluation_data(row.eval_dataset)
   named = row_sources.weights_of(row.checkpoint)
   files = _files(row, named, weights)
   names = _datasets(row, target, dataset)
@@ -131,7 +132,7 @@ def _with_recipes(check, recipe):
   choice, own = row_sources.recipe_of(check.row), True
   if recipe not in (None, choice.name):
     own = bool(choice.pick)
-    choice = row_sources.Choice(recipe)
+    choice = row_sources.RecipeChoice(recipe)
   if choice.pick:
     pick = f'--recipe: {choice.pick}'
     return dataclasses.replace(check, pick=(*check.pick, pick))
@@ -143,7 +144,7 @@ def _with_recipes(check, recipe):
       check.model,
     )
     # Not a folder that is evaluated in the place of what the row names.
-    for dataset in row_sources.target_of(check.row.eval_dataset).datasets
+    for dataset in row_sources.evaluation_data(check.row.eval_dataset).datasets
     or check.datasets
   )
   if not recipes:
@@ -167,7 +168,7 @@ def _with_recipes(check, recipe):
 
 
 def _model(files, checkpoint):
-  """Published name of the architecture of the files."""
+  """Returns the published name of the files' architecture."""
   if files and '<task>' not in files[0]:
     return published.find(files[0]).model
   last = checkpoint.rpartition('/')[2]
@@ -190,7 +191,7 @@ def _size(row, dataset):
 
 
 def _reading(row):
-  """(preprocessing, notes) that a file is evaluated with."""
+  """Returns (preprocessing, notes) that a file is evaluated with."""
   if row.table.startswith('timm'):
     method, crop_pct = _TIMM.match(row.note).groups()
     base = 'deit' if row.family == 'DeiT' else 'timm'
@@ -221,7 +222,7 @@ _VTAB_1K = 1000  # training images
 def _files(
   row: Row, named: row_sources.Weights, chosen: str | None
 ) -> tuple[str, ...]:
-  """The files of a row; () if one must be chosen and none is.
+  """Returns the files of a row; () if one must be chosen and none is.
 
   Raises:
     InputError: the choice is no published file, or none that the row leaves.
@@ -250,8 +251,10 @@ def _files(
   return (name,)
 
 
-def _datasets(row: Row, target: Target, chosen: str | None) -> tuple[str, ...]:
-  """The data sets of a row; () if one must be chosen and none is.
+def _datasets(
+  row: Row, target: EvaluationData, chosen: str | None
+) -> tuple[str, ...]:
+  """Returns the data sets of a row; () if one must be chosen and none is.
 
   Raises:
     InputError: another data set than the row's, or one in place of several.
@@ -274,8 +277,10 @@ def _datasets(row: Row, target: Target, chosen: str | None) -> tuple[str, ...]:
   return (chosen,)
 
 
-def _substituted_data(target: Target, names: tuple[str, ...]) -> dict[str, str]:
-  """{'data': what is in the place of the data set that a row names}."""
+def _substituted_data(
+  target: EvaluationData, names: tuple[str, ...]
+) -> dict[str, str]:
+  """Returns {'data': what is in the place of the data set that a row names}."""
   if not target.datasets or names == target.datasets:
     return {}
   (name,) = names
@@ -286,7 +291,7 @@ def _substituted_data(target: Target, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _less_data(row: Row, recipe: Recipe) -> str:
-  """How a recipe trains on less than a number of all of VTAB; '' if not so."""
+  """Returns why a recipe trains on less data than its row of VTAB, or ''."""
   split = recipe.settings['pp']['train']
   less = num_examples(recipe.dataset, split) == _VTAB_1K
   if not row.eval_dataset.startswith(_ALL_OF_VTAB) or not less:

@@ -15,8 +15,8 @@ _STEP = 3
 
 
 @dataclasses.dataclass
-class Meter:
-  """What was computed, and how long that took; nothing that was there."""
+class ComputeMeter:
+  """Operations that were computed and their time, without cached results."""
 
   operations: float = 0.0
   seconds: float = 0.0
@@ -26,7 +26,7 @@ class Meter:
     self.seconds += seconds
 
   def expected(self, operations: float) -> float:
-    """Seconds that so many take at the speed so far; 0 if none is known."""
+    """Returns the seconds of operations at the speed so far; 0 if unknown."""
     if not self.operations:
       return 0.0
     return operations * self.seconds / self.operations
@@ -45,7 +45,7 @@ def evaluation(model: str, size, images: int) -> float:
 
 
 def training(model: str, size, images: int) -> float:
-  """Operations of training on so many images, counted each time."""
+  """Returns the operations of training; a repeated image counts again."""
   return _STEP * evaluation(model, size, images)
 
 

@@ -1,8 +1,8 @@
 """Evaluations of weights files, each done once in a folder of results.
 
-RESULTS/work/evaluations/KEY.json holds one. KEY says what it is of: the file
-by its contents, the data set, the reading of images; so a file that is
-replaced by another of the same name and size is evaluated anew.
+RESULTS/work/evaluations/KEY.json holds one. KEY is a hash of
+the contents of the weights file, the data set and the preprocessing, so a file
+that is replaced by another of the same name and size is evaluated again.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from vit_jax_repro.reproduction.options import Options
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class CheckEvaluation:
   """One that a check asks for."""
 
   check: checks.Check
@@ -32,7 +32,7 @@ class Evaluation:
   preprocessing: str
 
   def path(self, weights: str, options: Options) -> str:
-    """Where the evaluation of a file is kept, whether it is there or not."""
+    """Returns the path of a file's stored evaluation, existing or not."""
     how = {
       'weights': checksum(weights),
       'dataset': self.dataset,
@@ -46,9 +46,9 @@ class Evaluation:
     return options.work('evaluations', name)
 
   def run(
-    self, weights: str, options: Options, meter: compute_cost.Meter
+    self, weights: str, options: Options, meter: compute_cost.ComputeMeter
   ) -> dict[str, Any]:
-    """An evaluation as JSON, from the folder if it is there.
+    """Returns an evaluation as JSON, from the folder if it is there.
 
     Returns:
       The fields of jobs.Evaluation, and `data_fingerprint` of the split.
@@ -94,7 +94,7 @@ class Evaluation:
 
 
 def weights_path(name: str, options: Options) -> str:
-  """The path of a published file, which is there then.
+  """Returns the path of a published file, which is there then.
 
   Raises:
     FileNotFoundError: it is not there and is not to be fetched.
@@ -112,7 +112,7 @@ def weights_path(name: str, options: Options) -> str:
 
 
 def checksum(path: str) -> str | None:
-  """SHA-256 of a file that is there; a second of a gigabyte, once."""
+  """Returns the SHA-256 of a file, computed once: a second a gigabyte."""
   try:
     about = os.stat(path)
   except FileNotFoundError:
@@ -128,7 +128,7 @@ def _checksum(path, *_):
 
 
 def read_json(path: str) -> dict[str, Any]:
-  """The object in a file; {} if there is none, or it is damaged."""
+  """Returns the object in a file; {} if there is none, or it is damaged."""
   try:
     with open(path, encoding='utf-8') as file:
       value = json.load(file)
@@ -138,18 +138,18 @@ def read_json(path: str) -> dict[str, Any]:
 
 
 def digest(value: Any) -> str:
-  """Ten hexadecimal digits of what JSON has for a value."""
+  """Returns ten hexadecimal digits of the hash of a value's JSON."""
   text = json.dumps(value, sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def stem(path: str) -> str:
-  """The start of a file's name, for people."""
+  """Returns the start of a file's name, for people."""
   return slug(os.path.basename(path).removesuffix('.npz'))[:40]
 
 
 def slug(text: str) -> str:
-  """A name of a data set, or the last part of a folder's, as a file name."""
+  """Returns a data set's name, or a folder's last part, as a file name."""
   if text.startswith(('/', '.', '~')):
     text = os.path.basename(os.path.normpath(text))
   return re.sub(r'[^\w.+-]+', '-', text)

@@ -17,7 +17,7 @@ _PER_CLASS = re.compile(r'(\d+) per class')
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class RecipeChoice:
   """A recipe, and the settings of it that the source chose from."""
 
   name: str = ''  # for finetuning.find
@@ -25,29 +25,29 @@ class Choice:
   pick: str = ''  # what to choose where the source gives no settings
 
 
-def recipe_of(row: Row) -> Choice:
-  """The recipe of a row that is checked by fine-tuning."""
+def recipe_of(row: Row) -> RecipeChoice:
+  """Returns the recipe of a row that is checked by fine-tuning."""
   table = row.table
   if table in _BY_TABLE:
-    return Choice(*_BY_TABLE[table])
+    return RecipeChoice(*_BY_TABLE[table])
   if table == 'README CIFAR results':
     framework = 'pytorch' if 'PyTorch' in row.model else 'jax'
-    return Choice('bit-readme-cifar', ({'variant': framework},))
+    return RecipeChoice('bit-readme-cifar', ({'variant': framework},))
   if table == 'README short schedules':
-    return Choice(
+    return RecipeChoice(
       'README-short', ({'steps': int(_STEPS.search(row.model)[1])},)
     )
   if table.startswith('README expected'):
     rate = _DROPOUT.search(row.model) or _DROPOUT.search(row.note)
-    return Choice('vit_jax-vit.py', ({'dropout': float(rate[1])},))
+    return RecipeChoice('vit_jax-vit.py', ({'dropout': float(rate[1])},))
   if table.startswith('ViT Table'):
     at_512 = table == 'ViT Table 2' and row.finetune_dataset == 'ImageNet'
-    return Choice('vit-paper-table2-imagenet' if at_512 else 'vit-paper')
+    return RecipeChoice('vit-paper-table2-imagenet' if at_512 else 'vit-paper')
   if table.startswith('BiT'):
-    return Choice('bit-hyperrule-paper')
+    return RecipeChoice('bit-hyperrule-paper')
   if table == 'DeiT Table 10':
-    return Choice('deit-finetune-384', ({'image_size': row.resolution},))
-  return Choice(
+    return RecipeChoice('deit-finetune-384', ({'image_size': row.resolution},))
+  return RecipeChoice(
     pick='the source gives no settings for this row; choose one of '
     f'{", ".join(finetuning.RULES)}'
   )
@@ -68,9 +68,9 @@ _BY_TABLE = {
 
 
 def recipes_for(
-  row: Row, choice: Choice, dataset: str, model: str
+  row: Row, choice: RecipeChoice, dataset: str, model: str
 ) -> tuple[Recipe, ...]:
-  """The recipes to try for a row on one data set.
+  """Returns the recipes to try for a row on one data set.
 
   A row of "5 per class" trains on `train@5`, see data/subsets.py.
 
@@ -115,17 +115,17 @@ class Weights:
   """The files of one number.
 
   Either `files` has them (several: runs of the same, or one for each task), or
-  `pick` says how to choose one, perhaps among `choices`.
+  `pick` explains how to choose one, perhaps among `choices`.
   """
 
   files: tuple[str, ...] = ()  # names for published.catalogue.find
   choices: tuple[str, ...] = ()
   pick: str = ''
-  per_task: bool = False  # `files` hold '<task>' where VTAB's task stands
+  per_task: bool = False  # `files` have '<task>' in place of VTAB's task
 
 
 def weights_of(checkpoint: str) -> Weights:
-  """The files that a row's `checkpoint` means.
+  """Returns the files that a row's `checkpoint` means.
 
   Args:
     checkpoint: a name below a bucket, with `{a|b}`, `{0,1,2}`, `*` and
@@ -149,7 +149,7 @@ def weights_of(checkpoint: str) -> Weights:
 
 
 def fits(checkpoint: str, name: str) -> bool:
-  """Whether an AugReg file is of a pattern's model, data and resolution.
+  """Returns whether a file has a pattern's model, data and resolution.
 
   Args:
     checkpoint: of a row, with '*'.
@@ -167,7 +167,7 @@ def fits(checkpoint: str, name: str) -> bool:
 
 
 def _expanded(name, separator):
-  """Every name that braces stand for, without .npz."""
+  """Returns every name that braces stand for, without .npz."""
   parts = _BRACES.split(name.removesuffix('.npz'))
   choices = [
     part.split(separator) if i % 2 else [part] for i, part in enumerate(parts)
@@ -219,29 +219,31 @@ _VTAB = ('VTAB-1k', 'VTAB (full data)')
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
-  """What is measured: one data set, or the tasks that a mean is over."""
+class EvaluationData:
+  """The data of a number: one data set, or the tasks of a mean."""
 
   datasets: tuple[str, ...]  # names for datasets.open_split; empty: by hand
   split: str
   pick: str = ''  # what has to be given in place of a name
 
 
-def target_of(eval_dataset: str) -> Target:
-  """The target of a number, by the `eval_dataset` of its row.
+def evaluation_data(eval_dataset: str) -> EvaluationData:
+  """Returns the target of a number, by the `eval_dataset` of its row.
 
   Raises:
     InputError: a name that is not known.
   """
   if eval_dataset in _NAMED:
     name, split = _NAMED[eval_dataset]
-    return Target((name,), split)
+    return EvaluationData((name,), split)
   if eval_dataset in _BY_HAND:
-    return Target((), _HAND_SPLITS[eval_dataset], pick=_BY_HAND[eval_dataset])
+    return EvaluationData(
+      (), _HAND_SPLITS[eval_dataset], pick=_BY_HAND[eval_dataset]
+    )
   for prefix in _VTAB:
     if eval_dataset.startswith(prefix):
       tasks = _tasks(eval_dataset.removeprefix(prefix).strip())
-      return Target(tasks, 'test')
+      return EvaluationData(tasks, 'test')
   raise InputError(
     f'unknown evaluation data set {eval_dataset!r}; known are '
     f'{sorted(_NAMED | _BY_HAND)} and the tasks of VTAB'
@@ -249,7 +251,7 @@ def target_of(eval_dataset: str) -> Target:
 
 
 def trained_on(finetune_dataset: str, dataset: str) -> str:
-  """The data set that a model was fine-tuned on.
+  """Returns the data set that a model was fine-tuned on.
 
   Args:
     finetune_dataset: of the row; '' where it was trained on one alone.
@@ -262,7 +264,7 @@ def trained_on(finetune_dataset: str, dataset: str) -> str:
 
 
 def _tasks(text):
-  """Names of VTAB tasks: a column of Table 9, a group's mean, or all 19."""
+  """Returns the VTAB tasks of a column of Table 9, of a group, or all 19."""
   rows = [row for row in catalogue.DATA_SETS.values() if row.group]
   if text in ('', '(19 tasks)', 'Mean'):
     return tuple(row.name for row in rows)

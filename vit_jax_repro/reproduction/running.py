@@ -21,7 +21,7 @@ from vit_jax_repro.reproduction import (
   previous_results,
   tuned_models,
 )
-from vit_jax_repro.reproduction.evaluations import Evaluation
+from vit_jax_repro.reproduction.evaluations import CheckEvaluation
 from vit_jax_repro.reproduction.options import Options
 from vit_jax_repro.runs import manifest
 
@@ -29,21 +29,22 @@ _UNKNOWN = 50_000  # images of a data set whose size is not in the catalogue
 
 
 def run(
-  check: checks.Check, options: Options, meter: compute_cost.Meter | None = None
+  check: checks.Check,
+  options: Options,
+  meter: compute_cost.ComputeMeter | None = None,
 ) -> dict[str, Any]:
   """Measures a row, and writes RESULTS/ROW_ID.json.
 
-  What is already computed is not computed again; a call that was interrupted
-  goes on where it was, and one that asks for more seeds than a result has
-  adds them.
+  Nothing is computed twice: an interrupted call is continued, and a call with
+  more seeds than the result has adds the missing ones.
 
   Args:
     check: what to do.
     options: where, and with which other settings.
-    meter: is told what was computed.
+    meter: receives the operations and the time.
 
   Returns:
-    What stands in that file: row, accuracies (a fraction for each file or
+    The contents of that file: row, accuracies (a fraction for each file or
     seed, of several data sets the mean over them), num_examples, tasks (of
     several data sets: {name: accuracies and num_examples}), check, overrides,
     substituted, seeds, weights (the published files' SHA-256), data (the
@@ -64,7 +65,7 @@ def run(
   if known is not None:
     return known
   started = time.perf_counter()
-  meter = compute_cost.Meter() if meter is None else meter
+  meter = compute_cost.ComputeMeter() if meter is None else meter
   parts = {
     dataset: _measure(check, index, options, meter)
     for index, dataset in enumerate(check.datasets)
@@ -97,7 +98,7 @@ def run(
 
 
 def remaining(check: checks.Check, options: Options) -> dict[str, float]:
-  """About how many operations a check still takes.
+  """Returns about how many operations a check still takes.
 
   Returns:
     {path: operations} of the evaluations and trainings that are not there;
@@ -110,7 +111,7 @@ def remaining(check: checks.Check, options: Options) -> dict[str, float]:
   for index, dataset in enumerate(check.datasets):
     images = num_examples(dataset, check.split) or _UNKNOWN
     if check.is_fine_tuned:
-      tuned = tuned_models.of(check, index, options)
+      tuned = tuned_models.finetuned_model(check, index, options)
       left |= tuned.remaining()
       found = _evaluation(check, index, tuned.candidates[0])
       paths = [
@@ -125,7 +126,7 @@ def remaining(check: checks.Check, options: Options) -> dict[str, float]:
     cost = compute_cost.evaluation(check.model, found.image_size, images)
     for file in paths:
       path = found.path(file, options)
-      if not os.path.exists(file):  # its checksum tells files apart
+      if not os.path.exists(file):  # its checksum identifies it
         path += f' of {file}'
       if not os.path.exists(path):
         left[path] = cost
@@ -133,7 +134,7 @@ def remaining(check: checks.Check, options: Options) -> dict[str, float]:
 
 
 def _measure(check, index, options, meter):
-  """{'accuracies': one for each file or seed, 'num_examples', 'data'}."""
+  """Returns {'accuracies': one a file or seed, 'num_examples', 'data'}."""
   dataset = check.datasets[index]
   paths = [
     evaluations.weights_path(check.file_for(file, dataset), options)
@@ -141,7 +142,9 @@ def _measure(check, index, options, meter):
   ]
   evaluation = _evaluation(check, index)
   if check.is_fine_tuned:
-    paths, config = tuned_models.of(check, index, options).run(meter)
+    paths, config = tuned_models.finetuned_model(check, index, options).run(
+      meter
+    )
     evaluation = _evaluation(check, index, config)
   found = [evaluation.run(path, options, meter) for path in paths]
   return {
@@ -152,8 +155,8 @@ def _measure(check, index, options, meter):
 
 
 def _evaluation(check, index, config=None):
-  """With the reading that the check, or a training's settings, say."""
+  """Returns the evaluation, read as the check or the training reads images."""
   size, preprocessing = check.image_sizes[index], check.preprocessing
   if config is not None:
     size, preprocessing = config['pp']['crop'], config['preprocessing']
-  return Evaluation(check, check.datasets[index], size, preprocessing)
+  return CheckEvaluation(check, check.datasets[index], size, preprocessing)

@@ -1,8 +1,8 @@
 """Models that are fine-tuned for checks, each once in a folder of results.
 
 RESULTS/work/runs/KEY/ holds workdirs of jobs.train: `tune/*`, a training with
-each learning rate, and `seed_*`, those whose models are evaluated. KEY says
-what they are of: the pre-trained file by its contents, the data set that is
+each learning rate, and `seed_*`, those whose models are evaluated. KEY is a
+hash of the contents of the pre-trained file, the data set that is
 trained on and all settings. So checks of several test sets share a training.
 """
 
@@ -28,7 +28,7 @@ from vit_jax_repro.runs.workdir import FREE
 
 @dataclasses.dataclass(frozen=True)
 class TunedModel:
-  """What a check fine-tunes for one of its data sets."""
+  """The models that a check fine-tunes for one of its data sets."""
 
   model: str  # published name
   candidates: tuple[dict, ...]  # settings of jobs.train, to choose from
@@ -58,7 +58,9 @@ class TunedModel:
       if not os.path.exists(os.path.join(folder, 'result.json'))
     }
 
-  def run(self, meter: compute_cost.Meter) -> tuple[list[str], dict[str, Any]]:
+  def run(
+    self, meter: compute_cost.ComputeMeter
+  ) -> tuple[list[str], dict[str, Any]]:
     """Trains what is not trained yet.
 
     Returns:
@@ -87,7 +89,7 @@ class TunedModel:
     return os.path.join(self.folder, 'tune', f'{number}_lr_{rate}')
 
   def _chosen(self, meter):
-    """The candidate that is best on the held-out part; no test set is seen.
+    """Returns the best candidate on the held-out part; no test set is read.
 
     Its first seed decides (ViT paper, B.1.1: a sweep, then one training).
     """
@@ -110,7 +112,7 @@ class TunedModel:
     return best
 
   def _train(self, config, where, meter):
-    """What stands in result.json of a training, which is finished then."""
+    """Trains if needed; returns result.json."""
     known = evaluations.read_json(os.path.join(where, 'result.json'))
     model = os.path.join(where, 'model.npz')
     if 'accuracy' in known and os.path.exists(model) and _same(config, where):
@@ -137,8 +139,10 @@ def check_settings(check: checks.Check, options: Options) -> None:
     _candidates(check, index, options)
 
 
-def of(check: checks.Check, index: int, options: Options) -> TunedModel:
-  """What a check fine-tunes for `check.datasets[index]`.
+def finetuned_model(
+  check: checks.Check, index: int, options: Options
+) -> TunedModel:
+  """Returns the model that a check fine-tunes for `check.datasets[index]`.
 
   Raises:
     InputError: an override is wrong.
@@ -156,7 +160,7 @@ def of(check: checks.Check, index: int, options: Options) -> TunedModel:
 
 
 def _candidates(check, index, options):
-  """The pre-trained file, and the settings to choose from."""
+  """Returns the pre-trained file, and the settings to choose from."""
   (file,) = check.files
   path = options.weights(check.file_for(file, check.datasets[index]))
   return path, tuple(
@@ -167,7 +171,7 @@ def _candidates(check, index, options):
 
 
 def _config(check, recipe, base_lr, path, options):
-  """Settings for jobs.train, every key spelt out."""
+  """Returns settings for jobs.train, every key spelt out."""
   config = _spelt_out(recipe, check.model)
   folder, name = os.path.split(os.path.abspath(path))
   config.update(
@@ -204,7 +208,7 @@ def _without_free(config):
 
 
 def _same(config, where):
-  """Whether a run's data are those that it was trained and tested on."""
+  """Returns whether a run's data are still those of its manifest."""
   made = evaluations.read_json(os.path.join(where, 'manifest.json'))
   data = made.get('data', {})
   open_split = functools.partial(
@@ -218,7 +222,7 @@ def _same(config, where):
 
 
 def _last_step(where):
-  """Of the newest checkpoint in a workdir; 0 if there is none."""
+  """Returns the step of the newest checkpoint in a workdir, or 0."""
   try:
     names = os.listdir(os.path.join(where, 'checkpoints'))
   except FileNotFoundError:

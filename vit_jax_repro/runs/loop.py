@@ -1,4 +1,4 @@
-"""The training loop: updates, and what happens every so many of them.
+"""The training loop: updates, and periodic work between them.
 
 It knows no model and no data set: batches come from an iterator, and
 evaluating, writing and saving are functions.
@@ -67,7 +67,7 @@ def run(
   """
   pending = []  # (step, metrics) since the last progress, still on device
   evaluated = {}
-  meter = Meter(batch_size)
+  meter = RateMeter(batch_size)
   batches = iter(batches)
   for number in range(start_step + 1, total_steps + 1):
     state, metrics = step(state, next(batches))
@@ -115,7 +115,7 @@ def prefetch(
     yield queue.popleft()
 
 
-class Meter:
+class RateMeter:
   """Images per second of updates; the first one, which compiles, left out."""
 
   def __init__(self, batch_size: int):
@@ -133,7 +133,7 @@ class Meter:
       self._steps += 1
 
   def rate(self) -> float:
-    """Since the last call, whose updates are finished; 0 without updates."""
+    """Returns images per second since the last call; 0 without updates."""
     now = time.perf_counter()
     busy = now - self._start - self._paused
     rate = self._steps * self._batch_size / busy if self._steps else 0.0
@@ -142,7 +142,7 @@ class Meter:
 
   @contextlib.contextmanager
   def paused(self):
-    """A context whose time does not count."""
+    """Leaves the time inside the context out of the rate."""
     start = time.perf_counter()
     try:
       yield
@@ -155,7 +155,7 @@ def _due(number, every):
 
 
 def _fetch(pending):
-  """The last step's metrics as floats, every loss checked."""
+  """Returns the last step's metrics as floats, every loss checked."""
   pending = [(number, jax.device_get(metrics)) for number, metrics in pending]
   for number, metrics in pending:
     loss = float(metrics['loss'])

@@ -50,8 +50,8 @@ class Update:
   def begin(self) -> None:
     """Compiles in a thread, while this one reads files and images.
 
-    A process that fails meanwhile says so, and ends when it has compiled:
-    Python cannot end while a daemon is about to come back from a compiler.
+    A process that fails meanwhile reports it at once and ends after compiling:
+    Python cannot end while a daemon thread is inside the compiler.
     """
     if self._compiling is None:
       self._compiling = concurrent.futures.Future()
@@ -73,13 +73,13 @@ class Update:
         number of parts that a batch is computed in.
 
     Raises:
-      InputError: it does not fit; the line says what would.
+      InputError: it does not fit; the message has a remedy.
     """
     limit = self.limit()
     if limit is None:
       return
     self.begin()
-    needed = memory.of_result(self._compiling.result)
+    needed = memory.compile_and_measure(self._compiling.result)
     if needed is not None and needed.total + self.ready() <= limit:
       return
     found = 'more than its compiler accepts'
@@ -97,7 +97,7 @@ class Update:
   def notes(self) -> list[str]:
     """Lists what a user may want to change, a line each."""
     model, settings = self._task.model, self._settings
-    lines = mesh_lib.undivided(self.shapes.params, self._mesh)
+    lines = mesh_lib.unsharded_parameters(self.shapes.params, self._mesh)
     advice = targets.advice_on_dtype(
       self._mesh.devices.flat[0], settings.model.get('dtype')
     )
@@ -139,11 +139,11 @@ class Update:
     """Returns the settings that make an update fit, as one line.
 
     They are estimated from the memory that this update needs, and compiled, so
-    that the line says what they need; where that is too much, the next
-    estimate starts from it.
+    that the message has the bytes that they need; if these are too many, the
+    next estimate starts from them.
 
     Args:
-      needed: bytes that this update takes; None: nobody knows.
+      needed: bytes that this update takes; None if unknown.
       limit: bytes of a device.
       fresh: see `check_memory`.
     """
@@ -156,7 +156,7 @@ class Update:
       flags = ' '.join(f'--config.{k}={v}' for k, v in changes.items())
       note(f'does it fit with {flags}?')
       update = self._changed(changes)
-      found = memory.of_result(update._compile)
+      found = memory.compile_and_measure(update._compile)
       needed = None if found is None else found.total
       if needed is not None and needed + self.ready() <= limit:
         return f'with {flags} it needs {(needed + self.ready()) / _GIB:.4g}'
@@ -186,7 +186,7 @@ class Update:
     )
 
   def _changed(self, changes):
-    """The update of the same run with some settings changed."""
+    """Returns the update of the same run with some settings changed."""
     settings = self._settings
     if 'model.remat' in changes:
       settings = dataclasses.replace(

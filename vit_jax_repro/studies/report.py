@@ -8,8 +8,8 @@ from vit_jax_repro.studies.outcome import Judgement, Side, deviation
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-  """What a study came to; study.json."""
+class StudyResult:
+  """The result of a study, the contents of study.json."""
 
   name: str
   title: str
@@ -20,8 +20,8 @@ class Result:
   published: Mapping[str, str]  # side: the paper's number, where it has one
 
 
-def header(result: Result) -> list[str]:
-  """The columns of the table of sides."""
+def header(result: StudyResult) -> list[str]:
+  """Returns the columns of the table of sides."""
   columns = ['side', 'learning rate', 'test accuracy', 'each seed']
   if any(side.localities for side in result.sides):
     columns.append('locality')
@@ -30,8 +30,8 @@ def header(result: Result) -> list[str]:
   return columns
 
 
-def rows(result: Result) -> list[list[str]]:
-  """A row of cells for each side."""
+def rows(result: StudyResult) -> list[list[str]]:
+  """Returns a row of cells for each side."""
   columns = header(result)
   cells = []
   for side in result.sides:
@@ -51,8 +51,8 @@ def rows(result: Result) -> list[list[str]]:
   return cells
 
 
-def sentences(result: Result) -> list[str]:
-  """A line on each claim."""
+def sentences(result: StudyResult) -> list[str]:
+  """Returns a line on each claim."""
   return [
     f'{each.claim} ({each.source}): {each.verdict}; the difference is '
     f'{each.difference:+.3f} ± {each.spread:.3f}'
@@ -60,8 +60,8 @@ def sentences(result: Result) -> list[str]:
   ]
 
 
-def markdown(result: Result) -> str:
-  """The whole result as a Markdown text."""
+def markdown(result: StudyResult) -> str:
+  """Returns the whole result as a Markdown text."""
   # A size may go on: 'digits with 2 of 3 seeds'.
   size, _, changed = result.size.partition(' ')
   plan = f'`configs/studies.py:{result.name},{size}` {changed}'.strip()
@@ -77,7 +77,7 @@ def markdown(result: Result) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def show(result: Result) -> None:
+def show(result: StudyResult) -> None:
   """Prints the result."""
   reports.table(header(result), rows(result), title=result.title)
   for sentence in sentences(result):

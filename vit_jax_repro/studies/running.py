@@ -28,8 +28,10 @@ _KEYS = (
 )
 
 
-def run(config: Mapping[str, Any], workdir: str | os.PathLike) -> report.Result:
-  """Runs a study, or goes on with one.
+def run(
+  config: Mapping[str, Any], workdir: str | os.PathLike
+) -> report.StudyResult:
+  """Runs a study or continues one.
 
   Each side is a chain of trainings, the stages: a stage starts from the model
   of the one before. With several learning rates the last stage is trained
@@ -43,12 +45,12 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike) -> report.Result:
       size: what it is called in the report.
       stages: name: the settings of `jobs.train`.
       sides: name: what it changes, {stage: settings}, nested as there; None
-        for a stage leaves it out, and a model that says its kind replaces
-        the other as a whole. Beside the stages: `base_lrs` of its own,
+        for a stage leaves it out, and a model that names its kind replaces
+        the other as a whole. Next to the stages: `base_lrs` of its own,
         or `rate_of`, a side before it whose rate it takes.
       order: `stages` and `sides`, the names in their order, as a ConfigDict
         has none; sides that are not named there are left out.
-      seeds: of all stages; '{seed}' in pp.train stands for it.
+      seeds: of all stages; '{seed}' in pp.train is replaced by it.
       held_out: the split to choose on; None: there is no choice.
       base_lrs: of the last stage; (): its own.
       once: names of stages that are trained with their own seed alone.
@@ -56,7 +58,7 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike) -> report.Result:
       and begun.json, which study it is of.
 
   Returns:
-    The Result, as it stands in study.json.
+    The result, as in study.json.
 
   Raises:
     InputError: a key or side that is unknown or missing; the folder holds
@@ -72,7 +74,7 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike) -> report.Result:
   keep_compiled()
   for name in config['sides']:
     sides.append(_side(name, config, trainings, study.measures, sides))
-  result = report.Result(
+  result = report.StudyResult(
     name=config['name'],
     title=study.title,
     size=config['size'],
@@ -94,7 +96,7 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike) -> report.Result:
 
 
 def _begin(config, workdir):
-  """Says in the folder which study it holds; refuses those of another."""
+  """Writes which study the folder holds; refuses a folder of another."""
   mine = {key: config[key] for key in ('name', 'size')}
   for name in ('begun.json', 'study.json', 'config.json'):
     found = _read(os.path.join(workdir, name))
@@ -117,7 +119,7 @@ def _begin(config, workdir):
 
 
 def _read(path):
-  """The object in a JSON file; None if it is not there."""
+  """Returns the object in a JSON file; None if it is not there."""
   if not os.path.exists(path):
     return None
   try:
@@ -131,7 +133,7 @@ def _read(path):
 
 
 def checked(config: dict[str, Any]) -> dict[str, Any]:
-  """The configuration, plain, with stages and sides in order.
+  """Returns the configuration, plain, with stages and sides in order.
 
   Raises:
     InputError: see `run`.
@@ -177,7 +179,7 @@ def _check_side(name, changes, config, before):
 
 
 def rates_of(changes, config, chosen):
-  """The learning rates that a side is trained with.
+  """Returns the learning rates that a side is trained with.
 
   Args:
     changes: of the side.
@@ -229,7 +231,7 @@ def _side(name, config, trainings, measures, before):
 
 
 def _chain(config, changes, rate, seed, trainings, side):
-  """The name of the last run."""
+  """Returns the name of the last run."""
   run = None
   for stage, settings in stages(config, changes, rate, seed):
     about = f'{side}, learning rate {settings["base_lr"]:g}, seed {seed}'
@@ -261,7 +263,7 @@ def stages(config, changes, rate, seed):
 
 
 def _merged(settings, changes):
-  """A copy of nested settings with some replaced."""
+  """Returns a copy of nested settings with some replaced."""
   settings = copy.deepcopy(settings)
   for key, value in changes.items():
     part = isinstance(value, dict) and not (key == 'model' and key in value)

@@ -30,7 +30,7 @@ OTHER_DEFAULT_IMAGE_SIZE = (224, 224)
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
+class ModelCard:
   """What stands in the JSON file; fields as at the top of this file."""
 
   architecture: Mapping[str, Any]
@@ -86,7 +86,7 @@ def save_model(
 
 
 def read_card(weights_path):
-  """The Card of a weights file, None if it has no JSON file.
+  """The ModelCard of a weights file, None if it has no JSON file.
 
   Raises:
     NotACardError: it is no JSON, or one of something else.
@@ -110,7 +110,7 @@ def read_card(weights_path):
     )
   _check(card, path)
   names, size = card.get('class_names'), card.get('image_size')
-  return Card(
+  return ModelCard(
     architecture=card['architecture'],
     class_names=None if names is None else tuple(names),
     preprocessing=card.get('preprocessing'),
