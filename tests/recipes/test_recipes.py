@@ -119,9 +119,9 @@ def test_every_task_of_vtab_has_a_thousand_examples():
 
 
 def test_fields_of_the_model_reach_it():
-  task = recipe.Task('x', 'cifar10', 'ViT-B_16', '')
+  request = recipe.RecipeRequest('x', 'cifar10', 'ViT-B_16', '')
   fields = dict(dropout_rate=0.3, stochastic_depth_rate=0.2)
-  found = recipe.build(task, 'here', {}, (0.1,), model_fields=fields)
+  found = recipe.build(request, 'here', {}, (0.1,), model_fields=fields)
   model = models.create(found.architecture(models.variant('ViT-B_16')))
   assert (model.dropout_rate, model.stochastic_depth_rate) == (0.3, 0.2)
   assert model.num_layers == 12

@@ -1,4 +1,4 @@
-"""What a configuration file is told behind its colon."""
+"""The argument of a configuration file, the text after its colon."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ def parse(
   *,
   needed: int,
 ) -> tuple[list[str], dict[str, Any]]:
-  """The parts of 'RECIPE,MODEL,DATASET,KEY=VALUE,...'.
+  """Returns the parts of 'RECIPE,MODEL,DATASET,KEY=VALUE,...'.
 
   Args:
     text: the argument.

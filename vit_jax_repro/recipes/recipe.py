@@ -1,4 +1,4 @@
-"""What a recipe is, what it is asked for, and the arithmetic in common."""
+"""The recipe, the request for one, and shared arithmetic."""
 
 import dataclasses
 import re
@@ -11,7 +11,7 @@ from vit_jax_repro.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """How a source trains or fine-tunes a model on a data set.
+  """Settings with which a source trains or fine-tunes a model on a data set.
 
   Fields:
     name, variant: as `find` takes them; '' where there is no other variant.
@@ -37,7 +37,7 @@ class Recipe:
   notes: tuple[str, ...]
 
   def architecture(self, model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's mapping of fields with those of the recipe.
+    """Returns a model's mapping of fields with those of the recipe.
 
     Args:
       model: such as models.variant gives it; fields in its `transformer`
@@ -52,8 +52,8 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-  """What a recipe is asked for; see the `find` of either module."""
+class RecipeRequest:
+  """Request for a recipe; see `finetuning.find` and `pretraining.find`."""
 
   name: str
   dataset: str
@@ -65,7 +65,7 @@ class Task:
   batch: int | None = None
 
   def schedule(self, *totals: int) -> int:
-    """The number of updates that is asked for, of those that there are.
+    """Returns the number of updates that is asked for, of those that there are.
 
     Raises:
       InputError: it is none of them.
@@ -79,12 +79,12 @@ class Task:
 
   @property
   def known(self) -> str:
-    """The data set's name in the catalogue, '' if it is not there."""
+    """Returns the data set's name in the catalogue, '' if it is not there."""
     row = catalogue.find(self.dataset)
     return row.name if row else ''
 
   def examples(self, split: str) -> int:
-    """The number of training images, as told or from the catalogue.
+    """Returns the number of training images, as given or from the catalogue.
 
     Raises:
       InputError: neither knows it.
@@ -100,41 +100,43 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """A recipe before it is asked for a task.
+  """A recipe by name, for any request that it has settings for.
 
   Fields:
-    make: the function from a Task to a Recipe.
+    make: the function from a RecipeRequest to a Recipe.
     datasets: names in the catalogue; None: any data set.
-    variants: from a task to the source's alternatives for it, the default
+    variants: from a request to the source's alternatives for it, the default
       first; none at all: `make` reads them.
   """
 
-  make: Callable[[Task], Recipe]
+  make: Callable[[RecipeRequest], Recipe]
   datasets: tuple[str, ...] | None = None
-  variants: Callable[[Task], tuple[str, ...]] = lambda _: ('',)
+  variants: Callable[[RecipeRequest], tuple[str, ...]] = lambda _: ('',)
 
 
-def variants(*names: str) -> Callable[[Task], tuple[str, ...]]:
-  """The same variants for every task."""
+def variants(*names: str) -> Callable[[RecipeRequest], tuple[str, ...]]:
+  """Returns the same variants for every request."""
   return lambda _: names
 
 
-def build(task: Task, source: str, settings, base_lrs, **fields: Any) -> Recipe:
-  """A Recipe for a task.
+def build(
+  request: RecipeRequest, source: str, settings, base_lrs, **fields: Any
+) -> Recipe:
+  """Returns a Recipe for a request.
 
   Args:
-    task, source: what is asked for, and where the answer stands.
+    request, source: the task, and the citation of its settings.
     settings: without dataset and base_lr.
     base_lrs: the rates to choose from, ascending.
     **fields: model_fields, tune and notes where there are any.
   """
   return Recipe(
-    name=task.name,
-    variant=task.variant,
+    name=request.name,
+    variant=request.variant,
     source=source,
-    dataset=task.dataset,
+    dataset=request.dataset,
     settings=dict(
-      settings, dataset=task.dataset, base_lr=base_lrs[len(base_lrs) // 2]
+      settings, dataset=request.dataset, base_lr=base_lrs[len(base_lrs) // 2]
     ),
     base_lrs=tuple(base_lrs),
     **dict(dict(model_fields={}, tune=None, notes=()), **fields),
@@ -142,7 +144,7 @@ def build(task: Task, source: str, settings, base_lrs, **fields: Any) -> Recipe:
 
 
 def steps(epochs: float, num_examples: int, batch: int) -> int:
-  """Updates in so many epochs, rounded down as in big_vision (utils.py)."""
+  """Returns the updates in epochs, rounded down as in big_vision (utils.py)."""
   return int(epochs * num_examples / batch)
 
 
@@ -150,7 +152,7 @@ _TERM = re.compile(r'(\w+)(?:\[(?:(\d+)(%?))?:(?:(\d+)(%?))?\])?')
 
 
 def num_examples(dataset: str, split: str) -> int | None:
-  """The number of examples of a split, by the catalogue; None: not there.
+  """Returns the catalogue's number of examples; None for unknown splits.
 
   Args:
     dataset: a name in the catalogue, or any other.
@@ -179,7 +181,7 @@ def _place(number, percent, size, default):
 
 
 def pick(kind: str, name: str, table: Mapping[str, Rule]) -> Rule:
-  """The rule of a name.
+  """Returns the rule of a name.
 
   Raises:
     InputError: there is none.
@@ -189,23 +191,23 @@ def pick(kind: str, name: str, table: Mapping[str, Rule]) -> Rule:
   return table[name]
 
 
-def choose(rule: Rule, task: Task) -> Task:
-  """The task with the rule's default variant filled in.
+def choose(rule: Rule, request: RecipeRequest) -> RecipeRequest:
+  """Returns the request with the rule's default variant filled in.
 
   Raises:
     InputError: the rule has no such variant, or not this data set.
   """
-  if rule.datasets is not None and task.known not in rule.datasets:
+  if rule.datasets is not None and request.known not in rule.datasets:
     raise InputError(
-      f'recipe {task.name!r} has no settings for the data set '
-      f'{task.dataset!r}; choose from {list(rule.datasets)}'
+      f'recipe {request.name!r} has no settings for the data set '
+      f'{request.dataset!r}; choose from {list(rule.datasets)}'
     )
-  allowed = rule.variants(task)
+  allowed = rule.variants(request)
   if not allowed:
-    return task
-  if task.variant and task.variant not in allowed:
+    return request
+  if request.variant and request.variant not in allowed:
     raise InputError(
-      f'recipe {task.name!r} has no variant {task.variant!r} for '
-      f'{task.dataset!r} and {task.model!r}; choose from {list(allowed)}'
+      f'recipe {request.name!r} has no variant {request.variant!r} for '
+      f'{request.dataset!r} and {request.model!r}; choose from {list(allowed)}'
     )
-  return dataclasses.replace(task, variant=task.variant or allowed[0])
+  return dataclasses.replace(request, variant=request.variant or allowed[0])

@@ -1,6 +1,6 @@
 """The released fine-tuning of ViT, Mixer, AugReg and BiT, as `configs/` has it.
 
-Each of the original's command lines does what one of these says. The same
+Each reproduces a command line of the original. The same
 settings by data set and source are rows of `finetuning.find`.
 """
 
@@ -35,7 +35,7 @@ _FINETUNE = dict(
 
 
 def vit_finetune(dataset: str, model_name: str) -> dict[str, Any]:
-  """Fine-tuning of ViT and Mixer files as released (vit_jax/configs).
+  """Returns the released fine-tuning of ViT and Mixer (vit_jax/configs).
 
   Args:
     dataset: a key of `VIT_DATASETS` has its preset; any other name needs
@@ -62,7 +62,7 @@ def vit_finetune(dataset: str, model_name: str) -> dict[str, Any]:
 
 
 def augreg_finetune() -> dict[str, Any]:
-  """Fine-tuning of AugReg files as released (vit_jax/configs/augreg.py)."""
+  """Returns AugReg's released fine-tuning (vit_jax/configs/augreg.py)."""
   recipe = vit_finetune('', '')
   recipe.update(
     base_lr=0.03,
@@ -74,7 +74,7 @@ def augreg_finetune() -> dict[str, Any]:
 
 
 def bit_finetune(dataset: str) -> dict[str, Any]:
-  """BiT-HyperRule: what it leaves to the size of the set is left None.
+  """Returns the BiT-HyperRule; values that depend on the set's size are None.
 
   `jobs.train` fills in steps, boundaries, warm-up and mixup from the number
   of training images. Images of an unlisted data set are taken to be large.

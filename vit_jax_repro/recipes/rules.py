@@ -32,17 +32,17 @@ VTAB_IMAGE_SIZES = {
 
 
 def image_size(dataset: str) -> tuple[int, int]:
-  """(height, width) of a data set's images; (224, 224) if it is not listed."""
+  """Returns (height, width) of a data set's images; (224, 224) if unlisted."""
   return (IMAGE_SIZES | VTAB_IMAGE_SIZES).get(dataset, (224, 224))
 
 
 def resolution(height: int, width: int) -> tuple[int, int]:
-  """(size to resize to, size to crop) in pixels, for images of this size."""
+  """Returns (resize, crop) in pixels for images of this size."""
   return (160, 128) if height * width < 96 * 96 else (512, 480)
 
 
 def schedule(num_examples: int) -> tuple[int, tuple[int, ...], int]:
-  """(warm-up steps, steps after which the rate drops, total steps)."""
+  """Returns (warm-up steps, steps after which the rate drops, total steps)."""
   if num_examples < SMALL:
     return 100, (200, 300, 400), 500
   if num_examples < LARGE:
@@ -51,7 +51,7 @@ def schedule(num_examples: int) -> tuple[int, tuple[int, ...], int]:
 
 
 def mixup_alpha(num_examples: int) -> float:
-  """The parameter of the mixup weight's Beta distribution; 0: no mixup."""
+  """Returns alpha of the mixup weight's Beta distribution; 0 is no mixup."""
   return 0.0 if num_examples < SMALL else MIXUP_ALPHA
 
 
@@ -70,7 +70,7 @@ AUGREG_STRENGTHS = {
 
 
 def augreg_strength(name: str) -> dict[str, Any]:
-  """AugReg's augmentation: dict(layers, magnitude, mixup_alpha).
+  """Returns AugReg's augmentation: dict(layers, magnitude, mixup_alpha).
 
   Layers 0 and alpha 0.0 mean none.
 

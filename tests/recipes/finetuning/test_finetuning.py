@@ -356,7 +356,7 @@ def test_paper_and_code_differ_where_the_table_says():
 
 def test_families():
   names = {
-    (family, kind): finetuning.of(family, dataset, model, kind).name
+    (family, kind): finetuning.recipe_for(family, dataset, model, kind).name
     for family, dataset, model in (
       ('vit', 'oxford_iiit_pet', 'R50+ViT-B_16'),
       ('augreg', 'cifar100', 'ViT-B_32'),
@@ -413,8 +413,18 @@ B16 = 'ViT-B_16'
       {},
       "how many training images './photos' has, .*; give num_examples",
     ),
-    ('of', ('mixer', 'cifar10', 'Mixer-B_16'), {}, "no paper of 'mixer'"),
-    ('of', ('swin', 'cifar10', B16), {}, "no recipe of kind='paper' for"),
+    (
+      'recipe_for',
+      ('mixer', 'cifar10', 'Mixer-B_16'),
+      {},
+      "no paper of 'mixer'",
+    ),
+    (
+      'recipe_for',
+      ('swin', 'cifar10', B16),
+      {},
+      "no recipe of kind='paper' for",
+    ),
     ('variants', ('x', 'cifar10', B16), {}, 'unknown fine-tuning recipe'),
   ],
 )

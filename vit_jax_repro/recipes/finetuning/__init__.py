@@ -5,9 +5,9 @@
   differences('vit', 'cifar10', 'ViT-B_16')   where these two differ
 
 Recipes are named as in paper/numbers/finetuning.csv. A learning rate is chosen
-as the source says: train on `tune['train']` with each of `base_lrs`, take the
-rate that is best on `tune['test']`, then train with the recipe's own splits and
-look at the test split once.
+by the protocol of the source: train on `tune['train']` with each of `base_lrs`,
+take the rate that is best on `tune['test']`, then train with the recipe's own
+splits and evaluate the test split once.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from vit_jax_repro.recipes.finetuning import (
   third_party,
   vit,
 )
-from vit_jax_repro.recipes.recipe import Recipe, Task, choose, pick
+from vit_jax_repro.recipes.recipe import Recipe, RecipeRequest, choose, pick
 
 RULES = {
   **vit.RULES,
@@ -50,7 +50,7 @@ FAMILIES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
+class SettingDifference:
   """One setting in which paper and code differ.
 
   Fields:
@@ -76,7 +76,7 @@ def find(
   dropout: float | None = None,
   num_examples: int | None = None,
 ) -> Recipe:
-  """The settings of a source for a data set and a model.
+  """Returns the settings of a source for a data set and a model.
 
   Args:
     recipe: a key of `RULES`.
@@ -95,7 +95,7 @@ def find(
       set or model; a number of images that is needed and not known.
   """
   rule = pick('fine-tuning', recipe, RULES)
-  task = Task(
+  request = RecipeRequest(
     name=recipe,
     dataset=dataset,
     model=model,
@@ -104,7 +104,7 @@ def find(
     image_size=image_size,
     num_examples=num_examples,
   )
-  found = rule.make(choose(rule, task))
+  found = rule.make(choose(rule, request))
   if dropout is None:
     return found
   fields = dict(found.model_fields, **common.dropout(model, dropout))
@@ -112,20 +112,20 @@ def find(
 
 
 def variants(recipe: str, dataset: str, model: str) -> tuple[str, ...]:
-  """The source's alternatives, the default first; ('',) if there is one.
+  """Returns the variants of a source, the default first; ('',) if only one.
 
   Raises:
     InputError: unknown recipe, or no settings for that data set.
   """
   rule = pick('fine-tuning', recipe, RULES)
-  task = choose(rule, Task(recipe, dataset, model, ''))
-  return rule.variants(task)
+  request = choose(rule, RecipeRequest(recipe, dataset, model, ''))
+  return rule.variants(request)
 
 
-def of(
+def recipe_for(
   family: str, dataset: str, model: str, kind: str = 'paper', **options: Any
 ) -> Recipe:
-  """The paper's or the released code's recipe for a family.
+  """Returns the paper's or the released code's recipe for a family.
 
   Args:
     family: a key of `FAMILIES`; hybrids are 'vit'.
@@ -160,23 +160,25 @@ def _datasets(recipe, known):
 
 def differences(
   family: str, dataset: str, model: str, **options: Any
-) -> tuple[Difference, ...]:
-  """In which settings paper and code differ for a task.
+) -> tuple[SettingDifference, ...]:
+  """Returns the settings in which paper and code differ for a task.
 
-  Args, Raises: see `of`.
+  Args, Raises: see `recipe_for`.
   """
   paper, code = (
-    _flat(of(family, dataset, model, kind, **options)) for kind in KINDS
+    _flat(recipe_for(family, dataset, model, kind, **options)) for kind in KINDS
   )
   return tuple(
-    Difference(key, paper.get(key), code.get(key), _ids(key, family, dataset))
+    SettingDifference(
+      key, paper.get(key), code.get(key), _ids(key, family, dataset)
+    )
     for key in dict.fromkeys((*paper, *code))
     if paper.get(key) != code.get(key)
   )
 
 
 def _flat(recipe):
-  """All that a recipe sets, by Difference.key, with the defaults of `pp`."""
+  """Returns all settings by `SettingDifference.key`, defaults included."""
   settings = {
     k: v for k, v in recipe.settings.items() if k not in ('pp', 'base_lr')
   }

@@ -12,7 +12,7 @@ from vit_jax_repro.recipes.finetuning.common import (
   random_box,
 )
 from vit_jax_repro.recipes.finetuning.vit import VTAB
-from vit_jax_repro.recipes.recipe import Recipe, Rule, Task, build
+from vit_jax_repro.recipes.recipe import Recipe, RecipeRequest, Rule, build
 
 # Table 4: (steps of each schedule, rates).
 _GRID = (0.001, 0.003, 0.01)
@@ -35,17 +35,17 @@ _TRANSFER = {
 }
 
 
-def _variants(task: Task) -> tuple[str, ...]:
-  """A task of VTAB may be in Table 4 too, with a grid of its own."""
+def _variants(request: RecipeRequest) -> tuple[str, ...]:
+  """Returns a task of VTAB may be in Table 4 too, with a grid of its own."""
   found = {'table4': _TABLE4, 'vtab': VTAB}
-  return tuple(name for name, sets in found.items() if task.known in sets)
+  return tuple(name for name, sets in found.items() if request.known in sets)
 
 
-def _paper(task: Task) -> Recipe:
-  of_vtab = task.variant == 'vtab'
-  schedules, grid = _VTAB if of_vtab else _TABLE4[task.known]
-  total = task.schedule(*schedules)
-  row = catalogue.find(task.dataset)
+def _paper(request: RecipeRequest) -> Recipe:
+  of_vtab = request.variant == 'vtab'
+  schedules, grid = _VTAB if of_vtab else _TABLE4[request.known]
+  total = request.schedule(*schedules)
+  row = catalogue.find(request.dataset)
   held_out = ('train', 'val') if row.group else ('minitrain', 'minival')
   tune = dict(zip(('train', 'test'), held_out, strict=True))
   notes = [
@@ -60,9 +60,9 @@ def _paper(task: Task) -> Recipe:
       'pvc-79: the full training sets, and settings chosen task by task',
       'warm-up is not stated; that of the same steps in Table 4',
     ]
-  if task.known == 'oxford_iiit_pet':
+  if request.known == 'oxford_iiit_pet':
     notes.append('released files have a rate of 0.03 too, beyond the grid')
-  box = random_box(task, task.image_size or catalogue.CROP)
+  box = random_box(request, request.image_size or catalogue.CROP)
   settings = dict(
     SGD,
     optim_dtype='bfloat16',
@@ -72,30 +72,30 @@ def _paper(task: Task) -> Recipe:
     pp=dict(train=tune['train'], test=row.test, **box),
   )
   return build(
-    task,
+    request,
     'AugReg paper (arXiv:2106.10270), Table 4 and 3.5',
     settings,
     grid,
-    model_fields=dropout(task.model, 0.0),
+    model_fields=dropout(request.model, 0.0),
     tune=tune,
     notes=tuple(notes),
   )
 
 
-def _transfer(task: Task) -> Recipe:
-  total, rate, resized = _TRANSFER[task.known]
-  row = catalogue.find(task.dataset)
+def _transfer(request: RecipeRequest) -> Recipe:
+  total, rate, resized = _TRANSFER[request.known]
+  row = catalogue.find(request.dataset)
   pp = dict(
     train=row.splits['minitrain'],
     test=row.test,
-    crop=task.image_size or catalogue.CROP,
+    crop=request.image_size or catalogue.CROP,
   )
   notes = [
     'the rate is the one that was best on the held-out part, which is never '
     'trained on',
     'pvc-06: evaluated on the central 384 of 448 pixels',
   ]
-  if task.known.startswith('oxford_'):
+  if request.known.startswith('oxford_'):
     notes.append('pvc-04: vit_jax has no preset for Pets and Flowers')
   if resized:
     pp |= dict(resize=448, inception_crop=False)
@@ -112,11 +112,11 @@ def _transfer(task: Task) -> Recipe:
     pp=pp,
   )
   return build(
-    task,
+    request,
     'google-research/big_vision, configs/transfer.py',
     settings,
     (rate,),
-    model_fields=dropout(task.model, 0.0),
+    model_fields=dropout(request.model, 0.0),
     notes=tuple(notes),
   )
 

@@ -16,7 +16,13 @@ from vit_jax_repro.recipes.finetuning.common import (
   square_crop,
   without_source,
 )
-from vit_jax_repro.recipes.recipe import Recipe, Rule, Task, build, variants
+from vit_jax_repro.recipes.recipe import (
+  Recipe,
+  RecipeRequest,
+  Rule,
+  build,
+  variants,
+)
 
 PAPER = 'BiT paper (arXiv:1912.11370), section 3.3'
 OPEN = (
@@ -30,14 +36,14 @@ _DROPS = (30, 60, 90)  # per cent
 _LARGE, _LARGE_OF_R152X4 = (448, 384), (512, 480)
 
 
-def paper_settings(task: Task) -> dict[str, Any]:
-  """The settings of the HyperRule as the paper has it, without base_lr."""
-  final, _ = splits(task)
-  examples = task.examples(final['train'])
+def paper_settings(request: RecipeRequest) -> dict[str, Any]:
+  """Returns the settings of the paper's HyperRule without base_lr."""
+  final, _ = splits(request)
+  examples = request.examples(final['train'])
   warmup, _, total = rules.schedule(examples)
-  resize, crop = rules.resolution(*rules.image_size(task.known))
+  resize, crop = rules.resolution(*rules.image_size(request.known))
   if resize == max(_LARGE_OF_R152X4):
-    biggest = re.fullmatch(r'BiT-.*R152x4.*', task.model)
+    biggest = re.fullmatch(r'BiT-.*R152x4.*', request.model)
     resize, crop = _LARGE_OF_R152X4 if biggest else _LARGE
   return dict(
     SGD,
@@ -48,15 +54,17 @@ def paper_settings(task: Task) -> dict[str, Any]:
     warmup_steps=warmup,
     mixup_alpha=rules.mixup_alpha(examples),
     preprocessing='bit',
-    pp=dict(final, **square_crop(task, task.image_size or crop, resize=resize)),
+    pp=dict(
+      final, **square_crop(request, request.image_size or crop, resize=resize)
+    ),
   )
 
 
-def _paper(task: Task) -> Recipe:
+def _paper(request: RecipeRequest) -> Recipe:
   return build(
-    task,
+    request,
     PAPER,
-    paper_settings(task),
+    paper_settings(request),
     (rules.BASE_LR,),
     notes=(
       *OPEN,
@@ -67,19 +75,21 @@ def _paper(task: Task) -> Recipe:
   )
 
 
-def _code(task: Task, base_lr: float = rules.BASE_LR, **changes: Any):
-  """As the code; of sets whose size is not known, left to the run."""
-  settings = without_source(released.bit_finetune(task.known))
-  row = catalogue.find(task.dataset)
-  pp = dict(settings['pp'], crop=task.image_size or settings['pp']['crop'])
+def _code(
+  request: RecipeRequest, base_lr: float = rules.BASE_LR, **changes: Any
+):
+  """Returns the code's settings; the run sets those of unknown sizes."""
+  settings = without_source(released.bit_finetune(request.known))
+  row = catalogue.find(request.dataset)
+  pp = dict(settings['pp'], crop=request.image_size or settings['pp']['crop'])
   pp['test'] = row.test if row else pp['test']
-  if task.variant == 'pytorch':
+  if request.variant == 'pytorch':
     pp['train'] = 'train'
   if row and row.group:
     pp.update(train='train800val200', test='test')
-    pp |= square_crop(task, pp['crop'], resize=pp['resize'])
-  if row or task.num_examples:
-    examples = task.num_examples or task.examples(pp['train'])
+    pp |= square_crop(request, pp['crop'], resize=pp['resize'])
+  if row or request.num_examples:
+    examples = request.num_examples or request.examples(pp['train'])
     warmup, drops, total = rules.schedule(examples)
     settings.update(
       decay_type='steps',
@@ -90,7 +100,7 @@ def _code(task: Task, base_lr: float = rules.BASE_LR, **changes: Any):
     )
   settings = dict(settings, pp=pp, **ONCE, **changes)
   return build(
-    task,
+    request,
     _CODE,
     settings,
     (base_lr,),
@@ -107,8 +117,8 @@ def _code(task: Task, base_lr: float = rules.BASE_LR, **changes: Any):
   )
 
 
-def _readme_cifar(task: Task) -> Recipe:
-  return _code(task, base_lr=0.001, batch=128)  # pvc-57: big_transfer README
+def _readme_cifar(request: RecipeRequest) -> Recipe:
+  return _code(request, base_lr=0.001, batch=128)  # pvc-57: big_transfer README
 
 
 _FRAMEWORKS = variants('jax', 'pytorch')

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax_repro.data import catalogue
-from vit_jax_repro.recipes.recipe import Task
+from vit_jax_repro.recipes.recipe import RecipeRequest
 
 CONVNETS = ('BiT-', 'Mixer-')  # models without dropout
 ONCE = dict(eval_every=0)  # the test split is looked at once, at the end
@@ -25,8 +25,8 @@ SGD = dict(
 )
 
 # Warm-up by steps, where a paper names none: vit_jax/configs (500 of 10,000
-# and 20,000; of 500 for AugReg 100), transfer.py of big_vision (likewise),
-# AugReg paper, Table 4 (likewise, 200 of 2500), vtab_plainvit_config.py of
+# and 20,000; of 500 for AugReg 100), transfer.py of big_vision (the same),
+# AugReg paper, Table 4 (the same, 200 of 2500), vtab_plainvit_config.py of
 # scenic (200 of 2500).
 WARMUP = {500: 100, 2500: 200, 10_000: 500, 20_000: 500}
 
@@ -54,17 +54,19 @@ DEIT_OPEN = (
 
 
 def dropout(model: str, rate: float) -> dict[str, float]:
-  """The field of a model's dropout; {} for models without it."""
+  """Returns the field of a model's dropout; {} for models without it."""
   return {} if model.startswith(CONVNETS) else {'dropout_rate': rate}
 
 
-def splits(task: Task) -> tuple[dict[str, str], dict[str, str] | None]:
-  """The final splits and those to choose on, by the ViT paper's protocol.
+def splits(
+  request: RecipeRequest,
+) -> tuple[dict[str, str], dict[str, str] | None]:
+  """Returns the final and the tuning splits by the ViT paper's protocol.
 
   All of `train` after a choice on `minival` (B.1.1); of VTAB-1k its 1000
   images, without a choice.
   """
-  row = catalogue.find(task.dataset)
+  row = catalogue.find(request.dataset)
   if row is None:
     return dict(train='train', test='test'), None
   if row.group:
@@ -73,9 +75,11 @@ def splits(task: Task) -> tuple[dict[str, str], dict[str, str] | None]:
   return final, dict(train='minitrain', test='minival')
 
 
-def square_crop(task: Task, crop: int, *, resize: int) -> dict[str, Any]:
-  """The part of `pp` for BiT's augmentation: squashed, cropped, flipped."""
-  cropped, flipped = _may_crop_and_flip(task)
+def square_crop(
+  request: RecipeRequest, crop: int, *, resize: int
+) -> dict[str, Any]:
+  """Returns the `pp` keys of BiT's augmentation: squash, crop, flip."""
+  cropped, flipped = _may_crop_and_flip(request)
   return dict(
     crop=crop,
     resize=resize if cropped else None,
@@ -84,24 +88,24 @@ def square_crop(task: Task, crop: int, *, resize: int) -> dict[str, Any]:
   )
 
 
-def random_box(task: Task, crop: int) -> dict[str, Any]:
-  """The part of `pp` for the box of 5 to 100 % of the area of vit_jax."""
-  cropped, flipped = _may_crop_and_flip(task)
+def random_box(request: RecipeRequest, crop: int) -> dict[str, Any]:
+  """Returns the `pp` keys of vit_jax's box of 5 to 100 % of the area."""
+  cropped, flipped = _may_crop_and_flip(request)
   return dict(crop=crop, inception_crop=cropped, flip=flipped)
 
 
-def _may_crop_and_flip(task):
-  """Not where a VTAB label depends on the place or on the direction.
+def _may_crop_and_flip(request):
+  """Returns not where a VTAB label depends on the place or on the direction.
 
   task_adaptation, data/*.py; BiT paper, section 3.3.
   """
-  row = catalogue.find(task.dataset)
+  row = catalogue.find(request.dataset)
   if row is None:
     return True, True
   return row.random_crop is not False, row.random_flip is not False
 
 
 def without_source(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """Settings without what a Recipe says elsewhere, or not at all."""
+  """Returns settings without those that are no part of a Recipe's settings."""
   left_out = ('pretrained_dir', 'dataset', 'base_lr')
   return {k: v for k, v in settings.items() if k not in left_out}

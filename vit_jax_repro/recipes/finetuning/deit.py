@@ -12,7 +12,13 @@ from vit_jax_repro.recipes.finetuning.common import (
   ONCE,
   splits,
 )
-from vit_jax_repro.recipes.recipe import Recipe, Rule, Task, build, steps
+from vit_jax_repro.recipes.recipe import (
+  Recipe,
+  RecipeRequest,
+  Rule,
+  build,
+  steps,
+)
 
 _LR, _LR_BATCH = 5e-6, 512  # main.py: proportional to the batch
 _WARMUP_EPOCHS = 5
@@ -20,10 +26,10 @@ _WEIGHT_DECAY = 1e-8
 _CROP = 384
 
 
-def _finetune(task: Task, source, epochs, notes) -> Recipe:
-  final, _ = splits(task)
-  batch = task.batch or _LR_BATCH
-  examples = task.examples(final['train'])
+def _finetune(request: RecipeRequest, source, epochs, notes) -> Recipe:
+  final, _ = splits(request)
+  batch = request.batch or _LR_BATCH
+  examples = request.examples(final['train'])
   settings = dict(
     DEIT,
     **ONCE,
@@ -33,10 +39,10 @@ def _finetune(task: Task, source, epochs, notes) -> Recipe:
     total_steps=steps(epochs, examples, batch),
     warmup_steps=steps(_WARMUP_EPOCHS, examples, batch),
     head='keep',
-    pp=dict(final, crop=task.image_size or _CROP, **DEIT_RANDAUGMENT),
+    pp=dict(final, crop=request.image_size or _CROP, **DEIT_RANDAUGMENT),
   )
   return build(
-    task,
+    request,
     source,
     settings,
     (_LR * batch / _LR_BATCH,),
@@ -51,18 +57,18 @@ def _finetune(task: Task, source, epochs, notes) -> Recipe:
   )
 
 
-def _code(task):
+def _code(request):
   return _finetune(
-    task,
+    request,
     'facebookresearch/deit, README_deit.md',
     30,
     ('pvc-73: 30 epochs at a flat 5e-6; the paper says about 25',),
   )
 
 
-def _paper(task):
+def _paper(request):
   return _finetune(
-    task,
+    request,
     'DeiT paper (arXiv:2012.12877), section 6',
     25,
     (

@@ -6,7 +6,13 @@ the paper's protocol. Its models are PyTorch and TensorFlow ports.
 
 from vit_jax_repro.data import catalogue
 from vit_jax_repro.recipes.finetuning.common import SGD, square_crop
-from vit_jax_repro.recipes.recipe import Recipe, Rule, Task, build, steps
+from vit_jax_repro.recipes.recipe import (
+  Recipe,
+  RecipeRequest,
+  Rule,
+  build,
+  steps,
+)
 
 # Epochs, and the rate of ViT-L/16 and of BiT-M R152x4.
 _DATA_SETS = {
@@ -21,40 +27,45 @@ _NOTES = (
 )
 
 
-def _settings(task, batch, pp, preprocessing):
-  row = catalogue.find(task.dataset)
+def _settings(request, batch, pp, preprocessing):
+  row = catalogue.find(request.dataset)
   train = row.splits['minitrain']
   return dict(
     SGD,
     grad_norm_clip=None,
     batch=batch,
     accum_steps=1,
-    total_steps=steps(_DATA_SETS[task.known][0], task.examples(train), batch),
+    total_steps=steps(
+      _DATA_SETS[request.known][0], request.examples(train), batch
+    ),
     warmup_steps=0,
     preprocessing=preprocessing,
     pp=dict(pp, train=train, test=row.test),
   )
 
 
-def _vit(task: Task) -> Recipe:
-  pp = dict(crop=task.image_size or 224, inception_crop=False, flip=False)
+def _vit(request: RecipeRequest) -> Recipe:
+  pp = dict(crop=request.image_size or 224, inception_crop=False, flip=False)
   return build(
-    task,
+    request,
     'mohammed183/re_vit, notebook 03.1',
-    _settings(task, 32, pp, 'vit_jax'),
-    (_DATA_SETS[task.known][1],),
+    _settings(request, 32, pp, 'vit_jax'),
+    (_DATA_SETS[request.known][1],),
     notes=(*_NOTES, 'the new head starts from zeros, there at random'),
   )
 
 
-def _bit(task: Task) -> Recipe:
+def _bit(request: RecipeRequest) -> Recipe:
   return build(
-    task,
+    request,
     'mohammed183/re_vit, notebook 03.2',
     _settings(
-      task, 16, square_crop(task, task.image_size or 128, resize=160), 'bit'
+      request,
+      16,
+      square_crop(request, request.image_size or 128, resize=160),
+      'bit',
     ),
-    (_DATA_SETS[task.known][2],),
+    (_DATA_SETS[request.known][2],),
     notes=_NOTES,
   )
 

@@ -21,7 +21,13 @@ from vit_jax_repro.recipes.finetuning.common import (
   square_crop,
   without_source,
 )
-from vit_jax_repro.recipes.recipe import Recipe, Rule, Task, build, variants
+from vit_jax_repro.recipes.recipe import (
+  Recipe,
+  RecipeRequest,
+  Rule,
+  build,
+  variants,
+)
 
 # Table 4: steps, and the rates to choose from.
 _GRID = (0.001, 0.003, 0.01, 0.03)
@@ -46,16 +52,18 @@ _CODE = 'google-research/vision_transformer, vit_jax/configs'
 _SCENIC = 'google-research/scenic, plainvit/configs/vtab_plainvit_config.py'
 
 
-def _paper(task: Task, crop: int = _CROP, **settings: Any) -> Recipe:
-  """Table 4, at `crop` pixels unless the task says others."""
-  steps, grid = PAPER.get(task.known, (_VTAB_STEPS, (_VTAB_LR,)))
-  total = task.schedule(steps)
-  final, tune = splits(task)
-  crop = task.image_size or crop
-  if task.variant == 'inception':
-    pp = random_box(task, crop)
+def _paper(
+  request: RecipeRequest, crop: int = _CROP, **settings: Any
+) -> Recipe:
+  """Returns the settings of Table 4, at `crop` pixels by default."""
+  steps, grid = PAPER.get(request.known, (_VTAB_STEPS, (_VTAB_LR,)))
+  total = request.schedule(steps)
+  final, tune = splits(request)
+  crop = request.image_size or crop
+  if request.variant == 'inception':
+    pp = random_box(request, crop)
   else:
-    pp = square_crop(task, crop, resize=round(crop * _RESIZE / _CROP))
+    pp = square_crop(request, crop, resize=round(crop * _RESIZE / _CROP))
   settings = dict(
     SGD,
     total_steps=total,
@@ -65,20 +73,20 @@ def _paper(task: Task, crop: int = _CROP, **settings: Any) -> Recipe:
     **settings,
   )
   return build(
-    task,
+    request,
     _PAPER,
     settings,
     grid,
-    model_fields=dropout(task.model, 0.1),
+    model_fields=dropout(request.model, 0.1),
     tune=tune,
-    notes=tuple(_paper_notes(task, crop, grid)),
+    notes=tuple(_paper_notes(request, crop, grid)),
   )
 
 
-def _paper_notes(task, crop, grid):
+def _paper_notes(request, crop, grid):
   yield 'pvc-01: the paper names no warm-up; that of the released code'
   yield 'pvc-12: momentum in float32; the released code has bfloat16'
-  if task.known in VTAB:
+  if request.known in VTAB:
     yield 'pvc-79: one setting for all tasks, chosen by the authors out of 4'
   else:
     yield 'pvc-02: the rates that the authors chose are not published'
@@ -91,51 +99,51 @@ def _paper_notes(task, crop, grid):
       'pvc-25: 0.06 is tried for every model, as in Table 4; the text has it '
       'for ResNets and hybrids alone'
     )
-  if dropout(task.model, 0.1):
+  if dropout(request.model, 0.1):
     yield 'pvc-08: dropout 0.1, which the released README calls the paper'
-  if task.variant == 'inception':
+  if request.variant == 'inception':
     yield 'pvc-05: the released box in place of the square resize of the paper'
   else:
     yield 'pvc-05: a square resize and a random crop, as the paper says of BiT'
     if crop != _CROP:
       yield f'the size before the crop is not given; {_RESIZE} for {_CROP}'
-  if task.known == 'oxford_flowers102':
+  if request.known == 'oxford_flowers102':
     yield 'pvc-04: whether `validation` is trained on is not said; it is not'
-  if task.model.endswith('_14') and crop % 14:
+  if request.model.endswith('_14') and crop % 14:
     yield f'pvc-80: of {crop} pixels, patches of 14 cover {crop // 14 * 14}'
 
 
-def _table2(task):
-  if not task.image_size and task.model not in _TABLE2_CROPS:
+def _table2(request):
+  if not request.image_size and request.model not in _TABLE2_CROPS:
     raise InputError(
-      f'Table 2 of the ViT paper has no resolution for {task.model!r}, only '
+      f'Table 2 of the ViT paper has no resolution for {request.model!r}, only '
       f'for {list(_TABLE2_CROPS)}; give crop, in pixels'
     )
-  crop = _TABLE2_CROPS.get(task.model, task.image_size)
-  return _paper(task, crop, polyak_decay=_POLYAK_DECAY)
+  crop = _TABLE2_CROPS.get(request.model, request.image_size)
+  return _paper(request, crop, polyak_decay=_POLYAK_DECAY)
 
 
-def _resnets(task):
-  if task.variant == 'sweep':
-    return _paper(task)
+def _resnets(request):
+  if request.variant == 'sweep':
+    return _paper(request)
   return build(
-    task,
+    request,
     f'{_PAPER}; {bit.PAPER}',
-    bit.paper_settings(task),
+    bit.paper_settings(request),
     (rules.BASE_LR,),
     notes=bit.OPEN,
   )
 
 
-def _released(task, *, crop=None, base_lr=None, **changes: Any) -> Recipe:
-  """vit_jax/configs/vit.py with changes."""
-  settings = released.vit_finetune(task.known, task.model)
+def _released(request, *, crop=None, base_lr=None, **changes: Any) -> Recipe:
+  """Returns the settings of vit_jax/configs/vit.py with changes."""
+  settings = released.vit_finetune(request.known, request.model)
   rate = base_lr or settings['base_lr']
-  crop = task.image_size or crop or settings['pp']['crop']
+  crop = request.image_size or crop or settings['pp']['crop']
   settings = dict(without_source(settings), **_READ, **changes)
   settings['pp'] = dict(settings['pp'], crop=crop)
   return build(
-    task,
+    request,
     _CODE,
     settings,
     (rate,),
@@ -148,30 +156,30 @@ def _released(task, *, crop=None, base_lr=None, **changes: Any) -> Recipe:
   )
 
 
-def _readme_short(task):
-  total = task.schedule(500, 1000)
-  return _released(task, total_steps=total, warmup_steps=total // 10)
+def _readme_short(request):
+  total = request.schedule(500, 1000)
+  return _released(request, total_steps=total, warmup_steps=total // 10)
 
 
-def _notebook(task):
+def _notebook(request):
   return _released(
-    task, crop=224, base_lr=0.03, total_steps=100, warmup_steps=5
+    request, crop=224, base_lr=0.03, total_steps=100, warmup_steps=5
   )
 
 
-def _augreg_config(task):
+def _augreg_config(request):
   settings = dict(released.augreg_finetune(), **_READ)
   rate = settings['base_lr']
-  final, _ = splits(task)
+  final, _ = splits(request)
   settings = without_source(settings)
-  crop = task.image_size or settings['pp']['crop']
-  settings['pp'] = dict(final, **random_box(task, crop))
+  crop = request.image_size or settings['pp']['crop']
+  settings['pp'] = dict(final, **random_box(request, crop))
   return build(
-    task,
+    request,
     f'{_CODE}/augreg.py',
     settings,
     (rate,),
-    model_fields=dropout(task.model, 0.0),
+    model_fields=dropout(request.model, 0.0),
     notes=(
       'pvc-13: pp.resize=448 stands in the file and is not read',
       'the example in the file has a learning rate of 0.01',
@@ -179,17 +187,17 @@ def _augreg_config(task):
   )
 
 
-def _scenic(task):
-  final, _ = splits(task)
+def _scenic(request):
+  final, _ = splits(request)
   notes = [
     'pvc-04, pvc-79: vit_jax has no preset for VTAB; this is the closest '
     'released form of the protocol',
     'tuned for a model that averages its tokens; pooling stays the model',
   ]
-  if task.known == 'vtab/clevr-count':
+  if request.known == 'vtab/clevr-count':
     final['train'] = 'train[:1000]+val200'
     notes.append('pvc-79: trains on 1200 images, unlike the protocol')
-  crop = square_crop(task, task.image_size or _CROP, resize=_RESIZE)
+  crop = square_crop(request, request.image_size or _CROP, resize=_RESIZE)
   settings = dict(
     SGD,
     optim_dtype='bfloat16',
@@ -199,11 +207,11 @@ def _scenic(task):
     pp=dict(final, **crop),
   )
   return build(
-    task,
+    request,
     _SCENIC,
     settings,
     (_VTAB_LR,),
-    model_fields=dropout(task.model, 0.0),
+    model_fields=dropout(request.model, 0.0),
     notes=tuple(notes),
   )
 

@@ -14,7 +14,7 @@ have `dataset` '' and the published number of images until a set is named.
 """
 
 from vit_jax_repro.recipes.pretraining import augreg, bit, deit, vit
-from vit_jax_repro.recipes.recipe import Recipe, Task, choose, pick
+from vit_jax_repro.recipes.recipe import Recipe, RecipeRequest, choose, pick
 
 RULES = {
   **vit.RULES,
@@ -33,7 +33,7 @@ def find(
   num_examples: int | None = None,
   batch: int | None = None,
 ) -> Recipe:
-  """The settings of a source for a model.
+  """Returns the settings of a source for a model.
 
   Args:
     recipe: a key of `RULES`.
@@ -50,7 +50,7 @@ def find(
       number of images that is needed and not known.
   """
   rule = pick('pre-training', recipe, RULES)
-  task = Task(
+  request = RecipeRequest(
     name=recipe,
     dataset=dataset or '',
     model=model,
@@ -58,14 +58,14 @@ def find(
     num_examples=num_examples,
     batch=batch,
   )
-  return rule.make(choose(rule, task))
+  return rule.make(choose(rule, request))
 
 
 def variants(recipe: str, model: str) -> tuple[str, ...]:
-  """The source's alternatives, the default first; () where they are parts.
+  """Returns the variants of a source, the default first; () for parts.
 
   Raises:
     InputError: unknown recipe, or no settings for that model.
   """
   rule = pick('pre-training', recipe, RULES)
-  return rule.variants(Task(recipe, '', model, ''))
+  return rule.variants(RecipeRequest(recipe, '', model, ''))

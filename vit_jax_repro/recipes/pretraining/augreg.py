@@ -3,7 +3,7 @@
 Sources: AugReg paper (arXiv:2106.10270), sections 3.3 and 3.4; google-research/
 big_vision, configs/vit_i21k.py, vit_i1k.py and vit_s16_i1k.py (also
 arXiv:2205.01580). An AugReg recipe's variant is the part of a released file's
-name that says how it was trained, any of it:
+name that describes the training, or any part of that:
 '300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0'.
 """
 
@@ -23,7 +23,13 @@ from vit_jax_repro.recipes.pretraining.common import (
   sigmoid,
   tanh_layer,
 )
-from vit_jax_repro.recipes.recipe import Recipe, Rule, Task, build, variants
+from vit_jax_repro.recipes.recipe import (
+  Recipe,
+  RecipeRequest,
+  Rule,
+  build,
+  variants,
+)
 from vit_jax_repro.recipes.rules import AUGREG_STRENGTHS
 
 _LR, _WARMUP = 1e-3, 10_000
@@ -66,33 +72,33 @@ _BV_IMAGENET = dict.fromkeys(_BV_IMAGENET21K, 'medium2') | {
 }
 
 
-def _parsed(task: Task, defaults) -> dict[str, Any]:
-  """What the parts of a variant say: ep, lr, aug, wd, do, sd.
+def _parsed(request: RecipeRequest, defaults) -> dict[str, Any]:
+  """Returns the parts of a variant: ep, lr, aug, wd, do, sd.
 
   Raises:
     InputError: a part that is none, or no augmentation.
   """
   said = dict(ep='300', lr=f'{_LR:g}', wd='0.1', do='0.0', sd='0.0')
-  texts = (defaults.get(task.model, ''), task.variant)
+  texts = (defaults.get(request.model, ''), request.variant)
   for part in (part for text in texts for part in text.split('-') if part):
     match = _PART.fullmatch(part)
     if not match:
       raise InputError(
-        f'recipe {task.name!r} does not know {part!r} in the variant '
-        f'{task.variant!r}; parts are {_PARTS}'
+        f'recipe {request.name!r} does not know {part!r} in the variant '
+        f'{request.variant!r}; parts are {_PARTS}'
       )
     said[match['key'] or 'ep'] = match['value'] or match['ep']
   if said.get('aug') not in AUGREG_STRENGTHS:
     raise InputError(
-      f'recipe {task.name!r} has no augmentation for {task.model!r}; choose '
-      f"variant='aug_NAME' from {list(AUGREG_STRENGTHS)}"
+      f'recipe {request.name!r} has no augmentation for {request.model!r}; '
+      f"choose variant='aug_NAME' from {list(AUGREG_STRENGTHS)}"
     )
   try:
     numbers = {k: float(v) for k, v in said.items() if k != 'aug'}
   except ValueError:
     raise InputError(
-      f'recipe {task.name!r}: numbers of the variant {task.variant!r} must be '
-      f'such as in {_PARTS}'
+      f'recipe {request.name!r}: numbers of the variant {request.variant!r} '
+      f'must be such as in {_PARTS}'
     ) from None
   return dict(numbers, aug=said['aug'])
 
@@ -114,11 +120,11 @@ def _adam(data: Data, *, lr, epochs, decay, strength, **more: Any):
   )
 
 
-def _augreg(task: Task, own, defaults, head, *notes) -> Recipe:
-  data = data_of(task, own)
-  said = _parsed(task, defaults)
+def _augreg(request: RecipeRequest, own, defaults, head, *notes) -> Recipe:
+  data = data_of(request, own)
+  said = _parsed(request, defaults)
   loss, fields = sigmoid(own)
-  fields |= dict(dropout(task.model, said['do']), **head)
+  fields |= dict(dropout(request.model, said['do']), **head)
   fields['stochastic_depth_rate'] = said['sd']
   settings = _adam(
     data,
@@ -130,7 +136,7 @@ def _augreg(task: Task, own, defaults, head, *notes) -> Recipe:
     **loss,
   )
   return build(
-    data.task,
+    data.request,
     _PAPER,
     settings,
     (said['lr'],),
@@ -144,28 +150,28 @@ def _augreg(task: Task, own, defaults, head, *notes) -> Recipe:
   )
 
 
-def _imagenet21k(task):
+def _imagenet21k(request):
   note = 'pvc-35: a class token, as in the released files; vit_i21k.py averages'
-  return _augreg(task, IMAGENET21K, _IMAGENET21K, {}, note)
+  return _augreg(request, IMAGENET21K, _IMAGENET21K, {}, note)
 
 
-def _imagenet(task):
+def _imagenet(request):
   note = 'the head with its hidden layer; the paper also tries it without'
-  head = tanh_layer(task.model)
-  return _augreg(task, BV_IMAGENET, _IMAGENET, head, note)
+  head = tanh_layer(request.model)
+  return _augreg(request, BV_IMAGENET, _IMAGENET, head, note)
 
 
-def _strength(task, table):
-  if task.model not in table:
+def _strength(request, table):
+  if request.model not in table:
     raise InputError(
-      f'recipe {task.name!r} has no augmentation for {task.model!r}; it has '
-      f'settings for {list(table)}'
+      f'recipe {request.name!r} has no augmentation for {request.model!r}; it '
+      f'has settings for {list(table)}'
     )
-  return table[task.model]
+  return table[request.model]
 
 
-def _big_vision(task, own, file, strength, epochs, fields, **more) -> Recipe:
-  data = data_of(task, own, more.pop('batch', 4096))
+def _big_vision(request, own, file, strength, epochs, fields, **more) -> Recipe:
+  data = data_of(request, own, more.pop('batch', 4096))
   settings = _adam(
     data,
     lr=_LR,
@@ -177,7 +183,7 @@ def _big_vision(task, own, file, strength, epochs, fields, **more) -> Recipe:
   )
   settings['optim_dtype'] = 'bfloat16'  # of the first moment, mu_dtype
   return build(
-    data.task,
+    data.request,
     f'{_BIG_VISION}{file}',
     settings,
     (_LR,),
@@ -191,34 +197,34 @@ def _big_vision(task, own, file, strength, epochs, fields, **more) -> Recipe:
   )
 
 
-def _bv_i21k(task):
+def _bv_i21k(request):
   loss, fields = sigmoid(BV_IMAGENET21K)
-  strength = _strength(task, _BV_IMAGENET21K)
+  strength = _strength(request, _BV_IMAGENET21K)
   fields['classifier'] = 'gap'
   return _big_vision(
-    task, BV_IMAGENET21K, 'vit_i21k.py', strength, 300, fields, **loss
+    request, BV_IMAGENET21K, 'vit_i21k.py', strength, 300, fields, **loss
   )
 
 
-def _bv_i1k(task):
+def _bv_i1k(request):
   loss, fields = sigmoid(BV_IMAGENET)
-  strength = _strength(task, _BV_IMAGENET)
+  strength = _strength(request, _BV_IMAGENET)
   fields |= dict(classifier='token', class_token_after_positions=True)
-  fields |= tanh_layer(task.model)
+  fields |= tanh_layer(request.model)
   return _big_vision(
-    task, BV_IMAGENET, 'vit_i1k.py', strength, 300, fields, **loss
+    request, BV_IMAGENET, 'vit_i1k.py', strength, 300, fields, **loss
   )
 
 
-def _bv_s16(task):
+def _bv_s16(request):
   fields = dict(classifier='gap', position_embedding='sincos2d')
   return _big_vision(
-    task,
+    request,
     BV_IMAGENET,
     'vit_s16_i1k.py; arXiv:2205.01580',
     'light2',
-    int(task.variant),
-    fields | tanh_layer(task.model),
+    int(request.variant),
+    fields | tanh_layer(request.model),
     batch=1024,
   )
 

@@ -17,7 +17,7 @@ from vit_jax_repro.recipes.pretraining.common import (
   data_of,
   sigmoid,
 )
-from vit_jax_repro.recipes.recipe import Recipe, Rule, Task, build
+from vit_jax_repro.recipes.recipe import Recipe, RecipeRequest, Rule, build
 
 # The paper: rate for 256 images, warm-up, decay; epochs and those after which
 # the rate drops to a tenth.
@@ -43,8 +43,8 @@ def _sgd(data, **settings: Any) -> dict[str, Any]:
   )
 
 
-def _paper(task: Task, own, schedule, size) -> Recipe:
-  data = data_of(task, own)
+def _paper(request: RecipeRequest, own, schedule, size) -> Recipe:
+  data = data_of(request, own)
   epochs, drops = schedule
   loss, fields = ({}, {}) if size == 'S' else sigmoid(own)
   settings = _sgd(
@@ -59,7 +59,7 @@ def _paper(task: Task, own, schedule, size) -> Recipe:
     **loss,
   )
   return build(
-    data.task,
+    data.request,
     'BiT paper (arXiv:1912.11370), section 3.3',
     settings,
     (_LR * data.batch / _LR_BATCH,),
@@ -73,9 +73,9 @@ def _paper(task: Task, own, schedule, size) -> Recipe:
 
 
 def _big_vision(
-  task: Task, own, file, lr, decay, warmup, notes=(), loss=({}, {})
+  request: RecipeRequest, own, file, lr, decay, warmup, notes=(), loss=({}, {})
 ) -> Recipe:
-  data = data_of(task, own)
+  data = data_of(request, own)
   scale = data.batch / _LR_BATCH
   settings, fields = loss
   settings = _sgd(
@@ -90,7 +90,7 @@ def _big_vision(
   )
   settings['optim_dtype'] = 'bfloat16'  # momentum_hp
   return build(
-    data.task,
+    data.request,
     f'google-research/big_vision, configs/{file}',
     settings,
     (lr * scale,),
@@ -103,9 +103,9 @@ def _big_vision(
   )
 
 
-def _bv_i21k(task):
+def _bv_i21k(request):
   return _big_vision(
-    task,
+    request,
     BV_IMAGENET21K,
     'bit_i21k.py',
     0.03,
@@ -116,15 +116,17 @@ def _bv_i21k(task):
   )
 
 
-def _bv_i1k(task):
+def _bv_i1k(request):
   note = 'there a ResNet-V1 with GroupNorm and standardised weights, here V2'
-  return _big_vision(task, BV_IMAGENET, 'bit_i1k.py', 0.1, 1e-4, 1000, (note,))
+  return _big_vision(
+    request, BV_IMAGENET, 'bit_i1k.py', 0.1, 1e-4, 1000, (note,)
+  )
 
 
 RULES = {
-  'bit-s': Rule(lambda task: _paper(task, IMAGENET, _SMALL, 'S')),
-  'bit-m': Rule(lambda task: _paper(task, IMAGENET21K, _SMALL, 'M')),
-  'bit-l': Rule(lambda task: _paper(task, JFT, _LARGE, 'L')),
+  'bit-s': Rule(lambda request: _paper(request, IMAGENET, _SMALL, 'S')),
+  'bit-m': Rule(lambda request: _paper(request, IMAGENET21K, _SMALL, 'M')),
+  'bit-l': Rule(lambda request: _paper(request, JFT, _LARGE, 'L')),
   'bv-bit_i21k': Rule(_bv_i21k),
   'bv-bit_i1k': Rule(_bv_i1k),
 }

@@ -1,11 +1,11 @@
-"""What recipes of pre-training have in common: data sets, steps, losses."""
+"""Shared parts of pre-training recipes: data sets, steps, losses."""
 
 import dataclasses
 import re
 from typing import Any
 
 from vit_jax_repro.data import catalogue
-from vit_jax_repro.recipes.recipe import Task, steps
+from vit_jax_repro.recipes.recipe import RecipeRequest, steps
 
 # Widths of the ViTs (ViT paper, Table 1; AugReg paper, Table 1): the tanh
 # layer before the head is as wide (ViT paper, section 3.1).
@@ -21,8 +21,8 @@ COMMON = dict(
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSet:
-  """What a paper pre-trains on.
+class PretrainingSet:
+  """A data set that a paper pre-trains on.
 
   Fields:
     name: as jobs.train takes it; '' where the user has to say.
@@ -40,7 +40,7 @@ class DataSet:
   note: str
 
 
-JFT = DataSet(
+JFT = PretrainingSet(
   '',
   303_000_000,  # ViT paper, section 4.1
   'train',
@@ -49,7 +49,7 @@ JFT = DataSet(
   'JFT-300M was not published; set dataset, and num_examples to its images',
 )
 # 14,197,122 images in all: the release of Fall 2011.
-IMAGENET21K = DataSet(
+IMAGENET21K = PretrainingSet(
   '',
   14_197_122,
   'train',
@@ -59,7 +59,9 @@ IMAGENET21K = DataSet(
   'and num_examples to its images',
 )
 _ROW = catalogue.DATA_SETS['imagenet2012']
-IMAGENET = DataSet(_ROW.name, _ROW.sizes['train'], 'train', _ROW.test, -6.9, '')
+IMAGENET = PretrainingSet(
+  _ROW.name, _ROW.sizes['train'], 'train', _ROW.test, -6.9, ''
+)
 # big_vision's own sets: 51,200 images of the one and 1 % of the other are kept
 # for evaluation.
 BV_IMAGENET21K = dataclasses.replace(
@@ -77,54 +79,56 @@ BV_IMAGENET = dataclasses.replace(
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """A data set as a task has it."""
+  """A data set as a request names it."""
 
-  task: Task  # its data set filled in
+  request: RecipeRequest  # its data set filled in
   pp: dict[str, Any]  # splits and size
   num_examples: int
   batch: int
   notes: tuple[str, ...]
 
   def steps(self, epochs: float) -> int:
-    """Updates in so many epochs."""
+    """Returns the number of updates in a number of epochs."""
     return steps(epochs, self.num_examples, self.batch)
 
 
-def data_of(task: Task, own: DataSet, batch: int = 4096) -> Data:
-  """The data of a task: the source's own, or what the user names.
+def data_of(
+  request: RecipeRequest, own: PretrainingSet, batch: int = 4096
+) -> Data:
+  """Returns the data of a request: the source's own, or what the user names.
 
   Raises:
     InputError: how many images the user's data set has is not known.
   """
-  batch = task.batch or batch
-  if not task.dataset or task.dataset == own.name:
+  batch = request.batch or batch
+  if not request.dataset or request.dataset == own.name:
     pp = dict(train=own.train, test=own.test, crop=224)
-    number = task.num_examples or own.num_examples
-    task = dataclasses.replace(task, dataset=own.name)
-    return Data(task, pp, number, batch, (own.note,) if own.note else ())
-  row = catalogue.find(task.dataset)
+    number = request.num_examples or own.num_examples
+    request = dataclasses.replace(request, dataset=own.name)
+    return Data(request, pp, number, batch, (own.note,) if own.note else ())
+  row = catalogue.find(request.dataset)
   pp = dict(train='train', test=row.test if row else 'test', crop=224)
-  return Data(task, pp, task.examples('train'), batch, ())
+  return Data(request, pp, request.examples('train'), batch, ())
 
 
-def sigmoid(own: DataSet) -> tuple[dict[str, Any], dict[str, Any]]:
-  """(settings, fields of the model) of a sigmoid loss for a data set."""
+def sigmoid(own: PretrainingSet) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns (settings, model fields) of a sigmoid loss for a data set."""
   return dict(loss='sigmoid'), dict(head_bias_init=own.head_bias)
 
 
 def tanh_layer(model: str) -> dict[str, int]:
-  """The field of the hidden layer of a ViT's head; {} for other models."""
+  """Returns the field of a ViT head's hidden layer; {} for other models."""
   size = re.search(r'ViT-(\w+?)_', model)
   return {'representation_size': _WIDTHS[size[1]]} if size else {}
 
 
 def adamw_decay(code: float, base_lr: float) -> float:
-  """AdamW's decay for big_vision's, which is not multiplied by the rate."""
+  """Returns AdamW's decay for big_vision's, which excludes the rate."""
   return _short(code / base_lr)
 
 
 def coupled_decay(code: float, base_lr: float, momentum: float = 0.9) -> float:
-  """The L2 term of SGD for big_vision's decay (pvc-59).
+  """Returns the L2 term of SGD for big_vision's decay (pvc-59).
 
   A term that is added to the gradient acts through the momentum, where it
   adds up to 1 / (1 - momentum) times itself.

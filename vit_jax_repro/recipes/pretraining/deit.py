@@ -13,7 +13,13 @@ from vit_jax_repro.recipes.finetuning.common import (
   dropout,
 )
 from vit_jax_repro.recipes.pretraining.common import COMMON, IMAGENET, data_of
-from vit_jax_repro.recipes.recipe import Recipe, Rule, Task, build, variants
+from vit_jax_repro.recipes.recipe import (
+  Recipe,
+  RecipeRequest,
+  Rule,
+  build,
+  variants,
+)
 
 _LR, _LR_BATCH, _BATCH = 5e-4, 512, 1024
 _EPOCHS, _WARMUP_EPOCHS, _WEIGHT_DECAY = 300, 5, 0.05
@@ -30,8 +36,8 @@ _NOTES = (
 )
 
 
-def _train(task: Task, source: str, soft) -> Recipe:
-  data = data_of(task, IMAGENET, _BATCH)
+def _train(request: RecipeRequest, source: str, soft) -> Recipe:
+  data = data_of(request, IMAGENET, _BATCH)
   settings = dict(
     COMMON,
     **DEIT,
@@ -43,10 +49,10 @@ def _train(task: Task, source: str, soft) -> Recipe:
     pp=dict(data.pp, **DEIT_RANDAUGMENT),
   )
   notes = _NOTES
-  if task.variant != 'none':
-    settings |= dict(objective='distillation', distillation=task.variant)
+  if request.variant != 'none':
+    settings |= dict(objective='distillation', distillation=request.variant)
     notes = (*notes, 'the paper has a RegNetY-16GF as its teacher')
-  if task.variant == 'soft':
+  if request.variant == 'soft':
     tau, alpha = soft
     settings |= dict(distillation_tau=tau, distillation_alpha=alpha)
     notes = (
@@ -55,22 +61,22 @@ def _train(task: Task, source: str, soft) -> Recipe:
       "and the code divides the teacher's loss by the number of elements",
     )
   return build(
-    data.task,
+    data.request,
     source,
     settings,
     (_LR * data.batch / _LR_BATCH,),
-    model_fields=dropout(task.model, 0.0) | DEIT_DEPTH,
+    model_fields=dropout(request.model, 0.0) | DEIT_DEPTH,
     notes=(*notes, *data.notes),
   )
 
 
-def _paper(task):
+def _paper(request):
   source = 'DeiT paper (arXiv:2012.12877), Table 9'
-  return _train(task, source, _SOFT_OF_PAPER)
+  return _train(request, source, _SOFT_OF_PAPER)
 
 
-def _code(task):
-  return _train(task, 'facebookresearch/deit, main.py', _SOFT_OF_CODE)
+def _code(request):
+  return _train(request, 'facebookresearch/deit, main.py', _SOFT_OF_CODE)
 
 
 _TEACHING = variants('none', 'hard', 'soft')

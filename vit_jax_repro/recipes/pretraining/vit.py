@@ -1,7 +1,7 @@
 """Pre-training in the ViT paper.
 
 Sources: ViT paper (arXiv:2010.11929v2), section 4.1, Table 3, B.1 and B.1.2;
-what DeiT's Table 9 (arXiv:2012.12877) says of it.
+its row in DeiT's Table 9 (arXiv:2012.12877).
 """
 
 import re
@@ -19,7 +19,7 @@ from vit_jax_repro.recipes.pretraining.common import (
   sigmoid,
   tanh_layer,
 )
-from vit_jax_repro.recipes.recipe import Recipe, Rule, Task, build
+from vit_jax_repro.recipes.recipe import Recipe, RecipeRequest, Rule, build
 
 _PAPER = 'ViT paper (arXiv:2010.11929v2), Table 3'
 _WARMUP = 10_000
@@ -56,23 +56,25 @@ _OPEN = (
 )
 
 
-def _row(task: Task, table) -> tuple[tuple[int, ...], float]:
-  """(epochs, learning rate) of a model.
+def _row(request: RecipeRequest, table) -> tuple[tuple[int, ...], float]:
+  """Returns (epochs, learning rate) of a model.
 
   Raises:
     InputError: the paper's table has no row for it.
   """
-  name = re.sub(r'^BiT-([SML]-)?', '', task.model)
+  name = re.sub(r'^BiT-([SML]-)?', '', request.model)
   if name not in table:
     raise InputError(
-      f'recipe {task.name!r} has no row for {task.model!r}; Table 3 of the '
-      f'ViT paper has {list(table)} (ResNets as BiT-{{NAME}})'
+      f'recipe {request.name!r} has no row for {request.model!r}; Table 3 of '
+      f'the ViT paper has {list(table)} (ResNets as BiT-{{NAME}})'
     )
   return table[name]
 
 
 def _epochs_of(table):
-  return lambda task: tuple(str(epochs) for epochs in _row(task, table)[0])
+  return lambda request: tuple(
+    str(epochs) for epochs in _row(request, table)[0]
+  )
 
 
 def _adam(data: Data, epochs: float, **settings: Any) -> dict[str, Any]:
@@ -89,47 +91,49 @@ def _adam(data: Data, epochs: float, **settings: Any) -> dict[str, Any]:
   )
 
 
-def _table3(task, own, table, rate, *notes, **settings):
-  """A row of Table 3 of one of the larger data sets."""
-  data = data_of(task, own)
+def _table3(request, own, table, rate, *notes, **settings):
+  """Returns a row of Table 3 of one of the larger data sets."""
+  data = data_of(request, own)
   loss, fields = sigmoid(own)
-  _, base_lr = _row(task, table)
+  _, base_lr = _row(request, table)
   settings = _adam(
     data,
-    int(task.variant),
+    int(request.variant),
     decay_type='linear',
     grad_norm_clip=None,
     **loss,
     **settings,
   )
   return build(
-    data.task,
+    data.request,
     _PAPER,
     settings,
     (base_lr,),
-    model_fields=(fields | dropout(task.model, rate) | tanh_layer(task.model)),
+    model_fields=(
+      fields | dropout(request.model, rate) | tanh_layer(request.model)
+    ),
     notes=(*_OPEN, *notes, *data.notes),
   )
 
 
-def _jft(task: Task) -> Recipe:
+def _jft(request: RecipeRequest) -> Recipe:
   notes = []
-  if task.model == 'R50+ViT-L_32':
+  if request.model == 'R50+ViT-L_32':
     notes.append('pvc-31: 2e-4 in Table 3; the text has 6e-4, as of ViT-L/32')
-  return _table3(task, JFT, _JFT, 0.0, *notes, weight_decay=0.1)
+  return _table3(request, JFT, _JFT, 0.0, *notes, weight_decay=0.1)
 
 
-def _imagenet21k(task: Task) -> Recipe:
+def _imagenet21k(request: RecipeRequest) -> Recipe:
   notes = ['pvc-27: decay 0.03 of Table 3; section 4.1 has 0.1']
-  if 'ViT-L' in task.model:
+  if 'ViT-L' in request.model:
     notes.append('pvc-33: 30 or 90 epochs; 90 fit the published compute')
   return _table3(
-    task, IMAGENET21K, _IMAGENET21K, 0.1, *notes, weight_decay=0.03
+    request, IMAGENET21K, _IMAGENET21K, 0.1, *notes, weight_decay=0.03
   )
 
 
-def _imagenet(task: Task) -> Recipe:
-  data = data_of(task, IMAGENET)
+def _imagenet(request: RecipeRequest) -> Recipe:
+  data = data_of(request, IMAGENET)
   loss, fields = sigmoid(IMAGENET)
   settings = _adam(
     data,
@@ -140,11 +144,13 @@ def _imagenet(task: Task) -> Recipe:
     **loss,
   )
   return build(
-    data.task,
+    data.request,
     _PAPER,
     settings,
     (3e-3,),
-    model_fields=fields | dropout(task.model, 0.1) | tanh_layer(task.model),
+    model_fields=fields
+    | dropout(request.model, 0.1)
+    | tanh_layer(request.model),
     notes=(
       *_OPEN,
       'pvc-27: decay 0.3 and cosine of Table 3; section 4.1 has 0.1 and linear',
@@ -153,8 +159,8 @@ def _imagenet(task: Task) -> Recipe:
   )
 
 
-def _masked(task: Task) -> Recipe:
-  data = data_of(task, JFT)
+def _masked(request: RecipeRequest) -> Recipe:
+  data = data_of(request, JFT)
   settings = _adam(
     data,
     1,
@@ -165,11 +171,11 @@ def _masked(task: Task) -> Recipe:
   )
   settings |= dict(total_steps=1_000_000, weight_decay_on=None)
   return build(
-    data.task,
+    data.request,
     'ViT paper (arXiv:2010.11929v2), B.1.2',
     settings,
     (2e-4,),
-    model_fields=dropout(task.model, 0.0),
+    model_fields=dropout(request.model, 0.0),
     notes=(
       '1 M steps of 4096 images, 14 epochs of JFT-300M',
       'weight decay, dropout and clipping are not stated; none',
@@ -178,18 +184,18 @@ def _masked(task: Task) -> Recipe:
   )
 
 
-def _by_deit(task: Task) -> Recipe:
-  data = data_of(task, IMAGENET)
+def _by_deit(request: RecipeRequest) -> Recipe:
+  data = data_of(request, IMAGENET)
   settings = _adam(
     data, 300, decay_type='cosine', grad_norm_clip=1.0, weight_decay=0.3
   )
   settings['warmup_steps'] = data.steps(3.4)
   return build(
-    data.task,
+    data.request,
     'DeiT paper (arXiv:2012.12877), Table 9, column ViT-B',
     settings,
     (3e-3,),
-    model_fields=dropout(task.model, 0.1) | tanh_layer(task.model),
+    model_fields=dropout(request.model, 0.1) | tanh_layer(request.model),
     notes=(
       'pvc-34: warm-up of 3.4 epochs; the ViT paper has 10,000 steps, which '
       'are 32',
