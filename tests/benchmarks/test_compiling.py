@@ -13,7 +13,7 @@ def nothing(line):
 
 
 def test_times_of_compiling():
-  """Which is faster is for a quiet machine to say: docs/performance.md."""
+  """Speeds are compared on a quiet machine: docs/performance.md."""
   case = dataclasses.replace(CASE, kind='infer', mesh=dict(data=8))
   plain, scanned = compiling.times(
     case, ['plain', 'scan'], rounds=1, show=nothing
@@ -25,8 +25,8 @@ def test_times_of_compiling():
   )
 
 
-def test_a_scanned_program_is_a_third_as_long():
-  """Of ViT-L/16, before XLA sees it; so it compiles in a third of the time."""
+def test_scanned_program_is_a_third_as_long():
+  """ViT-L/16 before XLA; so it compiles in about a third of the time."""
   case = dataclasses.replace(CASE, model='ViT-L_16', mesh=dict(data=8))
   lengths = {}
   for name in ('plain', 'scan'):
@@ -36,7 +36,7 @@ def test_a_scanned_program_is_a_third_as_long():
   assert lengths['scan'] < lengths['plain'] / 3
 
 
-def test_the_largest_batch():
+def test_fits_finds_the_largest_batch():
   case = dataclasses.replace(CASE, kind='infer', mesh=dict(data=1, fsdp=8))
   between = programs.variant(dataclasses.replace(case, batch_size=24), 'scan')
   limit = compiling.expected(between).total
@@ -50,7 +50,7 @@ def test_the_largest_batch():
   assert row.largest_batch == 0
 
 
-def test_what_is_divided_and_computed_again_takes_less():
+def test_fsdp_and_remat_reduce_memory():
   case = dataclasses.replace(CASE, image_size=(64, 64), mesh=dict(data=8))
   divided = dataclasses.replace(case, mesh=dict(data=1, fsdp=8))
   whole, again, part = (
@@ -65,7 +65,7 @@ def test_what_is_divided_and_computed_again_takes_less():
   assert again.arguments == whole.arguments > 6 * part.arguments
 
 
-def test_no_largest_batch_without_a_limit():
+def test_fits_needs_a_limit_for_the_largest_batch():
   assert memory.limit() is None
   with pytest.raises(ValueError, match='give --memory_limit_gb=N'):
     compiling.fits(CASE, ['plain'], limit=None, largest=True, show=nothing)

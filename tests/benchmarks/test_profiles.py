@@ -38,7 +38,7 @@ from vit_jax_repro.benchmarks import profiles, programs
     ),
   ],
 )
-def test_parts_of_the_model(op_name, part):
+def test_part_of_names_modules_and_operation(op_name, part):
   assert profiles.part_of(op_name) == part
 
 
@@ -54,11 +54,11 @@ def test_parts_of_the_model(op_name, part):
     ('/host:CPU', 'python', False),
   ],
 )
-def test_time_counts_once(plane, line, counts):
+def test_is_work_counts_each_operation_once(plane, line, counts):
   assert profiles._is_work(plane, line) is counts
 
 
-def test_a_forward_pass(tmp_path):
+def test_profile_of_a_forward_pass(tmp_path):
   case = programs.Case('infer', 'ViT-Ti_16', 8, 'float32', (64, 64))
   rows = profiles.profile(case, 'plain', number=2, trace=str(tmp_path))
   assert sum(row.share for row in rows) == pytest.approx(1)

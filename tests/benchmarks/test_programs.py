@@ -19,7 +19,7 @@ ONE = dict(data=1, fsdp=8, model=1)
 
 
 @pytest.mark.quick
-def test_operations_are_twice_and_six_times_the_multiply_adds():
+def test_operations_are_2_or_6_times_the_multiply_adds():
   """By hand: ViT-Ti/16 at 32x32 has 4 patches and a class token."""
   tokens, width, layers, mlp = 5, 192, 12, 768
   block = tokens * (4 * width**2 + 2 * width * mlp) + 2 * tokens**2 * width
@@ -32,8 +32,8 @@ def test_operations_are_twice_and_six_times_the_multiply_adds():
 
 
 @pytest.mark.quick
-def test_the_parent_of_workers_leaves_devices_alone():
-  """What `speed` asks for in the process that waits."""
+def test_parent_of_workers_does_not_use_devices():
+  """Runs the calls that `speed` makes in the parent process."""
   source = (
     'from vit_jax_repro.benchmarks import programs, speed\n'
     'case = programs.Case("train", "ViT-Ti_16", 8, "float32", (32, 32))\n'
@@ -45,7 +45,7 @@ def test_the_parent_of_workers_leaves_devices_alone():
   assert not code, err
 
 
-def test_the_update_is_that_of_training():
+def test_update_equals_that_of_training():
   program = programs.create(programs.variant(CASE, 'scan'))
   state, batch = program.create()
   assert state.params['head']['kernel'].sharding.mesh.shape['data'] == 8
@@ -70,11 +70,11 @@ def test_the_update_is_that_of_training():
   for one, other in zip(
     jax.tree.leaves(found.params), jax.tree.leaves(wanted.params), strict=True
   ):
-    np.testing.assert_allclose(one, other, atol=3e-3)  # Adam's first: the rate
+    np.testing.assert_allclose(one, other, atol=3e-3)  # Adam's first step: 1e-3
 
 
 @pytest.mark.parametrize('model', ['BiT-M-R50x1', 'Mixer-S_16'])
-def test_inference_of_the_other_families_in_bfloat16(model):
+def test_inference_of_other_families_in_bfloat16(model):
   case = programs.Case('infer', model, 8, 'bfloat16', (224, 224), mesh=ONE)
   program = programs.create(case)
   params, batch = program.arguments
@@ -103,20 +103,20 @@ def test_variants_change_their_fields():
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-  'changes, says',
+  'changes, message',
   [
     (dict(batch_size=7), 'a batch of 7 does not divide over 8 devices'),
     (dict(model='BiT-M-R50x1', scan=True), 'BiT-M-R50x1 has no equal blocks'),
     (dict(model='ViT-X'), "unknown model 'ViT-X'"),
   ],
 )
-def test_what_cannot_be(changes, says):
-  with pytest.raises(ValueError, match=says):
+def test_create_rejects_impossible_cases(changes, message):
+  with pytest.raises(ValueError, match=message):
     programs.create(dataclasses.replace(CASE, **changes))
 
 
 @pytest.mark.quick
-def test_meshes_on_the_command_line():
+def test_read_mesh_parses_the_flag():
   assert programs.read_mesh(None) == {}
   assert programs.read_mesh('fsdp=4,data=2') == {'data': 2, 'fsdp': 4}
   assert mesh.create_mesh(**programs.read_mesh('fsdp=4')).shape['data'] == 2

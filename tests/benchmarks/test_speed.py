@@ -10,7 +10,7 @@ CASE = programs.Case('infer', 'ViT-Ti_16', 2, 'float32', (32, 32))
 
 @pytest.fixture
 def one_device(monkeypatch):
-  """Of children, as on a machine without the settings of tests."""
+  """Gives child processes one device, unlike the settings of the tests."""
   monkeypatch.setenv('XLA_FLAGS', child_processes.xla_flags(1))
 
 
@@ -21,7 +21,7 @@ def measure(case=CASE, contenders=('plain',), **options):
   )
 
 
-def test_rows_say_what_was_measured(one_device):
+def test_measure_fills_in_a_row(one_device):
   (row,) = measure(peak=1e9)
   assert row.error is None and row.device_kind == 'cpu' and row.devices == 1
   fastest, slowest = row.spread
@@ -32,10 +32,9 @@ def test_rows_say_what_was_measured(one_device):
   assert row.ratio == 1 and row.ready > 0 and row.peak_bytes is None
 
 
-def test_beside_pytorch(one_device):
-  """And ours in another form."""
+def test_measure_compares_variants_and_pytorch(one_device):
   others = speed.others('torch', False, 'ViT-Ti_16')
-  assert others == ['transformers eager']  # timm does not import here
+  assert others == ['transformers eager']  # timm lacks torchvision here
   rows = measure(CASE, ['plain', 'scan', *others], rounds=1)
   assert [row.contender for row in rows] == ['plain', 'scan', *others]
   for row in rows:
@@ -43,7 +42,7 @@ def test_beside_pytorch(one_device):
     assert row.ratio == pytest.approx(row.seconds / rows[0].seconds)
 
 
-def test_a_contender_that_fails_leaves_a_row(one_device):
+def test_measure_keeps_a_row_of_a_failed_contender(one_device):
   case = dataclasses.replace(CASE, batch_size=3, mesh={'data': 2})
   plain, torch = measure(case, ['plain', 'transformers eager'])
   assert 'does not cover 1 devices' in plain.error and plain.seconds is None
@@ -51,7 +50,7 @@ def test_a_contender_that_fails_leaves_a_row(one_device):
 
 
 @pytest.mark.parametrize(
-  'against, model, says',
+  'against, model, message',
   [
     ('tensorflow', 'ViT-B_16', 'unknown --against=tensorflow; choose torch,'),
     ('timm', 'ViT-B_16', 'needs torchvision'),
@@ -59,6 +58,6 @@ def test_a_contender_that_fails_leaves_a_row(one_device):
     ('torch', 'Mixer-B_16', 'none has Mixer-B_16; timm has ViT-Ti_16'),
   ],
 )
-def test_libraries_that_are_not_there(against, model, says):
-  with pytest.raises(ValueError, match=says):
+def test_others_rejects_missing_libraries(against, model, message):
+  with pytest.raises(ValueError, match=message):
     speed.others(against, False, model)

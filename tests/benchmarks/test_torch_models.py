@@ -25,7 +25,9 @@ def parameters(module):
     ('transformers', 'BiT-M-R50x1'),
   ],
 )
-def test_they_are_as_large_as_ours(library, name, monkeypatch):
+def test_create_has_as_many_parameters_as_the_flax_model(
+  library, name, monkeypatch
+):
   timm = timm_stub.import_timm()
   monkeypatch.setitem(__import__('sys').modules, 'timm', timm)
   case = dataclasses.replace(CASE, model=name)
@@ -34,14 +36,14 @@ def test_they_are_as_large_as_ours(library, name, monkeypatch):
   assert parameters(module) == cost.parameters(model, (64, 64))
 
 
-def test_names_are_of_models_and_of_timm():
+def test_timm_table_has_names_of_models_and_of_timm():
   timm = timm_stub.import_timm()
   for ours, theirs in torch_models.TIMM.items():
     assert models.canonical_name(ours) == ours
     assert timm.is_model(theirs), theirs
 
 
-def test_an_update_changes_the_weights_and_inference_does_not():
+def test_step_changes_weights_only_in_training():
   import torch
 
   torch.manual_seed(0)

@@ -1,1 +1,1 @@
-"""Measurements of speed; a verb prints them."""
+"""Measurements of speed, compile time and memory (`benchmark`)."""

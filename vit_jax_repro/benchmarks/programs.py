@@ -1,7 +1,8 @@
-"""What is measured: an update or a forward pass of a named model.
+"""Programs to measure: an update or a forward pass of a named model.
 
-The update is that of `runs.train` on synthetic images: softmax loss, gradients
-clipped to norm 1, AdamW. Dropout is off, as in the released fine-tuning.
+The update is the one of `runs.train` on synthetic images: softmax loss,
+gradients clipped to norm 1, AdamW. Dropout is off, as in the released
+fine-tuning.
 """
 
 import dataclasses
@@ -27,8 +28,8 @@ from vit_jax_repro.training import dividing, objectives, optim, steps
 NUM_CLASSES = 1000
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-3, 0.1, 1.0
 KINDS = ('train', 'infer')
-# Fields of the model that change no result.
-VARIANTS = {
+# Fields of the model that do not change its results.
+VARIANTS: dict[str, dict[str, Any]] = {
   'plain': {},
   'scan': {'scan': True},
   'remat': {'remat': True},
@@ -41,19 +42,21 @@ _NO_DROPOUT = ('dropout_rate', 'attention_dropout_rate')
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """One row of a table.
+  """A program to measure, in one row of a table.
 
   Attributes:
     kind: 'train' or 'infer'.
-    model: a name.
-    batch_size: over all devices.
-    dtype: of computation, 'float32' or 'bfloat16'; parameters and optimiser
-      are float32 in training and of this dtype in inference.
+    model: name of the model.
+    batch_size: images of a batch, over all devices.
+    dtype: dtype of the computation, 'float32' or 'bfloat16'. Parameters and
+      optimiser state are float32 in training. In inference, the parameters
+      have this dtype.
     image_size: (H, W) pixels.
-    scan, remat: fields of the model; False where it has none.
-    remat_policy: likewise; 'nothing' where it has none.
-    mesh: sizes of the axes, as `mesh.create_mesh` takes them.
-    target: hardware to compile for, see `targets.parse`; None: this machine's.
+    scan, remat: fields of the model; False if it does not have them.
+    remat_policy: field of the model; 'nothing' if it does not have it.
+    mesh: sizes of the axes, the arguments of `mesh.create_mesh`.
+    target: hardware to compile for, see `targets.parse`; None for this
+      machine.
   """
 
   kind: str
@@ -69,23 +72,25 @@ class Case:
 
 
 def variant(case: Case, name: str) -> Case:
-  """The case with the fields of a key of `VARIANTS`."""
+  """Returns the case with the fields of a key of `VARIANTS`."""
   return dataclasses.replace(case, **VARIANTS[name])
 
 
 def read_mesh(
   text: str | None, target: targets.Target | None = None
 ) -> dict[str, int]:
-  """Reads 'data=2,fsdp=4' as {'data': 2, 'fsdp': 4}.
+  """Returns {'data': 2, 'fsdp': 4} for 'data=2,fsdp=4'.
 
-  Without a target the devices are made on a CPU, for this process and those
-  that it starts, and only before JAX has looked for them.
+  Without a target, sets XLA_FLAGS so that a CPU shows that many devices, in
+  this process and its children. This has no effect after JAX has looked for
+  its devices.
 
   Args:
-    target: whose number of devices `all` stands for.
+    text: value of `--mesh`, or None.
+    target: the hardware whose number of devices replaces `all`.
 
   Raises:
-    InputError: an unknown axis or size.
+    InputError: an axis or a size is unknown.
   """
   if text is None:
     return {}
@@ -100,7 +105,7 @@ def read_mesh(
         'data=2,fsdp=4, or with a --target also fsdp=all'
       )
     sizes[axis] = int(size)
-  # JAX reads it when it looks for CPU devices; a GPU or TPU does not mind.
+  # JAX reads the flag when it looks for CPU devices. GPUs and TPUs ignore it.
   number = math.prod(sizes.values())
   flag = '--xla_force_host_platform_device_count'
   before = os.environ.get('XLA_FLAGS', '')
@@ -124,19 +129,19 @@ def shards(case: Case) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A compiled-to-be function with the shapes that it takes.
+  """A jitted function, not yet compiled, with the shapes of its arguments.
 
   Attributes:
     function: jitted; (state, batch) -> (state, metrics), or (params, batch)
       -> logits.
     arguments: shapes with shardings.
-    create: () -> the arrays, on the mesh.
-    case: what it is of.
+    create: () -> the arguments as arrays on the mesh.
+    case: the case that it was created from.
     mesh: the devices.
     params: shapes of the parameters.
   """
 
-  function: Callable
+  function: jax.stages.Wrapped
   arguments: tuple[Any, Any]
   create: Callable[[], tuple[Any, Any]]
   case: Case
@@ -145,31 +150,35 @@ class Program:
 
 
 def create_model(case: Case) -> nn.Module:
-  """The linen module of a case.
+  """Returns the linen module of a case.
 
   Raises:
-    InputError: an unknown name, or a model that cannot be scanned.
+    InputError: the model is unknown, has no blocks to scan, or has no
+      remat_policy.
   """
   model = models.create(case.model, num_classes=NUM_CLASSES, dtype=case.dtype)
   if case.scan and not hasattr(model, 'scan'):
     raise InputError(
       f'{case.model} has no equal blocks to scan; leave out the variant'
     )
-  off = {name: 0.0 for name in _NO_DROPOUT if hasattr(model, name)}
+  fields: dict[str, Any] = {
+    name: 0.0 for name in _NO_DROPOUT if hasattr(model, name)
+  }
   if hasattr(model, 'scan'):
-    off['scan'] = case.scan
+    fields['scan'] = case.scan
   if hasattr(model, 'remat_policy'):
-    off['remat_policy'] = case.remat_policy
+    fields['remat_policy'] = case.remat_policy
   elif case.remat_policy != 'nothing':
     raise InputError(f'{case.model} has no remat_policy; leave out the variant')
-  return model.clone(**off, remat=case.remat)
+  return model.clone(**fields, remat=case.remat)
 
 
 def create(case: Case) -> Program:
-  """The program of a case; nothing is computed or compiled yet.
+  """Returns the program of a case, before any computation or compilation.
 
   Raises:
-    InputError: an unknown model, an image or batch that does not fit.
+    InputError: the model is unknown, or the image or batch size does not suit
+      the model or the mesh.
   """
   mesh = mesh_lib.create_mesh(**case.mesh, devices=devices(case))
   model = attention.resolve(create_model(case), mesh.devices.flat[0])
@@ -179,13 +188,13 @@ def create(case: Case) -> Program:
       f'a batch of {case.batch_size} does not divide over {parts} devices; '
       'choose a multiple'
     )
-  make, function = _parts(case, model, mesh)
-  shapes = jax.eval_shape(make)
+  create_state, function = _functions(case, model, mesh)
+  shapes = jax.eval_shape(create_state)
   shardings = mesh_lib.parameter_sharding(shapes, mesh)
   batch_sharding = mesh_lib.batch_sharding(mesh)
 
   def arrays():
-    state = jax.jit(make, out_shardings=shardings)()
+    state = jax.jit(create_state, out_shardings=shardings)()
     return state, mesh_lib.to_global(_batch(case), mesh)
 
   return Program(
@@ -211,16 +220,17 @@ def create(case: Case) -> Program:
 
 
 def compile(program: Program) -> jax.stages.Compiled:
-  """XLA's program."""
+  """Returns the program as compiled by XLA."""
   return program.function.lower(*program.arguments).compile()
 
 
 def run(
   program: Program, compiled: jax.stages.Compiled | None = None
 ) -> Callable[[int], None]:
-  """A function that makes so many steps and waits for them.
+  """Returns a function that runs a given number of steps and waits for them.
 
-  Compiled, and its arrays made, when this returns.
+  The program is compiled if necessary, its arrays are created and one step is
+  run before this function returns.
   """
   compiled = compile(program) if compiled is None else compiled
   state, batch = program.create()
@@ -239,24 +249,24 @@ def run(
 
 
 def operations(case: Case) -> int:
-  """Floating-point operations of a step that model utilisation counts.
+  """Returns the floating-point operations of a step, for model utilisation.
 
-  Two for each multiply-add of the forward pass, and twice as many again in the
-  backward pass; what is computed a second time to save memory does not count
-  (PaLM, arXiv:2204.02311, appendix B).
+  There are two for each multiply-add of the forward pass, and twice as many in
+  the backward pass. Rematerialised operations do not count (PaLM,
+  arXiv:2204.02311, appendix B).
   """
   plain = dataclasses.replace(
     case, scan=False, remat=False, remat_policy='nothing', dtype='float32'
   )
   model = create_model(plain)
   if hasattr(model, 'scan'):
-    model = model.clone(scan=True)  # the same number, traced faster
+    model = model.clone(scan=True)  # traces faster; the number is the same
   forward = 2 * cost.multiply_adds(model, case.image_size) * case.batch_size
   return forward * (3 if case.kind == 'train' else 1)
 
 
-def _parts(case, model, mesh):
-  """() -> state or parameters, and what is done with them."""
+def _functions(case, model, mesh):
+  """Returns () -> state or parameters, and the step or forward pass."""
   images = jnp.zeros((1, *case.image_size, 3), jnp.float32)
 
   def params():
@@ -268,8 +278,10 @@ def _parts(case, model, mesh):
     def forward(params, batch):
       return model.apply({'params': params}, batch['image'], train=False)
 
-    forward = dividing.divide_work(forward, mesh)
-    return (lambda: jax.tree.map(lambda x: x.astype(dtype), params())), forward
+    return (
+      lambda: jax.tree.map(lambda x: x.astype(dtype), params()),
+      dividing.divide_work(forward, mesh),
+    )
   tx = optim.create_optimizer(
     'adamw',
     optim.create_schedule(

@@ -1,8 +1,9 @@
-"""Steps per second of our models and, in turns, of PyTorch's.
+"""Steps per second of this package's models, compared with PyTorch's.
 
-Each contender runs in a process of its own and computes for a while in each
-round, so that what else the machine does hits all alike. A contender that
-fails, because the memory is full, leaves a row that says so.
+Each contender runs in a process of its own. In each round the contenders
+compute for a while, one after the other, so that other load on the machine
+affects all of them equally. A contender that fails, for example because the
+memory is full, gets a row with the error.
 """
 
 import contextlib
@@ -16,24 +17,30 @@ from vit_jax_repro.benchmarks import programs, torch_models, workers
 from vit_jax_repro.parallel import targets
 
 EAGER, COMPILED = 'eager', 'compiled'
-_PAUSE = 0.5  # seconds, in which the others come to rest
+_PAUSE = 0.5  # seconds for the previous contender to become idle
 
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-  """One row: a case by a contender. Times are medians over the rounds.
+  """The speed of one contender on a case; times are medians over the rounds.
 
   Attributes:
-    contender: one of `programs.VARIANTS`, or 'timm eager' and the like.
-    seconds: of a step; None if it failed.
-    spread: the fastest and the slowest round's.
-    images_per_sec: of each device.
-    utilisation: model operations over what the devices can; None: unknown.
-    ratio: speed of the first contender to this one's, the median over the
-      rounds; of the first 1.
-    peak_bytes: on one device, None where nobody says.
-    ready: seconds until the first step was done: building, compiling.
-    error: what went wrong, on one line, or None.
+    case: the program.
+    contender: one of `programs.VARIANTS`, or a name such as 'timm eager'.
+    seconds: per step; None if the contender failed.
+    spread: seconds per step of the fastest and the slowest round.
+    images_per_sec: per device.
+    utilisation: model operations as a fraction of the devices' peak; None if
+      the peak is unknown.
+    ratio: speed of the first contender relative to this one, the median over
+      the rounds; 1 for the first.
+    peak_bytes: largest memory use on one device; None if the device does not
+      report it.
+    ready: seconds until the first step was done, including building and
+      compilation.
+    devices: number of devices.
+    device_kind: name of the devices; None if the contender failed at the start.
+    error: the error on one line, or None.
   """
 
   case: programs.Case
@@ -59,26 +66,26 @@ def measure(
   peak: float | None,
   show: Callable[[str], None],
 ) -> list[Speed]:
-  """Measures a case, by several contenders.
+  """Measures the speed of several contenders on a case.
 
-  This process leaves the devices alone: a TPU has one process at a time, so
-  that of several variants of ours all but one fail there.
+  This process does not use the devices, because only one process at a time can
+  use a TPU. For the same reason all but one of several JAX variants fail there.
 
   Args:
-    case: what to measure.
-    contenders: of `programs.VARIANTS`, and of what `others` gives.
-    rounds: how often each contender computes.
-    seconds: how long it does, about.
-    peak: FLOP/s of a device, None: of the table `targets.CHIPS`.
-    show: called with a line of text on what is being done.
+    case: the program to measure.
+    contenders: names from `programs.VARIANTS` and from `others`.
+    rounds: number of times that each contender computes.
+    seconds: approximate time that it computes in a round.
+    peak: FLOP/s of a device; None for the value in the table `targets.CHIPS`.
+    show: called with a line of text about the progress.
 
   Returns:
-    A row for each contender, in their order.
+    A row for each contender, in the order of `contenders`.
   """
   with contextlib.ExitStack() as stack:
     ready, rows = {}, {}
     for name in contenders:
-      show(f'{case.model}, batch {case.batch_size}: {name} gets ready')
+      show(f'{case.model}, batch {case.batch_size}: preparing {name}')
       worker = stack.enter_context(_worker(case, name, len(contenders) > 1))
       answer = _receive(worker)
       if 'error' in answer:
@@ -98,10 +105,15 @@ def measure(
 
 
 def others(against: str | None, compiled: bool, model: str) -> list[str]:
-  """The names of the others: of PyTorch eager, and compiled if wanted.
+  """Returns the names of the PyTorch contenders.
+
+  Args:
+    against: 'torch', 'timm' or 'transformers'; None for no contenders.
+    compiled: whether to add torch.compile to eager execution.
+    model: name of the model.
 
   Raises:
-    InputError: as `torch_models.pick_library`.
+    InputError: see `torch_models.pick_library`.
   """
   if against is None:
     return []
@@ -111,7 +123,7 @@ def others(against: str | None, compiled: bool, model: str) -> list[str]:
 
 
 def _in_turns(ready, rounds, seconds, show):
-  """{name: seconds a step in each round, or what went wrong}."""
+  """Returns {name: seconds per step in each round, or the error}."""
   times = {name: [] for name in ready}
   for number in range(rounds):
     show(f'round {number + 1} of {rounds}')
@@ -129,6 +141,7 @@ def _in_turns(ready, rounds, seconds, show):
 
 
 def _row(row, seconds, firsts, memory, peak):
+  """Returns the row with its measurements filled in."""
   median = statistics.median(seconds)
   rate = row.case.batch_size / median / row.devices
   ratio = None
@@ -155,7 +168,8 @@ def _row(row, seconds, firsts, memory, peak):
 
 def _worker(case, name, shared):
   env = dict(os.environ)
-  if shared:  # JAX would take three quarters of the card, and PyTorch fail
+  if shared:
+    # Otherwise JAX takes three quarters of the card and PyTorch fails.
     env.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   return workers.worker(_work, case, name, env)
 
@@ -164,12 +178,16 @@ def _receive(pipe):
   try:
     return pipe.recv()
   except EOFError:
-    return {'error': 'its process ended, killed for its memory perhaps'}
+    return {'error': 'its process ended, perhaps killed for lack of memory'}
 
 
 def _work(pipe, case, name, env):
-  """Answers {'ready'}, then {'seconds'} to a time, {'peak_bytes'} to None."""
-  os.environ.update(env)  # the server's may be older
+  """Runs a contender in its own process.
+
+  Sends {'ready'}. Then answers each number of seconds with {'seconds'}, the
+  time of a step, and None with {'peak_bytes'}.
+  """
+  os.environ.update(env)  # the fork server may have an older environment
   try:
     started = time.perf_counter()
     make_steps, memory, device = _contender(case, name)
@@ -185,17 +203,17 @@ def _work(pipe, case, name, env):
       pipe.send({'seconds': once})
   except EOFError:
     return
-  except Exception as error:  # of a compiler, an allocator, a foreign model
+  except Exception as error:  # a compiler, allocator or model of others failed
     line = ' '.join(f'{type(error).__name__}: {error}'.split())
     pipe.send({'error': line[:200]})
 
 
 def _contender(case, name):
-  """A function that makes steps, one that says the peak, and the device."""
+  """Returns a function that runs steps, one for peak memory, and the device."""
   import jax
 
   if name not in programs.VARIANTS:
-    jax.config.update('jax_platforms', 'cpu')  # the card is PyTorch's
+    jax.config.update('jax_platforms', 'cpu')  # leaves the card to PyTorch
     library, kind = name.split()
     make_steps = torch_models.run(case, library, kind == COMPILED)
     device = {'device_kind': torch_models.device_kind()}

@@ -1,16 +1,18 @@
-"""What is measured, as tables on the terminal."""
+"""Tables of benchmark results on the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from vit_jax_repro.benchmarks import compiling, profiles, speed
 from vit_jax_repro.output import reports
 from vit_jax_repro.parallel import targets
 
-RATIOS = ('decoded', 'handed', 'usual')  # to which pipelines
+RATIOS = ('decoded', 'handed', 'usual')  # pipelines that others compare to
 _GIB = 2**30
-_PARTS = 20  # that are shown of a profile
+_PARTS = 20  # number of rows shown of a profile
 
 
-def reading(result: dict) -> None:
+def reading(result: Mapping[str, Any]) -> None:
   """Prints a result of `benchmark data`."""
   files, settings = result['files'], result['settings']
   height, width = files['size']
@@ -33,8 +35,8 @@ def reading(result: dict) -> None:
   reports.numbers(title, ('pipeline', *names), rows)
 
 
-def speeds(rows: Sequence) -> None:
-  """Prints rows of `speed.measure`, a table for each case."""
+def speeds(rows: Sequence[speed.Speed]) -> None:
+  """Prints the rows of `speed.measure`, in one table per case."""
   for row in rows:
     if row.error is not None:
       print(f'{row.case.model} {row.contender}: {row.error}')
@@ -55,13 +57,14 @@ def speeds(rows: Sequence) -> None:
         )
         for row in group
       ],
-      caption='ms: a step; images/s and GiB: a device, the most it took; of '
-      f'peak: model operations; ratio: {first} is so many times as fast',
+      caption='ms: per step; images/s: per device; GiB: largest use of a '
+      'device; of peak: model operations; ratio: speed of '
+      f'{first} / speed of the contender',
     )
 
 
-def compilations(rows: Sequence) -> None:
-  """Prints rows of `compiling.times`."""
+def compilations(rows: Sequence[compiling.Compilation]) -> None:
+  """Prints the rows of `compiling.times`, in one table per case."""
   for case, group in _by_case(rows):
     reports.numbers(
       _title(case),
@@ -78,12 +81,13 @@ def compilations(rows: Sequence) -> None:
     )
 
 
-def forecasts(rows: Sequence) -> None:
-  """Prints rows of `compiling.forecasts`, a table for each model."""
+def forecasts(rows: Sequence[compiling.Forecast]) -> None:
+  """Prints the rows of `compiling.forecasts`, in one table per model."""
   groups = {}
   for row in rows:
     case = row.case
     mesh = ','.join(f'{axis}={size}' for axis, size in case.mesh.items())
+    assert case.target is not None
     if case.mesh.get('fsdp') == targets.parse(case.target).num_devices:
       mesh = 'fsdp=all'
     key = case.kind, case.model, case.dtype, case.image_size, mesh
@@ -99,15 +103,16 @@ def forecasts(rows: Sequence) -> None:
     )  # fmt: skip
     for row in group:
       if row.largest_batch is not None:
-        what = f'{row.case.target} {row.variant}'
-        print(f'{what}: the largest batch is {row.largest_batch}')
+        name = f'{row.case.target} {row.variant}'
+        print(f'{name}: the largest batch is {row.largest_batch}')
       for line in row.analysis.gathered:
         print(f'{row.case.target}: an activation crosses devices: {line}')
   print(
-    'GiB of a device and what a run may use of it (!: too much). Least times '
-    'of a step: its products at the peak, its bytes at the bandwidth of the '
-    'memory, its exchanges over the links; the longest bounds it, and so the '
-    f'images/s of a chip. Relative: to the first row. {targets.LINKS}.'
+    'GiB: memory needed of a device; of: what a run may use of it (!: too '
+    'much). The times are lower bounds for a step: its products at peak '
+    'speed, its bytes at the bandwidth of the memory, its exchanges over the '
+    'links. The longest one bounds the step and the images/s of a chip. '
+    f'Relative: to the first row. {targets.LINKS}.'
   )
 
 
@@ -142,8 +147,8 @@ def _images_per_chip(row):
   return row.case.batch_size / row.analysis.bound.seconds / row.num_chips
 
 
-def fits(rows: Sequence) -> None:
-  """Prints rows of `compiling.fits`."""
+def fits(rows: Sequence[compiling.Fit]) -> None:
+  """Prints the rows of `compiling.fits`, in one table per case."""
   for case, group in _by_case(rows):
     reports.numbers(
       _title(case) + ', GiB of one device',
@@ -163,8 +168,8 @@ def fits(rows: Sequence) -> None:
     )
 
 
-def parts(rows: Sequence) -> None:
-  """Prints rows of `profiles.profile`, the largest ones."""
+def parts(rows: Sequence[profiles.ModelPart]) -> None:
+  """Prints the largest rows of `profiles.profile`."""
   for case, group in _by_case(rows):
     shown = group[:_PARTS]
     reports.numbers(
@@ -174,7 +179,7 @@ def parts(rows: Sequence) -> None:
         (row.name, f'{1e3 * row.seconds:.2f}', f'{row.share:.1%}')
         for row in shown
       ],
-      caption=f'{len(shown)} of {len(group)} parts; a step is '
+      caption=f'{len(shown)} of {len(group)} parts; a step takes '
       f'{1e3 * sum(row.seconds for row in group):.1f} ms of work',
     )
 
@@ -198,7 +203,7 @@ def _title(case, devices=None, kind=None):
 
 
 def _milliseconds(seconds):
-  """Three digits of a short time."""
+  """Returns milliseconds, with a decimal up to 100 ms."""
   if seconds is None:
     return '-'
   return f'{1e3 * seconds:.{0 if seconds > 0.1 else 1}f}'

@@ -1,12 +1,14 @@
-"""The same update or forward pass in PyTorch, by timm or transformers.
+"""The update and the forward pass in PyTorch, with timm or transformers.
 
-Both libraries' models as they are shipped; where their constants differ from
-the authors', that costs nothing. Images are random and lie on the device.
+The libraries' models are used as shipped. Their constants differ from the
+authors' in places, which does not affect the speed. Images are random and lie
+on the device.
 """
 
 import importlib
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 from vit_jax_repro.analysis import cost
 from vit_jax_repro.benchmarks import programs
@@ -15,7 +17,8 @@ from vit_jax_repro.ports import configs, folders
 
 LIBRARIES = ('timm', 'transformers')
 INSTALL = "pip install -e '.[torch]'"
-# Our names: timm's, whose ViTs are made for the wanted image size.
+# This package's names and timm's. timm's ViTs are created for the image size of
+# the case.
 TIMM = {
   'ViT-Ti_16': 'vit_tiny_patch16_224',
   'ViT-S_32': 'vit_small_patch32_224',
@@ -45,10 +48,16 @@ TIMM = {
 
 
 def pick_library(against: str, model: str) -> str:
-  """'torch' stands for timm where it is there and has the model.
+  """Returns the PyTorch library to compare with.
+
+  Args:
+    against: a library, or 'torch' for the first of timm and transformers that
+      is installed and has the model.
+    model: name of the model.
 
   Raises:
-    InputError: no such library, or it is not installed, or has no such model.
+    InputError: the library is unknown, is not installed, or does not have the
+      model.
   """
   if against != 'torch' and against not in LIBRARIES:
     raise InputError(
@@ -58,26 +67,27 @@ def pick_library(against: str, model: str) -> str:
     if importlib.util.find_spec(name) is None:
       raise InputError(f'--against={against} needs {name}: {INSTALL}')
   # timm does not import without torchvision.
-  there = [
+  installed = [
     name
     for name, needs in (('timm', ('timm', 'torchvision')),
                         ('transformers', ('transformers',)))
     if all(importlib.util.find_spec(each) for each in needs)
   ]  # fmt: skip
   if against == 'torch':
-    for name in there:
+    for name in installed:
       if _has(name, model):
         return name
     raise InputError(
-      f'--against=torch: of the libraries here ({", ".join(there) or "none"}) '
-      f'none has {model}; timm has {", ".join(TIMM)}'
+      '--against=torch: of the installed libraries '
+      f'({", ".join(installed) or "none"}) none has {model}; timm has '
+      f'{", ".join(TIMM)}'
     )
-  if against not in there:
+  if against not in installed:
     raise InputError(f'--against={against} needs torchvision too: {INSTALL}')
   if not _has(against, model):
     raise InputError(
-      f'{against} has no {model}; timm has {", ".join(TIMM)}, transformers '
-      'those of ViT, DeiT and BiT'
+      f'{against} has no {model}; timm has {", ".join(TIMM)}; transformers '
+      'has the ViT, DeiT and BiT models'
     )
   return against
 
@@ -85,11 +95,17 @@ def pick_library(against: str, model: str) -> str:
 def run(
   case: programs.Case, library: str, compiled: bool
 ) -> Callable[[int], None]:
-  """As `programs.run`, in PyTorch, on the GPU if it sees one.
+  """Returns a function that runs PyTorch steps and waits for them.
 
-  bfloat16 is autocast in training, as ours keeps float32 parameters, and a
-  model of bfloat16 in inference; float32 products are TensorFloat-32 where the
-  card has it, as JAX's are.
+  It is the counterpart of `programs.run` and uses the GPU if PyTorch finds one.
+  In training, bfloat16 means autocast with float32 parameters, as in this
+  package. In inference, it means a bfloat16 model. Products of float32 numbers
+  use TensorFloat-32 if the card supports it, as in JAX.
+
+  Args:
+    case: the program.
+    library: 'timm' or 'transformers'.
+    compiled: whether to use torch.compile.
   """
   torch = importlib.import_module('torch')
   torch.set_float32_matmul_precision('high')
@@ -105,27 +121,27 @@ def run(
     if device == 'cuda':
       torch.cuda.synchronize()
 
-  for _ in range(3):  # compiles, and tries out cuDNN's algorithms
+  for _ in range(3):  # compiles, and lets cuDNN choose its algorithms
     make_steps(1)
   return make_steps
 
 
 def device_kind() -> str:
-  """The name of the GPU, as JAX has it too, or 'cpu'."""
+  """Returns the name of the GPU, which is also JAX's name for it, or 'cpu'."""
   torch = importlib.import_module('torch')
   return torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'
 
 
 def peak_memory() -> int | None:
-  """The most bytes that were allocated on the GPU; None without one."""
+  """Returns the peak of bytes allocated on the GPU; None without a GPU."""
   torch = importlib.import_module('torch')
   if not torch.cuda.is_available():
     return None
   return torch.cuda.max_memory_allocated()
 
 
-def create(library: str, case: programs.Case):
-  """The nn.Module of a case, with random weights."""
+def create(library: str, case: programs.Case) -> Any:
+  """Returns the torch.nn.Module of a case, with random weights."""
   if library == 'timm':
     timm = importlib.import_module('timm')
     options = {}
@@ -144,7 +160,8 @@ def create(library: str, case: programs.Case):
 def _transformers_config(case):
   model = programs.create_model(case)
   shapes = cost.shapes(model, case.image_size)
-  if type(model).__name__ == 'BiT':  # that is all transformers' BiT can be
+  if type(model).__name__ == 'BiT':
+    # transformers' BiT supports no other padding and epsilon.
     model = model.clone(pool_padding='zeros', group_norm_eps=1e-5)
   files, _ = folders.files(
     'transformers',
@@ -163,8 +180,18 @@ def _has(library, model):
   return model.startswith(('ViT-', 'DeiT-', 'BiT-'))
 
 
-def step(torch, module, case: programs.Case, *, compiled: bool, device: str):
-  """() -> None: an update of a module, or a forward pass, on random images."""
+def step(
+  torch: Any, module: Any, case: programs.Case, *, compiled: bool, device: str
+) -> Callable[[], None]:
+  """Returns an update of a module, or a forward pass, on random images.
+
+  Args:
+    torch: the module of that name.
+    module: a torch.nn.Module on the device.
+    case: the program.
+    compiled: whether to use torch.compile.
+    device: 'cuda' or 'cpu'.
+  """
   images = torch.randn(case.batch_size, 3, *case.image_size, device=device)
   if case.model.startswith(('BiT', 'R')):
     module = module.to(memory_format=torch.channels_last)
@@ -214,6 +241,10 @@ def _infer(torch, module, images, case, compiled):
 
 
 def _logits(answer):
-  """Of timm a tensor or, from two heads, a pair; of transformers an output."""
+  """Returns the logits of a module's output.
+
+  timm's modules return a tensor or, with two heads, a pair. transformers'
+  modules return an object.
+  """
   answer = getattr(answer, 'logits', answer)
   return sum(answer) / 2 if isinstance(answer, tuple) else answer
