@@ -23,14 +23,14 @@ quick = pytest.mark.quick
 
 @pytest.fixture
 def vit(tmp_path):
-  """(path, tree) of a file as published."""
+  """Returns (path, tree) of a file in the published layout."""
   path = tmp_path / 'vit.npz'
   npz.write(path, reference.checkpoint('vit_token').items())
   return path, weights.load(path)
 
 
 def without_cls_slot(params):
-  """What big_vision's files hold of a ViT: the slot is in the class token."""
+  """Returns a ViT as in big_vision's files: the slot is in the class token."""
   positions = params['Transformer']['posembed_input']['pos_embedding']
   return {
     **params,
@@ -68,7 +68,7 @@ def test_npz_to_every_layout(layout, vit, tmp_path):
 
 
 @quick
-def test_a_card_goes_along_and_parts_go(tmp_path):
+def test_convert_keeps_the_card_and_drops_parts(tmp_path):
   path = tiny_models.save_run(tmp_path / 'a.npz')
   card = model_card.read_card(path)
   converting.convert(path, tmp_path / 'b.npz', to='linen')
@@ -81,7 +81,7 @@ def test_a_card_goes_along_and_parts_go(tmp_path):
   assert restoring.restore(tmp_path / 'c.npz').model.num_classes is None
 
 
-def test_a_name_decides_over_the_files(tmp_path):
+def test_model_name_overrides_the_files(tmp_path):
   model = models.create('DeiT-Ti_16', num_classes=3)
   params = tiny_models.params_of(
     dict(models.variant('DeiT-Ti_16'), num_classes=3), (32, 32)
@@ -99,21 +99,21 @@ def test_a_name_decides_over_the_files(tmp_path):
 
 
 @quick
-def test_nothing_is_replaced_unasked(vit, tmp_path):
+def test_convert_replaces_nothing_without_overwrite(vit, tmp_path):
   path, params = vit
   out = tmp_path / 'out.npz'
   for taken in (out, tmp_path / 'out.json'):
     taken.write_text('mine')
-    with pytest.raises(FileExistsError, match=r'is there already; .*overwrite'):
+    with pytest.raises(FileExistsError, match=r'exists already; .*overwrite'):
       converting.convert(path, out)
     assert taken.read_text() == 'mine'
   converting.convert(path, out, overwrite=True)
   assert_same(weights.load(out), params)
-  assert not (tmp_path / 'out.json').exists()  # it was of other weights
+  assert not (tmp_path / 'out.json').exists()  # it described other weights
 
 
 @quick
-def test_an_empty_name_is_not_the_current_folder(vit, tmp_path, monkeypatch):
+def test_empty_name_is_not_the_current_folder(vit, tmp_path, monkeypatch):
   here = tmp_path / 'here'
   here.mkdir()
   (here / 'model.safetensors').write_text('mine')
@@ -131,8 +131,8 @@ def test_an_empty_name_is_not_the_current_folder(vit, tmp_path, monkeypatch):
 
 @quick
 @pytest.mark.parametrize('out', ['out.npz', 'port'])
-def test_no_weights_stand_beside_what_another_file_says(out, tmp_path):
-  """At every step of the replacement, so that no kill leaves such a pair."""
+def test_weights_never_have_the_description_of_others(out, tmp_path):
+  """Checks every step of the replacement, at each of which it may be killed."""
   out = tmp_path / out
   weights_file, card, to = out, tmp_path / 'out.json', None
   if out.suffix == '':
@@ -173,14 +173,14 @@ def test_no_weights_stand_beside_what_another_file_says(out, tmp_path):
 
 
 @quick
-def test_the_json_file_beside_a_port_s_file_is_not_touched(vit, tmp_path):
+def test_convert_keeps_a_json_file_next_to_a_port(vit, tmp_path):
   (tmp_path / 'port.json').write_text('mine')
   converting.convert(vit[0], tmp_path / 'port.safetensors', to='timm')
   assert (tmp_path / 'port.json').read_text() == 'mine'
 
 
 @quick
-def test_a_missing_library_is_named_with_the_file(vit, tmp_path, monkeypatch):
+def test_missing_library_is_named_with_the_file(vit, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', None)  # as if not installed
   out = tmp_path / 'out.pth'
   with pytest.raises(ValueError, match='needs torch; install') as caught:
@@ -190,7 +190,7 @@ def test_a_missing_library_is_named_with_the_file(vit, tmp_path, monkeypatch):
 
 
 @quick
-def test_a_token_without_position_gets_one_in_official_files(tmp_path, capsys):
+def test_token_without_position_gets_one_in_official_files(tmp_path, capsys):
   """big_vision's numbers in the authors' layout: the same logits."""
   path, out, big = (tmp_path / f'{name}.npz' for name in 'abc')
   params = port_cases.tree('bv_tok_learn', tmp_path)
@@ -211,7 +211,7 @@ def test_a_token_without_position_gets_one_in_official_files(tmp_path, capsys):
   np.testing.assert_array_equal(*logits)
   card = model_card.read_card(out)
   assert models.create(card.architecture).class_token_after_positions is False
-  # The other way the numbers change, and a note says so.
+  # The opposite conversion changes the numbers and prints a note.
   converting.convert(out, big, to='big_vision')
   assert 'added to the token: the same logits' in capsys.readouterr().err
   converting.convert(path, tmp_path / 'd.npz', to='big_vision')
@@ -220,7 +220,7 @@ def test_a_token_without_position_gets_one_in_official_files(tmp_path, capsys):
 
 
 @quick
-def test_the_source_is_never_replaced(vit, tmp_path):
+def test_convert_never_replaces_the_source(vit, tmp_path):
   path, _ = vit
   before = path.read_bytes()
   (tmp_path / 'link.npz').symlink_to(path)
@@ -234,7 +234,7 @@ def test_the_source_is_never_replaced(vit, tmp_path):
   folder.mkdir()
   (folder / 'config.json').write_text('{}')
   for source in (folder, folder / 'model.safetensors'):
-    with pytest.raises(OSError, match='is what is read'):
+    with pytest.raises(OSError, match='is the source folder'):
       converting.convert(source, folder, to='timm', overwrite=True)
     with pytest.raises(OSError, match='is read'):
       converting.convert(source, folder / 'config.npz', overwrite=True)
@@ -242,7 +242,7 @@ def test_the_source_is_never_replaced(vit, tmp_path):
 
 
 @quick
-def test_links_are_written_through(vit, tmp_path):
+def test_convert_writes_to_the_target_of_a_link(vit, tmp_path):
   path, params = vit
   (tmp_path / 'elsewhere').mkdir()
   real = tmp_path / 'elsewhere' / 'real.npz'
@@ -273,7 +273,9 @@ def test_links_are_written_through(vit, tmp_path):
     ('b.npz', {'model': 'ViT-X_16'}, 'unknown model'),
   ],
 )
-def test_wrong_arguments_are_one_line(out, options, message, vit, tmp_path):
+def test_convert_rejects_wrong_arguments_in_one_line(
+  out, options, message, vit, tmp_path
+):
   (tmp_path / 'file').write_text('mine')
   with pytest.raises((ValueError, OSError), match=message) as caught:
     converting.convert(vit[0], tmp_path / out, **options)
@@ -282,7 +284,7 @@ def test_wrong_arguments_are_one_line(out, options, message, vit, tmp_path):
 
 
 @quick
-def test_what_cannot_be_written_leaves_nothing(tmp_path):
+def test_failed_conversion_leaves_no_files(tmp_path):
   path = tmp_path / 'a.npz'
   npz.write(path, reference.checkpoint('hybrid_stem_only').items())
   for out, to in [('b.npz', 'big_vision'), ('b.pth', 'transformers')]:
@@ -292,7 +294,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
 
 
 @quick
-def test_a_dropped_layer_before_a_head_is_noted(tmp_path, capsys):
+def test_dropping_pre_logits_before_a_head_prints_a_note(tmp_path, capsys):
   params = tiny_models.params_of(tiny_models.spec(3, representation_size=16))
   weights.save(tmp_path / 'a.npz', params)
   converting.convert(
@@ -306,26 +308,26 @@ def test_a_dropped_layer_before_a_head_is_noted(tmp_path, capsys):
 def test_to_a_port_and_back(library, suffix, vit, tmp_path, capsys):
   path, params = vit
   if library == 'deit' and not suffix:
-    return  # has no folders
+    return  # this library has no folders
   params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
   weights.save(path, params)
   port, back = tmp_path / f'port{suffix}', tmp_path / 'back.npz'
   result = converting.convert(path, port, to=library)
   assert result.target == library
   assert result.num_bytes == sum(a.nbytes for a in jax.tree.leaves(params))
-  heads = None if suffix == '' else 3  # config.json tells
+  heads = None if suffix == '' else 3  # in config.json
   converting.convert(port, back, num_heads=heads)
   assert_same(weights.load(back), params)
-  noted = 'nothing says which GELU' in capsys.readouterr().err
+  noted = 'do not name the GELU' in capsys.readouterr().err
   assert noted == (suffix != '')
   assert (tmp_path / 'back.json').exists() == (suffix == '')
   assert not [name for name in os.listdir(tmp_path) if name.startswith('.')]
 
 
-def test_a_folder_keeps_what_else_is_in_it(vit, tmp_path):
+def test_folder_keeps_other_files(vit, tmp_path):
   folder = tmp_path / 'port'
   folder.mkdir()
-  converting.convert(vit[0], folder, to='transformers')  # it was empty
+  converting.convert(vit[0], folder, to='transformers')  # the folder was empty
   (folder / 'README.md').write_text('mine')
   with pytest.raises(FileExistsError, match='overwrite'):
     converting.convert(vit[0], folder, to='timm')
@@ -337,7 +339,7 @@ def test_a_folder_keeps_what_else_is_in_it(vit, tmp_path):
 
 @pytest.mark.parametrize('library', ['timm', 'transformers'])
 def test_images_that_are_not_square(library, tmp_path):
-  """4x6 patches and a token: 25, which without a card would be 5x5."""
+  """4x6 patches and a token are 25 positions: 5x5 patches without a card."""
   case = 'vit_token_rect'
   params = port_cases.tree(case, tmp_path)
   path, port, back = (tmp_path / name for name in ('a.npz', 'b', 'c.npz'))
@@ -353,7 +355,7 @@ def test_images_that_are_not_square(library, tmp_path):
 
 
 def fine_tuned(folder, **fields):
-  """A port's own model, saved; gives its logits on images."""
+  """Saves a port's own model; returns a function to its logits."""
   import torch
   import transformers
 
@@ -379,8 +381,8 @@ def fine_tuned(folder, **fields):
 
 
 @pytest.mark.parametrize('act', ['gelu', 'gelu_new', 'gelu_pytorch_tanh'])
-def test_a_fine_tuned_port_keeps_its_logits(act, tmp_path, capsys):
-  """Trained with the port's GELU and epsilon, which are not the authors'."""
+def test_fine_tuned_port_keeps_its_logits(act, tmp_path, capsys):
+  """The port's GELU and epsilon differ from the authors'."""
   theirs = fine_tuned(tmp_path / 'port', hidden_act=act)
   converting.convert(tmp_path / 'port', tmp_path / 'a.npz')
   assert 'layer_norm_eps=1e-12' in capsys.readouterr().err
@@ -393,7 +395,7 @@ def test_a_fine_tuned_port_keeps_its_logits(act, tmp_path, capsys):
     apply = functools.partial(restored.model.apply, train=False)
     ours = jax.jit(apply)({'params': restored.params}, images)
   np.testing.assert_allclose(ours, theirs(images), rtol=0, atol=1e-5)
-  # And goes back to where it came from, with the same constants.
+  # The conversion back to the port keeps the constants.
   converting.convert(tmp_path / 'a.npz', tmp_path / 'b', to='transformers')
   import transformers
 
@@ -405,7 +407,7 @@ def test_a_fine_tuned_port_keeps_its_logits(act, tmp_path, capsys):
   assert not (tmp_path / 'c').exists()
 
 
-def test_class_names_of_another_head_are_refused(tmp_path):
+def test_convert_rejects_class_names_of_another_head(tmp_path):
   fine_tuned(tmp_path / 'port')
   path = tmp_path / 'port' / 'config.json'
   config = json.loads(path.read_text())
@@ -417,7 +419,7 @@ def test_class_names_of_another_head_are_refused(tmp_path):
   assert os.listdir(tmp_path) == ['port']
 
 
-def test_a_distilled_deit_from_its_own_file(tmp_path):
+def test_distilled_deit_from_its_own_file(tmp_path):
   case = 'deit_distilled_tiny'
   path = tmp_path / 'deit.pth'
   state_dicts.write(path, reference.checkpoint(case), wrapper='model')

@@ -1,4 +1,4 @@
-"""transformers and timm make the authors' model of a written folder."""
+"""transformers and timm load the authors' model from a written folder."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ quick = pytest.mark.quick
 
 @pytest.fixture
 def written(tmp_path):
-  """Makes a folder of a case for a library; gives (folder, our logits)."""
+  """Writes a folder of a case for a library; returns (folder, our logits)."""
 
   def write(case, library, *, drop=(), which=''):
     params = port_cases.tree(case, tmp_path)
@@ -49,7 +49,7 @@ def theirs(module, case, name=None, which=''):
   return (output if name is None else getattr(output, name)).numpy()
 
 
-# Ten times what float32 differs from float64 in the original.
+# Ten times the difference between float32 and float64 in the original.
 def noise(case, which=''):
   return 10 * reference.forward_cases()[case]['noise'][which]
 
@@ -84,7 +84,7 @@ def test_transformers_pooler_gives_our_pre_logits(written):
   )
 
 
-def test_transformers_bit_differs_by_its_epsilon_alone(written, capsys):
+def test_transformers_bit_differs_only_by_its_epsilon(written, capsys):
   import transformers
 
   case = 'bit_tiny_1_1_1_1'
@@ -116,7 +116,7 @@ def test_timm_gives_our_logits(case, written):
 
 
 def made(base=tiny_models.VIT, *, image_size=(32, 32), **fields):
-  """A model without weights, as the arguments of `files`."""
+  """Returns a model and its shapes, as arguments of `files`."""
   model = models.create({**tiny_models.spec(3, base), **fields})
   shapes = parameter_shapes(model, image_size)
   return model, weights.trees.nest(shapes)
@@ -183,7 +183,9 @@ STEM = {'resnet': {'num_layers': (), 'width_factor': 1}, 'patch_size': (2, 2)}
     (tiny_models.BIT, {'group_norm_eps': 1e-6}, 'transformers', '1e-06'),
   ],
 )
-def test_what_no_folder_can_say_is_refused(base, fields, library, message):
+def test_files_rejects_models_that_no_folder_describes(
+  base, fields, library, message
+):
   model, params = made(base, **fields)
   with pytest.raises(ValueError, match=message):
     folders.files(
@@ -193,7 +195,7 @@ def test_what_no_folder_can_say_is_refused(base, fields, library, message):
 
 
 @quick
-def test_positions_of_another_size_are_refused():
+def test_files_rejects_positions_of_another_size():
   model, params = made(image_size=(32, 32))
   with pytest.raises(ValueError, match='not those of 48x48 pixels'):
     folders.files(

@@ -1,4 +1,4 @@
-"""State dicts there and back; the libraries' own are in test_tables.py."""
+"""Round trips of state dicts; test_tables.py covers the libraries' modules."""
 
 import functools
 
@@ -17,7 +17,7 @@ from vit_jax_repro.weights import layouts, trees
 pytestmark = pytest.mark.quick
 
 VIT_LIKE = ('timm', 'transformers', 'transformers_v4', 'deit')
-# The reference cases that a library has a model for; the others are refused.
+# The reference cases for which a library has a model; others are refused.
 CONVERTED = {
   'timm': {
     'bit_tiny_1_1_1_1', 'bv_map_learn', 'bv_tok_learn', 'deit_distilled_tiny',
@@ -38,12 +38,15 @@ CONVERTED['deit'] = CONVERTED['transformers'] - {'bit_tiny_1_1_1_1'}
 
 @pytest.fixture
 def tree(tmp_path):
-  """The canonical tree of a reference case."""
+  """Returns a function from a reference case to its canonical tree."""
   return functools.partial(port_cases.tree, folder=tmp_path)
 
 
 def changed(state, **arrays):
-  """A state dict with other arrays; None: without it. `_` is read as `.`."""
+  """Returns a state dict with some arrays replaced, or removed by None.
+
+  `__` in a keyword means `.`.
+  """
   arrays = {name.replace('__', '.'): array for name, array in arrays.items()}
   kept = {n: a for n, a in state.items() if n not in arrays}
   return kept | {n: a for n, a in arrays.items() if a is not None}
@@ -51,7 +54,7 @@ def changed(state, **arrays):
 
 @pytest.mark.parametrize('library', ports.LIBRARIES)
 @pytest.mark.parametrize('case', reference.forward_cases())
-def test_there_and_back_is_bit_exact(case, library, tree):
+def test_round_trip_is_bit_exact(case, library, tree):
   params = tree(case)
   if case not in CONVERTED[library]:
     with pytest.raises(ValueError, match=library):
@@ -65,7 +68,7 @@ def test_there_and_back_is_bit_exact(case, library, tree):
     token_slots=layouts.POSITIONS_BEFORE_CLS not in params or library == 'deit',
   )
   if case == 'bv_tok_learn' and library != 'timm':
-    # The class token has got a slot of zeros.
+    # The class token now has a slot of zeros.
     positions = back['Transformer']['posembed_input']['pos_embedding']
     assert not positions[:, 0].any()
     assert (positions[:, 1:] == params['pos_embedding']).all()
@@ -77,14 +80,14 @@ def test_there_and_back_is_bit_exact(case, library, tree):
 
 
 @pytest.mark.parametrize('library', ports.LIBRARIES)
-def test_the_names_tell_the_library(library, tree):
+def test_library_of_reads_the_names(library, tree):
   state = ports.to_state_dict(tree('deit_distilled_tiny'), library)
   assert ports.library_of(state) == {'timm': 'deit'}.get(library, library)
   state = ports.to_state_dict(tree('vit_token'), library)
   assert ports.library_of(state) == {'deit': 'timm'}.get(library, library)
 
 
-def test_unknown_state_dicts_are_refused(tree):
+def test_library_of_rejects_unknown_state_dicts(tree):
   with pytest.raises(ValueError, match=r'unknown state dict: 1 .* fc.weight'):
     ports.library_of(['fc.weight'])
   both = {
@@ -100,14 +103,14 @@ def test_unknown_state_dicts_are_refused(tree):
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, np.float16, np.float64])
 @pytest.mark.parametrize('library', ['timm', 'transformers'])
-def test_dtypes_stay(dtype, library, tree):
+def test_dtypes_are_kept(dtype, library, tree):
   params = jax.tree.map(lambda a: a.astype(dtype), tree('vit_token'))
   state = ports.to_state_dict(params, library)
   assert {array.dtype for array in state.values()} == {np.dtype(dtype)}
   assert_same(ports.from_state_dict(state, num_heads=3), params)
 
 
-def test_stacked_blocks_and_jax_arrays_are_taken(tree):
+def test_to_state_dict_takes_stacked_blocks_and_jax_arrays(tree):
   params = tree('vit_token')
   stacked = trees.nest(trees.stack(trees.flatten(params)))
   stacked = jax.tree.map(jnp.asarray, stacked)
@@ -123,7 +126,7 @@ def test_more_than_ten_blocks_stay_in_order(tree):
     assert (state[f'vit.layers.{i}.layernorm_before.bias'] == bias).all()
 
 
-def test_published_widths_tell_the_heads(tree):
+def test_number_of_heads_of_published_widths(tree):
   for width, number in array_layouts.NUM_HEADS.items():
     assert array_layouts.number_of_heads(width, None) == number
   for name in ('ViT-Ti_16', 'ViT-S_16', 'ViT-B_16', 'ViT-L_16', 'ViT-H_14'):
@@ -159,13 +162,13 @@ def test_published_widths_tell_the_heads(tree):
     ({'dist_token': np.ones((1, 1, 48))}, 'two heads or none'),
   ],
 )
-def test_nothing_of_a_state_dict_is_ignored(change, message, tree):
+def test_from_state_dict_ignores_no_array(change, message, tree):
   state = ports.to_state_dict(tree('vit_token'), 'timm')
   with pytest.raises(ValueError, match=message):
     ports.from_state_dict(changed(state, **change), num_heads=3)
 
 
-def test_a_pooler_before_a_head_is_refused(tree):
+def test_from_state_dict_rejects_a_pooler_before_a_head(tree):
   """transformers' classifiers do not apply one."""
   state = ports.to_state_dict(tree('vit_token'), 'transformers')
   state['vit.pooler.dense.weight'] = np.ones((48, 48), np.float32)
@@ -183,7 +186,7 @@ def test_arrays_fused_in_a_port_must_have_one_dtype(tree):
     ports.to_state_dict(params, 'timm')
 
 
-def test_pre_logits_are_dropped_by_name_alone(tree):
+def test_pre_logits_are_dropped_only_on_request(tree):
   params = tree('vit_token_prelogits')  # 48 features to 40
   for library in VIT_LIKE:
     with pytest.raises(ValueError, match='--drop=pre_logits,head'):
@@ -205,7 +208,7 @@ def test_pre_logits_are_dropped_by_name_alone(tree):
     ports.to_state_dict(params, 'timm', drop={'neck'})
 
 
-def test_both_heads_of_a_distilled_model_are_dropped(tree):
+def test_drop_head_drops_both_heads_of_a_distilled_model(tree):
   params = tree('deit_distilled_tiny')
   for library in VIT_LIKE:
     state = ports.to_state_dict(params, library, drop={'head'})
@@ -216,7 +219,7 @@ def test_both_heads_of_a_distilled_model_are_dropped(tree):
     ports.to_state_dict(params, 'timm')
 
 
-def test_positions_without_slots_are_told_by_arithmetic_or_the_caller(tree):
+def test_positions_without_slots_follow_arithmetic_or_the_caller(tree):
   params = tree('vit_token_rect')  # 4x6 patches and a token: a square number
   state = ports.to_state_dict(params, 'timm')
   assert 'pos_embedding' in ports.from_state_dict(state, num_heads=2)
@@ -224,10 +227,10 @@ def test_positions_without_slots_are_told_by_arithmetic_or_the_caller(tree):
   assert_same(back, params)
 
 
-def test_a_tree_of_no_model_is_refused(tree):
+def test_to_state_dict_rejects_trees_of_no_model(tree):
   params = tree('vit_token')
   params['extra'] = {'kernel': np.ones((2, 2))}
-  with pytest.raises(ValueError, match='without a place there are extra/k'):
+  with pytest.raises(ValueError, match='unknown to it are extra/k'):
     ports.to_state_dict(params, 'timm')
   del params['extra']
   params['head']['kernel'] = np.ones(10)
@@ -244,7 +247,7 @@ def test_every_table_has_one_name_for_each_array():
 
 @pytest.mark.parametrize('start', ['module.', 'backbone.', 'module._orig_mod.'])
 @pytest.mark.parametrize('library', ['timm', 'transformers'])
-def test_a_wrappers_prefix_is_taken_away(start, library, tree):
+def test_from_state_dict_removes_a_wrappers_prefix(start, library, tree):
   params = tree('vit_token')
   state = ports.to_state_dict(params, library)
   wrapped = {start + name: array for name, array in state.items()}

@@ -32,14 +32,14 @@ def assert_state(found, wanted=STATE):
 
 
 @pytest.mark.parametrize('suffix', state_dicts.SUFFIXES)
-def test_every_dtype_comes_back_to_the_last_bit(suffix, tmp_path):
+def test_every_dtype_round_trips_exactly(suffix, tmp_path):
   path = tmp_path / f'model{suffix}'
   state_dicts.write(path, STATE)
   assert_state(state_dicts.read(path))
   assert os.listdir(tmp_path) == [path.name]
 
 
-def test_pytorch_reads_what_is_written(tmp_path):
+def test_pytorch_reads_written_files(tmp_path):
   import safetensors
   import torch
   from safetensors.torch import load_file
@@ -55,8 +55,8 @@ def test_pytorch_reads_what_is_written(tmp_path):
     assert file.metadata() == {'format': 'pt'}
 
 
-def test_checkpoints_of_trainers_give_their_weights(tmp_path):
-  """As facebookresearch/deit and timm save them, and PyTorch before 1.6."""
+def test_read_takes_the_weights_of_training_checkpoints(tmp_path):
+  """Formats of facebookresearch/deit, timm, and PyTorch before 1.6."""
   import torch
 
   tensors = {'w': torch.arange(3.0)}
@@ -83,7 +83,7 @@ class Dangerous:
     return (os.mkdir, (self.path,))
 
 
-def test_a_pickle_that_runs_code_is_refused(tmp_path):
+def test_read_rejects_pickles_that_run_code(tmp_path):
   import torch
 
   path, trap = tmp_path / 'a.pth', tmp_path / 'trap'
@@ -97,7 +97,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
   assert not trap.exists()
 
 
-def test_other_contents_are_refused(tmp_path):
+def test_read_rejects_other_contents(tmp_path):
   import torch
 
   path = tmp_path / 'a.pth'
@@ -119,7 +119,7 @@ def test_other_contents_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_damaged_files_are_one_line(suffix, tmp_path):
+def test_read_rejects_damaged_files_in_one_line(suffix, tmp_path):
   path = tmp_path / f'a{suffix}'
   state_dicts.write(path, {'w': np.ones(1000, np.float32)})
   whole = path.read_bytes()
@@ -143,7 +143,7 @@ def test_damaged_files_are_one_line(suffix, tmp_path):
     (b'version https://git-lfs.github.com/spec/v1', 'is a Git LFS pointer'),
   ],
 )
-def test_what_servers_give_instead_is_named(content, message, tmp_path):
+def test_read_names_what_was_downloaded_instead(content, message, tmp_path):
   for suffix in ('.pth', '.safetensors'):
     path = tmp_path / f'a{suffix}'
     path.write_bytes(content)
@@ -152,7 +152,7 @@ def test_what_servers_give_instead_is_named(content, message, tmp_path):
 
 
 @quick
-def test_files_that_are_not_there(tmp_path):
+def test_read_rejects_missing_files_and_other_names(tmp_path):
   with pytest.raises(FileNotFoundError, match='no such file'):
     state_dicts.read(tmp_path / 'a.pth')
   with pytest.raises(FileNotFoundError, match=r'none of model\.safetensors'):
@@ -179,7 +179,7 @@ def split(folder):
   return index, parts
 
 
-def test_parts_are_put_together(tmp_path):
+def test_read_joins_files_in_parts(tmp_path):
   index, _ = split(tmp_path)
   assert_state(state_dicts.read(index))
   assert_state(state_dicts.read(tmp_path))
@@ -187,14 +187,17 @@ def test_parts_are_put_together(tmp_path):
   assert state_dicts.read(tmp_path).keys() == {'w'}
 
 
-def test_a_wrong_index_is_one_line(tmp_path):
+def test_read_rejects_a_wrong_index_in_one_line(tmp_path):
   index, parts = split(tmp_path)
   for value, message in [
     ('{', 'no index'),
     ('[]', 'no index'),
     ('{"weight_map": 3}', 'no index'),
     (json.dumps({'weight_map': {'w': '../a.pth'}}), r"part '\.\./a\.pth'"),
-    (json.dumps({'weight_map': {'w': index.name}}), 'parts are files'),
+    (
+      json.dumps({'weight_map': {'w': index.name}}),
+      'parts must be weights files',
+    ),
     (json.dumps({'weight_map': parts | {'w': 'part-0.safetensors'}}), ' w$'),
   ]:
     index.write_text(value)
@@ -219,7 +222,7 @@ except OSError as error:
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_a_full_disk_leaves_nothing(suffix, tmp_path):
+def test_write_to_a_full_disk_leaves_no_file(suffix, tmp_path):
   path = tmp_path / f'a{suffix}'
   _, out, err = child_processes.run_script(DISK_FULL, path)
   assert 'cannot write' in out and out.count('\n') == 1, err
@@ -246,7 +249,7 @@ for path in sys.argv[1:]:
 
 
 @quick
-def test_a_missing_library_is_named(tmp_path):
+def test_missing_library_is_named(tmp_path):
   paths = [tmp_path / f'a{suffix}' for suffix in ('.pth', '.safetensors')]
   for path in paths:
     path.write_bytes(b'something')

@@ -1,6 +1,7 @@
-"""The names and layouts are those of the installed libraries' own modules.
+"""Names and layouts, compared with the installed libraries' modules.
 
-Strictly loaded, and with logits as ours once the constants are the same.
+The modules load the state dicts strictly. With the same constants, their logits
+equal those of this package.
 """
 
 import functools
@@ -20,16 +21,16 @@ from vit_jax_repro.weights.adapt import parameter_shapes
 
 @pytest.fixture
 def tree(tmp_path):
-  """The canonical tree of a reference case."""
+  """Returns a function from a reference case to its canonical tree."""
   return functools.partial(port_cases.tree, folder=tmp_path)
 
 
 def assert_agree(params, fields, module, images, name=None):
-  """Our logits and a PyTorch module's, in float64: nothing hides in noise.
+  """Compares our logits with a PyTorch module's, in float64.
 
   Args:
     images: [B, H, W, 3].
-    name: of the module's output that has the logits, if it has several.
+    name: name of the logits if the module has several outputs.
   """
   import torch
 
@@ -48,7 +49,7 @@ def assert_agree(params, fields, module, images, name=None):
 
 
 def load(module, params, library, **options):
-  """A module with the parameters, every name of it and no other."""
+  """Loads the parameters into a module, strictly; returns the module."""
   import torch
 
   state = ports.to_state_dict(params, library, **options)
@@ -58,7 +59,7 @@ def load(module, params, library, **options):
 
 
 def randomised(module):
-  """Its state dict, after giving every parameter a random value."""
+  """Sets every parameter of a module at random; returns its state dict."""
   import torch
 
   generator = torch.Generator().manual_seed(0)
@@ -72,7 +73,7 @@ def randomised(module):
 
 
 def vit_config(case, **fields):
-  """transformers' configuration of a reference case, with our constants."""
+  """Returns transformers' configuration of a case, with our constants."""
   spec = {**reference.config(case)}
   spec |= spec.get('transformer', {})
   fields = {
@@ -105,7 +106,7 @@ def test_transformers_vit(case, tree):
 
 
 def test_transformers_default_constants(tree):
-  """The form and the epsilon that a configuration leaves out."""
+  """The GELU and the epsilon are left out of the configuration."""
   import transformers
 
   case = 'vit_token_small_variance'
@@ -145,7 +146,7 @@ def test_transformers_deit(tree):
   assert_agree(params, fields, module, images, name='logits')
   params = ports.from_state_dict(randomised(module), num_heads=3)
   assert_agree(params, fields, module, images, name='logits')
-  # Of either head alone, which their mean cannot tell apart.
+  # Tests each head alone, because the mean does not distinguish them.
   params['head_dist'] = jax.tree.map(np.zeros_like, params['head_dist'])
   load(module.float(), params, 'transformers')
   params['head'] = jax.tree.map(lambda a: 2 * a, params['head'])
@@ -169,7 +170,7 @@ def test_positions_before_the_class_token_in_transformers(tree):
 
 
 def assert_small_bit_agrees(module, library, name=None):
-  """Of two stages; the case of four takes long."""
+  """Compares a BiT of two stages; the case of four takes long."""
   state = randomised(module)
   params = ports.from_state_dict(state)
   assert_same(ports.to_state_dict(params, library), state)
@@ -206,7 +207,7 @@ TIMM_VITS = {
 
 
 def timm_vit(case, **arguments):
-  """timm's module for a reference case."""
+  """Returns timm's module for a reference case."""
   timm_stub.import_timm()
   from timm.models import deit, vision_transformer
 
@@ -262,7 +263,7 @@ def test_deit_names_are_timms_models(name, theirs, size):
 
 
 def timm_hybrid(case):
-  """timm's backbone and patches, as its registered hybrids combine them."""
+  """Returns timm's backbone and patches, combined as in its own hybrids."""
   timm_stub.import_timm()
   from timm.layers import HybridEmbed
   from timm.models import vision_transformer_hybrid
@@ -297,7 +298,7 @@ def test_timm_mixer(tree):
 
 
 def timm_bit(layers=(1, 1, 1, 1)):
-  """timm's module, as its registered BiTs, of half the width."""
+  """Returns timm's BiT, with half the width of its registered ones."""
   timm_stub.import_timm()
   from timm.layers import StdConv2d
   from timm.models import resnetv2
@@ -321,7 +322,7 @@ def test_timm_bit():
            'hybrid_stem_only', 'bit_tiny_1_1_1_1']
 )  # fmt: skip
 def test_timm_reads_our_npz_to_the_same_weights(case, tree, tmp_path):
-  """By its own reader: every parameter is what `ports` makes of it."""
+  """timm's own .npz reader gives the same parameters as `ports`."""
   module = {
     'bit_tiny_1_1_1_1': timm_bit,
     'hybrid_1_1_1': lambda: timm_hybrid(case),

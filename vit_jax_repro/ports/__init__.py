@@ -1,6 +1,7 @@
-"""State dicts of PyTorch ports, to and from the canonical tree, bit by bit.
+"""Conversion between state dicts of PyTorch ports and the canonical tree.
 
-Tables of names: `tables`; how arrays lie on either side: `leaves`.
+Conversion is exact to the last bit. `tables` has the names, `array_layouts` the
+layouts of arrays.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,12 +15,12 @@ from vit_jax_repro.ports import array_layouts, tables
 from vit_jax_repro.ports.tables import LIBRARIES
 from vit_jax_repro.weights import layouts, positions, trees
 
-# What a wrapper puts before every name: DistributedDataParallel, torch.compile,
-# and classes that hold the model as an attribute.
+# Prefixes that a wrapper adds to every name: DistributedDataParallel,
+# torch.compile, and classes that hold the model as an attribute.
 WRAPPERS = ('module.', '_orig_mod.', 'model.', 'backbone.')
 PARTS = {'head': ('head/', 'head_dist/'), 'pre_logits': ('pre_logits/',)}
 
-# One of these ends a name in every state dict of a library.
+# In every state dict of a library, a name ends in one of these.
 _MARKERS = {
   'patch_embed.proj.weight': 'timm',
   'stem.proj.weight': 'timm',
@@ -31,7 +32,7 @@ _MARKERS = {
 
 
 def wrapper_of(given: Collection[str]) -> str:
-  """What of `WRAPPERS` all names begin with, one behind another; or ''."""
+  """Returns the prefixes of `WRAPPERS` that all names have, joined; or ''."""
   start, count = '', -1
   while given and count < len(start):
     count = len(start)
@@ -42,13 +43,13 @@ def wrapper_of(given: Collection[str]) -> str:
 
 
 def library_of(given: Collection[str]) -> str:
-  """Which of `LIBRARIES` has arrays of these names, wrapped or not.
+  """Returns the library of `LIBRARIES` whose arrays have these names.
 
-  timm and facebookresearch/deit share their names; those with a distillation
-  token are 'deit'.
+  The names may have a wrapper's prefix. timm and facebookresearch/deit share
+  their names; a state dict with a distillation token counts as 'deit'.
 
   Raises:
-    InputError: none has, or several have.
+    InputError: the names belong to no library, or to several.
   """
   found = {
     library
@@ -73,23 +74,23 @@ def from_state_dict(
   library: str | None = None,
   token_slots: bool | None = None,
 ) -> dict[str, Any]:
-  """The canonical tree of a port's state dict, as `weights.load` gives it.
+  """Returns the canonical tree of a port's state dict, as `weights.load` does.
 
   Args:
-    state: {name: array}; arrays are not changed, the result may share memory.
-      What a wrapper put before all names (`wrapper_of`) is taken away.
-    num_heads: A of the attention, which no array tells; by default that of
-      the published model of this width (`leaves.NUM_HEADS`).
-    library: one of `LIBRARIES`; by default what the names say.
-    token_slots: whether timm's position embeddings have slots for class
-      tokens (no_embed_class=False); by default by arithmetic
-      (`positions.slots`), which takes those of some images that are not
-      square for positions without.
+    state: {name: array}. Arrays are not changed; the result may share their
+      memory. A wrapper's prefix (`wrapper_of`) is removed from the names.
+    num_heads: A of the attention, which a state dict does not store; by
+      default that of the published model of this width
+      (`array_layouts.NUM_HEADS`).
+    library: one of `LIBRARIES`; by default it is derived from the names.
+    token_slots: whether timm's position embeddings have slots for class tokens
+      (no_embed_class=False). The default is derived from their number
+      (`positions.slots`), which is wrong for some images that are not square:
+      it takes their embeddings for embeddings without slots.
 
   Raises:
-    InputError: unknown library, names that are missing or have no place in a
-      model (nothing is left out), shapes that make no sense, or an unknown
-      number of heads.
+    InputError: the library is unknown, names are missing or unknown (none is
+      ignored), a shape is impossible, or the number of heads is unknown.
   """
   start = len(wrapper_of(state))
   state = {name[start:]: array for name, array in state.items()}
@@ -114,14 +115,15 @@ def to_state_dict(
   *,
   drop: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
-  """The state dict that a port's own model of these parameters has.
+  """Returns the state dict of the port's own model with these parameters.
 
-  The port's model: timm's VisionTransformer (with fc_norm=False where it
-  averages over patches; no_embed_class=True where positions come before the
-  class token), VisionTransformerDistilled, ResNetV2 or MlpMixer; transformers'
-  ViTForImageClassification (ViTModel without a head), DeiTForImage-
-  ClassificationWithTeacher, BitForImageClassification. Elsewhere than in
-  timm, positions that come before the class token get a slot of zeros for it.
+  The port's model is one of timm's VisionTransformer (with fc_norm=False if it
+  averages over patches; with no_embed_class=True if positions are added before
+  the class token), VisionTransformerDistilled, ResNetV2 and MlpMixer, or one of
+  transformers' ViTForImageClassification (ViTModel without a head),
+  DeiTForImageClassificationWithTeacher and BitForImageClassification. Except
+  in timm, positions that are added before the class token get a slot of zeros
+  for it.
 
   Args:
     params: canonical tree, stacked or not; arrays are not changed.
@@ -129,8 +131,8 @@ def to_state_dict(
     drop: keys of `PARTS` to leave out.
 
   Raises:
-    InputError: the library has no such model; what to leave out, if that
-      helps.
+    InputError: the library has no such model. The message names the parts to
+      leave out if that helps.
   """
   if library not in LIBRARIES:
     raise InputError(f'unknown {library=}; choose from {list(LIBRARIES)}')
@@ -150,10 +152,10 @@ def to_state_dict(
 
 
 def without(flat: Mapping[str, Any], drop: Collection[str]) -> dict[str, Any]:
-  """A flat tree without the parts of it that `drop` names (of `PARTS`).
+  """Returns a flat tree without the parts of `PARTS` named in `drop`.
 
   Raises:
-    InputError: unknown part, or a head that fits nothing without pre_logits.
+    InputError: a part is unknown, or the head does not fit without pre_logits.
   """
   if unknown := sorted(set(drop) - PARTS.keys()):
     raise InputError(f'cannot drop {unknown}; choose from {sorted(PARTS)}')
@@ -164,7 +166,7 @@ def without(flat: Mapping[str, Any], drop: Collection[str]) -> dict[str, Any]:
 
 
 def _read_form(state, library):
-  """(family, form) of the table that a state dict belongs to."""
+  """Returns (family, form) of the table that a state dict belongs to."""
   if library not in LIBRARIES:
     raise InputError(f'unknown {library=}; choose from {list(LIBRARIES)}')
   if library in ('timm', 'deit'):
@@ -183,7 +185,7 @@ def _read_form(state, library):
 
 
 def _written_form(flat, library):
-  """(family, form) of the table for a canonical tree."""
+  """Returns (family, form) of the table for a canonical tree."""
   if 'stem/kernel' in flat:
     return 'mixer', ''
   is_bit = 'root_block/conv/kernel' in flat
@@ -214,11 +216,12 @@ def _table(library, family, form):
 
 
 def _check_names(given, wanted, library):
-  """Every name has a place, and every place a name."""
+  """Raises an InputError if names are missing or unknown."""
   if 'fc_norm.weight' in given:
     raise InputError(
       f'this {library} model averages over patches and norms the average '
-      "(fc_norm); the authors' models norm first, so none here computes this"
+      "(fc_norm); the authors' models norm first, so this package has no such "
+      'model'
     )
   missing, unknown = wanted - set(given), set(given) - wanted
   if missing or unknown:
@@ -229,7 +232,7 @@ def _check_names(given, wanted, library):
 
 
 def _check_heads(flat):
-  """A distilled model has both heads or none, and no tanh layer."""
+  """Raises an InputError if a distilled model has one head or a tanh layer."""
   heads = [f'{head}/kernel' in flat for head in ('head', 'head_dist')]
   if 'dist' in flat and (heads[0] != heads[1] or 'pre_logits/kernel' in flat):
     raise InputError(
@@ -239,6 +242,7 @@ def _check_heads(flat):
 
 
 def _check_holds(flat, found, library):
+  """Raises an InputError if the library has no model of these parameters."""
   wanted = {name for leaf in found for name in leaf.canonical}
   missing, extra = wanted - flat.keys(), flat.keys() - wanted
   if layouts.POSITIONS in missing:
@@ -250,8 +254,8 @@ def _check_holds(flat, found, library):
     keep = ', or keep it and use --drop=head'
     raise InputError(
       f'{library} has no place for pre_logits with a head behind it; use '
-      '--drop=pre_logits,head (features alone) or --drop=pre_logits (the head '
-      'then sees what it was not trained on)'
+      '--drop=pre_logits,head (only features) or --drop=pre_logits (the head '
+      'then receives features that it was not trained on)'
       + (keep if library.startswith('transformers') else '')
     )
   if missing == {'cls'}:
@@ -260,23 +264,23 @@ def _check_holds(flat, found, library):
     )
   if missing or extra:
     raise InputError(
-      f'{library} has no model with these parameters: without a place there '
-      f'are {messages.listed(extra)}; missing are {messages.listed(missing)}'
+      f'{library} has no model with these parameters: unknown to it are '
+      f'{messages.listed(extra)}; missing are {messages.listed(missing)}'
     )
 
 
 def _check_head_fits(flat):
-  """Without pre_logits the head gets what entered them."""
+  """Raises an InputError if the head does not fit the input of pre_logits."""
   shape = np.shape(flat.get('pre_logits/kernel'))
   if len(shape) == 2 and shape[0] != shape[1] and 'head/kernel' in flat:
     raise InputError(
-      f'pre_logits map {shape[0]} features to {shape[1]}, so the head fits '
-      'nothing else; use --drop=pre_logits,head'
+      f'pre_logits map {shape[0]} features to {shape[1]}, so the head does not '
+      'fit without them; use --drop=pre_logits,head'
     )
 
 
 def _with_slots(flat, library):
-  """Gives positions the name in tables, and slots where a port needs them."""
+  """Renames positions as in the tables, and adds slots if a port needs them."""
   if layouts.POSITIONS_BEFORE_CLS not in flat:
     return flat
   flat = dict(flat)
@@ -289,6 +293,7 @@ def _with_slots(flat, library):
 
 
 def _name_positions(flat, token_slots):
+  """Renames, in place, positions without slots for class tokens."""
   tokens = ('cls' in flat) + ('dist' in flat)
   if not tokens or layouts.POSITIONS not in flat:
     return

@@ -1,15 +1,16 @@
-"""What arrays a table of modules stands for, and how they lie on either side.
+"""Arrays of the modules in `tables`, and their layouts in JAX and PyTorch.
 
-Kernels are [in, out] or [kh, kw, in, out] here and [out, in] or [out, in, kh,
-kw] in PyTorch. Attention has an axis of heads here ([D, A, d], and [A, d, D]
-on the way out) and none there; timm has query, key and value in one array.
+Kernels are [in, out] or [kh, kw, in, out] in JAX, and [out, in] or [out, in,
+kh, kw] in PyTorch. In JAX, attention has an axis of heads ([D, A, d], and
+[A, d, D] for the output); in PyTorch it has none. timm has query, key and value
+in one array.
 
 Shapes: D hidden, A heads, d head dim.
 """
 
 import re
 from collections.abc import Callable, Collection, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,28 +18,28 @@ from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 from vit_jax_repro.weights import trees
 
-# Hidden size of every published ViT: heads are 64 wide, those of H/14 80 (ViT
-# paper, Table 1; AugReg paper, Table 1).
+# {hidden size: number of heads} of every published ViT. Heads are 64 wide, in
+# H/14 80 (ViT paper, Table 1; AugReg paper, Table 1).
 NUM_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 
 
 class Leaf(NamedTuple):
-  """One array of a port and the arrays of ours that it holds."""
+  """One array of a port, and the canonical arrays that it contains."""
 
-  canonical: tuple[str, ...]  # several where the port fuses them
+  canonical: tuple[str, ...]  # several if the port fuses them
   port: str
   layout: str  # a key of LAYOUTS
 
 
 class Group(NamedTuple):
-  """Modules below a prefix on either side; rows as in `tables`."""
+  """Modules below a prefix on either side, with rows as in `tables`."""
 
   canonical: str
   port: str
   rows: tuple[tuple, ...]
 
 
-# kind: (suffix of ours, suffix of the port, layout) of each array.
+# kind: (canonical suffix, suffix of the port, layout) of each array.
 _BIAS = ('/bias', '.bias', 'vector')
 LEAVES = {
   'tokens': (('', '', 'tokens'),),
@@ -56,13 +57,13 @@ LEAVES = {
 
 
 class Layout(NamedTuple):
-  """How an array lies on either side, and the way to and fro."""
+  """The ranks of an array on either side, and the conversions between them."""
 
   rank: int
   port_rank: int
   to_port: Callable[[np.ndarray], np.ndarray]
-  from_port: Callable[[np.ndarray, int], np.ndarray]  # array, A
-  headed_axis: int | None = None  # of the port, which A divides
+  from_port: Callable[[np.ndarray, Any], np.ndarray]  # array, A or None
+  headed_axis: int | None = None  # axis of the port's array that A divides
 
 
 def _same(array, _=None):
@@ -113,15 +114,16 @@ LAYOUTS = {
 def leaves(
   table: tuple[Group, ...], given: Collection[str], side: str
 ) -> list[Leaf]:
-  """The arrays that a model of these names has, by a table.
+  """Returns the arrays that a model with these names must have, by a table.
 
-  Blocks, stages and units are counted in `given`, and what a model may lack
-  is left out if nothing of it is there; so names that should be there and are
-  not are among the result, as are no others.
+  The numbers of blocks, stages and units are those found in `given`. Optional
+  modules are left out if `given` has none of their arrays. The result thus
+  includes arrays that are missing in `given`, and excludes unknown ones.
 
   Args:
-    given: names of arrays of one side.
-    side: 'canonical' or 'port': which one they are of.
+    table: groups of modules, see `tables`.
+    given: names of the arrays on one side.
+    side: the side of these names, 'canonical' or 'port'.
 
   Raises:
     InputError: a number is too high for a model.
@@ -131,7 +133,7 @@ def leaves(
     for numbers in _numbers(getattr(group, side), given):
       for row in group.rows:
         new = _leaves_of(group, row, numbers)
-        if not row[2].endswith('?') or _any_there(new, given, side):
+        if not row[2].endswith('?') or _any_given(new, given, side):
           found += new
   return found
 
@@ -154,21 +156,21 @@ def _leaves_of(group, row, numbers):
   ]
 
 
-def _any_there(found, given, side):
+def _any_given(found, given, side):
   if side == 'port':
     return any(leaf.port in given for leaf in found)
   return any(name in given for leaf in found for name in leaf.canonical)
 
 
 def _numbers(prefix, given) -> Iterator[dict[str, int]]:
-  """What to put into a prefix: all numbers up to the highest ones in names."""
+  """Yields the fields of a prefix, up to the highest numbers in the names."""
   fields = re.findall(r'\{(\w+)', prefix)
   if not fields:
     yield {}
     return
   pattern = re.sub(r'\\\{.*?\\\}', '([0-9]+)', re.escape(prefix))
   matches = filter(None, (re.match(pattern, name) for name in given))
-  first = int(fields[-1].endswith('1'))  # what is counted from
+  first = int(fields[-1].endswith('1'))  # the first number
   counts = {}  # {stage: units}, or {(): blocks}
   for match in matches:
     *stage, last = (_small(digits) - first for digits in match.groups())
@@ -184,25 +186,29 @@ def _numbers(prefix, given) -> Iterator[dict[str, int]]:
 def _small(digits):
   if len(digits) > 4 or int(digits) > trees.MAX_LAYERS:
     raise InputError(
-      f'layer number {messages.short(digits)} is too high: models of at most '
-      f'{trees.MAX_LAYERS} layers are read'
+      f'layer number {messages.short(digits)} is too high: models may have at '
+      f'most {trees.MAX_LAYERS} layers'
     )
   return int(digits)
 
 
 def number_of_heads(hidden_size: int, num_heads: int | None) -> int:
-  """A of attention, which no array of a port tells.
+  """Returns the number of attention heads; a state dict does not store it.
+
+  Args:
+    hidden_size: D.
+    num_heads: A; None for that of the published ViT of this width.
 
   Raises:
-    InputError: it is not given and not known, or does not divide D.
+    InputError: the number is neither given nor known, or does not divide D.
   """
   if num_heads is None:
     num_heads = NUM_HEADS.get(hidden_size)
   if num_heads is None:
     raise InputError(
       f'hidden size {hidden_size} is none of the published ViTs '
-      f'({", ".join(map(str, NUM_HEADS))}), and no array tells the number of '
-      'attention heads; give it with --num_heads'
+      f'({", ".join(map(str, NUM_HEADS))}), and the number of attention heads '
+      'cannot be read off the arrays; give it with --num_heads'
     )
   if num_heads < 1 or hidden_size % num_heads:
     raise InputError(
@@ -215,10 +221,12 @@ def number_of_heads(hidden_size: int, num_heads: int | None) -> int:
 def split(
   leaf: Leaf, array: np.ndarray, num_heads: int | None
 ) -> list[np.ndarray]:
-  """The canonical arrays that a port's array holds; they may be views.
+  """Returns the canonical arrays that a port's array contains.
+
+  They may be views of it.
 
   Raises:
-    InputError: its shape makes no sense, or A is unknown.
+    InputError: the shape is impossible, or the number of heads is unknown.
   """
   layout = LAYOUTS[leaf.layout]
   _check_rank(leaf.port, array, layout.port_rank)
@@ -236,10 +244,10 @@ def split(
 
 
 def join(leaf: Leaf, arrays: list[np.ndarray]) -> np.ndarray:
-  """A port's array of the canonical ones that it holds, contiguous.
+  """Returns a port's array, contiguous, made from its canonical arrays.
 
   Raises:
-    InputError: a shape or dtype makes no sense.
+    InputError: a shape is impossible, or the dtypes differ.
   """
   layout = LAYOUTS[leaf.layout]
   for name, array in zip(leaf.canonical, arrays, strict=True):

@@ -1,7 +1,7 @@
-"""Weights from one library's files to another's, checked before they appear.
+"""Conversion of weights files between libraries, verified before they appear.
 
-What a file says beside its arrays goes along: a run's JSON card into the
-config.json of a port's folder, and from one into a card.
+Metadata is converted as well: a run's JSON card becomes the config.json of a
+port's folder, and such a config.json becomes a card.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ TARGETS = (*ports.LIBRARIES, *layouts.LAYOUTS)
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-  """What was written."""
+  """A summary of the written file or folder."""
 
   path: str
   target: str  # one of TARGETS
-  model: str  # its published name, or its family
+  model: str  # published name of the model, or its family
   num_arrays: int
   num_parameters: int
   num_bytes: int
@@ -46,23 +46,25 @@ def convert(
 ) -> Converted:
   """Converts a weights file.
 
-  What was written is read back and compared, bit by bit, before it gets its
-  name.
+  The output is written under a temporary name, read back and compared bit by
+  bit, and then renamed to `out`.
 
   Args:
-    source: an .npz file of any layout (with the JSON file beside it), or a
-      file or folder that `state_dicts.read` takes (with its config.json).
-    out: ends in .npz, .safetensors, .pth, .pt or .bin; any other name is a
-      folder, with the configuration that gives the port the same logits.
+    source: an .npz file of any layout (with its JSON card, if any), or a file
+      or folder that `state_dicts.read` accepts (with its config.json, if any).
+    out: a name that ends in .npz, .safetensors, .pth, .pt or .bin. Any other
+      name is a folder; it gets the configuration with which the port computes
+      the same logits.
     to: one of TARGETS; 'official' by default for .npz.
-    num_heads: of the attention, where no file tells it.
+    num_heads: number of attention heads, if no file has it.
     drop: keys of `ports.PARTS` to leave out.
-    model: a name whose architecture the weights have, whatever the files say.
-    overwrite: whether what is at `out` may be replaced; never `source`.
+    model: name of the model; its architecture overrides that of the files.
+    overwrite: whether existing files at `out` may be replaced. `source` never
+      is.
 
   Raises:
-    InputError: one line on a file, name or model that cannot be converted.
-    OSError: a file cannot be read or written, or is there already.
+    InputError: a file, name or model cannot be converted.
+    OSError: a file cannot be read or written, or exists already.
   """
   source, out = os.fspath(source), os.fspath(out)
   if not source or not out:
@@ -73,11 +75,11 @@ def convert(
   read = weight_sources.without(read, drop)
   if to == 'official':
     read = weight_sources.with_token_slot(read)
-  real = os.path.realpath(out)  # links are written through
+  real = os.path.realpath(out)  # writes to the target of a link
   folder = tempfile.mkdtemp(prefix='.converting.', dir=os.path.dirname(real))
   try:
     whole = os.path.join(folder, os.path.basename(os.path.abspath(out)))
-    with _named(whole, out):
+    with _errors_naming(whole, out):
       write = _write_npz if to in layouts.LAYOUTS else _write_port
       arrays = write(whole, read, to)
     _place(whole, out)
@@ -95,7 +97,7 @@ def convert(
 
 
 def _target(out, to):
-  """Which of TARGETS to write, if `out` can hold it."""
+  """Returns which of TARGETS to write; raises if `out` cannot hold it."""
   if to is not None and to not in TARGETS:
     raise InputError(f'unknown --to={to}; choose from {", ".join(TARGETS)}')
   if out.endswith('.npz'):
@@ -105,9 +107,9 @@ def _target(out, to):
   else:
     allowed = tuple(name for name in ports.LIBRARIES if name != 'deit')
   if to not in allowed:
-    what = 'is not given' if to is None else f'is {to!r}'
+    given = 'is not given' if to is None else f'is {to!r}'
     raise InputError(
-      f'--to {what}; for {out!r} choose from {", ".join(allowed)} (.npz '
+      f'--to {given}; for {out!r} choose from {", ".join(allowed)} (.npz '
       f'holds {", ".join(layouts.LAYOUTS)}; .safetensors, .pth and folders '
       'hold ports)'
     )
@@ -115,7 +117,7 @@ def _target(out, to):
 
 
 def _check_paths(source, out, overwrite):
-  """Nothing of the user's is replaced unasked, the source never."""
+  """Raises if the output would replace files unasked, or the source."""
   folder = weight_sources.config_folder(source)
   inputs = [source]
   if not state_dicts.is_port(source):
@@ -132,7 +134,7 @@ def _check_paths(source, out, overwrite):
   if not os.path.isdir(parent):
     raise OSError(f'cannot write {out!r}: there is no folder {parent!r}')
   if folder is not None and os.path.realpath(out) == os.path.realpath(folder):
-    raise OSError(f'{out!r} is what is read; give another folder')
+    raise OSError(f'{out!r} is the source folder; give another folder')
   if os.path.lexists(out) and not os.path.isdir(out):
     raise OSError(f'{out!r} is a file; give the name of a folder')
   if not _is_empty(os.path.realpath(out)):
@@ -140,10 +142,10 @@ def _check_paths(source, out, overwrite):
 
 
 def _check_free(path, overwrite):
-  there = os.path.lexists(path) or os.path.exists(os.path.realpath(path))
-  if there and not overwrite:
+  exists = os.path.lexists(path) or os.path.exists(os.path.realpath(path))
+  if exists and not overwrite:
     raise FileExistsError(
-      f'{path!r} is there already; give another name, or --overwrite'
+      f'{path!r} exists already; give another name, or --overwrite'
     )
 
 
@@ -152,8 +154,8 @@ def _is_empty(path):
 
 
 def _write_npz(path, read, layout):
-  """Writes and reads back a file of ours; returns its arrays."""
-  if read.said:
+  """Writes an .npz file and reads it back; returns its arrays."""
+  if read.is_described:
     card = read.card
     model_card.save_model(
       path,
@@ -163,7 +165,7 @@ def _write_npz(path, read, layout):
       preprocessing=card.preprocessing,
       image_size=card.image_size,
     )
-  if not read.said or layout != 'official':
+  if not read.is_described or layout != 'official':
     weights.save(path, read.params, layout=layout)
   arrays = layouts.to_file(read.flat, layout)
   _check_same(arrays, dict(npz.read(path)))
@@ -171,13 +173,13 @@ def _write_npz(path, read, layout):
   if 'params/cls' in arrays and layouts.POSITIONS in read.flat:
     note(
       "big_vision's files have no position for the class token, so it was "
-      'added to the token: the same logits, but not the same numbers'
+      'added to the token: the same logits, but other numbers in the file'
     )
   return arrays
 
 
 def _write_port(path, read, library):
-  """Writes and reads back a file or folder of a port; returns its arrays."""
+  """Writes a port's file or folder and reads it back; returns its arrays."""
   state = ports.to_state_dict(read.params, library)
   module = models.create(read.card.architecture)
   file = path
@@ -219,10 +221,10 @@ def _write_configs(folder, read, module, library):
 
 
 def _check_tree(flat, back):
-  """The tree that a file is read as is the one that was written.
+  """Raises an OSError if the tree read back is not the one written.
 
-  Positions may have moved to the class token's slot, or from it: then only
-  what was written is compared with what is in the file.
+  Positions may have moved to or from the class token's slot. Class token and
+  positions are then left out here; the arrays of the file were compared before.
   """
   back = trees.flatten(back)
   moving = {'cls', layouts.POSITIONS, layouts.POSITIONS_BEFORE_CLS}
@@ -242,13 +244,13 @@ def _check_same(written, read):
   }
   if wrong:
     raise OSError(
-      'what was written is not what is read back, so it was removed: '
+      'the written arrays differ when read back, so the file was removed: '
       f'{messages.listed(wrong)}; check the disk'
     )
 
 
 def _same(array, other):
-  """Whether two arrays are the same to the last bit, NaNs included."""
+  """Returns whether two arrays are equal to the last bit, NaNs included."""
   array, other = (np.ascontiguousarray(a) for a in (array, other))
   if (array.dtype, array.shape) != (other.dtype, other.shape):
     return False
@@ -256,8 +258,8 @@ def _same(array, other):
 
 
 @contextlib.contextmanager
-def _named(whole, out):
-  """Errors name the file that the user knows, not the one on its way."""
+def _errors_naming(whole, out):
+  """Replaces the temporary path by the user's path in error messages."""
   try:
     yield
   except (InputError, OSError) as error:
@@ -268,28 +270,30 @@ def _named(whole, out):
 
 
 def _place(whole, out):
-  """Gives what was written its name; a folder that is there keeps others.
+  """Renames the written file or folder; an existing folder keeps other files.
 
-  What tells how to read the weights (the card, config.json) is removed first
-  and comes last: whenever this ends, no weights stand beside another's.
+  The description of the weights (the card, config.json) is removed first and
+  written last. Even if the process is killed in between, weights never have
+  the description of others.
   """
-  real, told = os.path.realpath(out), []
+  real, descriptions = os.path.realpath(out), []
   if os.path.isdir(whole):
     if not os.path.isdir(real) or _is_empty(real):
       os.replace(whole, real)
       return
     file = state_dicts.FILES[0]
     for name in sorted(set(os.listdir(whole)) - {file}):
-      told.append((os.path.join(whole, name), os.path.join(real, name)))
+      paths = os.path.join(whole, name), os.path.join(real, name)
+      descriptions.append(paths)
     whole, real = os.path.join(whole, file), os.path.join(real, file)
   elif out.endswith('.npz'):
     card = os.path.realpath(model_card.card_path(out))
-    told.append((model_card.card_path(whole), card))
-  for _, target in told:
+    descriptions.append((model_card.card_path(whole), card))
+  for _, target in descriptions:
     with contextlib.suppress(FileNotFoundError):
       os.remove(target)
   os.replace(whole, real)
-  for made, target in told:
-    if os.path.exists(made):
-      with open(made, encoding='utf-8') as file:
+  for written, target in descriptions:
+    if os.path.exists(written):
+      with open(written, encoding='utf-8') as file:
         files.write_text(target, file.read())

@@ -1,9 +1,10 @@
-"""The configuration files of a folder that a port loads a model from.
+"""Configuration files of a folder from which a port loads a model.
 
-transformers: `from_pretrained(FOLDER)`; timm: `create_model('local-dir:FOLDER',
-pretrained=True)`. They ask for what the original computes with: its form of
-GELU and its epsilons, which are not the libraries' defaults. What a library
-cannot be asked for is refused, or said in a remark.
+transformers loads it with `from_pretrained(FOLDER)`, timm with
+`create_model('local-dir:FOLDER', pretrained=True)`. The files set the form of
+GELU and the epsilons of the original, which are not the libraries' defaults. If
+a library has no setting for a constant, the model is refused, or a remark
+describes the difference.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ _TRANSFORMERS_GELUS = {'tanh': 'gelu_pytorch_tanh', 'erf': 'gelu'}
 _TIMM_GELUS = {'tanh': 'gelu_tanh', 'erf': 'gelu'}
 _TIMM_LAYER_NORM_EPS = 1e-6  # timm, layers/norm.py: LayerNorm
 _BILINEAR, _BICUBIC = 2, 3  # PIL.Image.Resampling
-# A timm model of any size is made from one of these and other arguments.
+# timm creates a ViT of any size from one of these names and further arguments.
 _TIMM_VIT = 'vit_base_patch16_224'
 _TIMM_DISTILLED = 'deit_base_distilled_patch16_224'
 
@@ -33,30 +34,32 @@ def files(
   class_names: tuple[str, ...] | None,
   preprocessing: str,
 ) -> tuple[dict[str, dict], str | None]:
-  """{file name: what stands in it as JSON}, and a remark or None.
+  """Returns {file name: JSON contents}, and a remark or None.
 
   Args:
     library: 'transformers', 'transformers_v4' or 'timm'.
     model: the linen module.
-    params: its canonical tree, as it is written (parts dropped).
-    image_size: (height, width) pixels that the model sees.
-    class_names: a name for each label.
+    params: the canonical tree as it is written, without dropped parts.
+    image_size: (height, width) of the model's images, in pixels.
+    class_names: a name for each label, or None.
     preprocessing: a name of data.preprocess.
 
   Raises:
-    InputError: a folder cannot describe such a model; what to write instead.
+    InputError: a folder cannot describe such a model. The message names what
+      to write instead.
   """
   kind = type(model).__name__
   if kind == 'ViT':
     _check_image_size(model, params, image_size)
     if model.classifier.endswith('unpooled'):
-      raise InputError('no port gives the logits of every token')
+      raise InputError('no port returns the logits of every token')
   if library == 'timm' and kind == 'ViT' and model.stem_num_layers is None:
     return _timm_files(model, params, image_size, class_names, preprocessing)
   if library == 'timm':
     raise InputError(
-      "timm's create_model makes hybrids, BiT and Mixers with constants other "
-      "than the authors'; write a .safetensors file for timm's own modules"
+      "timm's create_model creates hybrids, BiT and Mixers with constants that "
+      "differ from the authors'; write a .safetensors file for timm's own "
+      'modules'
     )
   labels = _labels(class_names, model.num_classes)
   if kind == 'BiT':
@@ -71,16 +74,21 @@ def files(
 
 
 def _check_image_size(model, params, image_size):
-  """The positions are those of this size, which the port is made for."""
+  """Raises an InputError if the positions do not suit the image size.
+
+  The port is configured for this size.
+  """
   grid = patch_grid(model, image_size)
+  assert grid is not None, 'every ViT has patches'
   flat = trees.flatten(params)
-  tokens = positions.prefix(flat, positions.name_in(flat))
+  name = positions.name_in(flat)
+  tokens = 0 if name is None else positions.prefix(flat, name)
   count = positions.count_in(params)
   if count != grid[0] * grid[1] + tokens:
     raise InputError(
       f'{count} position embeddings are not those of {image_size[0]}x'
-      f'{image_size[1]} pixels, and nothing says of which; write a '
-      '.safetensors file'
+      f'{image_size[1]} pixels, and the files give no other image size; write '
+      'a .safetensors file'
     )
 
 
@@ -150,8 +158,9 @@ def _bit_remark(model):
 def _timm_files(model, params, image_size, class_names, preprocessing):
   if model.layer_norm_eps != _TIMM_LAYER_NORM_EPS:
     raise InputError(
-      f"timm's create_model makes LayerNorms of epsilon {_TIMM_LAYER_NORM_EPS}"
-      f', not {model.layer_norm_eps}; write a .safetensors file'
+      "timm's create_model creates LayerNorms with epsilon "
+      f'{_TIMM_LAYER_NORM_EPS}, not {model.layer_norm_eps}; write a '
+      '.safetensors file'
     )
   arguments = {
     'img_size': list(image_size),
@@ -164,7 +173,8 @@ def _timm_files(model, params, image_size, class_names, preprocessing):
   }
   if int(model.hidden_size * arguments['mlp_ratio']) != model.mlp_dim:
     raise InputError(
-      f'timm rounds {model.mlp_dim} of the MLP down; write a .safetensors file'
+      f"timm rounds the MLP's mlp_dim={model.mlp_dim} down; write a "
+      '.safetensors file'
     )
   if 'pos_embedding' in params:
     arguments['no_embed_class'] = True
@@ -198,7 +208,7 @@ def _side_or_sides(size):
 
 
 def _names(class_names, num_classes):
-  """The card's names; of a head without, ImageNet's of that number."""
+  """Returns the class names; by default ImageNet's if the number fits."""
   if class_names is None and num_classes in labels.FILES:
     return labels.class_names(num_classes)
   return class_names
@@ -224,9 +234,10 @@ def _statistics(preprocessing):
 
 
 def _processor(preprocessing, image_size):
-  """The nearest processor: transformers' resize antialiases, the authors' not.
+  """Returns the nearest configuration of transformers' image processor.
 
-  big_vision's resizing by area becomes a bicubic one.
+  transformers' resize antialiases, the authors' does not. big_vision's resizing
+  by area becomes bicubic.
   """
   entry, mean, std = _statistics(preprocessing)
   height, width = image_size

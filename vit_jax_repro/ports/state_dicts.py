@@ -1,7 +1,7 @@
 """Files of PyTorch ports: safetensors, .pth, and folders of save_pretrained.
 
-Only plain tensors are read: PyTorch's reader for weights refuses pickles that
-could run code. Every dtype, bfloat16 and float16 too, stays what it is.
+Only plain tensors are read; PyTorch's `weights_only` reader refuses pickles
+that could run code. Arrays keep their dtype, bfloat16 and float16 included.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -22,16 +23,16 @@ from vit_jax_repro.weights import npz
 SAFETENSORS = ('.safetensors',)
 PICKLES = ('.pth', '.pt', '.bin')
 SUFFIXES = SAFETENSORS + PICKLES
-# What stands in a folder, the best first: the names that transformers and timm
-# write (transformers/utils/__init__.py, timm/models/_hub.py).
+# Names of weights files in a folder, in order of preference, as written by
+# transformers and timm (transformers/utils/__init__.py, timm/models/_hub.py).
 FILES = (
   'model.safetensors',
   'model.safetensors.index.json',
   'pytorch_model.bin',
   'pytorch_model.bin.index.json',
 )
-# Under which a training checkpoint has the weights: facebookresearch/deit
-# saves `model`, timm's trainer `state_dict`.
+# Keys of the weights in a training checkpoint: facebookresearch/deit saves them
+# as `model`, timm's trainer as `state_dict`.
 WRAPPERS = ('model', 'state_dict')
 
 _INSTALL = "pip install -e '.[torch]'"
@@ -42,24 +43,24 @@ _KNOWN_STARTS = (
 
 
 def is_port(path: str | os.PathLike) -> bool:
-  """Whether a path is a folder or is named like a file of a port."""
+  """Returns whether a path is a folder or is named like a port's file."""
   path = pathlib.Path(path)
   return path.is_dir() or path.suffix in SUFFIXES or path.name in FILES
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Reads a state dict: {name: array} in stored dtypes (bfloat16 too).
+  """Reads a state dict: {name: array} in the stored dtypes, even bfloat16.
 
   Args:
-    path: a .safetensors, .pth, .pt or .bin file, the .index.json of one that
-      is in several parts, or a folder with one of `FILES`. Of a training
-      checkpoint the weights below one of `WRAPPERS` are taken.
+    path: a .safetensors, .pth, .pt or .bin file, the .index.json of a file in
+      several parts, or a folder with one of `FILES`. In a training checkpoint,
+      only the weights below one of `WRAPPERS` are read.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    InputError: one line: it is no such file, is damaged, holds Python objects
+    FileNotFoundError: the file does not exist.
+    InputError: the file is of another kind, is damaged, holds Python objects
       that could run code, or needs a library that is not installed.
-    OSError: it cannot be read.
+    OSError: the file cannot be read.
   """
   path = pathlib.Path(path)
   if path.is_dir():
@@ -85,15 +86,16 @@ def write(
   *,
   wrapper: str | None = None,
 ) -> None:
-  """Writes a state dict, atomically, as the suffix says.
+  """Writes a state dict atomically, in the format of the suffix.
 
   Args:
-    path: .safetensors, .pth, .pt or .bin; what is there is replaced.
+    path: a .safetensors, .pth, .pt or .bin file; an existing one is replaced.
     state: {name: array}.
-    wrapper: a name to put a pickled state dict under.
+    wrapper: key of the state dict in a pickled checkpoint; None for a plain
+      state dict.
 
   Raises:
-    InputError: another suffix, or a library that is not installed.
+    InputError: the suffix is unknown, or a library is not installed.
     OSError: the file cannot be written.
   """
   path = pathlib.Path(path)
@@ -114,8 +116,8 @@ def _file_in(folder):
     if (folder / name).exists():
       return folder / name
   raise FileNotFoundError(
-    f'{folder} has none of {", ".join(FILES)}; give a folder as '
-    'save_pretrained writes it, or a file'
+    f'{folder} has none of {", ".join(FILES)}; give a folder written by '
+    'save_pretrained, or a file'
   )
 
 
@@ -124,13 +126,13 @@ def _check_start(path):
     start = file.read(64).lstrip()
   if not start:
     raise InputError(f'{path} is empty; download it again')
-  for known, what in _KNOWN_STARTS:
+  for known, kind in _KNOWN_STARTS:
     if start.startswith(known):
-      raise InputError(f'{path} is {what}; download it again')
+      raise InputError(f'{path} is {kind}; download it again')
 
 
 def _read_parts(path):
-  """The arrays of several files, by the index that tells which is where."""
+  """Returns the arrays of several files, located by their index file."""
   try:
     parts = json.loads(path.read_text(encoding='utf-8'))['weight_map']
     names = {name: str(part) for name, part in parts.items()}
@@ -142,8 +144,8 @@ def _read_parts(path):
   for part in sorted(set(names.values())):
     if pathlib.PurePath(part).name != part or part in FILES:
       raise InputError(
-        f'{path} names the part {messages.quoted(part)}; parts are files '
-        'beside it'
+        f'{path} names the part {messages.quoted(part)}; parts must be weights '
+        'files in the same folder'
       )
     state |= read(path.parent / part)
   if state.keys() != names.keys():
@@ -158,7 +160,8 @@ def _read_safetensors(path):
   try:
     return safetensors.numpy.load_file(path)
   except (safetensors.SafetensorError, AttributeError, TypeError) as error:
-    # The last two: a dtype that numpy has not, such as 8-bit floats.
+    # AttributeError and TypeError mean a dtype that numpy does not have, such
+    # as 8-bit floats.
     raise InputError(
       f'{path} cannot be read ({messages.short(error)}); download it again, or '
       'save it in float32, float16 or bfloat16'
@@ -173,9 +176,9 @@ def _read_pickle(path):
       warnings.catch_warnings(),
       torch.serialization.safe_globals([argparse.Namespace]),
     ):
-      warnings.simplefilter('ignore')  # of pickles that torch did not write
+      warnings.simplefilter('ignore')  # about pickles not written by torch
       state = torch.load(path, weights_only=True, map_location='cpu')
-  except Exception as error:  # bytes make torch raise anything, OSError too
+  except Exception as error:  # damaged bytes make torch raise any exception
     raise InputError(f'{path} {_why_unreadable(error)}') from None
   for wrapper in WRAPPERS:
     if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -213,7 +216,7 @@ def _missing(path, error):
 
 
 def _check_archive(path):
-  """torch.load does not look at the checksums in a file."""
+  """Raises an InputError on a wrong checksum; torch.load does not check it."""
   if zipfile.is_zipfile(path):
     with zipfile.ZipFile(path) as archive:
       damaged = archive.testzip()
@@ -226,31 +229,35 @@ def _why_unreadable(error):
   if found:
     return (
       f'holds Python objects ({messages.short(found[1])}), which could run any '
-      'code, and is refused; save model.state_dict() alone'
+      'code, and is refused; save only model.state_dict()'
     )
   text = str(error).partition('WeightsUnpickler error: ')[2] or str(error)
   reason = messages.short(text.strip().splitlines()[0] if text else repr(error))
   return f'is no PyTorch weights file, or damaged ({reason}); download it again'
 
 
-def to_numpy(torch, path, name, tensor):
-  """A tensor of any device as an array of its own dtype, bfloat16 too.
+def to_numpy(
+  torch: Any, path: str | os.PathLike, name: Any, tensor: Any
+) -> np.ndarray:
+  """Returns a tensor of any device as an array of its dtype, even bfloat16.
 
   Args:
     torch: the library.
-    path, name: whose tensor it is and how it is called, for the error.
-    tensor: what shall be a tensor.
+    path: file or module that the tensor belongs to, for the error message.
+    name: name of the tensor, for the error message.
+    tensor: the tensor.
 
   Raises:
-    InputError: it is none, or of a dtype that numpy has not.
+    InputError: it is not a tensor, or has a dtype that numpy does not have.
   """
   if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
     raise InputError(
       f'{path}: {messages.quoted(name)} is a {type(tensor).__name__}, not a '
-      'tensor; save model.state_dict() alone'
+      'tensor; save only model.state_dict()'
     )
   tensor = tensor.detach().cpu().contiguous()
-  if tensor.dtype == torch.bfloat16:  # numpy has it from ml_dtypes alone
+  if tensor.dtype == torch.bfloat16:
+    # torch cannot convert it: in numpy it exists only through ml_dtypes.
     return tensor.view(torch.int16).numpy().view(npz.BFLOAT16)
   try:
     return tensor.numpy()
@@ -265,7 +272,7 @@ def _write_safetensors(path, temporary, state):
   safetensors = _safetensors(path)
   arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
   try:
-    # transformers refuses files that do not say so.
+    # transformers refuses files without this metadata.
     safetensors.numpy.save_file(arrays, temporary, metadata={'format': 'pt'})
   except safetensors.SafetensorError as error:
     raise OSError(f'cannot write {path}: {messages.short(error)}') from None
@@ -280,8 +287,13 @@ def _write_pickle(path, temporary, state, wrapper):
     raise OSError(f'cannot write {path}: {messages.short(error)}') from None
 
 
-def to_torch(torch, array):
-  """An array of any dtype of `to_numpy` as a tensor."""
+def to_torch(torch: Any, array: np.ndarray) -> Any:
+  """Returns an array as a tensor, in any dtype that `to_numpy` returns.
+
+  Args:
+    torch: the library.
+    array: the array.
+  """
   array = np.require(array, requirements=['C', 'W'])
   if array.dtype == npz.BFLOAT16:
     return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)

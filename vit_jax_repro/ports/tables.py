@@ -1,16 +1,18 @@
-"""What PyTorch ports call the parameters, as tables beside the canonical names.
+"""Tables of parameter names in PyTorch ports and their canonical names.
 
-A table is a tuple of groups: a prefix on either side and rows of (canonical
-module, port module, kind). {i} counts a port's blocks from 0; {s} and {u}
-count its stages and units from 0, {s1} and {u1} ours from 1. The kind says
-which arrays a module has and how they lie (`leaves.LEAVES`); a `?` after
-it marks a module that a model may lack, `first` one that the first unit of a
-stage alone has. Several modules of ours stand where the port fuses them.
+A table is a tuple of groups. A group has a prefix on either side and rows of
+(canonical module, port module, kind). {i} counts blocks from 0. {s} and {u}
+count a port's stages and units from 0; {s1} and {u1} count the canonical ones
+from 1. The kind determines the arrays of a module and their layouts
+(`array_layouts.LEAVES`). A `?` after it marks an optional module, and `first`
+marks a module that only the first unit of a stage has. A row has several
+canonical modules if the port fuses them.
 
 The names were read off the installed libraries' modules (timm 1.0.31: models/
 vision_transformer.py, vision_transformer_hybrid.py, resnetv2.py, deit.py and
-mlp_mixer.py; transformers 5.23: models/vit, models/deit, models/bit); those of
-transformers v4 are the left sides of `ViTModel` in its conversion_mapping.py.
+mlp_mixer.py; transformers 5.23: models/vit, models/deit, models/bit). The
+names of transformers v4 are the left sides of `ViTModel` in its
+conversion_mapping.py.
 """
 
 from vit_jax_repro.ports.array_layouts import Group
@@ -73,7 +75,12 @@ _BACKBONE = 'patch_embed.backbone.'
 
 
 def _timm_hybrid(stem):
-  """The stem stands in the backbone, or is all of it (R+ViT-Ti_16)."""
+  """Returns the table of a hybrid.
+
+  Args:
+    stem: prefix of the stem within the backbone; '' if the stem is the whole
+      backbone (R+ViT-Ti_16).
+  """
   convs = [(f'conv{n}', f'conv{n}', 'std_conv') for n in (1, 2, 3)]
   norms = [(f'gn{n}', f'norm{n}', 'norm') for n in (1, 2, 3)]
   shortcut = (
@@ -113,7 +120,15 @@ _TIMM_MIXER = (
 
 
 def _bit(top, units):
-  """The pre-activation norm of a layer is the port's norm of that number."""
+  """Returns the table of a BiT.
+
+  The pre-activation norm of a layer is the port's norm with that layer's
+  number.
+
+  Args:
+    top: rows of the modules outside the blocks.
+    units: prefix of the port's units.
+  """
   layers = [
     row
     for n, layer in enumerate('abc', 1)
@@ -172,8 +187,8 @@ _V4_BLOCK = (
 )
 
 
-# What stands beside the encoder. ViTModel's pooler is our pre_logits, its tanh
-# included; a classifier never has one before it.
+# Modules outside the encoder. ViTModel's pooler is this package's pre_logits,
+# with its tanh; a classifier never has a pooler before it.
 _TRANSFORMERS_HEADS = {
   '': (('dist', 'embeddings.distillation_token', 'tokens?'),
        ('pre_logits', 'pooler.dense', 'dense?')),
@@ -209,8 +224,8 @@ def _transformers(version):
   return tables | bits
 
 
-# library: {(family, form): groups}. The form is the prefix that transformers'
-# classifiers have, or where timm's hybrids have their stem.
+# library: {(family, form): groups}. The form is the prefix of transformers'
+# classifiers, or the prefix of the stem in timm's hybrids.
 TABLES = {
   'timm': {
     ('vit', ''): _TIMM_VIT,

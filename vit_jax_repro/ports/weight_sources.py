@@ -1,12 +1,13 @@
-"""Weights of any library, and what is known of their model.
+"""Weights of any library, with a description of their model.
 
-What a port's config.json says (its GELU, its epsilons, its heads) is kept, so
-that the converted model computes what the port does.
+The constants in a port's config.json (GELU, epsilons, number of heads) are
+kept, so that the converted model computes the same as the port.
 """
 
 import dataclasses
 import os
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 
@@ -16,27 +17,35 @@ from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import configs, state_dicts
 from vit_jax_repro.weights import layouts, model_card, trees
 
-_UNSAID = (
-  'nothing says which GELU these weights were trained with; they are taken '
-  "for the authors' (tanh). Of a DeiT, say --model=DeiT-..."
+_UNKNOWN_GELU = (
+  'the files do not name the GELU that these weights were trained with; the '
+  "authors' form (tanh) is used. For a DeiT, give --model=DeiT-..."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightSource:
-  """Parameters and what is known of their model."""
+  """Parameters with the description of their model.
 
-  params: dict  # canonical, nested, unrolled
+  Attributes:
+    params: canonical tree, nested and unrolled.
+    card: the description.
+    is_described: whether the card comes from a file or the caller. Otherwise
+      it is derived from the parameters.
+  """
+
+  params: dict[str, Any]
   card: model_card.ModelCard
-  said: bool  # whether a file or the caller told what the card says
+  is_described: bool
 
   @property
-  def flat(self):
+  def flat(self) -> dict[str, Any]:
+    """The parameters as {path: array}."""
     return trees.flatten(self.params)
 
 
 def config_folder(source: str) -> str | None:
-  """The folder whose config.json belongs to a file or folder, if any."""
+  """Returns the folder whose config.json describes a source, or None."""
   if os.path.isdir(source):
     return source
   if os.path.basename(source) in state_dicts.FILES:
@@ -47,30 +56,31 @@ def config_folder(source: str) -> str | None:
 def read(
   source: str, *, num_heads: int | None = None, model: str | None = None
 ) -> WeightSource:
-  """Reads any weights file or folder of ours or of a port.
+  """Reads any weights file or folder, of this package or of a port.
 
   Args:
-    source: an .npz file with or without a card, or what `state_dicts.read`
-      takes, with or without a config.json in its folder.
-    num_heads: of a port's attention; by default as `model` or config.json
-      says, else the published one of that width.
-    model: a name whose architecture the weights have, whatever the files say.
+    source: an .npz file with or without a card, or a file or folder that
+      `state_dicts.read` accepts, with or without a config.json in its folder.
+    num_heads: number of attention heads of a port; by default that of `model`
+      or config.json, else that of the published model of this width.
+    model: name of the model; its architecture overrides that of the files.
 
   Raises:
-    InputError: one line on what is wrong with the files or arguments.
+    InputError: a file or argument is wrong.
     OSError: a file cannot be read.
   """
   if state_dicts.is_port(source):
     params, card = _read_port(source, num_heads, model)
   elif num_heads is not None:
     raise InputError(
-      f'--num_heads={num_heads} is for files of ports; {source} tells it'
+      f'--num_heads={num_heads} is for files of ports; {source} has the number '
+      'in the shapes of its arrays'
     )
   else:
     params, card = weights.load(source), _card_of(source)
   spec = weights.describe(params)
   image_size = spec.pop('image_size')
-  said = card is not None or model is not None
+  is_described = card is not None or model is not None
   card = card or model_card.ModelCard(spec)
   if model is not None:
     card = dataclasses.replace(card, architecture=_named(model, params, spec))
@@ -80,7 +90,7 @@ def read(
       f'{spec["num_classes"]} classes'
     )
   card = dataclasses.replace(card, image_size=card.image_size or image_size)
-  return WeightSource(params, card, said)
+  return WeightSource(params, card, is_described)
 
 
 def _card_of(source):
@@ -92,7 +102,7 @@ def _card_of(source):
 
 
 def _read_port(source, num_heads, name):
-  """(params, ModelCard or None) of a port's file or folder."""
+  """Reads (params, ModelCard or None) of a port's file or folder."""
   state = state_dicts.read(source)
   folder = config_folder(source)
   config = None if folder is None else configs.read(folder)
@@ -115,11 +125,11 @@ def _read_port(source, num_heads, name):
       and spec.get('classifier') == 'token'
       and 'dist' not in params
     ):
-      note(_UNSAID)
+      note(_UNKNOWN_GELU)
     return params, None
   del spec['image_size']
   if name is None:
-    _say_constants(spec, config.fields)
+    _note_constants(spec, config.fields)
   return params, model_card.ModelCard(
     architecture=spec | config.fields,
     class_names=config.class_names if spec['num_classes'] else None,
@@ -128,20 +138,20 @@ def _read_port(source, num_heads, name):
   )
 
 
-def _say_constants(spec, fields):
-  """Notes what a port computes with, where the authors' models differ."""
+def _note_constants(spec, fields):
+  """Prints a note on the port's constants that differ from the authors'."""
   original = models.create(spec)
   own = {k: v for k, v in fields.items() if v != getattr(original, k, None)}
   if own:
     own = ', '.join(f'{key}={value}' for key, value in own.items())
     note(
-      f"config.json says {own}, not the authors' constants; it is kept, and "
-      '--model=NAME takes theirs'
+      f"config.json has {own}, which differs from the authors' constants and "
+      'is kept; use --model=NAME for theirs'
     )
 
 
 def _named(name, params, spec):
-  """The fields of a named model, if the parameters fit it."""
+  """Returns the fields of a named model; raises if the weights do not fit."""
   fields = models.variant(name) | {'num_classes': spec['num_classes']}
   if 'representation_size' in fields:
     fields['representation_size'] = spec.get('representation_size')
@@ -150,7 +160,7 @@ def _named(name, params, spec):
 
 
 def without(read: WeightSource, drop: Collection[str]) -> WeightSource:
-  """The source without some of `ports.PARTS`, and its card to match.
+  """Returns the source without some of `ports.PARTS`, with a matching card.
 
   Raises:
     InputError: see `ports.without`.
@@ -165,26 +175,27 @@ def without(read: WeightSource, drop: Collection[str]) -> WeightSource:
     card = dataclasses.replace(card, class_names=None)
   elif 'pre_logits' in drop and 'pre_logits' in read.params:
     note(
-      'the head was trained on pre_logits and now gets other features; what it '
-      'says of images means nothing'
+      'the head was trained on pre_logits and now receives other features; its '
+      'predictions are meaningless'
     )
   if 'pre_logits' in drop and 'representation_size' in architecture:
     architecture['representation_size'] = None
   card = dataclasses.replace(card, architecture=architecture)
-  return WeightSource(trees.nest(flat), card, read.said)
+  return WeightSource(trees.nest(flat), card, read.is_described)
 
 
 def with_token_slot(read: WeightSource) -> WeightSource:
-  """The same function with a position of zeros for the class token.
+  """Returns the source with a position of zeros for the class token.
 
-  So the authors' own code reads what big_vision's files hold; sources without
-  such positions stay as they are. Positions are added to [cls, patches] (ViT
-  paper, equation 1) instead of to the patches alone.
+  The model computes the same function. The authors' own code can then read
+  weights from big_vision's files: positions are added to [cls, patches] (ViT
+  paper, equation 1) instead of to the patches alone. Sources without such
+  positions are returned unchanged.
   """
   flat = read.flat
   if 'cls' not in flat or layouts.POSITIONS_BEFORE_CLS not in flat:
     return read
-  if 'dist' in flat:  # no layout of the authors has it
+  if 'dist' in flat:  # the authors have no layout with a distillation token
     return read
   positions = flat.pop(layouts.POSITIONS_BEFORE_CLS)
   slot = np.zeros_like(positions[:, :1])
@@ -194,5 +205,5 @@ def with_token_slot(read: WeightSource) -> WeightSource:
   return WeightSource(
     trees.nest(flat),
     dataclasses.replace(read.card, architecture=architecture),
-    read.said,
+    read.is_described,
   )
