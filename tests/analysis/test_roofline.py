@@ -3,6 +3,7 @@ import types
 import pytest
 
 from vit_jax_repro.analysis import hlo, roofline
+from vit_jax_repro.analysis.collectives import Collective
 from vit_jax_repro.parallel import targets
 
 pytestmark = pytest.mark.quick
@@ -54,9 +55,7 @@ def test_links_count_loops():
   once, often = (
     bound(
       collectives=[
-        hlo.Collective(
-          'all-reduce', ('data',), tuple(range(8)), (array,), n, ''
-        )
+        Collective('all-reduce', ('data',), tuple(range(8)), (array,), n, '')
       ]
     ).links
     for n in (1, 3)
@@ -64,3 +63,47 @@ def test_links_count_loops():
   # Twice 7/8 of the array over three ports: one along x, two along y.
   assert once == pytest.approx(2 * 7 / 8 * 4e8 / (3 * 50e9))
   assert often == pytest.approx(3 * once)
+
+
+def cards(hosts, each):
+  return [
+    types.SimpleNamespace(process_index=host)
+    for host in range(hosts)
+    for _ in range(each)
+  ]
+
+
+def test_exchange_between_hosts_is_bounded_by_their_network():
+  chip = targets.parse('h100').chip
+  within = roofline.exchange_seconds(
+    chip, cards(1, 8), kind='all-reduce', payload=8e9
+  )
+  across = roofline.exchange_seconds(
+    chip, cards(2, 8), kind='all-reduce', payload=8e9
+  )
+  assert within == pytest.approx(2 * 7 / 8 * 8e9 / 450e9)
+  # An eighth of the array from each card, to one other host and back.
+  assert across == pytest.approx(max(2 * 15 / 16 * 8 / 450, 2 / 2 / 50))
+
+
+@pytest.mark.parametrize(
+  'kind, passes',
+  [('all-gather', 7 / 8), ('all-reduce', 14 / 8), ('collective-permute', 1)],
+)
+def test_exchange_of_a_slice_uses_the_ports_of_its_sides(kind, passes):
+  chip = targets.parse('v4:2x2x2').chip
+  devices = [
+    types.SimpleNamespace(coords=(x, y, z))
+    for x in range(2)
+    for y in range(2)
+    for z in range(2)
+  ]
+  found = roofline.exchange_seconds(chip, devices, kind=kind, payload=3e9)
+  assert found == pytest.approx(passes * 3 / (3 * 50))
+
+
+def test_cores_of_one_chip_need_no_link():
+  chip = targets.parse('v3:2x2').chip
+  two = [types.SimpleNamespace(coords=(0, 0, 0))] * 2
+  seconds = roofline.exchange_seconds(chip, two, kind='all-reduce', payload=1e9)
+  assert not seconds

@@ -16,9 +16,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from vit_jax_repro.analysis import cost, hlo, memory, roofline
+from vit_jax_repro.analysis import (
+  collectives,
+  cost,
+  hlo,
+  memory,
+  roofline,
+  traffic,
+)
+from vit_jax_repro.parallel import chips
 from vit_jax_repro.parallel import mesh as meshes
-from vit_jax_repro.parallel import targets
 
 # How much longer an array of a collective may be than its parameter: XLA pads
 # shards to its tiles.
@@ -154,28 +161,27 @@ def _analyse(
       memory.memory_of_refused(str(error)), between - started, seconds
     )
   ended = time.perf_counter()
-  program = hlo.Program(compiled.as_text())
+  program = hlo.HloModule(compiled.as_text())
   products = cost.products(traced.jaxpr)
   devices = list(mesh.devices.flat)
-  collectives = program.collectives(dict(mesh.shape))
-  traffic = program.traffic()
-  chip = targets.chip_of(devices[0].device_kind)
+  exchanged = collectives.find(program, dict(mesh.shape))
+  chip = chips.chip_of(devices[0].device_kind)
   wide = sum(n for name, n in products.items() if name == 'float32')
   return Analysis(
     memory=memory.memory_of(compiled),
     lower=between - started,
     compile=ended - between,
     kernels=dict(program.custom_calls()),
-    exchanges=_exchanges(collectives),
-    gathered=tuple(dict.fromkeys(_gathered(collectives, params, mesh, images))),
+    exchanges=_exchanges(exchanged),
+    gathered=tuple(dict.fromkeys(_gathered(exchanged, params, mesh, images))),
     wide_products=wide / max(1, sum(products.values())),
     undivided=_undivided(program, params, mesh, (images, images // parts)),
     bound=None
     if chip is None
     else roofline.bound(
       products=products,
-      traffic=traffic,
-      collectives=collectives,
+      traffic=traffic.total(program),
+      collectives=exchanged,
       devices=devices,
       chip=chip,
       images=images,
@@ -256,7 +262,7 @@ def limits(device: Any) -> tuple[int | None, int | None]:
 
   A device of this machine reports its own; of another the table has it.
   """
-  chip = targets.chip_of(getattr(device, 'device_kind', ''))
+  chip = chips.chip_of(getattr(device, 'device_kind', ''))
   if _is_here(device):
     return memory.limit(device), memory.usable(device)
   if chip is None:
@@ -272,9 +278,9 @@ def _is_attention(name, backward):
   return 'fmha' in name.lower() and ('backward' in name.lower()) == backward
 
 
-def _exchanges(collectives) -> tuple[Exchange, ...]:
+def _exchanges(exchanged) -> tuple[Exchange, ...]:
   number, size = collections.Counter(), collections.Counter()
-  for each in collectives:
+  for each in exchanged:
     dtypes = collections.Counter()
     for array in each.arrays:
       dtypes[array.dtype] += array.bytes
@@ -288,7 +294,7 @@ def _exchanges(collectives) -> tuple[Exchange, ...]:
   )
 
 
-def _gathered(collectives, params, mesh, images):
+def _gathered(exchanged, params, mesh, images):
   """Describes what crosses the batch's axes and is no parameter.
 
   A parameter, or the block of it that a loop takes, is known by its number of
@@ -303,7 +309,7 @@ def _gathered(collectives, params, mesh, images):
     for size in (leaf.size, leaf.size // (leaf.shape or (1,))[0]):
       sizes |= {size, size // mesh.shape['model']}
   ordered = np.array(sorted(sizes))
-  for each in collectives:
+  for each in exchanged:
     if not set(each.axes) & {'data', 'fsdp'}:
       continue
     if each.kind == 'collective-permute':

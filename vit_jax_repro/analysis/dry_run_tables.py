@@ -1,11 +1,10 @@
-"""What dry runs found, as tables on the terminal."""
+"""Tables of dry runs on the terminal."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from vit_jax_repro.analysis import dry_run
+from vit_jax_repro.analysis import dry_run, roofline
 from vit_jax_repro.output import reports
-from vit_jax_repro.parallel import targets
 
 _GIB = 2**30
 
@@ -36,7 +35,7 @@ def show_run(found: Any) -> None:
   show_exchanges(found.update)
   if found.update.exchanges:
     print(_exchanged(found))
-    print(f'{targets.LINKS[0].upper()}{targets.LINKS[1:]}.')
+    print(f'{roofline.LINKS[0].upper()}{roofline.LINKS[1:]}.')
   if found.largest_batch is not None:
     print(f'largest batch of the update: {found.largest_batch}')
   for line in found.notes:
@@ -144,7 +143,7 @@ def _parts(batch, number):
 
 
 def _kernels(analysis, parts):
-  """Forward and backward calls of a kernel in each part of a batch."""
+  """Returns forward and backward calls of a kernel in each part of a batch."""
   forward, backward = (n // parts for n in analysis.attention_kernels)
   times = f', {parts} times' if parts > 1 else ''
   return f'{forward} + {backward} kernels{times}'

@@ -10,8 +10,17 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vit_jax_repro.analysis import hlo
-from vit_jax_repro.parallel import targets
+import numpy as np
+
+from vit_jax_repro.analysis.collectives import Collective
+from vit_jax_repro.errors import InputError
+from vit_jax_repro.parallel import chips
+
+LINKS = (
+  'links: ring algorithms; a TPU uses a port towards each neighbour in the '
+  'group, a card all its NVLinks to the others of its host and its network '
+  'adapter to other hosts; what can overlap counts as its maximum'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +32,7 @@ class Bound:
     memory: bytes read and written at the bandwidth of the memory.
     links: exchanges between devices, one after the other.
     operations: of the products that one device computes, recomputed ones too.
-    traffic: bytes that one device reads and writes, see `hlo.traffic`.
+    traffic: bytes that one device reads and writes, see `traffic.total`.
     images_per_sec: at most, of one device.
     utilisation: at most, of the operations of the model alone.
   """
@@ -51,9 +60,9 @@ def bound(
   *,
   products: Mapping[str, int],
   traffic: int,
-  collectives: Sequence[hlo.Collective],
+  collectives: Sequence[Collective],
   devices: Sequence[Any],
-  chip: targets.Chip,
+  chip: chips.Chip,
   images: int,
   model_operations: float,
   dtype: str,
@@ -77,7 +86,7 @@ def bound(
   )
   links = sum(
     each.times
-    * targets.exchange_seconds(
+    * exchange_seconds(
       chip,
       [devices[i] for i in each.group],
       kind=each.kind,
@@ -98,6 +107,48 @@ def bound(
     # The model's operations include gradients of images, which XLA leaves out.
     utilisation=min(1.0, model_operations / number / seconds / peak),
   )
+
+
+def exchange_seconds(
+  chip: chips.Chip, devices: Sequence[Any], *, kind: str, payload: float
+) -> float:
+  """Bounds from below the time of one exchange between devices.
+
+  A ring gather or scatter sends all parts but one from each device, an
+  all-reduce twice that, a permutation its array. On a TPU slice the chips of
+  the group form a torus: a side of two chips is one port of each, a longer one
+  two. Cards of several hosts first exchange within their host, so that each
+  sends its part to the other hosts.
+
+  Args:
+    chip: of the devices.
+    devices: of one group, as `Target.devices` gives them.
+    kind: an XLA collective, such as 'all-reduce'.
+    payload: bytes of the whole array; of a permutation what a device sends.
+  """
+
+  def sent(size: float, number: int) -> float:
+    if kind == 'collective-permute':
+      return size
+    passes = 2 if kind == 'all-reduce' else 1
+    return passes * size * (number - 1) / number
+
+  number = len(devices)
+  if chip.is_tpu:
+    places = np.array([device.coords for device in devices])  # [devices, 3]
+    ports = sum(min(len(set(side)) - 1, 2) for side in places.T.tolist())
+    if not ports:
+      return 0.0  # cores of one chip
+    shared = chip.devices_per_chip  # which share the chip's ports
+    return shared * sent(payload, number) / (ports * chip.link * 1e9)
+  hosts = len({device.process_index for device in devices})
+  within = sent(payload, number) / (chip.link * 1e9)
+  if hosts == 1:
+    return within
+  if chip.network is None:
+    raise InputError(f'no bandwidth between hosts is known for {chip.name}')
+  share = payload * hosts / number  # that a card sends to other hosts
+  return max(within, sent(share, hosts) / (chip.network * 1e9))
 
 
 def _is_wide(dtype):

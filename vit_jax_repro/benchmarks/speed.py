@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from vit_jax_repro.benchmarks import programs, torch_models, workers
-from vit_jax_repro.parallel import targets
+from vit_jax_repro.parallel import chips
 
 EAGER, COMPILED = 'eager', 'compiled'
 _PAUSE = 0.5  # seconds for the previous contender to become idle
@@ -76,7 +76,7 @@ def measure(
     contenders: names from `programs.VARIANTS` and from `others`.
     rounds: number of times that each contender computes.
     seconds: approximate time that it computes in a round.
-    peak: FLOP/s of a device; None for the value in the table `targets.CHIPS`.
+    peak: FLOP/s of a device; None for the value in the table `chips.CHIPS`.
     show: called with a line of text about the progress.
 
   Returns:
@@ -150,7 +150,7 @@ def _row(row, seconds, firsts, memory, peak):
       one / first for first, one in zip(firsts, seconds, strict=True)
     )
   if peak is None and row.device_kind is not None:
-    peak = targets.peak(row.device_kind, row.case.dtype)
+    peak = chips.peak(row.device_kind, row.case.dtype)
   utilisation = None
   if peak is not None:
     each = programs.operations(row.case) / row.case.batch_size

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vit_jax_repro.analysis import roofline
 from vit_jax_repro.benchmarks import compiling, profiles, speed
 from vit_jax_repro.output import reports
 from vit_jax_repro.parallel import targets
@@ -112,7 +113,7 @@ def forecasts(rows: Sequence[compiling.Forecast]) -> None:
     'much). The times are lower bounds for a step: its products at peak '
     'speed, its bytes at the bandwidth of the memory, its exchanges over the '
     'links. The longest one bounds the step and the images/s of a chip. '
-    f'Relative: to the first row. {targets.LINKS}.'
+    f'Relative: to the first row. {roofline.LINKS}.'
   )
 
 

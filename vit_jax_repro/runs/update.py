@@ -14,8 +14,8 @@ import optax
 from vit_jax_repro.analysis import dry_run, memory
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import note
+from vit_jax_repro.parallel import chips
 from vit_jax_repro.parallel import mesh as mesh_lib
-from vit_jax_repro.parallel import targets
 from vit_jax_repro.runs import fitting, tasks
 from vit_jax_repro.runs.input import Input
 from vit_jax_repro.runs.settings import Settings
@@ -98,7 +98,7 @@ class Update:
     """Lists what a user may want to change, a line each."""
     model, settings = self._task.model, self._settings
     lines = mesh_lib.unsharded_parameters(self.shapes.params, self._mesh)
-    advice = targets.advice_on_dtype(
+    advice = chips.advice_on_dtype(
       self._mesh.devices.flat[0], settings.model.get('dtype')
     )
     if advice:
