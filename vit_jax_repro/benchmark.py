@@ -200,29 +200,13 @@ def _memory(values, _):
   from vit_jax_repro.benchmarks import compiling, tables
 
   limit = values.memory_limit_gb and int(values.memory_limit_gb * 2**30)
-  rows = []
   cases, variants = _cases(values, _kind(values))
+  measure, show = compiling.fits, tables.fits
   if values.target is not None:
-    _forecast(values, cases, variants, limit)
-    return
-  for case in cases:
-    rows += compiling.fits(
-      case,
-      variants,
-      limit=limit,
-      largest=values.largest_batch,
-      show=command_line.show,
-    )
-  _finish(values, rows, tables.fits)
-
-
-def _forecast(values, cases, variants, limit):
-  from vit_jax_repro import command_line
-  from vit_jax_repro.benchmarks import compiling, tables
-
+    measure, show = compiling.forecasts, tables.forecasts
   rows = []
   for case in cases:
-    rows += compiling.forecasts(
+    rows += measure(
       case,
       variants,
       limit=limit,
@@ -230,7 +214,7 @@ def _forecast(values, cases, variants, limit):
       show=command_line.show,
     )
     _write(values, _result('rows', rows, {}))  # so far
-  _finish(values, rows, tables.forecasts)
+  _finish(values, rows, show)
 
 
 def _profile(values, _):
@@ -281,7 +265,7 @@ def _kind(values):
 
 
 def _cases(values, kind):
-  """The cases that the flags name, and the variants."""
+  """Returns the cases that the flags name, and the variants."""
   import itertools
 
   from vit_jax_repro import command_line
