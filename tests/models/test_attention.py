@@ -1,3 +1,5 @@
+"""Attention: its kernels give the same values, and when each is chosen."""
+
 import functools
 import types
 
@@ -20,7 +22,7 @@ def heads(seed=0, dtype=np.float32):
 
 
 def by_hand(query, key, value, bias=0.0):
-  """Example by example and head by head."""
+  """Returns attention and its weights, by loops over examples and heads."""
   out = np.empty(query.shape)
   weights = np.empty((2, 2, 3, 5))
   for b, a in np.ndindex(2, 2):
@@ -32,7 +34,7 @@ def by_hand(query, key, value, bias=0.0):
 
 
 @pytest.mark.parametrize('implementation', ['auto', 'plain', 'xla'])
-def test_it_is_the_definition(implementation):
+def test_attend_follows_the_definition(implementation):
   arrays = heads()
   out, weights = attention.attend(
     *arrays, implementation=implementation, dtype=jnp.float32
@@ -41,7 +43,7 @@ def test_it_is_the_definition(implementation):
   np.testing.assert_allclose(out, by_hand(*arrays)[0], rtol=2e-6, atol=2e-6)
 
 
-def test_the_gradients_are_those_of_the_definition():
+def test_attend_has_the_same_gradients_in_all_kernels():
   def loss(implementation):
     def of(query, key, value):
       out, _ = attention.attend(
@@ -59,7 +61,7 @@ def test_the_gradients_are_those_of_the_definition():
 
 
 @pytest.mark.parametrize('implementation', ['plain', 'xla', 'cudnn'])
-def test_weights_and_a_bias_are_of_the_plain_one(implementation):
+def test_attend_uses_the_plain_form_for_weights_and_a_bias(implementation):
   arrays = heads()
   bias = np.random.default_rng(1).normal(size=(1, 1, 3, 5)).astype(np.float32)
   out, weights = attention.attend(
@@ -75,8 +77,7 @@ def test_weights_and_a_bias_are_of_the_plain_one(implementation):
 
 
 @pytest.mark.parametrize('implementation', ['plain', 'xla', 'cudnn'])
-def test_weights_are_dropped(implementation):
-  """Whatever is asked for: by the one that can."""
+def test_attend_uses_the_plain_form_for_dropout(implementation):
   tokens = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8)))
 
   def run(name, rate):
@@ -90,7 +91,7 @@ def test_weights_are_dropped(implementation):
   np.testing.assert_array_equal(dropped, run('plain', 0.5))
 
 
-def test_reduced_precision_keeps_a_float32_softmax():
+def test_attend_keeps_a_float32_softmax_in_bfloat16():
   arrays = heads(dtype=jnp.bfloat16)
   out, weights = attention.attend(
     *arrays, implementation='auto', dtype=jnp.bfloat16, keep_weights=True
@@ -112,7 +113,7 @@ def test_reduced_precision_keeps_a_float32_softmax():
     ('bfloat16', 64, 'gfx942', False),
   ],
 )
-def test_what_cudnn_takes(dtype, head_dim, capability, fits):
+def test_cudnn_fits(dtype, head_dim, capability, fits):
   assert attention.cudnn_fits(dtype, head_dim, capability) is fits
 
 
@@ -134,15 +135,15 @@ TPU = types.SimpleNamespace(platform='tpu')
     (TPU, 'bfloat16', 'plain'),
   ],
 )
-def test_resolve_asks_the_device_that_is_given(device, dtype, name):
-  """Not the machine's own, which is a CPU here."""
+def test_resolve_uses_the_given_device(device, dtype, name):
+  """The machine itself has only a CPU here."""
   model = models.create('ViT-Ti_16', num_classes=2, dtype=dtype)
   assert attention.resolve(model, device).attention == name
   chosen = model.clone(attention='xla')
   assert attention.resolve(chosen, device) is chosen
 
 
-def test_resolve_leaves_models_without_attention():
+def test_resolve_returns_models_without_attention_unchanged():
   model = models.create('Mixer-B_16', num_classes=2, dtype='bfloat16')
   assert attention.resolve(model, H100) is model
 
@@ -179,12 +180,12 @@ def test_padded_changes_neither_values_nor_gradients(lengths, multiple):
     np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
 
 
-def test_an_unknown_implementation():
+def test_attend_rejects_an_unknown_implementation():
   with pytest.raises(ValueError, match="unknown attention 'flash'; choose"):
     attention.attend(*heads(), implementation='flash', dtype=jnp.float32)
 
 
-def test_resolve_refuses_a_kernel_that_the_device_does_not_have():
+def test_resolve_rejects_a_kernel_that_the_device_does_not_support():
   for device, dtype in ((H100, 'float32'), (TPU, 'bfloat16'), (T4, 'float16')):
     model = models.create(
       'ViT-Ti_16', num_classes=2, dtype=dtype, attention='cudnn'

@@ -1,4 +1,4 @@
-"""The order in memory of kernels, which changes no result."""
+"""The memory layout of kernels, which does not change results."""
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +32,11 @@ def direct_loss(conv, kernel):
   return jnp.sin(y.astype(jnp.float32)).sum()
 
 
-# In bfloat16 XLA leaves out the rounding of the direct form's gradient.
+# In bfloat16, XLA omits the rounding of the gradient of the direct form.
 @pytest.mark.parametrize(
   'dtype, tolerance', [(jnp.float32, 1e-6), (jnp.bfloat16, 4e-3)]
 )
-def test_the_order_of_kernels_changes_no_result(dtype, tolerance):
+def test_layout_of_kernels_does_not_change_results(dtype, tolerance):
   conv, kernel = created(dtype)
   value, gradient = jax.jit(jax.value_and_grad(loss, 1), static_argnums=0)(
     conv, kernel
@@ -55,19 +55,19 @@ def test_the_order_of_kernels_changes_no_result(dtype, tolerance):
 
 
 @pytest.mark.quick
-def test_kernel_and_gradient_keep_their_order_in_the_dtype_of_convolutions():
+def test_kernel_and_gradient_have_a_fixed_layout_in_the_compute_dtype():
   conv, kernel = created(jnp.bfloat16)
   gradient = jax.jit(jax.grad(loss, 1), static_argnums=0)
   text = gradient.lower(conv, kernel).as_text()
   lines = [line for line in text.splitlines() if 'LayoutConstraint' in line]
-  assert len(lines) == 2  # one of the kernel, one of its gradient
+  assert len(lines) == 2  # the kernel and its gradient
   for line in lines:
     assert 'dense<[3, 2, 1, 0]>' in line
     assert line.endswith('-> tensor<3x3x3x5xbf16>')
 
 
 @pytest.mark.quick
-def test_the_forward_pass_can_be_exported():
+def test_forward_pass_can_be_exported():
   conv, kernel = created(jnp.float32)
   variables = {'params': {'kernel': kernel}}
   exported = jax.export.export(jax.jit(conv.apply))(variables, IMAGES)

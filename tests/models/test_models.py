@@ -1,4 +1,4 @@
-"""Creating models, and options that change no result."""
+"""Creation of models, and options that do not change results."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def tiny(**fields):
 
 
 def random_params(model, image_size=(32, 32)):
-  """Random everywhere: fresh heads and biases are zero."""
+  """Returns parameters that are random, also where fresh ones are zero."""
   rng = np.random.default_rng(1)
   shapes = jax.eval_shape(
     model.init, jax.random.key(0), jnp.zeros((1, *image_size, 3))
@@ -44,7 +44,7 @@ def train_forward(model, params, images=IMAGES):
 
 
 @pytest.mark.quick
-def test_names_and_mappings_make_the_same_model():
+def test_create_takes_names_and_mappings():
   model = models.create('ViT-B_16', num_classes=10)
   assert model.num_classes == 10 and model.hidden_size == 768
   for alias in ('b16', 'B_16'):
@@ -55,14 +55,14 @@ def test_names_and_mappings_make_the_same_model():
 
 
 @pytest.mark.quick
-def test_bookkeeping_of_reference_configs_is_ignored():
+def test_create_ignores_bookkeeping_of_reference_configs():
   for case in reference.forward_cases():
     assert models.create(reference.config(case)).num_classes
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-  ('args', 'fields', 'says'),
+  ('args', 'fields', 'message'),
   [
     (('ViT-B16',), {}, "unknown model 'ViT-B16'; did you mean 'ViT-B_16'"),
     (('b16',), {'hidden': 3}, r"unknown fields \['hidden'\] for ViT"),
@@ -71,15 +71,15 @@ def test_bookkeeping_of_reference_configs_is_ignored():
     ((17,), {}, 'a model is a name or a mapping of fields, not 17'),
   ],
 )
-def test_wrong_descriptions_are_refused_in_one_line(args, fields, says):
-  with pytest.raises(ValueError, match=says) as error:
+def test_create_rejects_wrong_models_in_one_line(args, fields, message):
+  with pytest.raises(ValueError, match=message) as error:
     models.create(*args, **fields)
   assert '\n' not in str(error.value)
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-  ('fields', 'says'),
+  ('fields', 'message'),
   [
     ({'classifier': 'mean'}, "unknown classifier 'mean'; choose from"),
     ({'gelu': 'exact'}, "unknown gelu 'exact'; choose from"),
@@ -113,32 +113,32 @@ def test_wrong_descriptions_are_refused_in_one_line(args, fields, says):
     ),
   ],
 )
-def test_wrong_fields_are_refused_in_one_line(fields, says):
-  with pytest.raises(ValueError, match=says) as error:
+def test_vit_rejects_wrong_fields_in_one_line(fields, message):
+  with pytest.raises(ValueError, match=message) as error:
     tiny(**fields).init(jax.random.key(0), IMAGES)
   assert '\n' not in str(error.value)
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize('case', ['vit_token', 'mixer', 'bit_tiny_1_1_1_1'])
-def test_what_is_no_image_is_refused_in_one_line(case):
+def test_models_reject_wrong_image_shapes_in_one_line(case):
   model = models.create(reference.config(case))
-  for shape, says in [
+  for shape, message in [
     ((32, 32, 3), r'images of shape \(32, 32, 3\) must be'),
     ((1, 32, 32, 4), r'must be \[B, H, W, 3\]'),
     ((1, 0, 32, 3), r'must be \[B, H, W, 3\]'),
     ((1, 3, 32, 3), 'holds no patch of'),
   ]:
-    if 'patch' in says and case.startswith('bit'):
+    if 'patch' in message and case.startswith('bit'):
       continue
-    with pytest.raises(ValueError, match=says) as error:
+    with pytest.raises(ValueError, match=message) as error:
       jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
     assert '\n' not in str(error.value)
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-  ('case', 'fields', 'says'),
+  ('case', 'fields', 'message'),
   [
     ('mixer', {'num_blocks': 0}, 'num_blocks=0 must'),
     ('mixer', {'stochastic_depth_rate': 2}, 'stochastic_depth_rate=2 must'),
@@ -149,9 +149,9 @@ def test_what_is_no_image_is_refused_in_one_line(case):
     ('bit_tiny_1_1_1_1', {'pool_padding': 'x'}, "unknown pool padding 'x'"),
   ],
 )
-def test_wrong_fields_of_the_other_families(case, fields, says):
+def test_mixer_and_bit_reject_wrong_fields_in_one_line(case, fields, message):
   model = models.create(reference.config(case), **fields)
-  with pytest.raises(ValueError, match=says) as error:
+  with pytest.raises(ValueError, match=message) as error:
     jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
   assert '\n' not in str(error.value)
 
@@ -167,7 +167,7 @@ def test_wrong_fields_of_the_other_families(case, fields, says):
     ('token_unpooled', (2, 25, 5)),
   ],
 )
-def test_every_classifier_takes_rectangles(classifier, shape):
+def test_every_classifier_accepts_rectangles(classifier, shape):
   model = tiny(classifier=classifier)
   images = jnp.zeros((2, 32, 48, 3))
   logits = jax.eval_shape(
@@ -185,8 +185,8 @@ def test_every_classifier_takes_rectangles(classifier, shape):
     ({'scan': True, 'remat': True}, 0.0),
   ],
 )
-def test_scan_and_remat_change_no_result(options, stochastic_depth_rate):
-  """Values, gradients and random masks, with all kinds of dropout on."""
+def test_scan_and_remat_do_not_change_results(options, stochastic_depth_rate):
+  """Compares values, gradients and random masks, with all kinds of dropout."""
   plain = tiny(stochastic_depth_rate=stochastic_depth_rate)
   other = tiny(stochastic_depth_rate=stochastic_depth_rate, **options)
   params = random_params(plain)
@@ -233,7 +233,7 @@ def test_intermediates_have_the_same_names_in_scanned_encoders():
   np.testing.assert_allclose(attention.sum(-1), 1, atol=1e-6)
 
 
-def test_moving_patches_with_their_positions_changes_nothing():
+def test_moving_patches_with_their_positions_does_not_change_logits():
   model = tiny(num_layers=2)
   params = random_params(model)
   order = np.random.default_rng(2).permutation(16)
@@ -313,7 +313,7 @@ def test_param_dtype(spec):
 
 
 @pytest.mark.parametrize('case', ['mixer', 'bit_tiny_1_1_1_1', 'hybrid_2_2'])
-def test_remat_of_the_other_families_changes_no_result(case):
+def test_remat_of_other_families_does_not_change_results(case):
   images = reference.images(case, 'b' if 'bit' in case else '')
   spec = reference.config(case)
   plain, other = models.create(spec), models.create(spec, remat=True)
@@ -338,7 +338,7 @@ def test_remat_of_the_other_families_changes_no_result(case):
 
 
 def test_stochastic_depth_drops_whole_branches_of_later_blocks():
-  """At rate 1 - 1e-9 in the last block, only its residual input is left."""
+  """At rate 1 - 1e-7 the last block only returns its residual input."""
   model = tiny(
     dropout_rate=0.0,
     attention_dropout_rate=0.0,
@@ -361,7 +361,7 @@ def test_stochastic_depth_drops_whole_branches_of_later_blocks():
   assert np.abs(first - embedded).min(axis=(1, 2)).max() > 0
 
 
-def test_distilled_model_gives_both_heads_in_training():
+def test_distilled_model_returns_both_heads_in_training():
   model = tiny(distilled=True, dropout_rate=0.0, attention_dropout_rate=0.0)
   params = random_params(model)
   logits, distilled = model.apply({'params': params}, IMAGES, train=True)
@@ -387,7 +387,7 @@ def test_without_classes_there_is_no_head(case, num_classes):
 
 
 @pytest.mark.quick
-def test_the_name_of_a_model():
+def test_name_of():
   for name in ('ViT-L_32', 'R50+ViT-B_16', 'Mixer-B_32', 'DeiT-S_16-distilled'):
     assert (
       models.name_of(models.create(name, num_classes=7, remat=True)) == name

@@ -25,7 +25,7 @@ def spec(kind, place='stem', **fields):
 
 
 def params_of(architecture):
-  """Random ones, with position embeddings that matter."""
+  """Returns random parameters, with position embeddings scaled up."""
   params = tiny_models.params_of(architecture, (8, 16))
   encoder = params['Transformer']
   for block in [encoder, *encoder.values()]:
@@ -39,7 +39,7 @@ def logits(architecture, params, images=WIDE):
 
 
 def with_tables(params, **tables):
-  """Parameters without positions, and these position embeddings."""
+  """Returns the parameters with these position embeddings."""
   encoder = dict(params['Transformer'])
   for name, table in tables.items():
     if name.startswith('posembed'):
@@ -49,7 +49,7 @@ def with_tables(params, **tables):
   return dict(params, Transformer=encoder)
 
 
-def test_relative_scores_are_those_of_the_definition():
+def test_relative_scores_follow_the_definition():
   rng = np.random.default_rng(0)
   query, table = rng.normal(size=(2, 4, 3, 5)), rng.normal(size=(7, 3, 5))
   wanted = np.empty((2, 3, 4, 4))
@@ -92,20 +92,21 @@ def test_relative_scores_are_added_before_the_softmax():
   assert np.abs(wanted - without[name][0]).max() > 0.01
 
 
-def test_rows_and_columns_stand_side_by_side():
+def test_learned2d_concatenates_column_and_row_embeddings():
   x = np.arange(4.0).reshape(1, 2, 2)
   y = 10 * np.arange(1, 7.0).reshape(1, 3, 2)
   table = positions.PositionEmbedding(kind='learned2d', grid=(3, 2)).apply(
     {'params': {'x_embedding': x, 'y_embedding': y}}, jnp.zeros((1, 7, 4))
   )
-  assert table.shape == (1, 7, 4) and not np.any(table[:, 0])  # class token
+  assert table.shape == (1, 7, 4)
+  assert not np.any(table[:, 0])  # class token
   for row, column in np.ndindex(3, 2):
     wanted = [*x[0, column], *y[0, row]]
     np.testing.assert_array_equal(table[0, 1 + 2 * row + column], wanted)
 
 
 @pytest.mark.parametrize('kind', ['learned', 'learned2d', 'relative'])
-def test_places_differ_in_whose_positions_they_are(kind):
+def test_shared_and_stem_are_special_cases_of_every_layer(kind):
   params = params_of(spec(kind, 'shared'))
   wanted = logits(spec(kind, 'shared'), params)
   table = params['Transformer'].pop('posembed_shared')
@@ -125,7 +126,7 @@ def test_places_differ_in_whose_positions_they_are(kind):
 
 
 @pytest.mark.parametrize(('kind', 'place'), ALL)
-def test_only_without_positions_is_an_image_a_bag_of_patches(kind, place):
+def test_order_of_patches_matters_unless_there_are_no_positions(kind, place):
   architecture = spec(kind, place)
   params = params_of(architecture)
   moved = np.concatenate([WIDE[:, :, 8:12], WIDE[:, :, 4:8]], axis=2)
@@ -140,7 +141,7 @@ def test_only_without_positions_is_an_image_a_bag_of_patches(kind, place):
   ('kind', 'place'),
   [('learned2d', 'shared'), ('relative', 'every_layer')],
 )
-def test_scan_and_remat_change_no_result(kind, place):
+def test_scan_and_remat_do_not_change_results(kind, place):
   architecture = spec(kind, place, dropout_rate=0.1)
   plain = models.create(architecture)
   other = plain.clone(scan=True, remat=True)
@@ -166,7 +167,7 @@ def test_scan_and_remat_change_no_result(kind, place):
 
 
 @pytest.mark.parametrize('kind', ['learned2d', 'relative'])
-def test_bfloat16(kind):
+def test_bfloat16_keeps_logits_in_float32(kind):
   architecture = spec(kind, 'shared')
   params = params_of(architecture)
   model = models.create(
@@ -188,7 +189,7 @@ def test_bfloat16(kind):
 
 
 @pytest.mark.parametrize(
-  ('fields', 'says'),
+  ('fields', 'message'),
   [
     (dict(kind='none', place='shared'), "leave it at 'stem'"),
     (dict(kind='relative', scan=True), 'set scan=False'),
@@ -208,8 +209,8 @@ def test_bfloat16(kind):
     ),
   ],
 )
-def test_fields_that_exclude_each_other(fields, says):
+def test_check_rejects_fields_that_exclude_each_other(fields, message):
   model = models.create(spec(**fields))
-  with pytest.raises(ValueError, match=says) as error:
+  with pytest.raises(ValueError, match=message) as error:
     jax.eval_shape(model.init, jax.random.key(0), WIDE)
   assert '\n' not in str(error.value)

@@ -1,4 +1,4 @@
-"""Every named model has the published number of parameters."""
+"""Named models: published parameter counts, and spellings of names."""
 
 import re
 
@@ -8,9 +8,9 @@ import reference
 
 from vit_jax_repro import models
 
-# Width of the tanh layer that the files of imagenet21k/ have.
+# Width of the tanh layer in the files of imagenet21k/.
 PRE_LOGITS = {'B': 768, 'L': 1024, 'H': 1280}
-SKIPPED = ('big_vision', 'sam.ViT-S_16')  # no names of ours; see test_weights
+SKIPPED = ('big_vision', 'sam.ViT-S_16')  # without a name; see test_weights
 
 
 def count(model, image_size=224):
@@ -20,7 +20,7 @@ def count(model, image_size=224):
 
 
 def released(key, layout):
-  """(name, fields, image size) that make the model of a released file."""
+  """Returns (name, fields, image size) of the model of a released file."""
   bucket, name = key.split('.', 1)
   shapes = {k: v[0] for k, v in layout['layout'].items()}
   head = shapes.get('head/bias') or shapes['resnet/head/conv2d/bias']
@@ -62,7 +62,10 @@ def published_rows():
 
 @pytest.mark.parametrize(('name', 'column', 'millions'), list(published_rows()))
 def test_published_parameter_counts(name, column, millions):
-  """To 0.01 M, over `../paper` rows of sizes 224 and 384 and heads 1k, 21k."""
+  """Compares counts to 0.01 M.
+
+  The rows of `../paper` have sizes 224 and 384 and heads of 1k and 21k classes.
+  """
   fields = dict(num_classes=1000)
   if '21k' in column:
     fields['num_classes'] = 21_843
@@ -94,7 +97,7 @@ def test_names_are_unique_and_all_can_be_created():
     ('BiT-M-R26x1', None),
   ],
 )
-def test_bit_names(name, num_classes):
+def test_create_accepts_bit_names(name, num_classes):
   if num_classes is None:
     with pytest.raises(ValueError, match='unknown model'):
       models.create(name)
@@ -119,14 +122,14 @@ def test_suggestions_ignore_the_letter_case(wrong, right):
 
 @pytest.mark.quick
 @pytest.mark.parametrize('width', ['0', '0.0', '0.01', '0.25', '1.3'])
-def test_bit_widths_that_its_groups_cannot_divide(width):
+def test_create_rejects_bit_widths_that_its_groups_cannot_divide(width):
   with pytest.raises(ValueError, match='multiple of the 32 groups') as error:
     models.create(f'BiT-R50x{width}')
   assert '\n' not in str(error.value)
 
 
 @pytest.mark.quick
-def test_any_bit_width():
+def test_create_accepts_fractional_bit_widths():
   model = models.create('BiT-R50x0.5', num_classes=10)
   assert model.root_channels == 32
   assert count(model, 64) > 0

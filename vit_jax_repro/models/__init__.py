@@ -24,7 +24,7 @@ __all__ = [
   'variant',
 ]
 
-# Said by a file's description, not by the model.
+# Keys that describe a weights file and are not fields of a model.
 BOOKKEEPING = frozenset(
   (
     'groupnorm',
@@ -39,22 +39,24 @@ BOOKKEEPING = frozenset(
 
 
 def create(model: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
-  """Builds a linen module from a name or a mapping of fields.
+  """Creates a linen module from a name or a mapping of fields.
 
   Args:
     model: a name ('ViT-B_16', 'b16', 'R_Ti_16', 'BiT-M-R50x1', ...; see
-      `names`), or a mapping whose `model` is 'vit', 'mixer', 'bit_resnetv2',
-      'deit' or 'big_vision_vit' and whose other keys are fields of the module,
-      as `weights.describe` gives them. `transformer` and `resnet` may group
-      fields as in the original configs; bookkeeping keys are ignored.
+      `names`) or a mapping, such as the result of `weights.describe`. In a
+      mapping, `model` is 'vit', 'mixer', 'bit_resnetv2', 'deit' or
+      'big_vision_vit', and the other keys are fields of the module.
+      `transformer` and `resnet` may group fields as in the original configs.
+      Bookkeeping keys are ignored.
     **overrides: fields that replace those of `model`.
 
   Returns:
-    A module; `module.apply({'params': params}, images, train=False)` takes
-    images [B, H, W, 3] floats in [-1, 1] and returns logits [B, K] float32.
+    A module. `module.apply({'params': params}, images, train=False)` takes
+    float images [B, H, W, 3] in [-1, 1] and returns float32 logits [B, K].
 
   Raises:
-    InputError: unknown name, kind or field.
+    InputError: the name, the kind of model, a field or a dtype is unknown, or a
+      required field is missing.
   """
   if not isinstance(model, str | Mapping):
     raise InputError(f'a model is a name or a mapping of fields, not {model!r}')
@@ -83,9 +85,10 @@ def create(model: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
 
 
 def name_of(model: nn.Module) -> str | None:
-  """The name whose architecture a module has, None if it is no named one.
+  """Returns the name of a module's architecture; None if it has no name.
 
-  Number of classes, tanh layer, dropout, dtypes and the like may differ.
+  The fields that no name determines are ignored: number of classes, tanh
+  layer, dropout, dtypes and the others of `_NOT_IN_A_NAME`.
   """
   free = {k: getattr(model, k) for k in _NOT_IN_A_NAME if hasattr(model, k)}
   for name in names():
@@ -126,7 +129,7 @@ def _required(cls):
 
 
 def _read_vit(spec):
-  """Flattens the original's groups; other keys are fields already."""
+  """Flattens `transformer` and `resnet`, groups of the original configs."""
   fields = dict(spec)
   fields |= fields.pop('transformer', {})
   if 'resnet' in fields:
@@ -140,7 +143,7 @@ def _read_deit(spec):
 
 
 def _read_big_vision(spec):
-  """big_vision's own field names (big_vision/models/vit.py)."""
+  """Renames the fields of big_vision (big_vision/models/vit.py)."""
   fields = dict(spec)
   renamed = {'width': 'hidden_size', 'depth': 'num_layers'}
   fields = {renamed.get(key, key): value for key, value in fields.items()}

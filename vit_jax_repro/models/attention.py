@@ -1,7 +1,9 @@
-"""Scaled dot-product attention, by the kernel that is fastest on a device.
+"""Scaled dot-product attention, with the fastest kernel of each device.
 
 Shapes: B batch, N tokens, M keys, A heads, d head dim.
 """
+
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -11,13 +13,20 @@ from vit_jax_repro.errors import InputError
 from vit_jax_repro.models.choices import Dtype, norm_dtype, pick
 from vit_jax_repro.models.layers import dropout
 
-# 'plain' is ours; the others are implementations of
-# jax.nn.dot_product_attention, which keep no weights.
-IMPLEMENTATIONS = {'auto': None, 'plain': None, 'xla': 'xla', 'cudnn': 'cudnn'}
-# What cuDNN's flash attention takes: cards from Ampere on, 16-bit numbers,
-# heads whose width is a multiple of 8 and at most 128.
+Kernel = Literal['xla', 'cudnn'] | None
+
+# 'plain' is implemented below. 'xla' and 'cudnn' are implementations of
+# jax.nn.dot_product_attention, which do not return the attention weights.
+IMPLEMENTATIONS: dict[str, Kernel] = {
+  'auto': None,
+  'plain': None,
+  'xla': 'xla',
+  'cudnn': 'cudnn',
+}
+# cuDNN's flash attention needs a card from Ampere on, a 16-bit dtype, and a
+# head dim that is a multiple of 8 and at most 128.
 _CAPABILITY, _WIDEST = 8.0, 128
-# Its gradient takes no odd number of queries or keys through JAX's interface
+# Through JAX's interface, its gradient rejects odd numbers of queries or keys
 # (jax/_src/cudnn/fused_attention_stablehlo.py, check_is_flash_attention).
 PADDED_TO = 2
 
@@ -34,22 +43,30 @@ def attend(
   dropout_key: jax.Array | None = None,
   keep_weights: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
-  """softmax(query key^T / sqrt(d) + bias) value.
+  """Returns softmax(query key^T / sqrt(d) + bias) value.
 
-  The softmax is float32 or wider. What keeps weights, drops some of them or
-  has a bias is 'plain', whatever is asked for.
+  The softmax is computed in float32 or wider. Only the 'plain' implementation
+  keeps weights, applies dropout to them or adds a bias, so it replaces the
+  requested one in these cases.
 
   Args:
     query: [B, N, A, d].
     key, value: [B, M, A, d].
-    implementation: a key of `IMPLEMENTATIONS`; 'auto' is `fastest` for the
+    implementation: a key of `IMPLEMENTATIONS`. 'auto' means `fastest` for the
       first device of JAX's default backend.
-    dtype: of the output.
-    bias: added to the scores: [B, A, N, M], where B and A may be 1.
-    dropout_key: without one nothing is dropped; else only within a module.
+    dtype: dtype of the output.
+    bias: [B, A, N, M], added to the scores; B and A may be 1.
+    dropout_rate: fraction of the weights that are dropped.
+    dropout_key: key of the dropout, which must run inside a module; None for
+      no dropout.
+    keep_weights: also return the attention weights.
 
   Returns:
-    [B, N, A, d], and the weights [B, A, N, M] before dropout if they are kept.
+    The output [B, N, A, d], and the weights [B, A, N, M] before dropout, or
+    None if they are not kept.
+
+  Raises:
+    InputError: the implementation is unknown.
   """
   pick('attention', implementation, IMPLEMENTATIONS)
   plain = keep_weights or bias is not None
@@ -75,19 +92,19 @@ def padded(
   key: jax.Array,
   value: jax.Array,
   *,
-  implementation: str,
+  implementation: Kernel,
   multiple: int = PADDED_TO,
 ) -> jax.Array:
-  """Attends with queries and keys padded to a multiple; values are unchanged.
+  """Returns attention computed with padded queries and keys.
 
-  The kernel is told the true lengths, so that no query sees a padded key, and
-  the rows of padded queries are cut off again.
+  Padding does not change the values. The kernel gets the true lengths, so no
+  query attends to a padded key, and the rows of padded queries are cut off.
 
   Args:
     query: [B, N, A, d].
     key, value: [B, M, A, d].
-    implementation: of `jax.nn.dot_product_attention`.
-    multiple: the numbers of queries and of keys become multiples of it.
+    implementation: argument of `jax.nn.dot_product_attention`.
+    multiple: N and M are padded to a multiple of this number.
 
   Returns:
     [B, N, A, d].
@@ -117,19 +134,19 @@ def padded(
 def fastest(
   dtype: Dtype, head_dim: int, device: jax.Device | None = None
 ) -> str:
-  """Returns 'cudnn' where a device has its kernel, else 'plain'.
+  """Returns 'cudnn' if the device supports its kernel, otherwise 'plain'.
 
-  On TPUs XLA fuses 'plain' into one program, and at these lengths (197 tokens)
-  the scores are small; on CPUs 'plain' is the faster of the two as well.
+  On TPUs, XLA fuses 'plain' into one program, and the scores are small at these
+  lengths (197 tokens). On CPUs, 'plain' is faster than 'xla'.
 
   Args:
-    dtype: of the computation.
+    dtype: dtype of the computation.
     head_dim: d.
-    device: that the program is compiled for, which need not be in this
-      machine; by default the first one of JAX's default backend.
+    device: device that the program is compiled for, which need not be in this
+      machine. The default is the first device of JAX's default backend.
   """
   if jnp.dtype(dtype).itemsize > 2:
-    return 'plain'  # without asking JAX for devices
+    return 'plain'  # before JAX has to look for devices
   device = jax.devices()[0] if device is None else device
   if device.platform not in ('gpu', 'cuda'):
     return 'plain'
@@ -138,14 +155,14 @@ def fastest(
 
 
 def resolve(model: nn.Module, device: jax.Device | None = None) -> nn.Module:
-  """Replaces a model's `attention='auto'` by `fastest` for a device.
+  """Returns the model with `attention='auto'` replaced by `fastest`.
 
   Args:
-    model: any module; one without attention is returned as it is.
+    model: any module. One without attention is returned unchanged.
     device: see `fastest`.
 
   Raises:
-    InputError: the model asks for a kernel that the device does not have.
+    InputError: the model requires a kernel that the device does not support.
   """
   wanted = getattr(model, 'attention', None)
   if wanted not in ('auto', 'cudnn'):
@@ -163,13 +180,18 @@ def resolve(model: nn.Module, device: jax.Device | None = None) -> nn.Module:
 
 
 def cudnn_fits(dtype: Dtype, head_dim: int, capability: str) -> bool:
-  """Tells whether cuDNN's kernel takes heads on a card of a capability ('9.0').
+  """Returns whether cuDNN's kernel supports the heads on a card.
 
-  Numbers of tokens do not matter: see `padded`.
+  The number of tokens does not matter; see `padded`.
+
+  Args:
+    dtype: dtype of the computation.
+    head_dim: d.
+    capability: compute capability of the card, such as '9.0'.
   """
   try:
     version = float(capability)
-  except ValueError:  # of AMD's cards it is a name such as 'gfx942'
+  except ValueError:  # AMD cards have a name instead, such as 'gfx942'
     return False
   return (
     jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
@@ -180,7 +202,7 @@ def cudnn_fits(dtype: Dtype, head_dim: int, capability: str) -> bool:
 
 
 def _plain(query, key, value, bias, rate, dropout_key, dtype, keep_weights):
-  # Heads first, so that both products are plain batches of matrix products.
+  # With the heads first, both products are batches of matrix products.
   query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
   query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
   scores = query @ key.swapaxes(-1, -2)  # [B, A, N, M]

@@ -2,8 +2,8 @@
 
 Source of structure and constants: bit_pytorch/models.py of google-research/
 big_transfer, and section 3 of the BiT paper (arXiv:1912.11370). Padding is
-explicit and symmetric, and the pool is padded with zeros. Parameters keep the
-published files' places (`block1/unit01/a/...`) under linen's leaf names.
+explicit and symmetric, and the pool is padded with zeros. Parameters have the
+paths of the published files (`block1/unit01/a/...`) and linen's leaf names.
 
 Shapes: B batch, H W pixels, h w after striding, C channels, K classes.
 """
@@ -11,6 +11,7 @@ Shapes: B batch, H W pixels, h w after striding, C channels, K classes.
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from vit_jax_repro.models import intermediates
@@ -32,7 +33,7 @@ def _conv(conv, features, kernel_size, strides, name):
 
 
 class Layer(nn.Module):
-  """GroupNorm, ReLU and convolution; in layer `a` also the projection."""
+  """Applies GroupNorm, ReLU and a convolution; `a` also projects."""
 
   features: int
   kernel_size: int
@@ -42,7 +43,11 @@ class Layer(nn.Module):
   projection: tuple[int, int] | None = None  # features, strides
 
   @nn.compact
-  def __call__(self, x):  # [B, H, W, C] -> [B, h, w, features], shortcut
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """Maps [B, H, W, C] to [B, h, w, features] and the projected shortcut.
+
+    Without a projection the shortcut is None.
+    """
     x = nn.relu(self.norm(name='group_norm')(x))
     y = _conv(self.conv, self.features, self.kernel_size, self.strides, 'conv')(
       x
@@ -54,7 +59,7 @@ class Layer(nn.Module):
 
 
 class Unit(nn.Module):
-  """Bottleneck of layers a (1x1), b (3x3, strided), c (1x1 to 4x)."""
+  """Applies a bottleneck of layers a (1x1), b (3x3, strided), c (1x1 to 4x)."""
 
   features: int
   strides: int
@@ -63,7 +68,9 @@ class Unit(nn.Module):
   norm: functools.partial
 
   @nn.compact
-  def __call__(self, x):  # [B, H, W, C] -> [B, h, w, 4 * features]
+  def __call__(
+    self, x: jax.Array
+  ) -> jax.Array:  # [B, H, W, C] -> [B, h, w, 4 * features]
     layer = functools.partial(Layer, conv=self.conv, norm=self.norm)
     wide = 4 * self.features
     projection = (wide, self.strides) if self.project else None
@@ -74,7 +81,7 @@ class Unit(nn.Module):
 
 
 class Block(nn.Module):
-  """`num_units` bottlenecks; the first one is strided and projects."""
+  """Applies `num_units` bottlenecks; the first one is strided and projects."""
 
   num_units: int
   features: int
@@ -84,7 +91,7 @@ class Block(nn.Module):
   norm: functools.partial
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     for i in range(self.num_units):
       x = self.unit(
         features=self.features,
@@ -98,22 +105,28 @@ class Block(nn.Module):
 
 
 class RootBlock(nn.Module):
-  """7x7 stride-2 convolution, then the 3x3 stride-2 pool; no activation."""
+  """Applies a 7x7 stride-2 convolution, then the 3x3 stride-2 max-pool.
+
+  The root has no activation.
+  """
 
   features: int
   pool_padding: str
   conv: functools.partial
 
   @nn.compact
-  def __call__(self, x):  # [B, H, W, 3] -> [B, H/4, W/4, features]
+  def __call__(
+    self, x: jax.Array
+  ) -> jax.Array:  # [B, H, W, 3] -> [B, H/4, W/4, features]
     x = _conv(self.conv, self.features, 7, 2, 'conv')(x)
     return max_pool(x, padding=self.pool_padding)
 
 
 class BiT(nn.Module):
-  """BiT-ResNetV2: images [B, H, W, 3] in [-1, 1] -> logits [B, K] float32.
+  """Maps images [B, H, W, 3] in [-1, 1] to logits [B, K] float32.
 
-  Without `num_classes` the result is the pooled [B, 2048 * width_factor].
+  Without `num_classes` the result is the pooled features
+  [B, 2048 * width_factor].
   Intermediates: `root_block`, `block1` ... `block4`, `pre_logits`.
   """
 
@@ -132,8 +145,8 @@ class BiT(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, images, *, train=False):
-    del train  # no dropout and no running statistics
+  def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+    del train  # BiT has neither dropout nor running statistics
     check_input(self, images)
     check_width(
       f'root_channels={self.root_channels}', self.root_channels, self.groups
@@ -145,7 +158,7 @@ class BiT(nn.Module):
       form=self.weight_standardization,
       **dtypes,
     )
-    # The subtracting variance: E[x^2] - E[x]^2 loses digits on these weights.
+    # E[x^2] - E[x]^2, the fast variance, loses digits on these weights.
     norm = functools.partial(
       GroupNorm,
       eps=self.group_norm_eps,

@@ -1,10 +1,12 @@
-"""Pieces shared by the hybrid stem and BiT: weight-standardised convolutions,
-GroupNorm in float32, and the 3x3 stride-2 max-pool with its three paddings.
+"""Layers shared by the hybrid stem and BiT.
+
+They are the weight-standardised convolution, GroupNorm in float32, and the 3x3
+stride-2 max-pool with its three paddings.
 
 Shapes: B batch, H W pixels, C channels; kernels are [kh, kw, C_in, C_out].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -22,16 +24,19 @@ def _sqrt_var_plus_eps(centred, variance, eps):
   return centred / jnp.sqrt(variance + eps)
 
 
-# Where the epsilon goes. The hybrids' code adds it to the standard deviation
-# (vit_jax/models_resnet.py), BiT's to the variance (bit_pytorch/models.py).
-WEIGHT_STANDARDIZATIONS = {
+# The hybrids' code adds the epsilon to the standard deviation
+# (vit_jax/models_resnet.py). BiT's code adds it to the variance
+# (bit_pytorch/models.py).
+WEIGHT_STANDARDIZATIONS: dict[str, Callable[..., jax.Array]] = {
   'std_plus_eps': _std_plus_eps,
   'sqrt_var_plus_eps': _sqrt_var_plus_eps,
 }
 
 
 def standardize(kernel: jax.Array, *, eps: float, form: str) -> jax.Array:
-  """Gives every output channel zero mean and unit population variance.
+  """Returns the kernel with zero mean and unit variance in each output channel.
+
+  The variance is the population variance. The result is float32 or wider.
 
   Args:
     kernel: [kh, kw, C_in, C_out] floats.
@@ -39,7 +44,7 @@ def standardize(kernel: jax.Array, *, eps: float, form: str) -> jax.Array:
     form: a key of `WEIGHT_STANDARDIZATIONS`.
 
   Raises:
-    InputError: unknown form.
+    InputError: the form is unknown.
   """
   divide = pick('weight standardization', form, WEIGHT_STANDARDIZATIONS)
   kernel = kernel.astype(norm_dtype(kernel.dtype))
@@ -50,29 +55,33 @@ def standardize(kernel: jax.Array, *, eps: float, form: str) -> jax.Array:
 
 @jax.custom_jvp
 def _in_order(kernel):
-  """The same kernel; when differentiated, in memory in the order of its axes.
+  """Returns the kernel; fixes its memory layout when it is differentiated.
 
-  cuDNN wants C_out first. Left alone, XLA gives that order to all that leads to
-  a convolution and from it, the optimizer's state included: an update of
-  BiT-M-R50x1 in bfloat16 compiled for an H100 has 554 float32 transpositions
-  and copies, of 923 MiB. With the order fixed here, each kernel is turned once
-  and its gradient once, in the dtype of the convolution, and none is left.
+  The layout is the order of the kernel's axes. cuDNN needs C_out first. Without
+  this constraint, XLA propagates cuDNN's layout from a convolution to all its
+  inputs and outputs, the optimiser's state included: an update of BiT-M-R50x1
+  in bfloat16 compiled for an H100 has 554 float32 transpositions and copies, of
+  923 MiB. With it, each kernel and each gradient is transposed once, in the
+  dtype of the convolution, and none of the 554 remains.
 
-  The constraint is absent from the forward pass alone, where it saves little:
-  `jax.export` refuses programs that have it.
+  A forward pass that is not differentiated has no constraint. It would save
+  little there, and `jax.export` rejects programs that contain it.
   """
   return kernel
 
 
 @_in_order.defjvp
 def _in_order_jvp(primals, tangents):
-  order = Layout(range(primals[0].ndim))
+  order = Layout(tuple(range(primals[0].ndim)))
   (kernel,), (tangent,) = with_layout_constraint((primals, tangents), order)
   return kernel, tangent
 
 
 class StdConv(nn.Module):
-  """A convolution without bias whose kernel is standardised when used."""
+  """Applies a convolution without bias, with a standardised kernel.
+
+  The parameter `kernel` is stored as it is before standardisation.
+  """
 
   features: int
   kernel_size: tuple[int, int]
@@ -84,7 +93,9 @@ class StdConv(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x):  # [B, H, W, C]
+  def __call__(
+    self, x: jax.Array
+  ) -> jax.Array:  # [B, H, W, C] -> [B, h, w, features]
     kernel = self.param(
       'kernel',
       nn.initializers.lecun_normal(),
@@ -94,8 +105,10 @@ class StdConv(nn.Module):
     kernel = standardize(kernel, eps=self.eps, form=self.form)
     return self.by_rows({'kernel': kernel}, x)
 
-  def by_rows(self, params, x):  # [B, H, W, C] -> [B, h, w, features]
-    """Convolves; on its own for `training.dividing`."""
+  def by_rows(
+    self, params: Mapping[str, jax.Array], x: jax.Array
+  ) -> jax.Array:  # [B, H, W, C] -> [B, h, w, features]
+    """Convolves; a method of its own because `training.dividing` calls it."""
     return jax.lax.conv_general_dilated(
       x.astype(self.dtype),
       _in_order(params['kernel'].astype(self.dtype)),
@@ -106,10 +119,11 @@ class StdConv(nn.Module):
 
 
 class GroupNorm(nn.Module):
-  """Group normalisation over [B, H, W, C], computed in float32 or wider.
+  """Applies group normalisation to [B, H, W, C], in float32 or wider.
 
-  `fast_variance` is E[x^2] - E[x]^2 (linen's default, used by the hybrids);
-  without it the mean is subtracted first, as PyTorch and BiT do.
+  With `fast_variance` the variance is E[x^2] - E[x]^2 (linen's default, which
+  the hybrids use). Without it the mean is subtracted first, as PyTorch and BiT
+  do.
   """
 
   eps: float
@@ -120,7 +134,7 @@ class GroupNorm(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x):  # [B, H, W, C]
+  def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C]
     norm = nn.GroupNorm(
       num_groups=self.num_groups,
       epsilon=self.eps,
@@ -146,11 +160,11 @@ def _pool_zeros(x):
   return nn.max_pool(x, (3, 3), strides=(2, 2), padding='VALID')
 
 
-# What the border of the 3x3 stride-2 pool is filled with. 'same': -inf, at the
-# far side only when the size is even (hybrids, vit_jax/models_vit.py);
-# 'symmetric': -inf, one pixel on every side (ports, big_vision's BiT);
-# 'zeros': zeros, one pixel on every side (all three official BiT versions).
-POOLS = {
+# Paddings of the 3x3 stride-2 pool. 'same': -inf, only at the far side if the
+# size is even (hybrids, vit_jax/models_vit.py); 'symmetric': -inf, one pixel on
+# every side (ports, big_vision's BiT); 'zeros': zeros, one pixel on every side
+# (all three official BiT versions).
+POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'same': _pool_same,
   'symmetric': _pool_symmetric,
   'zeros': _pool_zeros,
@@ -158,5 +172,13 @@ POOLS = {
 
 
 def max_pool(x: jax.Array, *, padding: str) -> jax.Array:
-  """3x3 stride-2 max-pool of [B, H, W, C]; `padding` is a key of `POOLS`."""
+  """Returns the 3x3 stride-2 max-pool of [B, H, W, C].
+
+  Args:
+    x: [B, H, W, C].
+    padding: a key of `POOLS`.
+
+  Raises:
+    InputError: the padding is unknown.
+  """
   return pick('pool padding', padding, POOLS)(x)

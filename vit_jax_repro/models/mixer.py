@@ -1,4 +1,4 @@
-"""MLP-Mixer (arXiv:2105.01601), as vit_jax/models_mixer.py has it.
+"""MLP-Mixer (arXiv:2105.01601), as in vit_jax/models_mixer.py.
 
 Shapes: B batch, H W pixels, h w patches, N tokens, D hidden, K classes.
 """
@@ -6,6 +6,7 @@ Shapes: B batch, H W pixels, h w patches, N tokens, D hidden, K classes.
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from vit_jax_repro.models import intermediates
@@ -21,7 +22,7 @@ from vit_jax_repro.models.layers import (
 
 
 class MixerBlock(nn.Module):
-  """Mixes over tokens, then over channels, each pre-norm with a residual."""
+  """Mixes tokens, then channels, each with a pre-norm and a residual."""
 
   tokens_mlp_dim: int
   channels_mlp_dim: int
@@ -31,7 +32,9 @@ class MixerBlock(nn.Module):
   param_dtype: Dtype
 
   @nn.compact
-  def __call__(self, x, key, drop_path_rate):  # [B, N, D]
+  def __call__(
+    self, x: jax.Array, key: jax.Array | None, drop_path_rate: float
+  ) -> jax.Array:  # [B, N, D] -> [B, N, D]
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = functools.partial(
       nn.LayerNorm,
@@ -50,10 +53,10 @@ class MixerBlock(nn.Module):
 
 
 class Mixer(nn.Module):
-  """Images [B, H, W, 3] in [-1, 1] -> logits [B, K] float32.
+  """Maps images [B, H, W, 3] in [-1, 1] to logits [B, K] float32.
 
-  The image size is fixed by the token-mixing weights. Without `num_classes`
-  the result is the pooled [B, D]. Field names are the original's.
+  The token-mixing weights fix the image size. Without `num_classes` the result
+  is the pooled features [B, D]. The original code has the same field names.
   Intermediates: `stem`, `MixerBlock_0`..., `pre_head_layer_norm`, `pre_logits`.
   """
 
@@ -72,7 +75,7 @@ class Mixer(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, images, *, train=False):
+  def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
     check_input(self, images)
     check_patches(images, self.patch_size)
     named = {}

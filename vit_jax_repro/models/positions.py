@@ -1,8 +1,8 @@
-"""Position embeddings: what kinds there are and where they act.
+"""Position embeddings: their kinds, and the places where they act.
 
-The default, one learned table that is added to the tokens before the first
-block, is ViT's; the others are those that its appendix D.4 compares (Table 8),
-and big_vision's fixed one.
+The default is ViT's: a learned table, added to the tokens before the first
+block. The others are the alternatives of its appendix D.4 (Table 8), and
+big_vision's fixed embedding.
 
 Shapes: B batch, N tokens (class token first), D hidden, A heads, d = D / A,
 (h, w) grid of patches.
@@ -18,31 +18,33 @@ from vit_jax_repro.errors import InputError
 from vit_jax_repro.models.choices import Dtype, norm_dtype
 
 KINDS = ('learned', 'sincos2d', 'learned2d', 'relative', 'none')
-# Added once, before the first block; to the input of every block, which has
-# its own; or likewise, the same one everywhere. `relative` acts in attention:
-# in that of the first block, or of all. The paper names places for the added
-# kinds alone, and has the one number of `relative` in the column of the stem.
+# `stem`: added once, before the first block. `every_layer`: added to the input
+# of every block, each with its own. `shared`: the same one is added to the
+# input of every block. `relative` acts in attention instead, in the first block
+# or in all blocks. The paper defines places only for the added kinds, and lists
+# its single number for `relative` in the column of the stem.
 PLACES = ('stem', 'every_layer', 'shared')
 SINCOS_TEMPERATURE = 10_000.0  # big_vision/models/vit.py, posemb_sincos_2d
 
 
 class PositionEmbedding(nn.Module):
-  """What tells tokens where they are: see `KINDS`.
+  """Returns the position embeddings of one of `KINDS` for tokens [B, N, D].
 
-  For tokens [B, N, D] it gives
-
-    learned    [1, N, D] to add: `pos_embedding`, a row for each token in
-               raster order, those before the patches included;
-    learned2d  [1, N, D] to add: `x_embedding` [1, w, D/2] of the column and
-               `y_embedding` [1, h, D/2] of the row, one after the other. The
-               paper does not say what tokens that are no patches get: here
-               zeros, as they are learned vectors themselves;
-    sincos2d   [1, N, D] to add, without parameters; zeros likewise;
-    relative   [2N-1, A, d], not to add: `relative_embedding`, see
+    learned    [1, N, D] to add: the parameter `pos_embedding`, with a row for
+               each token in raster order, including the tokens before the
+               patches.
+    learned2d  [1, N, D] to add: `x_embedding` [1, w, D/2] of the column,
+               concatenated with `y_embedding` [1, h, D/2] of the row. The paper
+               does not define them for tokens that are not patches. These get
+               zeros here, because they are learned vectors themselves.
+    sincos2d   [1, N, D] to add, without parameters; also zeros for tokens that
+               are not patches.
+    relative   [2N-1, A, d], not to add: the parameter `relative_embedding`, see
                `relative_scores`.
 
-  Learned values start at normal(0.02) (vit_jax/models_vit.py, for `learned`;
-  the paper names no other for the rest).
+  Learned values are initialised from a normal distribution of standard
+  deviation 0.02 (vit_jax/models_vit.py for `learned`; the paper gives no other
+  initialisation for the rest).
 
   Raises:
     InputError: D does not fit the kind.
@@ -54,7 +56,7 @@ class PositionEmbedding(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x):  # [B, N, D]
+  def __call__(self, x: jax.Array) -> jax.Array:  # [B, N, D]
     _, num_tokens, hidden_size = x.shape
     if self.kind == 'learned':
       return self._learned('pos_embedding', 1, num_tokens, hidden_size)
@@ -65,7 +67,7 @@ class PositionEmbedding(nn.Module):
       positions = self._by_coordinates(hidden_size)
     else:
       positions = sincos2d(self.grid, hidden_size, norm_dtype(x.dtype))
-    extra = num_tokens - positions.shape[1]  # class tokens have no place
+    extra = num_tokens - positions.shape[1]  # tokens that are not patches
     return jnp.pad(positions, ((0, 0), (extra, 0), (0, 0)))
 
   def _learned(self, name, *shape):
@@ -85,16 +87,21 @@ class PositionEmbedding(nn.Module):
     return both.reshape(1, math.prod(self.grid), hidden_size)
 
 
-def relative_scores(
-  query: jax.Array, table: jax.Array
-) -> jax.Array:  # [B, N, A, d], [2N-1, A, d] -> [B, A, N, N]
-  """The second attention of `relative`, added to the scores of the first.
+def relative_scores(query: jax.Array, table: jax.Array) -> jax.Array:
+  """Returns the scores that `relative` adds to the ones of query and key.
 
-  The query's content meets, in place of a key, the embedding of the offset
+  Each score is the product of a query with the embedding of the offset
   p_q - p_k along the sequence of tokens (ViT paper, D.4: 1-D relative
-  attention; that it is the flattened sequence with the class token at 0, and
-  that every head has an embedding of its own, is our reading). Row N-1 of the
-  table is that of offset 0. `query` is scaled already, as for the keys.
+  attention). The paper leaves two choices open: here the sequence is the
+  flattened one with the class token at 0, and every head has its own
+  embeddings.
+
+  Args:
+    query: [B, N, A, d], already divided by sqrt(d).
+    table: [2N-1, A, d], an embedding for each offset; row N-1 is offset 0.
+
+  Returns:
+    [B, A, N, N].
   """
   num_tokens = query.shape[1]
   by_offset = jnp.einsum('bnad,oad->bano', query, table.astype(query.dtype))
@@ -104,10 +111,10 @@ def relative_scores(
 
 
 def check(module: nn.Module) -> None:
-  """Checks how the fields of a ViT about positions go together.
+  """Checks the combination of a ViT's fields on positions.
 
   Raises:
-    InputError: one line on fields that exclude each other.
+    InputError: two fields exclude each other.
   """
   kind, place = module.position_embedding, module.position_embedding_at
   where = f'position_embedding={kind!r} with position_embedding_at={place!r}'
@@ -122,7 +129,7 @@ def check(module: nn.Module) -> None:
     place != 'stem' or kind not in ('learned', 'sincos2d')
   ):
     raise InputError(
-      f'{where} is not for a class_token_after_positions, which is of '
+      f'{where} excludes class_token_after_positions, which needs '
       "'learned' or 'sincos2d' at the 'stem'; set it to False"
     )
 
@@ -130,7 +137,7 @@ def check(module: nn.Module) -> None:
 def sincos2d(
   grid: tuple[int, int], hidden_size: int, dtype: Dtype = jnp.float32
 ) -> jax.Array:
-  """Fixed 2-D sine-cosine embedding [1, h*w, D]: sin x, cos x, sin y, cos y.
+  """Returns the fixed embedding [1, h*w, D]: sin x, cos x, sin y, cos y.
 
   Source: big_vision/models/vit.py (after MoCo v3).
 

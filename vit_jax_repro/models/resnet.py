@@ -1,7 +1,7 @@
 """The ResNet stem of the hybrids (R+ViT): post-activation bottlenecks.
 
-This is not BiT's ResNet: the norm follows the convolution, the shortcut has a
-norm of its own, convolutions and pool pad as 'SAME', and weight
+The stem differs from BiT's ResNet: the norm follows the convolution, the
+shortcut has its own norm, convolutions and pool use 'SAME' padding, and weight
 standardisation adds its epsilon to the standard deviation
 (vit_jax/models_resnet.py and models_vit.py; ViT paper, section 4.1).
 
@@ -13,6 +13,7 @@ import functools
 import flax.linen as nn
 import jax
 
+from vit_jax_repro.models.choices import Dtype
 from vit_jax_repro.models.convolution import GroupNorm, StdConv, max_pool
 
 ROOT_CHANNELS = 64  # times the width factor
@@ -20,7 +21,7 @@ GROUPS = 32  # of every norm
 
 
 class ResidualUnit(nn.Module):
-  """Bottleneck: 1x1, 3x3 (strided), 1x1 to 4x the features, then ReLU."""
+  """Applies a bottleneck: 1x1, 3x3 (strided), 1x1 to 4x features, then ReLU."""
 
   features: int
   strides: tuple[int, int]
@@ -28,7 +29,9 @@ class ResidualUnit(nn.Module):
   norm: functools.partial
 
   @nn.compact
-  def __call__(self, x):  # [B, H, W, C]
+  def __call__(
+    self, x: jax.Array
+  ) -> jax.Array:  # [B, H, W, C] -> [B, h, w, 4 * features]
     shortcut = x
     if x.shape[-1] != 4 * self.features or self.strides != (1, 1):
       shortcut = self.conv(
@@ -42,11 +45,11 @@ class ResidualUnit(nn.Module):
     y = self.conv(4 * self.features, (1, 1), name='conv3')(y)
     # A zero scale makes a fresh unit the identity (vit_jax/models_resnet.py).
     y = self.norm(name='gn3', scale_init=nn.initializers.zeros)(y)
-    return nn.relu(shortcut + y)  # [B, h, w, 4 * features]
+    return nn.relu(shortcut + y)
 
 
 class ResNetStage(nn.Module):
-  """`num_units` bottlenecks, the first one strided."""
+  """Applies `num_units` bottlenecks; the first one is strided."""
 
   num_units: int
   features: int
@@ -56,7 +59,7 @@ class ResNetStage(nn.Module):
   norm: functools.partial
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     for i in range(self.num_units):
       x = self.unit(
         features=self.features,
@@ -78,21 +81,30 @@ def apply_stem(
   weight_standardization_eps: float,
   pool_padding: str,
   remat: bool,
-  dtype,
-  param_dtype,
+  dtype: Dtype,
+  param_dtype: Dtype,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Runs the stem in the scope of the calling module.
+  """Applies the stem in the scope of the calling module.
 
-  The parameters are top-level names of the published files (`conv_root`,
-  `gn_root`, `block1`, ...), hence a function and not a module.
+  The stem is a function and not a module, because its parameters are at the top
+  level of the published files (`conv_root`, `gn_root`, `block1`, ...).
 
   Args:
     images: [B, H, W, 3].
-    num_layers: units per stage; () leaves root convolution and pool (H/4).
+    num_layers: units per stage; () for only the root convolution and the pool
+      (H/4).
+    width_factor: multiplies the number of channels.
+    group_norm_eps: epsilon of every norm.
+    weight_standardization: a key of `convolution.WEIGHT_STANDARDIZATIONS`.
+    weight_standardization_eps: its epsilon.
+    pool_padding: a key of `convolution.POOLS`.
+    remat: recompute each unit in the backward pass.
+    dtype: dtype of the computation.
+    param_dtype: dtype of fresh parameters.
 
   Returns:
-    [B, H/s, W/s, C] features, s = 4 * 2**(len(num_layers) - 1), and the named
-    intermediates `conv_root`, `gn_root`, `block1`, ...
+    Features [B, H/s, W/s, C] with s = 4 * 2**(len(num_layers) - 1), or 4 for
+    (), and the named intermediates `conv_root`, `gn_root`, `block1`, ...
   """
   conv = functools.partial(
     StdConv,

@@ -1,10 +1,12 @@
-"""The transformer encoder of ViT: attention, blocks, and the MAP head.
+"""The Transformer encoder of ViT: attention, blocks, and the MAP head.
 
 Shapes: B batch, N tokens (M keys), D hidden, A heads, d head dim, F mlp,
 L layers.
 """
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,11 +25,9 @@ from vit_jax_repro.models.positions import PositionEmbedding, relative_scores
 
 
 class Attention(nn.Module):
-  """Multi-head attention; parameters as linen's MultiHeadDotProductAttention.
+  """Applies multi-head attention, with softmax in float32 or wider.
 
-  Softmax runs in float32 or wider. `relative`, if given, is the table of
-  `positions.relative_scores` for self-attention. Returns the output [B, N, D]
-  and, if they are kept, the attention weights [B, A, N, M] (before dropout).
+  The parameters are those of linen's MultiHeadDotProductAttention.
   """
 
   num_heads: int
@@ -38,8 +38,26 @@ class Attention(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, tokens, context, key=None, relative=None):
-    """Takes [B, N, D], [B, M, D], a key of dropout, and [2N-1, A, d]."""
+  def __call__(
+    self,
+    tokens: jax.Array,
+    context: jax.Array,
+    key: jax.Array | None = None,
+    relative: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array | None]:
+    """Attends from tokens to a context.
+
+    Args:
+      tokens: [B, N, D], for the queries.
+      context: [B, M, D], for the keys and values.
+      key: key of the dropout.
+      relative: [2N-1, A, d], the table of `positions.relative_scores`, for
+        self-attention.
+
+    Returns:
+      The output [B, N, D], and the attention weights [B, A, N, M] before
+      dropout, or None if they are not kept.
+    """
     hidden_size = tokens.shape[-1]
     project = functools.partial(
       nn.DenseGeneral,
@@ -69,15 +87,17 @@ class Attention(nn.Module):
     out = project(features=hidden_size, axis=(-2, -1), name='out')(out)
     return out, weights
 
-  def by_rows(self, params, query):  # [B, N, A, d] -> [B, A, N, N]
-    """Scores of relative positions; on its own for `training.dividing`."""
+  def by_rows(
+    self, params: Mapping[str, jax.Array], query: jax.Array
+  ) -> jax.Array:  # [B, N, A, d] -> [B, A, N, N]
+    """Returns relative scores; `training.dividing` calls this method."""
     return relative_scores(query, params['relative_embedding'])
 
 
-# The name of the result of a product with parameters that several devices
-# divide: JAX does not see the product in it.
+# Name of the result of a product with parameters that is divided over devices.
+# JAX does not recognise such a result as a product.
 DIVIDED_PRODUCT = 'divided product'
-# What the backward pass of a rematerialised block does not compute again.
+# Values that the backward pass of a rematerialised block does not recompute.
 REMAT_POLICIES = {
   'nothing': None,
   'dots': jax.checkpoint_policies.save_from_both_policies(
@@ -88,11 +108,11 @@ REMAT_POLICIES = {
 
 
 class EncoderBlock(nn.Module):
-  """Pre-norm self-attention, then MLP, each with a residual (ViT eq. 2-3).
+  """Applies pre-norm self-attention, then an MLP, each with a residual.
 
-  `position_embedding` is the kind that acts in this block, 'none' otherwise;
-  with `own_positions` it has one of its own, `posembed_layer`, else it is
-  given one.
+  These are equations 2 and 3 of the ViT paper. `position_embedding` is the kind
+  that acts in this block, or 'none'. With `own_positions` the block has its own
+  embedding, `posembed_layer`. Otherwise it uses the one in its arguments.
   """
 
   num_heads: int
@@ -110,8 +130,25 @@ class EncoderBlock(nn.Module):
   param_dtype: Dtype
 
   @nn.compact
-  def __call__(self, x, key, drop_path_rate, positions):  # [B, N, D]
-    """Returns the tokens and, for `nn.scan`, what to keep of this layer."""
+  def __call__(
+    self,
+    x: jax.Array,
+    key: jax.Array | None,
+    drop_path_rate: float | jax.Array | None,
+    positions: jax.Array | None,
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+    """Returns the tokens, and in the form of `nn.scan` the intermediates.
+
+    Args:
+      x: [B, N, D].
+      key: key of the dropout and the stochastic depth.
+      drop_path_rate: rate of the stochastic depth.
+      positions: position embeddings shared with other blocks.
+
+    Returns:
+      [B, N, D], and a pair of the same tokens and the attention weights
+      [B, A, N, N], or None without `keep_weights`.
+    """
     x, relative = self._with_positions(x, positions)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = functools.partial(
@@ -143,10 +180,10 @@ class EncoderBlock(nn.Module):
       name='MlpBlock_0',
     )(y, mlp_key)
     x = x + drop_path(y, drop_path_rate, path2_key)
-    return x, (x, weights) if self.keep_weights else None
+    return x, None if weights is None else (x, weights)
 
   def _with_positions(self, x, positions):
-    """The tokens, and what is relative about them (None: nothing)."""
+    """Adds position embeddings; returns tokens and the table of `relative`."""
     if self.own_positions:
       positions = PositionEmbedding(
         kind=self.position_embedding,
@@ -161,18 +198,18 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Position embeddings, dropout, L blocks, final LayerNorm.
+  """Applies position embeddings, dropout, L blocks and a final LayerNorm.
 
-  With `scan` the blocks' parameters are stacked on axis 0 under
-  `encoderblock`; values, random masks and intermediates stay the same.
+  With `scan` the blocks' parameters are stacked on axis 0 under `encoderblock`.
+  Values, random masks and intermediates stay the same.
 
-  Position embeddings are called `posembed_input` at the stem,
-  `posembed_shared`, and `posembed_layer` of `encoderblock_0`, ... See
-  `positions.PLACES`.
+  The parameters of position embeddings are called `posembed_input` at the stem,
+  `posembed_shared` if all blocks share them, and `posembed_layer` in
+  `encoderblock_0`, ... if each block has its own. See `positions.PLACES`.
   """
 
   num_layers: int
-  block_fields: dict
+  block_fields: dict[str, Any]
   stochastic_depth_rate: float
   position_embedding: str
   position_embedding_at: str
@@ -183,7 +220,10 @@ class Encoder(nn.Module):
   keep: bool
 
   @nn.compact
-  def __call__(self, x, key):  # [B, N, D] -> [B, N, D], {name: array}
+  def __call__(
+    self, x: jax.Array, key: jax.Array | None
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Maps [B, N, D] to [B, N, D] and {name of an intermediate: array}."""
     fields = dict(self.block_fields)
     named = {}
     kind, place = self.position_embedding, self.position_embedding_at
@@ -217,8 +257,8 @@ class Encoder(nn.Module):
       name=name,
     )(x)
 
-  def _block_positions(self, i):
-    """The fields of block i about positions."""
+  def _block_positions(self, i) -> dict[str, Any]:
+    """Returns the fields of block i that concern positions."""
     kind, place = self.position_embedding, self.position_embedding_at
     if place == 'stem' and (kind != 'relative' or i):
       kind = 'none'
@@ -234,9 +274,10 @@ class Encoder(nn.Module):
       rates = [None] * self.num_layers
     block = EncoderBlock
     policy = pick('remat_policy', self.remat_policy, REMAT_POLICIES)
-    if self.remat:  # inside a scan the loop itself prevents the merging
+    if self.remat:
+      # The loop of a scan already prevents XLA from merging both passes.
       block = nn.remat(block, prevent_cse=not self.scan, policy=policy)
-    fields = dict(fields, keep_weights=self.keep)
+    fields: dict[str, Any] = dict(fields, keep_weights=self.keep)
     if not self.scan:
       kept = []
       for i, (key, rate) in enumerate(zip(keys, rates, strict=True)):
@@ -255,16 +296,16 @@ class Encoder(nn.Module):
     keys = None if keys[0] is None else jnp.stack(keys)
     rates = None if rates[0] is None else jnp.asarray(rates)
     x, kept = stacked(x, keys, rates, shared)
-    if not self.keep:
+    if kept is None:
       return x, []
     outputs, weights = kept  # [L, B, N, D], [L, B, A, N, N]
     return x, list(zip(outputs, weights, strict=True))
 
 
 class MapHead(nn.Module):
-  """Multi-head attention pooling of big_vision's `map`: [B, N, D] -> [B, D].
+  """Pools [B, N, D] to [B, D] by attention, as big_vision's `map`.
 
-  A learned probe attends over the tokens; an MLP with a residual follows
+  A learned probe attends over the tokens. An MLP with a residual follows
   (big_vision/models/vit.py, MAPHead).
   """
 
@@ -277,7 +318,7 @@ class MapHead(nn.Module):
   param_dtype: Dtype
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     probe = self.param(
       'probe',

@@ -1,4 +1,4 @@
-"""Every named model as a row of a table, and the names under which it goes.
+"""The tables of named models, and the accepted spellings of their names.
 
 Sizes: ViT paper Table 1, AugReg paper (arXiv:2106.10270) Tables 1-2, DeiT
 paper Table 1, Mixer paper Table 1, BiT paper section 3; structure of the
@@ -21,7 +21,7 @@ VIT_SIZES = {  # hidden_size, mlp_dim, num_heads, num_layers
 VIT_PATCHES = (8, 14, 16, 32)
 
 # Patch size in cells of the stem's output, units per stage. R+ViT-Ti_16 has an
-# effective patch of 32 whatever its name says (AugReg code; 49 tokens at 224).
+# effective patch of 32, despite its name (AugReg code; 49 tokens at 224).
 # R50+ViT-B_32 and R50+ViT-L_16 were never released (ViT paper section 4.1).
 HYBRIDS = {
   'R+ViT-Ti_16': ('Ti', 8, ()),
@@ -67,7 +67,7 @@ NUM_CLASSES = 1000  # where the name does not imply another number
 
 
 def names() -> tuple[str, ...]:
-  """All model names, in the spelling of the published files."""
+  """Returns all model names, in the spelling of the published files."""
   vits = [f'ViT-{size}_{patch}' for size in VIT_SIZES for patch in VIT_PATCHES]
   bits = [
     f'BiT-{data}R{depth}x{width}{tuned}'
@@ -89,14 +89,14 @@ def names() -> tuple[str, ...]:
 
 
 def variant(name: str) -> dict[str, Any]:
-  """The mapping of fields of a named model (see `models.create`).
+  """Returns the mapping of fields of a named model (see `models.create`).
 
   Args:
-    name: as in the published files ('R50+ViT-B_16'), as in the AugReg files
-      ('R50_L_32'), or as in the original configs ('r50_b16').
+    name: spelled as in the published files ('R50+ViT-B_16'), the AugReg files
+      ('R50_L_32') or the original configs ('r50_b16').
 
   Raises:
-    InputError: unknown name; the nearest known ones are given.
+    InputError: the name is unknown; the message has the nearest known ones.
   """
   name = canonical_name(name)
   if name in HYBRIDS:
@@ -117,7 +117,11 @@ def variant(name: str) -> dict[str, Any]:
 
 
 def canonical_name(name: str) -> str:
-  """The published spelling of any accepted name; see `variant`."""
+  """Returns the published spelling of a name that `variant` accepts.
+
+  Raises:
+    InputError: the name is unknown; the message has the nearest known ones.
+  """
   aliases = {}
   for full in names():
     augreg = full.replace('ViT-', '').replace('+', '_')
@@ -128,7 +132,7 @@ def canonical_name(name: str) -> str:
   bit = _BIT_NAME.fullmatch(str(name))
   if bit and int(bit[2]) in BIT_UNITS:
     return name
-  spelling = {}  # whatever the letter case
+  spelling = {}  # by lower-case alias, to find near names in any letter case
   for alias in aliases:
     spelling.setdefault(alias.lower(), alias)
   near = difflib.get_close_matches(str(name).lower(), spelling, n=3, cutoff=0.5)
@@ -177,7 +181,9 @@ def _mixer(name):
 
 
 def _bit(name):
-  data, depth, width, tuned = _BIT_NAME.fullmatch(name).groups()
+  match = _BIT_NAME.fullmatch(name)
+  assert match  # `canonical_name` has accepted the name
+  data, depth, width, tuned = match.groups()
   width = float(width) if '.' in width else int(width)
   if width <= 0 or 64 * width % 32:
     raise InputError(

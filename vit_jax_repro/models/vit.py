@@ -1,15 +1,17 @@
 """The Vision Transformer: one module for ViT, hybrid, big_vision and DeiT.
 
 Structure and constants: vit_jax/models_vit.py of google-research/
-vision_transformer and the ViT paper (arXiv:2010.11929, section 3.1). Where
-lineages and ports differ, there is a field; the defaults are the original's.
+vision_transformer and the ViT paper (arXiv:2010.11929, section 3.1). Every
+difference between lineages or ports is a field, and the defaults are those of
+the original code.
 
 Shapes: B batch, H W pixels, h w patches, N tokens, D hidden, K classes.
 """
 
-import functools
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from vit_jax_repro.errors import InputError
@@ -23,7 +25,7 @@ from vit_jax_repro.models.choices import Dtype, pick
 from vit_jax_repro.models.layers import classify
 from vit_jax_repro.models.transformer import Encoder, MapHead
 
-# classifier: whether a class token is prepended.
+# {classifier: whether a class token is prepended}.
 CLASSIFIERS = {
   'token': True,
   'token_unpooled': True,
@@ -34,48 +36,59 @@ CLASSIFIERS = {
 
 
 class ViT(nn.Module):
-  """Images [B, H, W, 3] in [-1, 1] -> logits [B, K] float32.
+  """Maps images [B, H, W, 3] in [-1, 1] to logits [B, K] float32.
 
-  `unpooled` and `token_unpooled` give logits [B, N, K] of every token; a
-  `distilled` model gives the mean of its two heads, and the pair of logits
-  when `train` is set. Without `num_classes` the head is left out.
+  With the classifiers `unpooled` and `token_unpooled` the result is logits
+  [B, N, K] of every token. A `distilled` model returns the mean of the logits
+  of its two heads, or the pair of logits if `train` is set. Without
+  `num_classes` there is no head.
 
   Fields:
     patch_size: (height, width) in pixels, or in cells of the stem's output.
     representation_size: width of the tanh layer before the head (pre_logits).
     classifier: a key of `CLASSIFIERS`.
-    position_embedding: a key of `positions.KINDS`.
-    position_embedding_at: 'stem', before the first block; 'every_layer', each
-      with its own; 'shared', in every layer the same (ViT paper, D.4).
-    class_token_after_positions: positions are added to the patches alone and
-      then the class token is prepended (big_vision), instead of before.
-    corruptible: patches may be given as corrupted (masked patch prediction,
-      ViT paper, B.1.2); the parameter `mask` takes the place of some.
-    distilled: a second, distillation token and head (DeiT, arXiv:2012.12877).
-    stem_num_layers: units per stage of the hybrid's ResNet stem; None: no stem.
+    position_embedding: one of `positions.KINDS`.
+    position_embedding_at: 'stem' for once, before the first block;
+      'every_layer' for one embedding per layer; 'shared' for the same embedding
+      in every layer (ViT paper, D.4).
+    class_token_after_positions: add positions only to the patches, and then
+      prepend the class token (big_vision). By default the token comes first.
+    corruptible: accept corrupted patches (masked patch prediction, ViT paper,
+      B.1.2); the parameter `mask` replaces some of them.
+    distilled: add a second token and a second head for distillation (DeiT,
+      arXiv:2012.12877).
+    stem_num_layers: units per stage of the hybrid's ResNet stem; None for no
+      stem.
     gelu: 'tanh' (original) or 'erf' (PyTorch ports).
-    head_bias_init: value the head's bias starts at.
-    stochastic_depth_rate: drop rate of the last block, linear from 0.
-    scan: stack the blocks' parameters and loop over them: compiles faster.
-    remat: recompute each block in the backward pass: less memory.
-    remat_policy: what is not: 'nothing', or the products of 'dots' with
-      parameters, which takes more memory and less time.
-    attention: a key of `attention.IMPLEMENTATIONS`; how, not what is computed.
-    dtype: of computation; norms, softmax and logits stay float32 or wider.
-    param_dtype: of fresh parameters.
+    head_bias_init: initial value of the head's bias.
+    stochastic_depth_rate: drop rate of the last block. The rate grows linearly
+      from 0 in the first block.
+    scan: stack the blocks' parameters and loop over the blocks, which compiles
+      faster.
+    remat: recompute each block in the backward pass, which takes less memory.
+    remat_policy: values of a block that are kept and not recomputed: 'nothing',
+      or 'dots' for the products with parameters, which takes more memory and
+      less time.
+    attention: a key of `attention.IMPLEMENTATIONS`. It selects a kernel and
+      does not change what is computed.
+    dtype: dtype of the computation. Norms, softmax and logits stay float32 or
+      wider.
+    param_dtype: dtype of fresh parameters.
 
   Intermediates: `conv_root`, `gn_root`, `block1`... (hybrids), `embedding`,
   `Transformer/posembed_input`, `Transformer/encoderblock_0` and
   `Transformer/encoderblock_0/attention_weights`..., `Transformer/encoder_norm`,
-  `pre_logits` (before the tanh), `pre_logits_tanh`. big_vision's names for
-  them: `stem` is `embedding`, `with_posemb` is `Transformer/posembed_input`,
-  `encoded` is `Transformer/encoder_norm`, `pre_logits` is after its tanh
-  (`pre_logits_tanh`); `head_input` is what enters the pre_logits layer: our
-  `pre_logits` where there is no such layer, else the pooled
-  `Transformer/encoder_norm`, which has no name here.
+  `pre_logits` (before the tanh), `pre_logits_tanh`.
+
+  big_vision has other names for them: `stem` is `embedding`, `with_posemb` is
+  `Transformer/posembed_input`, `encoded` is `Transformer/encoder_norm`, and
+  `pre_logits` is `pre_logits_tanh`, the value after its tanh. `head_input` is
+  the input of the pre_logits layer. Without such a layer that is our
+  `pre_logits`; otherwise it is the pooled `Transformer/encoder_norm`, which has
+  no name here.
 
   Raises:
-    InputError: a field's value is unknown or does not fit the image.
+    InputError: the value of a field is unknown or does not fit the image.
   """
 
   num_classes: int | None
@@ -95,7 +108,7 @@ class ViT(nn.Module):
   stem_width_factor: float = 1
   gelu: str = 'tanh'
   layer_norm_eps: float = 1e-6  # linen's default, which the original uses
-  group_norm_eps: float = 1e-6  # likewise
+  group_norm_eps: float = 1e-6  # linen's default, too
   weight_standardization: str = 'std_plus_eps'
   weight_standardization_eps: float = 1e-5  # vit_jax/models_resnet.py
   pool_padding: str = 'same'
@@ -111,14 +124,24 @@ class ViT(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, images, *, train=False, sources=None):
-    """Takes images and, if `corruptible`, `sources` [B, N] integers.
+  def __call__(
+    self,
+    images: jax.Array,
+    *,
+    train: bool = False,
+    sources: jax.Array | None = None,
+  ) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """Returns logits of images.
 
-    They say which patch of the same image each one is replaced by, its own
-    number for itself, and -1 for the [mask] embedding.
+    Args:
+      images: [B, H, W, 3].
+      train: apply dropout and stochastic depth.
+      sources: [B, N] integers, only for a `corruptible` model: for each patch
+        the index of the patch of the same image that replaces it, its own index
+        to keep it, or -1 for the [mask] embedding.
     """
     self._check(images, sources)
-    named = {}
+    named: dict[str, jax.Array] = {}
     x = images.astype(self.dtype)
     if self.stem_num_layers is not None:
       x, named = self._stem(x)
@@ -175,6 +198,7 @@ class ViT(nn.Module):
       )
 
   def _stem(self, x):
+    assert self.stem_num_layers is not None  # checked by the caller
     return resnet.apply_stem(
       x,
       num_layers=self.stem_num_layers,
@@ -203,7 +227,7 @@ class ViT(nn.Module):
   def _corrupt(self, x, sources):  # [B, N, D], [B, N] -> [B, N, D]
     mask = self.param(
       'mask',
-      nn.initializers.zeros,  # as `cls`; the paper does not say
+      nn.initializers.zeros,  # as for `cls`; the paper does not specify it
       (1, 1, self.hidden_size),
       self.param_dtype,
     )
@@ -215,13 +239,19 @@ class ViT(nn.Module):
     return jnp.where(sources < 0, mask, taken)
 
   def _prepend_tokens(self, x, grid, named):
-    """Prepends class and distillation tokens; says if positions are added."""
-    token = functools.partial(
-      self.param,
-      init_fn=nn.initializers.zeros,
-      shape=(1, 1, self.hidden_size),
-      dtype=self.param_dtype,
-    )
+    """Prepends tokens; returns [B, N, D] and whether positions were added.
+
+    The tokens are the class token and the distillation token.
+    """
+
+    def token(name):
+      return self.param(
+        name,
+        nn.initializers.zeros,
+        (1, 1, self.hidden_size),
+        self.param_dtype,
+      )
+
     has_token = CLASSIFIERS[self.classifier]
     positions_first = has_token and self.class_token_after_positions
     if positions_first:
@@ -242,7 +272,7 @@ class ViT(nn.Module):
     ]
     return jnp.concatenate([*tokens, x], axis=1), positions_first
 
-  def _block_fields(self):
+  def _block_fields(self) -> dict[str, Any]:
     return dict(
       num_heads=self.num_heads,
       mlp_dim=self.mlp_dim,
