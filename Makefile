@@ -1,13 +1,13 @@
-# Each target makes the virtual environment that it needs, on Python 3.11-3.13.
-# Another interpreter: make test PYTHON=python3.12 VENV=.venv312
+# Each target creates the virtual environment that it needs, with Python
+# 3.11-3.13. To choose an interpreter: make test PYTHON=python3.12 VENV=.venv312
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/quickstart
 HTML ?= runs/notebooks
 
-# Of `make accelerators`: a Python that has the newest JAX, and the compilers
-# of that JAX. PYTHON, where it is given, is taken as it is.
+# For `make accelerators`: a Python that runs the newest JAX, and the compilers
+# of that JAX. If PYTHON is given, it is used unchanged.
 COMPILERS ?= .venv-accelerators
 ifeq ($(origin PYTHON),file)
 NEW_PYTHON = $(shell .ci/python 3.13 3.12)
@@ -30,16 +30,16 @@ install: $(VENV)/.installed
 $(VENV)/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit((3, 11) > sys.version_info or \
 	  sys.version_info >= (3, 14))' || { echo '$(PYTHON) must be Python 3.11,' \
-	  '3.12 or 3.13; say, for example: make PYTHON=python3.12'; exit 1; }
+	  '3.12 or 3.13; name one, for example: make PYTHON=python3.12'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint requirements.txt -e '.[dev]'
 	@touch $@
 
 install-torch: $(VENV)/.installed-torch
 
-# PyTorch and its ports, for the tests of crosscheck and convert. No lock: on
-# Linux a universal one would hold the gigabytes of the CUDA build. timm asks
-# for torchvision, which these tests do not need.
+# PyTorch and its ports, for the tests of crosscheck and convert. They are not
+# locked: on Linux a universal lock would hold the gigabytes of the CUDA build.
+# timm requires torchvision, which these tests do not need.
 $(VENV)/.installed-torch: $(VENV)/.installed
 	$(PIP) install --quiet --constraint requirements.txt -e '.[torch]' \
 	  transformers==5.23.0
@@ -52,31 +52,33 @@ $(VENV)/.installed-notebooks: $(VENV)/.installed
 	$(PIP) install --quiet --constraint requirements.txt -e '.[notebooks]'
 	@touch $@
 
-# Trains on the digits that scikit-learn ships; again: continues or shows.
+# Trains on the digits that scikit-learn ships. A second call continues the run,
+# or shows its result if it is finished.
 quickstart: install
 	$(RUN) -m vit_jax_repro.main --config=configs/quickstart.py \
 	  --workdir=$(WORKDIR)
 
-# The pictures in README.md.
+# Draws the pictures in README.md.
 pictures: quickstart
 	$(RUN) examples/readme_pictures.py $(WORKDIR) docs
 
 # Runs all notebooks and renders them with their outputs to $(HTML).
-# LESSONS_SIZE=short only sees that they run; =full wants a GPU.
+# LESSONS_SIZE=short only checks that they run; LESSONS_SIZE=full needs a GPU.
 notebooks: install-torch install-notebooks
 	$(RUN) -m nbconvert --log-level=WARN --execute --to html \
 	  --output-dir=$(HTML) notebooks/*.ipynb
 
-# Takes the outputs out of the notebooks, before a commit.
+# Removes the outputs of the notebooks, before a commit.
 strip: install-notebooks
 	$(RUN) -m nbconvert --log-level=WARN --clear-output --inplace \
 	  notebooks/*.ipynb
 
-# Two processes, each with whole modules; more would want more memory.
+# Two processes, each with whole modules. More processes need more memory.
 test: install-torch
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# What compares with the original's numbers, compiled as users compile it.
+# Runs the tests that compare with the original's numbers, compiled as users
+# compile.
 exact: install
 	files=$$(grep -rl --include='test_*.py' as_users_compile tests) && \
 	  COMPILE_AS_USERS=1 $(RUN) -m pytest -n 2 --dist loadfile $$files
@@ -84,9 +86,10 @@ exact: install
 quick: install
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m quick
 
-# Compiles runs for TPUs and NVIDIA cards, of which none need be there. An
-# environment of its own: the compilers are gigabytes and want Python 3.12.
-# ALL=1 compiles whole models, all of them for all targets: hours.
+# Compiles runs for TPUs and NVIDIA cards, which this machine need not have. It
+# has an environment of its own, because the compilers take gigabytes and need
+# Python 3.12. ALL=1 compiles all models in full size for all targets, which
+# takes hours.
 accelerators: install-compilers
 	@if [ -n '$(NEW_PYTHON)' ]; then \
 	  ALL=$(ALL) $(COMPILERS)/bin/python -m pytest -n 2 accelerators; fi
@@ -115,7 +118,7 @@ format: install
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-# Compiles requirements.txt anew, for Python 3.11-3.13 on every platform.
+# Compiles requirements.txt again, for Python 3.11-3.13 on every platform.
 lock: install
 	$(PIP) install --quiet uv
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
