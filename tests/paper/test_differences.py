@@ -1,4 +1,4 @@
-"""Differences between papers and code, and the rows that they concern."""
+"""Differences between papers and code, and the rows they concern."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.quick
 ALL = {each.id: each for each in differences.all_differences()}
 
 
-def test_all_are_there():
+def test_all_differences_has_every_line():
   assert list(ALL) == [f'pvc-{number:02}' for number in range(1, 81)]
   assert ALL['pvc-80'].status == 'open'
   assert ALL['pvc-11'].topic == 'Polyak averaging'
@@ -29,7 +29,7 @@ def test_all_are_there():
     }
   ),
 )
-def test_conditions_hold_for_some_row_and_not_for_all(alternative):
+def test_conditions_hold_for_some_rows_but_not_for_all(alternative):
   difference = dataclasses.replace(ALL['pvc-01'], concerns=alternative)
   touched = [row for row in table.rows() if difference.touches(row)]
   assert 0 < len(touched) < len(table.rows())
@@ -71,7 +71,7 @@ def test_touching(row, touching, others):
   assert touching <= found and not others & found
 
 
-def test_some_concern_readers_only():
+def test_touches_no_row_without_conditions():
   assert not any(ALL['pvc-13'].touches(row) for row in table.rows())
 
 

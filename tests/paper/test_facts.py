@@ -8,7 +8,7 @@ from vit_jax_repro.paper import facts
 pytestmark = pytest.mark.quick
 
 
-def test_the_tables():
+def test_tables_have_all_rows():
   sizes = {each.name: len(each.rows) for each in facts.tables()}
   assert sizes['ViT Table 1'] == 5
   assert sizes['ViT Table 3'] == 13
@@ -23,7 +23,7 @@ def test_the_tables():
     facts.named('x')
 
 
-def test_what_rows_share():
+def test_common_and_varying_columns():
   found = facts.named('ViT Table 3')
   assert found.common()['batch_size'] == '4096'
   assert found.common()['resolution'] == '224'
@@ -36,7 +36,7 @@ def test_what_rows_share():
   'name, family',
   [('ViT Table 1', 'ViT'), ('AugReg Table 1', 'ViT'), ('DeiT Table 1', 'DeiT')],
 )
-def test_sizes_are_those_of_the_models(name, family):
+def test_sizes_match_the_models(name, family):
   for row in facts.named(name).rows:
     model = row['model'].replace('/', '_').replace('@384', '')
     if family == 'DeiT':

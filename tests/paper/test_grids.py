@@ -1,4 +1,4 @@
-"""Tables laid out as in the paper."""
+"""Tables in the layout of the paper."""
 
 import pytest
 from paper_results import RESULTS
@@ -16,7 +16,7 @@ def grid(*what, results=(), **which):
   return section, {row[0]: row[1:] for row in section.rows}
 
 
-def test_models_by_data_sets():
+def test_grid_has_models_by_data_sets():
   section, cells = grid('ViT Table 5', results=RESULTS)
   assert section.columns == (
     '', '>CIFAR-10', '>CIFAR-100', '>ImageNet', '>ImageNet ReaL',
@@ -31,7 +31,7 @@ def test_models_by_data_sets():
   assert '= agrees, ! differs' in section.text[0]
 
 
-def test_labels_say_no_more_than_is_needed():
+def test_labels_have_only_the_additions_they_need():
   _, cells = grid('ViT Table 6')
   assert 'ViT-L/16\n14 epochs' in cells and len(cells) == 18
   _, cells = grid('ViT Table 7')
@@ -40,14 +40,14 @@ def test_labels_say_no_more_than_is_needed():
   assert cells['DeiT-B ablation: default\n384 px'] == ('83.1 ± 0.1',)
 
 
-def test_many_data_sets_go_down():
+def test_many_data_sets_become_rows():
   section, cells = grid('ViT Table 9')
   assert section.columns[3] == '>ViT-L/16\nImageNet-21k'
   assert len(cells) == 20
   assert cells['VTAB-1k SVHN'] == ('(88.9)', '(87.4)', '80.9')
 
 
-def test_several_metrics_and_several_numbers():
+def test_grid_shows_several_metrics_and_several_numbers():
   section, cells = grid('BiT Table 6', pattern='BiT-M R50x1')
   assert section.columns == ('', '>ObjectNet, top-1', '>ObjectNet, top-5')
   section, cells = grid('ViT Table 2')
@@ -58,7 +58,7 @@ def test_several_metrics_and_several_numbers():
 
 
 @pytest.mark.parametrize('name', [each.name for each in table.tables()])
-def test_no_number_is_lost(name):
+def test_grid_shows_every_number(name):
   section, _ = grid(name)
   numbers = [
     line

@@ -1,4 +1,4 @@
-"""Views of what there is."""
+"""Views of tables, of settings and of differences."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from vit_jax_repro.paper import differences, facts, listings, table
 pytestmark = pytest.mark.quick
 
 
-def test_the_tables():
+def test_all_tables_shows_counts_and_titles():
   found = [table.named('ViT Table 5'), table.named('ViT Table 6')]
   view = listings.all_tables(found, [facts.named('ViT Table 3')])
   numbers, settings = view.sections
@@ -27,12 +27,12 @@ def test_the_tables():
   assert view.records[0]['checkable-finetune'] == 22
 
 
-def test_one_kind_of_table_alone():
+def test_all_tables_omits_an_empty_section():
   view = listings.all_tables([], [facts.named('ViT Table 3')])
   assert [section.title for section in view.sections] == ['Sizes and settings']
 
 
-def test_settings_lose_nothing():
+def test_settings_show_every_cell():
   found = facts.named('ViT Table 4')
   view = listings.settings(found)
   shown = '\n'.join(
@@ -49,7 +49,7 @@ def test_settings_lose_nothing():
   assert 'batch_size: 512; optimizer: SGD momentum' in head.text[0]
 
 
-def test_tables_of_settings_are_narrow():
+def test_settings_fit_the_width():
   view = listings.settings(facts.named('Model sizes'))
   tables = [section for section in view.sections if any(section.columns)]
   assert len(tables) > 1
@@ -64,7 +64,7 @@ def test_tables_of_settings_are_narrow():
     assert sum(widths) + 3 * (len(widths) - 1) <= 96
 
 
-def test_differences_by_scope():
+def test_all_differences_are_grouped_by_scope():
   found = differences.select('VTAB')
   view = listings.all_differences(found)
   assert [section.title for section in view.sections] == [

@@ -1,4 +1,4 @@
-"""Published and measured numbers as points."""
+"""Published and measured numbers as data for plots."""
 
 import collections
 
@@ -9,7 +9,7 @@ from vit_jax_repro.paper import points, results, table, verdict
 pytestmark = pytest.mark.quick
 
 
-def test_models_of_table_6():
+def test_compute_returns_the_models_of_table_6():
   found = points.compute()
   assert len(found) == 18 and len({each.model for each in found}) == 15
   small = found[0]
@@ -21,7 +21,7 @@ def test_models_of_table_6():
   assert epochs == [7, 14]
 
 
-def test_verdicts_are_counted_by_source():
+def test_overview_counts_verdicts_by_source():
   overview = points.overview({})
   assert overview.checked == ()
   sums = [sum(counts.values()) for counts in overview.counts.values()]

@@ -1,4 +1,4 @@
-"""The published numbers: whole, coherent, and found by their names."""
+"""The published numbers: completeness, consistency, and search by name."""
 
 import collections
 import hashlib
@@ -17,14 +17,14 @@ GROUPS = ('natural', 'specialized', 'structured')
 FAMILIES = {'ViT': 'ViT-', 'hybrid': 'R', 'BiT': 'BiT-', 'DeiT': 'DeiT-'}
 
 
-def test_how_many_can_be_checked():
+def test_rows_have_the_known_numbers_of_statuses():
   counts = collections.Counter(row.status for row in table.rows())
   assert counts == {table.INFERENCE: 573, table.FINETUNE: 470, table.NOT: 428}
   assert sum(each.num_rows for each in table.tables()) == 1471
   assert len(table.tables()) == 52
 
 
-def test_ids_are_unique_and_tell_the_table():
+def test_ids_are_unique_and_begin_with_the_prefix_of_their_table():
   prefixes = {each.name: each.prefix for each in table.tables()}
   ids = [row.id for row in table.rows()]
   assert len(set(ids)) == len(ids)
@@ -35,8 +35,8 @@ def test_ids_are_unique_and_tell_the_table():
   assert first.short(table.select(first.name)[0]).startswith('vit-h-14-jft')
 
 
-def test_numbers_change_only_on_purpose():
-  # They are equal to the transcriptions that their second sources confirm.
+def test_numbers_have_the_known_digest():
+  # The numbers equal the transcriptions, which their second sources confirm.
   text = '\n'.join(
     f'{row.id} {row.published} {row.status} {row.checkpoint}'
     for row in table.rows()
@@ -44,7 +44,7 @@ def test_numbers_change_only_on_purpose():
   assert hashlib.sha256(text.encode()).hexdigest() == DIGEST
 
 
-def test_reasons_go_with_what_cannot_be_checked():
+def test_rows_that_cannot_be_checked_have_a_reason():
   for row in table.rows():
     assert row.status in table.STATUSES
     assert (row.status == table.NOT) == (row.blocker in verdict.BLOCKERS)
@@ -66,7 +66,7 @@ def test_numbers_are_possible():
 
 
 def by_task(rows, before):
-  """{model: {what it is evaluated on, without `before`: value}}."""
+  """Returns {model: {data set of the evaluation, without `before`: value}}."""
   values = collections.defaultdict(dict)
   for row in rows:
     key = row.model, row.pretrain_dataset
@@ -78,7 +78,7 @@ def columns_of(group):
   return [r.column for r in data_sets.DATA_SETS.values() if r.group == group]
 
 
-def test_means_of_vtab_follow_from_its_tasks():
+def test_means_of_vtab_equal_the_means_of_its_tasks():
   before = 'VTAB-1k '
   tasks = by_task(table.select('ViT Table 9'), before)
   derived = by_task(table.select('ViT Table 9 (derived)'), before)
@@ -95,7 +95,7 @@ def test_means_of_vtab_follow_from_its_tasks():
       assert abs(derived[key][f'{group} mean'] - expected) <= 0.00501
 
 
-def test_means_of_the_groups_in_augreg():
+def test_group_means_of_augreg_equal_the_means_of_their_tasks():
   tasks = by_task(table.select('AugReg Table 5'), 'VTAB (full data) ')
   assert len(tasks) == 9
   for values in tasks.values():
@@ -104,7 +104,7 @@ def test_means_of_the_groups_in_augreg():
       assert abs(values[f'{group} mean'] - expected) <= 0.06
 
 
-def test_means_of_the_re_runs_of_bit():
+def test_means_of_bit_reruns_equal_the_means_of_their_groups():
   for values in by_task(table.select('README VTAB-1k'), 'VTAB-1k ').values():
     expected = sum(
       len(columns_of(group)) / 19 * values[f'{group} mean'] for group in GROUPS
@@ -112,7 +112,7 @@ def test_means_of_the_re_runs_of_bit():
     assert abs(values['(19 tasks)'] - expected) <= 0.01
 
 
-def test_adam_against_sgd():
+def test_differences_of_adam_and_sgd_match_the_remark():
   values = collections.defaultdict(dict)
   for row in table.select('ViT Table 7'):
     model, _, optimizer = row.model.partition(' (')
@@ -141,14 +141,14 @@ def test_adam_against_sgd():
       assert abs(statistics.fmean(five) - mean[optimizer]) <= 0.0051
 
 
-def test_every_system_that_is_compared_with_keeps_its_rows():
+def test_table_2_has_all_compared_systems():
   kept = {row.model for row in table.select('ViT Table 2')}
   assert kept == {
     'ViT-H/14', 'ViT-L/16', 'BiT-L R152x4', 'Noisy Student EfficientNet-L2',
   }  # fmt: skip
 
 
-def test_a_file_that_is_named_is_a_published_one():
+def test_named_checkpoints_are_published_files():
   urls = {
     entry.url.rpartition('/')[2]: entry
     for entry in catalogue.table()
@@ -176,11 +176,11 @@ def test_a_file_that_is_named_is_a_published_one():
     ('vit-table-2-vit-h-14-jft-300m-pre-training-cost-tpuv3-core-days', '2500'),
   ],
 )  # fmt: skip
-def test_published_as_it_is_printed(row, published):
+def test_published_is_formatted_as_in_the_source(row, published):
   assert table.find(row).published == published
 
 
-def test_what_all_rows_share_is_theirs():
+def test_rows_have_the_shared_cells_of_their_table():
   (row,) = table.select('AugReg Table 5', model='B/16', dataset='*SVHN')
   assert row.source == 'AugReg paper arXiv:2106.10270'
   assert row.note.startswith('best of 8 hyper-parameter settings')
@@ -214,7 +214,7 @@ def test_select():
     (lambda: table.named('Table 5'), "'ViT Table 5', 'DeiT Table 5'"),
   ],
 )
-def test_what_a_user_gets_wrong(call, message):
+def test_select_find_and_named_reject_wrong_names(call, message):
   with pytest.raises(ValueError) as error:
     call()
   assert message in str(error.value) and '\n' not in str(error.value)

@@ -1,4 +1,4 @@
-"""The rule by which a measurement agrees with a published number."""
+"""The rule for agreement of a measurement with a published number."""
 
 import dataclasses
 import itertools
@@ -26,13 +26,13 @@ def measured(*accuracies, num_examples=50_000):
 @pytest.mark.parametrize(
   'correct, number', [(0, 20), (20, 20), (1, 7), (6131, 6149), (42_610, 50_000)]
 )
-def test_the_interval_of_one_run_is_the_exact_one(correct, number):
+def test_interval_of_one_run_is_the_exact_binomial_one(correct, number):
   expected = stats.binomtest(correct, number).proportion_ci(0.95, 'exact')
   found = measured(correct / number, num_examples=number).interval()
   np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_the_interval_of_several_runs_has_their_spread():
+def test_interval_of_several_runs_includes_their_spread():
   runs = (0.91, 0.93, 0.92)
   one = measured(0.92, num_examples=10_000).interval()
   t = stats.sem(runs) * stats.t.ppf(0.975, df=2)
@@ -44,12 +44,12 @@ def test_the_interval_of_several_runs_has_their_spread():
   np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-def test_runs_on_the_same_images_do_not_make_more_images():
+def test_interval_counts_the_images_of_several_runs_once():
   one, three = measured(0.9), measured(0.9, 0.9, 0.9)
   np.testing.assert_allclose(three.interval(), one.interval(), rtol=1e-12)
 
 
-def test_the_interval_of_a_mean_over_tasks():
+def test_interval_of_a_mean_over_tasks():
   tasks = (measured(0.5, num_examples=100), measured(0.8, num_examples=400))
   mean = verdict.Measurement(tasks=tasks)
   assert mean.accuracy == 0.65
@@ -88,12 +88,12 @@ def test_intervals_stay_between_0_and_1():
     ({'value': 85.0}, 0.8575, 'differs by +0.75 points (4.7 sigma)'),
   ],
 )
-def test_verdicts(fields, accuracy, expected):
+def test_judge_returns_verdicts(fields, accuracy, expected):
   row = dataclasses.replace(ROW, **fields)
   assert str(verdict.judge(row, measured(accuracy))) == expected
 
 
-def test_intervals_that_touch_agree():
+def test_judge_agrees_if_intervals_touch():
   low, high = (100 * end for end in measured(0.8).interval())
   for end, outwards in ((low, -1), (high, 1)):
     at = dataclasses.replace(ROW, value=end + outwards * 0.00499)
@@ -102,7 +102,7 @@ def test_intervals_that_touch_agree():
     assert verdict.judge(beyond, measured(0.8)).kind == verdict.DIFFERS
 
 
-def test_whatever_differs_does_so_by_more_than_196_sigmas():
+def test_differing_numbers_differ_by_more_than_196_sigmas():
   differing = 0
   spreads = ({}, {'std': 0.4}, {'value_min': 89.5, 'value_max': 90.1})
   for spread, decimals, accuracy, number in itertools.product(
@@ -117,18 +117,18 @@ def test_whatever_differs_does_so_by_more_than_196_sigmas():
   assert differing > 100
 
 
-def test_without_a_measurement():
+def test_judge_without_a_measurement():
   assert str(verdict.judge(ROW)) == 'not run'
   blocked = table.find('vit-table-6-vit-b-32-jft-300m-7ep-imagenet')
   assert str(verdict.judge(blocked)) == 'not checkable: JFT-300M weights'
-  # Somebody may have the weights.
+  # A user may have the weights.
   assert str(verdict.judge(blocked, measured(0.8073))) == 'agrees'
   cost = table.find('vit-h-14-jft-300m-pre-training-cost-tpuv3-core-days')
   assert str(verdict.judge(cost, measured(0.9))) == 'not checkable: a cost'
 
 
 @pytest.mark.parametrize('blocker', verdict.BLOCKERS)
-def test_reasons_say_what_would_be_needed(blocker):
+def test_reasons_name_the_need(blocker):
   few, sentences = verdict.BLOCKERS[blocker]
   assert len(few) < 40 and 'Needed: ' in sentences and sentences.endswith('.')
 
@@ -147,6 +147,6 @@ def test_reasons_say_what_would_be_needed(blocker):
     (((), 100), 'has accuracies, or tasks'),
   ],
 )
-def test_impossible_measurements(values, message):
+def test_measurement_rejects_impossible_values(values, message):
   with pytest.raises(ValueError, match=message):
     verdict.Measurement(*values)

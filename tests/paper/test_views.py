@@ -10,7 +10,7 @@ from vit_jax_repro.paper import grids, table, verdict, views
 pytestmark = pytest.mark.quick
 
 
-def test_paper_measured_verdict():
+def test_numbers_shows_paper_measured_and_verdict():
   rows = table.select(ids=[L16, B16, SCRATCH, 'vit-section-4-6'])
   section, other = views.numbers(rows, RESULTS).sections
   assert (
@@ -44,7 +44,7 @@ def test_paper_measured_verdict():
   assert other.title == 'ViT section 4.6: Masked patch prediction'
 
 
-def test_a_remark_is_shown():
+def test_numbers_shows_the_remark_of_a_table():
   (section,) = views.numbers(table.select('ViT Table 8'), {}).sections
   assert section.text[1].startswith('The default of the paper is 1-D learned')
 
@@ -64,7 +64,7 @@ def test_records_hold_all_fields():
                                   'recipe.')  # fmt: skip
 
 
-def test_what_was_measured_otherwise_is_said_with_each_verdict():
+def test_views_show_departures_with_each_verdict():
   overrides = {'overrides': {'batch': 128, 'pp.crop': 32}}
   substituted = {'substituted': {'data': '/images'}}
   found = {
@@ -85,19 +85,19 @@ def test_what_was_measured_otherwise_is_said_with_each_verdict():
   known = dict(views.one_row(rows[0], found).sections[0].rows)
   assert known['measured otherwise'] == settings
   head, again = views.report(rows, found, whole=False).sections
-  assert head.text[1].startswith('2 of what was measured with other settings')
+  assert head.text[1].startswith('2 of the measurements used other settings')
   assert again.rows == section.rows
   (grid,) = grids.grid(rows, found).sections
   cells = ' '.join(cell for row in grid.rows for cell in row[1:])
   assert '85.22 =*' in cells and '84.52 !*' in cells
-  # All are plain where nothing departs.
+  # Without departures there are no marks.
   known = dict(views.one_row(rows[0], RESULTS).sections[0].rows)
   assert 'measured otherwise' not in known
   (grid,) = grids.grid(rows, RESULTS).sections
   assert not any('*' in cell for row in grid.rows for cell in row)
 
 
-def test_one_row():
+def test_one_row_shows_facts_and_differences():
   view = views.one_row(table.find(B16), RESULTS)
   row, differing = view.sections
   known = dict(row.rows)
@@ -112,14 +112,14 @@ def test_one_row():
   assert 'pvc-06' in [line[0] for line in differing.rows]
 
 
-def test_one_row_that_nothing_concerns():
+def test_one_row_without_differences():
   row = table.find('bit-appendix-a')
   (section,) = views.one_row(row, {}).sections
   assert section.text[0].startswith('JFT-300M weights: The weights come from')
   assert 'measured' not in dict(section.rows)
 
 
-def test_report():
+def test_report_lists_measured_rows_or_all():
   rows = table.select('ViT Table 5') + table.select('BiT Table 2')
   view = views.report(rows, RESULTS, whole=False)
   head, listed = view.sections

@@ -1,1 +1,1 @@
-"""The published numbers, which of them can be checked, and verdicts."""
+"""Published numbers, the ways to check them, and verdicts on measurements."""

@@ -1,13 +1,15 @@
-"""Where papers and released code differ, and which rows that concerns.
+"""Differences between papers and released code, and the rows they concern.
 
-`numbers/differences.csv` has a line for each. Its column `concerns` is our
-reading of `affects`, which is in words, as conditions on the fields of a row:
+`numbers/differences.csv` has a line for each difference. Its column `affects`
+is in words. The column `concerns` is our translation of it to conditions on the
+fields of a row:
 
     family=ViT|hybrid; status=checkable-*  or  metric=5shot*
 
-All conditions between semicolons hold, for one of the alternatives between
-`or`; a value is one of several globs, with | between them. Empty: it concerns
-no row, but readers of the papers or of the code.
+`or` separates alternatives, and semicolons separate the conditions of an
+alternative, which must all hold. A value is one or several globs, separated by
+|. A difference with an empty cell concerns no row, but readers of the papers or
+of the code.
 """
 
 import dataclasses
@@ -20,25 +22,25 @@ from vit_jax_repro.paper import table
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """One difference: paper and code, two codes, or inside of a paper."""
+  """A difference between paper and code, between codes, or within a paper."""
 
   id: str
   scope: str  # 'ViT fine-tune'
   kind: str  # 'paper-vs-code', 'code quirk', 'agreement', ...
   source: str
   topic: str
-  first: str  # what the paper says, or the first source
-  second: str  # what the code does, or the second source says
+  first: str  # statement of the paper, or of the first source
+  second: str  # behaviour of the code, or statement of the second source
   where: str
   affects: str
-  handling: str  # what to do about it
+  handling: str  # advice
   status: str  # 'open' or 'documented'
   note: str
   confidence: str
   concerns: str
 
   def touches(self, row: table.Row) -> bool:
-    """Whether it concerns a row."""
+    """Returns whether the difference concerns a row."""
     return any(
       all(_holds(condition, row) for condition in alternative.split(';'))
       for alternative in self.concerns.split(' or ')
@@ -48,18 +50,19 @@ class Difference:
 
 @functools.cache
 def all_differences() -> tuple[Difference, ...]:
-  """Every line of the table."""
+  """Returns all differences, in the order of their ids."""
   return tuple(Difference(**line) for line in table.read_csv('differences'))
 
 
 def select(pattern: str | None = None) -> list[Difference]:
-  """The differences whose id, scope, topic, source or effect fits.
+  """Returns the differences that match a pattern.
 
   Args:
-    pattern: see naming.fits; None for all.
+    pattern: pattern for the id, scope, topic, source or `affects`, see
+      `messages.fits`; None for all differences.
 
   Raises:
-    InputError: none fits.
+    InputError: no difference matches.
   """
   found = [
     each
@@ -77,7 +80,7 @@ def select(pattern: str | None = None) -> list[Difference]:
 
 
 def touching(row: table.Row) -> list[Difference]:
-  """The differences that concern a row."""
+  """Returns the differences that concern a row."""
   return [each for each in all_differences() if each.touches(row)]
 
 

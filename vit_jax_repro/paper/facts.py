@@ -1,8 +1,9 @@
-"""The published tables that hold no accuracies: sizes and settings.
+"""The published tables without accuracies: model sizes and settings.
 
 `numbers/sizes.csv`, `pretraining.csv` and `finetuning.csv` have a row for each
-model or recipe, of the papers and of released code; `status` says which. Cells
-are what the source says, in words where it does.
+model or recipe of the papers and of released code. The column `status` names
+the origin of the row. Cells repeat the source, in its own words if it has no
+number.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from vit_jax_repro.output import messages
 from vit_jax_repro.paper import table
 
-_FILES = {  # whole files: name, and what it is about
+_FILES = {  # file: (name of the table with all its rows, title)
   'sizes': ('Model sizes', 'Layers, widths, tokens and parameters'),
   'pretraining': ('Pre-training settings', 'Recipes of pre-training'),
   'finetuning': ('Fine-tuning settings', 'Recipes of fine-tuning'),
@@ -21,14 +22,14 @@ _FILES = {  # whole files: name, and what it is about
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """A table of texts."""
+  """A table whose cells are text."""
 
   name: str
   title: str
-  rows: tuple[Mapping[str, str], ...]  # column: cell, '' for what is not stated
+  rows: tuple[Mapping[str, str], ...]  # {column: cell}; '' if not stated
 
   def common(self) -> dict[str, str]:
-    """The columns that have the same cell in all rows, without empty ones."""
+    """Returns {column: cell} of the non-empty cells that all rows share."""
     return {
       column: cell
       for column, cell in self.rows[0].items()
@@ -36,7 +37,7 @@ class Facts:
     }
 
   def varying(self) -> list[str]:
-    """The columns in which rows differ."""
+    """Returns the columns in which rows differ."""
     return [
       column
       for column, cell in self.rows[0].items()
@@ -46,7 +47,7 @@ class Facts:
 
 @functools.cache
 def tables() -> tuple[Facts, ...]:
-  """The tables of the papers, in the order of their names, and whole files."""
+  """Returns the tables of the papers, sorted by name, then the whole files."""
   whole, parts = [], {}
   for file, (name, title) in _FILES.items():
     rows = tuple(table.read_csv(file))
@@ -64,10 +65,10 @@ def tables() -> tuple[Facts, ...]:
 
 
 def named(name: str) -> Facts:
-  """The table of a name, or of a part that no other has.
+  """Returns the table with a name, or with a part of a name that is unique.
 
   Raises:
-    InputError: no table or several are called so.
+    InputError: no table or several match.
   """
   by_name = {each.name: each for each in tables()}
   return by_name[messages.pick(name, by_name, 'table', '`list` has all names')]

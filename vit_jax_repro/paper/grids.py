@@ -1,4 +1,4 @@
-"""A table laid out as in the paper: models by data sets."""
+"""Tables in the layout of the paper: models by data sets."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,9 @@ from vit_jax_repro.output.sections import Section, View
 from vit_jax_repro.paper import listings, table, verdict, views
 from vit_jax_repro.paper.results import Result
 
-_WIDEST = 9  # columns beside the names; with more, rows and columns change
+_WIDEST = 9  # most columns; a wider table is transposed if that is narrower
 _MARKS = {verdict.AGREES: '=', verdict.DIFFERS: '!'}
-# What tells rows of one model and data set apart, as far as needed.
+# Additions to the name of a model, used if its rows need them to be distinct.
 _LABELS = {
   'pretrain_dataset': '{}',
   'epochs': '{} epochs',
@@ -19,7 +19,12 @@ _LABELS = {
 
 
 def grid(found: Sequence[table.Row], results: Mapping[str, Result]) -> View:
-  """View of rows, a grid for each table; a cell has paper over measured."""
+  """Returns a grid for each table, with the published and measured numbers.
+
+  Args:
+    found: the rows.
+    results: measured results by id of the row; see `results.read`.
+  """
   by_table = views.by_table(found)
   return View(
     tuple(
@@ -29,7 +34,7 @@ def grid(found: Sequence[table.Row], results: Mapping[str, Result]) -> View:
   )
 
 
-def _grid(of, rows, results):
+def _grid(source_table, rows, results):
   labels, places = _labels(rows), _places(rows)
   cells = collections.defaultdict(list)
   for row, label, place in zip(rows, labels, places, strict=True):
@@ -39,12 +44,12 @@ def _grid(of, rows, results):
     down, across = across, down
     cells = {(place, label): cell for (label, place), cell in cells.items()}
   return Section(
-    listings.heading(of),
+    listings.heading(source_table),
     (
-      f'{of.source}. In per cent; below what is published stands what was '
-      'measured. = agrees, ! differs; in brackets: not checkable; * with '
-      'other settings or data, which `show --row` says.',
-      *([of.remark] if of.remark else []),
+      f'{source_table.source}. In per cent; the measured number is below the '
+      'published one. = agrees, ! differs; in brackets: not checkable; * '
+      'measured with other settings or data, which `show --row` lists.',
+      *([source_table.remark] if source_table.remark else []),
     ),
     ('', *(f'>{name}' for name in across)),
     tuple(
@@ -55,7 +60,7 @@ def _grid(of, rows, results):
 
 
 def _places(rows):
-  """For each row the data set, with the metric where it has several."""
+  """Returns the data set of each row, with the metric if there are several."""
   metrics = collections.defaultdict(set)
   for row in rows:
     metrics[row.eval_dataset].add(row.metric)
@@ -68,7 +73,7 @@ def _places(rows):
 
 
 def _labels(rows):
-  """For each row the model, with what else is needed to tell rows apart."""
+  """Returns the model of each row, with the additions that make it distinct."""
   labels, places = [row.model for row in rows], _places(rows)
   for field, form in _LABELS.items():
     values = [str(getattr(row, field) or '') for row in rows]

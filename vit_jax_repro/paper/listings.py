@@ -1,4 +1,4 @@
-"""Views of what there is: tables, sizes and settings, differences."""
+"""Views of the published tables, of sizes and settings, and of differences."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,18 @@ _DIFFERENCES = (
   'code, or second',
   'what to do',
 )
-_SHORT, _WIDTH = 24, 96  # characters: of a cell, of a table
+_SHORT, _WIDTH = 24, 96  # characters of a short cell, and of a table
 
 
 def all_tables(
   found: Sequence[table.Table], other: Sequence[facts.Facts]
 ) -> View:
-  """View of the names of tables, each with what can be checked of it."""
+  """Returns a view of tables, with their numbers of checkable rows.
+
+  Args:
+    found: tables of numbers.
+    other: tables of sizes and settings.
+  """
   counts = collections.Counter()
   for each in found:
     counts.update(each.counts)
@@ -57,7 +62,7 @@ def all_tables(
 
 
 def all_differences(found: Sequence[differences.Difference]) -> View:
-  """View of differences, by scope."""
+  """Returns a view of differences, grouped by scope."""
   by_scope = {}
   for each in found:
     by_scope.setdefault(each.scope, []).append(each)
@@ -68,9 +73,9 @@ def all_differences(found: Sequence[differences.Difference]) -> View:
 
 
 def settings(found: facts.Facts) -> View:
-  """View of a table that holds no accuracies.
+  """Returns a view of a table of sizes or settings.
 
-  Short cells stand in tables side by side, long ones a line each below.
+  Columns of short cells are shown as tables. Long cells follow, one in a line.
   """
   names = [n for n in ('recipe', 'model', 'dataset') if n in found.rows[0]]
   labels = [', '.join(row[name] for name in names) for row in found.rows]
@@ -105,7 +110,7 @@ def settings(found: facts.Facts) -> View:
 
 
 def differing(title: str, found: Sequence[differences.Difference]) -> Section:
-  """Section of differences."""
+  """Returns a section of differences."""
   return Section(
     title,
     (),
@@ -123,13 +128,17 @@ def differing(title: str, found: Sequence[differences.Difference]) -> Section:
   )
 
 
-def heading(of: table.Table | facts.Facts) -> str:
-  """'ViT Table 7: ResNets pre-trained with Adam and with SGD'."""
-  return f'{of.name}: {of.title}'
+def heading(entry: table.Table | facts.Facts) -> str:
+  """Returns 'ViT Table 7: ResNets pre-trained with Adam and with SGD'."""
+  return f'{entry.name}: {entry.title}'
 
 
 def counted(counts: Mapping[str, int]) -> str:
-  """'84 numbers: 8 by evaluating a released file, ...'"""
+  """Returns '84 numbers: 8 by evaluating a released file, ...'.
+
+  Args:
+    counts: {status: number of rows}.
+  """
   words = (
     'by evaluating a released file',
     'by fine-tuning one',
@@ -144,18 +153,18 @@ def counted(counts: Mapping[str, int]) -> str:
   return f'{number} number{"s"[: number != 1]}: {", ".join(parts)}.'
 
 
-def _record(of, number, counts, source):
+def _record(entry, number, counts, source):
   return {
-    'table': of.name,
+    'table': entry.name,
     'rows': number,
     **counts,
-    'title': of.title,
+    'title': entry.title,
     'source': source,
   }
 
 
 def _side_by_side(rows, columns, label_width):
-  """The columns in groups that _WIDTH has room for."""
+  """Yields groups of columns that fit into _WIDTH."""
   group, width = [], label_width
   for column in columns:
     heads = map(len, column.split('_'))

@@ -1,4 +1,4 @@
-"""Published and measured numbers as points to draw."""
+"""Published and measured numbers as data for plots."""
 
 import collections
 import dataclasses
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from vit_jax_repro.paper import table, verdict
 from vit_jax_repro.paper.results import Result
 
-# Figure 5 has ImageNet and an average over five data sets, which it does not
-# name; Table 7 averages over these.
+# Figure 5 shows ImageNet and an average over five data sets that it does not
+# name. Table 7 averages over these five.
 FIVE = (
   'ImageNet',
   'CIFAR-10',
@@ -17,7 +17,7 @@ FIVE = (
   'Oxford-IIIT Pets',
   'Oxford Flowers-102',
 )
-_SOURCES = {  # files of numbers/
+_SOURCES = {  # {file in numbers/: name}
   'vit': 'ViT paper',
   'bit': 'BiT paper',
   'augreg': 'AugReg paper',
@@ -43,12 +43,12 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-  """A published number and what was measured, both in per cent."""
+  """A published and a measured number, both in per cent."""
 
-  row: str
+  row: str  # id
   published: float
   measured: float
-  low: float
+  low: float  # interval of the measurement
   high: float
   kind: str  # verdict.AGREES or DIFFERS
 
@@ -57,12 +57,12 @@ class Checked:
 class Overview:
   """Verdicts on published numbers."""
 
-  counts: Mapping[str, Mapping[str, int]]  # source: kind of verdict: number
+  counts: Mapping[str, Mapping[str, int]]  # {source: {kind of verdict: number}}
   checked: tuple[Checked, ...]
 
 
 def compute() -> list[Trained]:
-  """The models of ViT Table 6, as published, in its order."""
+  """Returns the published models of ViT Table 6, in its order."""
   models = collections.defaultdict(list)
   for row in table.select('ViT Table 6'):
     models[row.model, row.family, int(row.epochs), row.exaflops].append(row)
@@ -75,19 +75,19 @@ def compute() -> list[Trained]:
 
 
 def overview(results: Mapping[str, Result]) -> Overview:
-  """The verdicts on all published numbers.
+  """Returns the verdicts on all published numbers.
 
   Args:
-    results: what was measured, by id of the row; see `results.read`.
+    results: measured results by id of the row; see `results.read`.
   """
   sources = {each.name: _SOURCES[each.file] for each in table.tables()}
   counts = {each: dict.fromkeys(verdict.KINDS, 0) for each in sources.values()}
   checked = []
   for row in table.rows():
     result = results.get(row.id)
-    judged = verdict.judge(row, result and result.measurement)
+    judged = verdict.judge(row, None if result is None else result.measurement)
     counts[sources[row.table]][judged.kind] += 1
-    if judged.kind in (verdict.AGREES, verdict.DIFFERS):
+    if result is not None and judged.kind in (verdict.AGREES, verdict.DIFFERS):
       ends = result.measurement.interval()
       measured, low, high = (
         100 * part for part in (result.measurement.accuracy, *ends)

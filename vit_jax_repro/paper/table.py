@@ -1,11 +1,11 @@
-"""The published numbers as rows: what, where it stands, how to check it.
+"""The published numbers as rows: value, source, and the way to check it.
 
-`numbers/tables.csv` has a line for each published table, and the name of the
-file with its rows. What is the same in all rows of a table stands there alone
-(the columns of `_SHARED`), and so does what the rows do not say: `remark`.
+`numbers/tables.csv` has a line for each published table, with the name of the
+file that holds its rows. Cells that are equal in all rows of a table are only
+in this line (the columns of `_SHARED`), and so is a `remark` on the table.
 
-Only numbers, names of files and settings are the sources'; the notes are ours.
-A row's id never changes.
+Only numbers, names of files and settings come from the sources. The notes are
+ours. The id of a row never changes.
 """
 
 import collections
@@ -14,13 +14,14 @@ import dataclasses
 import functools
 import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 
 INFERENCE = 'checkable-inference'  # a released fine-tuned file is evaluated
 FINETUNE = 'checkable-finetune'  # a released pre-trained file is fine-tuned
-NOT = 'not-checkable'  # `blocker` says why
+NOT = 'not-checkable'  # `blocker` is the reason
 STATUSES = (INFERENCE, FINETUNE, NOT)
 
 COST = 'tpuv3_core_days'
@@ -40,29 +41,29 @@ _NUMBERS = ('exaflops', 'std', 'value_min', 'value_max')
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One published number; '' or None for what is not stated."""
+  """A published number; '' or None in fields that the source does not state."""
 
   id: str
   table: str
-  model: str  # as the source calls it, with the variant that the row is of
+  model: str  # the source's name, with the variant of this row
   family: str  # ViT, hybrid, BiT, DeiT or other
   pretrain_dataset: str
   epochs: str  # of pre-training: '300', '30 or 90'
   exaflops: float | None  # of pre-training
   finetune_dataset: str  # '' if nothing was fine-tuned
   train_examples: str  # of fine-tuning: 'full', '5 per class', 'train[:99%]'
-  resolution: int | None  # pixels of a side
+  resolution: int | None  # side in pixels
   eval_dataset: str
   split: str
   metric: str  # one of METRICS
   value: float  # in per cent; core-days for COST
-  decimals: int  # that the source prints
+  decimals: int  # printed in the source
   std: float | None  # over runs, in per cent
   value_min: float | None  # of several runs, in per cent
   value_max: float | None
-  checkpoint: str  # below the bucket; with one of `{*<` it has to be picked
+  checkpoint: str  # path in the bucket; with `{`, `*` or `<` several files fit
   status: str  # one of STATUSES
-  blocker: str  # of NOT: a key of verdict.BLOCKERS
+  blocker: str  # a key of verdict.BLOCKERS, if the status is NOT
   note: str
   confidence: str  # 'two-sources': two publications or transcriptions agree
   second_source: str
@@ -70,7 +71,7 @@ class Row:
 
   @property
   def published(self) -> str:
-    """'99.50 ± 0.06', '55.8 (52.5 to 60.2)', '83.1'."""
+    """Returns '99.50 ± 0.06', '55.8 (52.5 to 60.2)' or '83.1'."""
     value = f'{self.value:.{self.decimals}f}'
     if self.std is not None:
       return f'{value} ± {self.std:.{self.decimals}f}'
@@ -81,7 +82,7 @@ class Row:
 
   @property
   def num_tasks(self) -> int:
-    """How many data sets the number is a mean over; 1: it is of one."""
+    """Returns the number of data sets that the value is a mean over, or 1."""
     if self.metric == 'vtab_mean_top1_pct':
       return sum(_TASKS.values())
     if self.metric == 'vtab_group_mean_top1_pct':
@@ -93,27 +94,29 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """One published table, or another place with numbers."""
+  """A published table, or another source of numbers."""
 
   name: str
-  file: str  # of numbers/, without .csv
-  prefix: str  # that the ids of its rows begin with
-  title: str  # what it is about, in our words
+  file: str  # in numbers/, without .csv
+  prefix: str  # beginning of the ids of its rows
+  title: str  # in our words
   source: str
   remark: str
   counts: Mapping[str, int]  # status: number of rows
 
   @property
   def num_rows(self) -> int:
+    """Returns the number of rows of the table."""
     return sum(self.counts.values())
 
   def short(self, row: Row) -> str:
-    """A row's id without what all rows of the table have."""
+    """Returns the id of a row without the prefix of the table."""
     return row.id.removeprefix(self.prefix)
 
 
 def read_csv(name: str) -> list[dict[str, str]]:
-  """The lines of numbers/NAME.csv."""
+  """Returns the lines of numbers/NAME.csv."""
+  assert __package__
   folder = importlib.resources.files(__package__).joinpath('numbers')
   text = folder.joinpath(f'{name}.csv').read_text('utf-8')
   return list(csv.DictReader(text.splitlines()))
@@ -121,7 +124,7 @@ def read_csv(name: str) -> list[dict[str, str]]:
 
 @functools.cache
 def rows() -> tuple[Row, ...]:
-  """All published numbers, table by table."""
+  """Returns all published numbers, table by table."""
   lines = read_csv('tables')
   found = {line['table']: [] for line in lines}
   shared = {
@@ -136,7 +139,7 @@ def rows() -> tuple[Row, ...]:
 
 @functools.cache
 def tables() -> tuple[Table, ...]:
-  """All published tables."""
+  """Returns all published tables."""
   counts = collections.defaultdict(lambda: dict.fromkeys(STATUSES, 0))
   sources = {}
   for row in rows():
@@ -157,10 +160,10 @@ def tables() -> tuple[Table, ...]:
 
 
 def named(name: str) -> Table:
-  """The table of a name, or of a part that no other has.
+  """Returns the table with a name, or with a part of a name that is unique.
 
   Raises:
-    InputError: no table or several are called so.
+    InputError: no table or several match.
   """
   by_name = {each.name: each for each in tables()}
   return by_name[messages.pick(name, by_name, 'table', '`list` has all names')]
@@ -174,18 +177,19 @@ def select(
   model: str | None = None,
   ids: Iterable[str] | None = None,
 ) -> list[Row]:
-  """The rows for which all that is given holds.
+  """Returns the rows that meet all given conditions.
 
   Args:
-    table: see `named`.
-    pattern: see naming.fits; for the id, the model, the data set it is
-      evaluated on, or the weights file.
+    table: name of their table, see `named`.
+    pattern: pattern for the id, the model, the data set of the evaluation or
+      the weights file; see `messages.fits`.
     status: one of STATUSES.
-    dataset, model: patterns for these alone.
-    ids: see `find`.
+    dataset: pattern for the data set of the evaluation.
+    model: pattern for the model.
+    ids: names of rows, see `find`.
 
   Raises:
-    InputError: nothing is left, a name is unknown, or the status is.
+    InputError: no row is left, or a name or the status is unknown.
   """
   if status is not None and status not in STATUSES:
     raise InputError(f'{status=} must be one of {", ".join(STATUSES)}')
@@ -211,10 +215,10 @@ def select(
 
 
 def find(row: str) -> Row:
-  """The row of an id, or of an end or part of it that no other row has.
+  """Returns the row with an id, or with a unique end or part of an id.
 
   Raises:
-    InputError: no row or several are called so.
+    InputError: no row or several match.
   """
   by_id = {each.id: each for each in rows()}
   remedy = '`show TABLE` has the ids of its rows'
@@ -228,12 +232,11 @@ def _row(line):
   }
   resolution = int(line['resolution']) if line['resolution'] else None
   decimals = len(value.partition('.')[2])
-  return Row(
-    **{
-      **line,
-      **numbers,
-      'resolution': resolution,
-      'value': float(value),
-      'decimals': decimals,
-    }
-  )
+  fields: dict[str, Any] = {
+    **line,
+    **numbers,
+    'resolution': resolution,
+    'value': float(value),
+    'decimals': decimals,
+  }
+  return Row(**fields)

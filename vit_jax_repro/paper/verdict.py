@@ -1,33 +1,41 @@
-"""Whether a measurement agrees with a published number.
+"""The verdict on whether a measurement agrees with a published number.
 
 The rule. A measurement has an interval of 95 %:
 
-- of one run, the exact binomial (Clopper-Pearson) interval of the number of
-  images that are right. It is exact, not Wilson's, as it never holds the true
-  rate less often than it says, also next to 100 % and on small test sets;
-- of k runs with different seeds, their mean, with two parts added in quadrature
-  on each side: the binomial one of the mean on the test set, whose images are
-  the same in all runs and so count once; and Student's t at k - 1 degrees of
-  freedom times the runs' standard deviation over the root of k;
-- of a mean over tasks, the tasks' intervals added in quadrature, over their
-  number.
+- One run has the exact binomial (Clopper-Pearson) interval of its number of
+  correct images. The exact interval is used and not Wilson's, because it always
+  contains the true rate at least as often as it claims, also near 100 % and on
+  small test sets.
+- Several runs with different seeds have an interval around their mean. Each
+  side of it adds two parts in quadrature. One part is the binomial interval of
+  the mean on the test set, whose images are the same in all runs and so count
+  once. The other is Student's t at k - 1 degrees of freedom times the standard
+  deviation of the k runs over the root of k.
+- A mean over tasks has the intervals of the tasks, added in quadrature and
+  divided by their number.
 
-A published number has one too: half a unit of its last digit on each side, and
-beyond that 1.96 of its published standard deviations, or from the lowest to the
-highest published run. They agree if the two intervals have a point in common.
+A published number has an interval, too: half a unit of its last digit on each
+side, beyond 1.96 published standard deviations or the range from the lowest to
+the highest published run. Measurement and published number agree if the two
+intervals have a point in common.
 
-Otherwise they differ by `points`, measured less published, in percentage
+Otherwise they differ by `points`, measured minus published, in percentage
 points, and by `sigmas`: those points over the standard deviation of both sides
-together. That is the root of the sum of three squares, over 1.96: of the
-measurement's half-width on the side of the published number; of 1.96 published
-standard deviations, or the distance from the published number to the end of its
-range on the side of the measurement; and of half a unit of its last digit. So
-whatever differs does so by more than 1.96 sigmas.
+together. That standard deviation is the root of the sum of three squares, over
+1.96:
+
+- the half-width of the measurement's interval, on the side of the published
+  number;
+- 1.96 published standard deviations, or the distance from the published number
+  to the end of its range, on the side of the measurement;
+- half a unit of the last published digit.
+
+Two numbers that differ therefore differ by more than 1.96 sigmas.
 
 Limits. Numbers on the same images are not independent, so the verdicts of a
-table are not either; the same weights on the same images should agree far
-better than the interval asks for. The spread between the training runs of an
-author is part of the rule only where it is published.
+table are not independent either. The same weights on the same images should
+agree far better than the interval requires. The spread between the training
+runs of an author is part of the rule only where it is published.
 """
 
 import dataclasses
@@ -55,7 +63,8 @@ RULE = (
   'have a point in common.'
 )
 
-BLOCKERS = {  # of a row: in a few words, and why with what would be needed
+# {blocker of a row: (the reason in a few words, the reason and the need)}.
+BLOCKERS = {
   'jft-weights-private': (
     'JFT-300M weights',
     'The weights come from JFT-300M, a private data set, and were never '
@@ -92,36 +101,37 @@ BLOCKERS = {  # of a row: in a few words, and why with what would be needed
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-  """An accuracy that was measured here.
+  """A measured accuracy.
 
   Raises:
-    InputError: an accuracy is no fraction of 1, there are no images, or
-      nothing was measured.
+    InputError: an accuracy is not between 0 and 1, `num_examples` is not a
+      positive integer, or there are neither accuracies nor tasks, or both.
   """
 
   accuracies: tuple[float, ...] = ()  # fractions of 1, one for each seed
-  num_examples: int = 0  # test images; the same for all seeds
-  tasks: 'tuple[Measurement, ...]' = ()  # of a mean over tasks, in their place
+  num_examples: int = 0  # test images, the same for all seeds
+  # For a mean over tasks, its parts; `accuracies` is then empty.
+  tasks: 'tuple[Measurement, ...]' = ()
 
   def __post_init__(self):
     if bool(self.accuracies) == bool(self.tasks):
       raise InputError('a measurement has accuracies, or tasks that have them')
     for accuracy in self.accuracies:
-      if not _is(numbers.Real, accuracy) or not 0 <= accuracy <= 1:
+      if not _is_number(numbers.Real, accuracy) or not 0 <= accuracy <= 1:
         raise InputError(f'accuracy {accuracy!r} must be a fraction, 0 to 1')
     number = self.num_examples
-    whole = _is(numbers.Integral, number) and number > 0
+    whole = _is_number(numbers.Integral, number) and number > 0
     if self.accuracies and not whole:
       raise InputError(f'num_examples {number!r} must be a whole number over 0')
 
   @property
   def accuracy(self) -> float:
-    """The mean over seeds, or over tasks."""
+    """Returns the mean over seeds, or over tasks."""
     parts = [task.accuracy for task in self.tasks] or self.accuracies
     return statistics.fmean(parts)
 
   def interval(self) -> tuple[float, float]:
-    """Both ends of the interval that the rule gives it, fractions of 1."""
+    """Returns both ends of its interval by the rule, as fractions of 1."""
     if self.tasks:
       sides = [_sides(task.accuracy, *task.interval()) for task in self.tasks]
       down, up = (
@@ -139,14 +149,14 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """What is to be said of a row."""
+  """The outcome of a check of a row."""
 
   kind: str  # one of KINDS
-  points: float | None = None  # measured less published, percentage points
+  points: float | None = None  # measured minus published, percentage points
   sigmas: float | None = None  # the same in standard deviations, unsigned
-  blocker: str = ''  # of NOT_CHECKABLE: a key of BLOCKERS
+  blocker: str = ''  # a key of BLOCKERS, if the kind is NOT_CHECKABLE
 
-  def __str__(self):
+  def __str__(self) -> str:
     if self.kind == DIFFERS:
       return f'differs by {self.points:+.2f} points ({self.sigmas:.1f} sigma)'
     if self.blocker:
@@ -155,10 +165,10 @@ class Verdict:
 
 
 def judge(row: table.Row, measurement: Measurement | None = None) -> Verdict:
-  """The verdict on a row.
+  """Returns the verdict on a row.
 
-  What was measured is judged, also where weights were never released; a cost
-  is not.
+  A measurement gets a verdict even if the weights of the row were never
+  released. A cost never gets one.
   """
   if measurement is None or row.metric == table.COST:
     if row.status == table.NOT:
@@ -176,7 +186,7 @@ def judge(row: table.Row, measurement: Measurement | None = None) -> Verdict:
 
 
 def published_interval(row: table.Row) -> tuple[float, float]:
-  """Both ends of a published number's interval, in its own unit."""
+  """Returns both ends of the interval of a published number, in its unit."""
   rounding = 0.5 * _unit(row)
   low = high = row.value
   if row.value_min is not None:
@@ -187,11 +197,11 @@ def published_interval(row: table.Row) -> tuple[float, float]:
 
 
 def binomial_interval(correct: float, number: int) -> tuple[float, float]:
-  """Clopper and Pearson's interval for a rate, two-sided, of LEVEL.
+  """Returns Clopper and Pearson's two-sided interval of LEVEL for a rate.
 
   Args:
-    correct: images that are right; the mean of several runs need not be whole.
-    number: of images.
+    correct: number of correct images; a mean of several runs need not be whole.
+    number: number of images.
   """
   wrong = number - correct
   low = float(special.betaincinv(correct, wrong + 1, _TAIL)) if correct else 0.0
@@ -203,7 +213,7 @@ def binomial_interval(correct: float, number: int) -> tuple[float, float]:
   return low, high
 
 
-def _is(kind, value):
+def _is_number(kind, value):
   return isinstance(value, kind) and not isinstance(value, bool)
 
 
@@ -211,8 +221,8 @@ def _sides(middle, low, high):
   return middle - low, high - middle
 
 
-def _spread_of_mean(accuracies: Sequence[float]):
-  """Half the interval of the mean of runs; 0 for a single one."""
+def _spread_of_mean(accuracies: Sequence[float]) -> float:
+  """Returns half the interval of the mean of runs; 0 for a single run."""
   number = len(accuracies)
   if number < 2:
     return 0.0
@@ -221,7 +231,11 @@ def _spread_of_mean(accuracies: Sequence[float]):
 
 
 def _sigma(row, measured, end):
-  """Standard deviation of the difference, in points; see the rule."""
+  """Returns the standard deviation of the difference, in points.
+
+  See the rule. `end` is the end of the measurement's interval on the side of
+  the published number.
+  """
   low, high = published_interval(row)
   rounding = 0.5 * _unit(row)
   spread = high - row.value if measured > row.value else row.value - low
@@ -229,5 +243,5 @@ def _sigma(row, measured, end):
 
 
 def _unit(row):
-  """Of the last digit that is printed."""
+  """Returns the unit of the last printed digit."""
   return 10.0**-row.decimals

@@ -1,4 +1,4 @@
-"""Views of numbers: what is published, what was measured, verdicts."""
+"""Views of published and measured numbers, and of verdicts."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,17 @@ from vit_jax_repro.output.sections import Section, View
 from vit_jax_repro.paper import differences, listings, table, verdict
 from vit_jax_repro.paper.results import Result
 
-# Fields that `published` and the title of a row's view say together.
+# Fields of a row that its title and `published` already contain.
 _PUBLISHED = ('id', 'value', 'decimals', 'std', 'value_min', 'value_max')
 
 
 def numbers(found: Sequence[table.Row], results: Mapping[str, Result]) -> View:
-  """View of rows: paper, measured, verdict."""
+  """Returns a view of rows, with columns paper, measured and verdict.
+
+  Args:
+    found: the rows.
+    results: measured results by id of the row; see `results.read`.
+  """
   sections = tuple(
     _listed(table.named(name), rows, results)
     for name, rows in by_table(found).items()
@@ -22,7 +27,7 @@ def numbers(found: Sequence[table.Row], results: Mapping[str, Result]) -> View:
 
 
 def one_row(row: table.Row, results: Mapping[str, Result]) -> View:
-  """View of all that is known of a row, and the differences that concern it."""
+  """Returns a view of all facts on a row, and of its differences."""
   judged = _judged(row, results)
   result = results.get(row.id)
   known = {'published': row.published}
@@ -50,12 +55,12 @@ def one_row(row: table.Row, results: Mapping[str, Result]) -> View:
 def report(
   found: Sequence[table.Row], results: Mapping[str, Result], *, whole: bool
 ) -> View:
-  """View of the verdicts on rows.
+  """Returns a view of the verdicts on rows.
 
   Args:
     found: the rows.
-    results: what was measured, by id.
-    whole: list all rows, not those alone that were measured.
+    results: measured results by id of the row.
+    whole: list all rows, not only the measured ones.
   """
   judged = {row.id: _judged(row, results) for row in found}
   departing = [
@@ -69,7 +74,7 @@ def report(
       f'Of {len(found)} numbers: '
       + ', '.join(f'{kind} {kinds[kind]}' for kind in verdict.KINDS)
       + '.',
-      *([_otherwise(len(departing))] if departing else []),
+      *([_departures_text(len(departing))] if departing else []),
       verdict.RULE,
     ),
     ('table', *(f'>{kind}' for kind in verdict.KINDS)),
@@ -87,7 +92,10 @@ def report(
 
 
 def record(row: table.Row, results: Mapping[str, Result]) -> dict[str, Any]:
-  """All fields of a row, what was measured and the verdict; None: nothing."""
+  """Returns the fields of a row, with the measurement and the verdict.
+
+  Values of the measurement are None if there is none.
+  """
   judged = _judged(row, results)
   result = results.get(row.id)
   low = high = accuracy = number = None
@@ -112,14 +120,14 @@ def record(row: table.Row, results: Mapping[str, Result]) -> dict[str, Any]:
 
 
 def measured(result: Result) -> str:
-  """'85.22 (84.90 to 85.53)', in per cent; the interval of the rule."""
+  """Returns '85.22 (84.90 to 85.53)': per cent, and the rule's interval."""
   low, high = result.measurement.interval()
   accuracy = result.measurement.accuracy
   return f'{100 * accuracy:.2f} ({100 * low:.2f} to {100 * high:.2f})'
 
 
 def by_table(found: Sequence[table.Row]) -> dict[str, list[table.Row]]:
-  """The rows of each table."""
+  """Returns {name of a table: its rows}."""
   grouped = {}
   for row in found:
     grouped.setdefault(row.table, []).append(row)
@@ -131,55 +139,55 @@ def _per_cent(fraction):
 
 
 def _rounded(number):
-  """Of more digits than any source prints."""
+  """Rounds to more digits than any source prints."""
   return None if number is None else round(number, 5)
 
 
 def _judged(row, results):
   result = results.get(row.id)
-  return verdict.judge(row, result and result.measurement)
+  return verdict.judge(row, None if result is None else result.measurement)
 
 
-def _listed(of, rows, results):
-  """Section of rows of a table."""
+def _listed(source_table, rows, results):
+  """Returns a section with rows of a table."""
   judged = [_judged(row, results) for row in rows]
   counts = collections.Counter(row.status for row in rows)
   return Section(
-    listings.heading(of),
+    listings.heading(source_table),
     (
-      f'{of.source}. {listings.counted(counts)} In per cent; ids begin with '
-      f'{of.prefix}',
-      *([of.remark] if of.remark else []),
+      f'{source_table.source}. {listings.counted(counts)} In per cent; ids '
+      f'begin with {source_table.prefix}',
+      *([source_table.remark] if source_table.remark else []),
       *_legend(judged),
     ),
     ('row', '>paper', '>measured', 'verdict'),
     tuple(
       (
-        of.short(row),
+        source_table.short(row),
         row.published,
         measured(results[row.id]) if row.id in results else '',
-        _said(each, results.get(row.id)),
+        _verdict_text(each, results.get(row.id)),
       )
       for row, each in zip(rows, judged, strict=True)
     ),
   )
 
 
-def _said(judged, result):
-  """A verdict, and how what was measured departs from the row."""
+def _verdict_text(judged, result):
+  """Returns a verdict, and the departures of the measurement from the row."""
   departures = result.departures if result is not None else ''
   return f'{judged}\n{departures}' if departures else str(judged)
 
 
-def _otherwise(number):
+def _departures_text(number):
   return (
-    f'{number} of what was measured with other settings or data than those of '
-    'the row; the verdicts say so.'
+    f'{number} of the measurements used other settings or data than the row; '
+    'they are listed with the verdicts.'
   )
 
 
 def _legend(judged):
-  """What the short reasons mean."""
+  """Returns the explanations of the short reasons."""
   blockers = dict.fromkeys(each.blocker for each in judged if each.blocker)
   return tuple(': '.join(verdict.BLOCKERS[blocker]) for blocker in blockers)
 
