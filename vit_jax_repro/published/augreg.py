@@ -49,7 +49,7 @@ def read_index(path: str | os.PathLike) -> list[IndexRow]:
     csv.Error,
     LookupError,
     TypeError,
-    InputError,
+    ValueError,
   ) as error:
     raise InputError(
       f"{path} is not the AugReg bucket's index.csv (at {error}); get it again"

@@ -52,7 +52,7 @@ _NONSENSE = (
   RuntimeError,
   SyntaxError,
   TypeError,
-  InputError,
+  ValueError,
 )
 
 # First bytes of what people save under the name of a weights file.
