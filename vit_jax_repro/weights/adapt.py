@@ -37,7 +37,8 @@ def adapt(
 ) -> dict[str, Any]:
   """Returns new parameters in the form that `model` wants; `params` stays.
 
-  Position embeddings are resized to `image_size`. With a new head, a file's
+  Position embeddings are resized to `image_size`, but those of the ablations
+  in ViT D.4 are refused at another size. With a new head, a file's
   pre_logits are dropped if the model has none; a kept head needs them. A
   class token's position slot is folded in or made (as zeros) where file and
   model differ in whether it has one (see `positions.slots`); with a new head,
@@ -84,10 +85,7 @@ def adapt(
   except InputError as error:
     names = positions.name_in(flat), positions.name_in(wanted)
     reasons |= dict.fromkeys(names, f'{names[0]}: {error}')
-  flat, more_reasons = ablation_positions.adapt(
-    flat, wanted, grid, source_grid=source
-  )
-  reasons |= more_reasons
+  reasons |= ablation_positions.size_reasons(flat, wanted)
   check_fit(flat, wanted, reasons)
   flat = {name: _cast(flat[name], leaf.dtype) for name, leaf in wanted.items()}
   return trees.nest(

@@ -136,21 +136,6 @@ def resize_position_embedding(
   return _resize(posemb, grid, count, source_grid)
 
 
-def resized(
-  embeddings: np.ndarray,
-  prefix: int,
-  grid: tuple[int, int],
-  source_grid: tuple[int, int] | None = None,
-) -> np.ndarray:
-  """[1, S + N, D] of one grid -> that of another, its S slots as they are.
-
-  Raises:
-    InputError: see `adapt`.
-  """
-  count, source_grid = _read(embeddings.shape[1], prefix, grid, source_grid)
-  return _resize(embeddings, grid, count, source_grid)
-
-
 _TOKENS = ('cls', 'dist')  # in the order of their slots
 
 
