@@ -38,11 +38,11 @@ def test_defaults_are_filled_in():
     ({'keep_best': 'yes'}, "config.keep_best='yes' must be True or False"),
     (
       {'keep_best': True, 'eval_every': 3, 'checkpoint_every': 8},
-      'set eval_every=3 to what divides checkpoint_every=8',
+      'set eval_every=3 to a divisor of checkpoint_every=8',
     ),
     (
       {'keep_best': True, 'eval_every': 0},
-      'set eval_every=0 to what divides checkpoint_every=1000',
+      'set eval_every=0 to a divisor of checkpoint_every=1000',
     ),
     ({'seed': -1}, 'config.seed=-1 must be a whole number of at least 0'),
     ({'base_lr': float('nan')}, 'config.base_lr=nan must be a number of at'),

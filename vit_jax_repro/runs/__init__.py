@@ -1,1 +1,1 @@
-"""One run: its settings, its folder, its files; training and restoring."""
+"""Training runs: settings, workdir, checkpoints, training loop, dry runs."""

@@ -9,17 +9,19 @@ from vit_jax_repro import models
 from vit_jax_repro.runs import settings
 
 
-def create(recipe: dict[str, Any], model: str | dict[str, Any], **fields: Any):
-  """A locked ConfigDict with every key of `settings.Settings`.
+def create(
+  recipe: dict[str, Any], model: str | dict[str, Any], **fields: Any
+) -> Any:
+  """Returns a locked ConfigDict with every key of `settings.Settings`.
 
   Args:
-    recipe: settings, as in `recipes`; those left out have their defaults.
+    recipe: settings, as in `recipes`; missing keys get their defaults.
     model: a name, or a mapping of fields for `models.create`.
-    **fields: fields of the model that replace those of the name.
+    **fields: fields that replace those of the model.
 
   Returns:
-    ml_collections.ConfigDict; a key whose value is None takes values of its
-    type, and `config.model` is the model's mapping of fields.
+    An ml_collections.ConfigDict. A key whose value is None accepts values of
+    its type. `config.model` is the model's mapping of fields.
   """
   import ml_collections
 
@@ -43,8 +45,8 @@ def create(recipe: dict[str, Any], model: str | dict[str, Any], **fields: Any):
 
 
 def with_defaults(model: Mapping[str, Any]) -> dict[str, Any]:
-  """Adds the fields that a mapping leaves out, so that flags may set them."""
-  module = models.create(dict(model, num_classes=1))
+  """Adds a model's missing fields with their defaults for flags to set."""
+  module: Any = models.create(dict(model, num_classes=1))
   named = set(model) | set(model.get('transformer', {}))
   model = {k: v for k, v in model.items() if k != 'num_classes'}
   for field in dataclasses.fields(module):

@@ -1,7 +1,7 @@
-"""A run's programs, compiled for hardware that need not be there.
+"""Dry runs: the programs of a run, compiled for hardware that need not exist.
 
-It takes the configuration of a run and needs no images, no weights and no
-workdir: what matters for a program is the model, the number of classes, the
+A dry run takes the configuration of a run and needs no images, no weights and
+no workdir. Its programs depend only on the model, the number of classes, the
 size of the images and the mesh.
 """
 
@@ -24,31 +24,34 @@ from vit_jax_repro.training import averaging
 
 @dataclasses.dataclass(frozen=True)
 class DryRun:
-  """What a run would take of the hardware, and what bounds it.
+  """Memory and time bounds of a run, compiled but not started.
 
   Attributes:
-    target: as `--target` spells it.
-    device_kind: of the devices.
-    mesh: sizes of its axes.
-    model: its name where it has one.
-    parameters: their number.
-    dtype: of the computation.
-    attention: the kernel of the run, None for a model without attention.
-    image_size: (height, width) pixels.
-    num_classes: outputs of the model.
-    batch, accum_steps, batch_eval: of the configuration.
-    update, evaluation: what the compiler made of the two programs; None: it
-      was not asked.
-    needed: bytes of a device in training: the update and the batches that are
-      ready on the device; None: the compiler refused it without a figure.
-    needed_evaluation: bytes in an evaluation: it, and the state of the run.
-    taken: bytes that JAX takes of a device.
-    limit: bytes that a run may use, or `config.memory_limit_gb`; None: any.
-    fits: whether both programs do.
-    remedy: what to change where the update does not fit.
-    largest_batch: the configuration's batch, doubled or halved until it just
-      fits; 0: none does; None: not asked for.
-    notes: what a run would say on standard error.
+    target: the target, as for the flag `--target`.
+    device_kind: JAX's name of the devices.
+    mesh: {axis: size}.
+    model: name of the model, or None.
+    parameters: number of parameters.
+    dtype: dtype of the computation.
+    attention: attention kernel; None for a model without attention.
+    image_size: (height, width) in pixels.
+    num_classes: number of outputs of the model.
+    batch, accum_steps, batch_eval: values of the configuration.
+    update: analysis of the compiled update.
+    evaluation: analysis of the compiled evaluation; None if not compiled.
+    needed: bytes of a device in training, for the update and the batches that
+      are ready on the device; None if the compiler refused the update without
+      giving a number.
+    needed_evaluation: bytes of a device in an evaluation, with the state of the
+      run; None if it was not compiled or was refused without a number.
+    taken: bytes of a device that JAX reserves; None if unknown.
+    limit: bytes of a device that a run may use, from `config.memory_limit_gb`
+      or from the device; None if there is no limit.
+    fits: whether both programs fit.
+    remedy: settings to change if a program does not fit.
+    largest_batch: the batch of the configuration, doubled or halved until it
+      just fits; 0 if none fits; None if not requested.
+    notes: notes that the run would print on standard error.
   """
 
   target: str
@@ -85,18 +88,18 @@ def create(
 ) -> DryRun:
   """Compiles the update and the evaluation of a run for a target.
 
-  Call it before anything else asks JAX for devices.
+  Must be called before any other code initialises JAX's devices.
 
   Args:
-    config: as `train.train` takes it; `pretrained_dir` need not exist.
-    target: what the run is to be compiled for.
-    largest_batch: whether to look for the largest batch, too.
-    evaluation: whether the evaluation is compiled, beside the update.
-    show: called with a line of text on what is being done.
+    config: as for `train.train`; `pretrained_dir` need not exist.
+    target: the hardware to compile for.
+    largest_batch: whether to search for the largest batch.
+    evaluation: whether to compile the evaluation, too.
+    show: called with one line of text about the progress.
 
   Raises:
-    InputError: a wrong setting or target, or a data set that is neither in the
-      catalogue nor on this machine.
+    InputError: a setting or the target is wrong, or the data set is neither in
+      the catalogue nor on this machine.
     OSError: a folder of images cannot be read.
   """
   devices = target.devices()
@@ -124,6 +127,8 @@ def _create(config, target, devices, largest_batch, evaluation, show):
   if not update_fits:
     total = None if analysis.memory is None else analysis.memory.total
     least = limit or dry_run.limits(devices[0])[1]
+    # Only hardware with a known limit refuses a program.
+    assert least is not None
     remedy = parts.update.remedy(total, least)
   elif not evaluation_fits:
     remedy = _less_evaluation(parts, evaluated, needed_evaluation, limit)
@@ -158,7 +163,7 @@ def _create(config, target, devices, largest_batch, evaluation, show):
 
 
 def _less_evaluation(parts, analysis, needed, limit):
-  """Names a batch of the evaluation that fits by its share of the memory."""
+  """Returns a remedy with the estimated largest evaluation batch that fits."""
   batch = parts.settings.batch_eval
   line = f'the evaluation is too much; lower --config.batch_eval={batch}'
   if needed is None or analysis.memory.is_refused:
@@ -171,7 +176,7 @@ def _less_evaluation(parts, analysis, needed, limit):
 
 
 class _Parts:
-  """The parts of a run that its programs are made of."""
+  """The parts of a run that its programs depend on."""
 
   def __init__(self, settings, devices):
     self.settings = settings
@@ -210,7 +215,7 @@ class _Parts:
       for key, value in batch.items()
     }
     arguments = averaging.evaluated(self.update.shapes), batch
-    if self.task.class_names is None:  # of masked patches: a key, a number
+    if self.task.class_names is None:  # masked patches take a key and a number
       key = jax.eval_shape(lambda: jax.random.key(0))
       arguments += key, jax.ShapeDtypeStruct((), jnp.int32)
     function = self.task.evaluation_step(self.mesh)
@@ -222,7 +227,7 @@ class _Parts:
     return analysis.memory.total + self.update.ready()
 
   def needed_evaluation(self, analysis):
-    """The bytes of an evaluation, and of what stays on a device meanwhile."""
+    """Returns the bytes of an evaluation with the run's state in memory."""
     if analysis.memory is None:
       return None
     state = self.update.shapes
@@ -233,7 +238,7 @@ class _Parts:
     return analysis.memory.total + stays
 
   def _analyse(self, what, function, arguments, images, parts, passes, show):
-    """Compiles a program of `passes` times the work of a forward pass."""
+    """Compiles a program whose work is `passes` times a forward pass."""
     plain = dict(self.task.architecture, dtype='float32')
     if hasattr(self.task.model, 'attention'):
       plain['attention'] = 'plain'

@@ -1,13 +1,14 @@
-"""Which settings make an update fit into the memory of a device."""
+"""Settings that make an update fit into the memory of a device."""
 
 from typing import Any
 
-# Part of the activations that recomputing leaves: the inputs of the blocks,
-# and all of one block at a time. Measured for ViT-B/16 0.11, for L/16 0.07 (see
-# docs/performance.md); a proposal has to fit, so these are on the safe side.
+# Part of the activations that stays in memory with recomputing: the inputs of
+# all blocks, and everything of one block at a time. Measured 0.11 for ViT-B/16
+# and 0.07 for L/16 (see docs/performance.md). These constants estimate too much
+# rather than too little, because a proposal has to fit.
 _INPUTS = 0.08
-_UNITS_LEFT = 0.5  # of a ResNet, whose first units are the largest
-_SPARE = 0.9  # of the limit, that an estimate may take
+_UNITS_LEFT = 0.5  # the same part for a ResNet, whose first units are largest
+_SPARE = 0.9  # part of the limit that an estimate may use
 
 
 def proposal(
@@ -24,17 +25,18 @@ def proposal(
   """Estimates the smallest change of settings with which an update fits.
 
   Args:
-    needed: bytes that the update takes as it is; None: nobody knows.
+    needed: bytes that the update takes with its present settings; None if
+      unknown.
     limit: bytes that it may take.
-    model: of the run.
+    model: the model of the run.
     arguments: bytes of the state and a batch on one device.
     gradients: bytes of all gradients on one device.
     rows: images of an update on one device.
-    accum_steps: parts that these are computed in.
-    fresh: whether their number may change.
+    accum_steps: number of parts in which these images are computed.
+    fresh: whether that number may change.
 
   Returns:
-    Changes by key of the configuration, or None where no such change helps.
+    {key of the configuration: new value}, or None if no such change helps.
   """
   can_recompute = hasattr(model, 'remat') and not model.remat
   changes = {'model.remat': True} if can_recompute else {}
@@ -50,10 +52,10 @@ def proposal(
     if fixed + activations <= _SPARE * limit:
       return changes
   if not fresh:
-    # The estimate is careful: recomputing is worth its one compilation.
+    # The estimate is high, so recomputing may fit: it is worth a compilation.
     return changes or None
   for parts in _divisors(rows, accum_steps):
-    # Sums of gradients lie beside the gradients of one part.
+    # Memory holds the sum of the gradients and those of one part.
     part = activations * accum_steps / parts + gradients
     if fixed + part <= _SPARE * limit:
       return changes | {'accum_steps': parts}
@@ -61,7 +63,7 @@ def proposal(
 
 
 def _without_figures(changes, rows, accum_steps, fresh):
-  """Proposes the least memory, as nothing says how much is too much."""
+  """Proposes the settings of least memory, because the excess is unknown."""
   parts = _divisors(rows, accum_steps)
   if fresh and parts:
     return changes | {'accum_steps': parts[-1]}
@@ -69,7 +71,7 @@ def _without_figures(changes, rows, accum_steps, fresh):
 
 
 def _divisors(rows, accum_steps):
-  """Lists the larger numbers of parts that a batch can be computed in."""
+  """Lists the larger numbers of parts into which a batch can be divided."""
   return [
     n
     for n in range(accum_steps + 1, rows + 1)

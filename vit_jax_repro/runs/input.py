@@ -1,4 +1,4 @@
-"""What a run reads: its two splits, as batches, and what is done to them."""
+"""The input of a run: two splits as batches, with their augmentation."""
 
 import dataclasses
 import functools
@@ -18,24 +18,24 @@ from vit_jax_repro.training import mixing
 
 
 class Input:
-  """The training and test split of a run, as its settings say.
+  """The training and test splits of a run.
 
   Args:
-    settings: of the run.
-    is_described: the data sets need not be on this machine, and no batch can
-      be read; for a dry run.
+    settings: the settings of the run.
+    is_described: whether the splits are only described, for a dry run: the
+      data sets need not be on this machine, and no batch can be read.
 
   Raises:
-    InputError: a setting that cannot be, before the data sets are opened.
-    OSError: a data set is not there or not readable.
+    InputError: a setting is invalid; checked before the data sets are opened.
+    OSError: a data set does not exist or is not readable.
   """
 
   def __init__(self, settings: Settings, *, is_described: bool = False):
     self.settings = settings
     self.is_described = is_described
-    # So far, by this process; each time that it happens.
+    # Counts every replacement in this process so far.
     self.replaced_images = 0
-    self._named = set()
+    self._reported = set()  # names of images in a note
     self.augmentation = self._augmentation()
     self.image_size = self.augmentation.crop
     self.train = self._split(settings.pp.train)
@@ -75,7 +75,7 @@ class Input:
       raise InputError(f'config.pp: {error}') from None
 
   def batches(self, start_step: int) -> Iterator[dict]:
-    """Returns this process's part of the training batches, from a step on."""
+    """Returns this process's part of the training batches after a step."""
     settings = self.settings
     batches = pipeline.training_batches(
       self.train,
@@ -100,12 +100,12 @@ class Input:
       batch_size=-(-self.settings.batch_eval // jax.process_count()),
       process_index=jax.process_index(),
       process_count=jax.process_count(),
-      report=functools.partial(self._say_once, 'counted as wrong'),
+      report=functools.partial(self._report_once, 'counted as wrong'),
     )
     return labels.translated(batches, None, self.train.num_classes)
 
   def replaced_by_all(self) -> int:
-    """Sums `replaced_images` over all processes; each of them must call it."""
+    """Returns the sum of `replaced_images`; all processes must call it."""
     if jax.process_count() == 1:
       return self.replaced_images
     from jax.experimental import multihost_utils
@@ -114,7 +114,11 @@ class Input:
     return int(counts.sum())
 
   def device_augmentation(self) -> Callable[[dict, jax.Array], dict] | None:
-    """Returns the update's (batch, key) -> batch; None if nothing changes."""
+    """Returns (batch, key) -> batch for the update; None if it is not needed.
+
+    The function normalises uint8 images, erases boxes, mixes images and smooths
+    labels, as the settings ask for.
+    """
     settings, num_classes = self.settings, self.train.num_classes
     mixup_alpha = settings.mixup_alpha
     if mixup_alpha is None:
@@ -160,10 +164,10 @@ class Input:
 
   def _replaced(self, name, why):
     self.replaced_images += 1
-    self._say_once('another image takes its place', name, why)
+    self._report_once('another image takes its place', name, why)
 
-  def _say_once(self, what, name, why):
-    if name not in self._named:
-      self._named.add(name)
+  def _report_once(self, what, name, why):
+    if name not in self._reported:
+      self._reported.add(name)
       line = preprocess.undecodable(name, why)
       note(f'{line}; {what}', every_process=True)

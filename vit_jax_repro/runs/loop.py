@@ -1,7 +1,7 @@
 """The training loop: updates, and periodic work between them.
 
-It knows no model and no data set: batches come from an iterator, and
-evaluating, writing and saving are functions.
+The loop depends on no model and no data set. Batches come from an iterator;
+functions that the caller passes evaluate, write metrics and save.
 """
 
 import collections
@@ -20,7 +20,7 @@ from vit_jax_repro.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-  """Steps between two events; 0 means at the end alone."""
+  """Numbers of steps between two events of a kind; 0 means only at the end."""
 
   progress: int
   evaluation: int
@@ -42,31 +42,35 @@ def run(
   save: Callable[[Any, dict], None],
   stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Any, dict | None]:
-  """Makes the updates start_step + 1 ... total_steps.
+  """Runs the updates start_step + 1 ... total_steps.
 
   Args:
-    state: donated to `step`.
-    batches: at least total_steps - start_step of them, on the devices.
+    state: the training state; it is donated to `step`.
+    batches: at least total_steps - start_step batches on the devices.
     step: (state, batch) -> (state, metrics); metrics hold `loss`.
-    start_step: updates that `state` has had.
+    start_step: number of updates that `state` has had.
+    total_steps: number of the last update.
     batch_size: images of an update, for images per second.
-    learning_rate: of update number n, counted from 0.
-    evaluate: state -> scalars; None: it was left, as the run is to stop.
-    write: (step, scalars), after progress and evaluation.
-    save: called with the state, after the step's update, and the scalars of
-      its evaluation, {} without one.
-    stop: asked once after each update; True: this is the last one for now. It
-      is saved, not evaluated.
+    every: intervals of progress, evaluation and checkpoints.
+    learning_rate: returns the learning rate of update n, counted from 0.
+    evaluate: state -> scalars, or None if the evaluation was interrupted
+      because the run must stop.
+    write: (step, scalars); called after progress and evaluation.
+    save: (state, scalars); called after the update of a checkpoint's step with
+      the scalars of its evaluation, or {} without one.
+    stop: called once after each update. If it returns True, the state is saved
+      without an evaluation and the loop ends.
 
   Returns:
-    The state, and the scalars of the last evaluation; None: it was stopped.
+    The state and the scalars of the last evaluation, or None instead of these
+    if the run was stopped.
 
   Raises:
-    InputError: a loss is not finite; the message has the step. Nothing is
-      saved from the last progress on.
+    InputError: a loss is not finite; the message has the step. No state after
+      the last progress is saved.
   """
   pending = []  # (step, metrics) since the last progress, still on device
-  evaluated = {}
+  evaluated: dict | None = {}
   meter = RateMeter(batch_size)
   batches = iter(batches)
   for number in range(start_step + 1, total_steps + 1):
@@ -94,7 +98,7 @@ def run(
         save(state, evaluated or {})
     if stopping:
       return state, None
-  if start_step >= total_steps:  # nothing was left to do
+  if start_step >= total_steps:  # the run was complete before
     evaluated = evaluate(state)
   return state, evaluated
 
@@ -102,7 +106,7 @@ def run(
 def prefetch(
   batches: Iterator[dict], put: Callable[[dict], dict], size: int
 ) -> Iterator[dict]:
-  """Puts batches on the devices `size` ahead of their use."""
+  """Yields batches on the devices, `size` of them transferred in advance."""
   queue = collections.deque()
   for batch in itertools.islice(batches, size):
     queue.append(put(batch))
@@ -116,16 +120,16 @@ def prefetch(
 
 
 class RateMeter:
-  """Images per second of updates; the first one, which compiles, left out."""
+  """Measures images per second, without the first update, which compiles."""
 
   def __init__(self, batch_size: int):
     self._batch_size = batch_size
-    self._start = None  # of the interval that is measured
+    self._start: float | None = None  # beginning of the measured interval
     self._steps = 0
     self._paused = 0.0
 
   def count(self, metrics: Any) -> None:
-    """Counts one update, whose metrics may still be computed."""
+    """Counts one update, whose metrics may not be computed yet."""
     if self._start is None:
       jax.block_until_ready(metrics)
       self._start = time.perf_counter()
@@ -134,6 +138,7 @@ class RateMeter:
 
   def rate(self) -> float:
     """Returns images per second since the last call; 0 without updates."""
+    assert self._start is not None, 'count() was not called'
     now = time.perf_counter()
     busy = now - self._start - self._paused
     rate = self._steps * self._batch_size / busy if self._steps else 0.0
@@ -141,8 +146,8 @@ class RateMeter:
     return rate
 
   @contextlib.contextmanager
-  def paused(self):
-    """Leaves the time inside the context out of the rate."""
+  def paused(self) -> Iterator[None]:
+    """Excludes the time inside the context from the rate."""
     start = time.perf_counter()
     try:
       yield
@@ -155,7 +160,7 @@ def _due(number, every):
 
 
 def _fetch(pending):
-  """Returns the last step's metrics as floats, every loss checked."""
+  """Returns the last step's metrics as floats; checks every pending loss."""
   pending = [(number, jax.device_get(metrics)) for number, metrics in pending]
   for number, metrics in pending:
     loss = float(metrics['loss'])

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, devices, commit, seed, data."""
+"""The manifest of a run: versions, devices, commit, seed, data."""
 
 import importlib.metadata
 import pathlib
@@ -23,12 +23,12 @@ PACKAGES = (
 
 
 def create(*, seed: int, mesh: jax.sharding.Mesh, data: Any) -> dict:
-  """A JSON-able description of the machine and software of a run.
+  """Returns a JSON-able description of the machine and software of a run.
 
   Args:
-    seed: of the run.
-    mesh: the devices it runs on.
-    data: JSON-able, what identifies the data sets.
+    seed: the seed of the run.
+    mesh: the devices of the run.
+    data: JSON-able identification of the data sets.
   """
   return {
     **software(),
@@ -39,10 +39,10 @@ def create(*, seed: int, mesh: jax.sharding.Mesh, data: Any) -> dict:
 
 
 def devices(mesh: jax.sharding.Mesh | None = None) -> dict:
-  """Returns kind, platform, count and processes, JSON-able.
+  """Returns kind, platform and number of devices and processes, JSON-able.
 
   Args:
-    mesh: the devices; by default all of JAX's default backend.
+    mesh: the devices; by default all devices of JAX's default backend.
   """
   found = jax.devices() if mesh is None else list(mesh.devices.flat)
   return {
@@ -54,7 +54,7 @@ def devices(mesh: jax.sharding.Mesh | None = None) -> dict:
 
 
 def software() -> dict:
-  """versions, platform and git_commit, JSON-able."""
+  """Returns versions, platform and git_commit, JSON-able."""
   return {
     'versions': {'python': platform.python_version(), **_versions()},
     'platform': platform.platform(),
@@ -73,7 +73,10 @@ def _versions():
 
 
 def _git_commit():
-  """Of the checkout that this code runs from, None outside of one."""
+  """Returns the commit of the checkout that holds this code, or None.
+
+  A commit with uncommitted changes has the suffix '-modified'.
+  """
   folder = pathlib.Path(__file__).parent
   try:
     commit = subprocess.run(

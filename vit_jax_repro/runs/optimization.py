@@ -1,4 +1,4 @@
-"""The optimiser and the learning rates of a run, as its settings say."""
+"""The optimiser and the learning-rate schedule of a run."""
 
 import optax
 
@@ -11,13 +11,14 @@ from vit_jax_repro.training import averaging, optim
 def create_schedule(
   settings: Settings, num_examples: int
 ) -> tuple[int, optim.Schedule]:
-  """(total steps, schedule), by the BiT-HyperRule where it is asked for.
+  """Returns (total steps, schedule), by the BiT-HyperRule if requested.
 
   Args:
-    num_examples: of the training split.
+    settings: the settings of the run.
+    num_examples: number of examples in the training split.
 
   Raises:
-    InputError: numbers that make no schedule.
+    InputError: the settings describe no valid schedule.
   """
   total, warmup = settings.total_steps, settings.warmup_steps
   decay, boundaries = settings.decay_type, settings.decay_steps or None
@@ -26,6 +27,8 @@ def create_schedule(
     decay = 'steps'
     total = rule_total if total is None else total
     warmup = rule_warmup if warmup is None else warmup
+  # `settings_checks` refuses None without the rule.
+  assert total is not None and warmup is not None
   schedule = optim.create_schedule(
     base_lr=settings.base_lr,
     total_steps=total,
@@ -39,10 +42,10 @@ def create_schedule(
 def create_optimizer(
   settings: Settings, schedule: optim.Schedule, total_steps: int
 ) -> optax.GradientTransformation:
-  """The optimiser, which also averages where `polyak_decay` is set.
+  """Returns the optimiser; it averages parameters if `polyak_decay` is set.
 
   Raises:
-    InputError: an option of another optimiser.
+    InputError: an option belongs to another optimiser.
   """
   tx = optim.create_optimizer(
     settings.optim,

@@ -1,10 +1,10 @@
-"""Stopping in time: what asks a run to end, and how it does.
+"""Preemption: a run saves and ends when it receives SIGTERM or SIGINT.
 
-Cloud TPU, SLURM and Kubernetes send SIGTERM and, some seconds later, SIGKILL;
-Ctrl-C at a terminal sends SIGINT. Either is taken as a request to save after
-the update that is running. Of several processes all stop after the same
-update: JAX's coordination service then takes SIGTERM, whichever process it
-comes to, and lets them agree (jax.experimental.multihost_utils,
+Cloud TPU, SLURM and Kubernetes send SIGTERM and, some seconds later, SIGKILL.
+Ctrl-C at a terminal sends SIGINT. Either signal makes the run save after the
+current update. With several processes, all of them stop after the same update:
+JAX's coordination service catches SIGTERM in whichever process receives it, and
+makes the processes agree on a step (jax.experimental.multihost_utils,
 reached_preemption_sync_point).
 """
 
@@ -17,13 +17,13 @@ from typing import Any
 import jax
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# How often all processes were asked whether to stop: JAX wants numbers that
-# leave out none, and one process may train several times.
-_asked = itertools.count(1)
+# Number of the next sync point. JAX wants consecutive numbers, also when one
+# process trains several times.
+_sync_points = itertools.count(1)
 
 
 class Stopped(SystemExit):
-  """A run was asked to stop and has saved; its code is a shell's, 128 + N."""
+  """A signal stopped a run, which has saved; the exit status is 128 + N."""
 
   def __init__(self, signum: int, step: int):
     super().__init__(128 + signum)
@@ -37,20 +37,20 @@ class Stopped(SystemExit):
 
 
 class InterruptedEvaluationError(Exception):
-  """An evaluation was left, as the run is to stop."""
+  """An evaluation was interrupted because the run must stop."""
 
 
 class Watch:
-  """Whether the run is to stop; a context in which signals are caught.
+  """A context that catches signals and decides whether the run stops.
 
-  Only the first signal: another one does what it did before, SIGINT stops at
-  once. Where a run is not in the main thread, or in one of several processes,
-  signals stay as they are.
+  It catches only the first signal. The next one has its usual effect: a second
+  SIGINT stops the process at once. Signal handlers stay unchanged if the run is
+  not in the main thread, or if there are several processes.
   """
 
   def __init__(self):
-    self._signum = None
-    self._before = {}
+    self._signum: int | None = None
+    self._before = {}  # {signal: handler outside of the context}
     self._obeyed = False
 
   def __enter__(self):
@@ -62,33 +62,34 @@ class Watch:
 
   def __exit__(self, *exception):
     self._restore()
-    # It came too late for the last update: what it did before.
+    # The signal came after the last update: it gets its usual effect now.
     if self._signum and not self._obeyed and exception == (None,) * 3:
       signal.raise_signal(self._signum)
 
   def should_stop(self) -> bool:
-    """Asked once after every update, by all processes."""
+    """Returns whether the run must stop; all processes call it per update."""
     if jax.process_count() > 1:
       from jax.experimental import multihost_utils
 
-      if multihost_utils.reached_preemption_sync_point(next(_asked)):
+      if multihost_utils.reached_preemption_sync_point(next(_sync_points)):
         self._signum = signal.SIGTERM
     return self._signum is not None
 
   def unless_stopped(self, batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches of an evaluation.
+    """Yields the batches of an evaluation.
 
     Raises:
-      InterruptedEvaluationError: this process, the only one, is to stop.
+      InterruptedEvaluationError: the run must stop; only with one process.
     """
-    alone = jax.process_count() == 1
+    is_single = jax.process_count() == 1
     for batch in batches:
-      if alone and self._signum is not None:
+      if is_single and self._signum is not None:
         raise InterruptedEvaluationError
       yield batch
 
   def stopped(self, step: int) -> Stopped:
-    """What to raise once the state of `step` is saved."""
+    """Returns the exception to raise after the state of `step` is saved."""
+    assert self._signum is not None, 'the run was not asked to stop'
     self._obeyed = True
     return Stopped(self._signum, step)
 
@@ -99,6 +100,6 @@ class Watch:
 
   def _restore(self):
     for signum, handler in self._before.items():
-      # None: a handler that is not Python's, which cannot be put back.
+      # None: the handler was not set in Python, so it cannot be restored.
       signal.signal(signum, signal.SIG_DFL if handler is None else handler)
     self._before = {}

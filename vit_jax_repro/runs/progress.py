@@ -1,4 +1,4 @@
-"""What a terminal shows of a training run."""
+"""Progress of a training run on the terminal."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,13 +8,13 @@ from vit_jax_repro.output import reports
 
 @contextlib.contextmanager
 def bar(start_step: int, total_steps: int) -> Iterator[Callable]:
-  """Shows a bar with loss, images per second and time left.
+  """Shows a bar with loss, images per second and remaining time.
 
-  Evaluations stay as lines of their own. Where standard error is no terminal,
-  there are only these lines.
+  Each evaluation prints a line that stays. If standard error is not a terminal,
+  only these lines are printed.
 
   Yields:
-    A function of (step, scalars), as `runs.loop.run` writes them.
+    A function of (step, scalars), such as `runs.loop.run` takes as `write`.
   """
   from rich import progress
 
@@ -47,7 +47,7 @@ def bar(start_step: int, total_steps: int) -> Iterator[Callable]:
 
 
 def silent(step: int, scalars: dict) -> None:
-  """Shows nothing."""
+  """Ignores its arguments; stands in for a progress bar."""
   del step, scalars
 
 

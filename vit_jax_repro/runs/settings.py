@@ -19,16 +19,16 @@ from vit_jax_repro.runs import settings_checks
 
 @dataclasses.dataclass(frozen=True)
 class _Splits:
-  """The first two keys of `config.pp`."""
+  """The keys of `config.pp` that name the splits, which come first."""
 
   train: str = setting(REQUIRED, "Split to train on, such as 'train[:98%]'.")
   test: str = setting(REQUIRED, 'Split to evaluate on.')
 
 
-# Python takes the fields of base classes from right to left.
+# The fields of the rightmost base class come first.
 @dataclasses.dataclass(frozen=True)
 class Preprocessing(ImageSettings, _Splits):
-  """Splits and what is done to training images: `config.pp`."""
+  """The mapping `config.pp`: splits and augmentation of training images."""
 
   def __post_init__(self):
     settings_checks.check_switches(self, 'config.pp')
@@ -36,7 +36,7 @@ class Preprocessing(ImageSettings, _Splits):
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-  """Keys and defaults of the mapping `config.mesh`, see parallel/mesh.py."""
+  """The mapping `config.mesh`: sizes of the axes, see parallel/mesh.py."""
 
   data: int | None = setting(
     None,
@@ -57,9 +57,10 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Settings of `jobs.train`; names are those of the original's config.
+  """Settings of `jobs.train`, named as in the configs of the original code.
 
-  Where None turns something off, 0 or '' does too, as flags cannot say None.
+  Where None turns an option off, 0 or '' does too, because a flag cannot be
+  None.
   """
 
   dataset: str = setting(
@@ -329,10 +330,11 @@ class Settings:
 
 
 def from_config(config: Mapping[str, Any]) -> Settings:
-  """Reads a configuration, whose keys must be fields of `Settings`.
+  """Creates settings from a configuration.
 
   Args:
-    config: nested mapping, such as an ml_collections.ConfigDict.
+    config: nested mapping, such as an ml_collections.ConfigDict; its keys must
+      be fields of `Settings`.
 
   Raises:
     InputError: a key is unknown, missing or has an impossible value.
@@ -351,14 +353,15 @@ def from_config(config: Mapping[str, Any]) -> Settings:
 def defaults() -> dict[str, Any]:
   """Returns the default of every key: {'seed': 0, 'pp.shift': 0, ...}.
 
-  A run whose config.json is older than a key continues with its default.
+  A run whose config.json was written before a key existed continues with the
+  key's default.
   """
   pp = {f'pp.{key}': value for key, value in defaults_of(Preprocessing).items()}
   return to_plain(defaults_of(Settings) | pp)
 
 
 def _with_strength(settings: Settings, name: str) -> Settings:
-  """Replaces `augreg_strength` by the settings that it is short for."""
+  """Returns settings with the augmentation that `augreg_strength` names."""
   strength = recipes.augreg_strength(name)
   layers, alpha = settings.pp.randaugment_layers, settings.mixup_alpha
   if layers or alpha:

@@ -16,7 +16,8 @@ from vit_jax_repro.errors import InputError
 
 LARGEST = 2**31 - 1
 
-_TYPES = {  # of annotations: what a value must be, and in words
+# {annotation: (type that a value must have, its name in messages)}
+_TYPES = {
   str: (str, 'a text'),
   int: (numbers.Integral, 'a whole number'),
   float: (numbers.Real, 'a number'),
@@ -29,7 +30,7 @@ def check(settings: Any) -> None:
   """Refuses impossible values, and values that would have no effect.
 
   Args:
-    settings: a `settings.Settings`.
+    settings: a `settings.Settings` instance.
 
   Raises:
     InputError: one line with the key, its value and what is allowed.
@@ -71,13 +72,13 @@ def kinds_of(annotation: Any) -> list[Any]:
 
 
 def check_types(values: Mapping[str, Any], cls: type, where: str) -> None:
-  """Refuses values of another type than the field of a dataclass has.
+  """Refuses values whose type is not that of their dataclass field.
 
-  Whole numbers are numbers. Types other than plain ones and mappings, such as
-  lists, are left to `check`.
+  A field of floats also takes whole numbers. `check` covers the types that are
+  neither plain nor mappings, such as lists.
 
   Args:
-    values: of fields, by name.
+    values: {name of a field: value}.
     cls: the dataclass.
     where: the part before the name in a message, such as 'config'.
 
@@ -158,7 +159,7 @@ def _check_number(name, value, bounds):
 
 
 def _check_known(settings):
-  """Refuses settings that a recipe leaves open and that were not given."""
+  """Refuses a missing setting for which the recipe has no default."""
   if not settings.dataset:
     raise InputError(
       "config.dataset='' must be 'digits', a TFDS name or a folder; set "
@@ -231,12 +232,12 @@ def _check_best(settings):
   if not evaluations or checkpoints % evaluations:
     raise InputError(
       'config.keep_best=True needs an evaluation at every checkpoint: set '
-      f'eval_every={evaluations} to what divides checkpoint_every={checkpoints}'
+      f'eval_every={evaluations} to a divisor of checkpoint_every={checkpoints}'
     )
 
 
 def _is_default(settings, name):
-  """Returns whether nothing is set; flags give '' or [] for nothing."""
+  """Returns whether a setting has its default; flags write None as '' or []."""
   value = getattr(settings, name)
   default = type(settings).__dataclass_fields__[name].default
   return value == default or (default in (None, ()) and not value)

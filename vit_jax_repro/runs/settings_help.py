@@ -9,7 +9,7 @@ from vit_jax_repro.data.image_settings import REQUIRED
 from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.runs.settings_checks import kinds_of
 
-_TYPES = {  # of annotations, as `--help` shows those of flags
+_TYPES = {  # {annotation: type as `--help` shows it for flags}
   str: 'STRING',
   int: 'INT',
   float: 'FLOAT',

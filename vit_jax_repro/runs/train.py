@@ -32,18 +32,19 @@ from vit_jax_repro.weights import model_card
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-  """What a run came to."""
+  """The accuracies and files of a completed run."""
 
-  # Of the test split, as fractions; of masked patches, where it learned those.
+  # Fractions of the test split, or of its masked patches for a run with
+  # objective='masked_patches'.
   accuracy: float
   top5_accuracy: float
-  num_examples: int  # of the test split
-  replaced_images: int  # not decodable, in the training of this call
+  num_examples: int  # in the test split
+  replaced_images: int  # images that this call could not decode in training
   step: int
-  seconds: float  # of this call
+  seconds: float  # duration of this call
   workdir: str
   model: str  # path of the trained model.npz
-  # Of the checkpoint of the best accuracy, with `keep_best`.
+  # The checkpoint with the best accuracy, if `keep_best` is set.
   best_model: str | None = None  # path of best.npz
   best_step: int | None = None
   best_accuracy: float | None = None
@@ -52,24 +53,24 @@ class TrainResult:
 def train(
   config: Mapping[str, Any], workdir: str | os.PathLike, *, show: bool = True
 ) -> TrainResult:
-  """Trains, or continues a run that was interrupted, to the end.
+  """Trains a model; continues an interrupted run from its newest checkpoint.
 
   Args:
-    config: the keys of `settings.Settings`, nested as there; such as the
+    config: the keys of `settings.Settings`, nested in the same way, such as the
       ConfigDict of a file in `configs/`.
-    workdir: folder of the run, see `workdir`; the same call again continues
-      from the newest checkpoint in it.
+    workdir: folder of the run, see runs/workdir.py. If it has checkpoints, the
+      run continues from the newest one.
     show: whether progress is shown on standard error.
 
   Returns:
-    TrainResult; the same stands in result.json.
+    The result, which is also written to result.json.
 
   Raises:
-    InputError: one line on a wrong setting or file, or a loss that is not
-      finite.
-    OSError: a data set, weights file or folder is not there or not readable;
-      another process trains in the folder.
-    preemption.Stopped: SIGTERM or SIGINT came, and everything is saved.
+    InputError: a setting or file is wrong, or a loss is not finite; the message
+      is one line.
+    OSError: a data set, weights file or folder does not exist or is not
+      readable, or another process trains in the folder.
+    preemption.Stopped: the run received SIGTERM or SIGINT and has saved.
   """
   started = time.perf_counter()
   settings = settings_lib.from_config(config)
@@ -85,7 +86,7 @@ def train(
       state, evaluated = run.loop(state, start_step, checkpoints, folder, show)
       checkpoints.wait()
       seconds = time.perf_counter() - started
-      if start_step == run.total_steps:  # it was finished: the time stays
+      if start_step == run.total_steps:  # already complete: keeps its time
         seconds = folder.read_json('result.json').get('seconds', seconds)
       result = TrainResult(
         accuracy=evaluated['accuracy_test'],
@@ -101,7 +102,7 @@ def train(
       if settings.keep_best:
         accuracy = result.accuracy
         if checkpoints.best_score() > accuracy:
-          del state  # two of them need not fit
+          del state  # memory may not hold two states
           state, accuracy = checkpoints.restore_best(run.shapes)
         result = run.save_best(result, state, accuracy)
     folder.write_json('result.json', dataclasses.asdict(result))
@@ -112,7 +113,7 @@ class _Run:
   """The parts of a run, made and checked before anything is computed."""
 
   def __init__(self, settings, load):
-    """`load`: read the pretrained file already now, so that errors come now."""
+    """Checks the settings; if `load`, also reads the pretrained file."""
     self.settings = settings
     self.mesh = mesh.create_mesh(**settings.mesh)
     update.check_batch(settings, self.mesh)
@@ -168,7 +169,7 @@ class _Run:
     )
 
   def state(self, checkpoints):
-    """The state to start from on the mesh, and how many updates it has had."""
+    """Returns the initial state on the mesh and its number of updates."""
     if checkpoints.latest_step() is not None:
       self.params = None
       if checkpoints.latest_step() < self.total_steps:
@@ -176,13 +177,13 @@ class _Run:
       state, position = checkpoints.restore(self.shapes)
       if position['processes'] != jax.process_count():
         note(
-          f'the run began in {position["processes"]} processes and goes on in '
-          f'{jax.process_count()}: its examples come in another order'
+          f'the run began in {position["processes"]} processes and continues '
+          f'in {jax.process_count()}: its examples come in another order'
         )
       return state, int(state.step)
     params = self._initial_params() if self.params is None else self.params
-    self.params = None  # not needed twice
-    # Made where it stays: whole, the optimiser's state might not fit anywhere.
+    self.params = None  # frees the host's memory
+    # Creates the state in its shards: one device might not hold all of it.
     create = jax.jit(
       functools.partial(
         steps.create_state, tx=self.tx, seed=self.settings.seed
@@ -247,7 +248,7 @@ class _Run:
       )
 
   def save_best(self, result, state, accuracy):
-    """The result with what it says of the best state."""
+    """Saves the best state; returns the result with its values."""
     path = os.path.join(result.workdir, 'best.npz')
     self.save_model(path, averaging.evaluated(state))
     return dataclasses.replace(
@@ -282,12 +283,15 @@ class _Run:
     }
 
   def _position(self):
-    """With the step and the settings, the position in the data."""
+    """Returns the checkpoint's part of the position in the data.
+
+    With the step and the settings it determines the next batch.
+    """
     return {'processes': jax.process_count()}
 
 
 def _whole(leaf):
-  """A parameter as one host array, also where processes share it."""
+  """Returns a parameter as one host array, also if processes share it."""
   if leaf.is_fully_addressable or leaf.is_fully_replicated:
     return jax.device_get(leaf)
   from jax.experimental import multihost_utils
