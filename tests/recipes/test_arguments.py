@@ -22,16 +22,16 @@ def test_parts_and_options():
 
 
 @pytest.mark.parametrize(
-  ('text', 'says'),
+  ('text', 'message'),
   [
-    ('a', "argument 'a' must be RECIPE,MODEL,DATASET, the first 2 of"),
+    ('a', r"argument 'a' must be RECIPE,MODEL,DATASET \(the first 2 are"),
     ('a,b,c,d', 'must be RECIPE,MODEL,DATASET'),
     ('a,steps=1,b', 'must be RECIPE,MODEL,DATASET'),
-    ('a,b,stesp=1', "'stesp=1' in the argument .* must be KEY=VALUE, of"),
+    ('a,b,stesp=1', "'stesp=1' in the argument .* must be KEY=VALUE with"),
     ('a,b,steps=x', "'steps=x' in the argument"),
   ],
 )
-def test_wrong_arguments(text, says):
-  with pytest.raises(ValueError, match=says) as caught:
+def test_wrong_arguments(text, message):
+  with pytest.raises(ValueError, match=message) as caught:
     parse(text)
   assert '\n' not in str(caught.value)

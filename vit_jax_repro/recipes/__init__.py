@@ -1,9 +1,9 @@
 """The papers' training settings as pure functions and tables.
 
-A recipe is a plain dict of the settings that `jobs.train` takes (see
-`settings.Settings`); files in `configs/` turn recipes into configurations.
+A recipe is a plain dict of settings for `jobs.train` (see
+`settings.Settings`). The files in `configs/` turn recipes into configurations.
 `finetuning` and `pretraining` have a `Recipe` for each row of the published
-tables of settings, with its source and what the source leaves open.
+tables of settings, with its source and the settings that the source omits.
 """
 
 from vit_jax_repro.recipes.quickstart import (

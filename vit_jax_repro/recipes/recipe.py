@@ -1,8 +1,8 @@
-"""The recipe, the request for one, and shared arithmetic."""
+"""`Recipe`, `RecipeRequest` and `Rule`, with the arithmetic they share."""
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vit_jax_repro.data import catalogue
@@ -11,19 +11,19 @@ from vit_jax_repro.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """Settings with which a source trains or fine-tunes a model on a data set.
+  """Settings by which a source trains or fine-tunes a model on a data set.
 
   Fields:
-    name, variant: as `find` takes them; '' where there is no other variant.
+    name, variant: arguments of `find`; variant is '' if there is only one.
     source: paper and section, or repository and file.
-    dataset: as jobs.train takes it; '' where the user has to say.
-    settings: what jobs.train takes, without pretrained_dir and model. Its
-      base_lr is the upper middle of `base_lrs`.
+    dataset: for jobs.train; '' if the user has to choose it.
+    settings: for jobs.train, without pretrained_dir and model. Its base_lr is
+      the middle one of `base_lrs`, the larger of two.
     model_fields: fields of the model that the source sets.
-    base_lrs: the rates that the source chooses from; one: no choice.
+    base_lrs: learning rates that the source chooses from; often only one.
     tune: splits for that choice, dict(train=..., test=...); None: no choice.
-    notes: what the source leaves open and what was chosen, one line each;
-      pvc-NN is a row of paper/numbers/differences.csv.
+    notes: one line for each setting that the source omits, with the value
+      taken here; pvc-NN is a row of paper/numbers/differences.csv.
   """
 
   name: str
@@ -37,11 +37,11 @@ class Recipe:
   notes: tuple[str, ...]
 
   def architecture(self, model: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a model's mapping of fields with those of the recipe.
+    """Returns a model's fields, updated by those of the recipe.
 
     Args:
-      model: such as models.variant gives it; fields in its `transformer`
-        group are replaced there.
+      model: fields such as `models.variant` returns. A field of its
+        `transformer` group is updated in that group.
     """
     group = model.get('transformer', {})
     grouped = {k: v for k, v in self.model_fields.items() if k in group}
@@ -65,10 +65,10 @@ class RecipeRequest:
   batch: int | None = None
 
   def schedule(self, *totals: int) -> int:
-    """Returns the number of updates that is asked for, of those that there are.
+    """Returns the requested number of updates; by default the first of totals.
 
     Raises:
-      InputError: it is none of them.
+      InputError: `steps` is not one of `totals`.
     """
     if self.steps not in (None, *totals):
       raise InputError(
@@ -83,30 +83,45 @@ class RecipeRequest:
     row = catalogue.find(self.dataset)
     return row.name if row else ''
 
+  @property
+  def row(self) -> catalogue.DataSet:
+    """Returns the data set's row of the catalogue.
+
+    Raises:
+      InputError: the catalogue does not have the data set.
+    """
+    row = catalogue.find(self.dataset)
+    if row is None:
+      raise InputError(
+        f'recipe {self.name!r} needs a data set of the catalogue, not '
+        f'{self.dataset!r}; choose from {sorted(catalogue.DATA_SETS)}'
+      )
+    return row
+
   def examples(self, split: str) -> int:
     """Returns the number of training images, as given or from the catalogue.
 
     Raises:
-      InputError: neither knows it.
+      InputError: the number is not given and the catalogue does not have it.
     """
     number = self.num_examples or num_examples(self.dataset, split)
     if number is None:
       raise InputError(
-        f'{self.name!r} depends on how many training images {self.dataset!r} '
-        'has, which is not known; give num_examples'
+        f'recipe {self.name!r} depends on the number of training images, which '
+        f'is not known for {self.dataset!r}; give num_examples'
       )
     return number
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """A recipe by name, for any request that it has settings for.
+  """A function from requests to recipes, and the requests that it accepts.
 
   Fields:
-    make: the function from a RecipeRequest to a Recipe.
+    make: returns the Recipe of a RecipeRequest.
     datasets: names in the catalogue; None: any data set.
-    variants: from a request to the source's alternatives for it, the default
-      first; none at all: `make` reads them.
+    variants: returns the variants for a request, the default first; () if
+      `make` parses and checks the variant itself.
   """
 
   make: Callable[[RecipeRequest], Recipe]
@@ -115,20 +130,28 @@ class Rule:
 
 
 def variants(*names: str) -> Callable[[RecipeRequest], tuple[str, ...]]:
-  """Returns the same variants for every request."""
+  """Returns a function that returns `names` for every request."""
   return lambda _: names
 
 
 def build(
-  request: RecipeRequest, source: str, settings, base_lrs, **fields: Any
+  request: RecipeRequest,
+  source: str,
+  settings: Mapping[str, Any],
+  base_lrs: Sequence[float],
+  *,
+  model_fields: Mapping[str, Any] | None = None,
+  tune: Mapping[str, str] | None = None,
+  notes: tuple[str, ...] = (),
 ) -> Recipe:
-  """Returns a Recipe for a request.
+  """Returns the Recipe for a request.
 
   Args:
-    request, source: the task, and the citation of its settings.
+    request: the data set, the model and the variant.
+    source: the citation of the settings.
     settings: without dataset and base_lr.
-    base_lrs: the rates to choose from, ascending.
-    **fields: model_fields, tune and notes where there are any.
+    base_lrs: the learning rates to choose from, ascending.
+    model_fields, tune, notes: see `Recipe`.
   """
   return Recipe(
     name=request.name,
@@ -138,13 +161,18 @@ def build(
     settings=dict(
       settings, dataset=request.dataset, base_lr=base_lrs[len(base_lrs) // 2]
     ),
+    model_fields=model_fields or {},
     base_lrs=tuple(base_lrs),
-    **dict(dict(model_fields={}, tune=None, notes=()), **fields),
+    tune=tune,
+    notes=notes,
   )
 
 
 def steps(epochs: float, num_examples: int, batch: int) -> int:
-  """Returns the updates in epochs, rounded down as in big_vision (utils.py)."""
+  """Returns the number of updates in `epochs`, rounded down.
+
+  Source: big_vision, utils.py.
+  """
   return int(epochs * num_examples / batch)
 
 
@@ -152,7 +180,7 @@ _TERM = re.compile(r'(\w+)(?:\[(?:(\d+)(%?))?:(?:(\d+)(%?))?\])?')
 
 
 def num_examples(dataset: str, split: str) -> int | None:
-  """Returns the catalogue's number of examples; None for unknown splits.
+  """Returns the number of examples in a split; None if it is not known.
 
   Args:
     dataset: a name in the catalogue, or any other.
@@ -184,7 +212,7 @@ def pick(kind: str, name: str, table: Mapping[str, Rule]) -> Rule:
   """Returns the rule of a name.
 
   Raises:
-    InputError: there is none.
+    InputError: the table has no such name.
   """
   if name not in table:
     raise InputError(f'unknown {kind} recipe {name!r}; choose from {[*table]}')
@@ -195,7 +223,7 @@ def choose(rule: Rule, request: RecipeRequest) -> RecipeRequest:
   """Returns the request with the rule's default variant filled in.
 
   Raises:
-    InputError: the rule has no such variant, or not this data set.
+    InputError: the rule does not have this variant or this data set.
   """
   if rule.datasets is not None and request.known not in rule.datasets:
     raise InputError(

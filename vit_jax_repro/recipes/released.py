@@ -1,7 +1,8 @@
-"""The released fine-tuning of ViT, Mixer, AugReg and BiT, as `configs/` has it.
+"""The released fine-tuning settings of ViT, Mixer, AugReg and BiT.
 
-Each reproduces a command line of the original. The same
-settings by data set and source are rows of `finetuning.find`.
+Each function reproduces a command line of the original code; the files in
+`configs/` use them. `finetuning.find` has the same settings by source and data
+set.
 """
 
 from typing import Any
@@ -9,21 +10,21 @@ from typing import Any
 from vit_jax_repro.data import catalogue
 from vit_jax_repro.recipes import rules
 
-# vit_jax/configs/common.py: a part of the training images is left out.
+# vit_jax/configs/common.py, which does not train on all of the training images.
 VIT_STEPS = {'cifar10': 10_000, 'cifar100': 10_000, 'imagenet2012': 20_000}
-VIT_DATASETS = {
+VIT_DATASETS: dict[str, dict[str, Any]] = {
   name: dict(
     total_steps=steps, pp=dict(train=row.train, test=row.test, crop=row.crop)
   )
   for name, steps in VIT_STEPS.items()
   for row in [catalogue.DATA_SETS[name]]
 }
-# vit_jax/configs/mixer_base16_cifar10.py; token mixing fixes the image size.
+# vit_jax/configs/mixer_base16_cifar10.py. A Mixer works at one image size only.
 MIXER_CROP = 224
 
 
-# What the released fine-tuning of ViT and of BiT have in common.
-_FINETUNE = dict(
+# Shared by the released fine-tuning of ViT and of BiT.
+_FINETUNE: dict[str, Any] = dict(
   pretrained_dir='.',
   total_steps=None,
   optim='sgd',
@@ -35,14 +36,16 @@ _FINETUNE = dict(
 
 
 def vit_finetune(dataset: str, model_name: str) -> dict[str, Any]:
-  """Returns the released fine-tuning of ViT and Mixer (vit_jax/configs).
+  """Returns the released fine-tuning settings of ViT and Mixer.
+
+  Source: vit_jax/configs.
 
   Args:
-    dataset: a key of `VIT_DATASETS` has its preset; any other name needs
-      steps, splits and crop to be set.
+    dataset: a key of `VIT_DATASETS`. For any other name the caller must set
+      total_steps, splits and crop.
     model_name: in the published spelling.
   """
-  recipe = dict(
+  recipe: dict[str, Any] = dict(
     _FINETUNE,
     dataset=dataset,
     grad_norm_clip=1.0,
@@ -62,7 +65,7 @@ def vit_finetune(dataset: str, model_name: str) -> dict[str, Any]:
 
 
 def augreg_finetune() -> dict[str, Any]:
-  """Returns AugReg's released fine-tuning (vit_jax/configs/augreg.py)."""
+  """Returns AugReg's released settings, from vit_jax/configs/augreg.py."""
   recipe = vit_finetune('', '')
   recipe.update(
     base_lr=0.03,
@@ -74,13 +77,14 @@ def augreg_finetune() -> dict[str, Any]:
 
 
 def bit_finetune(dataset: str) -> dict[str, Any]:
-  """Returns the BiT-HyperRule; values that depend on the set's size are None.
+  """Returns the settings of BiT's HyperRule.
 
-  `jobs.train` fills in steps, boundaries, warm-up and mixup from the number
-  of training images. Images of an unlisted data set are taken to be large.
+  Values that depend on the number of training images are None: `jobs.train`
+  computes total steps, decay steps, warm-up and mixup. The images of an
+  unlisted data set are assumed to be large.
   """
-  # big_transfer's TF2 and JAX pipelines train on 98 % of CIFAR and 99 % of
-  # ImageNet too.
+  # The same splits as vit_jax's: big_transfer's TF2 and JAX pipelines also
+  # train on 98 % of CIFAR and 99 % of ImageNet.
   resize, crop = rules.resolution(*rules.image_size(dataset))
   preset = VIT_DATASETS.get(dataset, {}).get('pp', {})
   return dict(

@@ -1,8 +1,9 @@
-"""BiT-HyperRule: resolution, schedule and mixup by the size of the task.
+"""Rules of BiT and AugReg: resolution, schedule, mixup and augmentation.
 
-Source: bit_hyperrule.py of google-research/big_transfer; BiT paper
-(arXiv:1912.11370), section 3.3, which has decay points at 30, 60 and 90 % of
-the steps where the code's small tasks use 40, 60 and 80 %.
+BiT's HyperRule depends on the size of the task. Sources: bit_hyperrule.py of
+google-research/big_transfer; BiT paper (arXiv:1912.11370), section 3.3. The
+paper drops the learning rate at 30, 60 and 90 % of the steps; for small tasks
+the code uses 40, 60 and 80 %.
 """
 
 from typing import Any
@@ -13,8 +14,8 @@ BASE_LR = 0.003
 SMALL, LARGE = 20_000, 500_000  # training examples
 MIXUP_ALPHA = 0.1
 
-# Height and width by which the code knows these data sets; of VTAB's, the
-# sizes below 96x96 in TFDS's catalogue.
+# Height and width of the images, as in the code. For VTAB, the image sizes in
+# TFDS's catalogue that are below 96x96.
 IMAGE_SIZES = {
   'cifar10': (32, 32),
   'cifar100': (32, 32),
@@ -51,16 +52,16 @@ def schedule(num_examples: int) -> tuple[int, tuple[int, ...], int]:
 
 
 def mixup_alpha(num_examples: int) -> float:
-  """Returns alpha of the mixup weight's Beta distribution; 0 is no mixup."""
+  """Returns alpha of mixup's Beta distribution; 0 turns mixup off."""
   return 0.0 if num_examples < SMALL else MIXUP_ALPHA
 
 
-# AugReg (arXiv:2106.10270), section 3.4, by the names that its released files
-# carry: (RandAugment's layers, its magnitude, mixup's alpha), as spelled out
-# in big_vision/configs/vit_i21k.py.
+# Augmentation strengths of AugReg (arXiv:2106.10270), section 3.4, by their
+# names in the released files: (RandAugment's layers, its magnitude, mixup's
+# alpha). Values from big_vision/configs/vit_i21k.py.
 AUGREG_STRENGTHS = {
   'none': (0, 0, 0.0),
-  'light1': (2, 0, 0.0),  # not nothing: see data/randaugment.py
+  'light1': (2, 0, 0.0),  # still changes images, see data/randaugment.py
   'light2': (2, 10, 0.2),
   'medium1': (2, 15, 0.2),
   'medium2': (2, 15, 0.5),
@@ -72,10 +73,10 @@ AUGREG_STRENGTHS = {
 def augreg_strength(name: str) -> dict[str, Any]:
   """Returns AugReg's augmentation: dict(layers, magnitude, mixup_alpha).
 
-  Layers 0 and alpha 0.0 mean none.
+  Layers 0 means no RandAugment, alpha 0.0 means no mixup.
 
   Raises:
-    InputError: a name that is not in `AUGREG_STRENGTHS`.
+    InputError: the name is not in `AUGREG_STRENGTHS`.
   """
   if name not in AUGREG_STRENGTHS:
     raise InputError(

@@ -1,8 +1,8 @@
 """Every published way to fine-tune, as settings for `jobs.train`.
 
   find('vit-paper', 'cifar10', 'ViT-B_16')   the recipe of one source
-  of('vit', 'cifar10', 'ViT-B_16', kind='code')   of a family, paper or code
-  differences('vit', 'cifar10', 'ViT-B_16')   where these two differ
+  recipe_for('vit', 'cifar10', 'ViT-B_16', kind='code')   of a family's code
+  differences('vit', 'cifar10', 'ViT-B_16')   where paper and code differ
 
 Recipes are named as in paper/numbers/finetuning.csv. A learning rate is chosen
 by the protocol of the source: train on `tune['train']` with each of `base_lrs`,
@@ -35,8 +35,8 @@ RULES = {
 }
 
 KINDS = ('paper', 'code')
-# Of each family, the recipes of the paper and of the code; the first one that
-# has settings for the data set.
+# For each family, the recipes of the paper and those of the code. The first
+# recipe that has settings for the data set is used.
 FAMILIES = {
   'vit': (
     ('vit-paper',),
@@ -54,9 +54,9 @@ class SettingDifference:
   """One setting in which paper and code differ.
 
   Fields:
-    key: of Recipe.settings, 'pp.KEY' or 'model.KEY'; 'base_lrs'.
-    paper, code: the two values; None where it is left out.
-    ids: rows of paper/numbers/differences.csv that say so; () if none does.
+    key: a key of Recipe.settings, 'pp.KEY', 'model.KEY', 'tune' or 'base_lrs'.
+    paper, code: the two values; None if the setting is absent.
+    ids: rows of paper/numbers/differences.csv on it; () if there is none.
   """
 
   key: str
@@ -80,19 +80,21 @@ def find(
 
   Args:
     recipe: a key of `RULES`.
-    dataset: 'imagenet2012', 'vtab/dtd', ...; recipes that go by the size of
-      the set alone take any TFDS name or folder.
+    dataset: 'imagenet2012', 'vtab/dtd', ...; a recipe that depends only on
+      the size of the data set takes any TFDS name or folder.
     model: in the published spelling.
     variant: one of `variants`; by default the first.
-    steps: which schedule, where the source has several; by default its first.
-    image_size: pixels, where another resolution than the source's is wanted.
-    dropout: rate in place of the source's; models without dropout leave it.
-    num_examples: training images, where the recipe depends on them and the
-      catalogue does not know the data set.
+    steps: total steps of one of the source's schedules; by default the first.
+    image_size: pixels; replaces the source's.
+    dropout: rate that replaces the source's; ignored for models without
+      dropout.
+    num_examples: number of training images, if the recipe depends on it and
+      the catalogue does not have the data set.
 
   Raises:
-    InputError: unknown recipe, variant or schedule; no settings for that data
-      set or model; a number of images that is needed and not known.
+    InputError: the recipe, variant or schedule is unknown; the recipe has no
+      settings for the data set or model; or it needs a number of images that is
+      not known.
   """
   rule = pick('fine-tuning', recipe, RULES)
   request = RecipeRequest(
@@ -115,7 +117,7 @@ def variants(recipe: str, dataset: str, model: str) -> tuple[str, ...]:
   """Returns the variants of a source, the default first; ('',) if only one.
 
   Raises:
-    InputError: unknown recipe, or no settings for that data set.
+    InputError: the recipe is unknown or has no settings for the data set.
   """
   rule = pick('fine-tuning', recipe, RULES)
   request = choose(rule, RecipeRequest(recipe, dataset, model, ''))
@@ -134,12 +136,13 @@ def recipe_for(
     **options: see `find`.
 
   Raises:
-    InputError: as `find`; unknown family or kind, or a family without one.
+    InputError: as `find`; or the family or kind is unknown, or the family has
+      no recipe of that kind for the data set.
   """
   if family not in FAMILIES or kind not in KINDS:
     raise InputError(
-      f'no recipe of {kind=} for {family=}; choose from {list(KINDS)} and '
-      f'{list(FAMILIES)}'
+      f'no recipe of {kind=} for {family=}; choose kind from {list(KINDS)} and '
+      f'family from {list(FAMILIES)}'
     )
   row = catalogue.find(dataset)
   known = row.name if row else ''
@@ -147,8 +150,8 @@ def recipe_for(
   fitting = [name for name in names if known in _datasets(name, known)]
   if not fitting:
     raise InputError(
-      f'no {kind} of {family!r} has settings for {dataset!r}; its recipes are '
-      f'{list(names)}'
+      f'no {kind} recipe of {family!r} has settings for {dataset!r}; its '
+      f'recipes are {list(names)}'
     )
   return find(fitting[0], dataset, model, **options)
 
@@ -161,7 +164,7 @@ def _datasets(recipe, known):
 def differences(
   family: str, dataset: str, model: str, **options: Any
 ) -> tuple[SettingDifference, ...]:
-  """Returns the settings in which paper and code differ for a task.
+  """Returns the settings in which paper and code differ for a data set.
 
   Args, Raises: see `recipe_for`.
   """
@@ -200,9 +203,9 @@ def _ids(key, family, dataset):
   return by_family.get(family, by_family.get(None, ()))
 
 
-# Rows of paper/numbers/differences.csv by setting, and by family; None: any
-# other family.
-_OF_VTAB = 'VTAB'  # any family, on VTAB
+# Rows of paper/numbers/differences.csv, by setting and by family. None is any
+# other family, `_OF_VTAB` any family on a VTAB task.
+_OF_VTAB = 'VTAB'
 _IDS = {
   'base_lrs': {'vit': ('pvc-02',), 'augreg': ('pvc-02',)},
   'tune': {'vit': ('pvc-03',), 'augreg': ('pvc-02',)},

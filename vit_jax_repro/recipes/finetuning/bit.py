@@ -1,4 +1,4 @@
-"""Fine-tuning of BiT: the HyperRule of the paper and that of the code.
+"""Fine-tuning of BiT: the HyperRule of the paper and of the released code.
 
 Sources: BiT paper (arXiv:1912.11370), section 3.3; google-research/
 big_transfer, bit_hyperrule.py, input_pipeline_tf2_or_jax.py, README.md.
@@ -26,18 +26,19 @@ from vit_jax_repro.recipes.recipe import (
 
 PAPER = 'BiT paper (arXiv:1912.11370), section 3.3'
 OPEN = (
-  'pvc-52: the rate drops at 30, 60 and 90 % of the steps',
-  'pvc-53: the paper names no warm-up; that of the code, 100 or 500 steps',
-  'pvc-54: every second image is flipped; the TF2 and JAX code flips all',
+  'pvc-52: the learning rate drops at 30, 60 and 90 % of the steps',
+  'pvc-53: the paper gives no warm-up; that of the code, 100 or 500 steps',
+  'pvc-54: flips an image with probability 0.5; the TF2 and JAX code flips '
+  'every image',
 )
 _CODE = 'google-research/big_transfer, bit_hyperrule.py'
 _DROPS = (30, 60, 90)  # per cent
-# Resized to and cropped, of images of at least 96x96 pixels.
+# (resize, crop) in pixels for images of at least 96x96 pixels.
 _LARGE, _LARGE_OF_R152X4 = (448, 384), (512, 480)
 
 
 def paper_settings(request: RecipeRequest) -> dict[str, Any]:
-  """Returns the settings of the paper's HyperRule without base_lr."""
+  """Returns the settings of the paper's HyperRule, without base_lr."""
   final, _ = splits(request)
   examples = request.examples(final['train'])
   warmup, _, total = rules.schedule(examples)
@@ -68,20 +69,26 @@ def _paper(request: RecipeRequest) -> Recipe:
     (rules.BASE_LR,),
     notes=(
       *OPEN,
-      'pvc-50: 384 of 448 pixels, of 512 for R152x4 480; of small images 128 '
-      'of 160',
-      'evaluated by a square resize, as the code does; the paper does not say',
+      'pvc-50: crops 384 of 448 pixels, 480 of 512 for R152x4, and 128 of 160 '
+      'for small images',
+      'the paper does not state how images are evaluated; a square resize, as '
+      'in the code',
     ),
   )
 
 
 def _code(
   request: RecipeRequest, base_lr: float = rules.BASE_LR, **changes: Any
-):
-  """Returns the code's settings; the run sets those of unknown sizes."""
+) -> Recipe:
+  """Returns the code's settings.
+
+  If the number of training images is unknown, the run sets those that depend
+  on it.
+  """
   settings = without_source(released.bit_finetune(request.known))
   row = catalogue.find(request.dataset)
-  pp = dict(settings['pp'], crop=request.image_size or settings['pp']['crop'])
+  pp: dict[str, Any] = dict(settings['pp'])
+  pp['crop'] = request.image_size or pp['crop']
   pp['test'] = row.test if row else pp['test']
   if request.variant == 'pytorch':
     pp['train'] = 'train'
@@ -105,12 +112,13 @@ def _code(
     settings,
     (base_lr,),
     notes=(
-      'pvc-50: 480 of 512 pixels for every model',
-      'pvc-52: small tasks have drops at 40, 60 and 80 % of the steps',
-      'pvc-54: every second image is flipped, as in PyTorch; for the TF2 and '
-      'JAX code set pp.legacy_always_flip',
-      'pvc-55: TF2 and JAX leave out 2 % of CIFAR and 1 % of ImageNet, PyTorch '
-      'nothing',
+      'pvc-50: crops 480 of 512 pixels for every model',
+      'pvc-52: in small tasks the learning rate drops at 40, 60 and 80 % of '
+      'the steps',
+      'pvc-54: flips an image with probability 0.5, as the PyTorch code does; '
+      'for the TF2 and JAX code set pp.legacy_always_flip',
+      'pvc-55: TF2 and JAX do not train on 2 % of CIFAR and 1 % of ImageNet; '
+      'PyTorch trains on all images',
       'pvc-56: every test image counts; the TF2 and JAX code drops the last '
       'batch',
     ),

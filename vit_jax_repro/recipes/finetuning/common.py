@@ -1,4 +1,4 @@
-"""Parts of settings that several sources have in common."""
+"""Settings and helpers that several fine-tuning sources share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +7,12 @@ from vit_jax_repro.data import catalogue
 from vit_jax_repro.recipes.recipe import RecipeRequest
 
 CONVNETS = ('BiT-', 'Mixer-')  # models without dropout
-ONCE = dict(eval_every=0)  # the test split is looked at once, at the end
+ONCE = dict(eval_every=0)  # evaluates the test split once, at the end
 
 # Fine-tuning in the ViT paper (Table 4), BiT (section 3.3) and their code:
 # SGD with momentum 0.9 and batches of 512. Accumulation as in
 # vit_jax/configs/common.py; the result does not depend on it.
-SGD = dict(
+SGD: dict[str, Any] = dict(
   optim='sgd',
   optim_dtype='float32',
   decay_type='cosine',
@@ -24,15 +24,16 @@ SGD = dict(
   **ONCE,
 )
 
-# Warm-up by steps, where a paper names none: vit_jax/configs (500 of 10,000
-# and 20,000; of 500 for AugReg 100), transfer.py of big_vision (the same),
-# AugReg paper, Table 4 (the same, 200 of 2500), vtab_plainvit_config.py of
-# scenic (200 of 2500).
+# Warm-up steps by total steps, for papers that give none. Sources:
+# vit_jax/configs (500 of 10,000 and of 20,000; 100 of 500 for AugReg);
+# big_vision's transfer.py (the same); AugReg paper, Table 4 (the same, and 200
+# of 2500); scenic's vtab_plainvit_config.py (200 of 2500).
 WARMUP = {500: 100, 2500: 200, 10_000: 500, 20_000: 500}
 
 # DeiT's augmentation (arXiv:2012.12877, Table 9; facebookresearch/deit,
-# main.py). Decay leaves out biases, norms, tokens and positions, as timm does.
-DEIT = dict(
+# main.py). As in timm, weight decay does not apply to biases, norms, tokens and
+# position embeddings.
+DEIT: dict[str, Any] = dict(
   optim='adamw',
   weight_decay_on='kernels',
   grad_norm_clip=None,
@@ -43,28 +44,30 @@ DEIT = dict(
   repeated_augmentation=3,
   preprocessing='deit',
 )
-DEIT_RANDAUGMENT = dict(
+DEIT_RANDAUGMENT: dict[str, Any] = dict(
   randaugment_layers=2, randaugment_magnitude=9, randaugment_policy='deit'
 )
 DEIT_DEPTH = dict(stochastic_depth_rate=0.1)  # fields of the model
 DEIT_OPEN = (
-  'boxes of 5 to 100 % of the area, bilinear; DeiT takes 8 to 100 %, bicubic',
+  'random boxes cover 5 to 100 % of the area and are resized bilinearly; '
+  'in DeiT 8 to 100 %, bicubically',
   'warm-up starts from 0; the code starts from 1e-6',
 )
 
 
 def dropout(model: str, rate: float) -> dict[str, float]:
-  """Returns the field of a model's dropout; {} for models without it."""
+  """Returns the model's dropout field; {} for models without dropout."""
   return {} if model.startswith(CONVNETS) else {'dropout_rate': rate}
 
 
 def splits(
   request: RecipeRequest,
 ) -> tuple[dict[str, str], dict[str, str] | None]:
-  """Returns the final and the tuning splits by the ViT paper's protocol.
+  """Returns the final and the tuning splits of the ViT paper's protocol.
 
-  All of `train` after a choice on `minival` (B.1.1); of VTAB-1k its 1000
-  images, without a choice.
+  The final training uses all of `train`, after the learning rate was chosen on
+  `minival` (B.1.1). VTAB-1k has 1000 training images and no such choice, so its
+  tuning splits are None.
   """
   row = catalogue.find(request.dataset)
   if row is None:
@@ -78,7 +81,7 @@ def splits(
 def square_crop(
   request: RecipeRequest, crop: int, *, resize: int
 ) -> dict[str, Any]:
-  """Returns the `pp` keys of BiT's augmentation: squash, crop, flip."""
+  """Returns the `pp` keys of BiT's augmentation: square resize, crop, flip."""
   cropped, flipped = _may_crop_and_flip(request)
   return dict(
     crop=crop,
@@ -89,14 +92,15 @@ def square_crop(
 
 
 def random_box(request: RecipeRequest, crop: int) -> dict[str, Any]:
-  """Returns the `pp` keys of vit_jax's box of 5 to 100 % of the area."""
+  """Returns the `pp` keys of vit_jax's random box, 5 to 100 % of the area."""
   cropped, flipped = _may_crop_and_flip(request)
   return dict(crop=crop, inception_crop=cropped, flip=flipped)
 
 
 def _may_crop_and_flip(request):
-  """Returns not where a VTAB label depends on the place or on the direction.
+  """Returns whether training may crop and flip images at random.
 
+  It may not if a VTAB label depends on position or direction. Sources:
   task_adaptation, data/*.py; BiT paper, section 3.3.
   """
   row = catalogue.find(request.dataset)
@@ -106,6 +110,9 @@ def _may_crop_and_flip(request):
 
 
 def without_source(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns settings without those that are no part of a Recipe's settings."""
+  """Returns settings without pretrained_dir, dataset and base_lr.
+
+  A `Recipe` does not keep the first and gets the others from `build`.
+  """
   left_out = ('pretrained_dir', 'dataset', 'base_lr')
   return {k: v for k, v in settings.items() if k not in left_out}

@@ -1,4 +1,4 @@
-"""Fine-tuning of DeiT at 384 pixels: the paper's and the repository's.
+"""Fine-tuning of DeiT at 384 pixels, by the paper and by the repository.
 
 Sources: DeiT paper (arXiv:2012.12877), section 6; facebookresearch/deit,
 README_deit.md and main.py.
@@ -20,7 +20,7 @@ from vit_jax_repro.recipes.recipe import (
   steps,
 )
 
-_LR, _LR_BATCH = 5e-6, 512  # main.py: proportional to the batch
+_LR, _LR_BATCH = 5e-6, 512  # main.py: learning rate proportional to the batch
 _WARMUP_EPOCHS = 5
 _WEIGHT_DECAY = 1e-8
 _CROP = 384
@@ -50,9 +50,10 @@ def _finetune(request: RecipeRequest, source, epochs, notes) -> Recipe:
     notes=(
       *notes,
       *DEIT_OPEN,
-      'pvc-16: positions are resized bilinearly; DeiT resizes them bicubically',
-      'pvc-65: evaluated on the central 0.875 of the short side',
-      'pvc-72: the numbers are of the raw model, not of its moving average',
+      'pvc-16: position embeddings are resized bilinearly; in DeiT bicubically',
+      'pvc-65: evaluates a central crop of 0.875 of the short side',
+      'pvc-72: the published numbers are of the model itself, not of its '
+      'moving average',
     ),
   )
 
@@ -62,7 +63,7 @@ def _code(request):
     request,
     'facebookresearch/deit, README_deit.md',
     30,
-    ('pvc-73: 30 epochs at a flat 5e-6; the paper says about 25',),
+    ('pvc-73: 30 epochs at a constant 5e-6; the paper has about 25 epochs',),
   )
 
 
@@ -72,9 +73,9 @@ def _paper(request):
     'DeiT paper (arXiv:2012.12877), section 6',
     25,
     (
-      'pvc-73: about 25 epochs; learning rate, decay and batch are not in the '
-      'text, those of the repository',
-      'AdamW or SGD, with the same result; AdamW',
+      'pvc-73: about 25 epochs; the paper does not state learning rate, decay '
+      'and batch; those of the repository',
+      'the paper has the same result with AdamW and SGD; this is AdamW',
     ),
   )
 

@@ -1,10 +1,9 @@
 """Fine-tuning in another reproduction of the paper, mohammed183/re_vit.
 
-pvc-49: settings of its own, not the paper's; its numbers are no targets for
-the paper's protocol. Its models are PyTorch and TensorFlow ports.
+pvc-49: its settings are not the paper's, so its numbers are no targets for the
+paper's protocol. Its models are PyTorch and TensorFlow ports.
 """
 
-from vit_jax_repro.data import catalogue
 from vit_jax_repro.recipes.finetuning.common import SGD, square_crop
 from vit_jax_repro.recipes.recipe import (
   Recipe,
@@ -14,7 +13,7 @@ from vit_jax_repro.recipes.recipe import (
   steps,
 )
 
-# Epochs, and the rate of ViT-L/16 and of BiT-M R152x4.
+# Epochs, learning rate of ViT-L/16, learning rate of BiT-M R152x4.
 _DATA_SETS = {
   'cifar10': (10, 0.001, 0.0003),
   'cifar100': (10, 0.001, 0.0003),
@@ -22,13 +21,14 @@ _DATA_SETS = {
   'oxford_flowers102': (14, 0.003, 0.0001),
 }
 _NOTES = (
-  'pvc-49: neither the resolution nor the schedule is the paper',
-  'the accuracies there are means over batches, these are of all images',
+  "pvc-49: neither the resolution nor the schedule is the paper's",
+  'its accuracies are means over batches; here they are fractions of all '
+  'images',
 )
 
 
 def _settings(request, batch, pp, preprocessing):
-  row = catalogue.find(request.dataset)
+  row = request.row
   train = row.splits['minitrain']
   return dict(
     SGD,
@@ -51,7 +51,7 @@ def _vit(request: RecipeRequest) -> Recipe:
     'mohammed183/re_vit, notebook 03.1',
     _settings(request, 32, pp, 'vit_jax'),
     (_DATA_SETS[request.known][1],),
-    notes=(*_NOTES, 'the new head starts from zeros, there at random'),
+    notes=(*_NOTES, 'the new head starts from zeros; in re_vit it is random'),
   )
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning in the ViT paper, and as its authors released it.
+"""Fine-tuning in the ViT paper and in its authors' released code.
 
 Sources: ViT paper (arXiv:2010.11929v2), section 4.1, Table 4 and B.1.1;
 google-research/vision_transformer, vit_jax/configs, README.md and
@@ -29,7 +29,7 @@ from vit_jax_repro.recipes.recipe import (
   variants,
 )
 
-# Table 4: steps, and the rates to choose from.
+# Table 4: total steps, and the learning rates to choose from.
 _GRID = (0.001, 0.003, 0.01, 0.03)
 PAPER = {
   'imagenet2012': (20_000, (0.003, 0.01, 0.03, 0.06)),
@@ -42,10 +42,11 @@ FIVE = tuple(PAPER)
 VTAB = tuple(name for name, row in catalogue.DATA_SETS.items() if row.group)
 _VTAB_STEPS, _VTAB_LR = 2500, 0.01
 _RESIZE, _CROP = 448, catalogue.CROP  # BiT paper, section 3.3
-# B.1.1: the ImageNet cells of Table 2.
+# B.1.1: resolution of the ImageNet results in Table 2.
 _TABLE2_CROPS = {'ViT-L_16': 512, 'ViT-H_14': 518}
 _POLYAK_DECAY = 0.9999
-_READ = dict(ONCE, preprocessing='vit_jax')  # how all code here evaluates
+# Evaluation in all released code.
+_READ: dict[str, Any] = dict(ONCE, preprocessing='vit_jax')
 
 _PAPER = 'ViT paper (arXiv:2010.11929v2), Table 4 and B.1.1'
 _CODE = 'google-research/vision_transformer, vit_jax/configs'
@@ -55,7 +56,7 @@ _SCENIC = 'google-research/scenic, plainvit/configs/vtab_plainvit_config.py'
 def _paper(
   request: RecipeRequest, crop: int = _CROP, **settings: Any
 ) -> Recipe:
-  """Returns the settings of Table 4, at `crop` pixels by default."""
+  """Returns the settings of Table 4; `crop` is the default image size."""
   steps, grid = PAPER.get(request.known, (_VTAB_STEPS, (_VTAB_LR,)))
   total = request.schedule(steps)
   final, tune = splits(request)
@@ -84,33 +85,39 @@ def _paper(
 
 
 def _paper_notes(request, crop, grid):
-  yield 'pvc-01: the paper names no warm-up; that of the released code'
+  yield 'pvc-01: the paper gives no warm-up; that of the released code'
   yield 'pvc-12: momentum in float32; the released code has bfloat16'
   if request.known in VTAB:
     yield 'pvc-79: one setting for all tasks, chosen by the authors out of 4'
   else:
-    yield 'pvc-02: the rates that the authors chose are not published'
+    yield 'pvc-02: the authors did not publish the learning rates they chose'
     yield (
-      'pvc-03: which images are held out is not said; the last ones of train, '
-      'as in the released code, and then all of train'
+      'pvc-03: the paper does not state which images are held out; the last '
+      'ones of train, as in the released code; then trains on all of train'
     )
   if 0.06 in grid:
     yield (
       'pvc-25: 0.06 is tried for every model, as in Table 4; the text has it '
-      'for ResNets and hybrids alone'
+      'only for ResNets and hybrids'
     )
   if dropout(request.model, 0.1):
-    yield 'pvc-08: dropout 0.1, which the released README calls the paper'
+    yield "pvc-08: dropout 0.1, the paper's according to the released README"
   if request.variant == 'inception':
-    yield 'pvc-05: the released box in place of the square resize of the paper'
+    yield "pvc-05: the released random box replaces the paper's square resize"
   else:
-    yield 'pvc-05: a square resize and a random crop, as the paper says of BiT'
+    yield 'pvc-05: a square resize and a random crop, as in BiT (ViT paper)'
     if crop != _CROP:
-      yield f'the size before the crop is not given; {_RESIZE} for {_CROP}'
+      yield (
+        'the paper does not state the size before the crop; in proportion to '
+        f'{_RESIZE} for {_CROP}'
+      )
   if request.known == 'oxford_flowers102':
-    yield 'pvc-04: whether `validation` is trained on is not said; it is not'
+    yield (
+      'pvc-04: the paper does not state whether it trains on `validation`; '
+      'this recipe does not'
+    )
   if request.model.endswith('_14') and crop % 14:
-    yield f'pvc-80: of {crop} pixels, patches of 14 cover {crop // 14 * 14}'
+    yield f'pvc-80: patches of 14 cover {crop // 14 * 14} of {crop} pixels'
 
 
 def _table2(request):
@@ -136,11 +143,11 @@ def _resnets(request):
 
 
 def _released(request, *, crop=None, base_lr=None, **changes: Any) -> Recipe:
-  """Returns the settings of vit_jax/configs/vit.py with changes."""
+  """Returns the settings of vit_jax/configs/vit.py, with changes."""
   settings = released.vit_finetune(request.known, request.model)
   rate = base_lr or settings['base_lr']
   crop = request.image_size or crop or settings['pp']['crop']
-  settings = dict(without_source(settings), **_READ, **changes)
+  settings = without_source(settings) | _READ | changes
   settings['pp'] = dict(settings['pp'], crop=crop)
   return build(
     request,
@@ -150,8 +157,8 @@ def _released(request, *, crop=None, base_lr=None, **changes: Any) -> Recipe:
     notes=(
       'pvc-03: the held-out part is never used',
       'pvc-07: every test image counts; the code drops the last batch',
-      'pvc-08: dropout as the model of that name has it',
-      'pvc-09: each part of an update drops other units',
+      'pvc-08: the dropout rate is that of the named model',
+      'pvc-09: each accumulation step has its own dropout mask',
     ),
   )
 
@@ -168,7 +175,7 @@ def _notebook(request):
 
 
 def _augreg_config(request):
-  settings = dict(released.augreg_finetune(), **_READ)
+  settings = released.augreg_finetune() | _READ
   rate = settings['base_lr']
   final, _ = splits(request)
   settings = without_source(settings)
@@ -181,7 +188,7 @@ def _augreg_config(request):
     (rate,),
     model_fields=dropout(request.model, 0.0),
     notes=(
-      'pvc-13: pp.resize=448 stands in the file and is not read',
+      'pvc-13: the file sets pp.resize=448, but the code does not read it',
       'the example in the file has a learning rate of 0.01',
     ),
   )
@@ -192,7 +199,8 @@ def _scenic(request):
   notes = [
     'pvc-04, pvc-79: vit_jax has no preset for VTAB; this is the closest '
     'released form of the protocol',
-    'tuned for a model that averages its tokens; pooling stays the model',
+    'scenic tuned it for a model that averages its tokens; the pooling of the '
+    'model is kept',
   ]
   if request.known == 'vtab/clevr-count':
     final['train'] = 'train[:1000]+val200'

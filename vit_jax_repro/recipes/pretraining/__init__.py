@@ -3,14 +3,15 @@
   find('vit-paper-i1k', None, 'ViT-B_16')
   find('vit-paper-i21k', '/data/i21k', 'ViT-L_16', num_examples=12_800_000)
 
-The rows of paper/numbers/pretraining.csv, those of one table and data set as
-one recipe. What is translated: epochs into updates, by the number of training
-images; decay into optax's convention, where it is multiplied by the learning
-rate as in the papers and not in big_vision (pvc-28); the bias that a sigmoid
-loss starts from into a field of the model.
+A recipe holds the rows of paper/numbers/pretraining.csv that have the same
+table and data set. Three settings are converted. Epochs become updates, by the
+number of training images. Weight decay becomes optax's, which is multiplied by
+the learning rate; so is the papers', but not big_vision's (pvc-28). The initial
+bias of a sigmoid loss becomes a field of the model.
 
-JFT-300M was never published and ImageNet-21k is not in TFDS: recipes for them
-have `dataset` '' and the published number of images until a set is named.
+JFT-300M was never published and ImageNet-21k is not in TFDS. Without an
+argument `dataset`, their recipes have `dataset` '' and the published number of
+images.
 """
 
 from vit_jax_repro.recipes.pretraining import augreg, bit, deit, vit
@@ -39,15 +40,15 @@ def find(
     recipe: a key of `RULES`.
     dataset: a TFDS name or folder; None: the source's own.
     model: in the published spelling.
-    variant: one of `variants`; AugReg: parts of a file's name, see
-      pretraining_augreg.py.
-    num_examples: training images, where the catalogue does not know them.
-    batch: in place of the source's; learning rates that the source gives in
-      proportion to it follow.
+    variant: one of `variants`; for AugReg parts of a file's name, see
+      pretraining/augreg.py.
+    num_examples: number of training images, if the catalogue does not have it.
+    batch: replaces the source's batch. A learning rate that the source gives
+      in proportion to the batch changes with it.
 
   Raises:
-    InputError: unknown recipe or variant, no settings for that model, or a
-      number of images that is needed and not known.
+    InputError: the recipe or the variant is unknown; the recipe has no
+      settings for the model; or it needs a number of images that is not known.
   """
   rule = pick('pre-training', recipe, RULES)
   request = RecipeRequest(
@@ -62,10 +63,12 @@ def find(
 
 
 def variants(recipe: str, model: str) -> tuple[str, ...]:
-  """Returns the variants of a source, the default first; () for parts.
+  """Returns the variants of a source, the default first.
+
+  Returns () for AugReg, whose variants are parts of a file's name.
 
   Raises:
-    InputError: unknown recipe, or no settings for that model.
+    InputError: the recipe is unknown or has no settings for the model.
   """
   rule = pick('pre-training', recipe, RULES)
   return rule.variants(RecipeRequest(recipe, '', model, ''))

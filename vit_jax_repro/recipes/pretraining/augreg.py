@@ -1,10 +1,11 @@
-"""Pre-training in AugReg, and of the ViTs in big_vision.
+"""Pre-training in AugReg, and of ViTs in big_vision.
 
 Sources: AugReg paper (arXiv:2106.10270), sections 3.3 and 3.4; google-research/
 big_vision, configs/vit_i21k.py, vit_i1k.py and vit_s16_i1k.py (also
-arXiv:2205.01580). An AugReg recipe's variant is the part of a released file's
-name that describes the training, or any part of that:
-'300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0'.
+arXiv:2205.01580). The variant of an AugReg recipe is the part of a released
+file's name that describes the training, such as
+'300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0'. Each of its parts is
+optional.
 """
 
 import re
@@ -39,7 +40,7 @@ _BIG_VISION = 'google-research/big_vision, configs/'
 
 _PART = re.compile(r'(?P<ep>\d+)ep|(?P<key>lr|aug|wd|do|sd)_(?P<value>[\w.]+)')
 _PARTS = '300ep-lr_0.001-aug_NAME-wd_0.1-do_0.0-sd_0.0'
-# What the recommended released files were trained with.
+# Settings of the recommended released files, by model.
 _IMAGENET21K = {
   'ViT-Ti_16': 'aug_none-wd_0.03',
   'ViT-S_32': 'aug_light1-wd_0.03',
@@ -76,9 +77,9 @@ def _parsed(request: RecipeRequest, defaults) -> dict[str, Any]:
   """Returns the parts of a variant: ep, lr, aug, wd, do, sd.
 
   Raises:
-    InputError: a part that is none, or no augmentation.
+    InputError: a part is malformed, or the augmentation is missing or unknown.
   """
-  said = dict(ep='300', lr=f'{_LR:g}', wd='0.1', do='0.0', sd='0.0')
+  values = dict(ep='300', lr=f'{_LR:g}', wd='0.1', do='0.0', sd='0.0')
   texts = (defaults.get(request.model, ''), request.variant)
   for part in (part for text in texts for part in text.split('-') if part):
     match = _PART.fullmatch(part)
@@ -87,23 +88,23 @@ def _parsed(request: RecipeRequest, defaults) -> dict[str, Any]:
         f'recipe {request.name!r} does not know {part!r} in the variant '
         f'{request.variant!r}; parts are {_PARTS}'
       )
-    said[match['key'] or 'ep'] = match['value'] or match['ep']
-  if said.get('aug') not in AUGREG_STRENGTHS:
+    values[match['key'] or 'ep'] = match['value'] or match['ep']
+  if values.get('aug') not in AUGREG_STRENGTHS:
     raise InputError(
       f'recipe {request.name!r} has no augmentation for {request.model!r}; '
       f"choose variant='aug_NAME' from {list(AUGREG_STRENGTHS)}"
     )
   try:
-    numbers = {k: float(v) for k, v in said.items() if k != 'aug'}
+    numbers = {k: float(v) for k, v in values.items() if k != 'aug'}
   except ValueError:
     raise InputError(
       f'recipe {request.name!r}: numbers of the variant {request.variant!r} '
       f'must be such as in {_PARTS}'
     ) from None
-  return dict(numbers, aug=said['aug'])
+  return dict(numbers, aug=values['aug'])
 
 
-def _adam(data: Data, *, lr, epochs, decay, strength, **more: Any):
+def _adam(data: Data, *, epochs, decay, strength, **more: Any):
   return dict(
     COMMON,
     optim='adamw',
@@ -122,16 +123,15 @@ def _adam(data: Data, *, lr, epochs, decay, strength, **more: Any):
 
 def _augreg(request: RecipeRequest, own, defaults, head, *notes) -> Recipe:
   data = data_of(request, own)
-  said = _parsed(request, defaults)
+  parts = _parsed(request, defaults)
   loss, fields = sigmoid(own)
-  fields |= dict(dropout(request.model, said['do']), **head)
-  fields['stochastic_depth_rate'] = said['sd']
+  fields |= dict(dropout(request.model, parts['do']), **head)
+  fields['stochastic_depth_rate'] = parts['sd']
   settings = _adam(
     data,
-    lr=said['lr'],
-    epochs=said['ep'],
-    decay=said['wd'],
-    strength=said['aug'],
+    epochs=parts['ep'],
+    decay=parts['wd'],
+    strength=parts['aug'],
     preprocessing='vit_jax',
     **loss,
   )
@@ -139,11 +139,12 @@ def _augreg(request: RecipeRequest, own, defaults, head, *notes) -> Recipe:
     data.request,
     _PAPER,
     settings,
-    (said['lr'],),
+    (parts['lr'],),
     model_fields=fields,
     notes=(
-      'pvc-29: the loss is not stated; sigmoid, as in big_vision',
-      'pvc-36: without a variant, as the recommended file of the model',
+      'pvc-29: the paper does not state the loss; sigmoid, as in big_vision',
+      'pvc-36: without a variant, the settings of the recommended file of the '
+      'model',
       *notes,
       *data.notes,
     ),
@@ -151,12 +152,15 @@ def _augreg(request: RecipeRequest, own, defaults, head, *notes) -> Recipe:
 
 
 def _imagenet21k(request):
-  note = 'pvc-35: a class token, as in the released files; vit_i21k.py averages'
+  note = (
+    'pvc-35: a class token, as in the released files; vit_i21k.py averages '
+    'the patches'
+  )
   return _augreg(request, IMAGENET21K, _IMAGENET21K, {}, note)
 
 
 def _imagenet(request):
-  note = 'the head with its hidden layer; the paper also tries it without'
+  note = 'the head has a hidden layer; the paper also has results without it'
   head = tanh_layer(request.model)
   return _augreg(request, BV_IMAGENET, _IMAGENET, head, note)
 
@@ -174,7 +178,6 @@ def _big_vision(request, own, file, strength, epochs, fields, **more) -> Recipe:
   data = data_of(request, own, more.pop('batch', 4096))
   settings = _adam(
     data,
-    lr=_LR,
     epochs=epochs,
     decay=adamw_decay(_BV_DECAY, _LR),
     strength=strength,
@@ -189,9 +192,12 @@ def _big_vision(request, own, file, strength, epochs, fields, **more) -> Recipe:
     (_LR,),
     model_fields=fields,
     notes=(
-      'pvc-28: decay 1e-4 there, 0.1 of the learning rate here',
-      'pvc-20: positions start with deviation 0.02, there 1 / sqrt(width)',
-      'mixup with the reversed batch, there with the one before',
+      'pvc-28: weight decay 1e-4 in big_vision is 0.1 of the learning rate '
+      'here',
+      'pvc-20: position embeddings start with standard deviation 0.02; in '
+      'big_vision 1 / sqrt(width)',
+      'mixup pairs the batch with its reverse; in big_vision each image with '
+      'the one before it',
       *data.notes,
     ),
   )

@@ -1,4 +1,4 @@
-"""Pre-training of BiT: the paper's and big_vision's.
+"""Pre-training of BiT, by the paper and by big_vision.
 
 Sources: BiT paper (arXiv:1912.11370), section 3.3; google-research/big_vision,
 configs/bit_i21k.py and bit_i1k.py.
@@ -19,16 +19,16 @@ from vit_jax_repro.recipes.pretraining.common import (
 )
 from vit_jax_repro.recipes.recipe import Recipe, RecipeRequest, Rule, build
 
-# The paper: rate for 256 images, warm-up, decay; epochs and those after which
-# the rate drops to a tenth.
+# The paper: learning rate for a batch of 256, warm-up, weight decay.
 _LR, _LR_BATCH, _WARMUP, _DECAY = 0.03, 256, 5000, 1e-4
+# Total epochs, and the epochs after which the rate drops to a tenth.
 _SMALL = (90, (30, 60, 80))  # BiT-S and BiT-M
 _LARGE = (40, (10, 23, 30, 37))  # BiT-L
 
 _NOTES = {
-  'S': 'the loss is not stated; softmax',
-  'M': 'pvc-58: the loss is not stated; sigmoid, as in big_vision',
-  'L': 'the loss is not stated; sigmoid, as for ImageNet-21k',
+  'S': 'the paper does not state the loss; softmax',
+  'M': 'pvc-58: the paper does not state the loss; sigmoid, as in big_vision',
+  'L': 'the paper does not state the loss; sigmoid, as for ImageNet-21k',
 }
 
 
@@ -66,7 +66,8 @@ def _paper(request: RecipeRequest, own, schedule, size) -> Recipe:
     model_fields=fields,
     notes=(
       _NOTES[size],
-      'decay of kernels alone, as in big_vision; the paper does not say',
+      'weight decay applies to kernels only, as in big_vision; the paper does '
+      'not state it',
       *data.notes,
     ),
   )
@@ -96,7 +97,7 @@ def _big_vision(
     (lr * scale,),
     model_fields=fields,
     notes=(
-      'pvc-59: its decay, apart from the gradient, as an L2 term',
+      "pvc-59: big_vision's decoupled weight decay becomes an L2 term",
       *notes,
       *data.notes,
     ),
@@ -111,13 +112,16 @@ def _bv_i21k(request):
     0.03,
     3e-5,
     5000,
-    ('pvc-58: cosine and clipping, which the paper does not have',),
+    ('pvc-58: cosine decay and gradient clipping; the paper has neither',),
     sigmoid(BV_IMAGENET21K),
   )
 
 
 def _bv_i1k(request):
-  note = 'there a ResNet-V1 with GroupNorm and standardised weights, here V2'
+  note = (
+    'the model is a ResNet-V2; in big_vision a ResNet-V1, also with GroupNorm '
+    'and standardised weights'
+  )
   return _big_vision(
     request, BV_IMAGENET, 'bit_i1k.py', 0.1, 1e-4, 1000, (note,)
   )

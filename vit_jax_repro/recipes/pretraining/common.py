@@ -7,11 +7,11 @@ from typing import Any
 from vit_jax_repro.data import catalogue
 from vit_jax_repro.recipes.recipe import RecipeRequest, steps
 
-# Widths of the ViTs (ViT paper, Table 1; AugReg paper, Table 1): the tanh
-# layer before the head is as wide (ViT paper, section 3.1).
+# Widths of the ViTs (ViT paper, Table 1; AugReg paper, Table 1). The tanh layer
+# before the head has the same width (ViT paper, section 3.1).
 _WIDTHS = {'Ti': 192, 'S': 384, 'B': 768, 'L': 1024, 'H': 1280}
 
-COMMON = dict(
+COMMON: dict[str, Any] = dict(
   optim_dtype='float32',
   batch_eval=512,
   shuffle_buffer=250_000,  # big_vision/configs/vit_i21k.py and others
@@ -25,11 +25,11 @@ class PretrainingSet:
   """A data set that a paper pre-trains on.
 
   Fields:
-    name: as jobs.train takes it; '' where the user has to say.
-    num_examples: training images.
-    train, test: splits of it.
-    head_bias: that a sigmoid loss starts from (vit_i21k.py, vit_i1k.py).
-    note: where it is from, and what the number is.
+    name: for jobs.train; '' if the user has to choose the data set.
+    num_examples: number of training images.
+    train, test: splits.
+    head_bias: initial bias for a sigmoid loss (vit_i21k.py, vit_i1k.py).
+    note: how the user can provide the data; '' if nothing is needed.
   """
 
   name: str
@@ -46,7 +46,8 @@ JFT = PretrainingSet(
   'train',
   'test',
   -10.0,
-  'JFT-300M was not published; set dataset, and num_examples to its images',
+  'JFT-300M was not published; set dataset to your own data set, and '
+  'num_examples to its number of images',
 )
 # 14,197,122 images in all: the release of Fall 2011.
 IMAGENET21K = PretrainingSet(
@@ -55,15 +56,15 @@ IMAGENET21K = PretrainingSet(
   'train',
   'test',
   -10.0,
-  'ImageNet-21k is not in TFDS; set dataset to a folder or a set of your own, '
-  'and num_examples to its images',
+  'ImageNet-21k is not in TFDS; set dataset to a folder or your own data set, '
+  'and num_examples to its number of images',
 )
 _ROW = catalogue.DATA_SETS['imagenet2012']
 IMAGENET = PretrainingSet(
   _ROW.name, _ROW.sizes['train'], 'train', _ROW.test, -6.9, ''
 )
-# big_vision's own sets: 51,200 images of the one and 1 % of the other are kept
-# for evaluation.
+# big_vision holds out 51,200 images of ImageNet-21k and 1 % of ImageNet for
+# evaluation.
 BV_IMAGENET21K = dataclasses.replace(
   IMAGENET21K,
   num_examples=IMAGENET21K.num_examples - 51_200,
@@ -79,10 +80,10 @@ BV_IMAGENET = dataclasses.replace(
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """A data set as a request names it."""
+  """The pre-training data of a request."""
 
-  request: RecipeRequest  # its data set filled in
-  pp: dict[str, Any]  # splits and size
+  request: RecipeRequest  # with its data set filled in
+  pp: dict[str, Any]  # splits and crop
   num_examples: int
   batch: int
   notes: tuple[str, ...]
@@ -95,10 +96,15 @@ class Data:
 def data_of(
   request: RecipeRequest, own: PretrainingSet, batch: int = 4096
 ) -> Data:
-  """Returns the data of a request: the source's own, or what the user names.
+  """Returns the data of a request: the user's data set, or else the source's.
+
+  Args:
+    request: its fields dataset, num_examples and batch are optional.
+    own: the source's data set.
+    batch: the source's batch.
 
   Raises:
-    InputError: how many images the user's data set has is not known.
+    InputError: the number of images in the user's data set is not known.
   """
   batch = request.batch or batch
   if not request.dataset or request.dataset == own.name:
@@ -123,18 +129,21 @@ def tanh_layer(model: str) -> dict[str, int]:
 
 
 def adamw_decay(code: float, base_lr: float) -> float:
-  """Returns AdamW's decay for big_vision's, which excludes the rate."""
+  """Returns AdamW's weight decay for big_vision's `code`.
+
+  AdamW multiplies the weight decay by the learning rate; big_vision does not.
+  """
   return _short(code / base_lr)
 
 
 def coupled_decay(code: float, base_lr: float, momentum: float = 0.9) -> float:
-  """Returns the L2 term of SGD for big_vision's decay (pvc-59).
+  """Returns SGD's L2 term for big_vision's weight decay `code` (pvc-59).
 
-  A term that is added to the gradient acts through the momentum, where it
-  adds up to 1 / (1 - momentum) times itself.
+  The L2 term is part of the gradient. Momentum therefore accumulates it to
+  1 / (1 - momentum) times its value.
   """
   return _short(code / base_lr * (1 - momentum))
 
 
 def _short(value):
-  return float(f'{value:.6g}')  # without the last bits of the division
+  return float(f'{value:.6g}')  # removes the rounding error of the division

@@ -1,8 +1,8 @@
-"""Training of DeiT, alone and with a teacher.
+"""Training of DeiT, with and without a teacher.
 
 Sources: DeiT paper (arXiv:2012.12877), section 5 and Table 9; facebookresearch/
-deit, main.py and losses.py. Variants: 'none', and with a teacher 'hard' (the
-paper's choice) or 'soft'; set `teacher` to its weights file.
+deit, main.py and losses.py. Variants: 'none' has no teacher; 'hard' (the
+paper's choice) and 'soft' have one, and need `teacher` to be its weights file.
 """
 
 from vit_jax_repro.recipes.finetuning.common import (
@@ -23,16 +23,19 @@ from vit_jax_repro.recipes.recipe import (
 
 _LR, _LR_BATCH, _BATCH = 5e-4, 512, 1024
 _EPOCHS, _WARMUP_EPOCHS, _WEIGHT_DECAY = 300, 5, 0.05
-# Of soft distillation: (temperature, the teacher's part of the loss).
+# Soft distillation: (temperature, weight of the teacher's loss).
 _SOFT_OF_PAPER, _SOFT_OF_CODE = (3.0, 0.1), (1.0, 0.5)
 
 _NOTES = (
   *DEIT_OPEN,
-  'the rate ends at 0, in the code at 1e-5 with 10 more epochs of it',
-  'weights start as linen has it; DeiT draws them from a truncated normal',
-  'pvc-72: the numbers are of the raw model, not of its moving average',
-  'pvc-74: 3 copies of an image on one device too, where the code has them '
-  'when distributed alone',
+  'the learning rate ends at 0; in the code at 1e-5, with 10 further epochs '
+  'at that rate',
+  "weights start from Flax's initializers; DeiT draws them from a truncated "
+  'normal distribution',
+  'pvc-72: the published numbers are of the model itself, not of its moving '
+  'average',
+  'pvc-74: 3 copies of an image, also on one device; the code has them only '
+  'in distributed training',
 )
 
 
@@ -51,7 +54,7 @@ def _train(request: RecipeRequest, source: str, soft) -> Recipe:
   notes = _NOTES
   if request.variant != 'none':
     settings |= dict(objective='distillation', distillation=request.variant)
-    notes = (*notes, 'the paper has a RegNetY-16GF as its teacher')
+    notes = (*notes, "the paper's teacher is a RegNetY-16GF")
   if request.variant == 'soft':
     tau, alpha = soft
     settings |= dict(distillation_tau=tau, distillation_alpha=alpha)

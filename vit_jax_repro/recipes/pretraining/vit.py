@@ -23,8 +23,8 @@ from vit_jax_repro.recipes.recipe import Recipe, RecipeRequest, Rule, build
 
 _PAPER = 'ViT paper (arXiv:2010.11929v2), Table 3'
 _WARMUP = 10_000
-# Table 3: epochs, the default first, and learning rate. ResNets go by the
-# end of BiT's names. 14 epochs of ViT-L/16 are those of Tables 2 and 5.
+# Table 3: epochs (the default first) and learning rate. The key of a ResNet is
+# the end of BiT's name. Tables 2 and 5 have ViT-L/16 after 14 epochs.
 _JFT = {
   'ViT-B_16': ((7,), 8e-4),
   'ViT-B_32': ((7,), 8e-4),
@@ -49,10 +49,12 @@ _IMAGENET21K = {
 }
 
 _OPEN = (
-  'pvc-28: decay of kernels alone, as in big_vision; the paper does not say',
-  'pvc-29: the loss is not stated; sigmoid, as in big_vision',
-  'pvc-30: label smoothing is named and has no value anywhere; none',
-  'crops are not stated; a box of 5 to 100 % of the area, and flips',
+  'pvc-28: weight decay applies to kernels only, as in big_vision; the paper '
+  'does not state it',
+  'pvc-29: the paper does not state the loss; sigmoid, as in big_vision',
+  'pvc-30: the paper mentions label smoothing without a value; none',
+  'the paper does not state crops; a random box of 5 to 100 % of the area, '
+  'and flips',
 )
 
 
@@ -60,7 +62,7 @@ def _row(request: RecipeRequest, table) -> tuple[tuple[int, ...], float]:
   """Returns (epochs, learning rate) of a model.
 
   Raises:
-    InputError: the paper's table has no row for it.
+    InputError: the paper's table has no row for the model.
   """
   name = re.sub(r'^BiT-([SML]-)?', '', request.model)
   if name not in table:
@@ -92,7 +94,7 @@ def _adam(data: Data, epochs: float, **settings: Any) -> dict[str, Any]:
 
 
 def _table3(request, own, table, rate, *notes, **settings):
-  """Returns a row of Table 3 of one of the larger data sets."""
+  """Returns the recipe of a row of Table 3 for JFT-300M or ImageNet-21k."""
   data = data_of(request, own)
   loss, fields = sigmoid(own)
   _, base_lr = _row(request, table)
@@ -119,14 +121,17 @@ def _table3(request, own, table, rate, *notes, **settings):
 def _jft(request: RecipeRequest) -> Recipe:
   notes = []
   if request.model == 'R50+ViT-L_32':
-    notes.append('pvc-31: 2e-4 in Table 3; the text has 6e-4, as of ViT-L/32')
+    notes.append(
+      'pvc-31: learning rate 2e-4, as in Table 3; the text has 6e-4, as for '
+      'ViT-L/32'
+    )
   return _table3(request, JFT, _JFT, 0.0, *notes, weight_decay=0.1)
 
 
 def _imagenet21k(request: RecipeRequest) -> Recipe:
-  notes = ['pvc-27: decay 0.03 of Table 3; section 4.1 has 0.1']
+  notes = ['pvc-27: weight decay 0.03, as in Table 3; section 4.1 has 0.1']
   if 'ViT-L' in request.model:
-    notes.append('pvc-33: 30 or 90 epochs; 90 fit the published compute')
+    notes.append('pvc-33: 30 or 90 epochs; 90 match the published compute')
   return _table3(
     request, IMAGENET21K, _IMAGENET21K, 0.1, *notes, weight_decay=0.03
   )
@@ -153,7 +158,8 @@ def _imagenet(request: RecipeRequest) -> Recipe:
     | tanh_layer(request.model),
     notes=(
       *_OPEN,
-      'pvc-27: decay 0.3 and cosine of Table 3; section 4.1 has 0.1 and linear',
+      'pvc-27: weight decay 0.3 and cosine decay, as in Table 3; section 4.1 '
+      'has 0.1 and linear',
       *data.notes,
     ),
   )
@@ -177,8 +183,8 @@ def _masked(request: RecipeRequest) -> Recipe:
     (2e-4,),
     model_fields=dropout(request.model, 0.0),
     notes=(
-      '1 M steps of 4096 images, 14 epochs of JFT-300M',
-      'weight decay, dropout and clipping are not stated; none',
+      '1 M steps of 4096 images are 14 epochs of JFT-300M',
+      'the paper states no weight decay, dropout or gradient clipping; none',
       *data.notes,
     ),
   )
@@ -198,9 +204,9 @@ def _by_deit(request: RecipeRequest) -> Recipe:
     model_fields=dropout(request.model, 0.1) | tanh_layer(request.model),
     notes=(
       'pvc-34: warm-up of 3.4 epochs; the ViT paper has 10,000 steps, which '
-      'are 32',
-      'the loss is not stated; softmax, as of DeiT. Clipping at 1.0 is the ViT '
-      'paper',
+      'are 32 epochs',
+      'the loss is not stated; softmax, as for DeiT',
+      'gradient clipping at 1.0, as in the ViT paper',
       *data.notes,
     ),
   )
