@@ -1,4 +1,4 @@
-"""Compiles programs as users do, for hardware that is not here."""
+"""Sets the environment for compiling programs for hardware that is not here."""
 
 import os
 

@@ -1,8 +1,8 @@
-"""What XLA makes of a run's programs for TPUs and NVIDIA cards.
+"""Checks the programs that XLA compiles for TPUs and NVIDIA cards.
 
-`make accelerators` runs it: it needs libtpu, JAX's CUDA plugin and cuDNN, and
-no accelerator. `make accelerators ALL=1` compiles whole models, every one for
-every target.
+`make accelerators` runs these tests. They need libtpu, JAX's CUDA plugin and
+cuDNN, but no accelerator. `make accelerators ALL=1` compiles every model in
+full size for every target.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from vit_jax_repro.runs import dry_run
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 ALL = bool(os.environ.get('ALL'))
 TARGETS = ('v4:2x2x2', 'v5e:2x4', 'v6e:2x4', 'h100', 'h100:1x8', 'a100')
-# 20 images of each of eight devices: a number that is no size of a model.
+# 20 images for each of eight devices. No dimension of a model has this size.
 BATCH = 160
 
 # Changes of `configs/vit.py:MODEL` or `configs/bit.py:MODEL` that make a model
-# short; the programs of its blocks are all alike.
+# shallow. This is enough, because all its blocks compile to the same program.
 SHORT = {'transformer.num_layers': 4}
 FAMILIES = {
   'ViT-B_16': SHORT,
@@ -43,7 +43,7 @@ WITHOUT_ATTENTION = ('Mixer-B_16', 'BiT-M-R50x1')
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """One run that is compiled."""
+  """Describes one run to compile."""
 
   family: str
   target: str
@@ -94,7 +94,7 @@ MATRIX = (
 
 
 def configuration(case):
-  """The user's own, as `main --config=...` reads it."""
+  """Returns the configuration of a case, as `main --config=...` reads it."""
   name, _, classifier = case.family.partition(' ')
   file = 'bit' if name.startswith('BiT') else 'vit'
   spec = importlib.util.spec_from_file_location(file, CONFIGS / f'{file}.py')
@@ -144,17 +144,20 @@ def test_a_run_compiles_for_its_target(case):
   check_attention(case, config, found)
   for program in filter(None, (found.update, found.evaluation)):
     assert not program.gathered + program.undivided
-  # The new state takes the place of the old one.
+  # The new state overwrites the old one in memory.
   memory = found.update.memory
   assert memory.outputs < 0.01 * memory.arguments
   check_sums(found, number)
   if case.dtype == 'bfloat16':
-    head = 1e-3  # its part of all products, with ten classes
+    head = 1e-3  # share of the head in all products, with ten classes
     assert found.update.wide_products < head
 
 
 def check_attention(case, config, found):
-  """cuDNN's kernel in 16 bits on NVIDIA, forward and backward, else none."""
+  """Checks that NVIDIA cards use cuDNN's kernel in 16 bits, and others none.
+
+  It is expected in the forward and the backward pass.
+  """
   on_card = not targets.parse(case.target).chip.is_tpu
   expected = on_card and case.dtype == 'bfloat16'
   if not expected or case.family in WITHOUT_ATTENTION:
@@ -171,9 +174,10 @@ def check_attention(case, config, found):
 
 
 def check_sums(found, number):
-  """Devices sum gradients, and sum them in float32.
+  """Checks that devices sum gradients, and in float32.
 
-  What `model` divides is summed over it within a layer, in the layer's dtype.
+  Activations divided over the axis `model` are summed within a layer, in the
+  layer's dtype; these sums are not checked.
   """
   sums = [
     each

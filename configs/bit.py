@@ -1,4 +1,4 @@
-"""Fine-tunes a released BiT file by the BiT-HyperRule: MODEL,DATASET.
+"""Fine-tunes a released BiT file by the BiT-HyperRule. Argument: MODEL,DATASET.
 
   python -m vit_jax_repro.main --config=configs/bit.py:BiT-M-R50x1,cifar10 \
     --config.pretrained_dir=DIR --workdir=DIR

@@ -1,15 +1,15 @@
-"""Fine-tunes as one of the published recipes: RECIPE,MODEL,DATASET.
+"""Fine-tunes by one of the published recipes. Argument: RECIPE,MODEL,DATASET.
 
   python -m vit_jax_repro.main \
     --config=configs/paper.py:vit-paper,b16,oxford_iiit_pet \
     --config.base_lr=0.003 --config.pretrained_dir=DIR --workdir=DIR
 
-`vit_jax_repro/recipes/finetuning/` names the recipes. KEY=VALUE may follow:
-variant, steps, image_size, dropout, num_examples. MODEL may be the name of an
-AugReg file without .npz. Where a recipe has several learning rates, this takes
-the upper one of the middle, which is the released code's for ImageNet and for
-ViT-B/16 on CIFAR-10; a sweep is one run for each, on the recipe's held-out
-splits.
+`vit_jax_repro/recipes/finetuning/` names the recipes. KEY=VALUE may follow,
+with the keys variant, steps, image_size, dropout, num_examples. MODEL may be
+the name of an AugReg file without .npz. If a recipe has several learning rates,
+this takes the middle one, or the upper of the two in the middle. That is the
+released code's rate for ImageNet and for ViT-B/16 on CIFAR-10. A sweep is one
+run for each rate, on the recipe's held-out splits.
 """
 
 import re

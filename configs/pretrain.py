@@ -1,12 +1,13 @@
-"""Pre-trains as one of the published recipes: RECIPE,MODEL[,DATASET].
+"""Pre-trains by one of the published recipes. Argument: RECIPE,MODEL[,DATASET].
 
   python -m vit_jax_repro.main \
     --config=configs/pretrain.py:vit-paper-i1k,b16 --workdir=DIR
   python -m vit_jax_repro.main --workdir=DIR \
     --config=configs/pretrain.py:bit-m,BiT-M-R50x1,/data/i21k,num_examples=12800000
 
-`vit_jax_repro/recipes/pretraining/` names the recipes. KEY=VALUE may follow:
-variant, num_examples, batch. Distillation needs --config.teacher=FILE.
+`vit_jax_repro/recipes/pretraining/` names the recipes. KEY=VALUE may follow,
+with the keys variant, num_examples, batch. Distillation needs
+--config.teacher=FILE.
 """
 
 from vit_jax_repro import models

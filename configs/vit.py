@@ -1,4 +1,4 @@
-"""Fine-tunes a released ViT, hybrid or Mixer file: MODEL,DATASET.
+"""Fine-tunes a released ViT, hybrid or Mixer file. Argument: MODEL,DATASET.
 
   python -m vit_jax_repro.main --config=configs/vit.py:b16,cifar10 \
     --config.pretrained_dir=DIR --workdir=DIR

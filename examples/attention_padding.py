@@ -1,10 +1,10 @@
-"""Times attention on this machine's device: plain, and kernels with padding.
+"""Times plain attention and kernels with padding on this machine's device.
 
   python examples/attention_padding.py [--implementation=xla] [--json=OUT]
 
-For 197 tokens (ViT at 224 px, patch 16) and 577 (384 px): forward and backward
-of one layer of ViT-B/16, with queries and keys padded to an even number, to a
-multiple of 8 and of 64. `--implementation=xla` runs on a CPU, too.
+It times forward and backward pass of one layer of ViT-B/16 for 197 tokens (ViT
+at 224 px, patch 16) and 577 tokens (384 px). Queries and keys are padded to a
+multiple of 2, 8 and 64 tokens. `--implementation=xla` also runs on a CPU.
 """
 
 import argparse
@@ -22,7 +22,7 @@ TOKENS, MULTIPLES = (197, 577), (2, 8, 64)
 
 
 def contenders(implementation, dtype):
-  """{name: (query, key, value) -> output}."""
+  """Returns {name: function of query, key, value that returns the output}."""
 
   def plain(*arrays):
     out, _ = attention.attend(*arrays, implementation='plain', dtype=dtype)
@@ -39,7 +39,7 @@ def contenders(implementation, dtype):
 
 
 def seconds(function, arrays, rounds, calls):
-  """The median time of a forward and backward pass."""
+  """Returns the median time of a forward and backward pass, in seconds."""
   gradient = jax.jit(
     jax.grad(lambda *x: function(*x).astype(jnp.float32).sum(), (0, 1, 2))
   )

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Measures everything that docs/performance.md has of one NVIDIA card, in at most
-# ten minutes, the most important first: what there is no time for is named at
-# the end. It needs JAX with CUDA, PyTorch and timm or transformers, and neither
-# TensorFlow nor a data set.
+# Measures everything that docs/performance.md lists for one NVIDIA card, in at
+# most ten minutes. The most important steps come first; the last line names the
+# steps that did not fit in. It needs JAX with CUDA, PyTorch and timm or
+# transformers, but neither TensorFlow nor a data set.
 #
 #   OUT=results examples/on_one_card.sh
 #
-# MODELS, BATCH, DTYPE, ROUNDS, ATTENTION and TARGET try it without a card:
+# To try it without a card, set MODELS, BATCH, DTYPE, ROUNDS, ATTENTION, TARGET:
 #   MODELS=ViT-Ti_16 BATCH=2 DTYPE=float32 ROUNDS=1 ATTENTION=xla TARGET= ...
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,7 +22,7 @@ LIMIT=${LIMIT:-570}
 mkdir -p "$OUT"
 missed=()
 
-# step NAME SECONDS COMMAND...: runs it if so many seconds are left.
+# step NAME SECONDS COMMAND...: runs the command if SECONDS are left.
 step() {
   local name=$1 seconds=$2 left=$((LIMIT - SECONDS))
   shift 2
@@ -37,7 +37,7 @@ step() {
 benchmark=(python -m vit_jax_repro.benchmark)
 common=(--dtypes="$DTYPE" --batch_sizes="$BATCH")
 
-# The bounds, beside what is measured: the compiler needs no card.
+# Computes the bounds in the background, because the compiler needs no card.
 if [[ -n $TARGET ]]; then
   "${benchmark[@]}" memory "${common[@]}" --target="$TARGET" \
     --models="${MODELS// /,}" --json="$OUT/bounds.json" \

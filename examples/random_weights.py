@@ -2,8 +2,8 @@
 
   python examples/random_weights.py ViT-Ti_16 ViT-Ti_16.npz
 
-They stand in for a published file wherever none is at hand: shapes, names and
-speed are the real ones, predictions are by chance.
+Use the file where a published one is not available. Shapes, names and speed are
+the real ones; predictions are random.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from vit_jax_repro import models, weights
 
 
 def random_params(model, image_size, seed=0):
-  """Initialises a model; where a kernel starts as zeros, draws it instead."""
+  """Returns initial parameters, with zero kernels replaced by random ones."""
   images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
 
   @jax.jit
@@ -26,7 +26,7 @@ def random_params(model, image_size, seed=0):
   rng = np.random.default_rng(seed)
 
   def fill(path, leaf):
-    # Every published model starts from a zero head, which predicts nothing.
+    # Every published model initialises its head to zeros, so all logits are 0.
     if path[-1].key != 'kernel' or jnp.any(leaf):
       return leaf
     fan_in = np.prod(leaf.shape[:-1])

@@ -2,8 +2,8 @@
 
   python examples/readme_pictures.py runs/quickstart docs
 
-quickstart.png: its curve, and digits that it predicted. rollout.png: what it
-attends to in some.
+quickstart.png shows the training curve and predictions on digits. rollout.png
+shows the attention rollout over some digits.
 """
 
 import argparse
@@ -23,7 +23,7 @@ CORRECT, WRONG = '#2a78b8', '#c0392b'
 
 
 def read_metrics(workdir):
-  """Columns of metrics.jsonl: steps and losses, steps and accuracies."""
+  """Returns steps, losses, tested steps and accuracies of metrics.jsonl."""
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   lines = [json.loads(line) for line in lines]
   tested = [line for line in lines if 'accuracy_test' in line]
@@ -36,7 +36,7 @@ def read_metrics(workdir):
 
 
 def digits_of_test(restored, image_size):
-  """All test images, as the model takes them, and their labels, as a batch."""
+  """Returns a batch of all test images, preprocessed, and labels."""
   split = datasets.open_split('digits', 'test')
   (batch,) = pipeline.evaluation_batches(
     split,
@@ -48,7 +48,7 @@ def digits_of_test(restored, image_size):
 
 
 def predicted_digits(workdir):
-  """All test images [360, 8, 8] in [-1, 1], labels and predictions [360]."""
+  """Returns test images [360, 8, 8] in [-1, 1], labels, predictions [360]."""
   restored = restoring.restore(workdir / 'model.npz')
   batch = digits_of_test(restored, restored.image_size)
   params = jax.device_put(restored.params)
@@ -57,9 +57,10 @@ def predicted_digits(workdir):
 
 
 def draw_rollout(workdir, out):
-  """Attention rollout over the first image of three digits, at twice the size.
+  """Draws attention rollout over the first image of three digits.
 
-  The position embeddings are resized with the images.
+  The images have twice the model's size. The position embeddings are resized
+  with them.
   """
   weights = workdir / 'model.npz'
   restored = restoring.restore(weights)
@@ -72,7 +73,7 @@ def draw_rollout(workdir, out):
 
 
 def draw_quickstart(workdir, out):
-  """The curve, and predictions."""
+  """Draws the training curve and predictions."""
   matplotlib.use('Agg')
   from matplotlib import pyplot as plt
 
@@ -89,7 +90,7 @@ def draw_quickstart(workdir, out):
   twin.set(ylim=(0, 102))
   twin.set_ylabel('test accuracy, %', color=CORRECT)
   right.suptitle('test images and predictions; mistakes in red, with the truth')
-  # The mistakes, as far as they fit in one row, and then others in order.
+  # First the mistakes that fit into one row, then correct images in order.
   order = np.argsort(predictions == labels, kind='stable')
   mistakes = order[: (predictions != labels).sum()][:COLUMNS]
   others = order[(predictions != labels).sum() :]

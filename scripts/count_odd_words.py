@@ -1,10 +1,10 @@
-"""Counts odd words in docstrings, comments and Markdown; prints the lines.
+"""Counts odd words in docstrings, comments and Markdown, and prints the lines.
 
     python scripts/count_odd_words.py
 
-Prose in this project is plain technical English. The words of `ODD` were a
-private dialect that readers had to decode. Exits with 1 if there is more than
-one of them per 1,000 lines.
+Prose in this project is plain technical English. The words of `ODD` belong to
+an earlier style that readers found hard to understand. The script exits with 1
+if there is more than one of them per 1,000 lines.
 """
 
 import ast
@@ -30,7 +30,7 @@ RIGHT = ()
 def prose(path: pathlib.Path) -> Iterator[tuple[int, str]]:
   """Yields (line number, text) of a file's docstrings and comments.
 
-  All lines of a Markdown file.
+  For a Markdown file, yields all lines.
   """
   source = path.read_text(encoding='utf-8')
   lines = source.splitlines()
@@ -50,7 +50,7 @@ def prose(path: pathlib.Path) -> Iterator[tuple[int, str]]:
 
 
 def odd_lines(path: pathlib.Path) -> list[tuple[int, str, int]]:
-  """Returns (line number, line, number of odd words) where there are any."""
+  """Returns (line number, line, number of odd words) of lines that have any."""
   found = []
   for number, line in sorted(prose(path)):
     text = line
@@ -63,7 +63,7 @@ def odd_lines(path: pathlib.Path) -> list[tuple[int, str, int]]:
 
 
 def main() -> None:
-  """Prints every odd line, the worst first, and the rate."""
+  """Prints every line with odd words, the worst first, and the rate."""
   listed = subprocess.run(
     ['git', 'ls-files', '*.py', '*.md'],
     cwd=ROOT,

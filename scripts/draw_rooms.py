@@ -2,8 +2,8 @@
 
     python scripts/draw_rooms.py [--check]
 
-Reads the imports of every module, inside functions too. With --check, writes
-nothing and exits with 1 if the picture in docs/ is out of date.
+Reads the imports of every module, including those inside functions. With
+--check, writes nothing and exits with 1 if the picture in docs/ is out of date.
 """
 
 import ast
@@ -14,9 +14,9 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = 'vit_jax_repro'
 PICTURE = ROOT / 'docs' / 'rooms.svg'
-# Every room may import these two; their arrows are left out of the picture.
+# Every room may import these two, so the picture leaves out their arrows.
 COMMON = {'errors', 'output'}
-COMMANDS = 'commands'  # the one box for all modules that are run with -m
+COMMANDS = 'commands'  # one box for all modules that run with -m
 SHELL = {'command_line', 'subcommands', 'compilation_cache'}
 _COLOURS = (
   '#4477aa', '#ee6677', '#228833', '#b8860b', '#66aacc', '#aa3377', '#777777',
@@ -25,7 +25,7 @@ _WIDTH, _BOX_WIDTH, _BOX_HEIGHT, _STEP = 880, 104, 28, 92
 
 
 def arrows(package: pathlib.Path) -> dict[str, set[str]]:
-  """Returns the rooms that each room imports, without `COMMON`."""
+  """Returns the rooms that each room imports, except those of `COMMON`."""
   found: dict[str, set[str]] = {}
   for path in sorted(package.rglob('*.py')):
     room = _room(path.relative_to(package).with_suffix('').parts[0], package)
@@ -40,7 +40,7 @@ def arrows(package: pathlib.Path) -> dict[str, set[str]]:
 
 
 def _imported(tree):
-  """Yields the first part of every name of ours that is imported."""
+  """Yields the room or module of each import from this package."""
   for node in ast.walk(tree):
     if isinstance(node, ast.Import):
       names = [alias.name for alias in node.names]
@@ -125,7 +125,7 @@ def svg(graph: dict[str, set[str]]) -> str:
 
 
 def main() -> None:
-  """Writes the picture, or compares it."""
+  """Writes the picture or, with --check, compares it with the file."""
   text = svg(arrows(ROOT / PACKAGE))
   if '--check' not in sys.argv[1:]:
     PICTURE.write_text(text, encoding='utf-8')
