@@ -148,7 +148,7 @@ def test_training_without_one_readable_image_ends(tmp_path, number):
   for path in tmp_path.rglob('*.png'):
     path.write_bytes(b'')
   split = datasets.open_split(str(tmp_path), 'train')
-  wanted = f'so it is with {number} images in a row'
+  wanted = f'{number} images in a row cannot be decoded'
   with pytest.raises(ValueError, match=wanted) as caught:
     rows(training(split, report=print), 5)
   assert '\n' not in str(caught.value)

@@ -1,1 +1,1 @@
-"""Images and labels: data sets, preprocessing, batches, class names."""
+"""Images and labels: data sets, preprocessing, batches and class names."""

@@ -1,15 +1,15 @@
-"""The data sets of the papers: names, splits, sizes, and what each needs.
+"""A table of the papers' data sets: names, splits, sizes and required files.
 
-Names and versions are those of TFDS 4.9.10; sizes are those of its public
-catalogue, and for VTAB those of the protocol, google-research/task_adaptation,
-data/*.py. A row is found by the name under which datasets.open_split takes it.
+Names and versions are those of TFDS 4.9.10. Sizes come from its public
+catalogue and, for VTAB, from the protocol (google-research/task_adaptation,
+data/*.py). The key of a row is the name that `datasets.open_split` takes.
 
 The ViT paper (arXiv:2010.11929, B.1.1) tunes on a development part of the
-training images, 1 % of ImageNet, 2 % of CIFAR, 10 % of Pets and Flowers, and
-then trains on all of `train`. It does not say which images; here they are the
-last ones, as in the released code (vit_jax/configs/common.py), which always
-trains on train[:98%] of CIFAR and train[:99%] of ImageNet. The two parts are
-called `minitrain` and `minival`.
+training images (1 % of ImageNet, 2 % of CIFAR, 10 % of Pets and Flowers) and
+then trains on all of `train`. The paper does not state which images these are.
+Here they are the last ones, as in the released code
+(vit_jax/configs/common.py), which always trains on train[:98%] of CIFAR and
+train[:99%] of ImageNet. The two parts are called `minitrain` and `minival`.
 """
 
 import dataclasses
@@ -18,43 +18,44 @@ from collections.abc import Mapping
 
 from vit_jax_repro.errors import InputError
 
-# Side in pixels at which the ViT paper fine-tunes (Table 4 and B.1.1, VTAB
-# too) and vit_jax/configs/common.py crops. Table 2 has ImageNet at 512 for
-# ViT-L/16 and at 518 for ViT-H/14.
+# Side in pixels at which the ViT paper fine-tunes (Table 4 and B.1.1, also for
+# VTAB) and to which vit_jax/configs/common.py crops. Table 2 has ImageNet at
+# 512 for ViT-L/16 and at 518 for ViT-H/14.
 CROP = 384
 
-VTAB = 'vtab/'  # what the names of VTAB tasks begin with
+VTAB = 'vtab/'  # prefix of the names of VTAB tasks
 
 
 @dataclasses.dataclass(frozen=True)
 class Manual:
-  """What TFDS wants in its manual folder, for want of a public download."""
+  """Files that TFDS expects in its manual folder and cannot download."""
 
-  files: tuple[str, ...]  # files and folders below it, always needed
-  train_files: tuple[str, ...] = ()  # left out, the set has no split `train`
-  fetched: str = ''  # TFDS fetches this, unless it lies there already
-  origin: str = ''  # where a person gets them
+  files: tuple[str, ...]  # files and folders in it that are always needed
+  train_files: tuple[str, ...] = ()  # without them there is no split `train`
+  fetched: str = ''  # TFDS downloads this file unless it is already there
+  origin: str = ''  # where a person can get the files
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-  """One row of the table."""
+  """A data set: one row of the table."""
 
-  name: str  # as datasets.open_split takes it
-  tfds: str  # as tfds.builder takes it; with a version only if that is fixed
-  version: str  # the version this opens, in TFDS 4.9.10
+  name: str  # for datasets.open_split
+  tfds: str  # for tfds.builder; includes a version only if that is fixed
+  version: str  # opened by TFDS 4.9.10
   num_classes: int
   sizes: Mapping[str, int]  # TFDS's split: number of examples
   test: str  # TFDS's split that results are reported on
-  splits: Mapping[str, str]  # name of a split: what it means to TFDS
+  splits: Mapping[str, str]  # named split: the same in TFDS's notation
   source: str
-  train: str | None = None  # what released code trains on; None: not released
+  train: str | None = None  # split the released code trains on, if any
   crop: int | None = CROP  # None: the papers do not train on it
-  group: str = ''  # of VTAB: natural, specialized or structured
-  column: str = ''  # of the ViT paper's Table 9
-  protocol: str = ''  # the version that VTAB's protocol asks for
-  random_crop: bool | None = None  # whether VTAB's training crops at random,
-  random_flip: bool | None = None  # and flips; None: not a VTAB task
+  group: str = ''  # VTAB group: natural, specialized or structured
+  column: str = ''  # in the ViT paper's Table 9
+  protocol: str = ''  # version that VTAB's protocol requires
+  # Whether VTAB's training crops and flips at random; None: not a VTAB task.
+  random_crop: bool | None = None
+  random_flip: bool | None = None
   manual: Manual | None = None
   note: str = ''
 
@@ -64,7 +65,8 @@ _IMAGENET = Manual(
   train_files=('ILSVRC2012_img_train.tar',),
   origin='https://image-net.org/download-images, after registering',
 )
-_MANUAL = {  # TFDS's builder: its MANUAL_DOWNLOAD_INSTRUCTIONS and its code
+# By TFDS builder. Sources: its MANUAL_DOWNLOAD_INSTRUCTIONS and its code.
+_MANUAL = {
   'imagenet2012': _IMAGENET,
   'imagenet2012_real': dataclasses.replace(
     _IMAGENET, train_files=(), fetched='real.json'
@@ -82,7 +84,7 @@ _MANUAL = {  # TFDS's builder: its MANUAL_DOWNLOAD_INSTRUCTIONS and its code
 
 
 def _plain(name, version, num_classes, sizes, test, held_out=0, **fields):
-  """A data set of the ViT paper; held_out: per cent that `minival` has."""
+  """Returns a row without VTAB fields; held_out: per cent in `minival`."""
   splits = {}
   if held_out:
     splits = {
@@ -130,7 +132,7 @@ _PLAIN = [
     held_out=1,
     train='train[:99%]',
     source=f'{_PAPER}; vit_jax/configs/common.py',
-    note="TFDS's own `test` is there where its archive is, without labels",
+    note="TFDS's own `test` needs one more archive and has no labels",
   ),
   _plain(
     'imagenet2012_real',
@@ -140,7 +142,7 @@ _PLAIN = [
     'validation',
     crop=None,
     source='arXiv:2006.07159',
-    note='any number of labels an image; those without one do not count',
+    note='an image has any number of labels; images without one do not count',
   ),
   _plain('imagenet_v2/matched-frequency', **_V2),
   _plain('imagenet_v2/threshold-0.7', **_V2),
@@ -164,27 +166,27 @@ _PLAIN = [
     'test',
     held_out=10,
     source=_PAPER,
-    note='the paper does not say whether its training images include '
+    note='the paper does not state whether its training images include '
     '`validation`',
   ),
 ]
 
 
 def _official():
-  """Splits of a task whose data set has a validation split."""
+  """Returns the splits of a task whose data set has a validation split."""
   return _splits(
     'train', 'validation', 'train+validation', 'test', 'validation[:200]'
   )
 
 
 def _held_out(n, test='test'):
-  """Splits where validation is what follows the first n of `train`."""
+  """Returns splits that validate on all but the first n examples of `train`."""
   val200 = f'train[{n}:{n + 200}]'
   return _splits(f'train[:{n}]', f'train[{n}:]', 'train', test, val200)
 
 
 def _cut(n, m):
-  """Splits where `train`, the only one, is cut after n and m examples."""
+  """Returns splits that cut `train`, the only split, after n and m examples."""
   parts = f'train[:{n}]', f'train[{n}:{m}]', f'train[:{m}]', f'train[{m}:]'
   return _splits(*parts, f'train[{n}:{n + 200}]')
 
@@ -207,14 +209,14 @@ _NORB = _splits(  # no validation split: it is half of the test images
 _EQUAL = dict.fromkeys(('train', 'validation', 'test'), 1880)
 _CLEVR = dict(train=70_000, validation=15_000)  # `test` has no labels
 
-# Of each task: name, column, TFDS's data set, its version, the protocol's,
-# classes, sizes, splits, random crop, random flip, note.
+# Each task: name, column, TFDS's data set, its version, the protocol's version,
+# number of classes, sizes, splits, random crop, random flip, note.
 _VTAB_TASKS = {
   'natural': [
     ('caltech101', 'Caltech101', 'caltech101', '3.0.2', '3.*.*', 102,
      dict(train=3060, test=6084), _held_out(2754), True, True,
-     "sizes are the protocol's; with the 3059 training images that some "
-     'versions of TFDS count, its cut at 90 % would be one earlier'),
+     "sizes are the protocol's; some versions of TFDS count 3059 training "
+     'images, which would move its cut at 90 % one example earlier'),
     ('cifar100', 'CIFAR-100', 'cifar100', '3.0.2', '3.*.*', 100,
      dict(train=50_000, test=10_000), _held_out(45_000), True, True, ''),
     ('dtd', 'DTD', 'dtd', '3.0.1', '3.*.*', 47,
@@ -224,7 +226,7 @@ _VTAB_TASKS = {
      True, ''),
     ('oxford_iiit_pet', 'Pets', 'oxford_iiit_pet', '4.0.0', '3.*.*', 37,
      dict(train=3680, test=3669), _held_out(2944), True, True,
-     'TFDS has given up 3.*.*; 4.0.0 re-encodes twelve damaged images'),
+     'TFDS has dropped 3.*.*; 4.0.0 re-encodes twelve damaged images'),
     ('sun397', 'Sun397', 'sun397/tfds', '4.0.0', '4.*.*', 397,
      dict(train=76_128, validation=10_875, test=21_750), _official(), True,
      True, ''),
@@ -259,7 +261,7 @@ _VTAB_TASKS = {
      dict(train=737_280), _cut(589_824, 663_552), True, False, ''),
     ('kitti-distance', 'KITTI-Dist', 'kitti:3.1.0', '3.1.0', '3.1.0', 4,
      dict(train=6347, validation=423, test=711), _official(), False, True,
-     "TFDS's newest is 3.3.0; the protocol fixes 3.1.0, which it still has"),
+     "TFDS's newest is 3.3.0; the protocol fixes 3.1.0, still available"),
     ('smallnorb-azimuth', 'sNORB-Azim', 'smallnorb', '2.0.0', '2.*.*', 18,
      dict(train=24_300, test=24_300), _NORB, True, False, ''),
     ('smallnorb-elevation', 'sNORB-Elev', 'smallnorb', '2.0.0', '2.*.*', 9,
@@ -298,8 +300,11 @@ DATA_SETS |= {
 
 
 def find(name: str) -> DataSet | None:
-  """The row of a name such as 'cifar10', 'cifar10:3.0.2' or 'vtab/dtd'."""
-  if not name.startswith(VTAB):  # whose rows say which version they mean
+  """Returns the row of 'cifar10', 'cifar10:3.0.2' or 'vtab/dtd', for example.
+
+  None if the table has no such data set.
+  """
+  if not name.startswith(VTAB):  # a VTAB row fixes its own version
     name = name.partition(':')[0]
   if name == 'imagenet_v2':  # TFDS opens its first configuration
     name = 'imagenet_v2/matched-frequency'
@@ -307,10 +312,10 @@ def find(name: str) -> DataSet | None:
 
 
 def split_of(name: str, split: str) -> str:
-  """What a split means to TFDS.
+  """Translates a split into TFDS's notation.
 
-  Named splits of the data set may stand alone or in a sum, as in
-  'train800+val200'; whatever else stands there is TFDS's notation already.
+  The data set's named splits are replaced, alone or in a sum such as
+  'train800+val200'. Other terms are already in TFDS's notation and are kept.
   The name of a split followed by a slice always means TFDS's own split.
   """
   row = find(name)
@@ -324,12 +329,12 @@ def num_examples(sizes: Mapping[str, int], split: str) -> int:
   """Counts the examples of a split in TFDS's notation.
 
   Args:
-    sizes: of the whole splits.
-    split: such as 'train[:98%]+validation[10:20]'; per cent are rounded to the
-      nearest example, as TFDS does by default.
+    sizes: number of examples of each whole split.
+    split: for example 'train[:98%]+validation[10:20]'. Percentages are rounded
+      to the nearest example, as TFDS does by default.
 
   Raises:
-    InputError: a split that is not among them, or another notation.
+    InputError: the split is not in `sizes`, or not in TFDS's notation.
   """
   total = 0
   for term in split.split('+'):
@@ -354,7 +359,7 @@ _SLICE = re.compile(
 
 
 def _place(text, size, default):
-  """Where a bound of a slice lies, from 0 to `size`."""
+  """Returns the position of a slice's bound, from 0 to `size`."""
   if not text:
     return default
   number = int(text.rstrip('%'))
@@ -366,5 +371,5 @@ def _place(text, size, default):
 
 
 def manual_of(builder: str) -> Manual | None:
-  """What the TFDS builder of that name wants; None: it downloads itself."""
+  """Returns the manual files of a TFDS builder; None if it downloads all."""
   return _MANUAL.get(builder)

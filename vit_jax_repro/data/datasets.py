@@ -5,16 +5,17 @@
   vtab/dtd  vtab/clevr-count       the tasks of VTAB-1k, see vtab.py
   ./photos  /data/pets  ~/x  a folder ROOT/SPLIT/CLASS/**/*.{jpg,jpeg,png}
 
-A name that is known is no folder even where one of that name lies in the
-working directory; `./NAME` is the folder. Splits are TFDS's, and those that
-catalogue.py has for a data set: `minival` of cifar10, `train800` of vtab/dtd.
-`train@5` is five images of each class of one, see subsets.py.
+A known name never means a folder, even if the working directory has one of
+that name; write `./NAME` for the folder. Splits are TFDS's, and the data set's
+named splits in catalogue.py, such as `minival` of cifar10 or `train800` of
+vtab/dtd. `train@5` has five images of each class of `train`, see subsets.py.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
+from typing import Any
 
 from vit_jax_repro.data import (
   catalogue,
@@ -31,10 +32,10 @@ from vit_jax_repro.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """One split of a data set, its images still encoded.
+  """One split of a data set, with encoded images.
 
-  Its examples are first found, then loaded: what is found says where an image
-  lies, so that passing over it costs little.
+  Reading has two stages. `examples` and `shuffled` give references to examples,
+  and `load` reads the image of a reference. Skipping a reference is cheap.
   """
 
   name: str  # of the data set
@@ -42,12 +43,12 @@ class Split:
   num_examples: int
   num_classes: int
   class_names: tuple[str, ...]  # in label order
-  multi_label: bool  # whether an image may be of several classes, or of none
-  # None: it is described, its images cannot be read.
+  multi_label: bool  # whether an image may have several classes, or none
+  # None: from `describe_split`, without images.
   _source: folders.Folder | tfds_files.Files | None
 
-  def part_size(self, process_index=0, process_count=1):
-    """Number of examples in one process's part; parts differ by at most 1.
+  def part_size(self, process_index: int = 0, process_count: int = 1) -> int:
+    """Counts the examples in one process's part; parts differ by at most 1.
 
     Raises:
       InputError: process_index is not one of process_count processes.
@@ -60,92 +61,118 @@ class Split:
     whole, rest = divmod(self.num_examples, process_count)
     return whole + (process_index < rest)
 
-  def examples(self, process_index=0, process_count=1):
-    """The examples of one process's part, always in the same order.
+  def examples(self, process_index: int = 0, process_count: int = 1) -> Any:
+    """Returns references to one process's examples, always in the same order.
 
     The parts of all processes are disjoint and together are the split.
 
     Returns:
-      tf.data.Dataset of dicts that `load` takes. The 'id' in them, a string
-      scalar, is the same wherever the data set lies.
+      tf.data.Dataset of dicts for `load`. Their 'id', a string scalar, does not
+      depend on the location of the data set.
 
     Raises:
       InputError: process_index is not one of process_count processes.
     """
     if not self.part_size(process_index, process_count):
-      return self._source.examples(0, 1).take(0)
-    return self._source.examples(process_index, process_count)
+      return self._images.examples(0, 1).take(0)
+    return self._images.examples(process_index, process_count)
 
-  def shuffled(self, key, shuffle_buffer, process_index=0, process_count=1):
-    """As `examples`, in an order that `key` says; the part is not empty.
+  def shuffled(
+    self,
+    key: Any,
+    shuffle_buffer: int,
+    process_index: int = 0,
+    process_count: int = 1,
+  ) -> Any:
+    """Returns the references of `examples` in the order that `key` gives.
 
-    Folders are shuffled as a whole, before they are divided into parts. Of
-    TFDS sets, which are divided first, the files and then the examples in a
-    buffer are shuffled.
+    A folder is shuffled as a whole and then divided into parts. A TFDS set is
+    divided first. Then its files are shuffled, and then the examples inside a
+    buffer. The part must not be empty.
 
     Args:
-      key: [2] int64 tensor, see keys.py.
-      shuffle_buffer: encoded examples held in memory; not for folders.
+      key: [2] int64 tensor, see order.py.
+      shuffle_buffer: encoded examples held in memory; unused for folders.
       process_index, process_count: which part of the split is read.
+
+    Returns:
+      tf.data.Dataset of dicts for `load`.
     """
-    return self._source.shuffled(
+    return self._images.shuffled(
       key, shuffle_buffer, process_index, process_count
     )
 
-  def load(self, example):
-    """Reads what `examples` or `shuffled` found, in TensorFlow operations.
+  def load(self, example: Any) -> dict[str, Any]:
+    """Reads one example with TensorFlow operations.
+
+    Args:
+      example: an element of `examples` or `shuffled`.
 
     Returns:
-      {'image': string, 'label': int64, 'id': string}, scalars; `image` is an
-      encoded file. Where `multi_label`, label is [num_classes], 1 for each
-      class that the image is of and 0 elsewhere.
+      {'image': string, 'label': int64, 'id': string}, scalar tensors; `image`
+      is an encoded file. If `multi_label`, label is [num_classes], with 1 for
+      each class of the image and 0 elsewhere.
     """
-    return self._source.load(example)
+    return self._images.load(example)
 
-  def records(self, process_index=0, process_count=1):
-    """`examples`, loaded."""
+  def records(self, process_index: int = 0, process_count: int = 1) -> Any:
+    """Returns a tf.data.Dataset of `examples`, each read by `load`."""
     examples = self.examples(process_index, process_count)
     return parallel_map(examples, self.load)
 
-  def locate(self, example_id):
-    """Where a person finds the example of that id, a str."""
-    return self._source.locate(example_id)
+  def locate(self, example_id: str) -> str:
+    """Returns where a person can find the example with this id."""
+    return self._images.locate(example_id)
 
-  def fingerprint(self):
-    """16 hex digits that say what the split contains.
+  def fingerprint(self) -> str:
+    """Returns 16 hex digits that identify the contents of the split.
 
-    They are made from the class names and the names and sizes of the files,
-    which are not read; for TFDS also from the set's version and the number of
-    examples in each file. They do not depend on where the data set lies.
+    They are a hash of the class names and of the names and sizes of the files.
+    For TFDS the hash includes the set's version and the number of examples in
+    each file. File contents are not read, and the location of the data set does
+    not matter.
 
     Raises:
-      OSError: a file is not there.
+      OSError: a file does not exist.
     """
     digest = hashlib.sha256()
-    for entry in (self.class_names, *self._source.contents()):
+    for entry in (self.class_names, *self._images.contents()):
       digest.update(json.dumps(entry).encode() + b'\n')
     return digest.hexdigest()[:16]
 
+  @property
+  def _images(self) -> folders.Folder | tfds_files.Files:
+    assert self._source is not None, 'describe_split gives no images'
+    return self._source
 
-def open_split(name, split, *, data_dir=None, manual_dir=None, download=False):
+
+def open_split(
+  name: str,
+  split: str,
+  *,
+  data_dir: str | os.PathLike | None = None,
+  manual_dir: str | os.PathLike | None = None,
+  download: bool = False,
+) -> Split:
   """Opens a split of a data set.
 
   Args:
     name: see the top of this file.
-    split: such as 'test' or 'train[:98%]' (TFDS's notation; for a folder the
-      slices are those of a fixed shuffled order, see folders.py), or a name
-      that catalogue.py has for it, such as 'minival'; `@N` or `@N#SEED`
-      behind it is N images of each class, see subsets.py.
+    split: TFDS's notation, such as 'test' or 'train[:98%]', or a named split of
+      catalogue.py, such as 'minival'. Slices of a folder are taken from a fixed
+      shuffled order, see folders.py. The suffix `@N` or `@N#SEED` selects N
+      images of each class, see subsets.py.
     data_dir: the TFDS directory; None means TFDS's own default. Folders do
       not use it.
     manual_dir: folder of archives that TFDS cannot download itself, such as
-      ImageNet's; a set that is not there is prepared from them.
-    download: whether TFDS may fetch and prepare a set that is not there.
+      ImageNet's. If the set is not prepared, it is prepared from them.
+    download: whether TFDS may download and prepare a missing set.
 
   Raises:
-    InputError: unknown data set or split, or a set without image and label.
-    FileNotFoundError: the set is not prepared, or the folder is not there.
-    OSError: it cannot be read or written.
+    InputError: the data set or split is unknown, or its examples have no image
+      or no label.
+    FileNotFoundError: the set is not prepared, or the folder does not exist.
+    OSError: the data set cannot be read or written.
   """
   whole, number, seed = subsets.parse(split)
   source = _open(name, whole, data_dir, manual_dir, download)
@@ -162,11 +189,13 @@ def open_split(name, split, *, data_dir=None, manual_dir=None, download=False):
   )
 
 
-def describe_split(name, split, *, data_dir=None):
-  """Describes a split whose images need not be on this machine.
+def describe_split(
+  name: str, split: str, *, data_dir: str | os.PathLike | None = None
+) -> Split:
+  """Describes a split without reading its images.
 
-  Digits and the data sets of the catalogue are known; a folder's files and a
-  prepared TFDS set are counted.
+  The sizes of digits and of the catalogue's data sets are known. Other data
+  sets must be on this machine: a folder, or a prepared TFDS set.
 
   Args:
     name, split, data_dir: see `open_split`.
@@ -175,8 +204,8 @@ def describe_split(name, split, *, data_dir=None):
     A Split without images.
 
   Raises:
-    InputError, OSError: as `open_split`, also for a set that is neither known
-      nor on this machine.
+    InputError, OSError: as `open_split`. A data set that is neither known nor
+      on this machine is an error too.
   """
   whole, number, _ = subsets.parse(split)
   row = catalogue.find(name)
@@ -226,10 +255,10 @@ def _open(name, split, data_dir, manual_dir, download):
   if name.partition('/')[0] == digits.NAME:
     builder = digits.prepared_builder(data_dir, digits.config_of(name))
     return tfds_files.open_files(name, split, builder)
-  row, reading = catalogue.find(name), None
+  row, reading, tfds_name = catalogue.find(name), None, name
   if row is not None and row.group:
     reading = vtab.reading_of(name.removeprefix(catalogue.VTAB))
-  tfds_name = row.tfds if reading else name
+    tfds_name = row.tfds
   builder = tfds_builders.find(tfds_name, data_dir)
   if builder is None:
     if os.path.isdir(name):

@@ -1,13 +1,15 @@
-"""Reading and decoding, many images at a time, some of which may be damaged.
+"""Parallel reading and decoding of images, some of which may be damaged.
 
-Damaged images are rare, and looking out for them takes time with every image.
-So batches are first made without: the first error switches, from its batch
-on, to a slower way in which an image that fails is known and repaired.
-Images that are not damaged come out the same, bit for bit.
+Damaged images are rare, and identifying them costs time for every image.
+Batches are therefore read by a fast path first. From the batch of the first
+error on, a slower path identifies each damaged image and replaces it. Both
+paths give the same undamaged images, bit for bit.
 """
 
 import itertools
 import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -19,31 +21,39 @@ _PREFETCHED = 2  # batches made ahead of the one in use
 
 
 def batches_of(
-  split, examples_from, prepare, batch_size, *, report, repair, limit=None
-):
-  """Batches of image and label, the last one maybe smaller.
+  split: Any,
+  examples_from: Callable[[int], Any],
+  prepare: Callable[[Any, Any], Any],
+  batch_size: int,
+  *,
+  report: Callable[[str, str], Any] | None,
+  repair: Callable[[Iterable[dict[str, Any]]], Iterator[dict[str, Any]]],
+  limit: int | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Returns an iterator of batches; the last one may be smaller.
 
   Args:
-    split: a datasets.Split.
-    examples_from: function of a number n; gives a tf.data.Dataset of what
-      split.load takes, without the first n of them. Each time the same come
-      in the same order.
-    prepare: (encoded image, one of them) -> [H, W, 3].
+    split: a datasets.Split, or any object with its `load` and `locate`.
+    examples_from: called with a number n; returns a tf.data.Dataset of
+      examples for `split.load`, without the first n. The examples and their
+      order must be the same in each call.
+    prepare: (encoded image, example) -> [H, W, 3]. The encoded image is a
+      string scalar.
     batch_size: B.
-    report: called as (name, why) for each image that cannot be decoded; None:
-      such an image raises a ValueError.
-    repair: a generator over rows, dicts of numpy arrays image [H, W, 3],
-      label and readable (bool), that are given in order. It yields rows of
-      image and label in their place.
-    limit: how many images that cannot be decoded, one after the other, are an
-      error; None: however many may be.
+    report: called with (name, reason) for each image that cannot be decoded;
+      None: such an image raises an InputError.
+    repair: a generator function. It takes an iterator over all rows in order,
+      dicts with image [H, W, 3], label and readable (bool), and yields rows of
+      image and label.
+    limit: number of consecutive undecodable images that raises an InputError;
+      None: no limit.
 
   Returns:
-    Iterator of dicts of numpy arrays image [B, H, W, 3], label [B, ...] int32.
+    Iterator of dicts of numpy arrays: image [B, H, W, 3], label [B, ...] int32.
 
   Raises:
-    InputError: while iterating: see report and limit; the data set cannot be
-      read.
+    InputError: while iterating, if `report` or `limit` require it, or if the
+      data set cannot be read.
   """
   keep_memory()
   dataset = parallel_map(examples_from(0), _loading(split, prepare))
@@ -66,15 +76,15 @@ def batches_of(
 
 
 def _read(dataset, repaired_from, batch_size):
-  """The batches of `dataset`; from an error on, the repaired ones."""
+  """Yields the batches of `dataset`, and repaired ones after an error."""
   number = yield from _until_an_error(dataset.as_numpy_iterator())
-  del dataset  # and what it holds in memory
+  del dataset  # frees its memory
   if number is not None:
     yield from repaired_from(number * batch_size)
 
 
 def _until_an_error(batches):
-  """Yields batches; returns how many came before an error, None without one."""
+  """Yields batches; returns their number at an error, else None."""
   for number in itertools.count():
     try:
       batch = next(batches, None)
@@ -100,10 +110,10 @@ def _loading(split, prepare):
 
 
 def _rows(split, examples, prepare, *, ahead, report, limit):
-  """One by one: image, label and whether it is readable; reports if not.
+  """Yields rows of image, label and readable; reports unreadable images.
 
-  An iterator that has raised goes on with the next example, so that the
-  errors are known by their place.
+  After an error, the iterator continues with the next example. The position of
+  an error therefore identifies its example.
   """
   tf = tensorflow()
   dataset = parallel_map(examples, _loading(split, prepare)).prefetch(ahead)
@@ -111,20 +121,20 @@ def _rows(split, examples, prepare, *, ahead, report, limit):
   others = enumerate(parallel_map(examples, _naming(split)).as_numpy_iterator())
   image = dataset.element_spec['image']
   blank = np.zeros(image.shape, image.dtype.as_numpy_dtype)
-  unreadable = 0  # one after the other
+  unreadable = 0  # consecutive images
   for place in itertools.count():
     try:
       row = next(iterator, None)
     except tf.errors.InvalidArgumentError as error:
       unreadable += 1
       name, label = _at(place, others)
-      name, why = split.locate(name), first_line(error)
+      name, reason = split.locate(name), first_line(error)
       if unreadable == limit:
-        why = f'{why}; so it is with {limit} images in a row'
+        reason = f'{reason}; {limit} images in a row cannot be decoded'
         report = None
       if report is None:
-        raise InputError(undecodable(name, why)) from None
-      report(name, why)
+        raise InputError(undecodable(name, reason)) from None
+      report(name, reason)
       yield {'image': blank, 'label': label, 'readable': False}
       continue
     except tf.errors.OpError as error:
@@ -146,11 +156,14 @@ def _naming(split):
 
 
 def _at(place, others):
-  """Id and label; others: (place, (id, label)) from at most `place` on."""
+  """Returns the id and label of the example at `place`.
+
+  others: an iterator of (place, (id, label)) that has not passed `place`.
+  """
   tf = tensorflow()
   try:
-    name, label = next(found for number, found in others if number == place)
-  except tf.errors.OpError as error:  # then it was not about the image
+    name, label = next(pair for number, pair in others if number == place)
+  except tf.errors.OpError as error:  # reading failed, not decoding
     raise InputError(_broken(error)) from None
   return os.fsdecode(name), label
 

@@ -1,19 +1,22 @@
 """The embedded default data set: scikit-learn's handwritten digits.
 
-1797 real images, 8x8 pixels, grey values 0 to 16, shipped inside
-scikit-learn (its copy of the test part of the UCI "Optical Recognition of
-Handwritten Digits" data). They become an ordinary TFDS data set, PNG files of
-8x8x1 with values 0 to 255, prepared without a network.
+scikit-learn ships 1797 real images of 8x8 pixels with grey values 0 to 16, a
+copy of the test part of the UCI "Optical Recognition of Handwritten Digits"
+data. This module turns them into an ordinary TFDS data set of PNG files, 8x8x1
+with values 0 to 255, and needs no network.
 
 The split is fixed: image i, in scikit-learn's order, belongs to `test` when
 i % 5 == 0, which gives 360 test and 1437 training images.
 
-For transfer there are two halves, `digits/0-4` and `digits/5-9`, whose labels
-count from 0. Their training images are also divided into `few`, the first 5
-of each class in scikit-learn's order, and `held_out`, the others.
+For transfer learning there are two halves, `digits/0-4` and `digits/5-9`, whose
+labels start at 0. Their training images are also divided into `few`, the first
+5 of each class in scikit-learn's order, and `held_out`, the others.
 """
 
 import functools
+import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +31,8 @@ FEW = 5  # images of each class
 _LARGEST_VALUE = 16  # of a pixel in scikit-learn's copy
 
 
-def arrays():
-  """All images in scikit-learn's order.
+def arrays() -> tuple[np.ndarray, np.ndarray]:
+  """Loads all images and labels in scikit-learn's order.
 
   Returns:
     images [1797, 8, 8, 1] uint8 in 0..255, labels [1797] int64.
@@ -41,11 +44,11 @@ def arrays():
   return images[..., None], bunch.target.astype(np.int64)
 
 
-def config_of(name):
-  """The key of CONFIGS that a name such as 'digits' or 'digits/5-9' means.
+def config_of(name: str) -> str:
+  """Returns the key of CONFIGS for a name such as 'digits' or 'digits/5-9'.
 
   Raises:
-    InputError: it means none.
+    InputError: the name is unknown.
   """
   names = {NAME: DEFAULT_CONFIG}
   names |= {f'{NAME}/{config}': config for config in CONFIGS}
@@ -54,15 +57,17 @@ def config_of(name):
   return names[name]
 
 
-def splits(labels, config=DEFAULT_CONFIG):
-  """Which images belong to each split.
+def splits(
+  labels: np.ndarray | Sequence[int], config: str = DEFAULT_CONFIG
+) -> dict[str, list[int]]:
+  """Returns which images belong to each split.
 
   Args:
     labels: [1797] digits in scikit-learn's order.
     config: a key of CONFIGS.
 
   Returns:
-    {split: positions in scikit-learn's order, a list}.
+    {split: positions in scikit-learn's order}.
   """
   positions = np.flatnonzero(np.isin(labels, CONFIGS[config])).tolist()
   train = [i for i in positions if i % TEST_EVERY]
@@ -76,15 +81,18 @@ def splits(labels, config=DEFAULT_CONFIG):
   return {'train': train, 'test': test, 'few': few, 'held_out': held_out}
 
 
-def sizes(config=DEFAULT_CONFIG):
-  """Counts the images of each split: {split: number}."""
+def sizes(config: str = DEFAULT_CONFIG) -> dict[str, int]:
+  """Counts the images of each split."""
   _, labels = arrays()
   return {name: len(places) for name, places in splits(labels, config).items()}
 
 
 @functools.cache
-def builder_class():
-  """The TFDS builder; defined on first use, importing TFDS takes seconds."""
+def builder_class() -> Any:
+  """Defines and returns the TFDS builder class.
+
+  The class is defined on first use because importing TFDS takes seconds.
+  """
   import tensorflow_datasets as tfds
 
   class Digits(tfds.core.GeneratorBasedBuilder):
@@ -137,15 +145,22 @@ def _reason(error):
   return text.strip().partition('\n')[0]
 
 
-def prepared_builder(data_dir=None, config=DEFAULT_CONFIG):
-  """The builder with its files written, which takes under a second once.
+def prepared_builder(
+  data_dir: str | os.PathLike | None = None, config: str = DEFAULT_CONFIG
+) -> Any:
+  """Returns the TFDS builder, and writes its files if they do not exist yet.
+
+  Writing takes less than a second.
 
   Args:
     data_dir: the TFDS directory; None means TFDS's own default.
     config: a key of CONFIGS.
 
+  Returns:
+    tfds.core.DatasetBuilder.
+
   Raises:
-    OSError: the directory cannot be written, or is full.
+    OSError: the directory cannot be written or is full.
   """
   tf = tf_host.tensorflow()
   with tf_host.silence():
@@ -156,7 +171,7 @@ def prepared_builder(data_dir=None, config=DEFAULT_CONFIG):
       builder.download_and_prepare()
     except (OSError, RuntimeError, tf.errors.OpError) as error:
       builder = builder_class()(data_dir=data_dir, config=config)
-      if not builder.is_prepared():  # else another process was faster
+      if not builder.is_prepared():  # otherwise another process prepared it
         raise OSError(
           f'cannot write the digits data set to {builder.data_dir}: '
           f'{_reason(error)}; free space there or name another TFDS directory'

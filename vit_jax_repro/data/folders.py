@@ -1,14 +1,17 @@
 """Folders of images as data sets: ROOT/SPLIT/CLASS/**/*.{jpg,jpeg,png}.
 
-Any letter case of the extensions, any depth below CLASS, symbolic links
-followed. Hidden files and folders and every other file are left out.
-Labels are positions in the sorted class names of all splits together, so a
-split that lacks a class keeps the labels of the others.
+Extensions may have any letter case and images may be at any depth below CLASS.
+Symbolic links are followed. Hidden files, hidden folders and all other files
+are ignored. A label is a position in the sorted class names of all splits
+together, so a class has the same label in each split even if some split lacks
+a class.
 """
 
 import dataclasses
 import os
 import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
 
 import numpy as np
 
@@ -26,25 +29,28 @@ class Folder:
 
   root: str
   class_names: tuple[str, ...]
-  paths: tuple[str, ...]  # below root, the ids of the examples
+  paths: tuple[str, ...]  # relative to root; also the ids of the examples
   labels: tuple[int, ...]
   multi_label = False
 
   @property
-  def num_examples(self):
+  def num_examples(self) -> int:
+    """Returns the number of images."""
     return len(self.paths)
 
-  def examples(self, process_index, process_count):
-    """See datasets.Split.examples."""
+  def examples(self, process_index: int, process_count: int) -> Any:
+    """Implements datasets.Split.examples."""
     columns = self._columns()
     part = slice(process_index, None, process_count)
     return tensorflow().data.Dataset.from_tensor_slices(
       {name: column[part] for name, column in columns.items()}
     )
 
-  def shuffled(self, key, shuffle_buffer, process_index, process_count):
-    """See datasets.Split.shuffled."""
-    del shuffle_buffer  # ids fit into memory, all of them
+  def shuffled(
+    self, key: Any, shuffle_buffer: int, process_index: int, process_count: int
+  ) -> Any:
+    """Implements datasets.Split.shuffled."""
+    del shuffle_buffer  # all ids fit into memory
     tf = tensorflow()
     order = tf.random.experimental.stateless_shuffle(
       tf.range(self.num_examples), key, alg='philox'
@@ -54,8 +60,8 @@ class Folder:
       {name: tf.gather(column, order) for name, column in columns.items()}
     )
 
-  def load(self, example):
-    """See datasets.Split.load."""
+  def load(self, example: Any) -> dict[str, Any]:
+    """Implements datasets.Split.load."""
     tf = tensorflow()
     path = tf.strings.join([os.fsencode(self.root), example['id']], os.sep)
     return {
@@ -64,21 +70,21 @@ class Folder:
       'id': example['id'],
     }
 
-  def locate(self, example_id):
-    """See datasets.Split.locate."""
+  def locate(self, example_id: str) -> str:
+    """Implements datasets.Split.locate."""
     return os.path.join(self.root, example_id)
 
-  def contents(self):
-    """See datasets.Split.fingerprint."""
+  def contents(self) -> Iterator[tuple[str, int]]:
+    """Yields the data that datasets.Split.fingerprint hashes: path and size."""
     for path in self.paths:
       yield path, os.stat(os.path.join(self.root, path)).st_size
 
-  def all_labels(self):
-    """[num_examples] labels, in the order of `examples`."""
+  def all_labels(self) -> np.ndarray:
+    """Returns [num_examples] labels in the order of `examples`."""
     return np.array(self.labels)
 
-  def subset(self, positions):
-    """The images at these positions, in the order of `examples`."""
+  def subset(self, positions: Iterable[int]) -> Self:
+    """Returns the images at these positions in the order of `examples`."""
     return dataclasses.replace(
       self,
       paths=tuple(self.paths[i] for i in positions),
@@ -87,28 +93,29 @@ class Folder:
 
   def _columns(self):
     tf = tensorflow()
-    with tf.init_scope():  # made once, not anew in each epoch's function
+    with tf.init_scope():  # once, not in each epoch's function
       return {
         'id': tf.constant([os.fsencode(path) for path in self.paths]),
         'label': tf.constant(self.labels, tf.int64),
       }
 
 
-def scan(root, split):
-  """Lists the images of `split`, in sorted order.
+def scan(root: str | os.PathLike, split: str) -> Folder:
+  """Lists the images of `split` in sorted order.
 
   Args:
     root: path of the folder.
-    split: a sub-folder, or parts as TFDS writes them, such as
-      'train[:90%]+test'. A slice is one of a fixed random order (the sorted
-      order keeps classes together), then sorted again; slices that do not
-      overlap share no image.
+    split: a sub-folder, or parts in TFDS's notation such as
+      'train[:90%]+test'. A slice is taken from a fixed random order, because
+      the sorted order keeps classes together, and is then sorted again. Slices
+      that do not overlap share no image.
 
   Raises:
     FileNotFoundError: `root` is not a folder.
-    InputError: it has no such split, or is not laid out as LAYOUT; a class
-      folder of the split holds no image.
-    OSError: an image of the split cannot be read, such as a link to nothing.
+    InputError: `root` has no such split or not the layout LAYOUT, or a class
+      folder of the split contains no image.
+    OSError: an image of the split cannot be read, for example because it is a
+      broken link.
   """
   if not os.path.isdir(root):
     raise FileNotFoundError(
@@ -137,7 +144,7 @@ def scan(root, split):
 
 
 def _splits(root):
-  """{split: [class with at least one image, ...]}, both sorted."""
+  """Returns {split: [class with at least one image, ...]}, both sorted."""
   splits = {}
   for split in _entries(root, folders=True):
     classes = [
@@ -173,13 +180,13 @@ def _examples(root, part, splits, label_of):
     return found
   start = _position(start, len(found), part) if start else 0
   stop = _position(stop, len(found), part) if stop else len(found)
-  # RandomState's stream is frozen, that of newer generators is not.
+  # NumPy never changes RandomState's stream, unlike newer generators'.
   order = np.random.RandomState(0).permutation(len(found))
   return [found[i] for i in sorted(order[start:stop])]
 
 
 def _position(text, size, part):
-  """Index meant by '10', '-10', '10%' or '-10%' of `size`, as TFDS rounds."""
+  """Returns the index for '10', '-10', '10%' or '-10%', rounded as in TFDS."""
   if text.endswith('%'):
     position = round(int(text[:-1]) * size / 100)
   else:
@@ -196,9 +203,9 @@ def _check_readable(path):
 
 
 def _images(folder, above=()):
-  """Paths of the images below `folder`, sorted level by level."""
+  """Yields the paths of the images below `folder`, sorted level by level."""
   here = os.path.realpath(folder)
-  if here in above:  # a symbolic link back to where we come from
+  if here in above:  # a symbolic link to a parent folder
     return
   for name in _entries(folder, folders=False):
     path = os.path.join(folder, name)
@@ -209,7 +216,7 @@ def _images(folder, above=()):
 
 
 def _entries(folder, *, folders):
-  """Sorted names in a folder, hidden ones left out."""
+  """Returns the sorted names in a folder without hidden ones."""
   with os.scandir(folder) as entries:
     return sorted(
       entry.name

@@ -1,27 +1,29 @@
-"""What RandAugment does to an image: one function for each operation.
+"""RandAugment's operations on an image, one function each.
 
-Images are [H, W, 3] uint8 tensors, H and W known or not; a result has the
-shape of its image. Where the docstring names nothing else, a function gives
-what Pillow's of the same name gives, bit for bit (`ImageOps`, `ImageEnhance`,
+Images and results are [H, W, 3] uint8 tensors of the same shape. H and W may be
+unknown. Unless its docstring names an exception, a function equals Pillow's
+function of the same name bit for bit (`ImageOps`, `ImageEnhance`,
 `Image.transform`). Amounts are numbers or scalar tensors.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from vit_jax_repro.data.tf_host import tensorflow
 
 # ITU-R 601-2 luma in units of 1 / 65536, as Pillow's convert('L') has it.
 _LUMA = (19595.0, 38470.0, 7471.0)
 _LUMA_UNIT = 65536.0
-_SMOOTH = 1 / 13  # of Pillow's ImageFilter.SMOOTH: 5 in the middle, 1 around
-# Added before decimals are cut off, so that a whole number stays one whatever
-# the order in which TensorFlow adds its parts up, in a graph or without.
+_SMOOTH = 1 / 13  # Pillow's ImageFilter.SMOOTH: 5 in the middle, 1 around it
+# Added before decimals are truncated. TensorFlow's order of summation, which
+# differs between graphs and eager mode, then cannot change a whole number.
 _EXCESS = 1e-9
 _SOLARIZE_ADD_BELOW = 128  # timm's and big_vision's threshold
 
 
-def autocontrast(image):
-  """Stretches each channel to 0..255; one of a single value stays."""
+def autocontrast(image: Any) -> Any:
+  """Stretches each channel to 0..255; a constant channel stays as it is."""
   tf = tensorflow()
   low, high = (
     tf.cast(extreme(image, [0, 1]), tf.float64)
@@ -34,7 +36,7 @@ def autocontrast(image):
   return tf.cast(tf.clip_by_value(stretched, 0, 255), tf.uint8)
 
 
-def equalize(image):
+def equalize(image: Any) -> Any:
   """Makes the levels of each channel about equally frequent."""
   tf = tensorflow()
   counts = tf.math.bincount(
@@ -50,42 +52,47 @@ def equalize(image):
   return _looked_up(image, tf.where(step > 0, levels, tf.range(256)[None]))
 
 
-def invert(image):
-  """255 minus every value."""
+def invert(image: Any) -> Any:
+  """Subtracts every value from 255."""
   return 255 - image
 
 
-def posterize(image, bits):
-  """Keeps the `bits` highest bits, 0 to 8, of every value."""
+def posterize(image: Any, bits: Any) -> Any:
+  """Keeps the `bits` highest bits of every value; bits: an int32 in 0..8."""
   tf = tensorflow()
   mask = 256 - tf.bitwise.left_shift(1, 8 - bits)
   return tf.bitwise.bitwise_and(image, tf.cast(mask, tf.uint8))
 
 
-def solarize(image, threshold):
+def solarize(image: Any, threshold: Any) -> Any:
   """Inverts the values that are at least `threshold`, an int32 in 0..256."""
   tf = tensorflow()
   kept = image < tf.cast(tf.minimum(threshold, 255), tf.uint8)
   return tf.where(kept | (threshold > 255), image, 255 - image)
 
 
-def solarize_add(image, addition):
-  """Adds 0 to 255 to the values below 128, up to 255; timm's, not Pillow's."""
+def solarize_add(image: Any, addition: Any) -> Any:
+  """Adds `addition`, 0..255, to the values below 128, and clips at 255.
+
+  As timm; Pillow has no such function.
+  """
   tf = tensorflow()
   added = image + tf.minimum(tf.cast(addition, tf.uint8), 255 - image)
   return tf.where(image < _SOLARIZE_ADD_BELOW, added, image)
 
 
-def color(image, factor):
-  """0: grey, 1: the image, above: more colourful."""
+def color(image: Any, factor: Any) -> Any:
+  """Changes the colourfulness. 0: grey; 1: the image; above 1: more colour."""
   image = tensorflow().cast(image, 'float32')
   return _blend(_grey(image), image, factor)
 
 
-def contrast(image, factor, *, middle=None):
-  """0: the one level `middle`, 1: the image, above: more contrast.
+def contrast(image: Any, factor: Any, *, middle: Any = None) -> Any:
+  """Changes the contrast. 0: all `middle`; 1: the image; above 1: more.
 
   Args:
+    image: [H, W, 3] uint8.
+    factor: a number or float scalar.
     middle: a float scalar; None takes the mean grey level, rounded.
   """
   tf = tensorflow()
@@ -96,13 +103,16 @@ def contrast(image, factor, *, middle=None):
   return _blend(middle, image, factor)
 
 
-def brightness(image, factor):
-  """0: black, 1: the image, above: brighter."""
+def brightness(image: Any, factor: Any) -> Any:
+  """Changes the brightness. 0: black; 1: the image; above 1: brighter."""
   return _blend(0.0, tensorflow().cast(image, 'float32'), factor)
 
 
-def sharpness(image, factor):
-  """0: smoothed, 1: the image, above: sharper; the outermost pixels stay."""
+def sharpness(image: Any, factor: Any) -> Any:
+  """Changes the sharpness. 0: smoothed; 1: the image; above 1: sharper.
+
+  The outermost pixels stay as they are.
+  """
   tf = tensorflow()
   height, width = tf.unstack(tf.shape(image)[:2])
   image = tf.cast(image, tf.float32)
@@ -115,12 +125,14 @@ def sharpness(image, factor):
   return _blend(tf.where(inside, smooth, image), image, factor)
 
 
-def cutout(image, center, half, fill):
-  """Fills the square of side 2 `half`, a part of which may lie outside.
+def cutout(image: Any, center: Sequence[Any], half: Any, fill: Any) -> Any:
+  """Fills a square, which may be partly outside the image.
 
   Args:
-    center: (y, x), integers; the pixel right below the square's middle.
-    half, fill: integers, pixels and the new value.
+    image: [H, W, 3] uint8.
+    center: (y, x), integers; the pixel below and right of the square's middle.
+    half: half a side of the square in pixels, an integer.
+    fill: the new value, an integer.
   """
   tf = tensorflow()
   height, width = tf.unstack(tf.shape(image)[:2])
@@ -129,8 +141,15 @@ def cutout(image, center, half, fill):
   return tf.where(box, tf.cast(fill, tf.uint8), image)
 
 
-def rotation(degrees, center):
-  """The x and y, see `nearest`, of a turn around `center`, a pair (y, x)."""
+def rotation(
+  degrees: Any, center: Sequence[Any]
+) -> tuple[Sequence[Any], Sequence[Any]]:
+  """Returns the `x` and `y` arguments of `nearest` for a rotation.
+
+  Args:
+    degrees: angle, a number or float scalar.
+    center: (y, x) of the fixed point.
+  """
   tf = tensorflow()
   angle = math.pi / 180 * degrees
   cos, sin = tf.cos(angle), tf.sin(angle)
@@ -138,16 +157,23 @@ def rotation(degrees, center):
   return (cos, -sin, x - cos * x + sin * y), (sin, cos, y - sin * x - cos * y)
 
 
-def nearest(image, x=(1, 0, 0), y=(0, 1, 0), *, fill):
-  """Moves pixels; each takes the value of the one nearest to its origin.
+def nearest(
+  image: Any,
+  x: Sequence[Any] = (1, 0, 0),
+  y: Sequence[Any] = (0, 1, 0),
+  *,
+  fill: float,
+) -> Any:
+  """Applies an affine transform with nearest-neighbour interpolation.
 
-  As `tfa.image.transform` does it, not Pillow: coordinates count from the
-  middle of the first pixel.
+  As `tfa.image.transform`, not as Pillow: coordinates start at the centre of
+  the first pixel.
 
   Args:
-    x, y: three floats each; the pixel at (x, y) comes from
+    image: [H, W, 3] uint8.
+    x, y: three floats each; the pixel at (x, y) takes the value at
       (x[0] x + x[1] y + x[2], y[0] x + y[1] y + y[2]).
-    fill: the value of what comes from outside.
+    fill: value of pixels from outside the image.
   """
   tf = tensorflow()
   transform = tf.stack([tf.cast(value, tf.float32) for value in (*x, *y, 0, 0)])
@@ -161,16 +187,23 @@ def nearest(image, x=(1, 0, 0), y=(0, 1, 0), *, fill):
   )[0]
 
 
-def bicubic(image, x=None, y=None, *, fill):
-  """Moves pixels; each takes a cubic's value at its origin.
+def bicubic(
+  image: Any,
+  x: Sequence[Any] | None = None,
+  y: Sequence[Any] | None = None,
+  *,
+  fill: Sequence[int],
+) -> Any:
+  """Applies an affine transform with bicubic interpolation.
 
-  As Pillow's `Image.transform` and `Image.rotate` do it, with single values
-  off by one level: coordinates count from the corner of the first pixel, the
-  kernel's parameter is -1.
+  As Pillow's `Image.transform` and `Image.rotate`, except that single values
+  differ by one level. Coordinates start at the corner of the first pixel, and
+  the kernel's parameter is -1.
 
   Args:
-    x, y: see `nearest`; None where no pixel leaves its column or row.
-    fill: three values, of what comes from outside.
+    image: [H, W, 3] uint8.
+    x, y: see `nearest`; None if all pixels stay in their columns or rows.
+    fill: three values, the colour of pixels from outside the image.
   """
   tf = tensorflow()
   height, width = tf.unstack(tf.shape(image)[:2])
@@ -204,7 +237,7 @@ def bicubic(image, x=None, y=None, *, fill):
 
 
 def _cubic(pick, place, size):
-  """The value at `place` of a cubic through four of pick(0 .. size - 1)."""
+  """Interpolates pick(0 .. size - 1) at `place` by a cubic of four values."""
   tf = tensorflow()
   first = tf.floor(place - 0.5)
   t = (place - 0.5 - first)[..., None]
@@ -213,13 +246,13 @@ def _cubic(pick, place, size):
     pick(tf.clip_by_value(first + offset, 0, size - 1))
     for offset in range(-1, 3)
   )
-  # In this form, Pillow's too, four equal values give just that value.
+  # In this form, also Pillow's, four equal values give exactly that value.
   return b + t * (c - a + t * (2 * (a - b) + c - d + t * (b - a + d - c)))
 
 
 def _grey(image):  # [H, W, 3] float32 -> [H, W, 1] float32, whole numbers
   tf = tensorflow()
-  # All sums are whole and below 2 ** 24, so float32 holds them exactly.
+  # All sums are integers below 2 ** 24, which float32 represents exactly.
   luma = tf.tensordot(image, tf.constant(_LUMA)[:, None], 1)
   return tf.floor((luma + _LUMA_UNIT / 2) / _LUMA_UNIT)
 

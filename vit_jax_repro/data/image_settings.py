@@ -1,4 +1,4 @@
-"""The settings of a training image, and how a setting is declared.
+"""The settings of a training image, and the function that declares a setting.
 
 `runs/settings.py` (config.pp), `data/augment.py` and the recipes take their
 fields and defaults from here. This module does not import TensorFlow.
@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-REQUIRED = dataclasses.MISSING  # the default of a setting that must be given
+REQUIRED = dataclasses.MISSING  # default of a setting without a default value
 DTYPES = ('float32', 'uint8')  # of training images
 
 
@@ -30,20 +30,20 @@ def setting(
   A setting is optional if its annotation has `| None`.
 
   Args:
-    default: the value, or a function that makes it, or `REQUIRED`.
-    help: what the setting does, for `main --help_config`.
-    heading: begins a group of `main --help_config` with this setting.
-    least: the smallest number allowed; given wherever there are bounds.
-    below: a limit that numbers with a fraction must stay under.
+    default: the value, a function that makes it, or `REQUIRED`.
+    help: the effect of the setting, for `main --help_config`.
+    heading: starts a group of `main --help_config` at this setting.
+    least: the smallest number allowed; required if there is any bound.
+    below: an upper bound for fractions that is not allowed itself.
     most: the largest number allowed.
-    choices: the texts allowed.
-    needs: (key, value) without which the setting does nothing; None as the
-      value: any value that is not empty.
-    unused_by: values of `objective` that have no use for the setting.
+    choices: the strings allowed.
+    needs: (key, value) without which the setting has no effect; value None
+      means any value that is not empty.
+    unused_by: values of `objective` that do not use the setting.
     keys: a dataclass of the settings in this group of settings.
 
   Returns:
-    What `dataclasses.field` returns.
+    The field that `dataclasses.field` returns.
   """
   metadata = dict(
     help=help,
@@ -62,7 +62,7 @@ def setting(
 
 
 def defaults_of(cls: Any) -> dict[str, Any]:
-  """Returns the defaults of a dataclass, without those that functions make."""
+  """Returns a dataclass's default values, without default factories."""
   return {
     field.name: field.default
     for field in dataclasses.fields(cls)
@@ -72,10 +72,10 @@ def defaults_of(cls: Any) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class ImageSettings:
-  """What is done to a training image.
+  """The preparation and augmentation of a training image.
 
   The order is: box, resize, crop, flip, shift, RandAugment.
-  `augment.Augmentation` refuses values outside of the bounds.
+  `augment.Augmentation` rejects values outside the bounds.
   """
 
   crop: Any = setting(

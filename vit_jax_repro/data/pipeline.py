@@ -1,7 +1,10 @@
 """Batches from a split, for evaluation and for training.
 
-An image that cannot be decoded does not stop either: see reading.py.
+An image that cannot be decoded stops neither of them: see decoding.py.
 """
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -11,38 +14,39 @@ from vit_jax_repro.errors import InputError
 
 
 def evaluation_batches(
-  split,
+  split: Any,
   *,
-  preprocessing,
-  image_size,
-  batch_size,
-  process_index=0,
-  process_count=1,
-  report=None,
-):
-  """Batches of one process's part of `split`, in a fixed order.
+  preprocessing: str,
+  image_size: int | tuple[int, ...] | list[int],
+  batch_size: int,
+  process_index: int = 0,
+  process_count: int = 1,
+  report: Callable[[str, str], Any] | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Returns batches of one process's part of `split` in a fixed order.
 
-  The last batch is filled up with zeros whose mask is False. Every process
-  yields the same number of batches, those that run out wholly masked ones,
-  so that collective operations meet. An image that cannot be decoded is a row
-  of zeros whose label is `batches.NO_CLASS`: it counts, and is never right.
+  The last batch is padded with zeros whose mask is False. All processes yield
+  the same number of batches, so that collective operations match. A process
+  that runs out of examples yields fully masked batches. An image that cannot be
+  decoded becomes a row of zeros with the label `batches.NO_CLASS`. It counts,
+  and no prediction for it is correct.
 
   Args:
     split: a datasets.Split.
-    preprocessing: a name in preprocess.PREPROCESSINGS.
+    preprocessing: a name for preprocess.pick_preprocessing.
     image_size: S or (H, W) pixels.
     batch_size: rows of each batch of this process.
     process_index, process_count: which part of the split is read.
-    report: called as (name, why) for each image that cannot be decoded; None:
-      such an image raises a ValueError.
+    report: called with (name, reason) for each image that cannot be decoded;
+      None: such an image raises an InputError.
 
   Returns:
-    An iterator of dicts of numpy arrays: image [B, H, W, 3] float32,
-    label [B] int32, or [B, K] for several classes an image, mask [B] bool.
+    An iterator of dicts of numpy arrays: image [B, H, W, 3] float32, label [B]
+    int32, or [B, K] if an image may have several classes, mask [B] bool.
 
   Raises:
-    InputError: an unknown preprocessing, a bad size, process or batch size;
-      while iterating, a data set that cannot be read.
+    InputError: the preprocessing is unknown, or a size, process or batch size
+      is invalid; while iterating, if the data set cannot be read.
   """
   function = pick_preprocessing(preprocessing)
   image_size = check_image_size(image_size)
@@ -52,7 +56,7 @@ def evaluation_batches(
   def prepare(encoded, _):
     return function(encoded, image_size)
 
-  found = decoding.batches_of(
+  decoded = decoding.batches_of(
     split,
     split.examples(process_index, process_count).skip,
     prepare,
@@ -65,38 +69,38 @@ def evaluation_batches(
     'image': np.zeros((0, *image_size, 3), np.float32),
     'label': np.zeros((0, *classes), np.int32),
   }
-  return _padded(found, empty, batch_size, num_batches)
+  return _padded(decoded, empty, batch_size, num_batches)
 
 
 def training_batches(
-  split,
+  split: Any,
   *,
-  augmentation,
-  seed,
-  start_step,
-  batch_size,
-  shuffle_buffer,
-  repeats=1,
-  process_index=0,
-  process_count=1,
-  report=None,
-):
-  """Batches of one process's part of `split` without end, reshuffled.
+  augmentation: augment.Augmentation,
+  seed: int,
+  start_step: int,
+  batch_size: int,
+  shuffle_buffer: int,
+  repeats: int = 1,
+  process_index: int = 0,
+  process_count: int = 1,
+  report: Callable[[str, str], Any] | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Returns endless batches of one process's part, reshuffled each epoch.
 
-  Batch i depends on the arguments and i alone, bit for bit, however often the
-  run was interrupted before. Batches run across the ends of epochs; nothing
-  is dropped. See epochs.py for what decides on order and augmentation. In
-  place of an image that cannot be decoded comes the next one in the order
-  that can.
+  Batch i depends bit for bit on the arguments and on i only, no matter how
+  often the run was interrupted. A batch may span two epochs; no example is
+  dropped. order.py defines the order and the random keys. An image that cannot
+  be decoded is replaced by the next one in the order that can.
 
   Args:
     split: a datasets.Split.
     augmentation: an augment.Augmentation.
     seed: an int that is not negative.
-    start_step: how many batches are passed over, without decoding them.
+    start_step: number of batches to skip without decoding them.
     batch_size: rows of each batch of this process.
     shuffle_buffer: encoded examples held in memory; see Split.shuffled.
-    repeats: how often an image comes in a row, each time augmented anew.
+    repeats: number of consecutive copies of an image; each copy is augmented
+      with its own key.
     process_index, process_count: which part of the split is read.
     report: as for `evaluation_batches`.
 
@@ -105,8 +109,8 @@ def training_batches(
     augmentation's dtype, label [B] int32.
 
   Raises:
-    InputError: a bad seed, step, process or batch size; while iterating, a
-      data set that cannot be read or has no image that can be decoded.
+    InputError: the seed, step, process or batch size is invalid; while
+      iterating, if the data set cannot be read or no image can be decoded.
   """
   _check_batch_size(batch_size)
   if start_step < 0:
@@ -134,7 +138,7 @@ def training_batches(
     batch_size,
     report=report,
     repair=_next_readable,
-    limit=split.num_examples,  # whole, as parts may differ with the epoch
+    limit=split.num_examples,  # of all parts, as a part may vary by epoch
   )
 
 
@@ -143,17 +147,17 @@ def _check_batch_size(batch_size):
     raise InputError(f'{batch_size=} must be at least 1')
 
 
-def _padded(found, empty, batch_size, num_batches):
+def _padded(decoded, empty, batch_size, num_batches):
   for _ in range(num_batches):
-    batch = next(found, None)
-    if batch is None:  # like the batches before it, but without a row
+    batch = next(decoded, None)
+    if batch is None:  # same keys, shapes and dtypes, but no rows
       batch = {key: value[:0] for key, value in empty.items()}
     empty = batch
     yield batches.pad(batch, batch_size)
 
 
 def _never_right(rows):
-  """Rows of `reading`, those unreadable under a label that is no class."""
+  """Yields decoding's rows; unreadable ones get a label that is no class."""
   for row in rows:
     if row.pop('readable'):
       yield row
@@ -163,7 +167,7 @@ def _never_right(rows):
 
 
 def _next_readable(rows):
-  """Rows of `reading`, each unreadable one replaced by the next readable."""
+  """Yields decoding's rows; the next readable row replaces unreadable ones."""
   waiting = 1
   for row in rows:
     if row.pop('readable'):

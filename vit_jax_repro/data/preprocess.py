@@ -1,20 +1,21 @@
-"""From an encoded image file to the array a model is evaluated on.
+"""Evaluation preprocessing: from an encoded image file to a model's input.
 
-A preprocessing is called as `(encoded, image_size) -> image`, inside tf.data
-as well as eagerly:
+A preprocessing is called as `(encoded, image_size) -> image`, in tf.data or
+eagerly:
 
   encoded     scalar string tensor or bytes: a whole JPEG, PNG, GIF or BMP file
   image_size  (height, width) in pixels
   image       [height, width, 3] float32
 
-It starts from the encoded file because recipes differ in the decoder too.
-What each one does and what the choice costs: docs/data.md. Letters in shapes:
-H W pixels of the result, h w pixels of the file.
+It takes the encoded file because recipes also differ in the decoder.
+docs/data.md describes each preprocessing and the effect of the choice. Letters
+in shapes: H W pixels of the result, h w pixels of the file.
 """
 
 import dataclasses
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,32 +24,43 @@ from vit_jax_repro.data import pillow
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
 
-# Channel means and deviations, in units of 0..255 pixel values.
+# Channel means and standard deviations, in units of 0..255 pixel values.
 HALF = (127.5, 127.5, 127.5)  # to [-1, 1]: all Google ViT, Mixer, BiT files
-# Of ImageNet's training images, in timm (data/constants.py) and torchvision.
+# ImageNet's training images, from timm (data/constants.py) and torchvision.
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-  """One way to read an image for evaluation; call it as said at the top."""
+  """An evaluation preprocessing; see the top of this file for its call."""
 
-  name: str  # as model.json and --preprocessing give it
+  name: str  # in model.json and --preprocessing
   pixels: Callable[..., Any]  # (encoded, image_size) -> [H, W, 3] in [0, 255]
   source: str
   description: str
   decoder: str = 'TensorFlow'
-  dct_method: str = 'INTEGER_FAST'  # of JPEG, by TensorFlow's names for them
+  dct_method: str = 'INTEGER_FAST'  # JPEG's, by TensorFlow's name
   mean: tuple[float, float, float] = HALF  # subtracted, in units of 0..255
   std: tuple[float, float, float] = HALF  # divided by, in units of 0..255
-  # image_size -> crop_pct, with the filter then an argument of `pixels`; None:
-  # it has no such parameters.
+  # image_size -> crop_pct, passed to `pixels` together with `interpolation`.
+  # None: `pixels` takes neither.
   crop_pct: Callable[[tuple[int, int]], float] | None = None
   interpolation: str = 'bicubic'  # a key of pillow.FILTERS
 
-  def __call__(self, encoded, image_size):  # bytes -> [H, W, 3] float32
-    """Raises tf.errors.InvalidArgumentError: no image, or cut short."""
+  def __call__(self, encoded: Any, image_size: tuple[int, int]) -> Any:
+    """Decodes, resizes and normalises an image.
+
+    Args:
+      encoded: scalar string tensor or bytes, a whole image file.
+      image_size: (H, W) pixels.
+
+    Returns:
+      [H, W, 3] float32 tensor.
+
+    Raises:
+      tf.errors.InvalidArgumentError: the bytes are not an image, or truncated.
+    """
     options = {}
     if self.crop_pct is not None:
       options = dict(
@@ -58,16 +70,21 @@ class Preprocessing:
     return normalize(image, self.mean, self.std)
 
 
-def decode(encoded):  # bytes -> [h, w, 3] uint8
-  """Decodes to three channels, whatever the file has.
+def decode(encoded: Any) -> Any:
+  """Decodes an image file of any number of channels to three channels.
 
-  JPEG goes through TensorFlow's default decoder (the fast, slightly inexact
-  DCT), which the original pipelines use; Pillow differs by up to 18 of 255.
-  Grey images are repeated, alpha is dropped, the first frame of a GIF is
-  taken.
+  JPEG is decoded by TensorFlow's default decoder (the fast, slightly inexact
+  DCT), as in the original pipelines. Pillow differs by up to 18 of 255. Grey
+  is repeated and alpha is dropped. A GIF gives its first frame.
+
+  Args:
+    encoded: scalar string tensor or bytes, a whole JPEG, PNG, GIF or BMP file.
+
+  Returns:
+    [h, w, 3] uint8 tensor.
 
   Raises:
-    tf.errors.InvalidArgumentError: the bytes are no image, or cut short.
+    tf.errors.InvalidArgumentError: the bytes are not an image, or truncated.
   """
   tf = tensorflow()
   image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
@@ -75,25 +92,48 @@ def decode(encoded):  # bytes -> [h, w, 3] uint8
   return image
 
 
-def squash(  # [h, w, 3] -> [H, W, 3] float32
-  image, image_size, *, method='bilinear', antialias=False
-):
-  """Resizes to exactly `image_size`, whatever that does to the proportions.
+def squash(
+  image: Any,
+  image_size: Any,
+  *,
+  method: str = 'bilinear',
+  antialias: bool = False,
+) -> Any:
+  """Resizes to exactly `image_size` without keeping the proportions.
 
-  Bilinear with half-pixel centres and without antialiasing, the defaults of
-  `tf.image.resize`; an antialiased resize of a photograph moves single
-  values by more than 1 in [-1, 1].
+  The defaults are those of `tf.image.resize`: bilinear with half-pixel centres
+  and no antialiasing. Antialiasing a photograph changes single values by more
+  than 1 in [-1, 1].
+
+  Args:
+    image: [h, w, 3] tensor.
+    image_size: (H, W) pixels, integers or a [2] int32 tensor.
+    method: of `tf.image.resize`.
+    antialias: of `tf.image.resize`.
+
+  Returns:
+    [H, W, 3] float32 tensor.
   """
   tf = tensorflow()
-  image = tf.cast(image, tf.float32)  # faster than resizing integers, and equal
+  image = tf.cast(image, tf.float32)  # the same values as for integers, faster
   return tf.image.resize(image, image_size, method=method, antialias=antialias)
 
 
-def normalize(image, mean=HALF, std=HALF):  # [..., 3] float32, of [0, 255]
-  """Subtracts and divides channel by channel; by default to [-1, 1]."""
+def normalize(
+  image: Any, mean: Sequence[float] = HALF, std: Sequence[float] = HALF
+) -> Any:
+  """Subtracts `mean` and divides by `std`; by default to [-1, 1].
+
+  Args:
+    image: [..., 3] float32 in 0..255.
+    mean, std: three numbers each, by channel, in units of 0..255.
+
+  Returns:
+    [..., 3] float32.
+  """
   if len({*mean}) == len({*std}) == 1:  # one number is faster than three
-    mean, std = mean[0], std[0]
-  return (image - np.float32(mean)) / np.float32(std)
+    return (image - np.float32(mean[0])) / np.float32(std[0])
+  return (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
 def _squashed(encoded, image_size):  # bytes -> [H, W, 3] float32
@@ -107,11 +147,11 @@ _SHORT_SIDE_RATIO = (8, 7)  # 256 / 224, for every other size
 
 
 def _area_and_crop(encoded, image_size):  # bytes -> [H, W, 3] float32
-  """`resize_small` and `central_crop` of big_vision (pp/ops_image.py).
+  """Applies big_vision's `resize_small` and `central_crop` (pp/ops_image.py).
 
-  Resized by the area method to the smallest size that covers the short side
-  (of either direction, where H and W differ), cut off to whole values, and
-  cropped, where a half pixel goes to the top and left.
+  The area method resizes to the smallest size that covers the short side, or
+  both short sides if H and W differ. Values are truncated to integers. A crop
+  with an odd margin starts half a pixel further to the top and left.
   """
   tf = tensorflow()
   image = decode(encoded)
@@ -132,13 +172,14 @@ def _area_and_crop(encoded, image_size):  # bytes -> [H, W, 3] float32
 def _resize_and_crop(  # bytes -> [H, W, 3] float32
   encoded, image_size, *, crop_pct, interpolation
 ):
-  """timm's `transforms_imagenet_eval`, DeiT's `build_transform` (datasets.py).
+  """Applies timm's `transforms_imagenet_eval`.
 
-  The short side is resized to size / crop_pct, rounded down. DeiT leaves
-  images for 32 pixels and less (CIFAR) as they are; here they are resized.
+  This is also DeiT's `build_transform` (datasets.py). The short side is resized
+  to size / crop_pct, rounded down. DeiT does not resize images for sizes of at
+  most 32 pixels (CIFAR); this function does.
 
   Raises:
-    InputError: crop_pct makes a side of more than `MAX_IMAGE_SIZE`.
+    InputError: crop_pct makes a side longer than `MAX_IMAGE_SIZE`.
   """
   scaled = tuple(int(side / crop_pct) for side in image_size)
   if max(scaled) > MAX_IMAGE_SIZE:
@@ -151,22 +192,26 @@ def _resize_and_crop(  # bytes -> [H, W, 3] float32
 
 
 def _timm_crop_pct(image_size):
-  """0.9, and 1.0 from 384 pixels: timm's vision_transformer.py, Google files.
+  """Returns 0.9, or 1.0 from 384 pixels on.
 
-  So too for its DeiT files (deit.py).
+  timm has these for Google's files (vision_transformer.py) and for its DeiT
+  files (deit.py).
   """
   return 0.9 if min(image_size) < 384 else 1.0
 
 
 def _deit_crop_pct(image_size):
-  """The default of --eval-crop-ratio in DeiT's main.py, at every size."""
+  """Returns the default of --eval-crop-ratio in DeiT's main.py, at any size."""
   del image_size
   return 0.875
 
 
-_PILLOW = {'decoder': 'Pillow', 'dct_method': 'INTEGER_ACCURATE'}
+_PILLOW: dict[str, Any] = {
+  'decoder': 'Pillow',
+  'dct_method': 'INTEGER_ACCURATE',
+}
 
-# By name, as model.json and --preprocessing give it.
+# By name, as in model.json and --preprocessing.
 PREPROCESSINGS = {
   entry.name: entry
   for entry in (
@@ -210,16 +255,18 @@ PREPROCESSINGS = {
 }
 
 
-# Far above any published model's 560; what is larger is a slip of the keyboard
-# that would take all memory.
+# Far above the 560 pixels of any published model. A larger size is a typing
+# error that would use all memory.
 MAX_IMAGE_SIZE = 8192
 
 
-def check_image_size(image_size):
-  """Turns `S` or `(H, W)` into `(H, W)`, positive integers both.
+def check_image_size(
+  image_size: int | tuple[int, ...] | list[int],
+) -> tuple[int, int]:
+  """Converts `S` or `(H, W)` to `(H, W)`, two positive integers.
 
   Raises:
-    InputError: it is neither, or a side is above `MAX_IMAGE_SIZE`.
+    InputError: `image_size` is neither, or a side is above `MAX_IMAGE_SIZE`.
   """
   sides = image_size if isinstance(image_size, tuple | list) else (image_size,)
   sides = tuple(sides) * (2 if len(sides) == 1 else 1)
@@ -235,22 +282,19 @@ def check_image_size(image_size):
       f'image size {image_size!r} is above {MAX_IMAGE_SIZE} pixels, the '
       'largest side that is read'
     )
-  return sides
+  return sides[0], sides[1]
 
 
-def pick_preprocessing(name):
-  """The preprocessing of a name.
+def pick_preprocessing(name: str) -> Preprocessing:
+  """Returns the preprocessing of a name.
 
   Args:
-    name: in PREPROCESSINGS; `timm` and `deit` take parameters, as in
+    name: in PREPROCESSINGS. `timm` and `deit` take parameters, as in
       'timm:crop_pct=0.95' and 'timm:crop_pct=1.0,interpolation=bilinear'.
 
-  Returns:
-    Preprocessing.
-
   Raises:
-    InputError: unknown name, parameter or filter, or a crop_pct outside
-      (0, 1].
+    InputError: the name, a parameter or the filter is unknown, or crop_pct is
+      outside (0, 1].
   """
   base, colon, parameters = str(name).partition(':')
   if base not in PREPROCESSINGS:
@@ -296,8 +340,13 @@ def _crop_pct(name, text):
   return crop_pct
 
 
-def read_image(path, *, preprocessing, image_size):
-  """Reads one image file.
+def read_image(
+  path: str | os.PathLike,
+  *,
+  preprocessing: str,
+  image_size: int | tuple[int, ...] | list[int],
+) -> np.ndarray:
+  """Reads and preprocesses one image file.
 
   Args:
     path: of a JPEG, PNG, GIF or BMP file.
@@ -308,8 +357,9 @@ def read_image(path, *, preprocessing, image_size):
     [H, W, 3] float32 numpy array.
 
   Raises:
-    OSError: there is no such file, or it cannot be read.
-    InputError: it is no image, or damaged; unknown preprocessing; bad size.
+    OSError: the file does not exist or cannot be read.
+    InputError: the file is not an image or damaged, the preprocessing is
+      unknown, or the size is invalid.
   """
   function = pick_preprocessing(preprocessing)
   image_size = check_image_size(image_size)
@@ -321,16 +371,19 @@ def read_image(path, *, preprocessing, image_size):
     raise InputError(undecodable(path, first_line(error))) from None
 
 
-def undecodable(name, why):
-  """One line about an image that could not be decoded."""
+def undecodable(name: str | os.PathLike, why: str) -> str:
+  """Returns a one-line message about an image that could not be decoded."""
   return f'{name} is not a readable JPEG, PNG, GIF or BMP image ({why})'
 
 
-def first_line(error):
-  """What a TensorFlow error says, without where in a graph it happened.
+def first_line(error: Any) -> str:
+  """Returns a TensorFlow error's message without its location in the graph.
 
-  Nor where in Python: what `tf.numpy_function` raises comes with its type
-  before it and a traceback below.
+  Errors of `tf.numpy_function` also lose the exception type before the message
+  and the Python traceback below it.
+
+  Args:
+    error: a tf.errors.OpError.
   """
   line = error.message.splitlines()[0].split(' [Op:')[0]
   line = re.sub(r'{{.*?}} *', '', line).strip()

@@ -1,15 +1,17 @@
-"""RandAugment as AugReg and as DeiT used it: a few random operations in a row.
+"""RandAugment as in AugReg and in DeiT: a sequence of random operations.
 
-The operations are those of distortions.py; here is which of them a policy
-draws from, and what a magnitude means for each.
+image_ops.py implements the operations. This file defines which operations a
+policy draws from and how a magnitude scales each of them.
 """
+
+from typing import Any
 
 from vit_jax_repro.data import image_ops
 from vit_jax_repro.data.order import fold_in
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
 
-# The keys of a layer, by what is drawn from them.
+# The random keys of a layer.
 _OPERATION, _SIGN, _PLACE, _WHETHER, _MAGNITUDE = range(5)
 
 # big_vision/pp/autoaugment.py: _MAX_LEVEL, and the arguments of RandAugment.
@@ -17,7 +19,7 @@ _MAX_LEVEL = 10
 _CUTOUT = 40  # pixels, half a side, at magnitude 10
 _TRANSLATE = 100  # pixels at magnitude 10
 _BIG_VISION_FILL = 128
-# Both sources alike: what magnitude 10 stands for.
+# Amounts at magnitude 10, the same in both sources.
 _ROTATE = 30.0  # degrees
 _SHEAR = 0.3
 _SOLARIZE_ADD = 110
@@ -27,41 +29,49 @@ _ENHANCE = 0.9  # at magnitude 10
 _LEAST_FACTOR = 0.1
 _DEIT_PROBABILITY = 0.5
 _DEIT_STD = 0.5  # 'mstd0.5' in the name of DeiT's policy
-# timm/data/transforms_factory.py: ImageNet's mean, 0.485 0.456 0.406, in 255.
+# timm/data/transforms_factory.py: ImageNet's mean, 0.485 0.456 0.406 of 255.
 _DEIT_FILL = (124, 116, 104)
 
 
-def randaugment(image, key, *, layers, magnitude, policy='big_vision'):
-  """Changes an image by `layers` operations, each drawn from all alike.
+def randaugment(
+  image: Any,
+  key: Any,
+  *,
+  layers: int,
+  magnitude: float,
+  policy: str = 'big_vision',
+) -> Any:
+  """Applies `layers` operations to an image, each drawn uniformly.
 
-  'big_vision' is AugReg's. It differs from the RandAugment paper
-  (arXiv:1909.13719), whose magnitudes go to 30 where here 10 is the scale and
-  larger ones go on in proportion:
-    - 16 operations in place of 14: without identity, with Invert, SolarizeAdd
+  'big_vision' is AugReg's policy. The RandAugment paper (arXiv:1909.13719) has
+  magnitudes up to 30. Here the scale is 10, and larger magnitudes extrapolate
+  linearly. Further differences from the paper:
+    - 16 operations instead of 14: without identity, with Invert, SolarizeAdd
       and Cutout;
     - contrast blends with the level H * W / 256, at most 255 (196 at 224 x
-      224 pixels), where the mean grey level is meant;
+      224 pixels), instead of the mean grey level;
     - colour, contrast, brightness and sharpness take 0.1 + 0.18 * magnitude:
-      weakest at 5, and far from nothing at 0;
+      the effect is weakest at 5, and strong at 0;
     - solarize's threshold, 25.6 * magnitude, is stored in eight bits: 0 at
       magnitudes 0, 10 and 20, which inverts the image, and 128 at 15
       (google-research/big_vision issue 110);
     - posterize keeps 0.4 * magnitude bits, more at higher magnitudes, and at
       least one, because TensorFlow shifts eight bits by seven at most.
-  Colour, autocontrast and sharpness round as Pillow does; big_vision's may
-  be off by one level.
+  Colour, autocontrast and sharpness round as in Pillow. big_vision's own
+  operations may differ by one level.
 
-  'deit' is timm's 'rand-m9-mstd0.5-inc1' where `magnitude` is 9 and `layers`
-  2: 15 operations, without Cutout; each is left out in half of the cases;
-  magnitudes are drawn from a normal distribution around `magnitude` and
-  clipped to 0..10, and more is stronger throughout; pixels are moved by
-  bicubic interpolation, which is DeiT's training interpolation, and what
-  comes from outside is ImageNet's mean colour.
+  'deit' with `magnitude` 9 and `layers` 2 is timm's 'rand-m9-mstd0.5-inc1':
+    - 15 operations, without Cutout; each is skipped with probability 0.5;
+    - magnitudes are drawn from a normal distribution around `magnitude` and
+      clipped to 0..10; a higher magnitude is a stronger effect for each
+      operation;
+    - geometric operations use bicubic interpolation, DeiT's training
+      interpolation, and fill with ImageNet's mean colour.
 
   Args:
     image: [H, W, 3] uint8; H and W may be unknown.
-    key: [2] int64, see keys.py.
-    layers: an int from 0 on.
+    key: [2] int64, see order.py.
+    layers: an int, at least 0.
     magnitude: an int or float; 0..20 for big_vision, 0..10 for deit.
     policy: 'big_vision' or 'deit'.
 
@@ -69,8 +79,8 @@ def randaugment(image, key, *, layers, magnitude, policy='big_vision'):
     [H, W, 3] uint8.
 
   Raises:
-    InputError: layers, magnitude or policy that cannot be; an image that is
-      not uint8.
+    InputError: layers, magnitude or policy is not allowed, or the image is not
+      uint8.
   """
   check(layers=layers, magnitude=magnitude, policy=policy)
   tf = tensorflow()
@@ -83,8 +93,8 @@ def randaugment(image, key, *, layers, magnitude, policy='big_vision'):
   return image
 
 
-def check(*, layers, magnitude, policy='big_vision'):
-  """Raises the ValueErrors of `randaugment` about its settings."""
+def check(*, layers: int, magnitude: float, policy: str = 'big_vision') -> None:
+  """Raises InputError if `randaugment` does not allow these settings."""
   if policy not in _POLICIES:
     raise InputError(
       f'unknown RandAugment {policy=}; choose from {sorted(_POLICIES)}'
@@ -114,12 +124,13 @@ def _one_layer(image, magnitude, key, policy):
   if policy == 'deit':
     whether = tf.random.stateless_uniform([], fold_in(key, _WHETHER))
     index = tf.where(whether < _DEIT_PROBABILITY, index, len(branches))
-  # Only the branch that is drawn is computed; any other index: the last one.
+  # switch_case computes the drawn branch only. An index out of range takes the
+  # last branch, which returns the image unchanged.
   return tf.switch_case(index, list(branches.values()), lambda: image)
 
 
 def _big_vision(image, part, key):
-  """The operations by name, functions without arguments.
+  """Returns the operations by name, as functions without arguments.
 
   Args:
     image: [H, W, 3] uint8.
@@ -135,7 +146,7 @@ def _big_vision(image, part, key):
   def signed(amount):
     return _signed(amount, key)
 
-  def level():  # where the mean is meant: the pixels' number / 256
+  def level():  # number of pixels / 256, in place of the mean
     tf = tensorflow()
     pixels = tf.cast(tf.reduce_prod(tf.shape(image)[:2]), tf.float32)
     return tf.minimum(tf.floor(pixels / 256), 255)
@@ -172,7 +183,7 @@ def _big_vision(image, part, key):
 
 
 def _deit(image, part, key):
-  """As `_big_vision`; `part` is a float32 scalar tensor."""
+  """Returns operations as `_big_vision`; `part` is a float32 scalar tensor."""
   tf = tensorflow()
 
   def moved(*origin, **origins):
@@ -219,23 +230,24 @@ def _deit(image, part, key):
 
 
 def _signed(amount, key):
-  """The amount or its negative, either in half of the cases."""
+  """Negates the amount with probability 0.5."""
   tf = tensorflow()
   number = tf.random.stateless_uniform([], fold_in(key, _SIGN))
   return tf.where(number < 0.5, -amount, amount)
 
 
 def _center(image, origin):
-  """(y, x) of the image's middle.
+  """Returns (y, x) of the image's centre.
 
-  Counted from the first pixel's corner, or its middle if `origin` is -0.5.
+  Coordinates start at the first pixel's corner, or at its centre if `origin` is
+  -0.5.
   """
   tf = tensorflow()
   height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32) / 2)
   return height + origin, width + origin
 
 
-_POLICIES = {  # name: its operations, the largest magnitude
+_POLICIES = {  # name: (operations, largest magnitude)
   'big_vision': (_big_vision, 20),
   'deit': (_deit, _MAX_LEVEL),
 }

@@ -1,20 +1,22 @@
-"""TensorFlow as this package uses it: on the host, to read images, only."""
+"""TensorFlow on the host CPU, used only for reading images."""
 
 import contextlib
 import ctypes
 import functools
 import io
 import os
+from collections.abc import Callable, Generator
+from typing import Any
 
 from absl import logging
 
 
 @functools.cache
-def tensorflow():
-  """Imports TensorFlow, hides every accelerator from it, keeps it quiet.
+def tensorflow() -> Any:
+  """Imports TensorFlow, hides all accelerators from it and silences it.
 
-  An accelerator belongs to JAX; TensorFlow would reserve its memory. This
-  must come before anything else has made TensorFlow look at its devices.
+  Accelerators belong to JAX, and TensorFlow would reserve their memory. This
+  function must run before any code makes TensorFlow initialise its devices.
 
   Returns:
     The `tensorflow` module.
@@ -24,8 +26,8 @@ def tensorflow():
   """
   if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':  # what JAX sets
     os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
-  # Images are decoded and resized here, nothing oneDNN speeds up; with it
-  # TensorFlow prints a notice that no log level silences.
+  # oneDNN does not speed up decoding and resizing, and TensorFlow prints a
+  # notice about it at every log level.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   import tensorflow as tf
 
@@ -35,10 +37,18 @@ def tensorflow():
   return tf
 
 
-def parallel_map(dataset, function):
-  """`dataset.map` on as many images at a time as is fastest, in order.
+def parallel_map(dataset: Any, function: Callable[..., Any]) -> Any:
+  """Maps a function over a tf.data.Dataset in parallel and in order.
 
-  Without AutoGraph, which this package's functions do not need.
+  TensorFlow chooses the parallelism. AutoGraph is off because this package's
+  functions do not need it.
+
+  Args:
+    dataset: a tf.data.Dataset.
+    function: of an element, made of TensorFlow operations.
+
+  Returns:
+    tf.data.Dataset.
   """
   tf = tensorflow()
   return dataset.map(
@@ -48,18 +58,18 @@ def parallel_map(dataset, function):
   )
 
 
-# Of mallopt in glibc's malloc.h.
+# Parameters of mallopt in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BLOCK = 2**30  # bytes
 
 
 @functools.cache
-def keep_memory():
-  """Lets this process keep the memory of batches for the next ones.
+def keep_memory() -> None:
+  """Makes this process reuse the memory of earlier batches.
 
-  Otherwise each batch is given back to the system, and gets its pages anew,
-  zeroed, a fifth of the time that reading images takes. glibc alone; where
-  another C library is, nothing happens.
+  Otherwise the system takes back the pages of each batch and zeroes the pages
+  of the next one, which takes a fifth of the time for reading images. This
+  works with glibc only and does nothing with other C libraries.
   """
   try:
     mallopt = ctypes.CDLL(None).mallopt
@@ -70,10 +80,10 @@ def keep_memory():
 
 
 @contextlib.contextmanager
-def silence():
-  """Keeps TFDS's announcements, warnings and progress bars off the terminal.
+def silence() -> Generator[None, None, None]:
+  """Keeps TFDS's notices, warnings and progress bars off the terminal.
 
-  What goes wrong comes as an exception all the same.
+  Exceptions are not affected.
   """
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)

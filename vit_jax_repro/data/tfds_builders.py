@@ -1,31 +1,32 @@
-"""TFDS data sets by name, and preparing the ones that are not there yet."""
+"""TFDS builders by name, and preparation of data sets that are missing."""
 
 import difflib
 import os
 import pathlib
 import shlex
+from typing import Any
 
 from vit_jax_repro.data import catalogue, digits, vtab
 from vit_jax_repro.data.tf_host import silence, tensorflow
 from vit_jax_repro.errors import InputError
 
 _SUGGESTIONS = 3
-_TELLING = 3  # letters that the beginning of a name must have to suggest it
-_FULL = ('No space left', 'File too large', 'quota')  # a disk, or what it gives
+_SHORTEST_PREFIX = 3  # letters of a name's prefix for a suggestion
+_FULL = ('No space left', 'File too large', 'quota')  # no space left
 
 
-def find(name, data_dir):
-  """The builder of a data set, prepared or not; nothing is fetched.
+def find(name: str, data_dir: str | os.PathLike | None) -> Any:
+  """Returns the builder of a data set, prepared or not; downloads nothing.
 
   Args:
-    name: as TFDS writes it, such as 'eurosat/rgb:2.0.0'.
+    name: in TFDS's notation, such as 'eurosat/rgb:2.0.0'.
     data_dir: the TFDS directory; None means TFDS's own default.
 
   Returns:
-    tfds.core.DatasetBuilder; None when TFDS knows no such name.
+    tfds.core.DatasetBuilder, or None if TFDS has no data set of that name.
 
   Raises:
-    InputError: there is no such configuration or version of it.
+    InputError: the data set has no such configuration or version.
   """
   tensorflow()
   import tensorflow_datasets as tfds
@@ -64,8 +65,8 @@ def _check_configuration(name):
   )
 
 
-def unknown(name):
-  """The message about a name that is none, with the nearest ones there are."""
+def unknown(name: str) -> str:
+  """Returns the message about an unknown name, with the most similar names."""
   tensorflow()
   import tensorflow_datasets as tfds
 
@@ -88,29 +89,38 @@ def unknown(name):
 
 
 def _nearest(name, names):
-  """The few of `names` that are most like `name`, those it begins first."""
+  """Returns the `names` most similar to `name`, those with its prefix first."""
   original = {known.lower(): known for known in names}
   name = name.lower()
   begun = sorted(known for known in original if known.startswith(name))
   close = difflib.get_close_matches(name, original, _SUGGESTIONS)
-  found = dict.fromkeys([*(begun if len(name) >= _TELLING else []), *close])
+  long_enough = len(name) >= _SHORTEST_PREFIX
+  found = dict.fromkeys([*(begun if long_enough else []), *close])
   return [original[known] for known in list(found)[:_SUGGESTIONS]]
 
 
-def prepare(name, builder, split, *, manual_dir=None, download=False):
-  """Prepares a data set that is not there, or says what to do.
+def prepare(
+  name: str,
+  builder: Any,
+  split: str,
+  *,
+  manual_dir: str | os.PathLike | None = None,
+  download: bool = False,
+) -> None:
+  """Prepares a missing data set, or raises an error with instructions.
 
   Args:
-    name: as it shall be called in messages.
+    name: the data set's name in messages.
     builder: its tfds.core.DatasetBuilder.
-    split: the split that is wanted, as TFDS writes it.
-    manual_dir: folder of what TFDS cannot fetch itself, for a set of which
-      that is true; by itself it is no leave to download any other.
-    download: whether TFDS may fetch the rest.
+    split: the requested split in TFDS's notation.
+    manual_dir: folder of the files that TFDS cannot download for this data set.
+      It does not permit downloads of data sets that need no such files.
+    download: whether TFDS may download the other files.
 
   Raises:
-    FileNotFoundError: neither is given, or the folder lacks a file.
-    OSError: the set cannot be fetched, understood or written.
+    FileNotFoundError: neither `manual_dir` nor `download` permits preparing
+      this set, or the folder lacks a file.
+    OSError: the set cannot be downloaded, read or written.
   """
   manual = catalogue.manual_of(builder.name)
   where = str(builder.data_dir)
@@ -126,7 +136,7 @@ def prepare(name, builder, split, *, manual_dir=None, download=False):
   config = tfds.download.DownloadConfig(manual_dir=manual_dir)
   try:
     builder.download_and_prepare(download_config=config)
-  except Exception as error:  # TFDS, TensorFlow and what they call have many
+  except Exception as error:  # TFDS and TensorFlow raise many types
     raise OSError(
       f'cannot prepare data set {name!r} in {where}: '
       f'{first_line(error)}{_remedy(error, where)}'
@@ -167,18 +177,18 @@ def _check_manual(name, manual, folder, split):
 
 
 def _manual_folder(builder):
-  """Where TFDS looks if it is not told."""
+  """Returns TFDS's default manual folder."""
   return os.path.join(_root(builder), 'downloads', 'manual')
 
 
 def _root(builder):
-  """The TFDS directory, above NAME[/CONFIG]/VERSION."""
+  """Returns the TFDS directory, above NAME[/CONFIG]/VERSION."""
   above = pathlib.Path(builder.data_dir).parents
   return str(above[2 if builder.builder_config else 1])
 
 
 def _build_name(builder):
-  """NAME[/CONFIG]:VERSION, what `tfds build` takes."""
+  """Returns NAME[/CONFIG]:VERSION for `tfds build`."""
   config = builder.builder_config
   name = f'{builder.name}/{config.name}' if config else builder.name
   return f'{name}:{builder.version}'
@@ -193,10 +203,13 @@ def _remedy(error, where):
   return ''
 
 
-def first_line(error):
-  """The first line of an error's message that says something."""
+def first_line(error: BaseException) -> str:
+  """Returns the first line of an error's message, or the error's type.
+
+  If the line introduces a list, the introduction is removed.
+  """
   text = str(error).strip()
   line = text.splitlines()[0].rstrip() if text else type(error).__name__
-  if line.endswith(':'):  # a list would follow: leave out its announcement
+  if line.endswith(':'):
     line = line.rpartition('. ')[0] or line[:-1]
   return line

@@ -1,14 +1,14 @@
-"""Prepared TFDS data sets, read from their files.
+"""Reading of prepared TFDS data sets from their files.
 
-An example is known by its file's name and its place in it, as TFDS has it:
-'cifar10-train.tfrecord-00000-of-00001__17'.
+The id of an example is TFDS's: the name of its file and its position there, as
+in 'cifar10-train.tfrecord-00000-of-00001__17'.
 """
 
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Self
 
 import numpy as np
 
@@ -17,12 +17,12 @@ from vit_jax_repro.data.order import fold_in
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
 
-# How many files are read in turn and how many examples at a time. The order
-# of examples depends on them.
+# Files that are interleaved, and consecutive examples of each. The order of
+# examples depends on both.
 _FILES_AT_ONCE = 16
 _EXAMPLES_IN_TURN = 16
 
-_FILES, _EXAMPLES = range(2)  # keys, by what is shuffled with them
+_FILES, _EXAMPLES = range(2)  # random keys of the two shuffles
 
 
 def _same(value, *_):
@@ -37,25 +37,25 @@ def _multi_hot(labels, num_classes):  # [n] int64 -> [K] int64
 
 @dataclasses.dataclass(frozen=True)
 class ExampleReading:
-  """How image and label come out of an example, in TensorFlow operations."""
+  """TensorFlow operations that convert an example to image and label."""
 
-  feature: str = 'label'  # what the label is made from
-  parts: tuple[str, ...] = ()  # of it, where it is a sequence of dicts
+  feature: str = 'label'  # the feature that gives the label
+  parts: tuple[str, ...] = ()  # its decoded keys, if it is a sequence of dicts
   # (decoded feature, K) -> label, int64: a scalar, or [K] with 1 for each
-  # class that the image is of.
+  # class of the image.
   label: Callable = _same
   multi_label: bool = False  # whether labels are [K]
   class_names: tuple[str, ...] = ()  # empty: those of the feature
   image: Callable = _same  # encoded file -> encoded file
-  name: str = ''  # that sets it apart from others of the same data set
+  name: str = ''  # distinguishes several readings of one data set
 
-  def names(self, features):
-    """The class names, a tuple; features: what the data set consists of."""
+  def names(self, features: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the class names; features: those of the data set's info."""
     feature = features[self.feature]
     return self.class_names or tuple(getattr(feature, 'feature', feature).names)
 
-  def wanted(self):
-    """What is decoded, a tfds.decode.PartialDecoding."""
+  def wanted(self) -> Any:
+    """Returns the tfds.decode.PartialDecoding of the features it needs."""
     import tensorflow_datasets as tfds
 
     parts = dict.fromkeys(self.parts, True) if self.parts else True
@@ -64,8 +64,13 @@ class ExampleReading:
       decoders={'image': tfds.decode.SkipDecoding()},
     )
 
-  def check(self, name, features):
-    """Refuses a data set that has nothing to read, with a ValueError."""
+  def check(self, name: str, features: Any) -> None:
+    """Raises InputError if a data set's features do not fit this reading.
+
+    Args:
+      name: the data set's name in the message.
+      features: those of the data set's info.
+    """
     import tensorflow_datasets as tfds
 
     has = dict(features.items()) if hasattr(features, 'items') else {}
@@ -82,7 +87,7 @@ class ExampleReading:
 
 
 IMAGE_AND_LABEL = ExampleReading()
-READINGS = {  # by TFDS's name; that of all others is IMAGE_AND_LABEL
+READINGS = {  # by TFDS's name; all others have IMAGE_AND_LABEL
   'imagenet2012_real': ExampleReading(
     feature='real_label', label=_multi_hot, multi_label=True
   )
@@ -91,34 +96,39 @@ READINGS = {  # by TFDS's name; that of all others is IMAGE_AND_LABEL
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """What a split specification means, in a data set that is prepared."""
+  """The examples of a split of a prepared data set."""
 
   name: str
   builder: Any  # tfds.core.DatasetBuilder
   split: str
   reading: ExampleReading
-  # Of TFDS's instructions, each for one example; None: all of the split.
+  # TFDS's FileInstructions of one example each; None: the whole split.
   chosen: tuple[Any, ...] | None = None
 
   @property
-  def num_examples(self):
+  def num_examples(self) -> int:
+    """Returns the number of examples."""
     return sum(file.take for file in self._files())
 
   @property
-  def class_names(self):
+  def class_names(self) -> tuple[str, ...]:
+    """Returns the class names in label order."""
     return self.reading.names(self.builder.info.features)
 
   @property
-  def multi_label(self):
+  def multi_label(self) -> bool:
+    """Returns whether an image may have several classes, or none."""
     return self.reading.multi_label
 
-  def examples(self, process_index, process_count):
-    """See datasets.Split.examples."""
+  def examples(self, process_index: int, process_count: int) -> Any:
+    """Implements datasets.Split.examples."""
     files = self._files(process_index, process_count)
     return _read(*_columns(files))
 
-  def shuffled(self, key, shuffle_buffer, process_index, process_count):
-    """See datasets.Split.shuffled."""
+  def shuffled(
+    self, key: Any, shuffle_buffer: int, process_index: int, process_count: int
+  ) -> Any:
+    """Implements datasets.Split.shuffled."""
     tf = tensorflow()
     files = self._files(process_index, process_count)
     order = tf.random.experimental.stateless_shuffle(
@@ -134,8 +144,8 @@ class Files:
       reshuffle_each_iteration=False,
     )
 
-  def load(self, example):
-    """See datasets.Split.load."""
+  def load(self, example: Any) -> dict[str, Any]:
+    """Implements datasets.Split.load."""
     image, label = self._decode(example)
     return {
       'image': self.reading.image(image),
@@ -143,12 +153,12 @@ class Files:
       'id': example['id'],
     }
 
-  def locate(self, example_id):
-    """See datasets.Split.locate."""
+  def locate(self, example_id: str) -> str:
+    """Implements datasets.Split.locate."""
     return f'{example_id} of {self.name!r}'
 
-  def contents(self):
-    """See datasets.Split.fingerprint."""
+  def contents(self) -> Iterator[Any]:
+    """Yields the data that datasets.Split.fingerprint hashes."""
     import tensorflow_datasets as tfds
 
     yield self.builder.info.full_name
@@ -158,8 +168,8 @@ class Files:
       size = tfds.core.Path(file.filename).stat().length
       yield file.basename(), size, file.examples_in_shard, file.skip, file.take
 
-  def all_labels(self):
-    """[num_examples] labels, in the order of TFDS's instructions."""
+  def all_labels(self) -> np.ndarray:
+    """Returns [num_examples] int64 labels in the order of TFDS's files."""
     labels = []
     tf = tensorflow()
     for file in self._files():
@@ -170,8 +180,8 @@ class Files:
       labels += list(one_file.as_numpy_iterator())
     return np.array(labels, np.int64)
 
-  def subset(self, positions):
-    """The examples at these positions, counted as in `all_labels`."""
+  def subset(self, positions: Iterable[int]) -> Self:
+    """Returns the examples at these positions of `all_labels`."""
     singles = [
       dataclasses.replace(file, skip=place, take=1)
       for file in self._files()
@@ -182,7 +192,7 @@ class Files:
     )
 
   def _decode(self, example):
-    """An encoded image and a label, of what was read."""
+    """Returns the encoded image and the label of an element of `examples`."""
     wanted = self.reading.wanted()
     features = wanted.extract_features(self.builder.info.features)
     decoded = features.deserialize_example(
@@ -194,7 +204,7 @@ class Files:
     return decoded['image'], label
 
   def _files(self, process_index=0, process_count=1):
-    """TFDS's instructions on what to read: (filename, skip, take) and more."""
+    """Returns TFDS's FileInstructions: filename, skip, take and more."""
     if self.chosen is not None:
       return self.chosen[process_index::process_count]
     splits = self.builder.info.splits
@@ -202,14 +212,16 @@ class Files:
     return splits[part].file_instructions
 
 
-def open_files(name, split, builder, reading=None):
-  """The files of a split; raises what datasets.open_split says.
+def open_files(
+  name: str, split: str, builder: Any, reading: ExampleReading | None = None
+) -> Files:
+  """Opens the files of a split; raises as datasets.open_split.
 
   Args:
-    name: as it shall be called in messages.
-    split: as TFDS writes it.
-    builder: of a data set that is prepared.
-    reading: None means what READINGS has for it.
+    name: the data set's name in messages.
+    split: in TFDS's notation.
+    builder: tfds.core.DatasetBuilder of a prepared data set.
+    reading: None means the one in READINGS.
   """
   import tensorflow_datasets as tfds
 
@@ -239,7 +251,7 @@ def open_files(name, split, builder, reading=None):
 
 
 def _columns(files):
-  """Paths, names, first and last + 1 examples, one tensor each."""
+  """Returns tensors of paths, names, first examples and ends, one per file."""
   tf = tensorflow()
   first = np.array([file.skip for file in files], np.int64)
   count = np.array([file.take for file in files], np.int64)
@@ -249,7 +261,7 @@ def _columns(files):
 
 
 def _read(*columns):
-  """Dataset of {'serialized': string, 'id': string}, files in turn."""
+  """Returns a dataset of {'serialized': string, 'id': string}, interleaved."""
   tf = tensorflow()
 
   def one_file(path, name, first, stop):
@@ -272,10 +284,11 @@ def _read(*columns):
 
 
 def _part(split, splits, process_index, process_count):
-  """One process's share, contiguous, of what a split specification means.
+  """Returns one process's contiguous part of a split as a ReadInstruction.
 
-  `tfds.even_splits` divides each term of a sum such as 'train[90%:]+test' by
-  itself, so that the shares of a sum differ by more than one example.
+  `tfds.even_splits` is not used. It divides each term of a sum such as
+  'train[90%:]+test' separately, so the parts of a sum may differ by more than
+  one example.
   """
   import tensorflow_datasets as tfds
 

@@ -1,17 +1,18 @@
-"""The 19 tasks of VTAB-1k: how their labels come out of TFDS's data sets.
+"""The labels of the 19 tasks of VTAB-1k, computed from TFDS's data sets.
 
-A task is opened as `vtab/TASK`, such as `vtab/clevr-count`. Its data set,
-version, splits and classes are a row of catalogue.py; its images are those of
-the data set, 1-channel ones included, since whatever decodes them makes three
-channels. What is here are the tasks whose label is not a feature `label`.
+A task is opened as `vtab/TASK`, such as `vtab/clevr-count`. A row of
+catalogue.py has its data set, version, splits and classes. Its images are those
+of the data set. Some have one channel, but all decoders return three. This file
+defines the tasks whose label is not a feature `label`.
 
 Rules and numbers: google-research/task_adaptation, data/{clevr,dsprites,kitti,
-smallnorb}.py, and BiT (arXiv:1912.11370), appendix F. A bin of a distance has
-its upper edge and not its lower one.
+smallnorb}.py, and BiT (arXiv:1912.11370), appendix F. A distance bin includes
+its upper edge and excludes its lower one.
 
-The protocol was written for older versions of TFDS. Those of TFDS 4.9.10 are
-opened; `version` and `protocol` of a row differ for Pets alone (4.0.0 instead
-of 3.*.*), and KITTI is opened in the version that the protocol fixes.
+The protocol was written for older versions of TFDS. This package opens the
+versions of TFDS 4.9.10. `version` and `protocol` of a row differ only for Pets
+(4.0.0 instead of 3.*.*). KITTI is opened in the version that the protocol
+fixes.
 """
 
 import functools
@@ -21,11 +22,11 @@ from vit_jax_repro.data import catalogue, tfds_files
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.data.tfds_files import ExampleReading
 
-CLEVR_FEWEST = 3  # objects in a scene; ten at most
-CLEVR_EDGES = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)  # of pixel depths
+CLEVR_FEWEST = 3  # objects in a scene; the most are ten
+CLEVR_EDGES = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)  # bins of pixel depth
 KITTI_EDGES = (-100.0, 8.0, 20.0, 999.0)  # metres in front of the camera
-KITTI_VEHICLES = 3  # the first types: Car, Van and Truck
-DSPRITES_CLASSES = 16  # for 32 positions, and for 40 orientations
+KITTI_VEHICLES = 3  # types 0 to 2: Car, Van and Truck
+DSPRITES_CLASSES = 16  # for 32 positions and for 40 orientations
 DSPRITES_POSITIONS, DSPRITES_ORIENTATIONS = 32, 40
 
 
@@ -43,23 +44,23 @@ def _nearest_vehicle(objects, _):
   tf = tensorflow()
   ahead = objects['location'][:, 2]  # [n] float32
   ahead = tf.where(objects['type'] < KITTI_VEHICLES, ahead, float('inf'))
-  return _bin(tf.reduce_min(ahead), KITTI_EDGES)  # infinity for no vehicle
+  return _bin(tf.reduce_min(ahead), KITTI_EDGES)  # infinity without a vehicle
 
 
 def _bin(distance, edges):
-  """Index of the last edge below `distance`, an int64 scalar."""
+  """Returns the index of the last edge below `distance`, an int64 scalar."""
   tf = tensorflow()
   below = tf.constant(edges, tf.float32) < distance
   return tf.reduce_sum(tf.cast(below, tf.int64)) - 1
 
 
 def _grouped(value, _, *, num_values):
-  """Neighbouring values in one of DSPRITES_CLASSES, exact in integers."""
+  """Maps neighbouring values to one of DSPRITES_CLASSES, in integers."""
   return value * DSPRITES_CLASSES // num_values
 
 
 def _visible(encoded):
-  """A PNG of 0 and 1 as one of 0 and 255."""
+  """Converts a PNG of values 0 and 1 to one of 0 and 255."""
   tf = tensorflow()
   return tf.io.encode_png(tf.io.decode_png(encoded, channels=1) * 255)
 
@@ -116,6 +117,6 @@ TASKS = tuple(
 )
 
 
-def reading_of(task):
-  """How examples of a task in TASKS are read, a tfds_files.ExampleReading."""
+def reading_of(task: str) -> ExampleReading:
+  """Returns how to read the examples of a task in TASKS."""
   return _READINGS.get(task, tfds_files.IMAGE_AND_LABEL)
