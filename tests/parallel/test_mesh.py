@@ -181,7 +181,7 @@ def test_what_no_axis_divides_is_said_once():
   name = 'Transformer/encoderblock_1/MultiHeadDotProductAttention_0/out/kernel'
   assert specs(three.params)[name] == (None, None, 'fsdp')
   (line,) = meshes.unsharded_parameters(shapes_of(BIT, mesh).params, mesh)
-  assert line.startswith('model=2 divides nothing of a model without attention')
+  assert line.startswith('model=2 divides no parameter of a model without ')
   wide = meshes.create_mesh(fsdp=8)
   odd = {'head': {'kernel': jax.ShapeDtypeStruct((3, 10), np.float32)}}
   assert meshes.unsharded_parameters(odd, wide) == [

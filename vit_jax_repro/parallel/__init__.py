@@ -1,1 +1,1 @@
-"""Devices: the mesh, several processes, hardware to compile for."""
+"""Devices: the mesh, processes, accelerators, and targets of compilation."""

@@ -1,8 +1,8 @@
-"""Accelerators: their peaks, memory and links, as their makers publish them.
+"""Accelerators: peaks, memory and links, as the makers publish them.
 
-All figures are those of one JAX device: half a chip for TPU v2, v3 and v7x, a
-chip for the other TPUs, a card for GPUs. Units are 1e12 FLOP/s, GiB, and 1e9
-bytes a second in one direction.
+All figures are for one JAX device: half a chip of TPU v2, v3 and v7x, one chip
+of the other TPUs, one GPU card. Units are 1e12 FLOP/s, GiB, and 1e9 bytes per
+second in one direction.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ GIB = 2**30
 # Part of a card that JAX takes by default (docs.jax.dev, GPU memory
 # allocation); XLA_PYTHON_CLIENT_MEM_FRACTION is another part.
 _FRACTION = 0.75
-_TWO_DEVICES = ('v2', 'v3', 'v7x')  # of each chip
+_TWO_DEVICES = ('v2', 'v3', 'v7x')  # chips that JAX counts as two devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,20 +24,23 @@ class Chip:
   """One row of the table of accelerators.
 
   Attributes:
-    name: as `--target` spells it.
-    kinds: parts of the `device_kind` that JAX gives to such a device.
-    bfloat16: peak of dense products of bfloat16 numbers, summed in float32.
-    float32: peak of float32 products as JAX computes them by default:
-      bfloat16 passes on TPUs, TensorFloat-32 on NVIDIA cards from Ampere on.
-    memory: capacity in GiB; of a TPU what its runtime leaves to programs.
-    bandwidth: of that memory.
-    link: of one port to a neighbouring chip (TPU), or of all NVLinks of a
-      card to the switch or its peers, or of PCI Express where there are none.
-    network: to another host or slice; None where no standard machine has one.
-    source: of the figures.
+    name: the name for the flag `--target`.
+    kinds: strings of which `device_kind` in JAX contains one.
+    bfloat16: peak of dense bfloat16 products with float32 sums, or that of
+      float16 products if `has_bfloat16` is False.
+    float32: peak of float32 products with JAX's default precision: bfloat16
+      passes on TPUs, TensorFloat-32 on NVIDIA cards since Ampere.
+    memory: capacity in GiB; for a TPU the part that its runtime leaves to
+      programs.
+    bandwidth: bandwidth of that memory.
+    link: bandwidth of one port to a neighbouring chip (TPU), of all NVLinks of
+      a card to the switch or its peers, or of PCI Express without NVLink.
+    network: bandwidth to another host or slice; None if no standard machine
+      has such a network.
+    source: origin of the figures.
     has_bfloat16: whether it has units for bfloat16 products.
-    fixed: what XLA must know to compile for an NVIDIA card; see
-      `targets._CARD`.
+    fixed: properties of an NVIDIA card that XLA needs to compile for it, see
+      `targets._CARD`; None if unknown.
   """
 
   name: str
@@ -54,17 +57,17 @@ class Chip:
 
   @property
   def is_tpu(self) -> bool:
-    """Whether it is a TPU; all others are NVIDIA cards."""
+    """Returns whether the chip is a TPU; all others are NVIDIA cards."""
     return self.name.startswith('v') and self.name != 'v100'
 
   @property
   def can_be_compiled_for(self) -> bool:
-    """Whether programs can be compiled for it on a machine without it."""
+    """Returns whether a machine without the chip can compile for it."""
     return self.is_tpu or self.fixed is not None
 
   @property
   def devices_per_chip(self) -> int:
-    """The number of devices that JAX makes of a chip."""
+    """Returns the number of devices that JAX counts for a chip."""
     return 2 if self.name in _TWO_DEVICES else 1
 
   def peak(self, dtype: str) -> float:
@@ -72,7 +75,7 @@ class Chip:
     return 1e12 * (self.float32 if dtype == 'float32' else self.bfloat16)
 
   def usable(self) -> int:
-    """Returns the bytes that JAX takes of the memory of one device."""
+    """Returns the bytes of one device's memory that JAX reserves."""
     fraction = 1.0 if self.is_tpu else memory_fraction()
     return int(self.memory * GIB * fraction)
 
@@ -82,10 +85,10 @@ _V2 = 'Jouppi et al., CACM 63(7), 2020, table 1; ' + _CLOUD + 'v2'
 _V4 = 'arXiv:2304.01433, table 4; ' + _CLOUD
 _H100 = 'NVIDIA H100 data sheet; DGX H100 user guide (400 Gb/s a card)'
 _A100 = 'NVIDIA A100 data sheet; DGX A100 user guide (200 Gb/s a card)'
-_NO_BFLOAT16 = dict(has_bfloat16=False)  # the peak is that of float16
 
-# The memory of a TPU is what its compiler reports as available, less than in
-# its data sheet. The ICI figure of a page is for all ports, both ways.
+# The memory of a TPU is the available memory that its compiler reports, which
+# is less than in its data sheet. The ICI figure of a page is for all ports and
+# both directions.
 CHIPS = (
   Chip('v2', ('TPU v2',), 22.5, 22.5, 7.48, 350, 62, None, _V2),
   Chip('v3', ('TPU v3',), 61.5, 61.5, 15.48, 450, 70, None, _V4 + 'v3'),
@@ -99,9 +102,9 @@ CHIPS = (
   Chip('v7x', ('TPU7x', 'TPU v7x'), 1153.5, 1153.5, 94.74, 3690, 100, 6.25,
        _CLOUD + 'tpu7x'),
   Chip('v100', ('V100',), 125, 15.7, 32, 900, 150, 6.25,
-       'NVIDIA V100 data sheet (SXM2); DGX-1 user guide', **_NO_BFLOAT16),
+       'NVIDIA V100 data sheet (SXM2); DGX-1 user guide', has_bfloat16=False),
   Chip('t4', ('T4',), 65, 8.1, 15, 320, 16, None, 'NVIDIA T4 data sheet',
-       **_NO_BFLOAT16),
+       has_bfloat16=False),
   Chip('a10g', ('A10G',), 70, 35, 22.5, 600, 32, None,
        'Amazon EC2 G5 instances; NVIDIA A10G product brief'),
   Chip('a10', ('A10',), 125, 62.5, 22.5, 600, 32, None,
@@ -111,7 +114,7 @@ CHIPS = (
        'NVIDIA A40 data sheet'),
   Chip('a100-40gb', ('A100-SXM4-40GB', 'A100-PCIE-40GB'), 312, 156, 39.4,
        1555, 300, 25, _A100),
-  # The last column: see `targets._CARD`.
+  # `targets._CARD` explains the numbers in `fixed`.
   Chip('a100', ('A100',), 312, 156, 84987740160 / GIB, 2039, 300, 25, _A100,
        fixed=('NVIDIA A100-SXM4-80GB', 108, 64, 167936, 166912, 41943040, 1.41,
               (8, 0))),
@@ -135,11 +138,11 @@ CHIPS = (
 
 
 def chip_of(device_kind: str) -> Chip | None:
-  """Finds the chip of a `device_kind`; None if it is not in the table.
+  """Returns the chip of a `device_kind`; None if the table does not have it.
 
-  A kind contains a part of the table as whole words, of which the longest
-  decides: 'H100 PCIe' before 'H100'. A slice of a card and a laptop's card
-  are others.
+  The kind must contain one of `Chip.kinds` as whole words. The longest match
+  decides: 'H100 PCIe' before 'H100'. A slice of a card (MIG) and the card of a
+  laptop are not in the table.
   """
   if re.search(r'\b(MIG|Laptop|Max-Q)\b', device_kind):
     return None
@@ -159,7 +162,7 @@ def peak(device_kind: str, dtype: str) -> float | None:
 
 
 def advice_on_dtype(device: Any, dtype: str) -> str | None:
-  """Returns advice for a device that has no units for this dtype, or None."""
+  """Returns advice if a device has no units for a dtype, else None."""
   chip = chip_of(getattr(device, 'device_kind', ''))
   if chip is None or chip.has_bfloat16 or dtype != 'bfloat16':
     return None
@@ -170,7 +173,11 @@ def advice_on_dtype(device: Any, dtype: str) -> str | None:
 
 
 def memory_fraction() -> float:
-  """Returns the part of a card's memory that JAX takes."""
+  """Returns the part of a card's memory that JAX reserves.
+
+  Raises:
+    InputError: XLA_PYTHON_CLIENT_MEM_FRACTION is no number above 0.
+  """
   text = os.environ.get('XLA_PYTHON_CLIENT_MEM_FRACTION', '')
   try:
     fraction = float(text) if text else _FRACTION

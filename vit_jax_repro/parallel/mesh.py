@@ -1,15 +1,18 @@
-"""The device mesh and how batches and parameters lie on it.
+"""The device mesh, and the shardings of batches and parameters on it.
 
-Three axes: `data` and `fsdp` divide the batch, `fsdp` divides parameters and
-all that follows them too, `model` divides the work on one example.
+The mesh has three axes. `data` and `fsdp` divide the batch. `fsdp` also divides
+the parameters, the optimiser state and the averages. `model` divides the work
+on one example.
 """
 
 import math
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vit_jax_repro.errors import InputError
 
@@ -17,12 +20,19 @@ AXES = ('data', 'fsdp', 'model')
 BATCH_AXES = ('data', 'fsdp')
 
 
-def create_mesh(data=None, fsdp=1, model=1, *, devices=None):
+def create_mesh(
+  data: int | None = None,
+  fsdp: int = 1,
+  model: int = 1,
+  *,
+  devices: Sequence[Any] | None = None,
+) -> Mesh:
   """Returns a mesh over all devices of all processes.
 
   Args:
-    data, fsdp, model: sizes of the axes; `data=None` takes what is left.
-    devices: the devices to use, all there are by default.
+    data, fsdp, model: sizes of the axes; `data=None` stands for the number of
+      devices divided by the other two.
+    devices: the devices to use; by default all devices.
 
   Raises:
     InputError: the sizes do not multiply to the number of devices.
@@ -42,26 +52,26 @@ def create_mesh(data=None, fsdp=1, model=1, *, devices=None):
   )
 
 
-def batch_sharding(mesh):
-  """Examples divided over `data` and `fsdp`, every other axis whole."""
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of batches: `data` and `fsdp` divide axis 0."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def batch_shards(mesh):
-  """Parts that a batch is divided into."""
+def batch_shards(mesh: Mesh) -> int:
+  """Returns the number of parts into which a mesh divides a batch."""
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def replicated(mesh):
-  """Returns a whole copy on every device."""
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of an array with a whole copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-# How parameters lie on the mesh, by the end of their path; the first match
-# counts. `model` divides the heads of attention and the inner width of MLPs:
-# of two layers in a row the first by its outputs, the second by its inputs, so
-# that their results are summed once (arXiv:1909.08053, section 3). `fsdp`
-# divides the other large dimension. With each rule, what `model` divides.
+# Axes that divide the dimensions of a parameter, by the end of its path; the
+# first match counts. `model` divides the heads of attention and the units of
+# MLPs, which the third column names: the outputs of the first of two layers and
+# the inputs of the second, so that their results are summed once
+# (arXiv:1909.08053, section 3). `fsdp` divides the other large dimension.
 PARAMETER_RULES = (
   # [D, A, d], [A, d], [A, d, D], [2N-1, A, d]
   (r'(query|key|value)/kernel', ('fsdp', 'model', None), 'heads'),
@@ -73,24 +83,27 @@ PARAMETER_RULES = (
   (r'(MlpBlock_\d+|\w+_mixing)/Dense_0/bias', ('model',), 'units'),
   (r'(MlpBlock_\d+|\w+_mixing)/Dense_1/kernel', ('model', 'fsdp'), 'units'),
 )
-# Rows of a tile. A TPU moves whole tiles: 10 rows as if they were 16.
+# Rows of a tile. A TPU moves whole tiles, so that 10 rows cost as much as 16.
 TILE = 8
-# Blocks stacked on axis 0, which stays whole: a scan takes one at a time.
+# Stacked blocks. Axis 0 is never divided, because a scan takes one block of it
+# at a time.
 _STACKED = re.compile(r'(^|/)encoderblock/')
 
 
-def parameter_sharding(tree, mesh):
-  """Shardings of a tree of arrays that are parameters or follow them.
+def parameter_sharding(tree: Any, mesh: Mesh) -> Any:
+  """Returns the shardings of a tree of parameters or of a training state.
 
-  Optimiser state and averages that repeat the parameters' tree are found by
-  the same paths. Where `fsdp` does not divide the dimension of its rule, or
-  there is no rule, it divides the largest one that it can; dimensions whose
-  parts are multiples of `TILE` go before others. Vectors (biases, norms,
-  tokens) are small and stay whole. What no axis divides is whole on every
-  device: see `unsharded_parameters`.
+  Optimiser state and averages that repeat the parameters' tree get the same
+  shardings, because their paths have the same ends. If the size of `fsdp` does
+  not divide the dimension of its rule, or if there is no rule, `fsdp` divides
+  the largest dimension that it can; dimensions whose parts are multiples of
+  `TILE` have priority. Vectors (biases, norms, tokens) are small and are not
+  divided. An array that no axis divides is whole on every device, see
+  `unsharded_parameters`.
 
   Args:
     tree: arrays or shapes.
+    mesh: the device mesh.
 
   Returns:
     A tree of NamedShardings.
@@ -103,15 +116,16 @@ def parameter_sharding(tree, mesh):
   return jax.tree.map_with_path(place, tree)
 
 
-def unsharded_parameters(params, mesh):
+def unsharded_parameters(params: Any, mesh: Mesh) -> list[str]:
   """Returns one warning per parameter group that the mesh cannot shard.
 
   Args:
-    params: arrays or shapes, parameters alone.
+    params: arrays or shapes of the parameters, without optimiser state.
+    mesh: the device mesh.
 
   Returns:
-    A list of lines, empty where all is well; at most one for each number of
-    heads or units, and one for `fsdp`.
+    A list of lines: at most one for each number of heads or units, and one for
+    `fsdp`. It is empty if the mesh shards every group.
   """
   model, fsdp = mesh.shape['model'], mesh.shape['fsdp']
   ruled, kept, whole = False, {}, []
@@ -135,8 +149,8 @@ def unsharded_parameters(params, mesh):
   ]
   if model > 1 and not ruled:
     lines.append(
-      f'model={model} divides nothing of a model without attention and MLP: so '
-      'many devices each do the same work; use data or fsdp instead'
+      f'model={model} divides no parameter of a model without attention and '
+      f'MLP: {model} devices each do the same work; use data or fsdp instead'
     )
   if whole:
     more = f' and {len(whole) - 3} more' if len(whole) > 3 else ''
@@ -147,17 +161,17 @@ def unsharded_parameters(params, mesh):
   return lines
 
 
-def local_device(mesh):
-  """Returns a device of the mesh that this process owns, or its first one.
+def local_device(mesh: Mesh) -> Any:
+  """Returns a device of the mesh that this process owns, or its first device.
 
-  None is owned where a program is compiled for devices that are not there.
+  This process owns no device of a mesh that a program is only compiled for.
   """
   devices = list(mesh.devices.flat)
   here = jax.process_index()
   return next((d for d in devices if d.process_index == here), devices[0])
 
 
-def bytes_per_device(tree):
+def bytes_per_device(tree: Any) -> int:
   """Returns the bytes of a tree of arrays or sharded shapes on each device."""
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -165,12 +179,15 @@ def bytes_per_device(tree):
   )
 
 
-def parameter_axes(name, shape, mesh):
-  """Returns the mesh axes that divide each dimension: a list of tuples.
+def parameter_axes(
+  name: str, shape: Sequence[int], mesh: Mesh
+) -> list[tuple[str, ...]]:
+  """Returns the mesh axes that divide each dimension of a parameter.
 
   Args:
-    name: its path, of keys with '/' between them.
-    shape: of one block where blocks are stacked.
+    name: path of the parameter, of keys with '/' between them.
+    shape: shape of the parameter; of one block if blocks are stacked.
+    mesh: the device mesh.
   """
   first = _first(name)
   return _places(name, (1,) * first + tuple(shape), mesh)[first:]
@@ -195,7 +212,7 @@ def _places(name, shape, mesh):
   """Returns the axes that divide each dimension of an array."""
   axes, what = _rule(name, shape)
   left = list(shape)
-  places = [()] * len(shape)
+  places: list[tuple[str, ...]] = [()] * len(shape)
   if 'model' in axes:
     dimension = axes.index('model')
     if left[dimension] % mesh.shape['model'] == 0:
@@ -222,8 +239,11 @@ def _first(name):
   return 1 if _STACKED.search(name) else 0
 
 
-def put(tree, shardings):
-  """Places a tree that every process holds whole, as `shardings` say."""
+def put(tree: Any, shardings: Any) -> Any:
+  """Places a tree on the devices by a tree of shardings.
+
+  Every process must hold the whole tree.
+  """
 
   def place(leaf, sharding):
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -237,8 +257,8 @@ def put(tree, shardings):
   return jax.tree.map(place, tree, shardings)
 
 
-def with_shardings(tree, shardings):
-  """Returns the shapes of a tree of arrays, placed as `shardings` say."""
+def with_shardings(tree: Any, shardings: Any) -> Any:
+  """Returns a tree's shapes (jax.ShapeDtypeStruct) with the given shardings."""
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     tree,
@@ -246,17 +266,18 @@ def with_shardings(tree, shardings):
   )
 
 
-def local_batch_multiple(mesh):
-  """Returns the number that a process's rows must be a multiple of.
+def local_batch_multiple(mesh: Mesh) -> int:
+  """Returns the number that divides each process's rows of a batch.
 
   Raises:
-    InputError: processes share rows (the `model` axis crosses them), so that
-      each could not contribute its own.
+    InputError: the `model` axis crosses processes. They share rows then, so
+      that no process can contribute rows of its own.
   """
   num_shards = batch_shards(mesh)
   shards = batch_sharding(mesh).addressable_devices_indices_map((num_shards,))
-  num_local = len({rows.start for (rows,) in shards.values()})
+  starts = {index[0].start for index in shards.values() if index is not None}
   num_processes = len({d.process_index for d in mesh.devices.flat})
+  num_local = len(starts)
   if num_local * num_processes != num_shards:
     raise InputError(
       f'a mesh of {dict(mesh.shape)} puts the same examples into several of '
@@ -265,15 +286,18 @@ def local_batch_multiple(mesh):
   return num_local
 
 
-def to_global(batch, mesh):
+def to_global(
+  batch: Mapping[str, np.ndarray], mesh: Mesh
+) -> dict[str, jax.Array]:
   """Puts each process's numpy batch on the mesh as part of one global batch.
 
   Args:
-    batch: arrays [b, ...], b rows of this process, equal in all processes
-      and a multiple of `local_batch_multiple(mesh)`.
+    batch: arrays [b, ...] of this process. b must be the same number in all
+      processes and a multiple of `local_batch_multiple(mesh)`.
+    mesh: the device mesh.
 
   Returns:
-    The same keys, jax.Arrays [b * number of processes, ...].
+    Arrays [b * number of processes, ...] under the same keys.
   """
   sharding = batch_sharding(mesh)
   return {
@@ -282,8 +306,8 @@ def to_global(batch, mesh):
   }
 
 
-def replicate(tree, mesh):
-  """Copies a tree onto every device; leaves that lie on the mesh stay."""
+def replicate(tree: Any, mesh: Mesh) -> Any:
+  """Copies a tree to every device; leaves that are on the mesh are kept."""
   devices = set(mesh.devices.flat)
 
   def put(leaf):

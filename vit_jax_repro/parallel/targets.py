@@ -1,7 +1,7 @@
-"""Hardware that a program is compiled for, in this machine or not.
+"""Targets: hardware to compile a program for, which need not exist here.
 
-XLA's compilers for TPUs and NVIDIA cards come in wheels and run on any x86
-machine, so a program can be compiled for chips that are not there.
+XLA's compilers for TPUs and NVIDIA cards are in wheels and run on any x86
+machine, so they can compile a program for chips that this machine lacks.
 """
 
 import dataclasses
@@ -19,10 +19,8 @@ from vit_jax_repro.parallel import chips
 
 _BY_NAME = {chip.name: chip for chip in chips.CHIPS}
 _ALIASES = {'tpu7x': 'v7x', 'a100-80gb': 'a100'}
-# The spelling of libtpu where that differs, and generations of which two cores
-# make one device.
-_LIBTPU = {'v7x': 'tpu7x'}
-_MEGACORE = ('v4', 'v5p')
+_LIBTPU = {'v7x': 'tpu7x'}  # {name: different name in libtpu}
+_MEGACORE = ('v4', 'v5p')  # two cores are one device
 
 # XLA's GpuTargetConfigProto (stream_executor/device_description.proto) as
 # text. `Chip.fixed` has the name, the multiprocessors and float32 units of
@@ -58,11 +56,11 @@ device_description_str: "{name}"
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """Some chips of one kind that a program is compiled for.
+  """A number of chips of one kind to compile a program for.
 
   Attributes:
     chip: a row of `chips.CHIPS`.
-    shape: chips along each axis of a TPU slice, or (hosts, cards of each).
+    shape: chips along each axis of a TPU slice, or (hosts, cards per host).
   """
 
   chip: chips.Chip
@@ -70,23 +68,23 @@ class Target:
 
   @property
   def name(self) -> str:
-    """Returns the spelling of `--target`: 'v5e:2x4', 'h100', 'h100:1x8'."""
+    """Returns the value of `--target`: 'v5e:2x4', 'h100', 'h100:1x8'."""
     if not self.chip.is_tpu and self.shape == (1, 1):
       return self.chip.name
     return f'{self.chip.name}:{"x".join(map(str, self.shape))}'
 
   @property
   def num_chips(self) -> int:
-    """The number of chips of a slice, or of cards."""
+    """Returns the number of chips of a slice, or of cards."""
     return math.prod(self.shape)
 
   @property
   def num_devices(self) -> int:
-    """The number of devices that JAX counts: two a chip for some TPUs."""
+    """Returns the number of JAX devices, which is two per chip on some TPUs."""
     return self.num_chips * self.chip.devices_per_chip
 
   def check(self) -> None:
-    """Raises InputError where no program can be compiled for the chip here."""
+    """Raises an InputError if this machine cannot compile for the chip."""
     if not self.chip.can_be_compiled_for:
       names = ', '.join(c.name for c in chips.CHIPS if c.can_be_compiled_for)
       raise InputError(
@@ -99,14 +97,14 @@ class Target:
       self._check_card()
 
   def devices(self) -> list[Any]:
-    """Describes the devices to XLA; none of them need exist.
+    """Returns device descriptions for XLA; the devices need not exist.
 
-    Call it before anything else asks JAX for devices: from then on JAX
-    computes on this machine's processor alone.
+    Must be called before any other code initialises JAX's devices. Afterwards
+    JAX computes only on the CPU of this machine.
 
     Raises:
-      InputError: no program can be compiled for the chip or the shape here;
-        the message names what to install or choose.
+      InputError: this machine cannot compile for the chip or the shape; the
+        message names the package to install or a value to choose.
     """
     self.check()
     jax.config.update('jax_platforms', 'cpu')
@@ -121,8 +119,9 @@ class Target:
       )
 
   def _tpus(self):
-    os.environ['TPU_SKIP_MDS_QUERY'] = '1'  # ask no server what is attached
-    # Also while a run uses the chips of this machine.
+    # Keeps libtpu from asking the metadata server for attached chips.
+    os.environ['TPU_SKIP_MDS_QUERY'] = '1'
+    # Allows compilation while a run uses the chips of this machine.
     os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'] = '1'
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-8')
@@ -159,7 +158,7 @@ class Target:
       )
 
   def _cards(self):
-    jax.devices()  # so that JAX finds its plugins, once
+    jax.devices()  # loads JAX's plugins
     hosts, cards = self.shape
     return self._described(
       platform='cuda',
@@ -173,7 +172,7 @@ class Target:
 
     try:
       return list(topologies.get_topology_desc(**options).devices)
-    except Exception as error:  # of a compiler in a wheel: any class
+    except Exception as error:  # the compilers raise various classes
       line = ' '.join(str(error).split())[:200]
       what = 'could not be described to its compiler'
       if 'INVALID_ARGUMENT' in line:
@@ -182,10 +181,10 @@ class Target:
 
 
 def parse(text: str) -> Target:
-  """Reads a target: 'v5e:2x4', 'h100', or 'h100:1x8' (hosts x cards).
+  """Parses a target: 'v5e:2x4', 'h100', or 'h100:1x8' (hosts x cards).
 
   Raises:
-    InputError: an unknown chip, or a shape that it cannot have.
+    InputError: the chip is unknown, or it cannot have the shape.
   """
   name, _, sides = text.strip().lower().partition(':')
   chip = _BY_NAME.get(_ALIASES.get(name, name))
@@ -219,6 +218,7 @@ def _missing(module: str) -> bool:
 
 
 def _card(chip: chips.Chip) -> str:
+  assert chip.fixed is not None, 'check() refuses other cards'
   name, cores, units, shared, block, l2, clock, capability = chip.fixed
   major, minor = capability
   return _CARD.format(
