@@ -18,7 +18,7 @@ SECTIONS = (
   'How the paper supports it',
   'What is missing to check it',
   'Experiment',
-  'Beside the paper',
+  'Compared with the paper',
   'Questions',
 )
 SETTINGS = 'settings'
