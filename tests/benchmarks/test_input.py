@@ -1,4 +1,4 @@
-"""The contenders of `benchmark data`: what they read."""
+"""The contenders of `benchmark data`: the files and batches that they read."""
 
 import itertools
 import pathlib
@@ -16,7 +16,7 @@ def files(tmp_path_factory):
   return str(folder), input_benchmark.write_photographs(folder, 6)
 
 
-def test_photographs(files):
+def test_write_photographs(files):
   folder, description = files
   paths = sorted(pathlib.Path(folder).rglob('*.jpg'))
   assert len(paths) == description['number'] == 6
@@ -44,7 +44,7 @@ def first(files, name, number=3):
     (input_benchmark.USUAL, np.float32),
   ],
 )
-def test_images_are_of_the_form_that_is_claimed(files, name, dtype):
+def test_batches_have_the_shape_and_dtype_of_the_contender(files, name, dtype):
   for batch in first(files, name):
     assert batch['image'].shape == (4, 32, 32, 3)
     assert batch['image'].dtype == dtype
@@ -52,7 +52,7 @@ def test_images_are_of_the_form_that_is_claimed(files, name, dtype):
       assert -1 <= batch['image'].min() < 0 < batch['image'].max() <= 1
 
 
-def test_the_limit_decodes_the_boxes_of_training(files):
+def test_limits_decode_the_boxes_of_training(files):
   """Boxes of the same sizes, whose pixels resize to the same images."""
   sizes = np.concatenate(first(files, input_benchmark.DECODED))
   boxes = list(itertools.chain(*first(files, input_benchmark.HANDED)))

@@ -1,7 +1,8 @@
-"""How fast images are read, beside a limit and beside the usual way.
+"""Speed of the input pipelines, compared with plain decoding and tutorials.
 
-Each contender runs in a process of its own, all over the same files, and they
-are measured in turns, so that what else the machine does hits all alike.
+Each contender runs in a process of its own and reads the same files. They are
+measured in turns, so that other load on the machine affects all of them
+equally.
 """
 
 import contextlib
@@ -9,6 +10,8 @@ import dataclasses
 import pathlib
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -25,50 +28,62 @@ PHOTOGRAPH_SIZE = (375, 500)  # of most of ImageNet's images
 JPEG_QUALITY = 90
 DECODED, HANDED = 'boxes decoded', 'boxes handed over'
 USUAL = 'decode, crop, resize'
-# What each contender does, in the order of the table.
+# Description of each contender, in the order of the table.
 CONTENDERS = {
-  DECODED: 'the JPEG decoder on the boxes that training cuts out, and nothing '
-  'done with their pixels',
-  HANDED: 'the same boxes given to Python, one by one as they differ in size',
+  DECODED: 'the JPEG decoder on the boxes that training cuts out; their pixels '
+  'are discarded',
+  HANDED: 'the same boxes passed to Python, one by one as they differ in size',
   USUAL: 'whole JPEGs decoded, box cut out, resized, flipped, normalised',
-  'training': 'what `main` does by default',
+  'training': 'the default pipeline of `main`',
   'training, uint8': '--config.transfer_dtype=uint8',
   'training, exact': '--config.pp.exact_decode=True',
-  'evaluation': 'whole JPEGs squashed, as `evaluate` does by default',
+  'evaluation': 'whole JPEGs squashed, the default of `evaluate`',
 }
-_AHEAD = 2  # batches, for all contenders
-_WARM_UP = 8  # batches that are not timed, among them those made ahead
-_PAUSE = 0.5  # seconds, in which those that are not measured come to rest
+_AHEAD = 2  # prefetched batches, for all contenders
+_WARM_UP = 8  # untimed batches at the start, including the prefetched ones
+_PAUSE = 0.5  # seconds for the previous contender to become idle
 
 
 @dataclasses.dataclass(frozen=True)
 class InputSpeed:
-  """One row of the table."""
+  """The speed of one contender.
+
+  The figures without comments are the images per second of a single round.
+  """
 
   name: str
-  does: str
+  does: str  # a description
   images_per_sec: float  # median over the rounds
-  slowest: float  # round
+  slowest: float
   fastest: float
-  # Ratios to others' speeds, each the median over the rounds.
+  # Ratios to the speeds of other contenders, each the median over the rounds.
   over_decoded: float
   over_handed: float
   over_usual: float
 
 
-def measure(*, image_size, batch_size, num_images, rounds, num_batches, show):
-  """Measures all contenders.
+def measure(
+  *,
+  image_size: int | tuple[int, int],
+  batch_size: int,
+  num_images: int,
+  rounds: int,
+  num_batches: int,
+  show: Callable[[str], None],
+) -> tuple[list[InputSpeed], dict[str, Any]]:
+  """Measures the speed of all contenders.
 
   Args:
     image_size: S or (H, W) pixels of the result.
     batch_size: images of a batch.
-    num_images: JPEG files to write, in a temporary folder.
-    rounds: how often each contender is measured.
-    num_batches: that are timed in each round.
+    num_images: number of JPEG files to write, in a temporary folder.
+    rounds: number of times that each contender is measured.
+    num_batches: number of batches timed in each round.
     show: called with a line of text before each round.
 
   Returns:
-    A list of InputSpeed, and a dict that describes the files.
+    A list of InputSpeed, and a dict that describes the files; see
+    `write_photographs`.
   """
   import tempfile
 
@@ -92,15 +107,19 @@ def measure(*, image_size, batch_size, num_images, rounds, num_batches, show):
   return [_speed(name, rates) for name in CONTENDERS], files
 
 
-def write_photographs(folder, number):
-  """Parts of scikit-learn's two photographs as ROOT/train/NAME/*.jpg.
+def write_photographs(folder: str, number: int) -> dict[str, Any]:
+  """Writes parts of scikit-learn's two photographs as FOLDER/train/NAME/*.jpg.
 
-  Each is cut out at a place of its own, in the proportions of
-  `PHOTOGRAPH_SIZE` and at full height, resized to it with antialiasing, and
-  every second pair mirrored.
+  Each part is cut out at a random position, at full height and with the aspect
+  ratio of `PHOTOGRAPH_SIZE`, and resized to that size with antialiasing. Every
+  second pair is mirrored.
+
+  Args:
+    folder: the folder to write to.
+    number: number of files.
 
   Returns:
-    dict of number, size (H, W), quality and mean_bytes, for the record.
+    A dict of number, size (H, W), quality and mean_bytes.
   """
   from sklearn import datasets as sklearn_datasets
 
@@ -133,19 +152,28 @@ def write_photographs(folder, number):
   }
 
 
-def batches(name, folder, image_size, batch_size):
-  """The iterator of one contender, over the files of `write_photographs`."""
+def batches(
+  name: str, folder: str, image_size: int | tuple[int, int], batch_size: int
+) -> Iterator[Any]:
+  """Returns the iterator of one contender over files of `write_photographs`.
+
+  Args:
+    name: one of CONTENDERS.
+    folder: the argument of `write_photographs`.
+    image_size: S or (H, W) pixels of the result.
+    batch_size: images of a batch.
+  """
   if name == USUAL:
     return _usual(folder, image_size, batch_size)
   split = datasets.open_split(folder, 'train')
-  options = dict(
+  options: dict[str, Any] = dict(
     seed=0, start_step=0, batch_size=batch_size, shuffle_buffer=1000
   )
   if name in (DECODED, HANDED):
     return _boxes(split, options, handed_over=name == HANDED)
   if name == 'evaluation':
     return _evaluation(split, image_size, batch_size)
-  changes = {
+  changes: dict[str, dict[str, Any]] = {
     'training': {},
     'training, uint8': {'dtype': 'uint8'},
     'training, exact': {'exact_decode': True},
@@ -155,7 +183,7 @@ def batches(name, folder, image_size, batch_size):
 
 
 def _evaluation(split, image_size, batch_size):
-  """What `pipeline.evaluation_batches` reads, without an end."""
+  """Returns the batches of `pipeline.evaluation_batches`, repeated forever."""
   function = pick_preprocessing('vit_jax')
   size = check_image_size(image_size)
   return decoding.batches_of(
@@ -169,7 +197,7 @@ def _evaluation(split, image_size, batch_size):
 
 
 def _boxes(split, options, handed_over):
-  """The boxes that training cuts out, decoded: batches of sizes, or pixels."""
+  """Returns batches of the boxes that training cuts out, or of their sizes."""
   tf = tensorflow()
   seed, batch_size = options['seed'], options['batch_size']
 
@@ -193,7 +221,7 @@ def _in_batches(rows, batch_size):
 
 
 def _usual(folder, image_size, batch_size):
-  """The pipeline of many tutorials, stateful random operations and all."""
+  """Returns the pipeline of many tutorials, with stateful random operations."""
   tf = tensorflow()
   size = check_image_size(image_size)
 

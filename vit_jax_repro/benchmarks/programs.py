@@ -67,7 +67,7 @@ class Case:
   scan: bool = False
   remat: bool = False
   remat_policy: str = 'nothing'
-  mesh: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
+  mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
   target: str | None = None
 
 

@@ -1,17 +1,21 @@
-"""Contenders in processes of their own, which are told what to do by a pipe."""
+"""Worker processes for contenders, controlled through a pipe."""
 
 import contextlib
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
 
 
 @contextlib.contextmanager
 def worker(
-  target: Callable, *arguments, preload: Sequence[str] = ()
-) -> Iterator:
-  """A process that runs target(pipe, *arguments); yields the other end.
+  target: Callable, *arguments: Any, preload: Sequence[str] = ()
+) -> Generator[Connection]:
+  """Runs target(pipe, *arguments) in a process; yields its end of the pipe.
 
   Args:
+    target: function of the process, at module level.
+    *arguments: its further arguments.
     preload: modules to import once for all such processes.
   """
   context = multiprocessing.get_context('forkserver')
@@ -20,7 +24,7 @@ def worker(
   ours, theirs = context.Pipe()
   process = context.Process(target=target, args=(theirs, *arguments))
   process.start()
-  theirs.close()  # so that its end is noticed here
+  theirs.close()  # otherwise the end of the process would not close the pipe
   try:
     yield ours
   finally:
