@@ -50,7 +50,7 @@ def test_without_a_network(tmp_path):
   assert_one_line(
     run_verb('fetch', 'BiT-S-R50x1', f'--dir={tmp_path}'),
     'fetch: no source has BiT-S-R50x1: https://storage.googleapis.com/',
-    'the proxy does not answer. By hand: bring gs://bit_models/BiT-S-R50x1',
+    'the proxy does not answer. By hand: copy gs://bit_models/BiT-S-R50x1',
   )
   assert not list(tmp_path.iterdir())
 

@@ -79,12 +79,12 @@ def test_fine_tuned_files(path):
 def test_another_file(tmp_path, text):
   path = tmp_path / 'index.csv'
   path.write_text(text)
-  with pytest.raises(ValueError, match='get it again'):
+  with pytest.raises(ValueError, match='download it again'):
     augreg.read_index(path)
 
 
 def test_bytes_that_are_no_text(tmp_path):
   path = tmp_path / 'index.csv'
   path.write_bytes(b'\xff\xfe\0')
-  with pytest.raises(ValueError, match='get it again'):
+  with pytest.raises(ValueError, match='download it again'):
     augreg.read_index(path)

@@ -99,7 +99,7 @@ def test_augreg_files_beside_the_table():
     ('R_Ti_16', ('augreg/R_Ti_16-i21k-300ep',)),
     ('ViT-B16', ("no published file 'ViT-B16'; did you mean 'ViT-B_16'",)),
     ('timm/vit_base_patch16_225.augreg_in21k', ('vit_base_patch16_224.au',)),
-    ('', ("no published file ''; --list has all names",)),
+    ('', ("no published file ''; --list shows all names",)),
     ('X_16-i21k-' + TI.partition('i21k-')[2], ('no published file',)),
   ],
 )  # fmt: skip

@@ -125,7 +125,7 @@ def test_a_given_hash(tmp_path, official):
     fetched = fetch(tmp_path, mirror=base, sha256=digits.upper())
     assert fetched.checked == (f'sha256:{digits}',)
     assert fetch(tmp_path, sha256=digits).was_there
-    with pytest.raises(ValueError, match='is there, but its SHA-256 was'):
+    with pytest.raises(ValueError, match='exists, but its SHA-256 was'):
       fetch(tmp_path, sha256='0' * 64)
   with pytest.raises(ValueError, match='64 hexadecimal digits'):
     fetch(tmp_path, sha256='abc')
@@ -138,18 +138,19 @@ def test_a_file_that_is_there_without_a_record(tmp_path, official):
   path.write_bytes(official)
   fetched = fetch(tmp_path)
   assert fetched.was_there and fetched.source == ''
-  assert fetched.notes == ('nothing tells where it is from',)
+  assert fetched.notes == ('its source is not recorded',)
   for damaged, message in (
     (official[:-100], 'truncated .npz archive'),
     (official[:9999] + b'\0\0' + official[10_001:], 'damaged'),
     (b'<html>', 'HTML or XML page'),
   ):
     path.write_bytes(damaged)
-    with pytest.raises(ValueError, match='is there, but') as error:
+    with pytest.raises(ValueError, match='exists, but') as error:
       fetch(tmp_path)
     text = str(error.value)
     assert message in text and 'remove it to' in text
-    assert 'again' not in text and 'it:' not in text and text.count('/w/') == 1
+    assert 'download it again' not in text
+    assert 'it:' not in text and text.count('/w/') == 1
     assert path.read_bytes() == damaged
 
 
@@ -206,8 +207,8 @@ def test_a_size_that_was_not_expected(tmp_path, params):
   with serving(**{at(ENTRY): served}) as (base, *_):
     fetched = fetch(tmp_path, mirror=base)
   assert fetched.notes == (
-    f'{len(served.content)} bytes, not the computed 22934582 or 22938582; read '
-    'completely, it has the right arrays',
+    f'{len(served.content)} bytes, not the computed 22934582 or 22938582; all '
+    'arrays were read and are of the right shapes',
   )
 
 
@@ -222,7 +223,7 @@ def test_nobody_has_it(tmp_path, monkeypatch):
   assert text.startswith(f'no source has {NAME}: {base}/{ENTRY.path}: 403 ')
   assert f'{ENTRY.path}: the proxy does not answer; {base}/timm' in text
   assert 'model.safetensors: 404 Not Found' in text or 'not tried' in text
-  assert f'bring gs://{ENTRY.path} to {tmp_path}' in text
+  assert f'copy gs://{ENTRY.path} to {tmp_path}' in text
   assert 'python -m vit_jax_repro.convert model.safetensors' in text
   assert '\n' not in text and names(tmp_path) == []
   assert all(path.endswith(('.npz', '.safetensors')) for path, _ in seen)
@@ -233,7 +234,7 @@ def test_a_card_in_the_way(tmp_path):
   (tmp_path / 'w').mkdir()
   card = tmp_path / 'w' / ENTRY.file_name.replace('.npz', '.json')
   card.write_text('{}')
-  with pytest.raises(ValueError, match='taken for the description'):
+  with pytest.raises(ValueError, match='exists already and would describe'):
     fetch(tmp_path)
   assert card.read_text() == '{}'
 
@@ -287,7 +288,7 @@ def test_a_part_that_nobody_needs_any_more(
   with serving(**files) as (base, *_):
     monkeypatch.setenv('HF_ENDPOINT', base)
     fetched = fetch(tmp_path, mirror=base)
-  assert 'again and again' in fetched.notes[0]
+  assert 'after all retries' in fetched.notes[0]
   assert fetched.source == f'{base}/{TIMM}' and len(names(tmp_path)) == 2
 
 
@@ -411,7 +412,7 @@ def test_two_at_once(tmp_path, official):
     while not seen:
       time.sleep(0.02)
       assert one.poll() is None
-    with pytest.raises(OSError, match='another process is bringing'):
+    with pytest.raises(OSError, match='another process is downloading'):
       fetch(tmp_path, mirror=base)
     assert one.communicate()[0] == 'fetched\n'
     assert len(seen) == 1
@@ -425,7 +426,7 @@ def test_a_race(tmp_path, official):
     racing = [start(tmp_path, base) for _ in range(2)]
     answers = {process.communicate()[0] for process in racing}
   assert 'fetched\n' in answers
-  assert all(a == 'fetched\n' or 'wait for it' in a for a in answers)
+  assert all(a == 'fetched\n' or 'wait until it has' in a for a in answers)
   assert (tmp_path / 'w' / ENTRY.file_name).read_bytes() == official
   assert len(names(tmp_path)) == 2
 

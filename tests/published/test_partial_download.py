@@ -64,7 +64,7 @@ def test_one_at_a_time(tmp_path):
   path = tmp_path / 'a.npz'
   with partial_download.alone(path):
     with (
-      pytest.raises(OSError, match='another process is bringing'),
+      pytest.raises(OSError, match='another process is downloading'),
       partial_download.alone(path),
     ):
       pass

@@ -1,1 +1,1 @@
-"""The published weights files: their names, where they are, getting them."""
+"""The published weights files: names, addresses and download."""

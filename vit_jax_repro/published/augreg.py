@@ -1,8 +1,8 @@
-"""The AugReg files by accuracy: queries on the bucket's index.csv.
+"""Queries on index.csv of the AugReg bucket, which ranks the AugReg files.
 
-Columns: vit_jax/checkpoint.py, get_augreg_df, of google-research/
-vision_transformer. A row is one fine-tuned file (`adapt_filename`) of one
-pre-trained file (`filename`); accuracies are fractions.
+A row describes one file (`adapt_filename`) fine-tuned from one pre-trained file
+(`filename`); accuracies are fractions. Source of the columns: get_augreg_df in
+vit_jax/checkpoint.py of google-research/vision_transformer.
 """
 
 import csv
@@ -25,8 +25,8 @@ class IndexRow:
   filename: str  # of the pre-trained file, without .npz
   model: str  # 'R26+ViT-S_32'
   pretrained_on: str  # i1k, i21k (300 epochs), i21k_30
-  final_val: float  # accuracy of the pre-trained model, not of the test set
-  adapted_to: str  # data set of the fine-tuning, 'imagenet2012'
+  final_val: float  # validation accuracy of the pre-trained model
+  adapted_to: str  # data set of the fine-tuning, such as 'imagenet2012'
   resolution: int  # of the fine-tuning
   adapt_final_val: float  # accuracy of the fine-tuned model, a fraction
   adapt_filename: str
@@ -38,8 +38,8 @@ def read_index(path: str | os.PathLike) -> list[IndexRow]:
   """Reads index.csv.
 
   Raises:
-    InputError: it is another file.
-    OSError: it cannot be read.
+    InputError: the file is not AugReg's index.csv, or lists no file.
+    OSError: the file cannot be read.
   """
   try:
     with open(path, encoding='utf-8', newline='') as file:
@@ -52,10 +52,11 @@ def read_index(path: str | os.PathLike) -> list[IndexRow]:
     ValueError,
   ) as error:
     raise InputError(
-      f"{path} is not the AugReg bucket's index.csv (at {error}); get it again"
+      f"{path} is not the AugReg bucket's index.csv (at {error}); download it "
+      'again'
     ) from None
   if not rows:
-    raise InputError(f'{path} lists no AugReg file; get it again')
+    raise InputError(f'{path} lists no AugReg file; download it again')
   return rows
 
 
@@ -69,23 +70,24 @@ def ranked(
   max_params: float | None = None,
   min_images_per_sec: float | None = None,
 ) -> list[IndexRow]:
-  """Returns the files that fit, the best first.
+  """Returns the matching rows, the best first.
 
-  Best by the accuracy in pre-training (`final_val`), as the original's AugReg
-  configuration chooses; that of different `pretrained_on` is not comparable.
-  Fine-tuned files of the same pre-trained one come by `adapt_final_val`.
+  Rows are ordered by the accuracy in pre-training (`final_val`), by which the
+  original's AugReg configuration also chooses. It is not comparable between
+  different values of `pretrained_on`. Rows of the same pre-trained file are
+  ordered by `adapt_final_val`.
 
   Args:
-    rows: of `read_index`.
-    model: a name as `models.create` takes it; None: any.
+    rows: from `read_index`.
+    model: a name for `models.create`; None: any model.
     pretrained_on: a value of that column.
-    adapted_to: a data set: its fine-tuned files are meant; None: the
-      pre-trained files, each once.
-    resolution: of the fine-tuning, which the speed depends on.
-    max_params, min_images_per_sec: limits, both included.
+    adapted_to: the data set of fine-tuned files; None: pre-trained files, each
+      of them once.
+    resolution: of the fine-tuning; the speed depends on it.
+    max_params, min_images_per_sec: limits, inclusive.
 
   Raises:
-    InputError: an unknown model, or nothing fits.
+    InputError: the model is unknown, or no row matches.
   """
   rows = list(rows)
   wanted = {
@@ -99,10 +101,10 @@ def ranked(
   for field, value in wanted.items():
     left = [row for row in found if getattr(row, field) == value]
     if not left:
-      there = sorted({str(getattr(row, field)) for row in found})
+      available = sorted({str(getattr(row, field)) for row in found})
       raise InputError(
         f'the AugReg index has no file with {field}={value}'
-        f'{_after(wanted, field)}; choose from {there}'
+        f'{_after(wanted, field)}; choose from {available}'
       )
     found = left
   found = _within(found, max_params, min_images_per_sec)
@@ -113,7 +115,7 @@ def ranked(
 
 
 def file_of(row: IndexRow, adapted: bool) -> str:
-  """Returns the name of the pre-trained or fine-tuned file."""
+  """Returns the name of a row's file, pre-trained or fine-tuned."""
   return f'augreg/{row.adapt_filename if adapted else row.filename}'
 
 
@@ -132,7 +134,7 @@ def _row(row):
   )
 
 
-# The index has tens of thousands of rows.
+# Cached: the index has tens of thousands of rows.
 _model = functools.cache(variants.canonical_name)
 
 
@@ -151,9 +153,9 @@ def _within(rows, max_params, min_images_per_sec):
   ]
   if not found:
     raise InputError(
-      f'no AugReg file keeps to {max_params=} and {min_images_per_sec=}: the '
+      f'no AugReg file is within {max_params=} and {min_images_per_sec=}: the '
       f'smallest has {min(row.params for row in rows):g} parameters, the '
-      f'fastest does {max(row.images_per_sec for row in rows):g} images/s'
+      f'fastest runs at {max(row.images_per_sec for row in rows):g} images/s'
     )
   return found
 
@@ -164,7 +166,7 @@ def _rank(row):
 
 
 def _one_each(rows):
-  """Returns each pre-trained file's row of lowest resolution, in order."""
+  """Returns the row of lowest resolution of each pre-trained file, in order."""
   best = {}
   for row in rows:
     other = best.setdefault(row.filename, row)

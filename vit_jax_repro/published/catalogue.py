@@ -1,11 +1,11 @@
-"""The published weights files: official paths, sizes, copies elsewhere.
+"""The table of published weights files: official paths, sizes and copies.
 
-`catalogue.csv` has a line for each. Official paths are those of the READMEs of
-google-research/vision_transformer and big_transfer and of the addresses that
-timm 1.0.31 records; sizes are computed from the names and shapes in a file,
-once for either form of a zip entry that NumPy has written. The copies on the
-Hub are timm's (from its registry) and transformers' (as public code names
-them); those of DeiT are also at the address in facebookresearch/deit's README.
+`catalogue.csv` has a row for each file. Official paths come from the READMEs of
+google-research/vision_transformer and big_transfer and from the addresses that
+timm 1.0.31 records. Sizes are computed from the names and shapes in a file, one
+for each form in which NumPy has written zip entries. Copies on the Hub are
+timm's (from its registry) and transformers' (by their names in public code).
+DeiT's files are also at the address in facebookresearch/deit's README.
 """
 
 import csv
@@ -21,9 +21,9 @@ from typing import Any
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import variants
 
-# Where a file without an .npz of its authors goes instead of a bucket.
+# First part of a path, in place of a bucket, if the authors published no .npz.
 NO_BUCKETS = ('deit', 'timm')
-MOST_CANDIDATES = 12  # that a message lists
+MOST_CANDIDATES = 12  # names that an error message lists
 
 # vit_jax/checkpoint.py get_augreg_df, and the names in vit_jax_augreg.ipynb.
 _AUGREG_NAME = re.compile(
@@ -41,60 +41,60 @@ _PREFIXES = (
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """One published file; None, '' or () for what is not known of it."""
+  """One published file; a field that is not known is None, '' or ()."""
 
-  path: str  # bucket/folder/NAME.npz; of NO_BUCKETS where there is no official
+  # bucket/folder/NAME.npz; begins with one of NO_BUCKETS if the authors
+  # published no .npz.
+  path: str
   model: str | None = None  # for models.create
   num_classes: int | None = None
   image_size: int | None = None  # pixels
-  sizes: tuple[int, ...] = ()  # bytes of the official file, any of them
-  timm: str = ''  # repository on the Hub
-  transformers: str = ''
+  sizes: tuple[int, ...] = ()  # possible sizes of the official file, in bytes
+  timm: str = ''  # timm's repository on the Hub
+  transformers: str = ''  # transformers' repository on the Hub
   url: str = ''  # of the authors' own PyTorch file
-  card: str = ''  # preprocessing, where the model.json must say it
+  card: str = ''  # preprocessing to record in NAME.json; '': none is written
   note: str = ''
 
   @property
   def file_name(self) -> str:
-    """'ViT-B_16.npz'."""
+    """Returns 'ViT-B_16.npz'."""
     return self.path.rpartition('/')[2]
 
   @property
   def name(self) -> str:
-    """'imagenet21k/ViT-B_16': below the bucket, unique in the table."""
+    """Returns 'imagenet21k/ViT-B_16': below the bucket, unique in the table."""
     return self.path.partition('/')[2].removesuffix('.npz')
 
   @property
   def is_official(self) -> bool:
-    """Whether the authors published an .npz in a bucket."""
+    """Returns whether the authors published an .npz in a bucket."""
     return self.path.partition('/')[0] not in NO_BUCKETS
 
 
 @functools.cache
 def table() -> tuple[Published, ...]:
-  """All files of catalogue.csv."""
-  source = importlib.resources.files(__package__).joinpath('catalogue.csv')
-  return tuple(
-    Published(
-      **{
-        **row,
-        'num_classes': int(row['num_classes']),
-        'image_size': int(row['image_size']),
-        'sizes': tuple(map(int, row['sizes'].split())),
-      }
-    )
-    for row in csv.DictReader(source.read_text('utf-8').splitlines())
-  )
+  """Returns all files of catalogue.csv."""
+  package = importlib.resources.files('vit_jax_repro.published')
+  lines = package.joinpath('catalogue.csv').read_text('utf-8').splitlines()
+  return tuple(map(_published, csv.DictReader(lines)))
+
+
+def _published(row: dict[str, Any]) -> Published:
+  row['num_classes'] = int(row['num_classes'])
+  row['image_size'] = int(row['image_size'])
+  row['sizes'] = tuple(map(int, row['sizes'].split()))
+  return Published(**row)
 
 
 def matching(pattern: str = '') -> list[Published]:
-  """The files whose name, model or Hub copy fits, whatever the letter case.
+  """Returns the files whose name, model or Hub copy matches, ignoring case.
 
   Args:
-    pattern: a glob ('*ViT-B_16*'), or else a part of the name; '' fits all.
+    pattern: a glob ('*ViT-B_16*') or a part of the name; '' matches all files.
 
   Raises:
-    InputError: nothing fits.
+    InputError: no file matches.
   """
   if not set('*?[') & set(pattern):
     pattern = f'*{pattern}*'
@@ -103,28 +103,28 @@ def matching(pattern: str = '') -> list[Published]:
     for entry in table()
     if any(
       fnmatch.fnmatchcase(name.lower(), pattern.lower())
-      for name in (entry.path, entry.name, entry.model, *_hub(entry))
+      for name in (entry.path, entry.name, entry.model or '', *_hub(entry))
     )
   ]
   if not found:
     raise InputError(
-      f'no published file fits {pattern!r}; --list without a pattern has all'
+      f'no published file fits {pattern!r}; --list without a pattern lists all'
     )
   return found
 
 
 def find(name: str) -> Published:
-  """The file of a name.
+  """Returns the file of a name.
 
   Args:
-    name: below the bucket ('imagenet21k/ViT-B_16'), with or without bucket,
-      'gs://' and '.npz'; its last part where that is unique ('BiT-M-R50x1');
-      a model that has one file; a repository on the Hub; the name of any
-      AugReg file; any gs://BUCKET/PATH.npz.
+    name: the path below the bucket ('imagenet21k/ViT-B_16'), with or without
+      bucket, 'gs://' and '.npz'; its last part if that is unique
+      ('BiT-M-R50x1'); a model with a single file; a repository on the Hub; the
+      name of any AugReg file; any gs://BUCKET/PATH.npz.
 
   Raises:
-    InputError: unknown name, with the nearest ones; or several files have it,
-      with their names.
+    InputError: the name is unknown or ambiguous. The message lists the nearest
+      or the possible names.
   """
   key = _key(name)
   for names_of in (_exact_names, _last_part):
@@ -147,16 +147,17 @@ def find(name: str) -> Published:
 
 
 def check_fits(entry: Published, spec: Mapping[str, Any]) -> None:
-  """Checks that a file holds the model that the table says.
+  """Checks that a file holds the model of its table row.
 
-  What `spec` leaves open (a missing head, an unknown size) is not compared.
+  A value that `spec` does not have (no head, unknown image size) is not
+  compared.
 
   Args:
     entry: the published file.
-    spec: what `weights.describe` says of the parameters.
+    spec: the mapping that `weights.describe` returns for the parameters.
 
   Raises:
-    InputError: it is another model, of other classes or another size.
+    InputError: the model, its number of classes or its image size differs.
   """
   wanted = variants.variant(entry.model) if entry.model else {}
   found = _fields(spec)
@@ -172,17 +173,18 @@ def check_fits(entry: Published, spec: Mapping[str, Any]) -> None:
     if value and found.get(field) not in (None, value):
       wrong[field] = found[field], value
   if wrong:
-    wrong = ', '.join(
-      f'{field} {is_} instead of {value}'
-      for field, (is_, value) in sorted(wrong.items())
+    text = ', '.join(
+      f'{field} {actual} instead of {value}'
+      for field, (actual, value) in sorted(wrong.items())
     )
-    raise InputError(f'it is not {entry.name}: {wrong}')
+    raise InputError(f'it is not {entry.name}: {text}')
 
 
 def lacking(entry: Published, spec: Mapping[str, Any]) -> list[str]:
-  """What the official file has and a copy has not: 'head', 'pre_logits'.
+  """Returns the parts that a copy lacks: 'head', 'pre_logits'.
 
-  The second only in imagenet21k/ (google-research/vision_transformer, README).
+  Only official files in imagenet21k/ have 'pre_logits'. Source: README of
+  google-research/vision_transformer.
   """
   official = {'num_classes': 'head'}
   if entry.path.startswith('vit_models/imagenet21k/'):
@@ -190,7 +192,7 @@ def lacking(entry: Published, spec: Mapping[str, Any]) -> list[str]:
   return [part for field, part in official.items() if spec.get(field) is None]
 
 
-# Fields that names and shapes tell, and that a name fixes.
+# Fields that follow both from names and shapes and from the model's name.
 _COMPARED = {
   'model', 'patch_size', 'hidden_size', 'num_layers', 'mlp_dim', 'num_heads',
   'resnet', 'num_blocks', 'hidden_dim', 'tokens_mlp_dim', 'channels_mlp_dim',
@@ -204,7 +206,7 @@ def _fields(spec):
 
 
 def _key(name):
-  """A name without what may be left out, in small letters."""
+  """Returns a name in lower case, without its optional parts."""
   for prefix in _PREFIXES:
     name = name.removeprefix(prefix)
   return name.strip('/').removesuffix('.npz').lower()
@@ -232,7 +234,10 @@ def _of_model(name):
 
 
 def _augreg(name):
-  """An AugReg file that the table may not have; None for another name."""
+  """Returns the AugReg file of a name; None for any other name.
+
+  The table has only a few of the AugReg files.
+  """
   last = name.removesuffix('.npz').rpartition('/')[2]
   match = _AUGREG_NAME.fullmatch(last)
   if not match:
@@ -255,7 +260,7 @@ def _augreg(name):
 
 
 def _ambiguous(name, found):
-  """Says which files go by a name; those of the same model are meant, too."""
+  """Returns the message on a name that several files have."""
   models = {entry.model for entry in found}
   names = [entry.name for entry in table() if entry.model in models]
   shown = sorted(names, key=lambda each: (len(each), each))[:MOST_CANDIDATES]
@@ -270,9 +275,10 @@ def _ambiguous(name, found):
 def _unknown(name):
   names = {}
   for entry in table():
-    for each in (entry.name, *_hub(entry), entry.file_name, entry.model):
+    known = (entry.name, *_hub(entry), entry.file_name, entry.model or '')
+    for each in known:
       names.setdefault(_key(each), each.removesuffix('.npz'))
   near = difflib.get_close_matches(_key(name), names, n=3, cutoff=0.5)
   near = ' or '.join(repr(names[key]) for key in near)
   near = f'did you mean {near}? ' if near else ''
-  return f'no published file {name!r}; {near}--list has all names'
+  return f'no published file {name!r}; {near}--list shows all names'

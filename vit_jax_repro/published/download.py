@@ -1,9 +1,9 @@
-"""One file by HTTP: continued where it broke off, whole or not there.
+"""Download of one file by HTTP, which continues after an interruption.
 
 A partial file is continued by Range and If-Range (RFC 9110, sections 13.1.5 and
 14) if the server identifies versions by a strong ETag or, without one, a strong
-Last-Modified; otherwise it is not kept. The file appears under
-its name when everything that the server declares of it has been checked.
+Last-Modified. Otherwise it is removed. The file gets its name only after its
+size and its hashes, as the server declares them, have been checked.
 """
 
 import base64
@@ -25,7 +25,7 @@ CHUNK_BYTES = 2**16  # the most that a broken connection loses
 
 
 class SourceError(OSError):
-  """An address did not answer with the file; the message has the reason."""
+  """An address did not deliver the file; the message is the reason."""
 
 
 class _BreakError(Exception):
@@ -43,29 +43,30 @@ def download(
   waits: Iterable[float] = WAITS,
   watch: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> tuple[str, ...]:
-  """Gets a file; an unfinished one is continued.
+  """Downloads a file; continues a partial file.
 
   Args:
-    url: its address; redirects are followed.
-    path: where it goes; replaced if it is there. One call at a time. Of .npz,
-      .safetensors and .pth the first bytes must be right, too.
+    url: address of the file; redirects are followed.
+    path: path of the file, which is replaced if it exists. Only one call at a
+      time may use it. The first bytes of .npz, .safetensors, .pth and .bin
+      files are checked.
     hashes: 'sha256:HEX' or 'md5:HEX' (or the first digits) that the file must
       have, in addition to those that the server declares.
-    check: called with the path of the whole bytes before they get their name; a
-      ValueError refuses them.
+    check: called with the path of the complete file before it gets its name; a
+      ValueError rejects the file.
     token: sent as bearer token, to the host of `url` only.
     timeout: seconds to connect, and to wait for the next bytes.
-    waits: seconds before each further try after the connection broke off.
-    watch: called with the bytes that are there, and all of them if known.
+    waits: seconds to wait before each retry after the connection broke.
+    watch: called with the number of bytes so far and the total, if known.
 
   Returns:
     The hashes that were checked.
 
   Raises:
-    SourceError: the address has no such file, or sends something else, which
-      is removed; or it breaks off too often, then what has come stays if it
-      can be continued.
-    OSError: the file cannot be written; the partial file stays.
+    SourceError: the address does not have the file, or sends something else,
+      which is removed; or the connection breaks more than len(waits) times,
+      and the partial file is kept if it can be continued.
+    OSError: the file cannot be written; the partial file is kept.
   """
   part = partial_download.PartialFile(path)
   transfer = _Transfer(url, part, timeout, watch)
@@ -73,15 +74,16 @@ def download(
   with _session(token) as session:
     while True:
       try:
-        transfer.go_on(session)
+        transfer.request_rest(session)
         break
       except _BreakError as error:
         wait = next(waits, None)
         if wait is None:
           raise SourceError(
-            f'{error}, again and again; {transfer.keep()}'
+            f'{error}, after all retries; {transfer.keep()}'
           ) from None
         time.sleep(wait)
+  assert part.known is not None, 'a finished transfer has set it'
   checked = tuple(dict.fromkeys([*part.known['hashes'], *hashes]))
   try:
     part.finish(checked, check)
@@ -94,28 +96,28 @@ def _session(token):
   import requests
 
   session = requests.Session()
-  # Ranges and sizes are of the bytes as they are stored.
+  # Ranges and sizes refer to the stored bytes, without compression.
   session.headers['Accept-Encoding'] = 'identity'
   if token:
-    # requests drops it on a redirect to another host.
+    # requests removes it on a redirect to another host.
     session.headers['Authorization'] = f'Bearer {token}'
   return session
 
 
 class _Transfer:
-  """Requests for one file until it is whole."""
+  """The requests that complete one partial file."""
 
   def __init__(self, url, part, timeout, watch):
     self.url, self.part = url, part
     self.timeout, self.watch = timeout, watch
     self.answered = False  # the address has begun to send the file
-    self.refuses_ranges = False  # it sends all where a part was asked for
+    self.refuses_ranges = False  # it sent the whole file for a range request
 
-  def go_on(self, session):
-    """Asks for what is missing and writes it.
+  def request_rest(self, session):
+    """Requests the missing bytes and writes them.
 
     Raises:
-      _BreakError: not all has come.
+      _BreakError: bytes are still missing.
       SourceError, OSError: see `download`.
     """
     import requests
@@ -152,18 +154,21 @@ class _Transfer:
     self.part.begin(known)
 
   def keep(self):
-    """Keeps the partial file if it can be continued; returns a remark on it."""
+    """Removes the partial file unless it can be continued; returns a remark."""
     known = self.part.known
     if not self.refuses_ranges and known and _tag(known):
       return (
-        f'{self.part.size()} bytes are kept, the same command goes on from '
-        'there'
+        f'{self.part.size()} bytes are kept; repeat the command to continue '
+        'from there'
       )
     self.part.remove()
-    return 'this server cannot continue a file, the next try begins anew'
+    return (
+      'this server cannot continue a download; repeat the command to start '
+      'from the beginning'
+    )
 
   def _check_complete(self, response):
-    """Checks that the part is complete when the server has no more bytes."""
+    """Checks that the part is complete if the server has no further bytes."""
     whole = f'bytes */{self.part.size()}'
     if response.headers.get('Content-Range') != whole:
       self.part.remove()
@@ -182,7 +187,13 @@ class _Transfer:
       raise SourceError(f'sends the file {messages.short(encoding)}-encoded')
 
   def _continues(self, response):
-    """Returns whether the answer is the missing range of the part."""
+    """Returns whether the response is the missing range of the part.
+
+    Returns False if it is the whole file.
+
+    Raises:
+      _BreakError: it is another range, or a range of another version.
+    """
     if response.status_code != 206:
       return False
     known, start = self.part.known, self.part.size()
@@ -195,7 +206,7 @@ class _Transfer:
       != known['modified']
     ):
       self.part.remove()
-      raise _BreakError('another part of a file than was asked for')
+      raise _BreakError('the server sent another range than was requested')
     return True
 
   def _write(self, response):
@@ -204,8 +215,8 @@ class _Transfer:
     free = shutil.disk_usage(path.parent).free
     if size and size - done > free:
       raise OSError(
-        f'{path.parent} has {free} bytes free, but {size - done} are to come; '
-        'make room or give another folder'
+        f'{path.parent} has {free} bytes free, but the download needs '
+        f'{size - done}; free space or give another folder'
       )
     with open(path, 'ab', buffering=0) as file:
       self.watch(done, size)
@@ -217,7 +228,7 @@ class _Transfer:
       raise _BreakError(f'the connection ended after {done} of {size} bytes')
     if size is not None and done > size:
       self.part.remove()
-      raise SourceError(f'more bytes than the {size} that it declares')
+      raise SourceError(f'the server sent more than the declared {size} bytes')
 
   def _write_chunk(self, file, chunk):
     rest = memoryview(chunk)
@@ -236,7 +247,7 @@ def _tag(known):
 
 
 def _known(response, url) -> dict[str, Any]:
-  """Returns the size, hashes and tag in the headers, for `Part.begin`."""
+  """Returns size, hashes and tag from the headers, for `PartialFile.begin`."""
   etag = response.headers.get('ETag', '')
   size = response.headers.get('Content-Length', '')
   hashes = _cloud_storage_hashes(response.headers)
@@ -244,7 +255,8 @@ def _known(response, url) -> dict[str, Any]:
     hashes += _hub_hashes(each.headers)
   return {
     'url': url,
-    'etag': '' if etag.startswith('W/') else etag,  # If-Range wants strong ones
+    # If-Range needs a strong ETag.
+    'etag': '' if etag.startswith('W/') else etag,
     'modified': '' if etag else _strong_date(response.headers),
     'size': int(size) if size.isdecimal() else None,
     'hashes': hashes,
@@ -252,24 +264,25 @@ def _known(response, url) -> dict[str, Any]:
 
 
 def _strong_date(headers):
-  """Returns Last-Modified, '' if it could be of two versions of one second.
+  """Returns Last-Modified if it is strong, else ''.
 
-  RFC 9110, section 8.8.2.2: the response must be a second younger.
+  It is strong if the response is at least a second younger (RFC 9110, section
+  8.8.2.2). Otherwise two versions from the same second could share it.
   """
   modified = headers.get('Last-Modified', '')
   try:
     age = utils.parsedate_to_datetime(
       headers.get('Date', '')
     ) - utils.parsedate_to_datetime(modified)
-  except (ValueError, TypeError):  # no date, or one of them has no zone
+  except (ValueError, TypeError):  # no date, or only one has a time zone
     return ''
   return modified if age.total_seconds() >= 1 else ''
 
 
 def _cloud_storage_hashes(headers):
-  """Returns the hashes of `x-goog-hash: md5=...` (Cloud Storage, XML API).
+  """Returns the hash in `x-goog-hash: md5=...` (Cloud Storage, XML API).
 
-  It is of the object as it is stored. Composite objects have no md5.
+  It is the hash of the stored object. Composite objects have no md5.
   """
   if headers.get('x-goog-stored-content-encoding', 'identity') != 'identity':
     return []
@@ -278,7 +291,7 @@ def _cloud_storage_hashes(headers):
 
 
 def _hub_hashes(headers):
-  """Returns a large file's SHA-256, `X-Linked-Etag` (huggingface_hub)."""
+  """Returns the SHA-256 in `X-Linked-Etag` of large files (huggingface_hub)."""
   etag = headers.get('X-Linked-Etag', '').strip('"')
   return [f'sha256:{etag}'] if re.fullmatch('[0-9a-f]{64}', etag) else []
 

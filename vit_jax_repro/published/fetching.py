@@ -1,4 +1,4 @@
-"""The job behind `fetch`: a published file, from whichever source has it.
+"""The job behind `fetch`: downloads a published file from the first source.
 
 NAME.npz.fetched.json, next to NAME.npz, records the source and the SHA-256 of
 the file, so that a later change is noticed.
@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 from vit_jax_repro import ports, weights
 from vit_jax_repro.errors import InputError
@@ -25,7 +26,7 @@ from vit_jax_repro.published import (
 )
 from vit_jax_repro.weights import model_card
 
-# Endings of a port's file while it is converted, next to NAME.npz.
+# Endings of a copy in a port's layout while it is converted, next to NAME.npz.
 _COPIES = ('.copy.safetensors', '.copy.pth', '.copy.bin')
 
 
@@ -33,41 +34,46 @@ _COPIES = ('.copy.safetensors', '.copy.pth', '.copy.bin')
 class Fetched:
   """The record of a fetched file, the contents of NAME.npz.fetched.json."""
 
-  path: str  # official: bucket/folder/NAME.npz
-  file: str  # where it is
+  path: str  # official path: bucket/folder/NAME.npz
+  file: str  # path on this machine
   size: int  # bytes
   sha256: str  # of the .npz
-  source: str  # address, '' if it was there and none is known
-  source_sha256: str  # of the bytes that came; another than sha256 for a copy
+  source: str  # address; '' if an existing file has no record of it
+  source_sha256: str  # of the downloaded bytes; a converted copy has another
   checked: tuple[str, ...]  # hashes that were known and compared
-  notes: tuple[str, ...]  # what a user should know, a line each
+  notes: tuple[str, ...]  # remarks for the user, one line each
   date: str
-  was_there: bool = False
+  was_there: bool = False  # whether the file existed already
 
 
 def fetch(
-  name, directory='.', *, sha256=None, mirror=None, waits=download.WAITS
-):
-  """Gets a published file as DIRECTORY/NAME.npz.
+  name: str | catalogue.Published,
+  directory: str | os.PathLike = '.',
+  *,
+  sha256: str | None = None,
+  mirror: str | None = None,
+  waits: Sequence[float] = download.WAITS,
+) -> Fetched:
+  """Downloads a published file to DIRECTORY/NAME.npz.
 
-  A copy in a port's layout becomes the official one. A file that is there is
-  checked and left alone.
+  A copy in a port's layout is converted to the official layout. An existing
+  file is checked and never replaced.
 
   Args:
     name: see catalogue.find; or a catalogue.Published.
-    directory: made if it is not there.
-    sha256: 64 digits that the bytes must have as they come.
+    directory: created if it does not exist.
+    sha256: 64 digits that the downloaded bytes must have.
     mirror: see mirrors.sources.
     waits: see download.download.
 
   Returns:
-    Fetched.
+    The record of the file, as written to NAME.npz.fetched.json.
 
   Raises:
-    InputError: an unknown name or several files of that name, a wrong hash, or
-      a file is there and is another one, damaged or changed.
-    OSError: no source has it (one line with each answer, and the manual way),
-      another process is fetching it, or it cannot be written.
+    InputError: the name is unknown or ambiguous, a hash is wrong, or an
+      existing file is a different one, damaged or changed.
+    OSError: no source has the file (the message lists each answer and the
+      manual way), another process is downloading it, or it cannot be written.
   """
   entry = catalogue.find(name) if isinstance(name, str) else name
   if sha256 is not None and not re.fullmatch('[0-9a-fA-F]{64}', sha256):
@@ -78,13 +84,13 @@ def fetch(
   directory = _folder(directory)
   path = os.path.normpath(os.path.join(directory, entry.file_name))
   if os.path.exists(path):
-    return _there(path, entry, sha256)
+    return _existing(path, entry, sha256)
   with partial_download.alone(path):
-    if os.path.exists(path):  # by now
-      return _there(path, entry, sha256)
+    if os.path.exists(path):  # another process has finished in the meantime
+      return _existing(path, entry, sha256)
     if os.path.exists(model_card.card_path(path)):
       raise InputError(
-        f'{model_card.card_path(path)} would be taken for the description of '
+        f'{model_card.card_path(path)} exists already and would describe '
         f'{path}; move it away or give another folder'
       )
     fetched = _try_all(entry, path, sha256, mirror, waits)
@@ -92,11 +98,16 @@ def fetch(
     return fetched
 
 
-def fetch_index(directory='.', *, mirror=None, waits=download.WAITS):
-  """Returns the path of AugReg's DIRECTORY/index.csv, fetched if missing.
+def fetch_index(
+  directory: str | os.PathLike = '.',
+  *,
+  mirror: str | None = None,
+  waits: Sequence[float] = download.WAITS,
+) -> str:
+  """Returns the path of AugReg's DIRECTORY/index.csv; downloads it if missing.
 
   Raises:
-    OSError: no source has it, or it cannot be written.
+    OSError: no source has the file, or it cannot be written.
   """
   path = os.path.normpath(os.path.join(_folder(directory), 'index.csv'))
   if os.path.exists(path):
@@ -112,13 +123,13 @@ def fetch_index(directory='.', *, mirror=None, waits=download.WAITS):
       except download.SourceError as error:
         answers.append(f'{source.url}: {error}')
   raise OSError(
-    f'no source has the AugReg index: {"; ".join(answers)}. By hand: bring '
-    f'gs://{augreg.INDEX} to {path}, or say --index=PATH'
+    f'no source has the AugReg index: {"; ".join(answers)}. By hand: copy '
+    f'gs://{augreg.INDEX} to {path}, or give --index=PATH'
   )
 
 
 def _folder(directory):
-  """Returns the folder for what is fetched, made if it is not there."""
+  """Returns the folder for downloads; creates it if it does not exist."""
   directory = os.path.expanduser(directory)
   if os.path.exists(directory) and not os.path.isdir(directory):
     raise OSError(f'--dir={directory} is a file; give the name of a folder')
@@ -127,7 +138,7 @@ def _folder(directory):
 
 
 def _try_all(entry, path, sha256, mirror, waits):
-  """Fetches a file from the first source that has it."""
+  """Downloads a file from the first source that has it."""
   answers = []
   wanted = (f'sha256:{sha256}',) if sha256 else ()
   for source in mirrors.sources(entry, mirror=mirror):
@@ -135,7 +146,7 @@ def _try_all(entry, path, sha256, mirror, waits):
     try:
       if source.needs:
         raise download.SourceError(
-          f'not tried, as {source.needs}, which reads it, is not installed'
+          f'not tried: {source.needs}, needed to read it, is not installed'
         )
       with _bar(entry.name) as watch:
         fetched = get(
@@ -149,7 +160,7 @@ def _try_all(entry, path, sha256, mirror, waits):
     except download.SourceError as error:
       answers.append(f'{source.url}: {error}')
       continue
-    for kind in ('', *_COPIES):  # what others have left
+    for kind in ('', *_COPIES):  # parts that other sources have left
       partial_download.PartialFile(f'{path}{kind}').remove()
     return dataclasses.replace(fetched, notes=(*answers, *fetched.notes))
   raise OSError(
@@ -159,7 +170,7 @@ def _try_all(entry, path, sha256, mirror, waits):
 
 
 def _get_npz(source, path, entry, **settings):
-  """Returns the authors' own file."""
+  """Downloads the authors' own file."""
   notes = []
 
   def check(part):
@@ -170,7 +181,7 @@ def _get_npz(source, path, entry, **settings):
 
 
 def _get_copy(source, path, entry, **settings):
-  """Returns a port's file, written as the authors would have."""
+  """Downloads a copy in a port's layout and converts it to an .npz."""
   copy = pathlib.Path(f'{path}.copy{source.suffix}')
   try:
     checked = download.download(
@@ -178,10 +189,10 @@ def _get_copy(source, path, entry, **settings):
     )
     source_sha256 = files.file_hash(copy)
     notes = _convert(copy, path, entry, source)
-    if not checked:  # an .npz has checksums of its own
+    if not checked:  # other than an .npz, a copy may have no checksums
       notes.append(
         'no hash of these bytes is known, so none was compared; compare their '
-        f'SHA-256, {source_sha256}, or say --sha256'
+        f'SHA-256, {source_sha256}, or give --sha256'
       )
   finally:
     copy.unlink(missing_ok=True)
@@ -189,10 +200,10 @@ def _get_copy(source, path, entry, **settings):
 
 
 def _convert(copy, path, entry, source):
-  """Writes the .npz of a port's file; returns notes.
+  """Converts a copy in a port's layout to an .npz; returns notes.
 
   Raises:
-    SourceError: the file is damaged or another model's.
+    SourceError: the copy is damaged or holds another model.
   """
   try:
     params = ports.from_state_dict(state_dicts.read(copy))
@@ -204,7 +215,7 @@ def _convert(copy, path, entry, source):
     model_card.save_model(
       path,
       params,
-      # Trained in PyTorch, whose GELU is exact.
+      # The model was trained in PyTorch, whose GELU is exact.
       architecture={**spec, 'gelu': 'erf'},
       preprocessing=entry.card,
       image_size=spec['image_size'],
@@ -221,29 +232,29 @@ def _convert(copy, path, entry, source):
 
 
 def _check(path, entry):
-  """Reads all of an .npz; returns notes.
+  """Reads an .npz completely and checks it; returns notes.
 
   Raises:
-    InputError: it is damaged, no weights file, or another model's.
+    InputError: it is damaged, not a weights file, or holds another model.
   """
   catalogue.check_fits(entry, weights.describe(weights.load(path)))
   size = os.path.getsize(path)
   if entry.sizes and size not in entry.sizes:
     expected = ' or '.join(map(str, entry.sizes))
     return [
-      f'{size} bytes, not the computed {expected}; read completely, it has the '
-      'right arrays'
+      f'{size} bytes, not the computed {expected}; all arrays were read and '
+      'are of the right shapes'
     ]
   return []
 
 
-def _there(path, entry, sha256):
-  """Returns fetched of the file that is there already."""
-  advice = f'remove it to fetch {entry.name} anew, or give another folder'
+def _existing(path, entry, sha256):
+  """Returns the record of a file that exists already, after checking it."""
+  advice = f'remove it to fetch {entry.name} again, or give another folder'
   fetched = _read_record(path)
   try:
     if fetched is None:
-      notes = (*_check(path, entry), 'nothing tells where it is from')
+      notes = (*_check(path, entry), 'its source is not recorded')
       digits = files.file_hash(path)
       size = os.path.getsize(path)
       fetched = Fetched(
@@ -257,7 +268,7 @@ def _there(path, entry, sha256):
       raise InputError(f'its SHA-256 was {fetched.source_sha256}')
   except ValueError as error:
     why = partial_download.reason(error, path)
-    raise InputError(f'{path} is there, but {why}; {advice}') from None
+    raise InputError(f'{path} exists, but {why}; {advice}') from None
   return dataclasses.replace(fetched, file=path, was_there=True)
 
 
@@ -293,7 +304,7 @@ def _read_record(path):
 
 @contextlib.contextmanager
 def _bar(name):
-  """Yields what download.download calls; a bar if anybody sees it."""
+  """Shows a progress bar on a terminal; yields `watch` of download.download."""
   from rich import progress
 
   err = reports.progress_console()

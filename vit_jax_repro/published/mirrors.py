@@ -1,8 +1,8 @@
-"""Sources of a published file: the authors' bucket, and copies.
+"""Sources of a published file: the authors' bucket and copies.
 
-Addresses: Cloud Storage serves the object gs://BUCKET/PATH at
-STORAGE/BUCKET/PATH, the Hub a repository's file at HUB/REPOSITORY/resolve/
-REVISION/FILE (their documentation).
+According to their documentation, Cloud Storage serves the object
+gs://BUCKET/PATH at STORAGE/BUCKET/PATH, and the Hub serves a file of a
+repository at HUB/REPOSITORY/resolve/REVISION/FILE.
 """
 
 import dataclasses
@@ -15,29 +15,29 @@ from vit_jax_repro.published import augreg, catalogue
 
 STORAGE = 'https://storage.googleapis.com'
 HUB = 'https://huggingface.co'
-# timm's repositories all have the first; some of transformers' the second
-# alone (facebook/deit-base-distilled-patch16-224).
+# All of timm's repositories have the first. Some of transformers' have only the
+# second (facebook/deit-base-distilled-patch16-224).
 HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
 _READ_BY = {'.safetensors': 'safetensors', '.pth': 'torch', '.bin': 'torch'}
 
 
 @dataclasses.dataclass(frozen=True)
 class DownloadSource:
-  """One address of a published file, or of a port's copy."""
+  """One address of a published file or of a copy of it."""
 
   url: str
-  copy_of: str = ''  # whose layout the copy has: 'timm', ...; '' for an .npz
-  hashes: tuple[str, ...] = ()  # that are known beforehand
+  copy_of: str = ''  # layout of a copy: 'timm', ...; '' for an .npz
+  hashes: tuple[str, ...] = ()  # known before the download, 'sha256:DIGITS'
   token: str | None = dataclasses.field(default=None, repr=False)
 
   @property
   def suffix(self) -> str:
-    """Returns '.npz', '.safetensors', ..."""
+    """Returns the suffix of the file: '.npz', '.safetensors', ..."""
     return pathlib.PurePosixPath(urllib.parse.urlsplit(self.url).path).suffix
 
   @property
   def needs(self) -> str | None:
-    """Returns the missing library that reads such files; None if none."""
+    """Returns the library needed to read the file if it is missing, or None."""
     library = _READ_BY.get(self.suffix)
     missing = library and importlib.util.find_spec(library) is None
     return library if missing else None
@@ -46,14 +46,13 @@ class DownloadSource:
 def sources(
   entry: catalogue.Published, *, mirror: str | None = None
 ) -> list[DownloadSource]:
-  """Returns the addresses of a published file in the order to try them.
+  """Returns the addresses of a published file, in the order to try them.
 
-  The environment's HF_ENDPOINT takes the place of `HUB`; HF_TOKEN is the token
-  for it.
+  The environment variable HF_ENDPOINT replaces `HUB`, HF_TOKEN is its token.
 
   Args:
     entry: the file.
-    mirror: an address below which the buckets' files lie under their official
+    mirror: an address that serves the buckets' files under their official
       paths; tried first.
   """
   found = []
@@ -76,12 +75,12 @@ def index_sources(*, mirror: str | None = None) -> list[DownloadSource]:
 
 
 def by_hand(entry: catalogue.Published, path: str) -> str:
-  """Returns how to bring the file to `path` when no source answers."""
+  """Returns instructions to get the file to `path` without `fetch`."""
   ways = []
   if entry.is_official:
     ways.append(
-      f'bring gs://{entry.path} to {path} (one of these addresses in a '
-      'browser, or gsutil cp)'
+      f'copy gs://{entry.path} to {path} (with one of these addresses in a '
+      'browser, or with gsutil cp)'
     )
   if entry.url or entry.timm or entry.transformers or not ways:
     model = f' --model={entry.model}' if entry.card else ''
@@ -110,6 +109,6 @@ def _on_hub(repository, name, copy_of):
 
 
 def _torch_hub_hash(url):
-  """Returns the first digits of the SHA-256 in NAME-HEX.pth (torch.hub)."""
+  """Returns the first digits of the SHA-256 from torch.hub's NAME-HEX.pth."""
   digits = pathlib.PurePosixPath(url).stem.rpartition('-')[2]
   return (f'sha256:{digits}',)

@@ -1,7 +1,7 @@
-"""Files that are still coming: `PATH.part`, and of which file its bytes are.
+"""Partial downloads: `PATH.part`, and `PATH.part.json` to identify the file.
 
-`PATH.part.json` next to it has the address, the ETag or date, the size and the
-hashes that the server declared, so that no other file continues a part.
+The JSON file has the address, the ETag or date, the size and the hashes that
+the server declared. So a part is never continued with bytes of another file.
 """
 
 import contextlib
@@ -9,14 +9,15 @@ import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 
-# First bytes of a file by the end of its name: zip; the JSON header of
-# safetensors after its length (the format's README); zip or pickle (PyTorch).
+# By suffix, the offset and the possible values of the first bytes: zip;
+# safetensors' JSON header, which follows its length (the format's README); zip
+# or pickle (PyTorch).
 _STARTS = {
   '.npz': (0, (b'PK',)),
   '.safetensors': (8, (b'{',)),
@@ -25,19 +26,31 @@ _STARTS = {
 }
 _LONGEST_START = 64
 _KEYS = {'url', 'etag', 'modified', 'size', 'hashes'}
-# What readers of files advise, which who fetches them does anyway.
+# Remedy in the messages of the file readers; pointless for a file that has just
+# been downloaded.
 _ADVICE = '; download it again'
 
 
 class WrongBytesError(InputError):
-  """The bytes are not those of the file; they have been removed."""
+  """The downloaded bytes are not the expected file; they have been removed."""
 
 
 class PartialFile:
-  """The bytes that have come, and of which file they are (`known`)."""
+  """A partial download.
+
+  Attributes:
+    target: path of the complete file.
+    path: path of the bytes downloaded so far.
+    notes: path of the JSON file that describes the complete file.
+    known: contents of `notes`; None if no download has begun.
+  """
 
   def __init__(self, path: str | os.PathLike):
-    """Finds what an earlier attempt has left; `path`: of the whole file."""
+    """Finds the part that an earlier attempt has left.
+
+    Args:
+      path: path of the complete file.
+    """
     self.target = pathlib.Path(path)
     self.path = pathlib.Path(f'{os.fspath(path)}.part')
     self.notes = pathlib.Path(f'{self.path}.json')
@@ -50,18 +63,18 @@ class PartialFile:
       self.known = known
 
   def size(self) -> int:
-    """Returns bytes that have come."""
+    """Returns the number of bytes downloaded so far."""
     return self.path.stat().st_size if self.path.exists() else 0
 
   def begin(self, known: dict[str, Any]) -> None:
-    """Empties it for the file that `known` describes."""
+    """Removes the part and records `known`, the description of the new file."""
     self.remove()
     with files.replacing(self.notes) as temporary:
       temporary.write_text(json.dumps(known), encoding='utf-8')
     self.known = known
 
   def remove(self) -> None:
-    """Leaves nothing of it."""
+    """Removes the part and its JSON file."""
     self.path.unlink(missing_ok=True)
     self.notes.unlink(missing_ok=True)
     self.known = None
@@ -71,14 +84,15 @@ class PartialFile:
     hashes: Iterable[str] = (),
     check: Callable[[pathlib.Path], Any] = lambda path: None,
   ) -> None:
-    """Gives the whole file its name.
+    """Checks the complete file and gives it its name.
 
     Args:
-      hashes: 'ALGORITHM:HEX' or the first digits, that it must have.
-      check: called with the path of the bytes; a ValueError refuses them.
+      hashes: 'ALGORITHM:HEX' (or the first digits) that the file must have.
+      check: called with the path of the bytes; a ValueError rejects them.
 
     Raises:
-      WrongBytesError: they are refused, or not those of such a file.
+      WrongBytesError: a hash or the first bytes are wrong, or `check` rejected
+        the file.
     """
     try:
       for wanted in hashes:
@@ -113,28 +127,32 @@ class PartialFile:
 
 
 def reason(error: ValueError, path: str | os.PathLike) -> str:
-  """Returns what is wrong with a file, without its path or a remedy."""
+  """Returns the message of an error, without the file's path and remedy."""
   text = str(error).replace(f'{path}: ', '').replace(str(path), 'it')
   return text.removesuffix(_ADVICE)
 
 
 @contextlib.contextmanager
-def alone(path: str | os.PathLike) -> Iterator[None]:
-  """Keeps other processes from bringing the same file; ends with this one.
+def alone(path: str | os.PathLike) -> Generator[None]:
+  """Locks a path inside the block, so that one process at a time downloads it.
+
+  The kernel releases the lock when the process ends.
 
   Raises:
-    OSError: another one is at it, or its folder cannot be written to.
+    OSError: another process holds the lock, or the folder is not writable.
   """
   lock = f'{os.fspath(path)}.lock'
   with open(lock, 'w') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      # Whoever held it may have removed it since it was opened.
-      is_it = os.path.samestat(os.fstat(file.fileno()), os.stat(lock))
+      # The previous owner may have removed the file since it was opened.
+      is_ours = os.path.samestat(os.fstat(file.fileno()), os.stat(lock))
     except (BlockingIOError, FileNotFoundError):
-      is_it = False
-    if not is_it:
-      raise OSError(f'another process is bringing {path}; wait for it')
+      is_ours = False
+    if not is_ours:
+      raise OSError(
+        f'another process is downloading {path}; wait until it has finished'
+      )
     try:
       yield
     finally:
