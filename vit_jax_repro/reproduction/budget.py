@@ -68,7 +68,7 @@ def run_many(
       outcome, check = _state(row, options, resolve)
       if check is not None:
         ready.append((row.id, check, dict(cost(check))))
-    except (InputError, OSError) as error:
+    except (ValueError, OSError) as error:
       outcome = _line(error)
     if outcome is not None:
       outcomes[row.id] = outcome
@@ -85,7 +85,7 @@ def run_many(
     note(f'checking {row_id}')
     try:
       running.run(check, options, meter)
-    except (InputError, OSError) as error:
+    except (ValueError, OSError) as error:
       outcomes[row_id] = _line(error)
       note(f'{row_id}: {outcomes[row_id]}')
       continue
