@@ -15,12 +15,12 @@ def read(folder, config, processor=None):
   return configs.read(folder)
 
 
-def test_no_config_is_none(tmp_path):
+def test_read_without_config_returns_none(tmp_path):
   assert configs.read(tmp_path) is None
 
 
-def test_what_transformers_leaves_out_is_its_default(tmp_path):
-  """Their classes' values: tests of tables compare logits with them."""
+def test_read_uses_the_defaults_of_transformers(tmp_path):
+  """Defaults of its classes; test_tables.py compares logits with them."""
   config = read(tmp_path, {'model_type': 'vit'})
   assert config == configs.PortConfig(
     fields={'gelu': 'erf', 'layer_norm_eps': 1e-12},
@@ -35,7 +35,7 @@ def test_what_transformers_leaves_out_is_its_default(tmp_path):
   )
 
 
-def test_what_transformers_says_is_kept(tmp_path):
+def test_read_keeps_the_values_of_transformers(tmp_path):
   config = read(
     tmp_path,
     {
@@ -75,13 +75,13 @@ CROP = {'do_center_crop': True, 'crop_size': {'height': 224, 'width': 224}}
     (None, None, {}, None),
   ],
 )
-def test_the_nearest_preprocessing(mean, std, more, name, tmp_path):
+def test_read_finds_the_nearest_preprocessing(mean, std, more, name, tmp_path):
   processor = {'image_mean': mean, 'image_std': std, **more}
   config = read(tmp_path, {'model_type': 'vit'}, processor)
   assert config.preprocessing == name
 
 
-def test_what_timm_says(tmp_path):
+def test_read_keeps_the_values_of_timm(tmp_path):
   cfg = {
     'input_size': [3, 384, 384], 'mean': HALF, 'std': HALF,
     'interpolation': 'bicubic', 'crop_pct': 1.0,
@@ -139,18 +139,18 @@ def test_constants_of_timm(name, fields, tmp_path):
   [
     ([], 'is a list, not a mapping'),
     ({}, 'neither transformers'),
-    ({'model_type': 'swin'}, "model_type 'swin' is not known"),
-    ({'model_type': 'vit', 'hidden_act': 'relu'}, "'relu' is not known"),
+    ({'model_type': 'swin'}, "unknown model_type 'swin'"),
+    ({'model_type': 'vit', 'hidden_act': 'relu'}, "unknown activation 'relu'"),
     ({'model_type': 'vit', 'pooler_act': 'gelu'}, "pooler_act is 'gelu'"),
     ({'model_type': 'vit', 'id2label': {'1': 'a'}}, 'labels 0 to 0'),
-    ({'model_type': 'vit', 'layer_norm_eps': []}, 'of another kind'),
-    ({'model_type': 'vit', 'image_size': {}}, 'of another kind'),
+    ({'model_type': 'vit', 'layer_norm_eps': []}, 'of the wrong type'),
+    ({'model_type': 'vit', 'image_size': {}}, 'of the wrong type'),
     ({'model_type': 'bit', 'global_padding': 'SAME'}, "'SAME'"),
     ({'model_type': 'bit', 'layer_type': 'bottleneck'}, "'bottleneck'"),
-    ({'architecture': 'swin_tiny'}, "'swin_tiny' is not known"),
+    ({'architecture': 'swin_tiny'}, "unknown architecture 'swin_tiny'"),
     (
       {'architecture': 'vit_x', 'model_args': {'act_layer': 'quick_gelu'}},
-      "'quick_gelu' is not known",
+      "unknown activation 'quick_gelu'",
     ),
     (
       {'architecture': 'vit_x', 'model_args': {'global_pool': 'avg'}},
@@ -162,13 +162,13 @@ def test_constants_of_timm(name, fields, tmp_path):
     ),
   ],
 )
-def test_other_models_are_refused(config, message, tmp_path):
+def test_read_rejects_other_models(config, message, tmp_path):
   with pytest.raises(ValueError, match=message) as caught:
     read(tmp_path, config)
   assert 'config.json' in str(caught.value)
 
 
-def test_a_damaged_config_is_one_line(tmp_path):
+def test_read_rejects_a_damaged_config_in_one_line(tmp_path):
   (tmp_path / 'config.json').write_text('{')
   with pytest.raises(ValueError, match=r'config\.json is not valid JSON'):
     configs.read(tmp_path)

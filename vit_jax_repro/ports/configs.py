@@ -1,14 +1,16 @@
-"""What the config.json of a port's folder says that its arrays do not.
+"""Settings of a model that are in a port's config.json but not in its arrays.
 
-transformers' save_pretrained and timm's save_for_hf write one beside the
-weights. Values that a transformers file leaves out are its classes' defaults
-(transformers 5.23, models/{vit,deit,bit}/configuration_*.py).
+transformers' save_pretrained and timm's save_for_hf write config.json into the
+folder of the weights. If a transformers file leaves a value out, it is the
+default of the configuration class (transformers 5.23,
+models/{vit,deit,bit}/configuration_*.py).
 """
 
 import dataclasses
 import json
 import os
 import re
+from typing import Any
 
 from vit_jax_repro.data import preprocess
 from vit_jax_repro.errors import InputError
@@ -17,8 +19,8 @@ from vit_jax_repro.output import messages
 CONFIG = 'config.json'
 PREPROCESSOR = 'preprocessor_config.json'
 
-# Their names for the two forms of GELU (transformers/activations.py; timm,
-# layers/create_act.py): gelu_new is the tanh form, written out.
+# The libraries' names of the two forms of GELU (transformers/activations.py;
+# timm, layers/create_act.py). gelu_new is the tanh form, written out.
 TRANSFORMERS_GELUS = {
   'gelu': 'erf',
   'gelu_pytorch_tanh': 'tanh',
@@ -26,7 +28,7 @@ TRANSFORMERS_GELUS = {
 }
 TIMM_GELUS = {'gelu': 'erf', 'gelu_tanh': 'tanh'}
 
-# Constants of both libraries' convolutions, which no configuration names:
+# Constants of both libraries' convolutions, which configurations do not have:
 # transformers, models/bit/modeling_bit.py (`eps=1e-8` at every convolution);
 # timm, models/resnetv2.py (_create_resnetv2_bit), vision_transformer_hybrid.py
 # (_resnetv2) and layers/norm_act.py (GroupNormAct).
@@ -37,7 +39,7 @@ HYBRID_FIELDS = {
   'weight_standardization_eps': 1e-8,
 }
 
-# What BiT must have to be the authors' model.
+# Settings with which a BiT is the authors' model.
 _BIT_SETTINGS = {
   'layer_type': 'preactivation',
   'global_padding': None,
@@ -50,9 +52,18 @@ _BICUBIC = 3  # PIL.Image.Resampling
 
 @dataclasses.dataclass(frozen=True)
 class PortConfig:
-  """What a folder says of its model; None: nothing."""
+  """The settings of a model from a folder; None if the folder has none.
 
-  fields: dict  # of models.create
+  Attributes:
+    fields: fields for `models.create`.
+    num_heads: number of attention heads.
+    class_names: a name for each label.
+    image_size: (H, W) pixels.
+    preprocessing: a name of data.preprocess.
+    token_slots: whether position embeddings have slots for class tokens.
+  """
+
+  fields: dict[str, Any]
   num_heads: int | None = None
   class_names: tuple[str, ...] | None = None
   image_size: tuple[int, int] | None = None
@@ -61,12 +72,12 @@ class PortConfig:
 
 
 def read(folder: str | os.PathLike) -> PortConfig | None:
-  """Reads the config.json of a folder; None if it has none.
+  """Reads the config.json of a folder; returns None if there is none.
 
   Raises:
-    InputError: it is damaged, of another model, or of one whose values none
-      of the models here computes with.
-    OSError: it cannot be read.
+    InputError: the file is damaged, or describes a model that this package
+      does not have.
+    OSError: the file cannot be read.
   """
   path = os.path.join(folder, CONFIG)
   if not os.path.exists(path):
@@ -79,7 +90,7 @@ def read(folder: str | os.PathLike) -> PortConfig | None:
   else:
     raise InputError(
       f"{path} is of neither transformers ('model_type') nor timm "
-      "('architecture'); give the weights file alone"
+      "('architecture'); give only the weights file"
     )
   try:
     return read_fields(str(kind), config, folder)
@@ -87,8 +98,8 @@ def read(folder: str | os.PathLike) -> PortConfig | None:
     raise InputError(f'{path}: {error}') from None
   except (TypeError, KeyError, AttributeError) as error:
     raise InputError(
-      f'{path} has a value of another kind than expected '
-      f'({messages.short(repr(error))}); give the weights file alone'
+      f'{path} has a value of the wrong type '
+      f'({messages.short(repr(error))}); give only the weights file'
     ) from None
 
 
@@ -101,7 +112,9 @@ def _transformers(kind, config, folder):
     fields = dict(BIT_FIELDS, groups=config.get('num_groups', 32))
     return PortConfig(fields, class_names=names, preprocessing=images)
   if kind not in ('vit', 'deit'):
-    raise InputError(f"model_type {kind!r} is not known; 'vit', 'deit', 'bit'")
+    raise InputError(
+      f"unknown model_type {kind!r}; choose from 'vit', 'deit', 'bit'"
+    )
   _require('pooler_act', config.get('pooler_act', 'tanh'), 'tanh')
   return PortConfig(
     fields={
@@ -121,11 +134,11 @@ def _timm(kind, config, folder):
   family = re.match('vit|deit|mixer|resnetv2', kind)
   if family is None:
     raise InputError(
-      f"architecture {kind!r} is not known; 'vit_*', 'deit_*', 'mixer_*' and "
-      "'resnetv2_*_bit' are"
+      f"unknown architecture {kind!r}; choose from 'vit_*', 'deit_*', "
+      "'mixer_*', 'resnetv2_*_bit'"
     )
   arguments = config.get('model_args') or {}
-  cfg = config.get('pretrained_cfg') or config  # older ones were one mapping
+  cfg = config.get('pretrained_cfg') or config  # older files are not nested
   fields = {}
   if family[0] == 'resnetv2':
     fields |= BIT_FIELDS
@@ -170,13 +183,15 @@ def _read_json(path):
 def _require(key, value, wanted):
   if value != wanted:
     raise InputError(
-      f'{key} is {value!r}; the models here are those with {wanted!r}'
+      f'{key} is {value!r}; only models with {wanted!r} are supported'
     )
 
 
 def _gelu(name, known):
   if name not in known:
-    raise InputError(f'activation {name!r} is not known; {sorted(known)} are')
+    raise InputError(
+      f'unknown activation {name!r}; choose from {sorted(known)}'
+    )
   return known[name]
 
 
@@ -186,7 +201,7 @@ def _pair(size):
 
 
 def _class_names(id2label):
-  """Names in the order of the labels; None if they only number them."""
+  """Returns names in the order of the labels; None if they are only numbers."""
   if not id2label:
     return None
   names = {int(label): str(name) for label, name in id2label.items()}
@@ -198,9 +213,9 @@ def _class_names(id2label):
 
 
 def _processor(kind, folder):
-  """The name for what preprocessor_config.json says.
+  """Returns the name of the preprocessing in preprocessor_config.json.
 
-  Without one: what the classes for this kind of model do by default.
+  Without that file, it is the default of the classes for this kind of model.
   """
   path = os.path.join(folder, PREPROCESSOR)
   if not os.path.exists(path):
@@ -225,7 +240,7 @@ def _short_side(size):
 
 
 def _preprocessing(mean, std, *, crop_pct, bicubic):
-  """The nearest of data.preprocess's names; None if mean or std are others."""
+  """Returns the nearest name of data.preprocess; None if mean or std differ."""
   known = {
     _thousandths(preprocess.HALF, preprocess.HALF): ('timm', 'vit_jax'),
     _thousandths(preprocess.IMAGENET_MEAN, preprocess.IMAGENET_STD): (
