@@ -68,7 +68,10 @@ def test_what_does_not_fit_gets_a_remedy_that_does(capsys):
 def test_an_evaluation_that_does_not_fit_is_named():
   whole = create().needed / 2**30
   found = create(memory_limit_gb=1.1 * whole, batch_eval=8000)
-  assert 'lower --config.batch_eval=8000' in found.remedy
+  line, _, batch = found.remedy.removesuffix(' or less').rpartition(' to ')
+  assert line.endswith('lower --config.batch_eval=8000')
+  fitting = create(memory_limit_gb=1.1 * whole, batch_eval=int(batch))
+  assert fitting.fits and fitting.batch_eval < 8000
 
 
 def test_the_largest_batch_just_fits():

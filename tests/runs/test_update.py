@@ -7,6 +7,7 @@ from training_sets import write_folder
 
 from vit_jax_repro import jobs
 from vit_jax_repro.analysis import memory
+from vit_jax_repro.runs import fitting
 
 GIB = 2**30
 
@@ -66,6 +67,16 @@ def test_what_fits_is_found_and_fits(folder, tmp_path, capfd):
   )
   jobs.train(settings(folder, **fitting), tmp_path / 'run', show=False)
   assert len(metrics_of(tmp_path / 'run')) == 1
+
+
+def test_a_proposal_that_does_not_fit_is_not_named(
+  folder, tmp_path, monkeypatch, capfd
+):
+  monkeypatch.setattr(fitting, 'proposal', lambda *_, **__: {'accum_steps': 2})
+  line = refused(folder, tmp_path / 'no', **wide(memory_limit_gb=1e-6))
+  assert capfd.readouterr().err.count('does it fit with') == 1
+  assert not re.search(r'\d', line.partition('; ')[2])
+  assert 'choose a larger --config.accum_steps, a smaller model' in line
 
 
 def test_the_device_reports_a_limit(folder, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ size of the images and the mesh.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -131,7 +132,9 @@ def _create(config, target, devices, largest_batch, evaluation, show):
     assert least is not None
     remedy = parts.update.remedy(total, least)
   elif not evaluation_fits:
-    remedy = _less_evaluation(parts, evaluated, needed_evaluation, limit)
+    remedy = _less_evaluation(
+      parts, devices, evaluated, needed_evaluation, limit, show
+    )
   largest = None
   if largest_batch:
     largest = _largest(settings, devices, limit, update_fits, show)
@@ -162,17 +165,27 @@ def _create(config, target, devices, largest_batch, evaluation, show):
   )
 
 
-def _less_evaluation(parts, analysis, needed, limit):
-  """Returns a remedy with the estimated largest evaluation batch that fits."""
-  batch = parts.settings.batch_eval
-  line = f'the evaluation is too much; lower --config.batch_eval={batch}'
+def _less_evaluation(parts, devices, analysis, needed, limit, show):
+  """Returns a remedy; it names a batch only if that was compiled and fits."""
+  settings = parts.settings
+  line = (
+    'the evaluation is too much; lower '
+    f'--config.batch_eval={settings.batch_eval}'
+  )
   if needed is None or analysis.memory.is_refused:
     return line
-  fixed = needed - analysis.memory.temporaries
-  share = 0.9 * (limit - fixed) / max(1, analysis.memory.temporaries)
   shards = mesh_lib.batch_shards(parts.mesh)
-  fitting = int(batch * share) // shards * shards
-  return f'{line} to {fitting} or less' if fitting > 0 else line
+  images = settings.batch_eval // shards * math.prod(parts.data.image_size) * 12
+  varying = images + analysis.memory.temporaries
+  share = 0.9 * (limit - needed + varying) / varying
+  batch = int(settings.batch_eval * share) // shards * shards
+  if batch <= 0:
+    return line
+  less = _Parts(dataclasses.replace(settings, batch_eval=batch), devices)
+  found = less.analyse_evaluation(show)
+  if found.fits(limit, less.needed_evaluation(found)):
+    return f'{line} to {batch} or less'
+  return line
 
 
 class _Parts:

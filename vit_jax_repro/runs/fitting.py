@@ -8,7 +8,9 @@ from typing import Any
 # rather than too little, because a proposal has to fit.
 _INPUTS = 0.08
 _UNITS_LEFT = 0.5  # the same part for a ResNet, whose first units are largest
-_SPARE = 0.9  # part of the limit that an estimate may use
+# Parts of the limit that an estimate may use: of activations divided into more
+# parts, and of recomputed ones, where small models keep more than estimated.
+_SPARE, _SPARE_RECOMPUTED = 0.9, 0.6
 
 
 def proposal(
@@ -43,13 +45,14 @@ def proposal(
   if needed is None:
     return _without_figures(changes, rows, accum_steps, fresh)
   fixed = arguments + gradients
-  activations = max(0, needed - fixed)
+  activations, most = max(0, needed - fixed), _SPARE * limit
   if can_recompute:
+    most = _SPARE_RECOMPUTED * limit
     left = _INPUTS + 1 / getattr(model, 'num_layers', 2)
     if not hasattr(model, 'num_layers'):
       left = _UNITS_LEFT
     activations *= left
-    if fixed + activations <= _SPARE * limit:
+    if fixed + activations <= most:
       return changes
   if not fresh:
     # The estimate is high, so recomputing may fit: it is worth a compilation.
@@ -57,7 +60,7 @@ def proposal(
   for parts in _divisors(rows, accum_steps):
     # Memory holds the sum of the gradients and those of one part.
     part = activations * accum_steps / parts + gradients
-    if fixed + part <= _SPARE * limit:
+    if fixed + part <= most:
       return changes | {'accum_steps': parts}
   return None
 

@@ -22,7 +22,10 @@ from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.training import steps
 
 _GIB = 2**30
-_PROPOSALS = 3  # that are compiled, at most, where an update does not fit
+_OTHERS = (
+  'a smaller model or image, parameters divided over devices '
+  '(--config.mesh.fsdp), or another device'
+)
 
 
 class Update:
@@ -136,41 +139,31 @@ class Update:
   def remedy(
     self, needed: int | None, limit: int, *, fresh: bool = True
   ) -> str:
-    """Returns the settings that make an update fit, as one line.
+    """Returns what to change for an update that does not fit, as one line.
 
-    They are estimated from the memory that this update needs, and compiled, so
-    that the message has the bytes that they need; if these are too many, the
-    next estimate starts from them.
+    Settings are estimated from the memory that this update needs. The line
+    names their values only if the update has then been compiled and fits.
 
     Args:
       needed: bytes that this update takes; None if unknown.
       limit: bytes of a device.
       fresh: see `check_memory`.
     """
-    update, changes, flags = self, {}, ''
-    for _ in range(_PROPOSALS):
-      more = update._proposal(needed, limit - self.ready(), fresh)
-      if more is None:
-        break
-      changes |= more
-      flags = ' '.join(f'--config.{k}={v}' for k, v in changes.items())
-      note(f'does it fit with {flags}?')
-      update = self._changed(changes)
-      found = memory.compile_and_measure(update._compile)
-      needed = None if found is None else found.total
-      if needed is not None and needed + self.ready() <= limit:
-        return f'with {flags} it needs {(needed + self.ready()) / _GIB:.4g}'
-    instead = (
-      'choose a smaller model or image, divide parameters '
-      '(--config.mesh.fsdp), or another device'
-    )
-    if not changes:
-      tried = 'no number of accum_steps' if fresh else 'recomputing blocks'
-      return f'{tried} {"helps" if fresh else "does not help"}; {instead}'
-    needs = 'more'
-    if needed is not None:
-      needs = f'{(needed + self.ready()) / _GIB:.4g}'
-    return f'with {flags} it still needs {needs}; {instead}'
+    changes = self._proposal(needed, limit - self.ready(), fresh)
+    if changes is None:
+      if fresh:
+        return f'no number of accum_steps helps; choose {_OTHERS}'
+      return f'recomputing blocks does not help; choose {_OTHERS}'
+    flags = ' '.join(f'--config.{k}={v}' for k, v in changes.items())
+    note(f'does it fit with {flags}?')
+    found = memory.compile_and_measure(self._changed(changes)._compile)
+    if found is not None and not found.is_refused:
+      total = found.total + self.ready()
+      if total <= limit:
+        return f'with {flags} it needs {total / _GIB:.4g}'
+    recomputed = '--config.model.remat=True, ' * ('model.remat' in changes)
+    parts = 'a larger --config.accum_steps, ' * fresh
+    return f'choose {recomputed}{parts}{_OTHERS}'
 
   def _proposal(self, needed, limit, fresh):
     settings = self._settings
