@@ -248,7 +248,7 @@ def test_what_a_side_changes():
   ('changes', 'says'),
   [
     (dict(name='mnist'), "unknown study 'mnist'; choose from"),
-    (dict(seeds=[]), 'has no seeds; give one at least'),
+    (dict(seeds=[]), 'has no seeds; give at least one'),
     (dict(steps=3), r"config.study has \[.*'steps'.*\], not"),
     (dict(held_out=None), "'pre-trained' has several learning rates and"),
     (
@@ -266,7 +266,7 @@ def test_what_a_side_changes():
         sides={'a': dict(rate_of='b'), 'b': {}},
         order=dict(stages=['pretrain'], sides=['a', 'b']),
       ),
-      "rate of 'b', which is no side before it",
+      "rate of 'b', which is not an earlier side",
     ),
   ],
 )

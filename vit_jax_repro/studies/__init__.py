@@ -1,4 +1,4 @@
-"""Comparisons of several training runs: a paper's claim, tried here."""
+"""Studies: comparisons of training runs that test the claims of papers."""
 
 from typing import Any
 
@@ -13,19 +13,19 @@ NAMES = tuple(STUDIES)
 SIZES = ('digits', 'short', 'full')
 
 
-def config(name: str, size: str = 'digits'):
-  """The configuration of a study, for `run`.
+def config(name: str, size: str = 'digits') -> Any:
+  """Returns the configuration of a study, for `run`.
 
   Args:
     name: one of `NAMES`.
-    size: 'digits', minutes on two CPU cores; 'short', a minute or less;
-      'full', with the papers' models and recipes on ImageNet.
+    size: 'digits' takes minutes on two CPU cores, 'short' a minute or less;
+      'full' has the papers' models and recipes on ImageNet.
 
   Returns:
     A locked ml_collections.ConfigDict with one key, `study`.
 
   Raises:
-    InputError: unknown name or size.
+    InputError: the name or the size is unknown.
   """
   import ml_collections
 

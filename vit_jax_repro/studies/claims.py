@@ -1,11 +1,12 @@
-"""The studies: what each compares, and what the papers say of it.
+"""The studies: the papers' claims and the sides that each study compares.
 
-Published numbers stand beside a side for comparison; they are of models and
-data of another size.
+A side is one chain of trainings. The published number next to a side is only
+for comparison: its model and data are of another size.
 """
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from vit_jax_repro.paper import table
 from vit_jax_repro.studies.outcome import ACCURACY, LOCALITY, Claim
@@ -16,12 +17,13 @@ _WARM = 'Ash & Adams, arXiv:1910.08475'
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """Fields:
+  """The subject of a study.
 
-  title: what is compared.
-  claims: to be judged.
-  published: side: id of a row of `paper.table`.
-  measures: what is measured of a side.
+  Fields:
+    title: the subject in words.
+    claims: the claims to be judged.
+    published: for some sides, the id of a row of `paper.table`.
+    measures: quantities measured for each side: ACCURACY, LOCALITY.
   """
 
   title: str
@@ -30,18 +32,21 @@ class Study:
   measures: tuple[str, ...] = (ACCURACY,)
 
   def published_values(self) -> dict[str, str]:
-    """side: the number as it is printed."""
+    """Returns {side: the published number as it is printed}."""
     return {
       side: table.find(row).published for side, row in self.published.items()
     }
 
 
-def more(text, source, better, worse, **fields):
-  """The claim that one side has more than another."""
+def more(
+  text: str, source: str, better: str, worse: str, **fields: Any
+) -> Claim:
+  """Returns the claim that side `better` is above side `worse`."""
   return Claim(text, source, {better: 1.0, worse: -1.0}, **fields)
 
 
-# Sides of Table 8, in its order; relative ones at every layer are ours.
+# Sides of Table 8, in its order: (kind, place). The paper has only one place
+# for relative embeddings; the others are ours.
 POSITIONS = {
   'none': ('none', 'stem'),
   '1-D, stem': ('learned', 'stem'),
@@ -69,7 +74,8 @@ def _table_8():
     kind, _, place = side.partition(', ')
     if kind in _WORDS:
       rows[side] = _ROW.format(f'{_WORDS[kind]}-{_PLACES[place]}')
-  # The paper's one number of relative positions: see models/positions.py.
+  # The paper's only number for relative positions; models/positions.py explains
+  # why it belongs to this side.
   rows['relative, every layer'] = _ROW.format('relative-added-at-stem')
   return rows
 
@@ -106,7 +112,7 @@ STUDIES = {
       ),
       *(
         Claim(
-          f'{other} or {one} differ little, beside having none',
+          f'{other} and {one} differ little, compared with having none',
           f'{_VIT}, D.4 and Table 8',
           {other: 1.0, one: -1.0},
           kind='alike',
@@ -127,7 +133,7 @@ STUDIES = {
     title='Class token or the mean of all patches',
     claims=(
       Claim(
-        'Each with its own learning rate, both work as well',
+        'With its own learning rate for each, both work equally well',
         f'{_VIT}, D.3 and Figure 9',
         {'mean': 1.0, 'class token': -1.0},
         kind='alike',
@@ -253,7 +259,7 @@ STUDIES = {
     },
   ),
   'warm_start': Study(
-    title='On growing data: fresh, from what was learned, or from less of it',
+    title='On growing data: from scratch, warm, or shrunk and perturbed',
     claims=(
       more(
         'A warm start ends worse than a fresh one',

@@ -1,9 +1,11 @@
 """The studies at full size: the papers' models and recipes on public data.
 
-ImageNet stands where the papers have JFT-300M, which was never published, and
-top-1 accuracy where Table 8 and Figure 4 have few-shot accuracy. Accelerator
-hours to months: `plans` are for trying.
+ImageNet replaces the papers' JFT-300M, which was never published. Top-1
+accuracy replaces the few-shot accuracy of Table 8 and Figure 4. A study takes
+hours to months on an accelerator; the studies in `plans` take minutes.
 """
+
+from typing import Any
 
 from vit_jax_repro import models
 from vit_jax_repro.recipes import finetuning, pretraining
@@ -14,8 +16,7 @@ _VIT, _RESNET = 'ViT-B_16', 'BiT-S-R50x1'
 _SEEDS = (0, 1, 2)
 _HELD_OUT = dict(train='minitrain', test='minival')  # of ImageNet, 1 %
 _TARGET = 'cifar100'
-# Nothing of the ViT paper's is known for less than all of ImageNet.
-_HALF = 'train[:50%]'
+_HALF = 'train[:50%]'  # ours: the ViT paper has no smaller part of ImageNet
 
 
 def _configuration(recipe, model, **changes):
@@ -33,7 +34,7 @@ def _pretraining(recipe='vit-paper-i1k', model=_VIT, **changes):
 
 
 def _instead(*args, **kwargs):
-  """As `_pretraining`, to replace all that a stage has but its seed."""
+  """Returns the settings of `_pretraining` without seed, to replace a stage."""
   return _without_seed(_pretraining(*args, **kwargs))
 
 
@@ -44,7 +45,7 @@ def _without_seed(config):
 
 
 def _finetuning(recipe, model):
-  """(settings, the part held out, learning rates) on the target."""
+  """Returns (settings, held-out split, learning rates) for the target."""
   found = finetuning.find(recipe, _TARGET, model)
   if found.tune is None:
     return _configuration(found, model), None, ()
@@ -64,8 +65,8 @@ def _plan(stages, sides, **more):
   return plan | more
 
 
-def transfer():
-  """Pre-trained on ImageNet or not, then CIFAR-100."""
+def transfer() -> dict[str, Any]:
+  """Returns the plan: pre-training on ImageNet or none, then CIFAR-100."""
   finetune, held_out, rates = _finetuning('vit-paper', _VIT)
   return _plan(
     dict(pretrain=_pretraining(), finetune=finetune),
@@ -76,8 +77,8 @@ def transfer():
   )
 
 
-def position_embeddings():
-  """Table 8 by training from scratch."""
+def position_embeddings() -> dict[str, Any]:
+  """Returns the plan: all sides of Table 8, trained from scratch."""
   sides = {
     name: dict(
       train=dict(
@@ -89,8 +90,11 @@ def position_embeddings():
   return _plan(dict(train=_pretraining()), sides)
 
 
-def pooling():
-  """Figure 9, which has 8e-4 for both and 3e-4 for the mean beside it."""
+def pooling() -> dict[str, Any]:
+  """Returns the plan of Figure 9: class token or mean, at three learning rates.
+
+  The figure has 8e-4 for both, and also 3e-4 for the mean.
+  """
   gap = dict(train=dict(model=dict(classifier='gap')))
   return _plan(
     dict(train=_pretraining(pp=dict(train=_HELD_OUT['train']))),
@@ -104,8 +108,8 @@ def pooling():
   )
 
 
-def data_size():
-  """Subsets of ImageNet."""
+def data_size() -> dict[str, Any]:
+  """Returns the plan: ViT and BiT on 50, 300 or all images a class."""
   train = _pretraining()
   resnet = _instead('bit-s', _RESNET)
   subsets = {
@@ -123,8 +127,11 @@ def data_size():
   return _plan(dict(train=train), sides)
 
 
-def families():
-  """On ImageNet by the recipe of each, then CIFAR-100 by the same grid."""
+def families() -> dict[str, Any]:
+  """Returns the plan: ViT and BiT, each by its recipe, then on CIFAR-100.
+
+  On CIFAR-100 both have the same grid of learning rates.
+  """
   finetune, held_out, rates = _finetuning('vit-paper', _VIT)
   resnet = _without_seed(_finetuning('vit-paper-resnets', _RESNET)[0])
   return _plan(
@@ -139,10 +146,11 @@ def families():
   )
 
 
-def scaling():
-  """Table 6's models of 16x16 patches: -B, -L, and each after a ResNet-50.
+def scaling() -> dict[str, Any]:
+  """Returns the plan: Table 6's ViTs with 16x16 patches and their hybrids.
 
-  The paper has no settings for a hybrid on ImageNet; all have the ViTs'.
+  The paper has no settings for a hybrid on ImageNet, so hybrids are trained
+  with those of the ViTs.
   """
   sides = {
     f'{kind}, {size}': dict(train=_instead(model=f'{stem}ViT-{letter}_16'))
@@ -152,8 +160,11 @@ def scaling():
   return _plan(dict(train=_pretraining()), sides)
 
 
-def adam_vs_sgd():
-  """Table 7, for 90 epochs of ImageNet: BiT's SGD, or Adam as in Table 3."""
+def adam_vs_sgd() -> dict[str, Any]:
+  """Returns the plan of Table 7: a ResNet with BiT's SGD or Table 3's Adam.
+
+  Both pre-train for 90 epochs of ImageNet.
+  """
   pretrain = _pretraining('bit-s', _RESNET)
   adam = pretraining.find('vit-paper-jft', '', 'BiT-R50x1').settings
   keys = ('optim', 'base_lr', 'weight_decay', 'weight_decay_on')
@@ -166,8 +177,8 @@ def adam_vs_sgd():
   )
 
 
-def hyperparameters():
-  """Figure 10, from half of the recipe's rate and updates on."""
+def hyperparameters() -> dict[str, Any]:
+  """Returns the plan of Figure 10: the recipe's rate and updates, or half."""
   train = _pretraining()
   steps, rate = train.total_steps, train.base_lr
   sides = {
@@ -181,8 +192,11 @@ def hyperparameters():
   return _plan(dict(train=train), sides)
 
 
-def masked_patches():
-  """Without labels, with labels or not at all on ImageNet, then CIFAR-100."""
+def masked_patches() -> dict[str, Any]:
+  """Returns the plan: three ways of pre-training, then CIFAR-100.
+
+  Pre-training on ImageNet is without labels, with labels, or left out.
+  """
   finetune, held_out, rates = _finetuning('vit-paper', _VIT)
   masked = _pretraining('vit-paper-masked')
   return _plan(
@@ -197,8 +211,8 @@ def masked_patches():
   )
 
 
-def warm_start():
-  """On half of ImageNet, then on all of it."""
+def warm_start() -> dict[str, Any]:
+  """Returns the plan: training on half of ImageNet, then on all of it."""
   return _plan(
     dict(
       half=_pretraining(pp=dict(train=_HALF)), all=_pretraining(head='keep')

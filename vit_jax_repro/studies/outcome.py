@@ -1,15 +1,17 @@
-"""What a study comes to: its sides, and whether claims hold.
+"""The outcome of a study: its sides, and whether claims hold.
 
-The rule: a claim is about a sum of sides' means with weights, most often the
-difference of two. Its spread is the root of the summed squares of weight times
-standard deviation over seeds: what the difference of two single runs varies
-by. Nothing is said where the difference is within the spread.
+A claim is about a weighted sum of the sides' means, most often the difference
+of two sides. The spread of the sum is the root of the summed squares of weight
+times standard deviation over the seeds. For two sides, this is the standard
+deviation of the difference between two single runs. There is no verdict if the
+difference is within the spread.
 """
 
 import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 ACCURACY, LOCALITY = 'accuracy', 'locality'
 HOLDS, FAILS, UNDECIDED = 'holds', 'does not hold', 'undecided'
@@ -17,36 +19,39 @@ HOLDS, FAILS, UNDECIDED = 'holds', 'does not hold', 'undecided'
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-  """One side of a comparison, at the learning rate that served it best."""
+  """One side of a comparison, at its best learning rate."""
 
   name: str
   base_lr: float
   accuracies: tuple[float, ...]  # of the test split, a fraction for each seed
   mean: float  # of the accuracies
   spread: float  # standard deviation over the seeds
-  # How position embeddings resemble each other, for each seed; see
-  # `position_similarity`. () where the study does not ask for it.
+  # `trainings.locality` of the position embeddings, for each seed; () if the
+  # study does not measure it.
   localities: tuple[float, ...] = ()
-  # Of each learning rate, the mean on the held-out split; {} without a choice.
+  # Learning rate: mean accuracy on the held-out split. {} if there was only one
+  # learning rate.
   held_out: Mapping[str, float] = dataclasses.field(default_factory=dict)
   runs: tuple[str, ...] = ()  # folders of the last training, for each seed
 
   def values(self, measure: str) -> tuple[float, ...]:
+    """Returns the values of ACCURACY or LOCALITY, one for each seed."""
     return self.accuracies if measure == ACCURACY else self.localities
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-  """What a paper says of a study.
+  """A statement of a paper that a study tests.
 
   Fields:
     text: the claim, in our words.
     source: paper and section.
-    weights: side: its weight in the sum.
-    kind: 'more', the sum is above 0; 'alike', its size is at most `margin`;
-      'differs', it is not 0.
-    margin: of 'alike'; ours, as the papers name none. A part of the size of
-      `gap`, another sum, if there is one.
+    weights: {side: weight in the sum}.
+    kind: 'more': the sum is above 0; 'alike': its absolute value is at most
+      `margin`; 'differs': it is not 0.
+    margin: for 'alike'. The papers give no margin; this one is ours.
+    gap: {side: weight} of another sum. If it is given, `margin` is a fraction
+      of the absolute value of that sum.
     measure: ACCURACY or LOCALITY.
   """
 
@@ -61,7 +66,7 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-  """A claim, held against what was measured."""
+  """The verdict on a claim."""
 
   claim: str
   source: str
@@ -71,9 +76,14 @@ class Judgement:
 
 
 def side(
-  name: str, base_lr: float, accuracies: Sequence[float], **more
+  name: str, base_lr: float, accuracies: Sequence[float], **more: Any
 ) -> Side:
-  """A Side with its mean and spread."""
+  """Returns a Side with the mean and the spread of its accuracies.
+
+  Args:
+    name, base_lr, accuracies: fields of Side.
+    **more: further fields of Side.
+  """
   return Side(
     name=name,
     base_lr=base_lr,
@@ -85,7 +95,7 @@ def side(
 
 
 def judge(claim: Claim, sides: Sequence[Side]) -> Judgement | None:
-  """Whether a claim holds; None if a side that it is about was not run."""
+  """Returns whether a claim holds; None if one of its sides was not run."""
   values = {each.name: each.values(claim.measure) for each in sides}
   if not claim.weights.keys() | claim.gap.keys() <= values.keys():
     return None
@@ -94,14 +104,14 @@ def judge(claim: Claim, sides: Sequence[Side]) -> Judgement | None:
   spread = math.hypot(*(weight * deviation(v) for weight, v in terms))
   margin = claim.margin * (abs(_total(claim.gap, values)) if claim.gap else 1)
   if any(len(v) < 2 for _, v in terms):
-    verdict = f'{UNDECIDED}: one seed says nothing of the spread'
+    verdict = f'{UNDECIDED}: one seed gives no spread'
   else:
     verdict = _verdict(claim.kind, difference, spread, margin)
   return Judgement(claim.text, claim.source, difference, spread, verdict)
 
 
 def deviation(values: Sequence[float]) -> float:
-  """The standard deviation; 0 of one value."""
+  """Returns the standard deviation; 0 for a single value."""
   return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
@@ -116,7 +126,7 @@ def _verdict(kind, difference, spread, margin):
       return HOLDS
     if size - spread > margin:
       return FAILS
-    return f'{UNDECIDED}: the spread reaches over the margin'
+    return f'{UNDECIDED}: the margin is within the spread'
   if size <= spread:
     return f'{UNDECIDED}: the difference is within the spread'
   return HOLDS if kind == 'differs' or difference > 0 else FAILS

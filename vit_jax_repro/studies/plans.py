@@ -1,11 +1,13 @@
-"""The studies at the size of scikit-learn's digits, and shorter still.
+"""The studies at the sizes 'digits' and 'short', on scikit-learn's digits.
 
-A plan is what `running.run` takes, but for name and size. Models, steps and
-rates were chosen by trying, so that a study of the default size says something
-in minutes on two CPU cores; 'short' is for seeing that everything runs.
+A plan is the argument of `running.run` without name and size. Models, steps and
+learning rates were found by trial, so that a study of size 'digits' shows
+results in minutes on two CPU cores. Size 'short' only checks that everything
+runs.
 """
 
 import copy
+from typing import Any
 
 from vit_jax_repro import recipes
 from vit_jax_repro.runs import configuration
@@ -29,23 +31,30 @@ BIT = dict(
   root_channels=32,
   groups=8,
 )
-BIT_CROP = 16  # pixels: 8 would be 2 after the root block
-# A stem to a quarter, so 4x4 patches of 16 pixels; it has the fewest channels
-# that its norms can divide.
+BIT_CROP = 16  # pixels; 8 pixels would leave 2 after the root block
+# A stem that reduces 16 pixels to 4, so there are 4x4 patches. It has as few
+# channels as the groups of its norms allow.
 STEM = dict(patch_size=(1, 1), stem_num_layers=(1,), stem_width_factor=0.5)
 
 _SEEDS = {'digits': (0, 1, 2), 'short': (0, 1)}
 
 
 def _digits(steps, model=VIT, dataset='digits', **changes):
-  """Settings of a training on digits; of `pp`, only what changes."""
+  """Returns settings of a training on digits.
+
+  Args:
+    steps: total steps.
+    model, dataset: see `jobs.train`.
+    **changes: settings that differ from the quickstart's. `pp` has only the
+      keys that differ.
+  """
   recipe = copy.deepcopy(recipes.QUICKSTART)
   pp = changes.pop('pp', {})
   recipe.update(
     dict(
       dataset=dataset,
       total_steps=steps,
-      mixup_alpha=0.0,  # which the quickstart has to reach 98 %
+      mixup_alpha=0.0,  # the quickstart needs mixup only to reach 98 %
       warmup_steps=min(100, steps // 5),
       eval_every=0,
       checkpoint_every=0,
@@ -70,7 +79,7 @@ def _plan(size, stages, sides, **more):
 
 
 def _few(steps, model=VIT, **changes):
-  """Settings of a training on five examples of each of five classes."""
+  """Returns settings of a training on five images of each of five classes."""
   few = dict(
     warmup_steps=steps // 10,
     batch=25,
@@ -79,8 +88,11 @@ def _few(steps, model=VIT, **changes):
   return _digits(steps, model, 'digits/5-9', **few, **changes)
 
 
-def transfer(size):
-  """Pre-trained on 0-4, then 5-9 from five examples each; or not."""
+def transfer(size: str) -> dict[str, Any]:
+  """Returns the plan: pre-training on digits 0-4 or none, then 5-9.
+
+  The second training has five images of each of its classes.
+  """
   if size == 'digits':
     model = recipes.QUICKSTART_MODEL
     pretrain = _digits(2400, model, 'digits/0-4')
@@ -98,8 +110,8 @@ def transfer(size):
   )
 
 
-def position_embeddings(size):
-  """All of Table 8; short: three of it."""
+def position_embeddings(size: str) -> dict[str, Any]:
+  """Returns the plan: all sides of Table 8; at size 'short' three of them."""
   names = list(POSITIONS)
   if size == 'short':
     names = ['none', '1-D, stem', 'relative, every layer']
@@ -118,8 +130,11 @@ def position_embeddings(size):
   return _plan(size, dict(train=_digits(steps, base_lr=1e-2)), sides)
 
 
-def pooling(size):
-  """Three rates; short: two."""
+def pooling(size: str) -> dict[str, Any]:
+  """Returns the plan: class token or mean, at three learning rates.
+
+  At size 'short' there are two learning rates.
+  """
   gap = dict(train=dict(model=dict(classifier='gap')))
   steps = {'digits': 600, 'short': 200}[size]
   pp = dict(train='train[:80%]')
@@ -136,8 +151,11 @@ def pooling(size):
   )
 
 
-def data_size(size):
-  """Subsets of so many images a class, drawn anew for each seed."""
+def data_size(size: str) -> dict[str, Any]:
+  """Returns the plan: ViT and BiT on 5, 25 or all images a class.
+
+  Each seed draws its own subsets. Size 'short' leaves out 25.
+  """
   steps = {'digits': 600, 'short': 120}[size]
   subsets = {'few': 'train@5#{seed}', 'some': 'train@25#{seed}', 'all': 'train'}
   if size == 'short':
@@ -156,8 +174,11 @@ def data_size(size):
   return _plan(size, dict(train=_digits(steps, base_lr=1e-2, batch=50)), sides)
 
 
-def families(size):
-  """Pre-trained on 0-4 once, then 5-9; spreads are of fine-tuning, as there."""
+def families(size: str) -> dict[str, Any]:
+  """Returns the plan: ViT and BiT, pre-trained on 0-4 once, then on 5-9.
+
+  Only the second training is repeated for each seed.
+  """
   steps, few = {'digits': (1000, 200), 'short': (120, 60)}[size]
   bit = dict(model=BIT, pp=dict(crop=BIT_CROP, shift=2))
   return _plan(
@@ -173,11 +194,11 @@ def families(size):
   )
 
 
-def scaling(size):
-  """Transformers of two sizes, each on patches or on the same small ResNet.
+def scaling(size: str) -> dict[str, Any]:
+  """Returns the plan: transformers of two sizes, each with and without a stem.
 
-  As in Table 6 those of one size differ by the stem alone, whose compute comes
-  on top. Short: the small ones.
+  As in Table 6, a hybrid differs from the ViT of its size only by the stem, a
+  small ResNet that adds compute. Size 'short' has only the small ones.
   """
   large = {
     key: recipes.QUICKSTART_MODEL[key] for key in ('hidden_size', 'transformer')
@@ -195,8 +216,11 @@ def scaling(size):
   return _plan(size, dict(train=_digits(steps, base_lr=1e-2)), sides)
 
 
-def adam_vs_sgd(size):
-  """Both pre-train on 0-4, each at its rate, then 5-9 by SGD."""
+def adam_vs_sgd(size: str) -> dict[str, Any]:
+  """Returns the plan: pre-training on 0-4 by Adam or SGD, then 5-9 by SGD.
+
+  Adam and SGD have different learning rates.
+  """
   steps, few = {'digits': (600, 200), 'short': (120, 60)}[size]
   pp = dict(crop=BIT_CROP, shift=2)
   sgd = dict(
@@ -217,8 +241,11 @@ def adam_vs_sgd(size):
   )
 
 
-def hyperparameters(size):
-  """The three models of Figure 10: rate and number of updates grow."""
+def hyperparameters(size: str) -> dict[str, Any]:
+  """Returns the plan: three models of growing learning rate and updates.
+
+  They correspond to Figure 10.
+  """
   short, long = {'digits': (300, 1200), 'short': (60, 240)}[size]
   sides = {
     name: dict(train=dict(base_lr=rate, total_steps=steps))
@@ -231,8 +258,11 @@ def hyperparameters(size):
   return _plan(size, dict(train=_digits(long, warmup_steps=short // 5)), sides)
 
 
-def masked_patches(size):
-  """Three ways to begin, on 0-4; then 5-9 from five examples each."""
+def masked_patches(size: str) -> dict[str, Any]:
+  """Returns the plan: three ways of pre-training on 0-4, then 5-9.
+
+  The second training has five images of each of its classes.
+  """
   steps, few = {'digits': (1500, 300), 'short': (400, 100)}[size]
   return _plan(
     size,
@@ -255,10 +285,11 @@ def masked_patches(size):
   )
 
 
-def warm_start(size):
-  """On half of few images first, then on all of these, without shifting.
+def warm_start(size: str) -> dict[str, Any]:
+  """Returns the plan: training on 5 %, then on 10 % of the training images.
 
-  Augmentation would help the warm start by itself. Shrinking by 0.4 is ours.
+  Images are not shifted, because augmentation alone would already help the warm
+  start. The factor 0.4 of shrinking is ours.
   """
   steps = {'digits': 600, 'short': 200}[size]
   pp = dict(train='train[:10%]', shift=0)

@@ -1,4 +1,4 @@
-"""The result of a study as tables: for the terminal and in Markdown."""
+"""The result of a study as tables, for the terminal and in Markdown."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ class StudyResult:
   num_seeds: int
   sides: tuple[Side, ...]
   judgements: tuple[Judgement, ...]
-  published: Mapping[str, str]  # side: the paper's number, where it has one
+  published: Mapping[str, str]  # side: the paper's number, if there is one
 
 
 def header(result: StudyResult) -> list[str]:
@@ -52,7 +52,7 @@ def rows(result: StudyResult) -> list[list[str]]:
 
 
 def sentences(result: StudyResult) -> list[str]:
-  """Returns a line on each claim."""
+  """Returns one line for each claim."""
   return [
     f'{each.claim} ({each.source}): {each.verdict}; the difference is '
     f'{each.difference:+.3f} ± {each.spread:.3f}'
@@ -62,7 +62,7 @@ def sentences(result: StudyResult) -> list[str]:
 
 def markdown(result: StudyResult) -> str:
   """Returns the whole result as a Markdown text."""
-  # A size may go on: 'digits with 2 of 3 seeds'.
+  # The size of a shortened study is such as 'digits with 2 of 3 seeds'.
   size, _, changed = result.size.partition(' ')
   plan = f'`configs/studies.py:{result.name},{size}` {changed}'.strip()
   lines = [

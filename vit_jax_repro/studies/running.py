@@ -1,11 +1,11 @@
-"""Runs a study: trains every side, chooses rates, judges the claims."""
+"""Running a study: trains every side, chooses rates, judges the claims."""
 
 import copy
 import dataclasses
 import json
 import os
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vit_jax_repro.errors import InputError
@@ -33,36 +33,37 @@ def run(
 ) -> report.StudyResult:
   """Runs a study or continues one.
 
-  Each side is a chain of trainings, the stages: a stage starts from the model
-  of the one before. With several learning rates the last stage is trained
-  with each of them and every seed; the rate with the best mean accuracy on
-  the held-out split is kept, and the test split is looked at once. One process
-  runs it, on all the devices of its machine.
+  Each side is a chain of trainings, the stages. A stage starts from the model
+  of the previous one. If there are several learning rates, the last stage is
+  trained with each of them and with every seed. The rate with the best mean
+  accuracy on the held-out split is chosen, and only its runs are evaluated on
+  the test split. A study runs in one process, on all devices of its machine.
 
   Args:
     config:
       name: a key of `claims.STUDIES`.
-      size: what it is called in the report.
-      stages: name: the settings of `jobs.train`.
-      sides: name: what it changes, {stage: settings}, nested as there; None
-        for a stage leaves it out, and a model that names its kind replaces
-        the other as a whole. Next to the stages: `base_lrs` of its own,
-        or `rate_of`, a side before it whose rate it takes.
-      order: `stages` and `sides`, the names in their order, as a ConfigDict
-        has none; sides that are not named there are left out.
-      seeds: of all stages; '{seed}' in pp.train is replaced by it.
-      held_out: the split to choose on; None: there is no choice.
-      base_lrs: of the last stage; (): its own.
-      once: names of stages that are trained with their own seed alone.
-    workdir: holds the runs; study.json and study.md, which are the result;
-      and begun.json, which study it is of.
+      size: name of the size in the report.
+      stages: {name: settings of `jobs.train`}.
+      sides: {name: {stage: changed settings}}, nested like the settings. None
+        in place of the settings leaves the stage out. A model with a key
+        `model` replaces the stage's model completely. A side may also have
+        `base_lrs` of its own, or `rate_of`, an earlier side whose learning rate
+        it takes.
+      order: dict(stages=..., sides=...) with the names in order, because a
+        ConfigDict has no order. Sides that are missing here are left out.
+      seeds: for all stages; the seed replaces '{seed}' in pp.train.
+      held_out: the split on which the learning rate is chosen; None: no choice.
+      base_lrs: learning rates of the last stage; (): the stage's own.
+      once: names of stages that are trained only with their own seed.
+    workdir: folder for the runs, the result (study.json and study.md) and
+      begun.json, which records the study and its size.
 
   Returns:
     The result, as in study.json.
 
   Raises:
-    InputError: a key or side that is unknown or missing; the folder holds
-      another study, one of another size, or a training; as `jobs.train`.
+    InputError: a key or side is unknown or missing; the folder holds another
+      study, another size or a training run; as `jobs.train`.
     OSError: as `jobs.train`.
   """
   config = checked(to_plain(config))
@@ -91,12 +92,12 @@ def run(
     os.path.join(workdir, 'study.json'), dataclasses.asdict(result)
   )
   files.write_text(os.path.join(workdir, 'study.md'), report.markdown(result))
-  note(f'the result stands in {os.path.join(workdir, "study.md")}')
+  note(f'wrote the result to {os.path.join(workdir, "study.md")}')
   return result
 
 
 def _begin(config, workdir):
-  """Writes which study the folder holds; refuses a folder of another."""
+  """Records the study in its folder; refuses the folder of another study."""
   mine = {key: config[key] for key in ('name', 'size')}
   for name in ('begun.json', 'study.json', 'config.json'):
     found = _read(os.path.join(workdir, name))
@@ -133,7 +134,10 @@ def _read(path):
 
 
 def checked(config: dict[str, Any]) -> dict[str, Any]:
-  """Returns the configuration, plain, with stages and sides in order.
+  """Returns the configuration with its stages and sides in order.
+
+  Args:
+    config: see `run`; a plain dict.
 
   Raises:
     InputError: see `run`.
@@ -154,7 +158,7 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
     config[what] = {name: known[name] for name in order}
   for what in ('stages', 'sides', 'seeds'):
     if not config[what]:
-      raise InputError(f'config.study has no {what}; give one at least')
+      raise InputError(f'config.study has no {what}; give at least one')
   before = []
   for name, changes in config['sides'].items():
     _check_side(name, changes, config, before)
@@ -168,8 +172,8 @@ def _check_side(name, changes, config, before):
     raise InputError(f'side {name!r} has {unknown}; choose from {known}')
   if changes.get('rate_of', None) not in [None, *before]:
     raise InputError(
-      f'side {name!r} has the rate of {changes["rate_of"]!r}, which is no side '
-      f'before it; choose from {before}'
+      f'side {name!r} takes the rate of {changes["rate_of"]!r}, which is not '
+      f'an earlier side; choose from {before}'
     )
   if len(rates_of(changes, config, {})) > 1 and not config['held_out']:
     raise InputError(
@@ -178,13 +182,17 @@ def _check_side(name, changes, config, before):
     )
 
 
-def rates_of(changes, config, chosen):
-  """Returns the learning rates that a side is trained with.
+def rates_of(
+  changes: Mapping[str, Any],
+  config: Mapping[str, Any],
+  chosen: Mapping[str, Any],
+) -> list[Any]:
+  """Returns the learning rates with which a side is trained.
 
   Args:
-    changes: of the side.
-    config: as `checked` gives it.
-    chosen: the rates of the sides before.
+    changes: the changes of the side.
+    config: from `checked`.
+    chosen: {earlier side: its learning rate}.
   """
   if 'rate_of' in changes:
     return [chosen.get(changes['rate_of'])]
@@ -197,7 +205,7 @@ def rates_of(changes, config, chosen):
 
 
 def _side(name, config, trainings, measures, before):
-  """Trains one side of a study; `before`: the sides that are done."""
+  """Trains one side of a study; `before` are the earlier sides."""
   changes = config['sides'][name]
   chosen = {side.name: side.base_lr for side in before}
   rates = rates_of(changes, config, chosen)
@@ -208,13 +216,13 @@ def _side(name, config, trainings, measures, before):
     ]
     for rate in rates
   }
-  held_out = {}
+  held_out: dict[float, float] = {}
   if len(rates) > 1:
     held_out = {
       rate: statistics.mean(map(trainings.held_out, names))
       for rate, names in runs.items()
     }
-  best = max(held_out, key=held_out.get) if held_out else rates[0]
+  best = max(held_out, key=held_out.__getitem__) if held_out else rates[0]
   *_, (_, settings) = stages(config, changes, best, config['seeds'][0])
   test = list(config['stages'].values())[-1]['pp']['test']
   localities = ()
@@ -231,7 +239,7 @@ def _side(name, config, trainings, measures, before):
 
 
 def _chain(config, changes, rate, seed, trainings, side):
-  """Returns the name of the last run."""
+  """Trains the stages of a side; returns the name of the last run."""
   run = None
   for stage, settings in stages(config, changes, rate, seed):
     about = f'{side}, learning rate {settings["base_lr"]:g}, seed {seed}'
@@ -239,13 +247,16 @@ def _chain(config, changes, rate, seed, trainings, side):
   return run
 
 
-def stages(config, changes, rate, seed):
+def stages(
+  config: Mapping[str, Any], changes: Mapping[str, Any], rate: float, seed: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields (name, settings) of the trainings of one side.
 
   Args:
-    config: as `checked` gives it.
-    changes: of the side.
-    rate, seed: what they are made with.
+    config: from `checked`.
+    changes: the changes of the side.
+    rate: learning rate of the last stage.
+    seed: seed of all stages but those in `once`.
   """
   *_, last = config['stages']
   for stage, own in config['stages'].items():
@@ -263,7 +274,7 @@ def stages(config, changes, rate, seed):
 
 
 def _merged(settings, changes):
-  """Returns a copy of nested settings with some replaced."""
+  """Returns a copy of nested settings, updated by nested changes."""
   settings = copy.deepcopy(settings)
   for key, value in changes.items():
     part = isinstance(value, dict) and not (key == 'model' and key in value)

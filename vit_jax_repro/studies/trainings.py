@@ -1,4 +1,4 @@
-"""The runs of a study: each made once, whichever sides and seeds share it."""
+"""The training runs of a study, which its sides and seeds share."""
 
 import atexit
 import copy
@@ -24,10 +24,11 @@ from vit_jax_repro.runs import workdir
 class Trainings:
   """Runs in WORKDIR/runs, each in a folder named after its settings.
 
-  A run that is finished is not repeated, one that was killed goes on.
+  A finished run is not repeated, an interrupted one is continued.
   """
 
   def __init__(self, folder: str):
+    """Uses the workdir `folder` of the study."""
     self._folder = os.path.join(folder, 'runs')
 
   def train(
@@ -37,14 +38,14 @@ class Trainings:
     before: str | None,
     about: str,
   ) -> str:
-    """Trains, if that was not done before.
+    """Trains a model, unless the run is finished.
 
     Args:
-      stage: what the folder's name begins with.
-      settings: of jobs.train, plain.
-      before: name of the run whose model it starts from; None: as settings
-        say.
-      about: what is told of a run that is begun.
+      stage: prefix of the folder's name.
+      settings: settings of jobs.train, a plain dict.
+      before: name of the run whose model is the start; None: the start that
+        `settings` has.
+      about: prefix of the note on the run.
 
     Returns:
       The run's name.
@@ -64,15 +65,17 @@ class Trainings:
     return name
 
   def path(self, *parts: str) -> str:
-    """Where a run, or a file of it, is."""
+    """Returns the path of a run or of one of its files."""
     return os.path.join(self._folder, *parts)
 
   def held_out(self, name: str) -> float:
-    """Accuracy on the split that the run itself looked at."""
+    """Returns the accuracy of a finished run on its own test split."""
     return self._read(name, 'result.json')['accuracy']
 
-  def accuracy(self, name: str, settings: Mapping[str, Any], split: str):
-    """Accuracy on a split, computed once."""
+  def accuracy(
+    self, name: str, settings: Mapping[str, Any], split: str
+  ) -> float:
+    """Returns the accuracy of a finished run on a split, computed once."""
     if split == settings['pp']['test']:
       return self.held_out(name)
     known = self._read(name, 'splits.json') or {}
@@ -89,7 +92,7 @@ class Trainings:
     return known[split]
 
   def locality(self, name: str) -> float:
-    """See `position_similarity`."""
+    """Returns the `locality` of a run's position embeddings."""
     return locality(self.path(name, 'model.npz'))
 
   def _read(self, name, file):
@@ -101,7 +104,7 @@ class Trainings:
 
 
 def _digest(settings, before):
-  """Ten hexadecimal digits of what makes a run the one that it is."""
+  """Returns ten hexadecimal digits of the settings that identify a run."""
   flat = workdir.flattened(settings)
   kept = {key: value for key, value in flat.items() if key not in workdir.FREE}
   text = json.dumps([kept, before], sort_keys=True)
@@ -110,12 +113,14 @@ def _digest(settings, before):
 
 @functools.cache
 def keep_compiled() -> None:
-  """Keeps compiled programs: runs that differ by seed have the same ones.
+  """Turns on JAX's compilation cache, so that runs share their programs.
 
-  They are kept until the process ends, or where JAX's compilation cache is
-  set to be.
+  Runs that differ only by their seed have the same programs. They are kept in
+  JAX's cache folder, or if none is set, in a folder that is removed when the
+  process ends.
   """
-  if jax.config.jax_compilation_cache_dir:
+  # JAX defines this attribute at run time.
+  if jax.config.jax_compilation_cache_dir:  # ty: ignore[missing-attribute]
     return
   folder = tempfile.TemporaryDirectory(prefix='compiled_')
   atexit.register(folder.cleanup)
@@ -124,27 +129,29 @@ def keep_compiled() -> None:
 
 
 def locality(path: str | os.PathLike) -> float:
-  """How far similarity falls with distance.
+  """Returns how far the similarity of position embeddings falls with distance.
 
-  The mean cosine similarity of the position embeddings of neighbours, in a
-  row or column, less that of patches farther apart than half of the largest
-  distance: about 0 for fresh ones, at most 2.
+  This is the mean cosine similarity of the position embeddings of neighbours in
+  a row or column, minus that of patches farther apart than half of the largest
+  distance. It is about 0 for untrained embeddings and at most 2.
 
   Args:
-    path: weights of a ViT with position embeddings that are added; those of
-      the first layer where each has its own.
+    path: weights file of a ViT with position embeddings that are added. If each
+      layer has its own, those of the first are measured.
 
   Raises:
-    InputError: it has none, or a single patch.
+    InputError: the model has no such embeddings, or a single patch.
   """
   similarity = inspecting.positions(path).similarity
   if similarity.size == 1:
-    raise InputError(f'{path} has a single patch, which has no neighbour')
+    raise InputError(
+      f'{path} has a single patch, so there are no neighbours to compare'
+    )
   return similarity_falls(similarity)
 
 
 def similarity_falls(similarity: np.ndarray) -> float:
-  """`locality` of cosine similarities [h, w, h, w]."""
+  """Returns the `locality` of cosine similarities [h, w, h, w]."""
   height, width = similarity.shape[:2]
   cosines = similarity.reshape(height * width, -1)
   y, x = np.divmod(np.arange(height * width), width)
