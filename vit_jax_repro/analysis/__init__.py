@@ -1,1 +1,1 @@
-"""What models are like: what they cost."""
+"""Analyses of models and compiled programs, and figures of the results."""

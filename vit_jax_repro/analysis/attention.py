@@ -1,13 +1,16 @@
 """Attention of a ViT: weights, rollout, distance (ViT paper, section 4.5).
 
-Shapes: B images, L layers, A heads, N tokens (P class and distillation tokens
-first, then the patches in raster order), (h, w) grid of patches.
+Shapes: B images, L layers, A heads, N tokens, (h, w) grid of patches. The
+tokens are P class and distillation tokens, then the patches in raster order.
 """
 
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +19,8 @@ from vit_jax_repro import models
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import intermediates
 
-# How the heads of a layer become one matrix. The ViT paper averages them
-# (D.8), as do Abnar and Zuidema (arXiv:2005.00928).
+# Functions that combine the heads of a layer into one matrix. The ViT paper
+# averages them (D.8), as do Abnar and Zuidema (arXiv:2005.00928).
 COMBINED = {'mean': np.mean, 'max': np.max, 'min': np.min}
 
 
@@ -25,26 +28,28 @@ COMBINED = {'mean': np.mean, 'max': np.max, 'min': np.min}
 class AttentionMaps:
   """The attention of a model for one image."""
 
-  weights: np.ndarray  # [L, A, N, N] float32; rows, of the queries, sum to 1
+  weights: np.ndarray  # [L, A, N (queries), N (keys)] float32; rows sum to 1
   grid: tuple[int, int]
-  patch: tuple[float, float]  # pixels from one to the next: down, right
+  patch: tuple[float, float]  # pixels between adjacent patches: down, right
 
   @property
   def num_prefix(self) -> int:
     """Returns P, the number of tokens before the patches."""
     return self.weights.shape[-1] - math.prod(self.grid)
 
-  def seen_from(self, matrix: np.ndarray, token) -> np.ndarray:
+  def seen_from(
+    self, matrix: np.ndarray, token: str | tuple[int, int]
+  ) -> np.ndarray:
     """Returns the attention of one query token to each patch.
 
     Args:
-      matrix: [..., N, N], the last axis that of the keys.
-      token: 'class'; 'mean', the average over all patches; or the (row,
-        column) of a patch.
+      matrix: attention [..., N (queries), N (keys)].
+      token: 'class' for the class token, 'mean' for the average over all
+        patches, or the (row, column) of a patch.
 
     Returns:
-      [..., h, w]; what goes to class and distillation tokens is left out, so
-      that it sums to less than 1.
+      Attention [..., h, w]. It sums to less than 1, because attention to class
+      and distillation tokens is left out.
 
     Raises:
       InputError: the model has no such token.
@@ -74,8 +79,8 @@ class AttentionMaps:
     return self.num_prefix + row * width + column
 
 
-def require_vit(model) -> None:
-  """Raises a ValueError unless the model has attention."""
+def require_vit(model: nn.Module) -> None:
+  """Raises an InputError if the model is not a ViT, which has attention."""
   if not isinstance(model, models.ViT):
     raise InputError(
       f'a {type(model).__name__} has no attention and no position embeddings; '
@@ -83,14 +88,18 @@ def require_vit(model) -> None:
     )
 
 
-def attention_maps(model, params, image: np.ndarray) -> AttentionMaps:
-  """Runs a ViT or hybrid on an image [H, W, 3] and keeps its attention.
+def attention_maps(
+  model: models.ViT, params: Mapping[str, Any], image: np.ndarray
+) -> AttentionMaps:
+  """Returns the attention of a ViT or hybrid for an image [H, W, 3].
 
   Raises:
-    InputError: another model, or weights that are not finite.
+    InputError: the model is not a ViT, or its attention is not finite.
   """
   require_vit(model)
-  weights, cells = _compiled(model)(params, image[None])
+  # ty does not know that linen modules are hashable.
+  apply = _compiled(model)  # ty: ignore[invalid-argument-type]
+  weights, cells = apply(params, image[None])
   weights = np.asarray(weights[0], np.float32)
   if not np.isfinite(weights).all():
     raise InputError(
@@ -99,15 +108,17 @@ def attention_maps(model, params, image: np.ndarray) -> AttentionMaps:
     )
   grid = cells.shape[1:3]
   patch = model.patch_size
-  if model.stem_num_layers is not None:  # those of the stem come on top
+  if model.stem_num_layers is not None:  # the stem reduces the image first
     patch = tuple(
       pixels / count for pixels, count in zip(image.shape, grid, strict=False)
     )
   return AttentionMaps(weights, grid, tuple(patch))
 
 
-def grid_of(model, params, image_size: tuple[int, int]) -> tuple[int, int]:
-  """Returns (h, w) of a ViT's or hybrid's patches; nothing is computed."""
+def grid_of(
+  model: models.ViT, params: Mapping[str, Any], image_size: tuple[int, int]
+) -> tuple[int, int]:
+  """Returns the grid (h, w) of a ViT's or hybrid's patches, from shapes."""
   image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
   _, cells = jax.eval_shape(functools.partial(_apply, model), params, image)
   return cells.shape[1:3]
@@ -116,21 +127,21 @@ def grid_of(model, params, image_size: tuple[int, int]) -> tuple[int, int]:
 def rollout(
   weights: np.ndarray, *, combined: str = 'mean', residual: bool = True
 ) -> np.ndarray:  # [L, A, N, N] -> [N, N]
-  """Returns how much of each input token is in each output token.
+  """Returns the part of each input token in each output token.
 
-  The product of all layers' matrices, the last one on the left: in each the
-  heads are combined, the identity represents the residual connection, and rows
-  sum to 1, as those of the result do. The ViT paper (D.8) names the average
-  over heads and the product; the identity is Abnar and Zuidema's, whom it
-  follows: 0.5 A + 0.5 I.
+  The result is the product of one matrix per layer, the last layer's on the
+  left. A layer's matrix combines its heads. The identity represents the
+  residual connection. Rows of each matrix and of the result sum to 1. The ViT
+  paper (D.8) names the average over heads and the product. The identity is
+  from Abnar and Zuidema, whom the paper follows: 0.5 A + 0.5 I.
 
   Args:
-    weights: as in `AttentionMaps`.
+    weights: attention weights, as in `AttentionMaps`.
     combined: a key of `COMBINED`.
     residual: whether the identity is added.
 
   Raises:
-    InputError: an unknown name.
+    InputError: `combined` is unknown.
   """
   if combined not in COMBINED:
     raise InputError(f'unknown {combined=}; choose from {", ".join(COMBINED)}')
@@ -138,7 +149,7 @@ def rollout(
   for heads in weights:
     layer = COMBINED[combined](heads.astype(np.float64), axis=0)
     total = layer.sum(axis=-1, keepdims=True)
-    # Where no two heads meet, the smallest of all is 0 everywhere.
+    # The smallest head can be 0 in a whole row, if no two heads overlap there.
     some = total > 0
     matrix = np.where(some, layer / np.where(some, total, 1), identity)
     if residual:
@@ -150,11 +161,11 @@ def rollout(
 def patch_distances(
   grid: tuple[int, int], patch: tuple[float, float]
 ) -> np.ndarray:
-  """Returns [h*w, h*w]: pixels between the centres of patches.
+  """Returns the distances [h*w, h*w] in pixels between centres of patches.
 
   Args:
-    grid: rows and columns of patches.
-    patch: as in `AttentionMaps`.
+    grid: numbers of rows and columns of patches.
+    patch: pixels between adjacent patches, as in `AttentionMaps`.
   """
   row, column = np.divmod(np.arange(math.prod(grid)), grid[1])
   y, x = patch[0] * row, patch[1] * column
@@ -162,20 +173,20 @@ def patch_distances(
 
 
 def mean_distance(attention: AttentionMaps) -> np.ndarray:
-  """Returns [L, A]: how far attention reaches, in pixels of the input image.
+  """Returns the mean attention distance [L, A] in pixels of the input image.
 
-  For each patch the mean distance to all patches, its own with 0 among them,
-  weighted by attention; averaged over the patches (ViT paper, D.7 and Figure
-  11). Class and distillation tokens have no place in the image. The paper
-  does not mention them. They are left out here, as queries and as keys, and the
-  rest of a row is scaled to the sum 1.
+  For each patch this is the mean of its distances to all patches (0 to
+  itself), weighted by attention; the result averages over the patches (ViT
+  paper, D.7 and Figure 11). Class and distillation tokens have no position in
+  the image, and the paper does not mention them. They are left out here, as
+  queries and as keys, and the rest of a row is scaled to the sum 1.
   """
   first = attention.num_prefix
   weights = attention.weights[..., first:, first:].astype(np.float64)
   total = weights.sum(axis=-1)  # [L, A, h*w]
   distances = patch_distances(attention.grid, attention.patch)
   reach = np.einsum('laqk,qk->laq', weights, distances)
-  # A query may have all of its attention on the class token.
+  # A query may attend only to the class token.
   reach = np.divide(reach, total, out=np.zeros_like(reach), where=total > 0)
   return reach.mean(axis=-1)
 
@@ -186,7 +197,7 @@ def _compiled(model):
 
 
 def _apply(model, params, images):
-  """Returns [B, H, W, 3] -> weights [B, L, A, N, N], patches [B, h, w, D]."""
+  """Returns weights [B, L, A, N, N] and patches [B, h, w, D] of images."""
   _, variables = model.apply(
     {'params': params},
     images,

@@ -1,14 +1,16 @@
 """Figures of numbers: published ones, runs, studies, benchmarks, verdicts.
 
-Each function takes records of paper/points.py and saved_results.py, or others
-with the same fields, and returns a matplotlib Figure, see `pictures`.
+Each function takes records of paper/points.py or saved_results.py, or objects
+with the same attributes, and returns a matplotlib Figure, see `pictures`.
 """
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from vit_jax_repro.analysis import saved_results
 from vit_jax_repro.analysis.pictures import (
   COLOURS,
   GREY,
@@ -18,21 +20,21 @@ from vit_jax_repro.analysis.pictures import (
   placeholder,
 )
 
-# Verdicts on what was measured stand out; the rest is light.
+# Dark colours for verdicts on measured numbers, light ones for the others.
 VERDICTS = {
   'agrees': COLOURS[0],
   'differs': COLOURS[3],
   'not checkable': '#dddddd',
   'not run': '#aaaaaa',
 }
-_OWN = 'own runs'  # where the paper has a figure of its own
+_OWN = 'own runs'  # in titles, to distinguish them from the paper's figures
 
 
-def compute(trained: Sequence):
+def compute(trained: Sequence[Any]) -> Any:
   """Draws accuracy over pre-training compute (ViT paper, Figure 5).
 
   Args:
-    trained: records as `points.Trained`.
+    trained: records of the type `points.Trained`.
   """
   figure = new(9, 4.2)
   figure.suptitle(
@@ -72,12 +74,8 @@ def compute(trained: Sequence):
   return figure
 
 
-def curves(runs: Sequence):
-  """Draws training loss and accuracy of runs over their steps.
-
-  Args:
-    runs: records as `saved.Curves`.
-  """
+def curves(runs: Sequence[saved_results.Curves]) -> Any:
+  """Draws training loss and accuracy of runs over their steps."""
   figure = new(9, 3.8)
   left, right = figure.subplots(1, 2, sharex=True)
   splits = dict.fromkeys(split for run in runs for split in run.evaluated)
@@ -112,12 +110,8 @@ def curves(runs: Sequence):
   return figure
 
 
-def study(found):
-  """Draws the sides of a study: mean and each seed's accuracy, and claims.
-
-  Args:
-    found: a record as `saved_results.SavedStudy`.
-  """
+def study(found: saved_results.SavedStudy) -> Any:
+  """Draws each side's mean and accuracies per seed, and the study's claims."""
   lines = [
     textwrap.fill(claim, 100, subsequent_indent='    ')
     for claim in found.claims
@@ -150,11 +144,11 @@ def study(found):
   return figure
 
 
-def verdicts(overview):
-  """Draws how many published numbers agree, and the differences measured.
+def verdicts(overview: Any) -> Any:
+  """Draws the numbers of verdicts, and measured against published numbers.
 
   Args:
-    overview: a record as `points.Overview`.
+    overview: a record of the type `points.Overview`.
   """
   figure = new(10, 4.6)
   left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
@@ -207,12 +201,8 @@ def _differences(axis, checked):
   axis.grid(alpha=0.3)
 
 
-def speeds(measured):
-  """Draws rows of a benchmark as bars, or over several image sizes.
-
-  Args:
-    measured: a record as `saved.Measured`.
-  """
+def speeds(measured: saved_results.Measured) -> Any:
+  """Draws rows of a benchmark as bars, or as lines over several image sizes."""
   several = len(set(measured.sides)) > 1
   number = len(measured.values)
   figure = new(7.5, 4.2 if several else 1.3 + 0.36 * number)
@@ -261,16 +251,12 @@ def speeds(measured):
   return figure
 
 
-def scaling(found):
-  """Draws the bound of each chip's images per second over the chips.
-
-  Args:
-    found: a record as `saved.Scaling`.
-  """
+def scaling(found: saved_results.Scaling) -> Any:
+  """Draws the bound of images per second and chip over the number of chips."""
   figure = new(7.5, 4.2)
   axis = figure.subplots()
   names = list(dict.fromkeys(found.series))
-  # The marker is what bounds a program.
+  # The marker shows which limit bounds a program.
   markers = dict(zip(('compute', 'memory', 'links'), MARKERS, strict=False))
   for name, colour in zip(names, _colours(len(names)), strict=True):
     rows = [i for i, series in enumerate(found.series) if series == name]

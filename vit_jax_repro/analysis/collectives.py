@@ -25,14 +25,14 @@ class Collective:
 
   Attributes:
     kind: a member of `KINDS`.
-    axes: the axes of the mesh whose devices take part; () if all devices of
-      the mesh do and it has no axis of more than one.
-    group: numbers, in the mesh's order, of the devices of one group; of a
-      permutation a source and its target.
-    arrays: the whole arrays: what a gather gives, what a sum takes; for a
-      `collective-permute` what one device receives.
-    times: how often it runs in one call of the program.
-    origin: the operation of the traced program that it comes from.
+    axes: the axes of the mesh along which the devices of a group lie; () for a
+      mesh whose axes all have the size 1.
+    group: indices, in the mesh's order, of the devices of one group; for a
+      permutation, a source and its target.
+    arrays: the whole arrays: results of a gather, operands of a sum, or the
+      arrays that one device receives in a `collective-permute`.
+    times: number of its executions in one call of the program.
+    origin: the operation of the traced program that it stems from.
   """
 
   kind: str
@@ -44,20 +44,20 @@ class Collective:
 
   @property
   def payload(self) -> int:
-    """The bytes of the whole arrays, in one call of the program."""
+    """Returns the bytes of the whole arrays in one call of the program."""
     return self.times * sum(array.bytes for array in self.arrays)
 
 
 def find(
   module: hlo.HloModule, mesh_shape: Mapping[str, int]
 ) -> list[Collective]:
-  """Lists the collectives of a program, those that run in pieces once.
+  """Lists the collectives of a program; one that runs in pieces counts once.
 
   Args:
     module: the program.
-    mesh_shape: sizes of the axes of the mesh, in its order.
+    mesh_shape: {axis: size} of the mesh, in its order.
   """
-  found = {}
+  found: dict[str, Collective] = {}
   for instruction, times, computation in module.instructions():
     kind = _kind(instruction, computation)
     if kind is None:
@@ -65,7 +65,7 @@ def find(
     axes, group = _group(instruction, mesh_shape)
     if len(group) == 1:
       continue
-    # A TPU overlaps one gather with several fusions and copies it into each.
+    # On a TPU several fusions can hold a copy of one gather, to overlap it.
     channel = re.search(r'channel_id=(\d+)', instruction.attributes)
     in_fusion = channel and module.is_fused(computation)
     key = channel[1] if in_fusion else instruction.name
@@ -86,7 +86,7 @@ def find(
 def _kind(instruction, computation):
   name = instruction.opcode.removesuffix('-start')
   if name == 'all-reduce' and computation.startswith('all-reduce-scatter'):
-    return 'reduce-scatter'  # a TPU's kernel that keeps its part of the sum
+    return 'reduce-scatter'  # a TPU's kernel, which keeps a part of the sum
   return name if name in KINDS else None
 
 
@@ -100,7 +100,7 @@ def _whole(kind, instruction):
     return tuple(results)
   if len(results) != len(operands):
     return tuple(operands)
-  # A sum is computed in the dtype of its result, to which it may cast.
+  # The operands may be cast: a sum is computed in the dtype of its result.
   return tuple(
     dataclasses.replace(operand, dtype=result.dtype)
     for operand, result in zip(operands, results, strict=True)
@@ -108,7 +108,7 @@ def _whole(kind, instruction):
 
 
 def _group(instruction, mesh_shape):
-  """Returns the axes of the mesh along which a group lies, and the group."""
+  """Returns the mesh axes along which a group lies, and its devices."""
   ids = np.arange(math.prod(mesh_shape.values())).reshape(
     tuple(mesh_shape.values())
   )
@@ -123,9 +123,9 @@ def _group(instruction, mesh_shape):
 
 
 def _first_group(attributes, num_devices) -> Sequence[int]:
-  """Returns the devices that exchange; of a permutation (source, target).
+  """Returns the devices of the first group; [source, target] of a permutation.
 
-  Groups are written as axes of a mesh, as a reshaped and transposed range, or
+  XLA writes groups as axes of a mesh, as a reshaped and transposed range, or
   as lists.
   """
   pairs = re.search(r'source_target_pairs=\{(.*?)\}\}', attributes)
@@ -147,14 +147,15 @@ def _first_group(attributes, num_devices) -> Sequence[int]:
     r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', attributes
   )
   if reshaped:
-    groups, dims, order = (
-      [int(n) for n in text.split(',')] if text else None
-      for text in reshaped.groups()
-    )
+    groups, dims = _integers(reshaped[1]), _integers(reshaped[2])
     ids = np.arange(math.prod(dims)).reshape(dims)
-    ids = ids.transpose(order) if order else ids
+    ids = ids.transpose(_integers(reshaped[3])) if reshaped[3] else ids
     return ids.reshape(groups)[0].tolist()
   listed = re.search(r'replica_groups=\{\{([\d,]+)\}', attributes)
   if listed:
-    return [int(n) for n in listed[1].split(',')]
+    return _integers(listed[1])
   return list(range(num_devices))
+
+
+def _integers(text):
+  return [int(number) for number in text.split(',')]

@@ -1,9 +1,9 @@
-"""What a model costs: parameters, multiply-adds, pre-training compute.
+"""Cost of a model: parameters, multiply-adds, pre-training compute.
 
 Table 6 of the ViT paper (arXiv:2010.11929) gives the compute of pre-training in
-exaFLOPs, without saying how it is counted. Three passes (forward, and twice
-that backward) of two operations for each multiply-add, over the images of the
-paper's epochs, give its numbers: see `TABLE_6`.
+exaFLOPs, but not how it is counted. Its numbers follow from three passes
+(forward, and twice as much backward) with two operations per multiply-add, over
+the images of the paper's epochs: see `TABLE_6`.
 """
 
 import collections
@@ -21,18 +21,19 @@ from jax.extend import core as jaxprs
 from vit_jax_repro import models
 from vit_jax_repro.errors import InputError
 
-# Of JFT-300M, and the pixels that models are pre-trained at (section 4.1).
-JFT_IMAGES = 303e6
-IMAGE_SIZE = 224
+JFT_IMAGES = 303e6  # images of JFT-300M (section 4.1)
+IMAGE_SIZE = 224  # pixels per side in pre-training (section 4.1)
 
-# Names in Table 6: ours; its ResNets are BiT (section 4.1), of JFT-300M.
+# {name in Table 6: our name}. Its ResNets are BiT models (section 4.1),
+# pre-trained on JFT-300M.
 #
-# Counted without heads, four of the six rows of ViTs come out to the last digit
-# of the table and ViT-H/14 0.1 % below. ViT-B/32 comes out 2.003 % above its 55
-# (1.1 % above where that digit begins), which is what it would cost
-# with 49 tokens, so without the class token; the
-# other rows of patch 32, hybrids too, fit 50. R50x1+ViT-L/16 has 859 for 7
-# epochs and 1668 for 14, of which the second is within 0.2 %.
+# Costs without heads agree with the table to the last digit for four of the six
+# rows of ViTs, and are 0.1 % lower for ViT-H/14. For ViT-B/32 the cost is
+# 2.003 % above the table's 55 (1.1 % above the largest number that rounds to
+# 55). With 49 tokens, without the class token, the cost would be 55. The other
+# rows of patch 32, also those of hybrids, agree with 50 tokens. R50x1+ViT-L/16
+# has 859 for 7 epochs and 1668 for 14; the cost agrees with the second within
+# 0.2 %.
 TABLE_6 = {
   'ViT-B/32': 'ViT-B_32',
   'ViT-B/16': 'ViT-B_16',
@@ -54,38 +55,38 @@ TABLE_6 = {
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """One row of Table 6 beside what our model of that name costs."""
+  """One row of Table 6 and the computed cost of the model."""
 
-  system: str  # as Table 6 calls it
-  model: str  # as we do
+  system: str  # name in Table 6
+  model: str  # name here
   parameters: int  # without a head, at IMAGE_SIZE
-  multiply_adds: int  # likewise, for one image
-  operations: float | None  # FLOPs of XLA, likewise; None: not compiled
-  epochs: int  # of JFT-300M
+  multiply_adds: int  # for one image, without a head, at IMAGE_SIZE
+  operations: float | None  # XLA's FLOPs for one image; None if not compiled
+  epochs: int  # passes over JFT-300M
   exaflops: float
   published: float
 
   @property
-  def ratio(self):
-    """Ours to the published one."""
+  def ratio(self) -> float:
+    """Returns computed exaFLOPs / published exaFLOPs."""
     return self.exaflops / self.published
 
 
 def table(
   published: Mapping[tuple[str, int], float], *, compiled: bool = False
 ) -> list[Cost]:
-  """The rows of Table 6, computed.
+  """Computes the rows of Table 6.
 
   Args:
     published: {(system, epochs): exaFLOPs}; systems are keys of `TABLE_6`.
-    compiled: whether models are compiled too, for XLA's count: a minute or two
-      for all of them.
+    compiled: whether to compile the models for XLA's count, too. This takes one
+      or two minutes for all of them.
 
   Raises:
-    InputError: an unknown system.
+    InputError: a system is unknown.
   """
   rows = []
-  costs = {}  # system: what does not depend on epochs
+  costs = {}  # {system: fields of `Cost` that do not depend on epochs}
   for (system, epochs), value in published.items():
     if system not in costs:
       costs[system] = _of_system(system, compiled)
@@ -109,7 +110,7 @@ def _of_system(system, compiled):
     )
   name, size = TABLE_6[system], (IMAGE_SIZE, IMAGE_SIZE)
   model = models.create(name, num_classes=None)
-  # One block is traced where blocks are scanned; the numbers are the same.
+  # A scan traces only one block; the numbers are the same.
   short = model.clone(scan=True) if hasattr(model, 'scan') else model
   return {
     'model': name,
@@ -120,24 +121,24 @@ def _of_system(system, compiled):
 
 
 def parameters(model: nn.Module, image_size: tuple[int, int]) -> int:
-  """Number of parameters, from their shapes alone."""
+  """Returns the number of parameters of a model, computed from shapes."""
   return size_of(shapes(model, image_size))
 
 
-def size_of(tree) -> int:
-  """Number of elements of all arrays, or shapes, of a tree."""
+def size_of(tree: Any) -> int:
+  """Returns the number of elements in a tree of arrays or shapes."""
   return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def multiply_adds(model: nn.Module, image_size: tuple[int, int]) -> int:
-  """Multiply-adds of the matrix products and convolutions for one image.
+  """Returns the multiply-adds of products and convolutions for one image.
 
-  Products with the zeros that pad a convolution's input do not count, as in
+  Products with the zero padding of a convolution's input do not count, as in
   XLA's own analysis. Nothing is allocated or compiled.
 
   Raises:
-    InputError: the model does not fit the image, or has a loop whose length is
-      not known before it runs.
+    InputError: the model does not fit the image, or it has a loop whose length
+      is unknown before it runs.
   """
   closed = jax.make_jaxpr(_forward(model))(
     shapes(model, image_size), _image(image_size)
@@ -148,28 +149,29 @@ def multiply_adds(model: nn.Module, image_size: tuple[int, int]) -> int:
 def products(closed: jaxprs.ClosedJaxpr) -> collections.Counter:
   """Counts the multiply-adds of matrix products and convolutions of a program.
 
-  The body of a loop counts as often as it runs.
+  The body of a loop counts once for each of its iterations.
 
   Args:
-    closed: such as `jax.jit(f).trace(...).jaxpr`.
+    closed: the program, such as `jax.jit(f).trace(...).jaxpr`.
 
   Returns:
     {dtype of the wider operand: multiply-adds}, over all devices.
 
   Raises:
-    InputError: a loop whose length is not known before it runs has products.
+    InputError: products are in a loop whose length is unknown before it runs.
   """
   return _of_jaxpr(closed.jaxpr)
 
 
 def operations(model: nn.Module, image_size: tuple[int, int]) -> float:
-  """FLOPs for one image as XLA counts them in the compiled, unrolled model.
+  """Returns XLA's count of FLOPs for one image of the unrolled model.
 
-  Two for each multiply-add, and those of everything else. Compiles the model
-  without allocating its parameters: seconds, for the largest ones a minute.
+  XLA counts two for each multiply-add, and all other operations. The model is
+  compiled without allocating its parameters, which takes seconds, or a minute
+  for the largest models.
   """
   model = model.clone(scan=False) if hasattr(model, 'scan') else model
-  compiled = (
+  compiled: Any = (  # its cost analysis is a dict
     jax.jit(_forward(model))
     .lower(shapes(model, image_size), _image(image_size))
     .compile()
@@ -178,7 +180,10 @@ def operations(model: nn.Module, image_size: tuple[int, int]) -> float:
 
 
 def exaflops(multiply_adds: float, images: float) -> float:
-  """Compute of training: 3 x 2 x multiply-adds of an image x images, / 1e18."""
+  """Returns the compute of training on a number of images, in exaFLOPs.
+
+  It is 3 x 2 x multiply-adds of an image x images / 1e18.
+  """
   return 3 * 2 * multiply_adds * images / 1e18
 
 
@@ -187,8 +192,8 @@ def _image(image_size):
 
 
 def shapes(model: nn.Module, image_size: tuple[int, int]) -> Any:
-  """{'params': shapes of the parameters}; nothing is allocated."""
-  # An abstract key, so that no device is looked for.
+  """Returns {'params': shapes of the parameters}; nothing is allocated."""
+  # The key is abstract, so that JAX does not initialise its devices.
   key = jax.eval_shape(lambda: jax.random.key(0))
   return jax.eval_shape(model.init, key, _image(image_size))
 
@@ -201,7 +206,8 @@ def _of_jaxpr(jaxpr, is_used=None):
   """Counts the products whose results are used; XLA drops the others.
 
   Args:
-    is_used: of each result; None: all are.
+    jaxpr: the program.
+    is_used: whether each result of the program is used; None for all.
   """
   total = collections.Counter()
   is_used = is_used or [True] * len(jaxpr.outvars)
@@ -215,7 +221,7 @@ def _of_jaxpr(jaxpr, is_used=None):
 
 
 def _of_equation(equation, is_used):
-  """{dtype: multiply-adds} of one operation, some of whose results are used."""
+  """Returns {dtype: multiply-adds} for the used results of an operation."""
   name, params = equation.primitive.name, equation.params
   if name == 'dot_general':
     return {_widest(equation): _of_product(equation)}
@@ -232,19 +238,20 @@ def _of_equation(equation, is_used):
   if name == 'while' and inner:
     raise InputError('a loop of unknown length has no number of multiply-adds')
   times = params['length'] if name == 'scan' else 1
-  if name == 'shard_map':  # written for one device of each manual axis
+  if name == 'shard_map':  # its body is for one device of each manual axis
     sizes = params['mesh'].shape
     times = math.prod(sizes[axis] for axis in params['newly_manual_axes'])
   return {dtype: times * number for dtype, number in inner.items()}
 
 
 def _widest(equation):
-  dtypes = (variable.aval.dtype for variable in equation.invars[:2])
+  dtypes = [np.dtype(variable.aval.dtype) for variable in equation.invars[:2]]
   return str(max(dtypes, key=lambda dtype: dtype.itemsize))
 
 
-# Matrix products of cuDNN's attention: scores and their sum of values; in its
-# gradient the scores again and four more (arXiv:2307.08691, algorithm 2).
+# Matrix products of cuDNN's attention: the scores and the weighted sum of the
+# values. Its gradient computes the scores again and four more products
+# (arXiv:2307.08691, algorithm 2).
 _FORWARD_PRODUCTS, _BACKWARD_PRODUCTS = 2, 5
 
 
@@ -258,7 +265,7 @@ def _of_attention(equation):
 
 
 def _inside(params):
-  """The programs that an equation calls."""
+  """Yields the programs that an equation calls."""
   for value in jax.tree.leaves(list(params.values())):
     if isinstance(value, jaxprs.ClosedJaxpr):
       yield value.jaxpr
@@ -278,7 +285,7 @@ def _of_convolution(equation):
   image, kernel = (variable.aval.shape for variable in equation.invars)
   result = equation.outvars[0].aval.shape
   numbers = params['dimension_numbers']
-  places = 1  # pairs of a place in the result and one in the kernel
+  places = 1  # pairs of a position in the result and one in the kernel
   for i, (stride, padding, dilations) in enumerate(
     zip(
       params['window_strides'],
@@ -300,9 +307,9 @@ def _of_convolution(equation):
 
 
 def _places(image, kernel, result, *, stride, before, dilations):
-  """Along one axis: pairs that meet a pixel of the image and not padding."""
-  between, apart = dilations  # of the image's pixels, of the kernel's
-  position = (  # [result, kernel], in the widened image
+  """Counts the pairs along one axis that meet a pixel instead of padding."""
+  between, apart = dilations  # of the image and of the kernel
+  position = (  # [result, kernel], positions in the dilated image
     stride * np.arange(result)[:, None] + apart * np.arange(kernel) - before
   )
   inside = (position >= 0) & (position <= (image - 1) * between)

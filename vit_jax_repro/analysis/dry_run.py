@@ -1,7 +1,7 @@
 """Memory and time bounds of a program, compiled for any hardware.
 
-Nothing is computed and no parameters are made: a program is traced and
-compiled from shapes, and what the compiler made of it is read.
+The program is traced and compiled from shapes, and the text of the compiled
+program is analysed. Nothing is computed, and no parameters are allocated.
 """
 
 import collections
@@ -27,10 +27,10 @@ from vit_jax_repro.analysis import (
 from vit_jax_repro.parallel import chips
 from vit_jax_repro.parallel import mesh as meshes
 
-# How much longer an array of a collective may be than its parameter: XLA pads
-# shards to its tiles.
+# Largest ratio of an array in a collective to its parameter: XLA pads shards to
+# tiles.
 _PADDED = 1.3
-_TICK = 5.0  # seconds
+_TICK = 5.0  # seconds between two reports of progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Exchange:
   """The collectives of one kind over the same axes, in one step.
 
   Attributes:
-    kind: such as 'all-gather'.
-    axes: of the mesh, joined by '+'.
-    dtype: of the arrays.
-    number: how often one runs.
-    bytes: of the whole arrays, on one device.
+    kind: name of the collective, such as 'all-gather'.
+    axes: axes of the mesh, joined by '+'.
+    dtype: dtype of the arrays.
+    number: number of executions.
+    bytes: bytes of the whole arrays, on one device.
   """
 
   kind: str
@@ -57,17 +57,17 @@ class Analysis:
   """Memory, traffic and exchanges of a compiled program.
 
   Attributes:
-    memory: of one device; None: the compiler refused the program and did not
-      say how much it needs.
-    lower, compile: seconds that tracing and compiling took here.
-    kernels: calls of library kernels in a step, by name.
-    exchanges: what devices send each other; empty for one device.
+    memory: memory of one device; None if the compiler refused the program
+      without giving a number.
+    lower, compile: seconds that tracing and compiling took.
+    kernels: {name of a library kernel: its calls in a step}.
+    exchanges: collectives between devices; empty for one device.
     gathered: activations that cross the axes that divide the batch, such as
       'all-gather f32[512,197,768] over fsdp'.
-    wide_products: the part of all multiply-adds that is float32.
+    wide_products: float32's part of all multiply-adds.
     undivided: arrays of one device with a row for every image of the batch,
-      such as 'f32[512,197,768]', where several devices divide it.
-    bound: None where the chip has no row in the table.
+      such as 'f32[512,197,768]', although several devices divide the batch.
+    bound: lower bound of the time; None if the chip is not in the table.
   """
 
   memory: memory.Memory | None
@@ -82,7 +82,7 @@ class Analysis:
 
   @property
   def attention_kernels(self) -> tuple[int, int]:
-    """Calls of cuDNN's attention, forward and backward."""
+    """Returns the calls of cuDNN's attention, forward and backward."""
     backward = sum(
       n for name, n in self.kernels.items() if _is_attention(name, True)
     )
@@ -92,11 +92,12 @@ class Analysis:
     return forward, backward
 
   def fits(self, limit: int | None, needed: int | None = None) -> bool:
-    """Returns whether the program was compiled and keeps to a limit.
+    """Returns whether the program was compiled and its memory is in a limit.
 
     Args:
-      limit: bytes of a device; None: there is none.
-      needed: bytes of a device; None: those of the program.
+      limit: bytes of a device that may be used; None for no limit.
+      needed: bytes of a device that are needed; by default the bytes of the
+        program.
     """
     if self.memory is None or self.memory.is_refused:
       return False
@@ -116,20 +117,20 @@ def analyse(
   dtype: str,
   show: Callable[[float], None],
 ) -> Analysis:
-  """Compiles a jitted function for the devices of a mesh and reads the result.
+  """Compiles a jitted function for the devices of a mesh and analyses it.
 
   Args:
-    function: jitted.
+    function: a jitted function.
     arguments: shapes with shardings on the mesh.
-    mesh: of devices that need not exist.
+    mesh: a mesh of devices, which need not exist.
     params: shapes of the parameters, which may cross all axes.
-    images: of a step, over all devices.
-    parts: that they are computed in, one after the other.
+    images: images of a step, over all devices.
+    parts: number of parts in which they are computed, one after the other.
     model_operations: floating-point operations of the model in a step, without
-      what is computed twice.
-    dtype: of the computation.
-    show: called with the seconds that have passed, at the beginning and every
-      few seconds: large programs compile for a minute.
+      recomputed ones.
+    dtype: dtype of the computation.
+    show: called with the elapsed seconds, at the beginning and every few
+      seconds, because large programs compile for a minute.
   """
   with _ticking(show):
     return _analyse(
@@ -192,7 +193,7 @@ def _analyse(
 
 
 def _undivided(program, params, mesh, whole):
-  """Lists arrays with `whole` rows, unless a parameter has such a size."""
+  """Lists arrays with `whole` rows, unless a parameter has such a dimension."""
   if meshes.batch_shards(mesh) == 1:
     return ()
   sizes = {side for leaf in jax.tree.leaves(params) for side in leaf.shape}
@@ -206,7 +207,7 @@ def _undivided(program, params, mesh, whole):
 
 @contextlib.contextmanager
 def _ticking(show):
-  """Calls `show` with the seconds that have passed until the block ends."""
+  """Calls `show` with the elapsed seconds until the block ends."""
   started, ended = time.perf_counter(), threading.Event()
 
   def tick():
@@ -227,13 +228,14 @@ def _ticking(show):
 def without_cache() -> Iterator[None]:
   """Turns the persistent compilation cache off inside the block.
 
-  A program for devices that are not there can be written to it, not read.
+  JAX can write a program for absent devices to the cache, but not read it.
   """
   from jax.experimental.compilation_cache import compilation_cache
 
-  before = jax.config.jax_enable_compilation_cache
+  config: Any = jax.config  # options become attributes at run time
+  before = config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)
-  compilation_cache.reset_cache()  # JAX asks for the setting once
+  compilation_cache.reset_cache()  # JAX reads the setting only once
   try:
     yield
   finally:
@@ -242,10 +244,10 @@ def without_cache() -> Iterator[None]:
 
 
 def largest(number: int, fits: Callable[[int], bool]) -> int:
-  """Doubles a number while it fits, or halves it until it does.
+  """Doubles a number while it fits, or halves it until it fits.
 
   Returns:
-    The largest number tried that fits; 0: none does.
+    The largest tried number that fits; 0 if none fits.
   """
   if fits(number):
     while fits(2 * number):
@@ -258,9 +260,10 @@ def largest(number: int, fits: Callable[[int], bool]) -> int:
 
 
 def limits(device: Any) -> tuple[int | None, int | None]:
-  """Returns the bytes that JAX takes of a device, and what a run may use.
+  """Returns the bytes of a device that JAX reserves and that a run may use.
 
-  A device of this machine reports its own; of another the table has it.
+  A device of this machine reports its memory; for others the table of
+  accelerators is used. Both are None if unknown.
   """
   chip = chips.chip_of(getattr(device, 'device_kind', ''))
   if _is_here(device):
@@ -295,12 +298,13 @@ def _exchanges(exchanged) -> tuple[Exchange, ...]:
 
 
 def _gathered(exchanged, params, mesh, images):
-  """Describes what crosses the batch's axes and is no parameter.
+  """Yields descriptions of activations that cross the axes of the batch.
 
-  A parameter, or the block of it that a loop takes, is known by its number of
-  elements; one that is gathered in stages, by what its first stage gives; one
-  whose gradient is summed over data alone, by its fsdp shard. Flat arrays hold
-  several gradients, and arrays smaller than one number for each row of a
+  Arrays are distinguished by their numbers of elements. A parameter has the
+  number of the whole parameter or of the block of it that a loop uses. If it is
+  gathered in stages, it has the number of the first stage's result; if its
+  gradient is summed over data only, the number of its fsdp shard. Flat arrays
+  hold several gradients. Arrays smaller than one number for each row of a
   device are sums.
   """
   rows = images // meshes.batch_shards(mesh)
@@ -332,7 +336,7 @@ def _gathered(exchanged, params, mesh, images):
 
 
 def as_dict(found: Any) -> Any:
-  """Returns a dataclass for JSON, with the derived figures of its analyses."""
+  """Returns dataclasses as dicts for JSON, with some derived properties."""
   if isinstance(found, list | tuple):
     return [as_dict(each) for each in found]
   if not dataclasses.is_dataclass(found):

@@ -1,4 +1,4 @@
-"""Tables of dry runs on the terminal."""
+"""Tables that show dry runs on the terminal."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,11 @@ _GIB = 2**30
 
 
 def show_run(found: Any) -> None:
-  """Prints a `runs.dry_run.DryRun`."""
+  """Prints a `runs.dry_run.DryRun`.
+
+  Args:
+    found: the dry run; `Any`, because this room does not import runs/.
+  """
   height, width = found.image_size
   number = _product(found.mesh.values())
   axes = ', '.join(f'{axis}={size}' for axis, size in found.mesh.items())
@@ -47,7 +51,7 @@ def show_run(found: Any) -> None:
 
 
 def show_exchanges(analysis: dry_run.Analysis) -> None:
-  """Prints the collectives of a program; nothing for a single device."""
+  """Prints the collectives of a program, if it has more than one device."""
   if analysis.exchanges:
     reports.numbers(
       'exchanges of the update, of each device',
@@ -124,7 +128,7 @@ def _bound_rows(both: Sequence[dry_run.Analysis]):
 
 
 def _exchanged(found):
-  """Returns a line on the bytes exchanged for each parameter and the least."""
+  """Returns a line with the exchanged bytes per parameter and their minimum."""
   total = sum(
     each.bytes * (2 if each.kind == 'all-reduce' else 1)
     for each in found.update.exchanges
@@ -143,7 +147,7 @@ def _parts(batch, number):
 
 
 def _kernels(analysis, parts):
-  """Returns forward and backward calls of a kernel in each part of a batch."""
+  """Returns a text with the calls of a kernel in each part of a batch."""
   forward, backward = (n // parts for n in analysis.attention_kernels)
   times = f', {parts} times' if parts > 1 else ''
   return f'{forward} + {backward} kernels{times}'

@@ -10,13 +10,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax_repro import models
 from vit_jax_repro.analysis import attention
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import positions
 from vit_jax_repro.weights import trees
 
-# Filters of RGB values, by the names of canonical trees: patches of a ViT, the
-# stem of a Mixer, and the first convolution of hybrids and BiT.
+# Names of filters of RGB values in canonical trees: the patch embeddings of a
+# ViT, the stem of a Mixer, and the first convolutions of hybrids and BiT.
 _FILTERS = (
   'conv_root/kernel',
   'embedding/kernel',
@@ -27,18 +28,22 @@ _ADDED = ('learned', 'learned2d', 'sincos2d')
 
 
 def position_table(
-  model, params: Mapping[str, Any], grid: tuple[int, int], layer: int = 0
+  model: models.ViT,
+  params: Mapping[str, Any],
+  grid: tuple[int, int],
+  layer: int = 0,
 ) -> np.ndarray:
-  """[h, w, D]: what is added to each patch.
+  """Returns the position embeddings [h, w, D] of the patches.
 
   Args:
     model: a ViT.
-    params: of the model, fitted to the grid.
-    layer: for a model with an embedding in every layer.
+    params: parameters of the model, adapted to the grid.
+    grid: numbers of rows and columns of patches.
+    layer: the layer, for a model with embeddings in every layer.
 
   Raises:
-    InputError: no ViT, a model without embeddings that are added, or none of
-      such a layer.
+    InputError: the model is not a ViT, or adds no embeddings to the patches or
+      in this layer.
   """
   attention.require_vit(model)
   kind = model.position_embedding
@@ -63,9 +68,9 @@ def position_table(
 
 
 def similarity(table: np.ndarray) -> np.ndarray:  # [h, w, D] -> [h, w, h, w]
-  """Cosine similarity of each position's embedding with each other's.
+  """Returns the cosine similarity of every two position embeddings.
 
-  ViT paper, Figure 7 (centre) and Figure 10. That of zeros is 0.
+  See the ViT paper, Figures 7 (centre) and 10. The similarity of zeros is 0.
 
   Raises:
     InputError: the table is not finite.
@@ -81,10 +86,10 @@ def similarity(table: np.ndarray) -> np.ndarray:  # [h, w, D] -> [h, w, h, w]
 
 
 def rgb_filters(params: Mapping[str, Any]) -> np.ndarray:
-  """[p, q, 3, D]: the kernel that the image meets first, as it is stored.
+  """Returns the kernel [p, q, 3, D] of the first layer, as stored.
 
   Raises:
-    InputError: no such kernel, or it is not finite.
+    InputError: there is no kernel of RGB values, or it is not finite.
   """
   flat = trees.flatten(params)
   name = next((name for name in _FILTERS if name in flat), None)
@@ -99,14 +104,14 @@ def rgb_filters(params: Mapping[str, Any]) -> np.ndarray:
 def principal_components(
   kernel: np.ndarray, number: int = 28
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The directions in which D filters [p, q, 3, D] vary most.
+  """Returns the principal components of D filters [p, q, 3, D].
 
-  ViT paper, Figure 7 (left), which shows 28. Filters are centred. A component
-  has length 1, and the sign that makes its largest entry positive.
+  See the ViT paper, Figure 7 (left), which shows 28. The filters are centred.
+  A component has length 1, and its largest entry is positive.
 
   Returns:
-    Components [n, p, q, 3] and the parts of the variance [n] that they make
-    up, largest first; n is at most `number`, and what D filters can have.
+    Components [n, p, q, 3] and their parts of the variance [n], largest first.
+    n is `number`, or less if D filters have fewer components.
 
   Raises:
     InputError: all filters are alike.
@@ -129,7 +134,7 @@ def principal_components(
 
 
 def _place(model, layer):
-  """Where the embeddings lie in the canonical tree."""
+  """Returns the path of the embeddings in the canonical tree."""
   if model.class_token_after_positions:
     return ''
   return {
@@ -140,7 +145,7 @@ def _place(model, layer):
 
 
 def _below(params, place):
-  """The arrays directly below a name, of stacked blocks too."""
+  """Returns the arrays directly below a path; stacked blocks are unstacked."""
   flat = trees.unstack(trees.flatten(params))
   found = {
     name.removeprefix(place): value

@@ -1,11 +1,11 @@
-"""Parses XLA's text of a compiled program and counts how often parts of it run.
+"""Parser for XLA's text of a compiled program, with counts of executions.
 
-XLA's own cost analysis counts the body of a loop once. Here each instruction
-has the number of times that it runs in one call of the program: the body of a
+XLA's own cost analysis counts the body of a loop once. This parser counts the
+executions of each instruction in one call of the program, so that the body of a
 scanned encoder counts once for each block.
 
-All figures are those of one device. A text comes from
-`compiled.as_text()`; the grammar is that of openxla/xla, `hlo_parser.cc`.
+All figures are for one device. The text is the result of `compiled.as_text()`;
+its grammar is defined by openxla/xla, `hlo_parser.cc`.
 """
 
 import collections
@@ -23,7 +23,7 @@ _CALLED = re.compile(
 )
 # Instructions that run the computations they call; all others fuse them.
 _CALLS = ('while', 'call', 'conditional', 'async-start')
-# Instructions that call a function of scalars, which is no computation here.
+# Instructions that call a function of scalars, which is ignored here.
 _SCALAR_CALLS = ('reduce', 'sort', 'scatter', 'map', 'select-and-scatter')
 
 
@@ -33,7 +33,7 @@ class Array:
 
   Attributes:
     dtype: XLA's name, such as 'bf16'.
-    shape: on one device.
+    shape: shape on one device.
     in_memory: False for an array that XLA keeps on the chip, outside the
       memory that limits programs (a TPU's VMEM, `S(1)`).
   """
@@ -44,12 +44,12 @@ class Array:
 
   @property
   def size(self) -> int:
-    """The number of elements."""
+    """Returns the number of elements."""
     return math.prod(self.shape)
 
   @property
   def bytes(self) -> int:
-    """The number of bytes, without the padding of a layout."""
+    """Returns the number of bytes, without the padding of a layout."""
     digits = re.search(r'\d+', self.dtype)
     bits = int(digits[0]) if digits else 8 * (self.dtype == 'pred')
     return -(-self.size * bits // 8)
@@ -60,14 +60,15 @@ class Instruction:
   """One line of a computation.
 
   Attributes:
-    name: without its '%'.
-    opcode: such as 'fusion'.
-    arrays: the results.
-    operands: names of the operands; of a constant its value, of a parameter
+    name: its name, without the '%'.
+    opcode: its operation, such as 'fusion'.
+    arrays: types of its results.
+    operands: names of its operands; for a constant its value, for a parameter
       its number.
-    inputs: the arrays of each operand; () where the operand has no line.
-    attributes: the text behind the operands.
-    is_root: whether it gives the result of its computation.
+    inputs: types of the arrays of each operand; () if no line above defines
+      the operand.
+    attributes: the text after the operands.
+    is_root: whether it is the result of its computation.
   """
 
   name: str
@@ -79,7 +80,7 @@ class Instruction:
   is_root: bool
 
   def called(self) -> list[str]:
-    """Returns the names of the computations that it calls."""
+    """Returns the names of the computations that the instruction calls."""
     if self.opcode in _SCALAR_CALLS:
       return []
     names = []
@@ -89,15 +90,15 @@ class Instruction:
 
 
 class HloModule:
-  """The computations of a program, and how often each runs.
+  """The computations of a program, and the number of executions of each.
 
   Args:
-    text: of a compiled program.
+    text: the text of a compiled program.
   """
 
   def __init__(self, text: str):
     self._computations, entry = _computations(text)
-    self._times = collections.Counter()  # by computation
+    self._times = collections.Counter()  # {computation: executions}
     self._fused = set()  # names of computations within a fusion
     self._visit(entry, 1, fused=False)
 
@@ -105,7 +106,7 @@ class HloModule:
     """Yields the instructions that run.
 
     Yields:
-      An instruction, how often it runs, and the name of its computation.
+      An instruction, its number of executions, and the name of its computation.
     """
     for name, instructions in self._computations.items():
       if self._times[name]:
@@ -121,7 +122,7 @@ class HloModule:
     return computation in self._fused
 
   def custom_calls(self) -> collections.Counter[str]:
-    """Counts calls of library kernels by their target, in one call."""
+    """Counts calls of library kernels, by target, in one call."""
     calls = collections.Counter()
     for instruction, times, _ in self.instructions():
       target = re.search(
@@ -155,10 +156,7 @@ class HloModule:
     known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known:
       return int(known[1])
-    condition, body = (
-      re.search(rf'{part}=%?([\w.\-]+)', loop.attributes)[1]
-      for part in ('condition', 'body')
-    )
+    condition = _called_as('condition', loop)
     tests = {each.name: each for each in self._computations[condition]}
     root = next(each for each in tests.values() if each.is_root)
     if root.opcode != 'compare' or 'direction=LT' not in root.attributes:
@@ -167,6 +165,7 @@ class HloModule:
     if limit is None or limit.opcode != 'constant':
       return 1
     index = re.search(r'index=(\d+)', counter.attributes if counter else '')
+    body = _called_as('body', loop)
     step = self._step(body, int(index[1])) if index else 1
     return max(1, math.ceil(int(limit.operands[0]) / step))
 
@@ -182,6 +181,13 @@ class HloModule:
       if constant and constant.opcode == 'constant':
         return max(1, int(constant.operands[0]))
     return 1
+
+
+def _called_as(role, loop):
+  """Returns the name of the 'condition' or the 'body' of a loop."""
+  found = re.search(rf'{role}=%?([\w.\-]+)', loop.attributes)
+  assert found is not None
+  return found[1]
 
 
 def _computations(text):
@@ -204,7 +210,7 @@ def _computations(text):
 
 
 def _instruction(line: str, known: Mapping[str, tuple[Array, ...]]):
-  """Parses a line; `known` has the arrays of the lines before it."""
+  """Parses a line; `known` has the results of the lines above it."""
   head, _, rest = line.strip().partition(' = ')
   end = _closing(rest, 0) + 1 if rest.startswith('(') else rest.index(' ')
   kind, rest = rest[:end], rest[end:].lstrip()

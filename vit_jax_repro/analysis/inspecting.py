@@ -1,8 +1,8 @@
 """Attention, positions and filters of a weights file as arrays, for `figures`.
 
-`path` is that of a weights file; all but `filters` take `model`, `image_size`
-and `preprocessing` as keywords, too: see `restoring.restore`. Errors are
-ValueErrors and OSErrors of one line.
+The argument `path` is the path of a weights file. All functions but `filters`
+pass further keywords to `restoring.restore`: `model`, `image_size` and
+`preprocessing`. Errors are InputErrors and OSErrors with one-line messages.
 
 Shapes: B images, H W pixels, (h, w) grid of patches, L layers, A heads.
 """
@@ -10,6 +10,7 @@ Shapes: B images, H W pixels, (h, w) grid of patches, L layers, A heads.
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,19 +24,19 @@ from vit_jax_repro.inference import restoring
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
-  """Attention rollout, seen from one token."""
+  """Attention rollout from one query token to the patches."""
 
   model: str
   token: str  # 'the class token', ...
-  combined: str  # how heads were
-  names: tuple[str, ...]  # of the images
-  images: np.ndarray  # [B, H, W, 3] in [0, 1], as the model saw them
+  combined: str  # a key of `attention.COMBINED`
+  names: tuple[str, ...]  # names of the images
+  images: np.ndarray  # [B, H, W, 3] in [0, 1], as preprocessed for the model
   maps: np.ndarray  # [B, h, w], parts of 1
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadMaps:
-  """Attention weights of heads, seen from one token."""
+  """Attention weights of heads from one query token to the patches."""
 
   model: str
   token: str
@@ -52,8 +53,8 @@ class Distances:
 
   model: str
   image_size: tuple[int, int]
-  patch: tuple[float, float]  # pixels from one patch to the next: down, right
-  even: float  # pixels, of attention that is the same to all patches
+  patch: tuple[float, float]  # pixels between adjacent patches: down, right
+  even: float  # pixels; distance of uniform attention to all patches
   distances: np.ndarray  # [B, L, A], pixels
 
 
@@ -67,23 +68,30 @@ class PositionSimilarity:
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-  """Principal components of the filters that the image meets first."""
+  """Principal components of the filters of the first layer."""
 
   model: str
   components: np.ndarray  # [n, p, q, 3]
-  shares: np.ndarray  # [n], of the variance
+  shares: np.ndarray  # [n], parts of the variance
 
 
 def rollouts(
-  path, images, *, token=None, combined='mean', **reading
+  path: str | os.PathLike,
+  images: Sequence[str | os.PathLike] | np.ndarray,
+  *,
+  token: str | tuple[int, int] | None = None,
+  combined: str = 'mean',
+  **reading: Any,
 ) -> Rollouts:
   """Returns attention rollout for each image.
 
   Args:
-    images: paths, or an array [B, H, W, 3] of images that are preprocessed.
-    token: see `AttentionMaps.seen_from`; by default the class token or, without
-      one, the average over patches.
+    path: path of a weights file.
+    images: paths, or an array [B, H, W, 3] of preprocessed images.
+    token: see `AttentionMaps.seen_from`; by default the class token, or the
+      average over patches if there is no class token.
     combined: see `attention.rollout`.
+    **reading: keywords of `restoring.restore`.
   """
   restored = _restore(path, images, reading)
   token = _token(restored, token)
@@ -103,17 +111,23 @@ def rollouts(
 
 
 def head_maps(
-  path,
-  images,
+  path: str | os.PathLike,
+  images: Sequence[str | os.PathLike] | np.ndarray,
   *,
   layers: Sequence[int] | None = None,
   heads: Sequence[int] | None = None,
-  token=None,
-  **reading,
+  token: str | tuple[int, int] | None = None,
+  **reading: Any,
 ) -> HeadMaps:
-  """Returns attention weights of layers and heads (None: all), for each image.
+  """Returns attention weights of layers and heads for each image.
 
-  Further arguments are those of `rollouts`.
+  Args:
+    path: path of a weights file.
+    images: see `rollouts`.
+    layers: indices of layers; None for all.
+    heads: indices of heads; None for all.
+    token: see `rollouts`.
+    **reading: keywords of `restoring.restore`.
   """
   restored = _restore(path, images, reading)
   attention.require_vit(restored.model)
@@ -135,8 +149,15 @@ def head_maps(
   )
 
 
-def distances(path, images, **reading) -> Distances:
-  """Returns the mean attention distance of each layer, head and image."""
+def distances(
+  path: str | os.PathLike,
+  images: Sequence[str | os.PathLike] | np.ndarray,
+  **reading: Any,
+) -> Distances:
+  """Returns the mean attention distance of each layer, head and image.
+
+  For the arguments see `rollouts`.
+  """
   restored = _restore(path, images, reading)
   found = []
   for _, seen in _attend(restored, images):
@@ -150,21 +171,26 @@ def distances(path, images, **reading) -> Distances:
   )
 
 
-def positions(path, *, layer: int = 0, **reading) -> PositionSimilarity:
-  """Returns cosine similarities of the position embeddings."""
+def positions(
+  path: str | os.PathLike, *, layer: int = 0, **reading: Any
+) -> PositionSimilarity:
+  """Returns cosine similarities of the position embeddings.
+
+  Args:
+    path: path of a weights file.
+    layer: the layer, for a model with embeddings in every layer.
+    **reading: keywords of `restoring.restore`.
+  """
   restored = restoring.restore(path, **reading)
-  attention.require_vit(restored.model)
-  grid = attention.grid_of(restored.model, restored.params, restored.image_size)
-  table = embeddings.position_table(
-    restored.model, restored.params, grid, layer
-  )
-  return PositionSimilarity(
-    _called_model(restored.model), embeddings.similarity(table)
-  )
+  model: Any = restored.model
+  attention.require_vit(model)
+  grid = attention.grid_of(model, restored.params, restored.image_size)
+  table = embeddings.position_table(model, restored.params, grid, layer)
+  return PositionSimilarity(_called_model(model), embeddings.similarity(table))
 
 
-def filters(path, *, number: int = 28) -> Filters:
-  """Returns the principal components of the first layer's filters."""
+def filters(path: str | os.PathLike, *, number: int = 28) -> Filters:
+  """Returns at most `number` principal components of the first filters."""
   params = weights.load(path)
   model = models.create(weights.describe(params))
   try:
@@ -192,7 +218,7 @@ def _restore(path, images, reading):
 
 
 def _attend(restored, images) -> Iterator:
-  """Yields each image as the model takes it, and its attention."""
+  """Yields each preprocessed image and its attention."""
   params = jax.device_put(restored.params)
   for image in images:
     if not isinstance(image, np.ndarray):
@@ -205,7 +231,7 @@ def _attend(restored, images) -> Iterator:
 
 
 def _shown(image, restored):
-  """Returns [H, W, 3] in [0, 1], from what the model takes."""
+  """Returns a preprocessed image as RGB values [H, W, 3] in [0, 1]."""
   read = preprocess.pick_preprocessing(restored.preprocessing)
   pixels = image * np.asarray(read.std) + np.asarray(read.mean)
   return np.clip(pixels / 255, 0, 1).astype(np.float32)
@@ -224,7 +250,7 @@ def _token(restored, token):
 
 
 def _called_model(model):
-  """Returns the published name of a model, or that of its family."""
+  """Returns the published name of a model, else the name of its class."""
   return models.name_of(model) or type(model).__name__
 
 

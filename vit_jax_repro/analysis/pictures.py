@@ -1,7 +1,7 @@
-"""Parts that all figures share: canvas, colours, picture and array files.
+"""Shared parts of all figures: canvas, colours, picture and array files.
 
-Figures are matplotlib's, made without pyplot, so that nothing stays open and no
-display is looked for.
+Figures are matplotlib Figures made without pyplot, so that no figure stays open
+and no display is needed.
 """
 
 import os
@@ -14,22 +14,26 @@ from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 
 ENDINGS = ('.png', '.svg')
-# Colours that the colour-blind tell apart (Okabe and Ito).
+# Colours that the colour-blind can distinguish (Okabe and Ito).
 BLUE, ORANGE, GREEN, RED, SKY = (
   '#0072B2', '#E69F00', '#009E73', '#D55E00', '#56B4E9',
 )  # fmt: skip
 GREY = '#777777'
 COLOURS = (BLUE, ORANGE, GREEN, RED, SKY, '#CC79A7', '#000000')
 MARKERS = 'osD^vP*'
-_DPI = 120  # of PNG files
+_DPI = 120  # for PNG files
 _LONGEST = 500  # inches; matplotlib draws fewer than 2**16 pixels
 
 
-def new(width: float, height: float, *, images: bool = False):
-  """Returns an empty figure, in inches; of panels of images or not.
+def new(width: float, height: float, *, images: bool = False) -> Any:
+  """Returns an empty matplotlib Figure.
+
+  Args:
+    width, height: size in inches.
+    images: whether the panels are images, which keep their aspect ratio.
 
   Raises:
-    InputError: it is larger than a picture can be.
+    InputError: the size exceeds the largest that matplotlib can draw.
   """
   from matplotlib.figure import Figure
 
@@ -38,13 +42,13 @@ def new(width: float, height: float, *, images: bool = False):
       f'the picture would be {width:.0f} x {height:.0f} inches, above '
       f'{_LONGEST}; draw fewer images, layers or heads'
     )
-  # Panels that keep their shape need the other layout, or labels are cut off.
+  # The constrained layout cuts off labels of panels with fixed aspect ratio.
   layout = 'compressed' if images else 'constrained'
   return Figure(figsize=(width, height), dpi=_DPI, layout=layout)
 
 
 def check_ending(path: str | os.PathLike) -> None:
-  """Raises a ValueError unless `save` can write a file of that name."""
+  """Raises an InputError if a path does not end in one of `ENDINGS`."""
   ending = os.path.splitext(path)[1].lower()
   if ending not in ENDINGS:
     raise InputError(
@@ -53,12 +57,12 @@ def check_ending(path: str | os.PathLike) -> None:
     )
 
 
-def save(figure, path: str | os.PathLike) -> None:
-  """Writes a figure; the same one gives the same bytes.
+def save(figure: Any, path: str | os.PathLike) -> None:
+  """Writes a figure; equal figures give equal bytes.
 
   Raises:
-    InputError: the name ends in none of `ENDINGS`.
-    OSError: the file cannot be written; what was there is unchanged.
+    InputError: the path does not end in one of `ENDINGS`.
+    OSError: the file cannot be written; an existing file is unchanged.
   """
   import matplotlib
 
@@ -73,7 +77,12 @@ def save(figure, path: str | os.PathLike) -> None:
 
 
 def arrays(found: Any) -> dict[str, np.ndarray]:
-  """Returns the fields of a record as arrays; of several records, columns."""
+  """Returns the fields of a record as arrays.
+
+  Args:
+    found: a record, or a sequence of records of one type, whose arrays have an
+      entry for each record.
+  """
   if isinstance(found, Sequence):
     names = vars(found[0]) if found else ()
     return {
@@ -86,8 +95,8 @@ def save_arrays(path: str | os.PathLike, named: Mapping[str, Any]) -> None:
   """Writes an .npz file of numbers and texts, without pickled objects.
 
   Raises:
-    InputError: the name does not end in .npz.
-    OSError: the file cannot be written; what was there is unchanged.
+    InputError: the path does not end in .npz.
+    OSError: the file cannot be written; an existing file is unchanged.
   """
   check_arrays_ending(path)
   with files.replacing(path) as temporary, open(temporary, 'wb') as file:
@@ -95,18 +104,18 @@ def save_arrays(path: str | os.PathLike, named: Mapping[str, Any]) -> None:
 
 
 def check_arrays_ending(path: str | os.PathLike) -> None:
-  """Raises a ValueError unless a name ends in .npz."""
+  """Raises an InputError if a path does not end in .npz."""
   if not os.fspath(path).endswith('.npz'):
     raise InputError(f'{os.fspath(path)!r} must end in .npz')
 
 
-def placeholder(axis, text: str) -> None:
-  """Writes a sentence into the middle of an empty panel."""
+def placeholder(axis: Any, text: str) -> None:
+  """Writes a text into the middle of an empty panel (matplotlib Axes)."""
   axis.text(
     0.5, 0.5, text, ha='center', va='center', transform=axis.transAxes, size=11
   )
 
 
 def escape_mathtext(text: str) -> str:
-  """Returns a text whose dollar signs begin no formulas."""
+  """Escapes dollar signs, which begin formulas in matplotlib."""
   return text.replace('$', r'\$')

@@ -1,7 +1,7 @@
-"""Figures of what is inside a model; `charts` has those of numbers.
+"""Figures of a model's attention, positions and filters.
 
-Each function takes a record of inspecting.py, or another with the same fields,
-and returns a matplotlib Figure, see `pictures`.
+Each function takes a record of inspecting.py and returns a matplotlib Figure,
+see `pictures`. For figures of numbers see `charts`.
 """
 
 import math
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 
+from vit_jax_repro.analysis import inspecting
 from vit_jax_repro.analysis.pictures import (
   BLUE,
   GREY,
@@ -19,17 +20,13 @@ from vit_jax_repro.analysis.pictures import (
 )
 
 _MAP = 'viridis'
-# A map of a mosaic has at least `_FINE` pixels a side, so that gaps can be
-# thin. A gap is `_GAP` of a map's width.
+# Each map of a mosaic has at least `_FINE` pixels per side, so that gaps can be
+# narrow: a gap is `_GAP` of a map's width.
 _FINE, _GAP = 24, 0.08
 
 
-def rollout(found: Any):
-  """Draws images and their attention (ViT paper, Figures 6 and 14).
-
-  Args:
-    found: as `Rollouts`.
-  """
+def rollout(found: inspecting.Rollouts) -> Any:
+  """Draws images and their attention (ViT paper, Figures 6 and 14)."""
   images = found.images
   height, width = images.shape[1:3]
   figure = new(7.2, 0.7 + len(images) * 2.3 * height / width, images=True)
@@ -61,19 +58,15 @@ def rollout(found: Any):
 
 
 def enlarged(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Returns [h, w] -> [H, W], linear between the centres of patches."""
+  """Enlarges [h, w] to [H, W], linearly between the centres of patches."""
   factors = [big / small for big, small in zip(size, cells.shape, strict=True)]
   return scipy.ndimage.zoom(
     cells, factors, order=1, mode='nearest', grid_mode=True
   )
 
 
-def heads(found: Any):
-  """Maps of heads side by side, the layers of an image below each other.
-
-  Args:
-    found: as `HeadMaps`.
-  """
+def heads(found: inspecting.HeadMaps) -> Any:
+  """Draws a map for each head (columns) and layer (rows) of each image."""
   images, layers, heads = found.images, found.layers, found.heads
   ratio = images.shape[1] / images.shape[2]
   cell = min(1.4, max(0.35, 9 / (len(heads) + 1)))
@@ -107,12 +100,8 @@ def heads(found: Any):
   return figure
 
 
-def distance(found: Any):
-  """Draws a dot for each head (ViT paper, Figures 7 (right) and 11).
-
-  Args:
-    found: as `Distances`; what is drawn is the mean over images.
-  """
+def distance(found: inspecting.Distances) -> Any:
+  """Draws each head's mean over images (ViT paper, Figures 7 (right), 11)."""
   patch, (height, width) = min(found.patch), found.image_size
   means = found.distances.mean(axis=0)  # [L, A]
   depth, num_heads = means.shape
@@ -153,12 +142,8 @@ def distance(found: Any):
   return figure
 
 
-def similarity(found: Any):
-  """Draws a map for each position (ViT paper, Figures 7 (centre) and 10).
-
-  Args:
-    found: as `PositionSimilarity`.
-  """
+def similarity(found: inspecting.PositionSimilarity) -> Any:
+  """Draws a map for each position (ViT paper, Figures 7 (centre) and 10)."""
   grids = found.similarity
   height, width = grids.shape[:2]
   figure = new(6.6, 0.9 + 4.9 * (height / width) ** 2, images=True)
@@ -178,13 +163,10 @@ def similarity(found: Any):
   return figure
 
 
-def filters(found: Any):
+def filters(found: inspecting.Filters) -> Any:
   """Draws principal components as colours (ViT paper, Figure 7 (left)).
 
-  Grey is 0; each is scaled by its largest entry.
-
-  Args:
-    found: as `Filters`.
+  Grey is 0. Each component is scaled by its largest entry.
   """
   components = found.components
   number = len(components)
@@ -208,7 +190,7 @@ def filters(found: Any):
 
 
 def _mosaic(axis, maps, *, columns, rows, labels, limits=(0, 1)):
-  """Draws maps [rows, columns, h, w] in one panel, with numbered sides."""
+  """Draws maps [rows, columns, h, w] in one panel with numbered axes."""
   times = math.ceil(_FINE / min(maps.shape[-2:]))
   maps = maps.repeat(times, axis=-2).repeat(times, axis=-1)
   num_rows, num_columns, height, width = maps.shape

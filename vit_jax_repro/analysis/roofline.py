@@ -1,9 +1,9 @@
-"""The least time that a compiled program can take on its devices.
+"""Lower bound of the time that a compiled program takes on its devices.
 
-A roofline (Williams et al., CACM 52(4), 2009) with a third roof for the links:
-a step takes at least as long as its operations at the peak, its bytes at the
-bandwidth of the memory, and its exchanges at that of the links. All three may
-overlap, so the bound is the largest.
+This is a roofline (Williams et al., CACM 52(4), 2009) with a third roof for the
+links. A step takes at least as long as its operations at the peak, its bytes at
+the bandwidth of the memory, and its exchanges at the bandwidth of the links.
+All three may overlap, so the bound is the largest of the three.
 """
 
 import dataclasses
@@ -25,16 +25,18 @@ LINKS = (
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-  """Bounds of one step, in seconds.
+  """Lower bounds of the time of one step.
 
   Attributes:
-    compute: products at the peak of their dtype.
-    memory: bytes read and written at the bandwidth of the memory.
-    links: exchanges between devices, one after the other.
-    operations: of the products that one device computes, recomputed ones too.
+    compute: seconds for the products at the peak of their dtype.
+    memory: seconds for the traffic at the bandwidth of the memory.
+    links: seconds for the exchanges between devices, one after the other.
+    operations: floating-point operations in the products that one device
+      computes, including recomputed ones.
     traffic: bytes that one device reads and writes, see `traffic.total`.
-    images_per_sec: at most, of one device.
-    utilisation: at most, of the operations of the model alone.
+    images_per_sec: upper bound of the images per second of one device.
+    utilisation: upper bound of the model's operations, without recomputed
+      ones, as a part of the peak.
   """
 
   compute: float
@@ -47,12 +49,12 @@ class Bound:
 
   @property
   def seconds(self) -> float:
-    """The least time of a step."""
+    """Returns the lower bound of the time of a step in seconds."""
     return max(self.compute, self.memory, self.links)
 
   @property
   def limited_by(self) -> str:
-    """The roof that is lowest: 'compute', 'memory' or 'links'."""
+    """Returns the limit that bounds the step: compute, memory or links."""
     return max(('compute', 'memory', 'links'), key=lambda k: getattr(self, k))
 
 
@@ -67,17 +69,18 @@ def bound(
   model_operations: float,
   dtype: str,
 ) -> Bound:
-  """Bounds a step from what its program computes, moves and exchanges.
+  """Bounds a step by the products, traffic and collectives of its program.
 
   Args:
-    products: multiply-adds by dtype over all devices, see `cost.products`.
+    products: {dtype: multiply-adds} over all devices, see `cost.products`.
     traffic: bytes that one device reads and writes.
-    collectives: of the compiled program.
-    devices: of the mesh, in its order.
+    collectives: collectives of the compiled program.
+    devices: devices of the mesh, in its order.
     chip: their row in the table of accelerators.
-    images: of a step, over all devices.
-    model_operations: of a step over all devices, without recomputed ones.
-    dtype: of the computation, whose peak utilisation is a part of.
+    images: images of a step, over all devices.
+    model_operations: operations of a step over all devices, without recomputed
+      ones.
+    dtype: dtype of the computation; its peak is the base of `utilisation`.
   """
   number = len(devices)
   compute = sum(
@@ -104,7 +107,8 @@ def bound(
     operations=2 * sum(products.values()) / number,
     traffic=traffic,
     images_per_sec=images / number / seconds,
-    # The model's operations include gradients of images, which XLA leaves out.
+    # min: the model's operations include the gradients of the images, which
+    # XLA does not compute.
     utilisation=min(1.0, model_operations / number / seconds / peak),
   )
 
@@ -112,19 +116,20 @@ def bound(
 def exchange_seconds(
   chip: chips.Chip, devices: Sequence[Any], *, kind: str, payload: float
 ) -> float:
-  """Bounds from below the time of one exchange between devices.
+  """Returns a lower bound of the seconds of one exchange between devices.
 
-  A ring gather or scatter sends all parts but one from each device, an
-  all-reduce twice that, a permutation its array. On a TPU slice the chips of
-  the group form a torus: a side of two chips is one port of each, a longer one
-  two. Cards of several hosts first exchange within their host, so that each
-  sends its part to the other hosts.
+  In a ring gather or scatter each device sends all parts but one, in an
+  all-reduce twice as much, in a permutation its array. The chips of a TPU slice
+  form a torus: along a side of two chips each uses one port, along a longer
+  side two. Cards of several hosts first exchange within their host, so that
+  each card sends its part to the other hosts.
 
   Args:
-    chip: of the devices.
-    devices: of one group, as `Target.devices` gives them.
+    chip: the type of the devices.
+    devices: the devices of one group, as from `Target.devices`.
     kind: an XLA collective, such as 'all-reduce'.
-    payload: bytes of the whole array; of a permutation what a device sends.
+    payload: bytes of the whole array; for a permutation, bytes that a device
+      sends.
   """
 
   def sent(size: float, number: int) -> float:
@@ -139,7 +144,7 @@ def exchange_seconds(
     ports = sum(min(len(set(side)) - 1, 2) for side in places.T.tolist())
     if not ports:
       return 0.0  # cores of one chip
-    shared = chip.devices_per_chip  # which share the chip's ports
+    shared = chip.devices_per_chip  # devices that share the chip's ports
     return shared * sent(payload, number) / (ports * chip.link * 1e9)
   hosts = len({device.process_index for device in devices})
   within = sent(payload, number) / (chip.link * 1e9)
@@ -147,7 +152,7 @@ def exchange_seconds(
     return within
   if chip.network is None:
     raise InputError(f'no bandwidth between hosts is known for {chip.name}')
-  share = payload * hosts / number  # that a card sends to other hosts
+  share = payload * hosts / number  # bytes that a card sends to other hosts
   return max(within, sent(share, hosts) / (chip.network * 1e9))
 
 

@@ -1,6 +1,6 @@
-"""Columns to draw from the JSON files of runs, studies and benchmarks.
+"""JSON files of runs, studies and benchmarks, read as columns for figures.
 
-Errors are ValueErrors and OSErrors of one line that names the file.
+Errors are InputErrors and OSErrors whose one-line message names the file.
 """
 
 import dataclasses
@@ -16,15 +16,16 @@ from vit_jax_repro.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Curves:
-  """metrics.jsonl of a training run."""
+  """Losses and accuracies of a training run, from metrics.jsonl."""
 
-  name: str  # the folder's
+  name: str  # name of the workdir
   steps: np.ndarray  # [n]
   losses: np.ndarray  # [n]
-  evaluated: Mapping[str, tuple[np.ndarray, np.ndarray]]  # split: steps, parts
+  # {split: (steps, accuracies as parts of 1)}
+  evaluated: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
   def arrays(self) -> dict[str, np.ndarray]:
-    """Returns all of it, without mappings."""
+    """Returns all columns in one flat mapping."""
     found = {'steps': self.steps, 'losses': self.losses}
     for split, (steps, parts) in self.evaluated.items():
       found |= {f'{split}_steps': steps, f'{split}_accuracies': parts}
@@ -33,7 +34,7 @@ class Curves:
 
 @dataclasses.dataclass(frozen=True)
 class SavedStudy:
-  """study.json: what is drawn of it."""
+  """The part of a study.json that its figure shows."""
 
   title: str
   size: str
@@ -47,9 +48,9 @@ class Measured:
   """Rows of `benchmark train`, `infer` or `memory`."""
 
   quantity: str  # with its unit
-  shared: str  # what all rows are of
-  labels: tuple[str, ...]  # in what they differ
-  sides: np.ndarray  # [n] pixels, of the height
+  shared: str  # properties that all rows share
+  labels: tuple[str, ...]  # properties in which they differ
+  sides: np.ndarray  # [n], heights of the images in pixels
   series: tuple[str, ...]  # labels without the image size
   values: np.ndarray  # [n]
   low: np.ndarray  # [n]
@@ -60,15 +61,15 @@ class Measured:
 class Scaling:
   """Bounds of `benchmark memory --target=...` over the number of chips."""
 
-  shared: str  # what all rows are of
+  shared: str  # properties that all rows share
   series: tuple[str, ...]  # model and generation of the chip
   chips: np.ndarray  # [n]
-  rates: np.ndarray  # [n] images per second of a chip, at most
-  limits: tuple[str, ...]  # what bounds each: compute, memory or links
+  rates: np.ndarray  # [n], upper bounds of images per second and chip
+  limits: tuple[str, ...]  # limit of each: compute, memory or links
 
 
 def curves(workdir: str | os.PathLike) -> Curves:
-  """Returns the losses and accuracies of a run; a cut last line is ignored."""
+  """Reads the losses and accuracies of a run; ignores an incomplete line."""
   path = os.path.join(workdir, 'metrics.jsonl')
   if not os.path.isfile(path):
     raise FileNotFoundError(
@@ -94,7 +95,8 @@ def curves(workdir: str | os.PathLike) -> Curves:
   for split in splits:
     key = f'accuracy_{split}'
     found = [(step, line[key]) for step, _, line in lines if key in line]
-    evaluated[split] = tuple(np.array(found).T)
+    steps, parts = np.array(found).T
+    evaluated[split] = steps, parts
   return Curves(
     os.path.basename(os.path.abspath(workdir)),
     np.array([step for step, *_ in lines]),
@@ -104,7 +106,7 @@ def curves(workdir: str | os.PathLike) -> Curves:
 
 
 def study(path: str | os.PathLike) -> SavedStudy:
-  """Returns the sides and verdicts of a study."""
+  """Reads the sides and verdicts of a study."""
   found = _object(path)
   try:
     return SavedStudy(
@@ -121,10 +123,11 @@ def study(path: str | os.PathLike) -> SavedStudy:
 
 
 def measured(paths: Sequence[str | os.PathLike]) -> Measured:
-  """Returns the rows of `benchmark --json` files, without failed ones.
+  """Reads the rows of `benchmark --json` files, without failed ones.
 
   Raises:
-    InputError: a file of something else, of both, or without a value.
+    InputError: a file is no such file or holds no value, or the files hold
+      different quantities.
   """
   rows = []
   for path in paths:
@@ -163,7 +166,7 @@ def measured(paths: Sequence[str | os.PathLike]) -> Measured:
 
 
 def _measurement(row: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns one row of a file: what of, and how much."""
+  """Returns the properties and the value of one row of a file."""
   case = row['case']
   height, width = case['image_size']
   about = {
@@ -176,7 +179,7 @@ def _measurement(row: Mapping[str, Any]) -> dict[str, Any]:
     'device': row.get('device_kind') or '',
   }
   if row.get('largest_batch') is not None:
-    del about['batch']  # which it was not
+    del about['batch']  # this row varies the batch
     value = low = high = row['largest_batch']
     quantity = 'largest batch of a device (images)'
   elif 'memory' in row:
@@ -200,17 +203,17 @@ def _measurement(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _total(memory):
-  """Returns the bytes of a program; old files have only the parts."""
+  """Returns the bytes of a program; files of old versions lack the total."""
   return memory['total'] if 'total' in memory else sum(memory.values())
 
 
 def scaling(paths: Sequence[str | os.PathLike]) -> Scaling:
   """Reads files that `benchmark memory --target=... --json` wrote.
 
-  Programs that do not fit or were refused are left out.
+  Programs that do not fit or that the compiler refused are left out.
 
   Raises:
-    InputError: a file of something else, or without a bound.
+    InputError: a file is no such file, or no program has a bound.
   """
   rows, shared = [], set()
   for path in paths:

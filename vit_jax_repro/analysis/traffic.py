@@ -4,8 +4,8 @@ import collections
 
 from vit_jax_repro.analysis import hlo
 
-# Instructions that move nothing: names for parts of other buffers, or their
-# work is counted in the computation that they call.
+# Instructions without traffic of their own. They name parts of other buffers,
+# or their traffic is counted in the computation that they call.
 _NO_TRAFFIC = frozenset(
   (
     'add-dependency',
@@ -38,8 +38,8 @@ _SLICES = (
 def total(module: hlo.HloModule) -> int:
   """Estimates the bytes that one call reads from and writes to memory.
 
-  Each kernel reads its inputs and writes its outputs once; a kernel that
-  takes or replaces a part of an array moves that part.
+  Each kernel reads its inputs and writes its outputs once. A kernel that reads
+  or replaces a part of an array moves only that part.
   """
   fusions = _Fusions(module)
   return sum(
@@ -59,7 +59,7 @@ def _moved(instruction, fusions):
   if opcode in _SLICES:
     part = instruction.arrays[1 if opcode.endswith('-start') else 0]
     return (part.bytes if read[0] else 0) + _bytes([part])
-  if opcode.endswith('-start'):  # its result repeats its operands
+  if opcode.endswith('-start'):  # the results repeat the operands
     written = max(0, written - sum(read))
   if opcode == 'dynamic-update-slice':
     return 2 * read[1]
@@ -77,10 +77,10 @@ class _Fusions:
 
   def __init__(self, module):
     self._module = module
-    self._users = {}  # by computation, filled on first use
+    self._users = {}  # {computation: its users by value}, a cache
 
   def limited(self, fusion, read, written):
-    """Returns bytes read and written where a fusion takes or replaces parts."""
+    """Limits the bytes of arrays of which a fusion uses or replaces a part."""
     name = _fused(fusion)
     for place, parameter in self._parameters(name).items():
       part = self._taken(name, parameter)
@@ -99,7 +99,7 @@ class _Fusions:
     }
 
   def _taken(self, name, value):
-    """Returns the bytes that a computation reads of a value; None: all."""
+    """Returns the bytes of a value that a computation reads; None for all."""
     taken = 0
     for user in self._users_of(name).get(value, ()):
       part = None
@@ -117,7 +117,7 @@ class _Fusions:
     return taken
 
   def _taken_by_fusion(self, fusion, value):
-    """Returns the bytes that a fusion within a fusion reads, as `_taken`."""
+    """Returns the same as `_taken` for a fusion within a fusion."""
     name = _fused(fusion)
     parameters = self._parameters(name)
     parts = [
@@ -128,7 +128,7 @@ class _Fusions:
     return None if None in parts else sum(parts)
 
   def _replaced(self, name):
-    """Yields the bytes of arrays that are replaced in part, and of the part."""
+    """Yields the bytes of each partly replaced array, and of the part."""
     for each in self._module.computation(name):
       if each.opcode == 'fusion':
         yield from self._replaced(_fused(each))
@@ -139,7 +139,7 @@ class _Fusions:
         )
 
   def _users_of(self, name):
-    """Returns {value: the instructions of a computation that take it}."""
+    """Returns {value: instructions of a computation that use it}."""
     if name not in self._users:
       users = self._users[name] = collections.defaultdict(list)
       for each in self._module.computation(name):
