@@ -356,7 +356,7 @@ def test_what_is_no_model_is_not_written(change, says, tmp_path):
 def test_blocks_that_differ_cannot_be_stacked(tmp_path):
   flat = vit_token()
   del flat['Transformer/encoderblock_1/LayerNorm_0/bias']
-  with pytest.raises(ValueError, match='LayerNorm_0/bias is not there with'):
+  with pytest.raises(ValueError, match='LayerNorm_0/bias must have one shape'):
     weights.save(tmp_path / 'a.npz', flat, layout='big_vision_scan')
   assert not list(tmp_path.iterdir())
 

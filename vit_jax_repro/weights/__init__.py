@@ -1,4 +1,4 @@
-"""Published weights: read, described, fitted to a model, written back."""
+"""Published weights: loading, describing, adapting to a model, and saving."""
 
 import os
 from collections.abc import Mapping
@@ -19,19 +19,20 @@ __all__ = ['adapt', 'describe', 'load', 'resize_position_embedding', 'save']
 def load(path: str | os.PathLike) -> dict[str, Any]:
   """Reads a published .npz file of any layout into the canonical tree.
 
-  Layouts: `names`. Memory rises by the parameters' size and little more.
-  Optimizer state, and the text tower of an image-text model, are not read.
+  `layouts` describes the layouts. Memory grows by little more than the size of
+  the parameters. Optimizer state and the text tower of an image-text model are
+  not read.
 
   Args:
-    path: the file; ViT, hybrid, Mixer, BiT or big_vision.
+    path: a file of a ViT, hybrid, Mixer, BiT or big_vision model.
 
   Returns:
-    Nested dict of numpy arrays in their stored dtype: linen's current
-    numbering, unrolled blocks.
+    Nested dict of numpy arrays in their stored dtype, with linen's current
+    numbering and unrolled blocks.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    InputError: one line that says what is wrong with the file.
+    FileNotFoundError: the file does not exist.
+    InputError: the file is invalid; one line with the reason.
     OSError: the file cannot be read.
   """
   try:
@@ -55,22 +56,22 @@ def save(
 ) -> None:
   """Writes parameters as an .npz file, atomically.
 
-  What `load` leaves out of a file (optimizer state, the text tower of an
-  image-text model) is not kept: the written file has one model's parameters.
+  The file contains one model's parameters. It has no optimizer state and no
+  text tower, which `load` does not read either.
 
   Args:
-    path: file to write; one that is there is replaced when the new one is
-      complete, and stays if anything fails. A symbolic link stays a link; the
-      permissions of a replaced file stay.
-    params: canonical tree, nested; stacked blocks of scanned models are
+    path: file to write. An existing file is replaced when the new one is
+      complete, and is kept if anything fails. A symbolic link stays a link, and
+      a replaced file's permissions are kept.
+    params: canonical tree, nested. Stacked blocks of scanned models are
       unstacked. bfloat16 is stored as `V2`.
     layout: 'official' (names and shapes of the family's released files),
       'linen' (the flattened tree), 'big_vision', or 'big_vision_scan' (blocks
       stacked on axis 0).
 
   Raises:
-    InputError: unknown layout, one that has no such model, a tree that is
-      none of a model, or a leaf that is no array of numbers.
+    InputError: the layout is unknown or does not support this model, the tree
+      is not a model's, or a leaf is not an array of numbers.
     OSError: the file cannot be written.
   """
   flat = trees.flatten(params)

@@ -1,7 +1,8 @@
-"""Position embeddings that no released file has: ViT paper, D.4 (Table 8).
+"""Position embeddings of the ViT paper's ablations, D.4 (Table 8).
 
-Kinds and places are those of `models/positions.py`. Names of arrays determine
-both. They fit images of one size only.
+No released file has them. Their kinds and places are those of
+`models/positions.py`, and the names of the arrays determine both. They fit
+images of one size only.
 """
 
 import math
@@ -30,15 +31,15 @@ def fields(flat: Iterable[str]) -> dict[str, str]:
   In a model of one block, 'relative' at the stem is the same as in every
   layer. It is called 'every_layer'.
   """
-  found = [match for match in map(_TABLE.fullmatch, flat) if match]
-  if not found:
+  matches = [match for match in map(_TABLE.fullmatch, flat) if match]
+  if not matches:
     return {}
-  place, leaf = found[0].groups()
+  place, leaf = matches[0].groups()
   if place.startswith('posembed_'):
     place = place.removeprefix('posembed_').replace('input', 'stem')
   else:
     blocks = {name.split('/')[1] for name in flat if '/encoderblock_' in name}
-    all_blocks = {match[1].split('/')[0] for match in found} == blocks
+    all_blocks = {match[1].split('/')[0] for match in matches} == blocks
     place = 'every_layer' if all_blocks else 'stem'
   return dict(position_embedding=_KINDS[leaf], position_embedding_at=place)
 
@@ -46,7 +47,7 @@ def fields(flat: Iterable[str]) -> dict[str, str]:
 def grid(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
   """Returns the (h, w) of the tables, None if the shapes do not determine it.
 
-  All but 'learned2d' are taken for those of a square grid.
+  The grid is assumed to be square, except for 'learned2d'.
   """
   for name in tables(shapes):
     folder, _, leaf = name.rpartition('/')
@@ -62,18 +63,21 @@ def grid(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
     relative = leaf == 'relative_embedding'
     tokens = (sides[0] + 1) // 2 if relative else sides[1]
     count = positions.slots(tokens, positions.prefix(shapes, name))
-    return None if count is None else (math.isqrt(tokens - count),) * 2
+    if count is None:
+      return None
+    side = math.isqrt(tokens - count)
+    return side, side
   return None
 
 
 def size_reasons(
   flat: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> dict[str, str]:
-  """Returns why tables of another size do not fit, by name.
+  """Returns messages, by name, for tables of another size than the model's.
 
   Args:
     flat: parameters of a file by flat name.
-    wanted: arrays or shapes of the model, by flat name.
+    wanted: arrays or shapes of the model by flat name.
   """
   names = [
     name

@@ -1,7 +1,7 @@
-"""Fits restored parameters to a model: positions, head, pre_logits, stacking.
+"""Adapts restored parameters to a model: positions, head, pre_logits, stacking.
 
 The rules are those of the original fine-tuning loader (vit_jax/checkpoint.py,
-load_pretrained); ViT paper, section 3.2.
+load_pretrained) and of the ViT paper, section 3.2.
 """
 
 from collections.abc import Mapping
@@ -21,9 +21,8 @@ from vit_jax_repro.weights import (
 )
 
 HEADS = ('head/', 'head_dist/')
-MASK = 'mask'  # of a `corruptible` ViT
-# A model whose parameters do not depend on the image (BiT, sincos2d) is
-# traced at this size.
+MASK = 'mask'  # the [mask] embedding of a `corruptible` ViT
+# Traces models whose parameters do not depend on the image (BiT, sincos2d).
 ANY_IMAGE_SIZE = (224, 224)
 
 
@@ -35,28 +34,29 @@ def adapt(
   head: str = 'reset',
   source_image_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-  """Returns new parameters in the form that `model` wants; `params` stays.
+  """Returns parameters in the form of `model`; `params` is not changed.
 
-  Position embeddings are resized to `image_size`, but those of the ablations
-  in ViT D.4 are refused at another size. With a new head, a file's
-  pre_logits are dropped if the model has none; a kept head needs them. A
-  class token's position slot is folded in or made (as zeros) where file and
-  model differ in whether it has one (see `positions.slots`); with a new head,
-  class token and slot are dropped if the model pools without one, and the
-  [mask] embedding of masked patch prediction if it has none (it is zeros if
-  the file has none).
-  Floats take the model's `param_dtype`; scanned models get stacked blocks.
+  Position embeddings are resized to `image_size`. Those of the ablations in
+  ViT D.4 are rejected at another size. If only one of file and model has a
+  position slot for the class token (see `positions.slots`), the slot is added
+  to the token or created as zeros. Floats are cast to the model's
+  `param_dtype`, and scanned models get stacked blocks.
+
+  With a new head, parts that the model lacks are dropped: pre_logits, the class
+  token with its slot if the model pools without one, and the [mask] embedding
+  of masked patch prediction. If only the model has a [mask] embedding, it is
+  zeros. A kept head needs the file's pre_logits.
 
   Args:
-    params: a tree as `load` returns it, or of another model of this family.
+    params: a tree from `load`, or of another model of this family.
     model: a module of `models.create`.
-    image_size: (height, width) in pixels that the model will see; by default
-      the size that the position embeddings were made for.
+    image_size: (height, width) of the model's input in pixels; by default the
+      size that the position embeddings were made for.
     head: 'reset' gives a fresh head (zero kernel, bias at the model's
       `head_bias_init`), 'keep' takes the file's.
-    source_image_size: (height, width) behind the file's positions; needed
-      only to resize those of an image that is not square, which else may be
-      taken for those of a square one. If given, it decides.
+    source_image_size: (height, width) in pixels that the file's positions were
+      made for. It is needed only to resize positions of a rectangular image,
+      which might be mistaken for a square one's. If given, it decides.
 
   Raises:
     InputError: the parameters do not fit; one line with all missing, extra
@@ -96,7 +96,7 @@ def adapt(
 def parameter_shapes(
   model: nn.Module, image_size: tuple[int, int]
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Flat names, shapes and dtypes of a fresh model, without computing it."""
+  """Returns flat names, shapes and dtypes of a model without computing it."""
   image = jax.ShapeDtypeStruct((1, *image_size, 3), 'float32')
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
   return trees.flatten(variables['params'])
@@ -107,12 +107,17 @@ def check_fit(
   wanted: Mapping[str, jax.ShapeDtypeStruct],
   reasons: Mapping[str, str] | None = None,
 ) -> None:
-  """Raises one ValueError with every difference between two flat trees.
+  """Raises one InputError with every difference between two flat trees.
 
   Args:
-    params, wanted: arrays of the file, shapes of the model.
-    reasons: what to say instead of the shapes of these names; names may have
-      a reason in common, which is said once.
+    params: arrays of the file.
+    wanted: shapes of the model.
+    reasons: messages by name, reported instead of the shapes of that name. A
+      message that several names share is reported once.
+
+  Raises:
+    InputError: names are missing, extra or mis-shaped, or `reasons` is not
+      empty.
   """
   reasons = reasons or {}
   missing = _shown(wanted.keys() - params.keys() - reasons.keys())
@@ -133,13 +138,13 @@ def check_fit(
 def patch_grid(
   model: nn.Module, image_size: tuple[int, int]
 ) -> tuple[int, int] | None:
-  """(h, w) of the patch grid of an image, None for models without one."""
+  """Returns (h, w) of an image's patch grid, None for models without one."""
   patch_size = getattr(model, 'patch_size', None)
   if patch_size is None:
     return None
   height, width = image_size
   stages = getattr(model, 'stem_num_layers', None)
-  if stages is not None:  # every 'SAME' stride of 2 rounds up
+  if stages is not None:  # each 'SAME' stride of 2 rounds up
     for _ in range(2 + max(len(stages) - 1, 0)):
       height, width = -(-height // 2), -(-width // 2)
   return height // patch_size[0], width // patch_size[1]
@@ -150,7 +155,10 @@ def _shown(names):
 
 
 def _mixing_reasons(flat, wanted, model, image_size):
-  """What to say of a Mixer's token-mixing weights for another image size."""
+  """Returns a message for a Mixer's token-mixing weights of another size.
+
+  By name; {} if they fit or the model is no Mixer.
+  """
   name = 'MixerBlock_0/token_mixing/Dense_0/kernel'
   have, want = (np.shape(tree.get(name)) for tree in (flat, wanted))
   if (

@@ -1,8 +1,8 @@
-"""Reads a model's architecture off the names and shapes of its parameters."""
+"""Infers a model's architecture from the names and shapes of its parameters."""
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax_repro.errors import InputError
@@ -10,30 +10,31 @@ from vit_jax_repro.output import messages
 from vit_jax_repro.weights import ablation_positions, layouts, positions, trees
 
 _LAST_LAYER = trees.MAX_LAYERS - 1
-STEM_STRIDE = 4  # root convolution and pool of the hybrids, together
+STEM_STRIDE = 4  # of the hybrids' root convolution and pooling together
 
 
 def describe(params: Mapping[str, Any]) -> dict[str, Any]:
-  """The mapping of fields that a canonical tree implies, for `models.create`.
+  """Returns the fields for `models.create` that a canonical tree implies.
 
-  What shapes cannot tell has its default: dropout rates (0), epsilons, GELU
-  form, BiT's number of groups, `gap` for a file without class token that may
-  have been used `unpooled`, and `sincos2d` for one without position embeddings
-  that may have had none. A DeiT without distillation token has a ViT's names
-  and shapes, so that its GELU form is taken for the ViT's; a run's model.json
-  (or the model's name) says it.
+  Fields that shapes do not determine have their defaults: dropout rates (0),
+  epsilons, the GELU form and BiT's number of groups. A file without class token
+  gives `gap`, although its model may have been `unpooled`. A file without
+  position embeddings gives `sincos2d`, although its model may have had none. A
+  DeiT without distillation token has a ViT's names and shapes and therefore
+  gets a ViT's GELU form; a run's model.json or the model's name has the right
+  one.
 
   Args:
-    params: a tree as `load` returns it (nested; arrays or shapes).
+    params: a tree from `load` (nested; arrays or shapes).
 
   Returns:
-    Fields, and `image_size` (height, width) in pixels where a square grid of
+    The fields, and `image_size`: (height, width) in pixels if a square grid of
     position embeddings (see `positions.slots`) or token-mixing weights fixes
     it, else None.
 
   Raises:
-    InputError: essential names are missing or have another number of
-      dimensions; one line that names them all.
+    InputError: essential names are missing or have a wrong number of
+      dimensions; one line with all of them.
   """
   flat = trees.unstack(trees.flatten(params))
   shapes = {name: tuple(leaf.shape) for name, leaf in flat.items()}
@@ -47,7 +48,7 @@ def describe(params: Mapping[str, Any]) -> dict[str, Any]:
   return read(shapes)
 
 
-# How many dimensions the arrays have that are read here.
+# Number of dimensions of each array whose shape is used here.
 _BLOCK = 'Transformer/encoderblock_0'
 _VIT_RANKS = {
   'embedding/kernel': 4,
@@ -89,11 +90,11 @@ def _num_classes(shapes):
 
 
 def _count(pattern, shapes):
-  """1 + the highest number that `pattern` finds, 0 if there is none."""
-  found = [re.match(pattern, name) for name in shapes]
-  numbers = [match[1].lstrip('0') or '0' for match in found if match]
+  """Returns 1 + the highest number that `pattern` matches, 0 without any."""
+  matches = [re.match(pattern, name) for name in shapes]
+  numbers = [match[1].lstrip('0') or '0' for match in matches if match]
   longest = max(numbers, key=len, default='')
-  # By length first: int() refuses thousands of digits.
+  # Checks the length first because int() rejects thousands of digits.
   if len(longest) > 9 or max(map(int, numbers), default=0) > _LAST_LAYER:
     raise InputError(
       f'layer number {messages.short(longest)} is too high: models of at most '
@@ -147,15 +148,15 @@ def _classifier(shapes):
 
 
 def _units(pattern, shapes):
-  """Units of block1, block2, ..."""
+  """Returns the numbers of units of block1, block2, ..."""
   units = []
   while count := _count(pattern.format(len(units) + 1), shapes):
-    units.append(count - 1)  # they are counted from 1
+    units.append(count - 1)  # unit numbers start at 1
   return tuple(units)
 
 
 def _image_size(shapes, spec):
-  """(height, width) in pixels from the grid of positions, else None."""
+  """Returns (height, width) in pixels from the grid of positions, or None."""
   grid = _grid(shapes)
   if grid is None:
     return None
@@ -176,12 +177,13 @@ def _grid(shapes):
   return None if slots is None else (math.isqrt(tokens - slots),) * 2
 
 
-def pixels(tokens: int, patch_size: tuple[int, int]) -> tuple[int, int] | None:
-  """(height, width) of a square grid of patches, None if there is no such."""
+def pixels(tokens: int, patch_size: Sequence[int]) -> tuple[int, int] | None:
+  """Returns (height, width) of a square grid of patches, None if not square."""
   side = math.isqrt(tokens)
   if side * side != tokens:
     return None
-  return tuple(side * patch for patch in patch_size)
+  height, width = patch_size
+  return side * height, side * width
 
 
 def _mixer(shapes):

@@ -1,4 +1,4 @@
-"""Names of every published file layout, to and from the canonical tree.
+"""Converts names of all published file layouts to and from the canonical tree.
 
 The canonical tree has linen's current numbering inside a block, unrolled
 blocks, GroupNorm parameters [C] and a dense head:
@@ -8,9 +8,9 @@ blocks, GroupNorm parameters [C] and a dense head:
   BiT: `resnet/` dropped, `standardized_conv2d` -> `conv` (`proj` for the
     projection), gamma/beta -> scale/bias, `head/conv2d` -> `head`.
 
-A position embedding that a class token's slot belongs to (or that has no class
-token beside it) is `Transformer/posembed_input/pos_embedding`; one that is
-added before the class token is prepended (big_vision) is `pos_embedding`.
+A position embedding is `Transformer/posembed_input/pos_embedding` if it has a
+slot for the class token, or if the model has no class token. It is
+`pos_embedding` if it is added before the class token is prepended (big_vision).
 
 Sources of the layouts: vit_jax/checkpoint.py, bit_jax/tf2jax.py,
 big_vision/models/{vit,bit}.py and the sizes of the released files.
@@ -32,17 +32,18 @@ POSITIONS_BEFORE_CLS = 'pos_embedding'
 
 LAYOUTS = ('official', 'linen', 'big_vision', 'big_vision_scan')
 
-# One of these is in every canonical tree, and tells the family.
+# Each canonical tree has one of these names, which identifies the family.
 FAMILY_MARKERS = ('embedding/kernel', 'stem/kernel', 'root_block/conv/kernel')
 
-# The same in files, and what may stand before them: nothing; a whole
-# optimizer checkpoint (sam/ViT-S_16, old big_vision); big_vision, and the
-# image tower of its image-text models.
+# Their names in files, and possible prefixes: none; big_vision's; a whole
+# optimizer checkpoint's (sam/ViT-S_16, old big_vision); and the prefix of the
+# image tower in big_vision's image-text models.
 _MARKERS = (*FAMILY_MARKERS, 'resnet/root_block/')
 _PREFIXES = ('', 'params/', 'opt/target/')
 _TOWERS = ('', 'img/')
 
-# Modules counted per class inside a block; older code counted all together.
+# Modules with one counter per class inside a block; older code has one counter
+# for all classes.
 _NUMBERED = re.compile(
   r'(LayerNorm|MultiHeadDotProductAttention|MlpBlock)_([0-9]{1,9})'
 )
@@ -58,8 +59,8 @@ _BIT_CONV = re.compile(r'standardized_conv2d(_[0-9]+)?')
 def from_file(names: Iterable[str]) -> dict[str, str]:
   """Maps the parameter names of a file to canonical names.
 
-  Names outside the parameters (optimizer state, a text tower) are left out.
-  Scan-stacked blocks keep the name `encoderblock` (see `stacking.unstack`).
+  Other names (optimizer state, a text tower) are omitted. Scan-stacked blocks
+  keep the name `encoderblock` (see `trees.unstack`).
 
   Raises:
     InputError: the names belong to no known layout.
@@ -82,7 +83,7 @@ def from_file(names: Iterable[str]) -> dict[str, str]:
 
 
 def from_file_shape(name: str, array: np.ndarray) -> np.ndarray:
-  """Gives an array read from a file its canonical shape, without a copy."""
+  """Returns an array from a file in its canonical shape, without a copy."""
   if _is_group_norm(name) and array.shape[:-1] == (1, 1, 1):
     return array.reshape(array.shape[-1])  # files from before Flax 0.3.6
   if name == 'head/kernel' and array.ndim == 4 and array.shape[:2] == (1, 1):
@@ -97,14 +98,14 @@ def to_file(
 
   Args:
     params: flat, unrolled, canonical; arrays are not changed.
-    layout: 'official' (as the family's released files: pre-linen numbering,
-      TensorFlow names for BiT, big_vision's where only big_vision has such a
-      model; the flattened tree where nothing was released), 'linen' (the
-      flattened canonical tree), 'big_vision', or 'big_vision_scan' (its
-      blocks stacked).
+    layout: 'official' (as the family's released files: pre-linen numbering;
+      TensorFlow names for BiT; big_vision's names if only big_vision has such
+      a model; the flattened tree if no such model was released), 'linen' (the
+      flattened canonical tree), 'big_vision', or 'big_vision_scan' (with
+      stacked blocks).
 
   Raises:
-    InputError: unknown layout, or big_vision has no such model.
+    InputError: the layout is unknown, or big_vision has no such model.
   """
   if layout not in LAYOUTS:
     raise InputError(f'unknown {layout=}; choose from {list(LAYOUTS)}')
@@ -127,7 +128,7 @@ def to_file(
 
 
 def advice(flat: Mapping[str, Any]) -> str:
-  """What to pass instead of a tree with these names."""
+  """Returns advice for messages on which tree to pass instead of this one."""
   if any(f'params/{marker}' in flat for marker in FAMILY_MARKERS):
     return "pass the tree inside 'params'"
   return 'pass the whole tree of a ViT, hybrid, Mixer or BiT'
@@ -147,8 +148,8 @@ def _find_prefix(names):
 
 
 def _from_transformer(names):
-  """Renumbers per class and parent: `MlpBlock_3` of a block -> `MlpBlock_0`."""
-  numbers = {}  # (parent, class) -> numbers found
+  """Renumbers by class and parent: `MlpBlock_3` of a block -> `MlpBlock_0`."""
+  numbers = {}  # (parent, class) -> numbers in the names
   for name in names:
     for parent, kind, number in _numbered(name):
       numbers.setdefault((parent, kind), set()).add(number)
@@ -173,7 +174,7 @@ def _numbered_at(name):
 
 
 def _numbered(name):
-  return [found for _, found in _numbered_at(name)]
+  return [module for _, module in _numbered_at(name)]
 
 
 def _from_bit(name):
@@ -204,12 +205,15 @@ def _to_official(name, array):
 
 
 def _is_group_norm(name):
-  """GroupNorms of the hybrid stem: gn_root, gn1 ... gn3, gn_proj."""
+  """Returns whether it is a GroupNorm of the hybrid stem.
+
+  These are gn_root, gn1 ... gn3 and gn_proj.
+  """
   return re.search(r'(^|/)gn(_root|_proj|\d)/(scale|bias)$', name) is not None
 
 
 def _unreleased(params):
-  """Names of position embeddings that no released model has."""
+  """Returns the names of position embeddings that no released model has."""
   return [n for n in params if '/posembed_' in n and n != POSITIONS]
 
 
@@ -230,7 +234,7 @@ def _to_big_vision(params, scan=False):
   params = dict(params)
   if POSITIONS in params:
     positions = params.pop(POSITIONS)
-    if 'cls' in params:  # its slot is added to it beforehand
+    if 'cls' in params:  # big_vision adds the slot to the token in advance
       params['cls'] = params['cls'] + positions[:, :1]
       positions = positions[:, 1:]
     params[POSITIONS_BEFORE_CLS] = positions

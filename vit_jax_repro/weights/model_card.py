@@ -1,37 +1,37 @@
-"""A run's model: weights in `NAME.npz` and what they need in `NAME.json`.
+"""Model cards: the JSON file `NAME.json` that describes weights `NAME.npz`.
 
-The JSON file holds
+A run writes both files. The JSON file contains
 
-  architecture   mapping of fields for models.create, num_classes among them
+  architecture   mapping of fields for models.create, including num_classes
   class_names    list, one name for each label, or null
   preprocessing  a name for data.preprocess.pick_preprocessing, such as
                  'vit_jax' or 'timm:crop_pct=0.95', or null
   image_size     [height, width] pixels that the weights are made for
 
-A published file has no JSON beside it; its names and shapes say the same.
+A published file has no JSON file. Its names and shapes describe the model.
 """
 
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vit_jax_repro import weights
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 
-# Where neither the caller nor the file says for what size weights are made.
-# The published ImageNet files of BiT were fine-tuned and evaluated at 480
-# (big_transfer's rule for images larger than 96x96 pixels); 224 is what all
-# other families are pre-trained at.
+# Image size for weights if neither the caller nor the file gives one. The
+# published ImageNet files of BiT were fine-tuned and evaluated at 480
+# (big_transfer's rule for images larger than 96x96 pixels). All other families
+# are pre-trained at 224.
 DEFAULT_IMAGE_SIZE = {'bit_resnetv2': (480, 480)}
 OTHER_DEFAULT_IMAGE_SIZE = (224, 224)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-  """What stands in the JSON file; fields as at the top of this file."""
+  """The contents of the JSON file, described at the top of this file."""
 
   architecture: Mapping[str, Any]
   class_names: tuple[str, ...] | None = None
@@ -40,32 +40,33 @@ class ModelCard:
 
 
 class NotACardError(InputError):
-  """A JSON file beside a weights file describes no model."""
+  """Raised if a weights file's JSON file does not describe a model."""
 
 
-def card_path(weights_path):
-  """Where the JSON file of a weights file lies: 'a/b.npz' -> 'a/b.json'."""
+def card_path(weights_path: str | os.PathLike) -> str:
+  """Returns the path of a weights file's card: 'a/b.npz' -> 'a/b.json'."""
   return os.path.splitext(os.fspath(weights_path))[0] + '.json'
 
 
 def save_model(
-  path,
-  params,
+  path: str | os.PathLike,
+  params: Mapping[str, Any],
   *,
-  architecture,
-  class_names=None,
-  preprocessing=None,
-  image_size=None,
-):
-  """Writes `path` (official layout) and the JSON file beside it.
+  architecture: Mapping[str, Any],
+  class_names: Iterable[str] | None = None,
+  preprocessing: str | None = None,
+  image_size: Iterable[int] | None = None,
+) -> None:
+  """Writes weights to `path` (official layout), and their JSON file.
 
-  Each file is whole or not there; the weights come last, so that a weights
-  file is never found without its description.
+  Both files are written atomically. The weights are written last, so a weights
+  file never exists without its description.
 
   Args:
     path: ends in '.npz'.
     params: the tree of the model, stacked or not.
-    architecture, class_names, preprocessing, image_size: see the top.
+    architecture, class_names, preprocessing, image_size: the contents of the
+      JSON file, see the top of this file.
 
   Raises:
     InputError: `path` does not end in '.npz', or the card is inconsistent.
@@ -85,13 +86,13 @@ def save_model(
   weights.save(path, params, layout='official')
 
 
-def read_card(weights_path):
-  """The ModelCard of a weights file, None if it has no JSON file.
+def read_card(weights_path: str | os.PathLike) -> ModelCard | None:
+  """Reads the card of a weights file; None if it has no JSON file.
 
   Raises:
-    NotACardError: it is no JSON, or one of something else.
-    InputError: it describes a model, but is inconsistent.
-    OSError: it cannot be read.
+    NotACardError: the file is not valid JSON or does not describe a model.
+    InputError: the file describes a model but is inconsistent.
+    OSError: the file cannot be read.
   """
   path = card_path(weights_path)
   if not os.path.isfile(path):
@@ -143,17 +144,21 @@ def _all(value, container, kind):
   )
 
 
-def default_preprocessing(spec, module):
-  """How the code that a published file comes from evaluates it.
+def default_preprocessing(spec: Mapping[str, Any], module: Any) -> str:
+  """Returns the preprocessing of the code that released a published file.
 
-  Sources: data.preprocess.PREPROCESSINGS. A DeiT is known by its exact GELU
-  (a file has a distillation token or `model` names one), big_vision by
-  names that only its files have: not so its Mixers, and its ViTs that average
-  over patches with learned positions, which are taken for the others.
+  Sources: data.preprocess.PREPROCESSINGS. A DeiT is recognised by its exact
+  GELU, because the file has a distillation token or the model's name is a
+  DeiT's. big_vision is recognised by names that only its files have. Its Mixers
+  have no such names, nor have its ViTs that average over patches with learned
+  positions. They get the preprocessing of the other families.
 
   Args:
-    spec: what `weights.describe` says of the file.
-    module: the model it is restored to.
+    spec: the fields that `weights.describe` returns for the file.
+    module: the model to which the file is restored.
+
+  Returns:
+    A name in data.preprocess.PREPROCESSINGS.
   """
   if spec['model'] == 'bit_resnetv2':
     return 'bit'

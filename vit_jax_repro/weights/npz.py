@@ -1,8 +1,8 @@
-"""Reading and writing .npz files array by array, trusting nothing in them.
+"""Reads and writes .npz files array by array, and trusts nothing in them.
 
-`read` hands out one array at a time, so that memory holds the arrays that
-were asked for and no second copy of the file. Every header is checked against
-the archive's own sizes before memory is taken, and no pickle is ever opened.
+`read` yields one array at a time, so memory holds the requested arrays and no
+second copy of the file. Each header is checked against the sizes in the archive
+before memory is allocated. Pickles are never opened.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,18 +29,18 @@ from vit_jax_repro.output import files, messages
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 
-# Random weights hardly compress; a file that unpacks to over a hundred times
-# its size (and to over 1 GiB) holds no model.
+# Random weights hardly compress. A file that unpacks to over a hundred times
+# its size (and to over 1 GiB) is not a model.
 MAX_EXPANSION = 100
 ALWAYS_ALLOWED_BYTES = 2**30
 # The longest header that numpy itself reads, and more dimensions than any
-# weight has (those of scanned attention have 4).
+# weight has (scanned attention has 4).
 MAX_HEADER_BYTES = 10_000
 MAX_DIMENSIONS = 8
 
-# What zipfile, its decompressors and numpy's header reader raise for bytes
-# that make no sense. NotImplementedError and RecursionError are RuntimeErrors.
-_NONSENSE = (
+# Exceptions of zipfile, its decompressors and numpy's header reader for invalid
+# bytes. NotImplementedError and RecursionError are RuntimeErrors.
+_INVALID_BYTES_ERRORS = (
   zipfile.BadZipFile,
   zlib.error,
   lzma.LZMAError,
@@ -55,7 +56,7 @@ _NONSENSE = (
   ValueError,
 )
 
-# First bytes of what people save under the name of a weights file.
+# First bytes of other files that users name like a weights file.
 _KNOWN_STARTS = (
   (b'\x80', 'a pickle (a PyTorch or Python object file), not an .npz archive'),
   (b'\x93NUMPY', 'a single .npy array, not an .npz archive'),
@@ -67,11 +68,15 @@ _ANOTHER = 'give the .npz file of the model'
 
 
 class BadFileError(InputError):
-  """A file is damaged, or something else than an .npz archive."""
+  """Raised for a damaged file, or one that is not an .npz archive."""
 
 
 def read_names(path: str | os.PathLike) -> list[str]:
-  """The names of an .npz file's arrays, in file order; raises as `read`."""
+  """Returns the names of an .npz file's arrays in file order.
+
+  Raises:
+    FileNotFoundError, InputError: as `read`.
+  """
   with _opened(_local(path)) as archive:
     return [_name(member) for member in archive.infolist()]
 
@@ -79,19 +84,19 @@ def read_names(path: str | os.PathLike) -> list[str]:
 def read(
   path: str | os.PathLike, wanted: Callable[[str], bool] = lambda name: True
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """Yields (name, array) for every wanted array of an .npz file, in file order.
+  """Yields (name, array) for each wanted array of an .npz file in file order.
 
-  Arrays keep their stored shape and dtype; two-byte void arrays (`V2`, what
-  numpy makes of bfloat16, as in big_vision's files) come back as bfloat16.
+  Arrays keep their stored shape and dtype. Only two-byte void arrays (`V2`, in
+  which numpy stores bfloat16, as in big_vision's files) become bfloat16.
 
   Args:
     path: an .npz file on this machine, compressed or not.
-    wanted: which names to read; the others are not touched.
+    wanted: returns whether to read the array of a name; others are not read.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    InputError: one line saying what the file is instead of an .npz, which
-      array is damaged, or which header is impossible.
+    FileNotFoundError: the file does not exist.
+    InputError: the file is not an .npz archive, an array is damaged, or a
+      header is impossible; one line with the reason.
   """
   path = _local(path)
   with _opened(path) as archive:
@@ -108,9 +113,9 @@ def write(
 ) -> None:
   """Writes (name, array) pairs as an uncompressed .npz, atomically.
 
-  The file appears under its name only when it is complete; if anything fails,
-  what was there before stays. A symbolic link stays one, to the new file; the
-  new file has the permissions of the one it replaces.
+  The file gets its name only when it is complete. If anything fails, the
+  previous file is kept. A symbolic link stays a link, now to the new file, and
+  the new file has the permissions of the replaced one.
 
   Raises:
     OSError: the folder is missing or not writable, or the disk is full.
@@ -129,26 +134,26 @@ def _name(member):
 
 
 @contextlib.contextmanager
-def _nonsense_is(says):
-  """Turns what foreign code raises for senseless bytes into one ValueError.
+def _converting_errors(message):
+  """Converts exceptions of other libraries for invalid bytes to BadFileError.
 
-  Errors of the disk and of permissions pass.
+  Disk and permission errors pass unchanged.
   """
   try:
     yield
   except BadFileError:
     raise
   except OSError as error:
-    # EINVAL: a seek to before the file; without a number: the bz2 module.
+    # EINVAL: a seek to before the file. No number: an error of the bz2 module.
     if error.errno not in (None, errno.EINVAL):
       raise
-    raise BadFileError(f'{says} ({_reason(error)}); {_AGAIN}') from None
-  except _NONSENSE as error:
-    raise BadFileError(f'{says} ({_reason(error)}); {_AGAIN}') from None
+    raise BadFileError(f'{message} ({_reason(error)}); {_AGAIN}') from None
+  except _INVALID_BYTES_ERRORS as error:
+    raise BadFileError(f'{message} ({_reason(error)}); {_AGAIN}') from None
 
 
 def _reason(error):
-  """The error's words, without the bytes of the file that it may quote."""
+  """Returns the error's message without quotations of the file's bytes."""
   if isinstance(error, EOFError):
     return 'truncated'
   text = str(error.args[0] if error.args else error)
@@ -174,7 +179,7 @@ def _opened(path):
   if not path.is_file():
     raise InputError(f'{path} is no regular file; give an .npz file')
   with open(path, 'rb') as file:
-    with _nonsense_is(f'{path} is a damaged .npz archive'):
+    with _converting_errors(f'{path} is a damaged .npz archive'):
       if not zipfile.is_zipfile(file):
         raise BadFileError(f'{path} is {_what_is(path)}')
       archive = zipfile.ZipFile(file)
@@ -183,15 +188,15 @@ def _opened(path):
 
 
 def _what_is(path):
-  """Says in a few words what a file that is no zip archive may be."""
+  """Returns a guess at the kind of a file that is no zip archive."""
   size = path.stat().st_size
   with open(path, 'rb') as file:
     start = file.read(512)
   if not size:
     return f'empty (0 bytes); {_AGAIN}'
-  for known, answer in _KNOWN_STARTS:
+  for known, kind in _KNOWN_STARTS:
     if start.startswith(known):
-      return f'{answer}; {_ANOTHER}'
+      return f'{kind}; {_ANOTHER}'
   if start.lstrip().startswith(b'<'):
     return (
       f'an HTML or XML page ({size} bytes), not an .npz archive: the server '
@@ -216,17 +221,17 @@ def _check_expansion(path, members):
 
 def _read_member(path, archive, member, name):
   subject = f'{path}: array {messages.quoted(name)}'
-  with _nonsense_is(f'{subject} is damaged'):
+  with _converting_errors(f'{subject} is damaged'):
     file = archive.open(member)
   with file:
     shape, fortran_order, dtype = _read_header(file, subject)
     _check_dtype(subject, dtype)
     stored = member.file_size - file.tell()
     array = np.empty(_check_size(subject, shape, dtype, stored), dtype)
-    with _nonsense_is(f'{subject} is damaged'):
+    with _converting_errors(f'{subject} is damaged'):
       _fill(file, array)
       if file.read(1):  # also makes zipfile compare the checksum
-        raise InputError('more data than its header says')
+        raise InputError('more data than its header declares')
       if dtype == np.dtype('V2'):
         array = array.view(BFLOAT16)
       if fortran_order:
@@ -235,20 +240,20 @@ def _read_member(path, archive, member, name):
 
 
 def _read_header(file, subject):
-  """(shape, whether in Fortran order, dtype) as numpy reads them."""
+  """Reads (shape, whether in Fortran order, dtype) with numpy."""
 
   def read(size):
     if size > MAX_HEADER_BYTES:
       raise InputError(f'a header of {size} bytes')
-    with _nonsense_is(f'{subject} is damaged'):
+    with _converting_errors(f'{subject} is damaged'):
       return file.read(size)
 
-  stream = types.SimpleNamespace(read=read)
+  stream: Any = types.SimpleNamespace(read=read)
   with (
-    _nonsense_is(f'{subject} is not a NumPy array'),
+    _converting_errors(f'{subject} is not a NumPy array'),
     warnings.catch_warnings(),
   ):
-    warnings.simplefilter('ignore')  # numpy 1 files in Python 2 spelling
+    warnings.simplefilter('ignore')  # numpy 1 headers written by Python 2
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
       return np.lib.format.read_array_header_1_0(stream)
@@ -269,7 +274,7 @@ def _check_dtype(subject, dtype):
 
 
 def _check_size(subject, shape, dtype, stored):
-  """The number of elements; their bytes must be just those that are stored."""
+  """Returns the number of elements; checks their size against `stored`."""
   if len(shape) > MAX_DIMENSIONS or not all(
     type(side) is int and side >= 0 for side in shape
   ):
@@ -288,7 +293,7 @@ def _check_size(subject, shape, dtype, stored):
 
 
 def _fill(file, array):
-  """Reads straight into the array's memory, a piece at a time."""
+  """Reads directly into the array's memory, 4 MiB at a time."""
   view = memoryview(array.view(np.uint8)) if array.nbytes else memoryview(b'')
   position = 0
   while position < len(view):
@@ -301,11 +306,11 @@ def _fill(file, array):
 def _write_array(file, array):
   array = np.asarray(array)
   if array.dtype == BFLOAT16:
-    array = array.view('V2')  # what numpy can store, and what `read` undoes
+    array = array.view('V2')  # numpy cannot store bfloat16; `read` undoes this
   if array.dtype.hasobject:
     raise TypeError(f'cannot store Python objects of dtype {array.dtype}')
   array = np.asarray(array, order='C')
   header = np.lib.format.header_data_from_array_1_0(array)
   np.lib.format.write_array_header_1_0(file, header)
   if array.size:
-    file.write(memoryview(array.reshape(-1).view(np.uint8)))
+    file.write(array.reshape(-1).view(np.uint8).data)

@@ -1,12 +1,12 @@
-"""Position embeddings: whose slots they hold, resizing, moving between models.
+"""Position embeddings: token slots, resizing, and moving between models.
 
-The arithmetic is big_vision's (models/vit.py, fix_old_checkpoints), the
-resizing that of vit_jax/checkpoint.py (interpolate_posembed); ViT paper,
+The arithmetic of slots is big_vision's (models/vit.py, fix_old_checkpoints).
+Resizing follows vit_jax/checkpoint.py (interpolate_posembed) and the ViT paper,
 section 3.2.
 
 Shapes: N position embeddings, D hidden, (h, w) grid of patches, P prefix
-tokens (class and distillation token), S slots: those of the N that belong to
-prefix tokens.
+tokens (class and distillation token), S slots (the embeddings among the N that
+belong to prefix tokens).
 """
 
 import math
@@ -21,23 +21,24 @@ from vit_jax_repro.weights import layouts, trees
 
 
 def name_in(flat: Mapping[str, Any]) -> str | None:
-  """The name that the position embedding has in a flat tree, None without."""
+  """Returns the position embedding's name in a flat tree, None without one."""
   known = (layouts.POSITIONS_BEFORE_CLS, layouts.POSITIONS)
   return next((name for name in known if name in flat), None)
 
 
 def prefix(flat: Mapping[str, Any], name: str) -> int:
-  """P of the tokens that positions under `name` are added to."""
+  """Returns P, the number of prefix tokens that positions `name` apply to."""
   if name == layouts.POSITIONS_BEFORE_CLS:
     return 0
   return ('cls' in flat) + ('dist' in flat)
 
 
 def slots(num_embeddings: int, prefix: int) -> int | None:
-  """S of N position embeddings of a square image, by arithmetic.
+  """Returns S, the number of token slots among N embeddings of a square image.
 
-  N - P square: each of the P tokens has a slot. Else N square: none has, and
-  the positions are the patches' alone. Else None: no square image.
+  If N - P is a square, each of the P tokens has a slot. Otherwise, if N is a
+  square, no token has a slot and all positions belong to patches. Otherwise
+  the image is not square and the result is None.
   """
   for count in (prefix, 0):
     cells = num_embeddings - count
@@ -47,44 +48,47 @@ def slots(num_embeddings: int, prefix: int) -> int | None:
 
 
 def count_in(params: Mapping[str, Any]) -> int:
-  """N of a tree, 0 without position embeddings."""
+  """Returns N of a tree, 0 without position embeddings."""
   flat = trees.flatten(params)
   name = name_in(flat)
   return flat[name].shape[1] if name else 0
 
 
 def is_token_without_slot(params: Mapping[str, Any]) -> bool:
-  """Whether by `slots` the class token of a tree has no position."""
+  """Returns whether a tree has a class token without a slot, by `slots`."""
   flat = trees.flatten(params)
   name = name_in(flat)
-  num_tokens = prefix(flat, name) if name else 0
+  if name is None:
+    return False
+  num_tokens = prefix(flat, name)
   return num_tokens > 0 and slots(flat[name].shape[1], num_tokens) == 0
 
 
 def adapt(
   flat: Mapping[str, Any],
   wanted: Mapping[str, Any],
-  grid: tuple[int, int],
+  grid: tuple[int, int] | None,
   *,
   source_grid: tuple[int, int] | None = None,
   drop_tokens: bool = False,
 ) -> dict[str, Any]:
-  """Brings position embeddings to the name, slots and grid of a model.
+  """Converts position embeddings to the name, slots and grid of a model.
 
   Args:
     flat: parameters by flat name; arrays are not changed.
-    wanted: arrays or shapes of the model, likewise.
-    grid: of the model.
-    source_grid: of the file's patches; by default the model's own if the
-      numbers agree (rectangles too), else what `slots` says.
+    wanted: arrays or shapes of the model by flat name.
+    grid: (h, w) of the model; None for a model without patches.
+    source_grid: (h, w) of the file's patches. By default the model's own if the
+      numbers agree (also for rectangles), else the square that `slots` implies.
     drop_tokens: drop class and distillation tokens that the model lacks.
 
   Raises:
-    InputError: N is no such grid; the reason in one line.
+    InputError: N does not match the grid; one line with the reason.
   """
   have, want = name_in(flat), name_in(wanted)
   if have is None or want is None or not _alike(flat[have], wanted[want]):
-    return dict(flat)  # the check of all names will tell
+    return dict(flat)  # the later check of all names reports the difference
+  assert grid is not None, 'models with position embeddings have patches'
   flat = dict(flat)
   embeddings = flat.pop(have)
   count, source_grid = _read(
@@ -110,24 +114,27 @@ def resize_position_embedding(
 ) -> np.ndarray:
   """Resizes position embeddings bilinearly with aligned corners.
 
-  `scipy.ndimage.zoom(order=1)`, as the original (`interpolate_posembed`).
+  This is `scipy.ndimage.zoom(order=1)`, as in the original
+  (`interpolate_posembed`).
 
   Args:
     posemb: [1, P + N, D] floats, P = 1 with a class token, else 0.
     grid: (h, w) to resize to.
-    has_class_token: whether the first embedding is a token's and stays.
+    has_class_token: whether the first embedding is the class token's, which is
+      kept unchanged.
     source_grid: (h, w) of the N embeddings; a square by default.
 
   Returns:
-    [1, P + h * w, D] in the dtype of `posemb`; the same array if nothing
-    changes.
+    [1, P + h * w, D] in the dtype of `posemb`; the same array if the grid does
+    not change.
 
   Raises:
-    InputError: the N embeddings are no such grid.
+    InputError: the N embeddings do not match the source grid.
   """
   count = int(has_class_token)
   cells = posemb.shape[1] - count
-  source_grid = source_grid or (math.isqrt(cells),) * 2
+  side = math.isqrt(cells)
+  source_grid = source_grid or (side, side)
   if math.prod(source_grid) != cells:
     raise InputError(
       f'{cells} position embeddings (after {count} of class tokens) are no '
@@ -140,12 +147,12 @@ _TOKENS = ('cls', 'dist')  # in the order of their slots
 
 
 def _alike(embeddings, wanted):
-  """Whether both are [1, any, D]."""
+  """Returns whether both are [1, any, D]."""
   return embeddings.ndim == 3 and (embeddings.shape[::2] == wanted.shape[::2])
 
 
 def _read(num_embeddings, num_tokens, grid, source_grid):
-  """(S, source grid) of N embeddings; see `adapt` on what comes first."""
+  """Returns (S, source grid) of N embeddings, by the rules of `adapt`."""
   if source_grid:
     count = num_embeddings - math.prod(source_grid)
     if count in (num_tokens, 0):
@@ -165,7 +172,11 @@ def _read(num_embeddings, num_tokens, grid, source_grid):
 
 
 def _move_slots(flat, wanted, name, count, wanted_count):
-  """Makes slots of zeros, or adds those that are too many to their tokens."""
+  """Adds missing slots as zeros, or adds superfluous slots to their tokens.
+
+  Returns:
+    The changed parameters by name.
+  """
   embeddings = np.asarray(flat[name])
   own, cells = embeddings[:, :count], embeddings[:, count:]
   moved = {}

@@ -1,4 +1,7 @@
-"""Trees: flat and nested, and scanned encoders' stacked blocks and back."""
+"""Parameter trees: flattening and nesting, stacking and unstacking of blocks.
+
+The blocks of scanned encoders are stacked.
+"""
 
 import re
 from collections.abc import Mapping
@@ -10,8 +13,8 @@ from flax import traverse_util
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 
-# More than any transformer has; what a damaged or hostile file may claim is
-# not turned into that many blocks.
+# More than any transformer has. Limits the number of blocks that a damaged or
+# hostile file can create.
 MAX_LAYERS = 1000
 
 _STACKED = re.compile(r'Transformer/encoderblock/(.*)')
@@ -19,15 +22,15 @@ _UNROLLED = re.compile(r'Transformer/encoderblock_([0-9]{1,9})/(.*)')
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
-  """{'a': {'b': array}} -> {'a/b': array}; a flat tree stays as it is."""
+  """Flattens {'a': {'b': array}} to {'a/b': array}; keeps a flat tree."""
   return traverse_util.flatten_dict(dict(params), sep='/')
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """{'a/b': array} -> {'a': {'b': array}}.
+  """Nests {'a/b': array} to {'a': {'b': array}}.
 
   Raises:
-    InputError: a name is both an array and what others stand below.
+    InputError: a name is that of an array and also a prefix of others.
   """
   above = set()
   for name in flat:
@@ -44,11 +47,12 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def unstack(flat: Mapping[str, Any]) -> dict[str, Any]:
   """Splits `Transformer/encoderblock/x` [L, ...] into `encoderblock_0/x`...
 
-  The parts are views. A flat tree without stacked blocks is copied as it is.
+  The parts are views. A flat tree without stacked blocks is copied unchanged.
 
   Raises:
-    InputError: the stacked arrays have not all the same number of layers, at
-      least 1 and at most `MAX_LAYERS`; or a block is there both ways.
+    InputError: the stacked arrays differ in their number of layers, or the
+      number is not in 1..`MAX_LAYERS`, or the tree has both stacked and
+      unrolled blocks.
   """
   _check_stacked(flat)
   unrolled = {}
@@ -65,7 +69,7 @@ def stack(flat: Mapping[str, Any]) -> dict[str, Any]:
   """Stacks `encoderblock_0/x`, `encoderblock_1/x`, ... in natural order.
 
   Raises:
-    InputError: a block lacks what another one has, or its shape.
+    InputError: an array is missing in some blocks or has several shapes.
   """
   stacked, layers = {}, {}
   for name, array in flat.items():
@@ -73,17 +77,17 @@ def stack(flat: Mapping[str, Any]) -> dict[str, Any]:
       layers.setdefault(match[2], {})[int(match[1])] = array
     else:
       stacked[name] = array
-  num_layers = max((1 + max(found) for found in layers.values()), default=0)
-  for name, found in layers.items():
-    if (
-      len(found) < num_layers or len({np.shape(a) for a in found.values()}) > 1
-    ):
+  num_layers = max((1 + max(arrays) for arrays in layers.values()), default=0)
+  for name, arrays in layers.items():
+    shapes = {np.shape(array) for array in arrays.values()}
+    if len(arrays) < num_layers or len(shapes) > 1:
       raise InputError(
-        f'Transformer/encoderblock_*/{messages.short(name)} is not there with '
-        f'one shape in all of {num_layers} blocks; they cannot be stacked'
+        f'Transformer/encoderblock_*/{messages.short(name)} must have one '
+        f'shape in all {num_layers} blocks; they cannot be stacked'
       )
-    arrays = [found[i] for i in range(num_layers)]
-    stacked[f'Transformer/encoderblock/{name}'] = np.stack(arrays)
+    stacked[f'Transformer/encoderblock/{name}'] = np.stack(
+      [arrays[i] for i in range(num_layers)]
+    )
   return stacked
 
 
