@@ -1,11 +1,11 @@
-"""From an encoded image file to the array a model is trained on.
+"""Training preprocessing: from an encoded image file to an augmented image.
 
-The changes are random. Each is drawn from its own key, made from the key of
-the example, so the same key always gives the same image. They are those of the
+Each random operation has its own key, derived from the key of the example, so
+the same key always gives the same image. The operations are those of the
 original code (`vit_jax/input_pipeline.py`: inception crop, flip) and of BiT
 (`big_transfer`: resize, crop, flip), RandAugment for AugReg and DeiT, and a
-shift for the digits. Changes that mix the images of a batch, or that need
-normalised images, happen on the device: see training/mixing.py.
+shift for the digits. Operations that mix the images of a batch, or that need
+normalised images, run on the device: see training/mixing.py.
 Letters in shapes: H W pixels of the result, h w pixels of the file.
 """
 
@@ -25,7 +25,7 @@ from vit_jax_repro.data.preprocess import (
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
 
-# The keys, by what is drawn from them.
+# The random keys of the operations.
 _BOX, _CROP, _FLIP, _SHIFT, _RANDAUGMENT = range(5)
 _AREA_RANGE = (0.05, 1.0)  # of the inception crop: fractions of the image
 _ASPECT_RATIO_RANGE = (0.75, 1.33)  # width / height; TensorFlow's default
@@ -34,19 +34,20 @@ Tensor = Any  # a tf.Tensor; TensorFlow is imported only when it is needed
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation(ImageSettings):
-  """Checked settings of an image, and how its pixels are scaled.
+  """Checked image settings, and the scaling of pixel values.
 
-  `crop` and `resize` become (H, W); without `resize` it is `crop`.
+  `crop` and `resize` are converted to (H, W). The default of `resize` is
+  `crop`.
 
   Raises:
-    InputError: a size, shift or dtype that cannot be; `resize` smaller than
-      `crop`; see randaugment.check.
+    InputError: a size, shift or dtype is not allowed, `resize` is smaller than
+      `crop`, or randaugment.check rejects a value.
   """
 
-  # 'uint8' rounds, and leaves normalising to the device; 'float32' is
-  # (pixel - mean) / std.
+  # 'float32' gives (pixel - mean) / std. 'uint8' rounds pixel values; then the
+  # device normalises them.
   dtype: str = 'float32'
-  mean: tuple[float, float, float] = HALF  # of pixels in 0..255
+  mean: tuple[float, float, float] = HALF  # in units of 0..255
   std: tuple[float, float, float] = HALF
 
   def __post_init__(self):
@@ -75,18 +76,18 @@ class Augmentation(ImageSettings):
 def train_image(
   encoded: Tensor, key: Tensor, augmentation: Augmentation
 ) -> Tensor:
-  """Decodes an image, changes it at random, and scales it.
+  """Decodes, augments and scales an image.
 
   Args:
     encoded: scalar string, a whole JPEG, PNG, GIF or BMP file.
-    key: [2] int64, see keys.py.
-    augmentation: what is done to the image.
+    key: [2] int64, see order.py.
+    augmentation: the settings.
 
   Returns:
     [H, W, 3] of the augmentation's dtype.
 
   Raises:
-    tf.errors.InvalidArgumentError: the bytes are no image, or cut short.
+    tf.errors.InvalidArgumentError: the bytes are not an image, or truncated.
   """
   tf = tensorflow()
   wanted = augmentation
@@ -124,24 +125,24 @@ def train_image(
 
 
 def to_uint8(image: Tensor) -> Tensor:  # [H, W, 3], values in 0..255
-  """Rounds to whole pixel values; uint8 stays as it is."""
+  """Rounds pixel values to uint8; returns a uint8 image unchanged."""
   tf = tensorflow()
   return image if image.dtype == tf.uint8 else tf.cast(tf.round(image), 'uint8')
 
 
 def box_key(key: Tensor) -> Tensor:
-  """Returns the key that the box of `train_image` is drawn with."""
+  """Returns the key for the random box of `train_image`."""
   return fold_in(key, _BOX)
 
 
 def random_box(shape: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-  """Draws a box of 5 to 100 % of the image, its sides 3:4 to 4:3.
+  """Draws a box of 5 to 100 % of the image with sides from 3:4 to 4:3.
 
-  The box is the whole image if no such box is found, as in tiny or narrow
-  images.
+  The box is the whole image if TensorFlow finds no such box, as in tiny or
+  narrow images.
 
   Args:
-    shape: [3] integers, of the image [h, w, 3].
+    shape: [3] integers, the shape of the image [h, w, 3].
     key: [2] int64.
 
   Returns:
@@ -161,11 +162,11 @@ def random_box(shape: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decode_box(encoded: Tensor, key: Tensor) -> Tensor:
-  """Decodes a random box of a JPEG file, and little more of the file.
+  """Decodes a random box of a JPEG file, and little of the rest.
 
   Args:
     encoded: scalar string, a JPEG file.
-    key: [2] int64, of the box.
+    key: [2] int64, the key of the box.
 
   Returns:
     [h, w, 3] uint8, the size of the box.

@@ -1,18 +1,19 @@
-"""The form of a batch, and filling it up.
+"""The format of a batch, padding, and synthetic batches.
 
 A batch is a dict of numpy arrays whose first axis is the example:
 
   image  [B, H, W, 3] float32 in [-1, 1], or uint8 not yet normalised
   label  [B] int32, or [B, K] float32 probabilities; for evaluation also
-         [B, K] int32, 1 for each class that the image is of
-  mask   [B] bool, False for rows that only fill up
+         [B, K] int32, 1 for each class of the image
+  mask   [B] bool, False for padding
 
-In evaluation, an image that could not be decoded, and one of a class that the
-model does not have, has the label NO_CLASS, or the negative of its [K] labels:
-it counts, and no prediction is right.
+In evaluation, an image has the label NO_CLASS, or the negative of its [K]
+labels, if it could not be decoded or if the model lacks its class. The image
+counts, and no prediction for it is correct.
 """
 
 import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -21,13 +22,15 @@ from vit_jax_repro.errors import InputError
 NO_CLASS = np.int32(-(2**31))
 
 
-def pad(batch, num_rows):
-  """Fills a batch up to `num_rows` with zeros whose mask is False.
+def pad(
+  batch: Mapping[str, np.ndarray], num_rows: int
+) -> dict[str, np.ndarray]:
+  """Pads a batch to `num_rows` with zeros whose mask is False.
 
-  A batch without a mask gets one. Nothing is copied when nothing is missing.
+  A batch without a mask gets one. A full batch is not copied.
 
   Raises:
-    InputError: the batch has more rows than that.
+    InputError: the batch has more than `num_rows` rows.
   """
   size = len(batch['label'])
   if size > num_rows:
@@ -45,28 +48,28 @@ def _pad(array, missing):
 
 def synthetic(
   *,
-  image_size,
-  num_classes,
-  batch_size,
-  num_batches=None,
-  seed=0,
-  dtype='float32',
-):
-  """Batches that depend on nothing but the arguments.
+  image_size: int | Sequence[int],
+  num_classes: int,
+  batch_size: int,
+  num_batches: int | None = None,
+  seed: int = 0,
+  dtype: str = 'float32',
+) -> Iterator[dict[str, np.ndarray]]:
+  """Returns random batches that depend only on the arguments.
 
   Args:
     image_size: S or (H, W) pixels.
-    num_classes: labels lie in 0..num_classes - 1.
+    num_classes: labels are in 0..num_classes - 1.
     batch_size: B.
-    num_batches: how many; None means without end.
+    num_batches: number of batches; None means without end.
     seed: batch i depends on (seed, i) only.
     dtype: 'float32', uniform in [-1, 1), or 'uint8', uniform in 0..255.
 
   Returns:
-    An iterator of batches, as in batches.py, with nothing masked.
+    An iterator of batches in the format of this file, without padding.
 
   Raises:
-    InputError: another dtype.
+    InputError: the dtype is neither.
   """
   if dtype not in ('float32', 'uint8'):
     raise InputError(f"{dtype=} must be 'float32' or 'uint8'")

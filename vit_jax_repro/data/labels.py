@@ -1,80 +1,89 @@
-"""Which class of a model a data set's label means."""
+"""Class names, and translation of a data set's labels to a model's."""
 
 import functools
 import gzip
 import importlib.resources
 import itertools
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from vit_jax_repro.data.batches import NO_CLASS
 from vit_jax_repro.errors import InputError
 
-# Of a data set's classes, from how many on it is taken to be about a model's.
+# Fraction of a data set's classes that a model must have for a match by name.
 # ImageNet-21k has all of ImageNet's 1000 but n04399382, the teddy bear.
 _NEARLY_ALL = 0.99
 
 
-def class_names_of(num_classes):
-  """Names of the classes of a published head; None if its size says nothing.
+def class_names_of(num_classes: int) -> tuple[str, ...] | None:
+  """Returns the class names of a published head, None for other sizes.
 
-  1000 classes are ImageNet's (ILSVRC-2012), 21843 those of ImageNet-21k.
+  1000 classes are those of ImageNet (ILSVRC-2012), 21843 those of ImageNet-21k.
   """
   if num_classes in FILES:
     return class_names(num_classes)
   return None
 
 
-def readable(label, class_names):
-  """The name of a class, 'class 17' where there are no names."""
+def readable(label: int, class_names: Sequence[str] | None) -> str:
+  """Returns the name of a class, or 'class 17' without names."""
   return class_names[label] if class_names else f'class {label}'
 
 
-def align(dataset_names, model_names, num_classes):
+def align(
+  dataset_names: Sequence[str],
+  model_names: Iterable[str] | None,
+  num_classes: int,
+) -> np.ndarray | None:
   """Matches the classes of a data set to those of a model by name.
 
-  The data set may have fewer classes than the model and in another order.
-  ImageNet classes may be called by WordNet id or by readable name on either
-  side.
+  The data set may have fewer classes than the model, in another order.
+  ImageNet classes may have their WordNet ids or readable names on either side.
 
   Args:
     dataset_names: the data set's classes in label order.
-    model_names: the model's, or None.
+    model_names: the model's classes in label order, or None.
     num_classes: of the model.
 
   Returns:
-    [len(dataset_names)] int32 labels of the model, NO_CLASS for a name that
-    the model lacks while it has at least 99 of 100; None if it lacks more, so
-    that labels must stand as they are.
+    [len(dataset_names)] int32 labels of the model, with NO_CLASS for each name
+    that the model lacks. None if the model lacks more than 1 % of the names;
+    then the data set's labels must be used unchanged.
   """
   for names in _vocabularies(model_names, num_classes):
     label_of = {name: label for label, name in enumerate(names)}
-    # A name that two classes share, as ImageNet's two cranes do, says nothing.
-    known = {name for name, times in Counter(names).items() if times == 1}
-    found = [
-      label_of[name] if name in known else NO_CLASS for name in dataset_names
+    # A name of two classes, such as ImageNet's two cranes, is ambiguous.
+    unique = {name for name, times in Counter(names).items() if times == 1}
+    labels = [
+      label_of[name] if name in unique else NO_CLASS for name in dataset_names
     ]
-    if found.count(NO_CLASS) <= (1 - _NEARLY_ALL) * len(found):
-      return np.array(found, np.int32)
+    if labels.count(NO_CLASS) <= (1 - _NEARLY_ALL) * len(labels):
+      return np.array(labels, np.int32)
   return None
 
 
-def translated(batches, table, num_classes):
-  """Batches whose labels are the model's.
+def translated(
+  batches: Iterable[dict[str, Any]],
+  table: np.ndarray | None,
+  num_classes: int,
+) -> Iterator[dict[str, Any]]:
+  """Translates the labels of batches to the model's.
 
   Args:
     batches: dicts with label [B] int32, or [B, classes of the data set] with
-      1 for each class that the image is of, and mask [B] bool, or no mask.
-    table: what `align` gave; None leaves labels as they are.
+      1 for each class of the image. They may have a mask [B] bool.
+    table: from `align`; None keeps the labels.
     num_classes: of the model.
 
   Yields:
-    The same with label [B] or [B, num_classes].
+    The batches with label [B] or [B, num_classes].
 
   Raises:
-    InputError: a label that is no class, such as the -1 of unlabelled splits;
-      NO_CLASS stays.
+    InputError: a label is not a class, such as the -1 of unlabelled splits.
+      NO_CLASS is allowed and kept.
   """
   largest = num_classes if table is None else len(table)
   for batch in batches:
@@ -103,12 +112,12 @@ def _translated_columns(label, table, num_classes):  # [B, K] -> [B, classes]
   result = np.zeros((len(label), num_classes), label.dtype)
   result[:, table[has]] = label[:, has]
   lost = label.any(axis=1) & ~result.any(axis=1)
-  result[lost] = -1  # of classes, though of none that the model has
+  result[lost] = -1  # the model lacks all classes of the image
   return result
 
 
 def _vocabularies(model_names, num_classes):
-  """Sequences of names, in the model's label order, that it may go by."""
+  """Returns the possible tuples of a model's class names, in label order."""
   imagenets = []
   if num_classes in FILES:
     imagenets = [
@@ -122,17 +131,17 @@ def _vocabularies(model_names, num_classes):
 
 FILES = {
   1000: 'imagenet_classes.tsv',  # id, names
-  21843: 'imagenet21k_classes.tsv.gz',  # id minus the id before it, names
+  21843: 'imagenet21k_classes.tsv.gz',  # id minus the previous id, names
 }
 
 
 def class_names(num_classes: int = 1000) -> tuple[str, ...]:
-  """Readable names, synonyms separated by ', '."""
+  """Returns readable ImageNet class names, with synonyms separated by ', '."""
   return _classes(num_classes)[1]
 
 
 def wordnet_ids(num_classes: int = 1000) -> tuple[str, ...]:
-  """WordNet ids such as 'n01440764'."""
+  """Returns the WordNet ids of ImageNet classes, such as 'n01440764'."""
   return _classes(num_classes)[0]
 
 
@@ -143,7 +152,8 @@ def _classes(num_classes):
       f'no ImageNet class list of {num_classes=}; choose from {sorted(FILES)}'
     )
   name = FILES[num_classes]
-  data = importlib.resources.files(__package__).joinpath(name).read_bytes()
+  folder = importlib.resources.files('vit_jax_repro.data')
+  data = folder.joinpath(name).read_bytes()
   if name.endswith('.gz'):
     data = gzip.decompress(data)
   rows = [line.split('\t') for line in data.decode().splitlines()]

@@ -1,54 +1,58 @@
-"""Training examples without end, epoch after epoch, in a repeatable order.
+"""The order of training examples, and the random keys of examples.
 
-The order within epoch e depends on (seed, e) only and what is random about an
-example on (seed, e, its id) only, and the number of its copy if it comes more
-than once. So a run may stop and go on at any example with the same ones,
-whatever the batch size, the threads or the machine.
+Epochs of examples follow each other without end in a repeatable order. The
+order within epoch e depends on (seed, e) only. The random key of an example
+depends on (seed, e, its id) only, and on the number of its copy if there are
+several. A run can therefore stop at any example and continue with the same
+examples, independent of the batch size, the threads and the machine.
 """
+
+from typing import Any
 
 import numpy as np
 
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
 
-_ORDER, _EXAMPLE = range(2)  # the keys of a seed, by what is drawn from them
+_ORDER, _EXAMPLE = range(2)  # the random keys derived from a seed
 
 
 def examples(
-  split,
+  split: Any,
   *,
-  seed,
-  shuffle_buffer,
-  repeats=1,
-  start=0,
-  process_index=0,
-  process_count=1,
-):
-  """One process's examples from number `start` on, still encoded.
+  seed: int,
+  shuffle_buffer: int,
+  repeats: int = 1,
+  start: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Any:
+  """Returns one process's encoded examples from number `start` on.
 
-  Each epoch holds every example of the process's part once. With `repeats`,
-  it is as long and holds the first of its order that often, one copy after
-  the other: repeated augmentation (arXiv:1902.05509) as in samplers.py of
-  facebookresearch/deit, whose epoch has a third of the images three times.
-  There, the copies go to different devices; here, they lie side by side in
-  the batch. There, an epoch is cut off at a multiple of 256; here, it is not.
+  An epoch has each example of the process's part once. With `repeats`, an epoch
+  has the same length and contains the first examples of its order `repeats`
+  times each, in consecutive copies. This is repeated augmentation
+  (arXiv:1902.05509) as in samplers.py of facebookresearch/deit, whose epoch has
+  a third of the images three times. There, the copies go to different devices;
+  here, they are adjacent in the batch. There, an epoch is truncated to a
+  multiple of 256; here, it is not.
 
   Args:
     split: a datasets.Split.
     seed: an int that is not negative.
     shuffle_buffer: see `datasets.Split.shuffled`.
-    repeats: how often an example comes in a row.
-    start: how many examples are passed over; none of them is decoded, and
-      only those of the epoch that it lies in are read.
+    repeats: number of consecutive copies of an example.
+    start: number of examples to skip. They are not decoded, and only those in
+      the epoch of the first returned example are read.
     process_index, process_count: which part of the split is read.
 
   Returns:
-    tf.data.Dataset of what `split.load` takes, with 'epoch' and, if there are
-    repeats, 'copy', int64 scalars.
+    tf.data.Dataset of elements for `split.load`, with int64 scalars 'epoch'
+    and, if `repeats` is above 1, 'copy'.
 
   Raises:
-    InputError: a bad seed, buffer, number, start or process; fewer examples
-      than processes.
+    InputError: the seed, buffer, repeats, start or process is invalid, or there
+      are fewer examples than processes.
   """
   tf = tensorflow()
   plain = tf.autograph.experimental.do_not_convert
@@ -67,13 +71,14 @@ def examples(
     )
 
   def one_epoch(epoch):
-    tf.random.set_seed(1)  # of this function alone; shuffle() mixes it in
+    # Sets the seed of this tf.function only; shuffle() depends on it.
+    tf.random.set_seed(1)
     key = fold_in(fold_in(seed_key, _ORDER), epoch)
-    found = split.shuffled(key, shuffle_buffer, process_index, process_count)
-    found = found.apply(tf.data.experimental.assert_cardinality(size))
+    part = split.shuffled(key, shuffle_buffer, process_index, process_count)
+    part = part.apply(tf.data.experimental.assert_cardinality(size))
     if repeats > 1:
-      found = found.flat_map(plain(copies)).take(size)
-    return found.map(lambda example: {**example, 'epoch': epoch})
+      part = part.flat_map(plain(copies)).take(size)
+    return part.map(lambda example: {**example, 'epoch': epoch})
 
   def copies(example):
     numbers = tf.data.Dataset.range(repeats)
@@ -84,46 +89,57 @@ def examples(
   return epochs.flat_map(plain(one_epoch)).skip(offset)
 
 
-def example_key(example, seed):
-  """The key of what is random about one element of `examples`."""
+def example_key(example: Any, seed: int) -> Any:
+  """Returns the random key, [2] int64, of one element of `examples`."""
   key = fold_in(fold_in(key_of(seed), _EXAMPLE), example['epoch'])
   key = fold_in_text(key, example['id'])
   return fold_in(key, example['copy']) if 'copy' in example else key
 
 
 LARGEST_SEED = np.iinfo(np.int64).max
-# Of common linear congruential generators (Knuth's MMIX, and a second
-# multiplier by L'Ecuyer). Odd: multiplying modulo 2^64 then loses nothing.
+# From common linear congruential generators (Knuth's MMIX, and a second
+# multiplier by L'Ecuyer). They are odd, so multiplication modulo 2^64 is
+# invertible.
 _MULTIPLIERS = (6364136223846793005, 3935559000370003845)
 _INCREMENT = 1442695040888963407
 
 
-def key_of(seed):
-  """The key that a seed, an int in 0..LARGEST_SEED, stands for.
+def key_of(seed: int) -> Any:
+  """Returns the key, [2] int64, of a seed in 0..LARGEST_SEED.
 
   Raises:
-    InputError: it is something else.
+    InputError: the seed is out of range.
   """
   if not 0 <= seed <= LARGEST_SEED:
     raise InputError(f'{seed=} must lie in 0..{LARGEST_SEED}')
   return tensorflow().constant([seed, 0], 'int64')
 
 
-def fold_in(key, number):
-  """The key number `number`, an int or an int64 scalar, made from `key`.
+def fold_in(key: Any, number: Any) -> Any:
+  """Derives a new key from a key and a number.
 
-  Two multiplications, because this runs several times for every image: a
-  cryptographic mixture here takes as long as a fifth of decoding it.
+  This takes only two multiplications because it runs several times for each
+  image. A cryptographic hash would take a fifth of the time for decoding it.
+
+  Args:
+    key: [2] int64 tensor.
+    number: an int or an int64 scalar tensor.
+
+  Returns:
+    [2] int64 tensor.
   """
   tf = tensorflow()
-  if isinstance(number, int):  # two operations fewer where it is known
+  if isinstance(number, int):  # saves two TensorFlow operations
     number = (number + _INCREMENT + 2**63) % 2**64 - 2**63
   else:
     number = tf.cast(number, tf.int64) + _INCREMENT
   return key * tf.constant(_MULTIPLIERS, tf.int64) + number
 
 
-def fold_in_text(key, text):
-  """As `fold_in`, for a string scalar; its hash is the same everywhere."""
+def fold_in_text(key: Any, text: Any) -> Any:
+  """Derives a new key as `fold_in` does, from a string scalar.
+
+  The string's hash is the same on all machines.
+  """
   number = tensorflow().strings.to_hash_bucket_fast(text, LARGEST_SEED)
   return fold_in(key, number)

@@ -1,13 +1,15 @@
-"""The same number of images of each class: `SPLIT@N`, or `SPLIT@N#SEED`.
+"""Balanced subsets with N images of each class: `SPLIT@N` or `SPLIT@N#SEED`.
 
-'train@5' is five images of each class of `train`, 'train@5#1' five others:
-the classes' images, in the split's order, are shuffled by the seed (0 where
-none is given), and the first N taken. So 'train@1' is part of 'train@5'. BiT
-(arXiv:1912.11370, section 3.4) and the few-shot protocol of the ViT paper
-(section 4.1) train on such subsets; which images theirs were is not published.
+'train@5' has five images of each class of `train`, and 'train@5#1' five others.
+The seed (by default 0) shuffles the images, which start in the split's order,
+and the first N of each class are taken. Therefore 'train@1' is part of
+'train@5'. BiT (arXiv:1912.11370, section 3.4) and the few-shot protocol of the
+ViT paper (section 4.1) train on such subsets. Which images they used is not
+published.
 """
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,11 +18,11 @@ from vit_jax_repro.errors import InputError
 _NOTATION = re.compile(r'(?P<split>[^@#]+)@(?P<number>\d+)(#(?P<seed>\d+))?')
 
 
-def parse(split):
-  """('train@5#1') -> ('train', 5, 1); any other split -> (split, None, 0).
+def parse(split: str) -> tuple[str, int | None, int]:
+  """Parses 'train@5#1' to ('train', 5, 1); other splits to (split, None, 0).
 
   Raises:
-    InputError: an `@` or `#` that is not written so, or no image a class.
+    InputError: the split has an `@` or `#` but not this notation, or N is 0.
   """
   if not {'@', '#'} & set(split):
     return split, None, 0
@@ -33,8 +35,10 @@ def parse(split):
   return match['split'], int(match['number']), int(match['seed'] or 0)
 
 
-def balanced(labels, num_classes, number, seed):
-  """Which examples make a subset of `number` images of each class.
+def balanced(
+  labels: np.ndarray | Sequence[int], num_classes: int, number: int, seed: int
+) -> np.ndarray:
+  """Chooses `number` images of each class.
 
   Args:
     labels: [n] integers in 0..num_classes - 1.
@@ -46,10 +50,10 @@ def balanced(labels, num_classes, number, seed):
     Sorted positions in `labels`, [num_classes * number] int64.
 
   Raises:
-    InputError: a class has fewer images.
+    InputError: a class has fewer than `number` images.
   """
   labels = np.asarray(labels)
-  # RandomState's stream is frozen, that of newer generators is not.
+  # NumPy never changes RandomState's stream, unlike newer generators'.
   order = np.random.RandomState(seed).permutation(len(labels))
   chosen = []
   for label in range(num_classes):
