@@ -19,7 +19,7 @@ NOTHING = {'inception_crop': False, 'flip': False}
 
 @pytest.fixture(scope='module')
 def small():
-  """A PNG file of 6x5 pixels, all different."""
+  """Returns a PNG file of 6x5 pixels that are all different."""
   pixels = np.arange(90, dtype=np.uint8).reshape(6, 5, 3)
   return tensorflow().io.encode_png(pixels).numpy()
 
@@ -29,7 +29,7 @@ def train_image(encoded, key, **options):
 
 
 def images(encoded, number, **options):  # -> [number, H, W, 3]
-  """What keys 0, 1, ... make of an image, inside tf.data."""
+  """Augments an image with keys 0, 1, ... inside tf.data."""
   tf = tensorflow()
   dataset = tf.data.Dataset.range(number).map(
     lambda i: train_image(encoded, fold_in(key_of(1), i), **options)
@@ -41,13 +41,13 @@ def squashed(encoded, size):
   return preprocess.PREPROCESSINGS['vit_jax'](encoded, size).numpy()
 
 
-def test_nothing_random_is_what_evaluation_sees():
+def test_train_image_without_augmentation_equals_evaluation():
   image = train_image(PHOTOGRAPH, key_of(0), crop=(32, 48), **NOTHING)
   assert (image.shape, image.dtype) == ((32, 48, 3), 'float32')
   np.testing.assert_array_equal(image, squashed(PHOTOGRAPH, (32, 48)))
 
 
-def test_a_key_decides_in_and_out_of_a_pipeline(small):
+def test_train_image_depends_on_its_key_only(small):
   options = dict(crop=9, resize=12, shift=2)
   piped = images(small, 20, **options)
   np.testing.assert_array_equal(piped, images(small, 20, **options))
@@ -59,7 +59,7 @@ def test_a_key_decides_in_and_out_of_a_pipeline(small):
 
 
 @pytest.mark.parametrize('shape', [(427, 640), (300, 300), (40, 500)])
-def test_boxes_lie_inside_and_have_5_to_100_percent(shape):
+def test_random_box_is_inside_and_has_5_to_100_percent(shape):
   height, width = shape
   areas = []
   for i in range(300):
@@ -67,7 +67,7 @@ def test_boxes_lie_inside_and_have_5_to_100_percent(shape):
     (y, x, first), (h, w, channels) = begin.numpy(), size.numpy()
     assert (first, channels) == (0, -1)
     assert 0 <= y <= y + h <= height and 0 <= x <= x + w <= width
-    if (h, w) != shape:  # else the whole image as a last resort
+    if (h, w) != shape:  # the whole image is the fallback
       assert (w - 1) / (h + 1) <= 1.34 and (w + 1) / (h - 1) >= 0.74
     areas.append(h * w / (height * width))
   assert min(areas) >= 0.045 and max(areas) <= 1  # sides are rounded
@@ -76,7 +76,7 @@ def test_boxes_lie_inside_and_have_5_to_100_percent(shape):
     assert 0.3 < np.mean(areas) < 0.6
 
 
-def test_tiny_images_have_boxes_too(small):
+def test_tiny_images_have_boxes(small):
   assert np.isfinite(images(small, 50, crop=4)).all()
 
 
@@ -98,16 +98,16 @@ def test_inception_crop_is_slice_and_resize():
 
 
 @pytest.mark.parametrize('name, largest', [('china', 18), ('flower', 25)])
-def test_decoding_the_box_alone_moves_values_by_this_much(name, largest):
-  """Of 255, single values at the edges of the box; the others are the same.
+def test_decode_box_differs_from_exact_decoding_by_at_most(name, largest):
+  """Only single values at the edges of the box differ.
 
-  Colours are stored at half the size, and enlarging them at the edge of a box
-  lacks the neighbours outside. (Where they are stored at full size, as in the
-  photographs themselves, nothing differs.)
+  Colours are stored at half the resolution, and upsampling them at the edge of
+  a box lacks the neighbours outside. The photographs themselves store colours
+  at full resolution, so their values do not differ.
   """
   tf = tensorflow()
   pixels = tf.io.decode_image(PHOTOGRAPHS[name].read_bytes())
-  encoded = tf.io.encode_jpeg(pixels, quality=90)  # colours at half size
+  encoded = tf.io.encode_jpeg(pixels, quality=90)  # colours at half resolution
   whole = tf.io.decode_image(encoded).numpy()
   differences = []
   for i in range(100):
@@ -122,8 +122,8 @@ def test_decoding_the_box_alone_moves_values_by_this_much(name, largest):
   assert 0 < most <= largest and share < 0.007
 
 
-def test_box_of_files_that_are_not_jpeg():
-  """Nothing is saved, and nothing changed, where there is no JPEG."""
+def test_box_of_png_equals_exact_decoding():
+  """Only JPEG has a decoder for boxes."""
   tf = tensorflow()
   encoded = tf.io.encode_png(tf.io.decode_image(PHOTOGRAPH)).numpy()
   for i in range(3):
@@ -135,7 +135,7 @@ def test_box_of_files_that_are_not_jpeg():
 
 
 def odd_files():
-  """Files that are unusual and yet images, by name."""
+  """Yields names and bytes of unusual but valid image files."""
   image = Image.open(PHOTOGRAPHS['china']).resize((64, 48))
   deep = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 16
   files = {
@@ -155,21 +155,21 @@ def odd_files():
 
 
 @pytest.mark.parametrize('name, encoded', list(odd_files()))
-def test_unusual_files_are_read_alike_in_training_and_evaluation(name, encoded):
+def test_unusual_files_equal_in_training_and_evaluation(name, encoded):
   whole = train_image(encoded, key_of(0), crop=(48, 64), **NOTHING).numpy()
   np.testing.assert_array_equal(whole, squashed(encoded, (48, 64)))
   assert whole.std() > 0.1
-  for i in range(5):  # boxes of it
+  for i in range(5):  # random boxes
     key = fold_in(key_of(0), i)
     exact = train_image(encoded, key, crop=16, exact_decode=True)
     quick = train_image(encoded, key, crop=16)
     np.testing.assert_allclose(quick, exact, atol=0.2)
-  if name == '16 bits':  # of 65535, kept to eight
+  if name == '16 bits':  # reduced to eight bits
     wanted = np.arange(48 * 64).reshape(48, 64) * 16 // 256
     np.testing.assert_allclose(whole[..., 0] * 127.5 + 127.5, wanted, atol=1)
 
 
-def test_crops_are_those_of_the_squashed_image(small):
+def test_random_crops_are_cut_out_of_the_resized_image(small):
   whole = squashed(small, (9, 10))
   crops = {
     whole[y : y + 6, x : x + 7].tobytes(): (y, x)
@@ -180,7 +180,7 @@ def test_crops_are_those_of_the_squashed_image(small):
   assert len(counts) == 16 and min(counts.values()) > 8  # of 25 on average
 
 
-def test_a_box_may_be_resized_and_then_cropped(small):
+def test_box_is_resized_and_then_cropped(small):
   tf = tensorflow()
   key = key_of(3)
   options = dict(resize=9, flip=False)
@@ -201,7 +201,7 @@ def test_half_of_the_images_are_flipped(small):
   assert 160 < flipped < 240  # four standard deviations
 
 
-def test_legacy_flips_every_image(small):
+def test_legacy_always_flip_flips_each_image(small):
   image = squashed(small, (6, 5))
   options = dict(crop=(6, 5), inception_crop=False, legacy_always_flip=True)
   for flip in (True, False):
@@ -209,7 +209,7 @@ def test_legacy_flips_every_image(small):
     np.testing.assert_array_equal(found, [image[:, ::-1]] * 50)
 
 
-def test_uint8_is_the_rounded_image_and_for_the_device_to_scale():
+def test_uint8_image_is_rounded_and_not_normalised():
   options = dict(crop=(33, 30))
   for i in range(5):
     key = fold_in(key_of(0), i)
@@ -220,7 +220,7 @@ def test_uint8_is_the_rounded_image_and_for_the_device_to_scale():
     assert 0 < difference.max() <= 0.5 / 127.5 + 1e-6
 
 
-def test_scaling_by_other_means():
+def test_train_image_scales_by_mean_and_std():
   mean, std = preprocess.IMAGENET_MEAN, preprocess.IMAGENET_STD
   options = dict(crop=(16, 12), **NOTHING)
   image = train_image(PHOTOGRAPH, key_of(0), **options).numpy()
@@ -229,8 +229,8 @@ def test_scaling_by_other_means():
   np.testing.assert_allclose(other, expected, rtol=0, atol=1e-5)
 
 
-def test_randaugment_sees_the_flipped_image(small):
-  """Of whole pixel values, after all that moves pixels."""
+def test_randaugment_is_applied_after_flip_and_shift(small):
+  """Its input has integer pixel values."""
   options = dict(crop=(6, 5), inception_crop=False, shift=1)
   for i in range(5):
     key = fold_in(key_of(2), i)
@@ -245,7 +245,7 @@ def test_randaugment_sees_the_flipped_image(small):
 
 
 @pytest.mark.parametrize('shift', [1, 2, 7])
-def test_shifts_repeat_the_edge(small, shift):
+def test_shift_repeats_pixels_of_the_edge(small, shift):
   image = squashed(small, (6, 5))
   padded = np.pad(image, [(shift, shift), (shift, shift), (0, 0)], 'edge')
   moved = {
@@ -255,11 +255,11 @@ def test_shifts_repeat_the_edge(small, shift):
   found = images(small, 400, crop=(6, 5), shift=shift, **NOTHING)
   seen = {row.tobytes() for row in found}
   assert seen <= moved
-  assert len(seen) == len(moved) or shift == 7  # of which some are alike
+  assert len(seen) == len(moved) or shift == 7  # some of the 225 are equal
 
 
-def test_changes_are_drawn_independently(small):
-  """One more change leaves the others as they are; none predicts another."""
+def test_flip_and_shift_are_independent(small):
+  """Adding an operation does not change the others' random numbers."""
   options = dict(crop=(6, 5), inception_crop=False)
   flipped = images(small, 400, flip=True, **options)
   both = images(small, 400, flip=True, shift=1, **options)
@@ -308,7 +308,7 @@ def test_no_key_is_used_twice(small, monkeypatch):
     ({'crop': 4, 'randaugment_policy': 'x'}, "unknown RandAugment policy='x'"),
   ],
 )
-def test_wrong_arguments(small, options, message):
+def test_train_image_rejects_wrong_arguments(small, options, message):
   with pytest.raises(ValueError, match=message) as caught:
     train_image(small, key_of(0), **options)
   assert '\n' not in str(caught.value)

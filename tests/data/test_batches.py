@@ -14,7 +14,7 @@ def batch_of(size):
 
 
 @pytest.mark.parametrize('size', [0, 1, 5])
-def test_fills_up_and_masks(size):
+def test_pad_adds_masked_rows(size):
   padded = batches.pad(batch_of(size), 5)
   assert {k: v.shape for k, v in padded.items()} == {
     'image': (5, 2, 2, 3), 'label': (5,), 'mask': (5,)
@@ -24,18 +24,18 @@ def test_fills_up_and_masks(size):
   assert padded['label'].dtype == np.int32
 
 
-def test_keeps_a_mask():
+def test_pad_keeps_a_mask():
   batch = {**batch_of(2), 'mask': np.array([False, True])}
   mask = batches.pad(batch, 4)['mask']
   assert mask.tolist() == [False, True, False, False]
 
 
-def test_copies_nothing_when_nothing_is_missing():
+def test_pad_does_not_copy_a_full_batch():
   batch = batch_of(3)
   assert batches.pad(batch, 3)['image'] is batch['image']
   assert 'mask' not in batch
 
 
-def test_refuses_to_cut():
+def test_pad_rejects_too_many_rows():
   with pytest.raises(ValueError, match=r'3 rows does not fit .*num_rows=2'):
     batches.pad(batch_of(3), 2)

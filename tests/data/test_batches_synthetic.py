@@ -10,7 +10,7 @@ pytestmark = pytest.mark.quick
 OPTIONS = {'image_size': (4, 6), 'num_classes': 3, 'batch_size': 50}
 
 
-def test_form_and_ranges():
+def test_synthetic_float32_shapes_and_ranges():
   (batch,) = batches.synthetic(**OPTIONS, num_batches=1)
   assert batch['image'].shape == (50, 4, 6, 3)
   assert batch['image'].dtype == np.float32
@@ -19,7 +19,7 @@ def test_form_and_ranges():
   assert batch['label'].dtype == np.int32 and batch['mask'].all()
 
 
-def test_bytes():
+def test_synthetic_uint8_range():
   (batch,) = batches.synthetic(**OPTIONS, num_batches=1, dtype='uint8')
   assert batch['image'].dtype == np.uint8
   assert (batch['image'].min(), batch['image'].max()) == (0, 255)
@@ -36,6 +36,6 @@ def test_batch_depends_on_seed_and_index_only():
   assert (first[0]['image'] != other['image']).any()
 
 
-def test_unknown_dtype_is_refused_at_once():
+def test_synthetic_rejects_an_unknown_dtype_at_once():
   with pytest.raises(ValueError, match="dtype='int8' must be"):
     batches.synthetic(**OPTIONS, dtype='int8')

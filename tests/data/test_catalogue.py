@@ -1,4 +1,4 @@
-"""The table against the protocol's numbers, and against what TFDS has."""
+"""The table, compared with the protocol's numbers and with TFDS."""
 
 import itertools
 
@@ -10,8 +10,8 @@ from vit_jax_repro.data.tf_host import tensorflow
 
 quick = pytest.mark.quick
 
-# From the protocol's publication of each task: examples in `train`, `val` and
-# `test`, and where the 200 images of `val200` begin (absolute in its split).
+# From the protocol's publication of each task: the number of examples in
+# `train`, `val` and `test`, and the TFDS split and first example of `val200`.
 PROTOCOL = {
   'caltech101': (2754, 306, 6084, 'train', 2754),
   'cifar100': (45_000, 5000, 10_000, 'train', 45_000),
@@ -36,7 +36,7 @@ PROTOCOL = {
 
 
 def absolute(row, split):
-  """[(TFDS's split, first, last + 1)] of a split of a set of that size."""
+  """Resolves a split to [(TFDS's split, first, last + 1)]."""
   tensorflow()
   import tensorflow_datasets as tfds
 
@@ -89,18 +89,18 @@ def test_splits_of_vtab_have_the_sizes_of_the_protocol(task):
     ('oxford_flowers102', 918, 102),
   ],
 )
-def test_development_splits(name, train, held_out):
+def test_minitrain_and_minival_divide_train(name, train, held_out):
   row = catalogue.DATA_SETS[name]
   whole = row.sizes['train']
   assert absolute(row, 'minitrain') == [('train', 0, train)]
   assert absolute(row, 'minival') == [('train', train, train + held_out)]
   assert train + held_out == whole
-  if row.train:  # what the released code trains on
+  if row.train:  # the released code's training split
     assert absolute(row, row.train) == absolute(row, 'minitrain')
 
 
 @pytest.mark.parametrize('name', catalogue.DATA_SETS)
-def test_the_installed_tfds_has_the_data_set(name, tmp_path):
+def test_installed_tfds_has_the_data_set(name, tmp_path):
   row = catalogue.DATA_SETS[name]
   tensorflow()
   import tensorflow_datasets as tfds
@@ -117,7 +117,7 @@ def test_the_installed_tfds_has_the_data_set(name, tmp_path):
 
 
 @quick
-def test_versions_that_are_not_the_protocols():
+def test_versions_match_the_protocol_except_for_pets():
   differ = {
     row.name: (row.version, row.protocol)
     for row in catalogue.DATA_SETS.values()
@@ -133,7 +133,7 @@ def _matches(version, pattern):
 
 
 @quick
-def test_every_column_of_table_9_once():
+def test_vtab_has_each_column_of_table_9_once():
   rows = [row for row in catalogue.DATA_SETS.values() if row.group]
   assert len({row.column for row in rows}) == len(rows) == 19
   groups = [row.group for row in rows]
@@ -142,7 +142,7 @@ def test_every_column_of_table_9_once():
 
 
 @quick
-def test_tasks_that_are_not_cropped_or_flipped_at_random():
+def test_vtab_tasks_without_random_crop_or_flip():
   rows = [row for row in catalogue.DATA_SETS.values() if row.group]
   names = {row.name.removeprefix('vtab/'): row for row in rows}
   assert {n for n, row in names.items() if not row.random_crop} == {
@@ -155,13 +155,13 @@ def test_tasks_that_are_not_cropped_or_flipped_at_random():
 
 @quick
 @pytest.mark.parametrize(
-  'name, split, meant',
+  'name, split, wanted',
   [
     ('cifar10', 'minival', 'train[98%:]'),
     ('cifar10:3.0.2', 'minitrain + test', 'train[:98%]+test'),
     ('cifar10', 'train', 'train'),
     ('oxford_iiit_pet', 'minival', 'train[90%:]'),
-    ('oxford_iiit_pet', 'val', 'val'),  # a name of the VTAB task alone
+    ('oxford_iiit_pet', 'val', 'val'),  # a named split of the VTAB task only
     ('vtab/oxford_iiit_pet', 'val', 'train[2944:]'),
     ('vtab/oxford_iiit_pet', 'train', 'train[:2944]'),
     ('vtab/oxford_iiit_pet', 'train[:50%]', 'train[:50%]'),
@@ -170,12 +170,12 @@ def test_tasks_that_are_not_cropped_or_flipped_at_random():
     ('./photos', 'train', 'train'),
   ],
 )
-def test_names_of_splits(name, split, meant):
-  assert catalogue.split_of(name, split) == meant
+def test_split_of_translates_named_splits(name, split, wanted):
+  assert catalogue.split_of(name, split) == wanted
 
 
 @quick
-def test_rows_are_found_by_name():
+def test_find_returns_rows_by_name():
   assert catalogue.find('imagenet_v2').name == 'imagenet_v2/matched-frequency'
   assert catalogue.find('imagenet2012:5.0.0').test == 'validation'
   assert catalogue.find('vtab/dtd').sizes['test'] == 1880

@@ -16,7 +16,7 @@ quick = pytest.mark.quick
 
 @pytest.fixture(scope='module')
 def tfds_dir(tmp_path_factory):
-  """Holds digits and three small sets that TFDS itself does not know."""
+  """Returns a TFDS directory of digits and three sets unknown to TFDS."""
   import tensorflow_datasets as tfds
 
   folder = tmp_path_factory.mktemp('tfds')
@@ -50,7 +50,7 @@ def tfds_dir(tmp_path_factory):
 
 
 def write_tfds(folder, name, features, examples):
-  """A TFDS directory as other programs leave one, without a builder class."""
+  """Writes a data set without a builder class, as other programs do."""
   import tensorflow_datasets as tfds
 
   features = tfds.features.FeaturesDict(features)
@@ -78,7 +78,7 @@ def ids(split, *part):
 
 
 @quick
-def test_digits(tfds_dir):
+def test_open_split_opens_digits(tfds_dir):
   split = datasets.open_split('digits', 'test', data_dir=tfds_dir)
   assert (split.name, split.split) == ('digits', 'test')
   assert (split.num_examples, split.num_classes) == (360, 10)
@@ -88,7 +88,7 @@ def test_digits(tfds_dir):
   assert record['label'].dtype == np.int64 and record['label'].shape == ()
 
 
-def test_digits_by_default_go_where_tfds_keeps_data(tmp_path):
+def test_open_split_writes_digits_to_the_default_tfds_directory(tmp_path):
   done = subprocess.run(
     [
       sys.executable,
@@ -124,7 +124,7 @@ def test_parts_are_disjoint_and_complete(tfds_dir, split, process_count):
 
 
 @quick
-def test_same_order_every_time(tfds_dir):
+def test_records_have_a_fixed_order(tfds_dir):
   split = datasets.open_split('digits', 'train', data_dir=tfds_dir)
   assert ids(split) == ids(split)
 
@@ -140,7 +140,7 @@ def test_sub_splits_do_not_overlap(tfds_dir):
 
 
 @quick
-def test_a_prepared_set_that_only_files_know(tfds_dir):
+def test_open_split_opens_a_set_without_builder_class(tfds_dir):
   split = datasets.open_split('own_set', 'train', data_dir=tfds_dir)
   assert split.class_names == ('cat', 'dog')
   records = list(split.records().as_numpy_iterator())
@@ -151,7 +151,7 @@ def test_a_prepared_set_that_only_files_know(tfds_dir):
 
 
 @quick
-def test_folder_paths(tmp_path, monkeypatch, tfds_dir):
+def test_open_split_opens_folders(tmp_path, monkeypatch, tfds_dir):
   for name in ('photos/test/a/1.png', 'cifar10/test/b/1.png'):
     path = tmp_path / name
     path.parent.mkdir(parents=True)
@@ -186,14 +186,14 @@ def test_folder_paths(tmp_path, monkeypatch, tfds_dir):
     ('/no/such/folder', 'test', '/no/such/folder is not a folder'),
   ],
 )
-def test_one_line_errors(tfds_dir, name, split, message):
+def test_open_split_errors_have_one_line(tfds_dir, name, split, message):
   with pytest.raises((ValueError, OSError), match=message) as caught:
     datasets.open_split(name, split, data_dir=tfds_dir)
   assert '\n' not in str(caught.value)
 
 
 @quick
-def test_a_set_that_is_not_prepared_is_refused_at_once(tfds_dir):
+def test_open_split_rejects_an_unprepared_set_at_once(tfds_dir):
   start = time.monotonic()
   with pytest.raises(FileNotFoundError) as caught:
     datasets.open_split('imagenet2012', 'validation', data_dir=tfds_dir)
@@ -205,14 +205,16 @@ def test_a_set_that_is_not_prepared_is_refused_at_once(tfds_dir):
 
 @quick
 @pytest.mark.parametrize('name', ['glue', 'glue/cola', 'glue/cola:2.*.*'])
-def test_the_advised_build_is_one_that_tfds_takes(tfds_dir, name):
+def test_advised_tfds_build_command_has_configuration_and_version(
+  tfds_dir, name
+):
   with pytest.raises(FileNotFoundError) as caught:
     datasets.open_split(name, 'test', data_dir=tfds_dir)
   assert 'run `tfds build glue/cola:2.0.0 --data_dir=' in str(caught.value)
 
 
 @quick
-def test_named_splits_are_offered(tfds_dir):
+def test_unknown_split_message_lists_named_splits(tfds_dir):
   tfds_fixtures.write(tfds_dir, 'cifar10', {'test': [{'label': 3}] * 50})
   message = r"\['test'\], minitrain, minival or a part .*; it has {'test': 50}"
   with pytest.raises(ValueError, match=message):
@@ -220,8 +222,8 @@ def test_named_splits_are_offered(tfds_dir):
 
 
 @quick
-def test_failed_preparation_is_one_line(tfds_dir):
-  # A set that must be fetched by hand; TFDS looks for it in data_dir only.
+def test_failed_preparation_has_a_one_line_error(tfds_dir):
+  # A set that TFDS cannot download and searches for in data_dir only.
   with pytest.raises(OSError, match='cannot prepare data set') as caught:
     datasets.open_split(
       'imagenet2012', 'validation', data_dir=tfds_dir, download=True
@@ -230,7 +232,7 @@ def test_failed_preparation_is_one_line(tfds_dir):
 
 
 @quick
-def test_wrong_process(tfds_dir):
+def test_wrong_process_index_is_rejected(tfds_dir):
   split = datasets.open_split('digits', 'test', data_dir=tfds_dir)
   for process in (-1, 3):
     with pytest.raises(ValueError, match=r'must lie in 0\.\.2'):
@@ -238,7 +240,9 @@ def test_wrong_process(tfds_dir):
 
 
 @quick
-def test_fingerprints_say_what_is_in_a_tfds_split(tfds_dir, tmp_path):
+def test_fingerprint_identifies_the_contents_of_a_tfds_split(
+  tfds_dir, tmp_path
+):
   def fingerprint(name, split, data_dir=tfds_dir):
     return datasets.open_split(name, split, data_dir=data_dir).fingerprint()
 
@@ -263,7 +267,7 @@ def test_fingerprints_say_what_is_in_a_tfds_split(tfds_dir, tmp_path):
 
 
 @quick
-def test_fingerprints_say_what_is_in_a_folder(tmp_path):
+def test_fingerprint_identifies_the_contents_of_a_folder(tmp_path):
   def fingerprint(*names, size=1, root='photos', split='test'):
     shutil.rmtree(tmp_path / root, ignore_errors=True)
     for name in names:
@@ -281,13 +285,13 @@ def test_fingerprints_say_what_is_in_a_folder(tmp_path):
     fingerprint(*names[1:]),
     fingerprint('test/a/1.jpg', *names[1:]),
     fingerprint('test/a/1.png', 'test/c/1.png', 'train/a/1.png'),
-    fingerprint('train/c/1.png', *names),  # the classes are others
+    fingerprint('train/c/1.png', *names),  # other classes
   ]
   assert len({first, *others}) == 7
 
 
 @quick
-def test_a_folder_with_a_line_end_or_no_utf_8_in_a_name(tmp_path):
+def test_folder_names_with_line_end_or_invalid_utf_8(tmp_path):
   path = os.path.join(os.fsencode(tmp_path), b'test', b'a', b'1\n\xff.png')
   os.makedirs(os.path.dirname(path))
   with open(path, 'wb') as file:
@@ -298,8 +302,8 @@ def test_a_folder_with_a_line_end_or_no_utf_8_in_a_name(tmp_path):
   assert record['id'] == b'test/a/1\n\xff.png' and record['image'] == b'x'
 
 
-def test_a_set_is_prepared_from_a_manual_folder(tmp_path):
-  """Of ImageNet, which TFDS cannot download; here its archives are missing."""
+def test_manual_dir_permits_preparing_a_set(tmp_path):
+  """The set is ImageNet, and its archives are missing."""
   (tmp_path / 'manual').mkdir()
   with pytest.raises(OSError, match="cannot prepare data set 'imagenet2012'"):
     datasets.open_split(

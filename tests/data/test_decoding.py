@@ -1,4 +1,4 @@
-"""Damaged images: what takes their place, and that nothing else changes."""
+"""Replacement of damaged images, which changes no other image."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ from vit_jax_repro.data.augment import Augmentation
 
 pytestmark = pytest.mark.quick
 
-DAMAGE = {  # name: what is written into the file
+DAMAGE = {  # name: contents of the file
   'cut short': lambda png: PHOTOGRAPHS['china'].read_bytes()[:5000],
   'no image': lambda png: b'a text',
   'empty': lambda png: b'',
@@ -23,7 +23,7 @@ DAMAGED = (2, 3, 7, 11)  # of 12 images
 
 
 def folder(root, damaged=()):
-  """12 images, and which are damaged: ROOT/train/CLASS/NUMBER.png."""
+  """Writes 12 images ROOT/train/CLASS/NUMBER.png, some of them damaged."""
   write_folder(root, 12)
   kinds = itertools.cycle(DAMAGE.values())
   paths = []
@@ -46,7 +46,7 @@ def training(split, **options):
 
 
 def rows(found, number):
-  """The first rows of all batches, as bytes of image and label."""
+  """Returns the first rows of all batches, as bytes of image and label."""
   result = []
   for batch in found:
     for image, label in zip(batch['image'], batch['label'], strict=True):
@@ -66,7 +66,7 @@ def broken(tmp_path):
   return folder(tmp_path / 'broken', DAMAGED)
 
 
-def test_in_training_the_next_readable_one_takes_the_place(sound, broken):
+def test_training_replaces_damaged_images_by_the_next_readable(sound, broken):
   split, paths = broken
   whole = rows(training(sound), 36)  # three epochs
   order = ids_in_order(sound, 36)
@@ -83,21 +83,19 @@ def test_in_training_the_next_readable_one_takes_the_place(sound, broken):
   found = rows(training(split, report=report), 30)
   assert found == expected
   assert set(named) == set(paths)
-  assert 8 <= len(named) <= 12  # once in each of two and a half epochs
+  assert 8 <= len(named) <= 12  # in each of two and a half epochs
   assert not any('\n' in why or 'Iterator' in why for why in reasons)
 
 
 def ids_in_order(split, number):
-  """The file names, without folder and extension, in the order of training."""
+  """Returns file names without folder and extension in training order."""
   found = order.examples(split, seed=1, shuffle_buffer=1)
   names = [example['id'] for example in found.take(number).as_numpy_iterator()]
   return [name.decode().split('/')[-1].split('.')[0] for name in names]
 
 
 @pytest.mark.parametrize('batch_size, start', [(1, 0), (4, 1), (4, 2), (7, 3)])
-def test_what_takes_the_place_depends_on_the_order_alone(
-  broken, batch_size, start
-):
+def test_replacement_depends_on_the_order_only(broken, batch_size, start):
   split, _ = broken
   whole = rows(training(split, report=print), 48)
   options = dict(batch_size=batch_size, start_step=start, report=print)
@@ -106,7 +104,7 @@ def test_what_takes_the_place_depends_on_the_order_alone(
 
 
 @pytest.mark.parametrize('batch_size', [1, 5, 30])
-def test_in_evaluation_it_counts_and_is_never_right(sound, broken, batch_size):
+def test_evaluation_counts_damaged_images_as_wrong(sound, broken, batch_size):
   split, paths = broken
 
   def read(split, report):
@@ -134,7 +132,7 @@ def test_in_evaluation_it_counts_and_is_never_right(sound, broken, batch_size):
   assert sorted(named) == sorted(paths)
 
 
-def test_without_a_report_it_is_an_error(broken):
+def test_damaged_image_without_report_is_an_error(broken):
   split, paths = broken
   with pytest.raises(ValueError, match='is not a readable') as caught:
     rows(training(split), 30)
@@ -143,7 +141,7 @@ def test_without_a_report_it_is_an_error(broken):
 
 
 @pytest.mark.parametrize('number', [1, 12])
-def test_training_without_one_readable_image_ends(tmp_path, number):
+def test_training_without_a_readable_image_is_an_error(tmp_path, number):
   write_folder(tmp_path, number)
   for path in tmp_path.rglob('*.png'):
     path.write_bytes(b'')
@@ -154,7 +152,7 @@ def test_training_without_one_readable_image_ends(tmp_path, number):
   assert '\n' not in str(caught.value)
 
 
-def test_evaluation_without_one_readable_image_counts_them_all(tmp_path):
+def test_evaluation_without_a_readable_image_counts_all(tmp_path):
   split, paths = folder(tmp_path, range(12))
   named = []
   (batch,) = pipeline.evaluation_batches(
@@ -168,7 +166,7 @@ def test_evaluation_without_one_readable_image_counts_them_all(tmp_path):
   assert sorted(named) == sorted(paths)
 
 
-def test_a_file_that_vanished_is_an_error(broken):
+def test_deleted_file_is_an_error(broken):
   split, paths = broken
   for path in paths[:2]:
     os.remove(path)

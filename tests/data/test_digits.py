@@ -30,7 +30,7 @@ def test_split_is_every_fifth_image():
 
 
 @quick
-def test_halves_are_divided_alike_and_have_few():
+def test_halves_have_few_and_held_out():
   _, labels = digits.arrays()
   whole = digits.splits(labels)
   halves = [digits.splits(labels, config) for config in ('0-4', '5-9')]
@@ -56,7 +56,7 @@ def test_halves_are_divided_alike_and_have_few():
     ('digits/5-9', 5, '56789'),
   ],
 )
-def test_files_hold_the_images_of_scikit_learn(prepared, name, first, names):
+def test_files_have_the_images_of_scikit_learn(prepared, name, first, names):
   folder, _ = prepared
   images, labels = digits.arrays()
   config = digits.config_of(name)
@@ -76,14 +76,14 @@ def test_files_hold_the_images_of_scikit_learn(prepared, name, first, names):
 
 @quick
 @pytest.mark.parametrize('name', ['digits/', 'digits/4', 'digits/0-4/x'])
-def test_unknown_part(name):
+def test_config_of_rejects_an_unknown_name(name):
   with pytest.raises(ValueError, match=f'unknown data set {name!r}') as caught:
     datasets.open_split(name, 'train')
   assert "'digits/0-4', 'digits/5-9'" in str(caught.value)
 
 
 @quick
-def test_is_an_ordinary_tfds_data_set(prepared):
+def test_digits_are_an_ordinary_tfds_data_set(prepared):
   import tensorflow_datasets as tfds
 
   folder, builder = prepared
@@ -106,7 +106,7 @@ def test_images_are_png_files(prepared):
 
 
 @quick
-def test_prepares_once(prepared, monkeypatch):
+def test_prepared_builder_writes_files_once(prepared, monkeypatch):
   folder, builder = prepared
   monkeypatch.setattr(
     type(builder), 'download_and_prepare', lambda _: pytest.fail('again')
@@ -114,7 +114,7 @@ def test_prepares_once(prepared, monkeypatch):
   assert digits.prepared_builder(folder).is_prepared()
 
 
-def test_preparing_says_nothing_and_two_processes_may_race(tmp_path):
+def test_preparing_is_silent_and_safe_in_two_processes(tmp_path):
   script = (
     'import sys\n'
     'from vit_jax_repro.data import datasets\n'
@@ -131,7 +131,7 @@ def test_preparing_says_nothing_and_two_processes_may_race(tmp_path):
 
 
 @quick
-def test_unwritable_directory_is_one_line(tmp_path):
+def test_unwritable_directory_has_a_one_line_error(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(OSError, match='digits data set') as caught:
     digits.prepared_builder(tmp_path / 'file' / 'below')

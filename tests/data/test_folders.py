@@ -16,7 +16,7 @@ def make(root, *names):
   return root
 
 
-def test_nested_upper_case_hidden_and_other_files(tmp_path):
+def test_scan_finds_nested_images_and_ignores_hidden_files(tmp_path):
   make(
     tmp_path,
     'test/b/2.JPG',
@@ -43,7 +43,7 @@ def test_nested_upper_case_hidden_and_other_files(tmp_path):
   assert folder.labels == (0, 1, 1, 1)
 
 
-def test_classes_are_those_of_all_splits(tmp_path):
+def test_class_names_come_from_all_splits(tmp_path):
   make(
     tmp_path, 'train/a/1.png', 'train/c/1.png', 'test/b/1.png', 'test/c/1.png'
   )
@@ -54,7 +54,7 @@ def test_classes_are_those_of_all_splits(tmp_path):
   assert folders.scan(tmp_path, 'train').labels == (0, 2)
 
 
-def test_a_class_folder_without_an_image_is_named(tmp_path):
+def test_error_names_an_empty_class_folder(tmp_path):
   make(tmp_path, 'train/a/1.png', 'train/b/1.png', 'test/a/1.png')
   make(tmp_path, 'test/b/notes.txt')
   with pytest.raises(ValueError, match=r'test/b holds no image .* remove it'):
@@ -62,7 +62,7 @@ def test_a_class_folder_without_an_image_is_named(tmp_path):
   assert folders.scan(tmp_path, 'train').class_names == ('a', 'b')
 
 
-def test_symbolic_links_are_followed_but_not_for_ever(tmp_path):
+def test_symbolic_links_are_followed_but_not_in_circles(tmp_path):
   make(tmp_path, 'store/one/1.png', 'root/test/a/2.png')
   (tmp_path / 'root/test/b').symlink_to(tmp_path / 'store/one')
   (tmp_path / 'root/test/a/up').symlink_to(tmp_path / 'root/test/a')
@@ -70,7 +70,7 @@ def test_symbolic_links_are_followed_but_not_for_ever(tmp_path):
   assert folder.paths == ('test/a/2.png', 'test/b/1.png')
 
 
-def test_a_link_to_nothing_is_named(tmp_path):
+def test_error_names_a_broken_link(tmp_path):
   make(tmp_path, 'test/a/1.png', 'train/a/1.png')
   (tmp_path / 'test/a/2.png').symlink_to(tmp_path / 'gone.png')
   wanted = f'{tmp_path}/test/a/2.png cannot be read: no such file'
@@ -80,9 +80,9 @@ def test_a_link_to_nothing_is_named(tmp_path):
   assert folders.scan(tmp_path, 'train').num_examples == 1
 
 
-def test_an_unreadable_image_is_named(tmp_path, monkeypatch):
+def test_error_names_an_unreadable_image(tmp_path, monkeypatch):
   make(tmp_path, 'test/a/1.png')
-  monkeypatch.setattr(os, 'access', lambda *_: False)  # root may read all
+  monkeypatch.setattr(os, 'access', lambda *_: False)  # root may read all files
   with pytest.raises(
     OSError, match=r'1\.png cannot be read: permission denied'
   ):
@@ -105,13 +105,13 @@ def test_slices_are_disjoint_sorted_and_mix_classes(tmp_path):
   assert len(set(both.paths)) == 5
 
 
-def test_a_split_may_be_called_anything(tmp_path):
+def test_split_names_may_have_any_characters(tmp_path):
   make(tmp_path, 'val-clean+2[x]/a/1.png', 'val-clean/b/1.png')
   assert folders.scan(tmp_path, 'val-clean+2[x]').labels == (0,)
   assert folders.scan(tmp_path, 'val-clean[:1]').labels == (1,)
 
 
-def test_reads_files_in_parts(tmp_path):
+def test_parts_of_processes_have_all_files(tmp_path):
   names = [f'test/{c}/{i} é.png' for c in 'ab' for i in range(4)]
   folder = folders.scan(make(tmp_path, *names[:7]), 'test')
   seen = []
@@ -129,7 +129,7 @@ def test_reads_files_in_parts(tmp_path):
 
 
 @pytest.mark.parametrize('slash', ['', '/', '//'])
-def test_paths_are_below_the_root_however_it_is_written(
+def test_ids_are_relative_to_any_spelling_of_the_root(
   tmp_path, monkeypatch, slash
 ):
   make(tmp_path, 'photos/test/a/1.png')
@@ -154,14 +154,14 @@ def test_paths_are_below_the_root_however_it_is_written(
     ('', "no split ''"),
   ],
 )
-def test_wrong_splits(tmp_path, split, message):
+def test_scan_rejects_wrong_splits(tmp_path, split, message):
   make(tmp_path, *(f'train/a/{i}.png' for i in range(3)), 'test/a/1.png')
   with pytest.raises(ValueError, match=message) as caught:
     folders.scan(tmp_path, split)
   assert '\n' not in str(caught.value)
 
 
-def test_wrong_folders(tmp_path):
+def test_scan_rejects_wrong_folders(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'nowhere is not a folder'):
     folders.scan(tmp_path / 'nowhere', 'test')
   make(tmp_path, 'test/1.png', 'README.md')  # no class folders

@@ -1,4 +1,4 @@
-"""The operations on pixels against Pillow, or by hand where it has none."""
+"""The operations compared with Pillow, or with a computation by hand."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ each_image = pytest.mark.parametrize('name', ARRAYS)
 
 
 def same(ours, pillows, most=0):
-  """They differ by at most one level, and that in `most` of the values."""
+  """Asserts differences of at most one level, in at most `most` of values."""
   assert ours.dtype == 'uint8'
   difference = np.abs(np.int32(ours) - np.int32(pillows))
   assert difference.max() <= (1 if most else 0)
@@ -37,7 +37,7 @@ def same(ours, pillows, most=0):
 
 @each_image
 @pytest.mark.parametrize('operation', ['autocontrast', 'equalize', 'invert'])
-def test_without_an_amount(name, operation):
+def test_operations_without_an_amount(name, operation):
   ours = getattr(image_ops, operation)(tensorflow().constant(ARRAYS[name]))
   pillows = getattr(ImageOps, operation)(Image.fromarray(ARRAYS[name]))
   same(ours, pillows)
@@ -74,7 +74,7 @@ def test_solarize_add(addition):
 @pytest.mark.parametrize(
   'operation', ['Color', 'Contrast', 'Brightness', 'Sharpness']
 )
-def test_enhancing(name, operation):
+def test_enhancing_operations(name, operation):
   image = tensorflow().constant(ARRAYS[name])
   pillows = getattr(ImageEnhance, operation)(Image.fromarray(ARRAYS[name]))
   for factor in (0.1, 0.55, 1.0, 1.3, 1.9, 3.7):
@@ -82,7 +82,7 @@ def test_enhancing(name, operation):
     same(ours, pillows.enhance(factor))
 
 
-def test_contrast_with_a_given_middle():
+def test_contrast_around_a_given_level():
   image = np.uint8([[[0, 100, 200], [10, 150, 250]]])
   found = image_ops.contrast(tensorflow().constant(image), 1.5, middle=196)
   wanted = np.clip(196 + 1.5 * (np.float32(image) - 196), 0, 255)
@@ -104,14 +104,14 @@ def test_cutout(center, rows, columns):
   np.testing.assert_array_equal(found, image)
 
 
-def test_cutout_of_nothing():
+def test_cutout_of_side_0_keeps_the_image():
   image = ARRAYS['narrow range']
   found = image_ops.cutout(tensorflow().constant(image), (3, 3), 0, 128)
   np.testing.assert_array_equal(found, image)
 
 
 def moved_by_hand(image, x, y, fill):
-  """Each pixel from the nearest one to where it comes from."""
+  """Moves pixels with nearest-neighbour interpolation in NumPy."""
   height, width, _ = image.shape
   found = np.full_like(image, fill)
   for row, column in np.ndindex(height, width):
@@ -143,7 +143,7 @@ def test_nearest(move):
 
 @pytest.mark.parametrize('turns', [1, -1, 2])
 def test_nearest_quarter_turns(turns):
-  """Around the middle of a square; Pillow's direction, like NumPy's."""
+  """Rotates a square around its centre in the direction of Pillow and NumPy."""
   image = ARRAYS['photograph'][:51, :51]
   x, y = image_ops.rotation(90.0 * turns, (25.0, 25.0))
   found = image_ops.nearest(tensorflow().constant(image), x, y, fill=128)
@@ -153,7 +153,7 @@ def test_nearest_quarter_turns(turns):
 @each_image
 @pytest.mark.parametrize('move', MOVES)
 def test_bicubic(name, move):
-  """Single values are off by one level: sums are rounded otherwise."""
+  """Sums round differently, so single values differ by one level."""
   image = ARRAYS[name]
   height, width, _ = image.shape
   x, y = MOVES[move]
@@ -174,7 +174,7 @@ def test_bicubic(name, move):
     same(ours, pillows, most=1e-3)
 
 
-def test_bicubic_by_parts_of_a_pixel():
+def test_bicubic_by_fractions_of_a_pixel():
   image = ARRAYS['photograph']
   height, width, _ = image.shape
   pillows = Image.fromarray(image).transform(

@@ -1,4 +1,4 @@
-"""The settings of an image: declared once, with bounds that are kept."""
+"""Image settings: their declarations, and checks of their bounds."""
 
 import dataclasses
 
@@ -23,12 +23,12 @@ FIELDS = {
     (augment.Augmentation, {'dtype', 'mean', 'std'}),
   ],
 )
-def test_fields_are_those_of_image_settings(cls, more):
+def test_settings_classes_inherit_the_fields_of_image_settings(cls, more):
   fields = {field.name: field for field in dataclasses.fields(cls)}
   assert fields.keys() == FIELDS.keys() | more
   for name, field in FIELDS.items():
     assert fields[name].default == field.default
-    assert name not in cls.__annotations__  # not declared again
+    assert name not in cls.__annotations__  # not redeclared
 
 
 def test_preprocessing_begins_with_its_splits():
@@ -54,7 +54,7 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize(('name', 'value'), OUTSIDE)
-def test_augmentation_refuses_values_outside_of_bounds(name, value):
+def test_augmentation_rejects_values_outside_the_bounds(name, value):
   with pytest.raises(InputError, match=name.removeprefix('randaugment_')):
     augment.Augmentation(crop=8, **{name: value})
 
@@ -67,24 +67,24 @@ def test_augmentation_refuses_values_outside_of_bounds(name, value):
     for choice in field.metadata['choices']
   ],
 )
-def test_augmentation_takes_every_choice(name, value):
+def test_augmentation_accepts_each_choice(name, value):
   assert getattr(augment.Augmentation(crop=8, **{name: value}), name) == value
 
 
-def test_policies_are_those_of_randaugment():
+def test_policy_choices_are_those_of_randaugment():
   with pytest.raises(InputError, match='unknown') as error:
     randaugment.check(layers=1, magnitude=1, policy='x')
   choices = FIELDS['randaugment_policy'].metadata['choices']
   assert str(error.value).endswith(str(sorted(choices)))
 
 
-def test_defaults_of_leaves_out_what_must_be_given():
+def test_defaults_of_omits_required_settings():
   defaults = image_settings.defaults_of(image_settings.ImageSettings)
   assert defaults.keys() == FIELDS.keys() - {'crop'}
   assert defaults['inception_crop'] is True and defaults['shift'] == 0
 
 
-def test_setting_takes_a_value_or_a_function_that_makes_it():
+def test_setting_accepts_a_default_value_or_a_factory():
   @dataclasses.dataclass
   class Options:
     given: int = image_settings.setting(image_settings.REQUIRED, 'A number.')
@@ -99,7 +99,7 @@ def test_setting_takes_a_value_or_a_function_that_makes_it():
     Options()
 
 
-def test_resize_is_crop_where_it_is_not_set():
+def test_resize_defaults_to_crop():
   found = augment.Augmentation(crop=8)
   assert found.crop == found.resize == (8, 8)
   assert (found.mean, found.std) == (preprocess.HALF, preprocess.HALF)

@@ -7,21 +7,21 @@ from vit_jax_repro.data.batches import NO_CLASS
 pytestmark = pytest.mark.quick
 
 
-def test_order_and_subset():
+def test_align_reorders_a_subset_of_classes():
   model = ('cat', 'dog', 'eel')
   assert labels.align(('cat', 'dog', 'eel'), model, 3).tolist() == [0, 1, 2]
   assert labels.align(('eel', 'cat'), model, 3).tolist() == [2, 0]
   assert labels.align(('eel', 'cat'), model, 3).dtype == np.int32
 
 
-def test_names_that_do_not_match_are_left_alone():
+def test_align_returns_none_for_other_names():
   assert labels.align(('cat', 'fox'), ('cat', 'dog'), 2) is None
   assert labels.align(('cat',), None, 2) is None
   assert labels.align(('n01440764',), ('cat', 'dog'), 2) is None
 
 
 @pytest.mark.parametrize('num_classes', [1000, 21843])
-def test_imagenet_by_id_and_by_name(num_classes):
+def test_align_matches_imagenet_by_id_and_by_name(num_classes):
   ids = labels.wordnet_ids(num_classes)
   names = labels.class_names(num_classes)
   chosen = [991, 2, 207]
@@ -31,7 +31,7 @@ def test_imagenet_by_id_and_by_name(num_classes):
   assert labels.align(ids, None, num_classes).tolist() == [*range(num_classes)]
 
 
-def test_imagenet_21k_lacks_the_teddy_bear():
+def test_align_gives_no_class_for_imagenet_21ks_teddy_bear():
   ids = labels.wordnet_ids(1000)
   table = labels.align(ids, None, 21843)
   lacking = [ids[i] for i in np.flatnonzero(table == NO_CLASS)]
@@ -40,7 +40,7 @@ def test_imagenet_21k_lacks_the_teddy_bear():
   assert [of_21k[i] for i in table[:3]] == list(ids[:3])
 
 
-def test_two_of_a_hundred_missing_are_too_many():
+def test_align_returns_none_if_two_of_a_hundred_are_missing():
   names = [str(i) for i in range(100)]
   table = labels.align(names, names[1:], 99)
   assert table.tolist() == [NO_CLASS, *range(99)]
@@ -53,19 +53,19 @@ def test_readable_imagenet_names():
   assert labels.align(chosen, None, 1000).tolist() == [991, 207]
 
 
-def test_a_name_of_two_classes_says_nothing():
+def test_align_ignores_a_name_of_two_classes():
   assert labels.align(('crane',), None, 1000) is None  # a bird and a machine
   assert labels.align(('b', 'a'), ('a', 'a', 'b'), 3) is None
   assert labels.align(('b',), ('a', 'a', 'b'), 3).tolist() == [2]
 
 
-def test_own_names_of_a_model_with_1000_classes_win():
+def test_align_prefers_the_names_of_a_model_with_1000_classes():
   own = tuple(f'x{i}' for i in range(1000))
   assert labels.align(('x5',), own, 1000).tolist() == [5]
   assert labels.align(('n01440764',), own, 1000) is None
 
 
-def test_names_of_published_heads():
+def test_class_names_of_published_heads():
   assert labels.class_names_of(1000) == labels.class_names()
   assert labels.class_names_of(10) is None
   assert labels.readable(1, ('cat', 'dog')) == 'dog'
@@ -77,7 +77,7 @@ def batch_of(*values, mask=True):
   return {'label': label, 'mask': np.full(label.shape, mask), 'image': 'kept'}
 
 
-def test_translated():
+def test_translated_maps_labels():
   table = np.array([7, 3], np.int32)
   batches = [batch_of(0, 1, 1), batch_of(1)]
   translated = list(labels.translated(batches, table, 9))
@@ -88,7 +88,7 @@ def test_translated():
   assert same[0] is batches[0]
 
 
-def test_no_class_stays():
+def test_translated_keeps_no_class():
   table = np.array([7, NO_CLASS], np.int32)
   batch = batch_of(0, NO_CLASS, 1)
   (found,) = labels.translated([batch], table, 9)
@@ -99,7 +99,7 @@ def test_no_class_stays():
 
 
 @pytest.mark.parametrize('label', [-1, 2])
-def test_a_label_outside_the_classes_is_refused(label):
+def test_translated_rejects_a_label_outside_the_classes(label):
   for table in (None, np.array([1, 0], np.int32)):
     with pytest.raises(ValueError, match=f'label {label} .* the 2 classes'):
       list(labels.translated([batch_of(0, label)], table, 2))
@@ -118,7 +118,7 @@ def test_a_label_outside_the_classes_is_refused(label):
     ([NO_CLASS, 0, NO_CLASS], 3, [[-1, -1, -1], [0, 0, 0]]),
   ],
 )
-def test_several_labels_are_put_in_the_order_of_the_model(
+def test_translated_reorders_columns_of_several_labels(
   table, num_classes, expected
 ):
   table = None if table is None else np.array(table, np.int32)

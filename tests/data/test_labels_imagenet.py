@@ -10,7 +10,7 @@ pytestmark = pytest.mark.quick
 
 
 @pytest.mark.parametrize('num_classes', [1000, 21843])
-def test_one_row_a_class_in_label_order(num_classes):
+def test_class_lists_have_one_sorted_row_per_class(num_classes):
   ids = labels.wordnet_ids(num_classes)
   names = labels.class_names(num_classes)
   assert len(ids) == len(names) == num_classes
@@ -34,11 +34,11 @@ def test_known_labels_of_imagenet21k():
   ids = labels.wordnet_ids(21843)
   assert ids[0] == 'n00004475' and names[0] == 'organism, being'
   assert ids[-1] == 'n15102894'
-  # The two classes that the published heads have and the 2011 release has not.
+  # Two classes of the published heads that the 2011 release lacks.
   assert {'n03931044', 'n09859684'} <= set(ids)
 
 
-def test_the_small_list_lies_in_the_large_one_but_for_the_teddy_bear():
+def test_imagenet21k_has_all_of_imagenet_but_the_teddy_bear():
   large = dict(
     zip(labels.wordnet_ids(21843), labels.class_names(21843), strict=True)
   )
@@ -47,18 +47,18 @@ def test_the_small_list_lies_in_the_large_one_but_for_the_teddy_bear():
   assert all(large[i] == small[i] for i in small.keys() & large.keys())
 
 
-def test_order_is_that_of_tfds():
+def test_class_order_equals_tfds():
   spec = importlib.util.find_spec('tensorflow_datasets')
   folder = pathlib.Path(spec.origin).parent
   listed = folder / 'datasets' / 'imagenet2012' / 'labels.txt'
   assert listed.read_text().split() == list(labels.wordnet_ids())
 
 
-def test_the_ids_are_the_ones_checked_once():
+def test_wordnet_ids_have_the_recorded_hash():
   digest = hashlib.sha256('\n'.join(labels.wordnet_ids(21843)).encode())
   assert digest.hexdigest().startswith('c03345e3490e010d')
 
 
-def test_other_numbers_of_classes_are_refused():
+def test_other_numbers_of_classes_are_rejected():
   with pytest.raises(ValueError, match=r'num_classes=10; choose from \[1000'):
     labels.class_names(10)

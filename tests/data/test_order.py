@@ -40,7 +40,7 @@ def split(request, places):
 
 
 def take(split, number, *, seed=0, buffer=50, keys=('epoch', 'id'), **options):
-  """[(epoch, id)] of the next examples."""
+  """Returns [(epoch, id)] of the next examples."""
   found = order.examples(split, seed=seed, shuffle_buffer=buffer, **options)
   found = found.map(lambda example: tuple(example[key] for key in keys))
   return list(found.take(number).as_numpy_iterator())
@@ -50,7 +50,7 @@ def ids(pairs):
   return [example_id for _, example_id in pairs]
 
 
-def test_every_example_once_per_epoch_in_other_orders(split):
+def test_each_epoch_has_each_example_once_in_another_order(split):
   size = split.num_examples
   found = take(split, 3 * size)
   assert [epoch for epoch, _ in found] == [0] * size + [1] * size + [2] * size
@@ -65,20 +65,20 @@ def ids_in_order(split, *part):
   return [r['id'] for r in split.records(*part).as_numpy_iterator()]
 
 
-def test_orders_are_repeatable_and_depend_on_the_seed(split):
+def test_order_is_repeatable_and_depends_on_the_seed(split):
   tf = tensorflow()
   number = split.num_examples + 5
   found = take(split, number)
   try:
-    tf.random.set_seed(5)  # somebody else's, of no importance here
+    tf.random.set_seed(5)  # other code's global seed has no effect
     assert take(split, number) == found
   finally:
     tf.compat.v1.set_random_seed(None)
   assert take(split, number, seed=1) != found
 
 
-def test_an_order_is_random_over_the_whole_epoch(split):
-  """The positions of neighbours in the files have no correlation."""
+def test_order_is_random_over_the_whole_epoch(split):
+  """Positions of neighbours in the files are uncorrelated."""
   size = split.num_examples
   place = {
     example_id: i
@@ -93,14 +93,14 @@ def test_an_order_is_random_over_the_whole_epoch(split):
 
 
 @pytest.mark.parametrize('at', ['1', 'size - 1', 'size', '2 * size + 7'])
-def test_going_on_anywhere(split, at):
+def test_order_continues_from_any_start(split, at):
   size = split.num_examples
   start = eval(at, {'size': size})
   whole = take(split, start + size + 3)
   assert take(split, size + 3, start=start) == whole[start:]
 
 
-def test_going_on_after_very_many_epochs(split):
+def test_order_continues_after_very_many_epochs(split):
   start = split.num_examples * 10**12 + 3
   found = take(split, 2, start=start)
   assert [epoch for epoch, _ in found] == [10**12] * 2
@@ -108,7 +108,7 @@ def test_going_on_after_very_many_epochs(split):
 
 @pytest.mark.parametrize('repeats', [2, 3])
 def test_repeated_examples(split, repeats):
-  """An epoch's first examples, several times each; the epoch is as long."""
+  """An epoch keeps its length and repeats its first examples."""
   size = split.num_examples
   keys = ('epoch', 'id', 'copy')
   found = take(split, 2 * size, repeats=repeats, keys=keys)
@@ -123,7 +123,7 @@ def test_repeated_examples(split, repeats):
 
 
 @quick
-def test_passing_over_examples_loads_none(places):
+def test_skipped_examples_are_not_loaded(places):
   split = open_set('folder', places)
   loaded = []
 
@@ -165,7 +165,7 @@ def test_a_global_batch_of_a_folder_is_the_same_for_all_process_counts(places):
 
 
 @quick
-def test_buffers_larger_than_the_split_make_no_difference(places):
+def test_buffers_larger_than_the_split_give_the_same_order(places):
   split = open_set('part of files', places)
   size = split.num_examples
   found = take(split, size, buffer=size)
@@ -174,7 +174,7 @@ def test_buffers_larger_than_the_split_make_no_difference(places):
 
 
 @quick
-def test_where_the_data_set_lies_makes_no_difference(places, tmp_path):
+def test_order_is_independent_of_the_location(places, tmp_path):
   data_dir, folder = places
   shutil.copytree(data_dir, tmp_path / 'x' / 'y')
   shutil.copytree(folder, tmp_path / 'z')
@@ -211,7 +211,7 @@ def test_keys_of_examples_depend_on_seed_epoch_and_id(split):
     ),
   ],
 )
-def test_wrong_arguments(places, options, message):
+def test_examples_rejects_wrong_arguments(places, options, message):
   with pytest.raises(ValueError, match=message) as caught:
     take(open_set('folder', places), 1, **options)
   assert '\n' not in str(caught.value)

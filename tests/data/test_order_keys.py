@@ -7,7 +7,7 @@ from vit_jax_repro.data.tf_host import tensorflow
 pytestmark = pytest.mark.quick
 
 
-def test_keys_differ_by_everything_they_are_made_of():
+def test_keys_depend_on_all_their_inputs():
   keys = [key_of(seed) for seed in (0, 1, LARGEST_SEED)]
   keys += [fold_in(key, number) for key in keys for number in (0, 1, -1)]
   keys += [fold_in_text(key_of(0), text) for text in ('', 'a', 'b')]
@@ -17,15 +17,15 @@ def test_keys_differ_by_everything_they_are_made_of():
 
 
 def test_keys_never_change():
-  """Or a run that goes on under a new version would see other images."""
+  """A run resumed with a new version must see the same images."""
   key = fold_in_text(fold_in(key_of(7), 5), 'train/a/1.png')
   np.testing.assert_array_equal(
     key, [-4158317788434128980, -699934421393616083]
   )
 
 
-def test_neighbouring_keys_draw_unrelated_numbers():
-  """The operations scramble keys, which are but products and sums."""
+def test_neighbouring_keys_give_uncorrelated_numbers():
+  """Keys are only products and sums, but TensorFlow's generator mixes them."""
   tf = tensorflow()
   keys = [fold_in(key_of(0), i) for i in range(2000)]
   drawn = np.array([tf.random.stateless_uniform([2], key) for key in keys])
@@ -37,6 +37,6 @@ def test_neighbouring_keys_draw_unrelated_numbers():
 
 
 @pytest.mark.parametrize('seed', [-1, LARGEST_SEED + 1])
-def test_wrong_seed(seed):
+def test_key_of_rejects_a_wrong_seed(seed):
   with pytest.raises(ValueError, match=rf'seed={seed} must lie in 0\.\.9'):
     key_of(seed)

@@ -32,7 +32,7 @@ def middle(data, size=(5, 6), scaled=None):
     ((640, 427), (256, 256), (383, 256)),
     ((500, 375), (248, 248), (330, 248)),  # 330.67
     ((7, 7), (9, 9), (9, 9)),
-    # timm, a rectangle: rounded, and both sides cover what is asked for.
+    # timm, a rectangle: rounded, and both sides cover the requested size.
     ((427, 640), (100, 200), (133, 200)),  # 133.4
     ((427, 640), (200, 100), (200, 300)),  # 299.8
     ((30, 30), (20, 10), (20, 20)),
@@ -42,7 +42,7 @@ def test_covering_size(size, scaled, wanted):
   assert pillow.covering_size(size, scaled) == wanted
 
 
-def test_every_rectangle_is_covered():
+def test_covering_size_covers_any_rectangle():
   for height in range(1, 40):
     for scaled in [(7, 13), (13, 7), (31, 3), (64, 63)]:
       size = pillow.covering_size((height, 17), scaled)
@@ -54,9 +54,9 @@ def test_every_rectangle_is_covered():
   'side, crop, start',
   [(256, 224, 16), (9, 8, 0), (11, 8, 2), (13, 8, 2), (15, 8, 4), (8, 8, 0)],
 )
-def test_the_middle_rounds_a_half_to_even(side, crop, start):
+def test_crop_start_rounds_a_half_to_even(side, crop, start):
   assert pillow.crop_start(side, crop) == start
-  # The same on an image: its rows and columns are numbered.
+  # The same crop of an image whose values are its row or column numbers.
   rows = np.repeat(np.arange(side, dtype=np.uint8)[:, None], side, 1)
   for array, axis in [(rows, 0), (rows.T, 1)]:
     image = middle(encoded(array), (crop, crop), (side, side))
@@ -65,27 +65,27 @@ def test_the_middle_rounds_a_half_to_even(side, crop, start):
     )
 
 
-def test_a_step_by_hand():
-  """Halving a step: Pillow's bicubic (a = -0.5) over a support of 8 pixels."""
+def test_resize_of_an_edge_equals_bicubic_by_hand():
+  """Halves an edge: Pillow's bicubic (a = -0.5) has a support of 8 pixels."""
   array = np.zeros((4, 16), np.uint8)
   array[:, 8:] = 200
-  # What the pixels at distances 1.75, 1.25 ... 1.75 count, in new pixels.
+  # Weights of the pixels at distances 1.75, 1.25 ... 1.75, in new pixels.
   near = [0.8671875, 0.2265625, -0.0703125, -0.0234375]
   weights = np.array(near[::-1] + near)
-  # New pixel i is centred at 2 i + 1, so it sees old ones from 2 i - 3 on.
+  # New pixel i is centred at 2 i + 1, so its old pixels start at 2 i - 3.
   row = np.array([weights[max(0, 11 - 2 * i) :].sum() for i in range(2, 7)])
   wanted = np.clip(np.round(200 * row / weights.sum()), 0, 255)
   image = middle(encoded(array), (2, 8), (2, 8))[0, :, 0]
   np.testing.assert_array_equal(image[2:7], wanted)
 
 
-def test_always_three_channels():
+def test_result_has_three_channels():
   wanted = np.repeat(GREY[..., None], 3, -1)
   for data in (
     encoded(GREY),
     encoded(GREY, 'gif'),
     encoded(GREY, 'bmp'),
-    encoded(np.dstack([wanted, 255 - GREY])),  # alpha, dropped
+    encoded(np.dstack([wanted, 255 - GREY])),  # alpha is dropped
     encoded(Image.fromarray(GREY).convert('P')),
   ):
     np.testing.assert_array_equal(middle(data), wanted)
@@ -93,7 +93,7 @@ def test_always_three_channels():
   assert middle(encoded(cmyk, 'jpeg')).shape == (5, 6, 3)
 
 
-def test_the_orientation_of_exif_is_not_applied():
+def test_exif_orientation_is_not_applied():
   exif = Image.Exif()
   exif[0x0112] = 6  # turned by 90 degrees
   plain = encoded(GREY, 'jpeg')
@@ -109,7 +109,7 @@ def damaged():
   return {
     'empty': (b'', 'unknown image format'),
     'text': (b'not an image at all', 'unknown image format'),
-    'a format too many': (encoded(array, 'tiff'), 'unknown image format'),
+    'other format': (encoded(array, 'tiff'), 'unknown image format'),
     'cut jpeg': (encoded(array, 'jpeg')[:700], 'truncated'),
     'cut png': (encoded(array)[:700], 'truncated'),
     'changed png': (bytes(png), 'data stream'),
@@ -118,11 +118,11 @@ def damaged():
 
 @pytest.mark.parametrize('inside', ['eagerly', 'tf.data'])
 @pytest.mark.parametrize('damage', damaged())
-def test_what_is_no_image(damage, inside):
+def test_invalid_images_raise_invalid_argument_error(damage, inside):
   tf = tensorflow()
-  data, says = damaged()[damage]
+  data, message = damaged()[damage]
   dataset = tf.data.Dataset.from_tensors(data)
-  with pytest.raises(tf.errors.InvalidArgumentError, match=says) as caught:
+  with pytest.raises(tf.errors.InvalidArgumentError, match=message) as caught:
     if inside == 'eagerly':
       middle(data, (8, 8))
     else:
@@ -131,8 +131,8 @@ def test_what_is_no_image(damage, inside):
   assert '0x' not in caught.value.message.splitlines()[0]
 
 
-def test_an_error_of_the_decoder_does_not_end_the_data_set(monkeypatch):
-  """As a StopIteration would, which tf.data takes for the end."""
+def test_decoder_error_does_not_end_the_data_set(monkeypatch):
+  """tf.data would interpret a StopIteration as the end."""
 
   def stop(*_, **__):
     raise StopIteration
@@ -146,7 +146,7 @@ def test_an_error_of_the_decoder_does_not_end_the_data_set(monkeypatch):
     next(dataset.as_numpy_iterator())
 
 
-def test_many_threads(tmp_path):
+def test_resize_and_crop_in_many_threads(tmp_path):
   tf = tensorflow()
   arrays = np.random.default_rng(0).integers(
     256, size=(64, 9, 9, 3), dtype='u1'
@@ -159,8 +159,8 @@ def test_many_threads(tmp_path):
   np.testing.assert_array_equal(list(dataset.as_numpy_iterator()), arrays)
 
 
-def test_warnings_of_pillow_stay_inside(monkeypatch):
-  """On a large image, and on a palette with transparency."""
+def test_warnings_of_pillow_are_suppressed(monkeypatch):
+  """Pillow warns about a large image and about transparency in a palette."""
   monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 80)
   image = Image.fromarray(np.arange(81, dtype=np.uint8).reshape(9, 9))
   palette = encoded(image.convert('P'), transparency=bytes([7] * 81))
@@ -173,7 +173,7 @@ def test_warnings_of_pillow_stay_inside(monkeypatch):
   assert len(seen) == 2
 
 
-def test_too_many_pixels(monkeypatch):
+def test_image_with_too_many_pixels_is_rejected(monkeypatch):
   monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 40)
   data = encoded(np.zeros((9, 9), np.uint8))
   with pytest.raises(

@@ -29,7 +29,7 @@ def open_folder(path):
 
 
 def real(batches):
-  """All rows that are not masked, as (images, labels)."""
+  """Returns (images, labels) of all rows that are not masked."""
   batches = list(batches)
   images = [b['image'][b['mask']] for b in batches]
   labels = [b['label'][b['mask']] for b in batches]
@@ -58,7 +58,7 @@ def one_by_one(digits_test):
 
 
 @pytest.mark.parametrize('batch_size', [1, 7, 64, 360, 1000])
-def test_every_image_once_at_any_batch_size(
+def test_evaluation_yields_each_image_once_at_any_batch_size(
   digits_test, one_by_one, batch_size
 ):
   batches = batches_of(digits_test, batch_size)
@@ -77,7 +77,7 @@ def test_every_image_once_at_any_batch_size(
 
 
 @pytest.mark.parametrize('process_count', [2, 3, 7])
-def test_processes_yield_as_many_batches_and_share_nothing(
+def test_processes_yield_equally_many_batches_and_disjoint_rows(
   digits_test, one_by_one, process_count
 ):
   parts = [
@@ -94,7 +94,7 @@ def test_a_process_without_examples_yields_masked_batches(photos):
   assert [[b['mask'].sum() for b in part] for part in parts] == [[1], [1], [0]]
 
 
-def test_photographs(photos):
+def test_evaluation_batch_of_photographs(photos):
   images, labels = real(batches_of(open_folder(photos), 7))
   assert labels.tolist() == [0, 1]
   for image, path in zip(images, PHOTOGRAPHS.values(), strict=True):
@@ -103,7 +103,7 @@ def test_photographs(photos):
 
 
 @pytest.mark.parametrize('batch_size', [1, 2, 64])
-def test_a_damaged_image_is_named(photos, batch_size):
+def test_error_names_a_damaged_image(photos, batch_size):
   path = photos / 'test' / 'flower' / 'broken.png'
   path.write_bytes(PHOTOGRAPHS['china'].read_bytes()[:5000])
   with pytest.raises(ValueError, match=r'flower/broken\.png is not') as caught:
@@ -111,7 +111,7 @@ def test_a_damaged_image_is_named(photos, batch_size):
   assert '\n' not in str(caught.value)
 
 
-def test_a_file_that_vanished_is_named(photos):
+def test_error_names_a_deleted_file(photos):
   split = open_folder(photos)
   (photos / 'test' / 'china' / 'CHINA.JPG').unlink()
   with pytest.raises(ValueError, match=r'CHINA\.JPG') as caught:
@@ -128,7 +128,9 @@ def test_a_file_that_vanished_is_named(photos):
     ({'process_index': 1}, 'process_index=1 must lie in'),
   ],
 )
-def test_wrong_arguments_are_refused_at_once(digits_test, change, message):
+def test_evaluation_batches_rejects_wrong_arguments_at_once(
+  digits_test, change, message
+):
   with pytest.raises(ValueError, match=message):
     pipeline.evaluation_batches(
       digits_test, **{'batch_size': 2, **OPTIONS, **change}

@@ -12,7 +12,7 @@ from vit_jax_repro.data.tf_host import tensorflow
 
 pytestmark = pytest.mark.quick
 
-# Of the decoded photograph in the reference arrays (TensorFlow 2.21).
+# The decoded photograph in the reference arrays (TensorFlow 2.21).
 CHINA_SHA256 = (
   '436f5eeb1802484a5b9583089d801247fa2bf9ce48b99b39d10d69d4685038ca'
 )
@@ -26,7 +26,7 @@ TOLERANCE = 1e-6
 
 @pytest.fixture(scope='module')
 def reference(data_dir):
-  """Made by the original evaluation pipelines, ViT's and BiT's alike."""
+  """Loads images of the original evaluation pipelines (ViT's equals BiT's)."""
   with np.load(data_dir / 'eval_preprocessing.npz') as arrays:
     return dict(arrays)
 
@@ -41,7 +41,7 @@ def random_image(shape, seed=0):
   return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
 
 
-def test_decodes_jpeg_as_the_original(reference):
+def test_decode_of_jpeg_equals_the_original(reference):
   image = preprocess.decode(PHOTOGRAPHS['china'].read_bytes()).numpy()
   assert image.shape == (427, 640, 3) and image.dtype == np.uint8
   assert hashlib.sha256(image.tobytes()).hexdigest() == CHINA_SHA256
@@ -55,7 +55,7 @@ def test_decodes_jpeg_as_the_original(reference):
 @pytest.mark.parametrize('name', ['vit_jax', 'bit'])
 @pytest.mark.parametrize('size', [32, 48])
 @pytest.mark.parametrize('source', ['china_full', *CROPS])
-def test_equals_the_original(reference, source, size, name):
+def test_read_image_equals_the_original(reference, source, size, name):
   if source == 'china_full':
     data = PHOTOGRAPHS['china'].read_bytes()
   else:
@@ -80,7 +80,7 @@ def between_zero_and_one(image, *_):
   return image / 255
 
 
-def test_entries_keep_what_training_needs():
+def test_preprocessings_have_the_recorded_mean_and_std():
   half = 127.5, 127.5, 127.5
   for name, entry in preprocess.PREPROCESSINGS.items():
     assert preprocess.pick_preprocessing(name) is entry
@@ -92,7 +92,7 @@ def test_entries_keep_what_training_needs():
   assert deit.std == pytest.approx((58.395, 57.12, 57.375))
 
 
-def test_the_decoders_are_as_recorded():
+def test_preprocessings_use_their_recorded_decoder():
   tf, data = tensorflow(), PHOTOGRAPHS['china'].read_bytes()
   decoded = {
     method: tf.io.decode_jpeg(data, dct_method=method).numpy()
@@ -118,7 +118,7 @@ def crops(data_dir):
   'name, size, step',
   [('deit', 48, 1), ('big_vision', 224, 8), ('big_vision', 384, 16)],
 )
-def test_crops_equal_the_original(crops, name, size, step):
+def test_read_image_crops_as_the_original(crops, name, size, step):
   image = preprocess.read_image(
     PHOTOGRAPHS['china'], preprocessing=name, image_size=size
   )
@@ -128,7 +128,7 @@ def test_crops_equal_the_original(crops, name, size, step):
 
 
 def area_matrix(old, new):  # [new, old]
-  """What part of each old pixel lies in each new one, over its length."""
+  """Returns the fraction of each old pixel in each new one, by its length."""
   starts = np.arange(new)[:, None] * old / new
   pixels = np.arange(old)
   shared = np.minimum(starts + old / new, pixels + 1)
@@ -142,13 +142,13 @@ def area_matrix(old, new):  # [new, old]
     ((12, 20), (7, 7), (8, 13), (0, 3)),  # 13.33 columns
     ((20, 13), (7, 7), (12, 8), (2, 0)),  # 12.31 rows
     ((13, 10), (7, 7), (10, 8), (1, 0)),  # 10.4 rows
-    ((17, 21), (14, 7), (16, 20), (1, 6)),  # 19.76 columns; H needs more
+    ((17, 21), (14, 7), (16, 20), (1, 6)),  # 19.76 columns; H decides
     ((21, 17), (7, 14), (20, 16), (6, 1)),
     ((5, 6), (14, 14), (16, 19), (1, 2)),  # enlarged; 19.2 columns
   ],
 )
-def test_big_vision_by_hand(shape, size, resized, start):
-  """The area method as sums over parts of pixels, and the crop counted."""
+def test_big_vision_equals_a_computation_by_hand(shape, size, resized, start):
+  """The area method sums fractions of pixels; the crop is counted by hand."""
   array = random_image((*shape, 3))
   rows, columns = map(area_matrix, shape, resized)
   wanted = np.einsum('ih,jw,hwc->ijc', rows, columns, array)
@@ -158,7 +158,7 @@ def test_big_vision_by_hand(shape, size, resized, start):
   assert image.dtype == np.float32
   values = (image + 1) * 127.5
   np.testing.assert_allclose(values, np.round(values), atol=1e-4)
-  # Cut off, not rounded; sums that come to whole values may end below them.
+  # Truncated, not rounded; sums near an integer may be just below it.
   values = np.round(values)
   whole = np.abs(wanted - np.round(wanted)) < 1e-3
   np.testing.assert_array_equal(values[~whole], np.floor(wanted)[~whole])
@@ -167,7 +167,7 @@ def test_big_vision_by_hand(shape, size, resized, start):
 
 
 def by_pillow(image, resized, box, method=Image.Resampling.BICUBIC):
-  """[-1, 1], with the sizes worked out by hand: (w, h) and left, top, ..."""
+  """Returns [-1, 1] for sizes computed by hand: (w, h), (left, top, ...)."""
   image = image.resize(resized, method).crop(box)
   return np.asarray(image, np.float64) / 127.5 - 1
 
@@ -176,15 +176,15 @@ def by_pillow(image, resized, box, method=Image.Resampling.BICUBIC):
   'name, size, resized, start',
   [
     # china: 640 x 427. 224 / 0.9 = 248.9; 248 * 640 / 427 = 371.7.
-    ('timm', 224, (371, 248), (74, 12)),  # 73.5 goes to 74
-    ('timm', 384, (575, 384), (96, 0)),  # crop_pct 1; 95.5 goes to 96
-    ('timm', 33, (53, 36), (10, 2)),  # 36.7; 1.5 goes to 2
-    ('timm:crop_pct=0.95', 224, (352, 235), (64, 6)),  # 5.5 goes to 6
+    ('timm', 224, (371, 248), (74, 12)),  # 73.5 rounds to 74
+    ('timm', 384, (575, 384), (96, 0)),  # crop_pct 1; 95.5 rounds to 96
+    ('timm', 33, (53, 36), (10, 2)),  # 36.7; 1.5 rounds to 2
+    ('timm:crop_pct=0.95', 224, (352, 235), (64, 6)),  # 5.5 rounds to 6
     ('timm:crop_pct=1', 50, (74, 50), (12, 0)),
     ('timm', (96, 160), (177, 118), (8, 11)),  # 106 x 177; 118.09 rows
   ],
 )
-def test_timm_by_hand(name, size, resized, start):
+def test_timm_equals_a_computation_by_hand(name, size, resized, start):
   path = PHOTOGRAPHS['china']
   image = preprocess.read_image(path, preprocessing=name, image_size=size)
   height, width, _ = image.shape
@@ -194,12 +194,12 @@ def test_timm_by_hand(name, size, resized, start):
   np.testing.assert_allclose(image, wanted, rtol=0, atol=TOLERANCE)
 
 
-def test_bilinear_as_timm_has_it_for_bit():
-  """448 pixels at crop_pct 1.0: the whole height of the photograph."""
+def test_timm_with_bits_bilinear_filter():
+  """448 pixels at crop_pct 1.0 cover the whole height of the photograph."""
   path = PHOTOGRAPHS['china']
   name = 'timm:crop_pct=1.0,interpolation=bilinear'
   image = preprocess.read_image(path, preprocessing=name, image_size=448)
-  box = 112, 0, 560, 448  # 448 * 640 / 427 = 671.5; 111.5 goes to 112
+  box = 112, 0, 560, 448  # 448 * 640 / 427 = 671.5; 111.5 rounds to 112
   bilinear = Image.Resampling.BILINEAR
   wanted = by_pillow(Image.open(path), (671, 448), box, bilinear)
   np.testing.assert_allclose(image, wanted, rtol=0, atol=TOLERANCE)
@@ -207,8 +207,8 @@ def test_bilinear_as_timm_has_it_for_bit():
   assert np.abs(image - bicubic).max() > 0.05
 
 
-def test_deit_takes_a_crop_ratio():
-  """1.0 is timm's at 384 pixels but for the scaling (109, 110 of 255...)."""
+def test_deit_accepts_crop_pct():
+  """1.0 equals timm's at 384 pixels, except for the scaling of values."""
   path, images = PHOTOGRAPHS['flower'], {}
   for name in ('deit:crop_pct=1.0', 'timm:crop_pct=1.0', 'deit'):
     entry = preprocess.pick_preprocessing(name)
@@ -221,7 +221,7 @@ def test_deit_takes_a_crop_ratio():
 
 
 @pytest.mark.parametrize(
-  'name, says',
+  'name, message',
   [
     ('caffe', "unknown preprocessing 'caffe'; choose from ['big_vision', 'bit"),
     (3, 'unknown preprocessing 3'),
@@ -241,14 +241,14 @@ def test_deit_takes_a_crop_ratio():
     ),
   ],
 )
-def test_unknown_names_and_parameters(name, says):
+def test_pick_preprocessing_rejects_names_and_parameters(name, message):
   with pytest.raises(ValueError) as caught:
     preprocess.pick_preprocessing(name)
-  assert says in str(caught.value) and '\n' not in str(caught.value)
+  assert message in str(caught.value) and '\n' not in str(caught.value)
   assert repr(name) in str(caught.value)
 
 
-def test_a_crop_out_of_too_many_pixels():
+def test_crop_pct_that_needs_too_many_pixels_is_rejected():
   entry = preprocess.pick_preprocessing('timm:crop_pct=0.01')
   with pytest.raises(ValueError, match='asks for 22400 pixels'):
     entry(b'', (224, 224))
@@ -265,8 +265,10 @@ def test_a_crop_out_of_too_many_pixels():
     ('decode', accurate_decode),
   ],
 )
-def test_a_wrong_step_is_seen(reference, monkeypatch, name, step, other):
-  """Each step of our own functions in turn, changed to another choice."""
+def test_reference_detects_a_wrong_step(
+  reference, monkeypatch, name, step, other
+):
+  """Replaces one step at a time by a plausible alternative."""
   path = PHOTOGRAPHS['china']
   wanted = reference['china_full_vit_eval_48']
 
@@ -279,7 +281,7 @@ def test_a_wrong_step_is_seen(reference, monkeypatch, name, step, other):
   assert error() > 1e-3
 
 
-def test_rectangles_are_height_by_width(tmp_path):
+def test_image_size_is_height_and_width(tmp_path):
   path = tmp_path / 'x.png'
   array = random_image((7, 5, 3))
   path.write_bytes(encoded(array))
@@ -292,7 +294,7 @@ def test_rectangles_are_height_by_width(tmp_path):
   np.testing.assert_allclose(same, array / 127.5 - 1, atol=1e-6)
 
 
-def test_always_three_channels():
+def test_decode_gives_three_channels():
   grey = random_image((6, 4))
   image = preprocess.decode(encoded(grey)).numpy()
   np.testing.assert_array_equal(image, np.repeat(grey[..., None], 3, -1))
@@ -310,7 +312,7 @@ def test_always_three_channels():
 @pytest.mark.parametrize(
   'name', [*preprocess.PREPROCESSINGS, 'deit:crop_pct=1']
 )
-def test_runs_inside_tf_data(reference, name):
+def test_preprocessing_runs_inside_tf_data(reference, name):
   data = encoded(reference['china_crop20x30'])
   function = preprocess.pick_preprocessing(name)
   dataset = tensorflow().data.Dataset.from_tensors(data)
@@ -323,7 +325,7 @@ def test_runs_inside_tf_data(reference, name):
 
 @pytest.mark.parametrize('name', ['vit_jax', 'big_vision', 'timm'])
 @pytest.mark.parametrize('damage', ['empty', 'text', 'cut jpeg', 'cut png'])
-def test_what_is_no_image_is_named(tmp_path, damage, name):
+def test_error_names_an_invalid_image(tmp_path, damage, name):
   array = random_image((40, 40, 3))
   data = {
     'empty': b'',
@@ -339,7 +341,7 @@ def test_what_is_no_image_is_named(tmp_path, damage, name):
 
 
 @pytest.mark.parametrize('name', ['vit_jax', 'deit'])
-def test_the_first_line_of_an_error_in_a_graph(name):
+def test_first_line_of_an_error_in_a_graph(name):
   tf = tensorflow()
   function = preprocess.pick_preprocessing(name)
   dataset = tf.data.Dataset.from_tensors(b'text')
@@ -352,14 +354,14 @@ def test_the_first_line_of_an_error_in_a_graph(name):
     assert text not in line
 
 
-def test_missing_file(tmp_path):
+def test_read_image_of_a_missing_file(tmp_path):
   with pytest.raises(FileNotFoundError, match='nothing'):
     preprocess.read_image(
       tmp_path / 'nothing.png', preprocessing='vit_jax', image_size=8
     )
 
 
-def test_unknown_sizes():
+def test_check_image_size_rejects_wrong_sizes():
   for size in [0, -3, 2.5, (3, 4, 5), (0, 4), 'x', ()]:
     with pytest.raises(ValueError, match='must be a positive number'):
       preprocess.check_image_size(size)

@@ -1,4 +1,4 @@
-"""Which operations RandAugment draws, and what magnitudes mean for them."""
+"""RandAugment's draws of operations, and the amounts at a magnitude."""
 
 import collections
 
@@ -24,7 +24,7 @@ def photograph():  # [64, 80, 3]
 
 
 def piped(image, number, *, known=True, **settings):
-  """What keys 0, 1, ... make of an image in a parallel tf.data."""
+  """Augments an image with keys 0, 1, ... in a parallel tf.data."""
   tf = tensorflow()
 
   def augmented(i, image):
@@ -41,7 +41,7 @@ def piped(image, number, *, known=True, **settings):
 
 
 def one(name, image, magnitude, policy, key=0):
-  """What one operation makes of an image."""
+  """Applies one operation to an image."""
   part = magnitude / 10
   if policy == 'deit':
     part = tensorflow().constant(part, 'float32')
@@ -51,7 +51,7 @@ def one(name, image, magnitude, policy, key=0):
 
 
 @each_policy
-def test_a_key_decides_in_and_out_of_a_pipeline(photograph, policy):
+def test_randaugment_depends_on_its_key_only(photograph, policy):
   settings = dict(layers=2, magnitude=MAGNITUDES[policy], policy=policy)
   found = piped(photograph, 60, known=True, **settings)
   assert (found.shape, found.dtype) == ((60, 64, 80, 3), 'uint8')
@@ -60,12 +60,12 @@ def test_a_key_decides_in_and_out_of_a_pipeline(photograph, policy):
   for i in range(12):
     alone = randaugment(photograph, fold_in(key_of(1), i), **settings)
     np.testing.assert_array_equal(alone, found[i])
-  # Some operations have no further choice, and DeiT leaves some out.
+  # Some operations have no random amount, and DeiT skips some.
   assert len({image.tobytes() for image in found}) > 30
 
 
 def marking(operations):
-  """A policy whose operation number i makes 20 v + i + 1 of a value v."""
+  """Returns a policy whose operation i maps a value v to 20 v + i + 1."""
 
   def marks(image, part, key):
     tf = tensorflow()
@@ -91,26 +91,26 @@ def test_operations_are_equally_frequent(monkeypatch, policy):
     expected /= 2
   assert sorted(counts) == list(range(1, COUNTS[policy] + 1))
   chi_square = sum((n - expected) ** 2 / expected for n in counts.values())
-  assert chi_square < 39  # passed by one in 1000 of 15 degrees of freedom
-  # The second layer's operation does not follow from the first one's.
+  assert chi_square < 39  # quantile 0.999 for 15 degrees of freedom
+  # The first layer's operation does not determine the second one's.
   both = piped(black, 1000, layers=2, **settings)[:, 0, 0, 0]
   pairs = {tuple(divmod(int(mark), 20)) for mark in both if mark > 20}
   assert len(pairs) > 80
 
 
-def test_no_layers_and_no_change(photograph):
+def test_randaugment_of_no_layers_keeps_the_image(photograph):
   found = randaugment(photograph, key_of(0), layers=0, magnitude=10)
   np.testing.assert_array_equal(found, photograph)
 
 
-def test_deit_leaves_a_quarter_as_it_is(photograph):
+def test_deit_keeps_a_quarter_of_the_images(photograph):
   found = piped(photograph, 200, layers=2, magnitude=9, policy='deit')
   unchanged = (found == photograph).all((1, 2, 3)).mean()
-  assert 0.13 < unchanged < 0.4  # and equalize may change nothing
+  assert 0.13 < unchanged < 0.4  # and equalize may keep an image
 
 
-def test_deit_magnitudes_are_drawn(monkeypatch):
-  """N(9, 0.5), not above 10."""
+def test_deit_draws_magnitudes(monkeypatch):
+  """Their distribution is N(9, 0.5), clipped at 10."""
 
   def only(image, part, key):
     tf = tensorflow()
@@ -130,7 +130,7 @@ ENHANCERS = ['Color', 'Contrast', 'Brightness', 'Sharpness']
 
 
 @pytest.mark.parametrize('magnitude', [0, 5, 10, 15, 20])
-def test_big_visions_amounts(photograph, magnitude):
+def test_amounts_of_big_vision(photograph, magnitude):
   picture = Image.fromarray(photograph)
 
   def found(name):
@@ -140,7 +140,7 @@ def test_big_visions_amounts(photograph, magnitude):
     factor = magnitude * 0.18 + 0.1
     wanted = getattr(ImageEnhance, name)(picture).enhance(factor)
     difference = np.int32(found(name)) - np.asarray(wanted)
-    assert np.abs(difference).max() <= 1  # 0.18 and 1.8 / 10 round otherwise
+    assert np.abs(difference).max() <= 1  # 0.18 and 1.8 / 10 round differently
   for name in ('AutoContrast', 'Equalize', 'Invert'):
     wanted = getattr(ImageOps, name.lower())(picture)
     np.testing.assert_array_equal(found(name), wanted)
@@ -161,7 +161,7 @@ def test_big_visions_amounts(photograph, magnitude):
 @pytest.mark.parametrize(
   ('shape', 'level'), [((64, 80), 20), ((224, 224), 196), ((300, 300), 255)]
 )
-def test_big_visions_contrast_is_around_the_number_of_pixels(shape, level):
+def test_contrast_of_big_vision_depends_on_the_number_of_pixels(shape, level):
   image = np.full((*shape, 3), 100, 'u1')
   found = one('Contrast', image, 10, 'big_vision')
   wanted = int(np.clip(level + 1.9 * (100 - level), 0, 255))
@@ -169,7 +169,7 @@ def test_big_visions_contrast_is_around_the_number_of_pixels(shape, level):
 
 
 def shifted(image, axis, by, fill=128):
-  """Moves what is at place p + by to place p."""
+  """Moves the values at position p + by to position p."""
   found = np.full_like(image, fill)
   size = image.shape[axis]
   to, origin = [slice(None)] * 2, [slice(None)] * 2
@@ -180,7 +180,7 @@ def shifted(image, axis, by, fill=128):
 
 
 @pytest.mark.parametrize('name', ['TranslateX', 'TranslateY'])
-def test_big_visions_translation_goes_either_way(photograph, name):
+def test_translation_of_big_vision_has_both_directions(photograph, name):
   axis = {'TranslateY': 0, 'TranslateX': 1}[name]
   there, back = (shifted(photograph, axis, by) for by in (30, -30))
   found = [one(name, photograph, 3, 'big_vision', key) for key in range(60)]
@@ -188,19 +188,19 @@ def test_big_visions_translation_goes_either_way(photograph, name):
     int((image == there).all()) - int((image == back).all()) for image in found
   ]
   assert set(sides) == {-1, 1} and 14 < sides.count(1) < 46
-  # 100 pixels at magnitude 10, all of the image.
+  # 100 pixels at magnitude 10 are the whole image.
   gone = one(name, photograph, 10, 'big_vision')
   assert (gone == 128).all()
 
 
-def test_big_visions_cutout(photograph):
+def test_cutout_of_big_vision(photograph):
   image = np.minimum(photograph, 127)
   centers = []
   for key in range(80):
     hole = (one('Cutout', image, 2, 'big_vision', key) == 128).all(-1)
     rows, columns = hole.any(1), hole.any(0)
     np.testing.assert_array_equal(hole, rows[:, None] & columns)
-    assert rows.sum() <= 16 and columns.sum() <= 16  # 8 pixels either way
+    assert rows.sum() <= 16 and columns.sum() <= 16  # 8 pixels on each side
     if rows.sum() == columns.sum() == 16:
       centers.append((rows.argmax(), columns.argmax()))
   assert len(set(centers)) > 20
@@ -209,8 +209,8 @@ def test_big_visions_cutout(photograph):
 
 @pytest.mark.parametrize('policy', COUNTS)
 @pytest.mark.parametrize('name', ['Rotate', 'ShearX', 'ShearY'])
-def test_turns_and_shears_keep_the_middle_or_the_corner(policy, name):
-  """Magnitude 10 turns by 30 degrees, and shears by 0.3 of the other side."""
+def test_rotation_and_shear_amounts_and_fixed_points(policy, name):
+  """Magnitude 10 rotates by 30 degrees and shears by 0.3 of the other side."""
   image = np.zeros((61, 61, 3), 'u1')
   point = {'Rotate': (30, 48), 'ShearX': (50, 30), 'ShearY': (30, 40)}[name]
   image[point[0] - 1 : point[0] + 2, point[1] - 1 : point[1] + 2] = 255
@@ -219,7 +219,7 @@ def test_turns_and_shears_keep_the_middle_or_the_corner(policy, name):
     found = one(name, image, 10, policy, key)
     bright = np.argwhere(found.min(-1) > 200)
     places.add(tuple(np.round(bright.mean(0)).astype(int).tolist()))
-  if name == 'Rotate':  # 18 pixels from the middle
+  if name == 'Rotate':  # 18 pixels from the centre
     wanted = {(39, 46), (21, 46)}
   elif name == 'ShearX':
     wanted = {(50, 15), (50, 45)}
@@ -231,7 +231,7 @@ def test_turns_and_shears_keep_the_middle_or_the_corner(policy, name):
 DEIT_FACTORS = [1 - 0.81, 1 + 0.81]
 
 
-def test_deits_amounts(photograph):
+def test_amounts_of_deit(photograph):
   picture = Image.fromarray(photograph)
 
   def found(name, key=0, magnitude=9):
@@ -246,7 +246,7 @@ def test_deits_amounts(photograph):
     for key in range(8):
       image = np.int32(found(f'{name}Increasing', key))
       errors = [np.abs(image - wanted).max() for wanted in both]
-      assert min(errors) <= 1  # float32 against float64
+      assert min(errors) <= 1  # float32 compared with float64
       chosen.add(int(np.argmin(errors)))
     assert chosen == {0, 1}
   for magnitude, bits in {0: 4, 2.4: 4, 2.6: 3, 9: 1}.items():
@@ -267,8 +267,8 @@ def test_deits_amounts(photograph):
 
 
 @pytest.mark.parametrize('name', ['TranslateXRel', 'TranslateYRel'])
-def test_deit_translates_by_parts_of_a_side(photograph, name):
-  """0.45 of it at magnitude 10: 36 of 80 columns; 28.8 of 64 rows."""
+def test_deit_translates_by_fractions_of_a_side(photograph, name):
+  """The fraction is 0.45 at magnitude 10: 36 of 80 columns, 28.8 of 64 rows."""
   axis = {'TranslateYRel': 0, 'TranslateXRel': 1}[name]
   magnitude = {'TranslateYRel': 6.25, 'TranslateXRel': 10}[name]
   by = {'TranslateYRel': 18, 'TranslateXRel': 36}[name]
@@ -284,7 +284,7 @@ def test_deit_translates_by_parts_of_a_side(photograph, name):
   assert seen == {0, 1}
 
 
-def test_magnitude_0_of_deit_changes_nothing(photograph):
+def test_magnitude_0_of_deit_keeps_the_image(photograph):
   names = ['Rotate', 'ShearX', 'TranslateYRel', 'SolarizeAdd']
   for name in [*names, *(f'{enhancer}Increasing' for enhancer in ENHANCERS)]:
     found = one(name, photograph, 0, 'deit')
@@ -293,7 +293,7 @@ def test_magnitude_0_of_deit_changes_nothing(photograph):
 
 @each_policy
 @pytest.mark.parametrize('shape', [(1, 1), (2, 3)])
-def test_tiny_images(policy, shape):
+def test_randaugment_of_tiny_images(policy, shape):
   image = np.random.default_rng(0).integers(0, 256, (*shape, 3), 'u1')
   found = piped(image, 30, layers=2, magnitude=10, policy=policy)
   assert found.shape == (30, *shape, 3)
@@ -316,7 +316,7 @@ def test_tiny_images(policy, shape):
     ),
   ],
 )
-def test_wrong_settings(photograph, settings, message):
+def test_randaugment_rejects_wrong_settings(photograph, settings, message):
   settings = dict(layers=2, magnitude=10) | settings
   for function in (module.check, lambda **s: randaugment(photograph, 0, **s)):
     with pytest.raises(ValueError, match=message) as caught:
@@ -324,6 +324,6 @@ def test_wrong_settings(photograph, settings, message):
     assert '\n' not in str(caught.value)
 
 
-def test_float_images_are_refused(photograph):
+def test_randaugment_rejects_float_images(photograph):
   with pytest.raises(ValueError, match='takes uint8 images, not float32'):
     randaugment(np.float32(photograph), key_of(0), layers=2, magnitude=10)

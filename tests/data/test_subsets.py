@@ -7,7 +7,7 @@ from vit_jax_repro.data import datasets, subsets
 
 @pytest.fixture(scope='module')
 def sets(tmp_path_factory):
-  """The digits in five TFDS files a split, and a folder of the first 60."""
+  """Returns digits in five TFDS files per split, and a folder of 60 digits."""
   data_dir = tmp_path_factory.mktemp('tfds')
   write_shards(data_dir, 5)
   folder = write_folder(tmp_path_factory.mktemp('folder'), 60)
@@ -22,7 +22,7 @@ def records(sets, kind, split, *part):
 
 
 @pytest.mark.parametrize('kind', ['files', 'folder'])
-def test_as_many_of_each_class_and_the_same_images(sets, kind):
+def test_subset_has_equally_many_of_each_class(sets, kind):
   whole = records(sets, kind, 'train')
   three = records(sets, kind, 'train@3')
   assert len(three) == 30
@@ -37,20 +37,20 @@ def test_as_many_of_each_class_and_the_same_images(sets, kind):
 
 
 @pytest.mark.parametrize('kind', ['files', 'folder'])
-def test_parts_of_processes_are_disjoint_and_whole(sets, kind):
+def test_parts_of_processes_are_disjoint_and_complete(sets, kind):
   three = records(sets, kind, 'train@3')
   parts = [records(sets, kind, 'train@3', i, 4) for i in range(4)]
   assert [len(part) for part in parts] == [8, 8, 7, 7]
   assert {key for part in parts for key in part} == three.keys()
 
 
-def test_of_a_part_of_a_split(sets):
+def test_subset_of_a_slice(sets):
   part = records(sets, 'files', 'train[:50%]')
   assert records(sets, 'files', 'train[:50%]@2#3').keys() <= part.keys()
 
 
 @pytest.mark.parametrize('kind', ['files', 'folder'])
-def test_fingerprints_tell_subsets_apart(sets, kind):
+def test_fingerprint_distinguishes_subsets(sets, kind):
   name, data_dir = sets[kind]
   prints = [
     datasets.open_split(name, split, data_dir=data_dir).fingerprint()
@@ -59,7 +59,7 @@ def test_fingerprints_tell_subsets_apart(sets, kind):
   assert prints[1] == prints[2] and len(set(prints)) == 3
 
 
-def test_a_training_order_has_each_example_once_an_epoch(sets):
+def test_shuffled_subset_has_each_example_once(sets):
   name, data_dir = sets['files']
   opened = datasets.open_split(name, 'train@2', data_dir=data_dir)
   key = np.array([3, 4], np.int64)
@@ -67,7 +67,7 @@ def test_a_training_order_has_each_example_once_an_epoch(sets):
   assert sorted(ids) == sorted(records(sets, 'files', 'train@2'))
 
 
-def test_the_rule_of_selection():
+def test_balanced_takes_the_first_of_a_permutation():
   labels = [1, 0, 1, 1, 0, 0, 1]
   order = np.random.RandomState(5).permutation(7)
   zeros, ones = ([i for i in order if labels[i] == c][:2] for c in (0, 1))
@@ -76,7 +76,7 @@ def test_the_rule_of_selection():
 
 
 @pytest.mark.parametrize(
-  'split, says',
+  'split, message',
   [
     ('train@', 'is not SPLIT@N or SPLIT@N#SEED'),
     ('train@0', 'at least 1'),
@@ -86,8 +86,8 @@ def test_the_rule_of_selection():
     ('trian@5', "no split 'trian'"),
   ],
 )
-def test_what_is_wrong_is_one_line(sets, split, says):
+def test_wrong_subsets_have_one_line_errors(sets, split, message):
   name, data_dir = sets['files']
-  with pytest.raises(ValueError, match=says) as caught:
+  with pytest.raises(ValueError, match=message) as caught:
     datasets.open_split(name, split, data_dir=data_dir)
   assert '\n' not in str(caught.value)

@@ -14,7 +14,7 @@ tf.zeros(1)
 """
 
 
-def test_sees_the_cpu_only_and_says_nothing():
+def test_tensorflow_sees_only_the_cpu_and_prints_nothing():
   done = subprocess.run(
     [sys.executable, '-c', SCRIPT], capture_output=True, text=True, check=False
   )

@@ -21,7 +21,7 @@ def message_of(name, split='test', error=(ValueError, OSError), **kwargs):
 
 
 @pytest.mark.parametrize(
-  'name, meant',
+  'name, wanted',
   [
     ('cifer10', 'cifar10'),
     ('imagenet2021', 'imagenet2012'),
@@ -34,19 +34,19 @@ def message_of(name, split='test', error=(ValueError, OSError), **kwargs):
     ('oxford_pets', 'oxford_iiit_pet'),
   ],
 )
-def test_a_name_with_a_slip(tmp_path, name, meant):
+def test_misspelt_name_gets_a_suggestion(tmp_path, name, wanted):
   message = message_of(name, data_dir=tmp_path)
   assert message.startswith(f'unknown data set {name!r}; did you mean ')
   suggested = message.split('?')[0]
-  assert repr(meant) in suggested
+  assert repr(wanted) in suggested
   assert len(set(suggested.split(' or '))) == suggested.count(' or ') + 1
 
 
-def test_a_name_like_no_other(tmp_path):
+def test_dissimilar_name_gets_no_suggestion(tmp_path):
   message = message_of('qqqqqqqqqq', data_dir=tmp_path)
   assert "unknown data set 'qqqqqqqqqq'; choose 'digits', the" in message
   message = message_of('vtab/qqqqqqqqqq', data_dir=tmp_path)
-  assert message.count("'vtab/") == 20  # all the tasks that there are
+  assert message.count("'vtab/") == 20  # all tasks and the name
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,14 @@ def test_a_name_like_no_other(tmp_path):
     ('eurosat/rbg:2.0.0', "no configuration 'rbg'; choose from ['rgb', 'all']"),
   ],
 )
-def test_a_configuration_that_is_not_there(tmp_path, name, message):
+def test_unknown_configuration_message_lists_similar_ones(
+  tmp_path, name, message
+):
   assert message in message_of(name, data_dir=tmp_path)
 
 
 @pytest.mark.parametrize('name', ['cifar10', 'vtab/clevr-count', 'vtab/dmlab'])
-def test_without_a_network_what_is_not_prepared_is_said_at_once(
+def test_unprepared_set_is_an_immediate_error_without_network_use(
   tmp_path, monkeypatch, name
 ):
   tried = []
@@ -121,7 +123,9 @@ def test_without_a_network_what_is_not_prepared_is_said_at_once(
     ),
   ],
 )
-def test_what_a_person_must_fetch(tmp_path, name, folder, build, wanted):
+def test_message_lists_files_for_manual_download(
+  tmp_path, name, folder, build, wanted
+):
   message = message_of(name, error=FileNotFoundError, data_dir=tmp_path)
   assert 'TFDS cannot download it' in message
   assert f'into {tmp_path}/downloads/manual, from https://' in message
@@ -130,7 +134,7 @@ def test_what_a_person_must_fetch(tmp_path, name, folder, build, wanted):
     assert text in message
 
 
-def test_files_that_the_manual_folder_lacks(tmp_path):
+def test_message_lists_files_missing_in_the_manual_folder(tmp_path):
   manual = tmp_path / 'manual'
   manual.mkdir()
 
@@ -150,7 +154,7 @@ def test_files_that_the_manual_folder_lacks(tmp_path):
   assert f'{manual} lacks ILSVRC2012_img_train.tar; get' in message('train')
 
 
-def test_an_archive_that_is_none(tmp_path):
+def test_invalid_archive_has_a_one_line_error(tmp_path):
   (tmp_path / 'manual').mkdir()
   (tmp_path / 'manual' / 'ILSVRC2012_img_val.tar').write_bytes(b'no archive')
   message = message_of(
@@ -164,7 +168,7 @@ def test_an_archive_that_is_none(tmp_path):
   assert not list((tmp_path / 'data').rglob('5.1.0'))
 
 
-def test_imagenet_is_prepared_from_its_archive(tmp_path):
+def test_manual_dir_prepares_imagenet_from_its_archive(tmp_path):
   names = tfds_fixtures.write_imagenet_archive(tmp_path / 'manual', 3)
   split = datasets.open_split(
     'imagenet2012',
@@ -205,8 +209,8 @@ print(opened().num_examples)
 
 
 @pytest.mark.parametrize('name', ['digits', 'imagenet2012'])
-def test_a_full_disk(tmp_path, name):
-  """A real limit of 2 kB a file, which is then lifted."""
+def test_full_disk_has_a_one_line_error(tmp_path, name):
+  """Limits file sizes to 2 kB, and then removes the limit."""
   split, manual, size = 'test', '', 360
   if name == 'imagenet2012':
     split, manual, size = 'validation', str(tmp_path / 'manual'), 20
@@ -220,7 +224,7 @@ def test_a_full_disk(tmp_path, name):
     cwd=TESTS.parent,
   )
   assert done.returncode == 0, done.stderr
-  lines = done.stdout.splitlines()  # TFDS announces what it does there too
+  lines = done.stdout.splitlines()  # TFDS prints there too
   (message,) = (line for line in lines if line.startswith('cannot '))
   assert f'{name} data set' in message or f'data set {name!r}' in message
   assert 'File too large' in message and str(data_dir) in message

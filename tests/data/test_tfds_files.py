@@ -18,7 +18,7 @@ def data_dir(tmp_path_factory):
 
 @quick
 @pytest.mark.parametrize('split', ['train', 'train[30%:62%]', 'test+train[:9]'])
-def test_reads_what_tfds_reads_and_names_it_alike(data_dir, split):
+def test_examples_and_ids_equal_those_of_tfds(data_dir, split):
   import tensorflow_datasets as tfds
 
   opened = datasets.open_split('digits', split, data_dir=data_dir)
@@ -38,7 +38,7 @@ def test_reads_what_tfds_reads_and_names_it_alike(data_dir, split):
 
 
 @quick
-def test_locates_an_example(data_dir):
+def test_locate_describes_an_example(data_dir):
   split = datasets.open_split('digits', 'test', data_dir=data_dir)
   example_id = next(split.records().as_numpy_iterator())['id'].decode()
   assert split.locate(example_id) == f"{example_id} of 'digits'"
@@ -46,7 +46,7 @@ def test_locates_an_example(data_dir):
 
 
 @quick
-def test_other_file_formats_are_refused(tmp_path, monkeypatch):
+def test_other_file_formats_are_rejected(tmp_path, monkeypatch):
   import tensorflow_datasets as tfds
 
   builder = digits.prepared_builder(tmp_path)
@@ -79,10 +79,10 @@ CIFAR10 = (  # the order of the labels in the published files
     ('oxford_iiit_pet', 'test', ('yorkshire_terrier',), None, [5, 36]),
   ],
 )
-def test_the_data_sets_of_the_paper(
+def test_open_split_opens_the_data_sets_of_the_paper(
   tmp_path, name, split, last_names, model_names, expected
 ):
-  """Labels 5 and the last one, in the order of a model's classes."""
+  """Translates label 5 and the last one to a model's classes."""
   largest = {'cifar10': 9, 'oxford_flowers102': 101, 'oxford_iiit_pet': 36}
   largest = largest.get(name, 999)
   tfds_fixtures.write(
@@ -103,7 +103,7 @@ def test_the_data_sets_of_the_paper(
   assert table[found].tolist() == expected
 
 
-def test_all_labels_of_an_image(tmp_path):
+def test_labels_of_imagenet_real_are_multi_hot(tmp_path):
   tfds_fixtures.write(
     tmp_path,
     'imagenet2012_real',

@@ -1,6 +1,6 @@
-"""The 19 tasks on data sets of the installed builders' features.
+"""The 19 tasks, on data sets with the features of the installed builders.
 
-The expected labels are written by hand, from the rules in vtab.py.
+The expected labels were derived by hand from the rules in vtab.py.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from vit_jax_repro.data import (
 )
 from vit_jax_repro.data.tf_host import tensorflow
 
-PLAIN = {  # task: labels in TFDS's `train`, and of its classes the last name
+PLAIN = {  # task: labels in TFDS's `train`, and the last class name
   'caltech101': ((0, 101), 'yin_yang'),
   'cifar100': ((0, 99), 'worm'),
   'dtd': ((0, 46), 'zigzagged'),
@@ -51,8 +51,8 @@ def kitti(*vehicles):
 
 
 def derived(task):
-  """Examples of a task, the label of each, and the names of its classes."""
-  if task == 'clevr-count':  # three to ten objects: three is class 0
+  """Returns examples of a task, their labels and the class names."""
+  if task == 'clevr-count':  # 3 to 10 objects; 3 is class 0
     return (
       [clevr_depths(*[9.0] * n) for n in (3, 4, 10)],
       [0, 1, 7],
@@ -79,12 +79,12 @@ def derived(task):
       [
         kitti(('Car', 7.9), ('Van', 30.0)),
         kitti(('Van', 8.0)),
-        kitti(('Truck', 8.1), ('Pedestrian', 1.0)),  # a person is no vehicle
+        kitti(('Truck', 8.1), ('Pedestrian', 1.0)),  # no vehicle is nearer
         kitti(('Car', 20.0)),
         kitti(('Car', 20.5), ('Tram', 3.0)),
         kitti(('Cyclist', 3.0), ('Misc', 5.0)),
         kitti(),
-        kitti(('Car', -2.0)),  # beside the camera
+        kitti(('Car', -2.0)),  # behind the camera
       ],
       [0, 0, 1, 1, 2, 3, 3, 0],
       ('(-100, 8] m', '(8, 20] m', '(20, 999] m', 'no vehicle'),
@@ -121,7 +121,7 @@ def test_there_are_nineteen_tasks():
 
 
 @pytest.mark.parametrize('task', PLAIN)
-def test_tasks_with_a_label_of_their_own(tmp_path, task):
+def test_tasks_with_a_label_feature(tmp_path, task):
   labels, last_name = PLAIN[task]
   row = catalogue.DATA_SETS[f'vtab/{task}']
   names = None
@@ -138,7 +138,7 @@ def test_tasks_with_a_label_of_their_own(tmp_path, task):
 
 
 @pytest.mark.parametrize('task', DERIVED)
-def test_tasks_whose_label_is_derived(tmp_path, task):
+def test_tasks_with_a_derived_label(tmp_path, task):
   examples, labels, names = derived(task)
   row = catalogue.DATA_SETS[f'vtab/{task}']
   tfds_fixtures.write(tmp_path, row.tfds, {'train': examples})
@@ -151,7 +151,7 @@ def test_tasks_whose_label_is_derived(tmp_path, task):
   assert image.shape[-1] == 3 and image.dtype.name == 'uint8'
 
 
-def test_dsprites_are_black_and_white(tmp_path):
+def test_dsprites_images_have_values_0_and_255(tmp_path):
   image = np.zeros((64, 64, 1), np.uint8)
   image[10, 20] = 1
   example = {'image': image, 'label_x_position': 31, 'label_orientation': 3}
@@ -165,7 +165,7 @@ def test_dsprites_are_black_and_white(tmp_path):
     assert tf.io.decode_image(record['image']).shape == (64, 64, 1)
 
 
-def test_the_other_image_of_smallnorb_is_not_read(tmp_path):
+def test_second_image_of_smallnorb_is_not_read(tmp_path):
   example = {
     'image': np.full((96, 96, 1), 7, np.uint8),
     'image2': np.full((96, 96, 1), 9, np.uint8),
@@ -176,8 +176,8 @@ def test_the_other_image_of_smallnorb_is_not_read(tmp_path):
   assert (preprocess.decode(records(split)[0]['image']).numpy() == 7).all()
 
 
-def test_named_splits_are_the_parts_that_they_name(tmp_path):
-  """Of 1100 examples that the label tells apart: half of them in order."""
+def test_named_splits_have_the_right_examples(tmp_path):
+  """The labels of 1100 examples identify them, in part by their order."""
   labels = [i % 47 for i in range(1100)]
   image = np.zeros((1, 1, 3), np.uint8)
   tfds_fixtures.write(
@@ -203,7 +203,7 @@ def test_named_splits_are_the_parts_that_they_name(tmp_path):
   assert read('train[:3]') == labels[:3]  # TFDS's notation
 
 
-def test_a_set_without_what_the_label_is_made_from(tmp_path):
+def test_open_files_rejects_a_set_without_the_labels_feature(tmp_path):
   tfds_fixtures.write(tmp_path, 'dtd', {'train': labelled(0)})
   builder = tfds_builders.find('dtd', tmp_path)
   reading = vtab.reading_of('clevr-count')
@@ -212,7 +212,7 @@ def test_a_set_without_what_the_label_is_made_from(tmp_path):
     tfds_files.open_files('vtab/clevr-count', 'train', builder, reading)
 
 
-def test_two_tasks_of_the_same_files_differ_in_their_fingerprints(tmp_path):
+def test_fingerprints_of_two_tasks_of_the_same_files_differ(tmp_path):
   tfds_fixtures.write(tmp_path, 'dsprites', {'train': [{}, {}]})
   prints = {
     opened(task, 'train[:2]', tmp_path).fingerprint()

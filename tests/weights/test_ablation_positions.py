@@ -1,4 +1,4 @@
-"""Names, sizes and files of position embeddings of ViT's appendix D.4."""
+"""Position embeddings of the ViT paper, D.4: names, sizes and files."""
 
 import re
 
@@ -32,7 +32,7 @@ def model_of(kind, place, **fields):
 
 
 @pytest.mark.parametrize(('kind', 'place'), CASES)
-def test_a_file_says_kind_and_place(kind, place, tmp_path):
+def test_describe_gives_kind_and_place(kind, place, tmp_path):
   model, params = model_of(kind, place)
   weights.save(tmp_path / 'model.npz', params)
   loaded = weights.load(tmp_path / 'model.npz')
@@ -51,14 +51,14 @@ def test_a_file_says_kind_and_place(kind, place, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
-def test_one_block_with_relative_positions_is_every_layer():
+def test_describe_gives_every_layer_for_one_block():
   _, params = model_of('relative', 'stem', num_layers=1)
   assert weights.describe(params)['position_embedding_at'] == 'every_layer'
 
 
 @pytest.mark.parametrize(('kind', 'place'), CASES)
-def test_adapt_refuses_another_image_size(kind, place):
-  if (kind, place) == ('learned', 'stem'):  # that of the released files
+def test_adapt_rejects_another_image_size(kind, place):
+  if (kind, place) == ('learned', 'stem'):  # the released files have these
     return
   model, params = model_of(kind, place)
   same = weights.adapt(params, model, head='keep')
@@ -75,7 +75,7 @@ def test_adapt_refuses_another_image_size(kind, place):
   assert '\n' not in str(error.value)
 
 
-def test_another_kind_or_place_is_missing_and_extra():
+def test_adapt_reports_another_kind_or_place_as_missing_and_extra():
   _, params = model_of('learned2d', 'shared')
   other, _ = model_of('learned2d', 'stem')
   with pytest.raises(
@@ -84,7 +84,7 @@ def test_another_kind_or_place_is_missing_and_extra():
     weights.adapt(params, other)
 
 
-def test_a_mask_is_dropped_or_made_with_a_new_head():
+def test_adapt_drops_or_creates_the_mask_with_a_new_head():
   _, params = model_of('learned', 'stem', corruptible=True)
   assert weights.describe(params)['corruptible']
   plain, plain_params = model_of('learned', 'stem')

@@ -1,4 +1,4 @@
-"""Fitting restored parameters to a model."""
+"""Adapting restored parameters to a model."""
 
 import jax
 import numpy as np
@@ -20,14 +20,14 @@ def loader_case(case, tmp_path):
 
 
 @pytest.mark.parametrize('case', reference.loader_cases())
-def test_the_original_fine_tuning_loader(case, tmp_path):
+def test_adapt_equals_the_original_fine_tuning_loader(case, tmp_path):
   fields, arrays, params = loader_case(case, tmp_path)
   spec = dict(fields['finetune'])
   image_size = spec.pop('image_size')
   model = models.create(spec, head_bias_init=-2.0)
   before = jax.tree.map(np.copy, params)
   adapted = trees.flatten(weights.adapt(params, model, image_size=image_size))
-  jax.tree.map(np.testing.assert_array_equal, params, before)  # untouched
+  jax.tree.map(np.testing.assert_array_equal, params, before)  # not changed
   wanted = fields['result']
   assert {k: list(v.shape) for k, v in adapted.items()} == wanted
   file = {reference.to_linen(k): v for k, v in arrays.items()}
@@ -43,7 +43,7 @@ def test_the_original_fine_tuning_loader(case, tmp_path):
 
 @pytest.mark.quick
 @pytest.mark.parametrize('head', ['reset', 'keep'])
-def test_head_is_kept_or_reset(head):
+def test_adapt_keeps_or_resets_the_head(head):
   params = reference.canonical('vit_token')
   model = models.create(weights.describe(params))
   adapted = weights.adapt(params, model, head=head)
@@ -55,7 +55,7 @@ def test_head_is_kept_or_reset(head):
 
 
 @pytest.mark.quick
-def test_every_difference_is_named_in_one_line():
+def test_error_names_all_differences_in_one_line():
   params = reference.canonical('vit_token')
   model = models.create(weights.describe(params), mlp_dim=90, num_classes=7)
   params['extra'] = {'kernel': np.zeros(3)}
@@ -74,7 +74,7 @@ def test_every_difference_is_named_in_one_line():
 
 
 @pytest.mark.quick
-def test_pre_logits_wanted_but_not_in_the_file():
+def test_error_names_missing_pre_logits():
   params = reference.canonical('vit_token')
   model = models.create(weights.describe(params), representation_size=8)
   with pytest.raises(ValueError, match=r"missing=\['pre_logits/bias'"):
@@ -82,7 +82,7 @@ def test_pre_logits_wanted_but_not_in_the_file():
 
 
 @pytest.mark.quick
-def test_a_kept_head_needs_the_pre_logits_it_was_trained_on():
+def test_kept_head_needs_the_pre_logits_of_the_file():
   params = reference.canonical('vit_token_prelogits')
   model = models.create(weights.describe(params), representation_size=None)
   with pytest.raises(ValueError, match=r"extra=\['pre_logits/bias'"):
@@ -91,7 +91,7 @@ def test_a_kept_head_needs_the_pre_logits_it_was_trained_on():
 
 
 @pytest.mark.quick
-def test_a_mixer_is_tied_to_its_image_size():
+def test_adapt_rejects_another_image_size_for_a_mixer():
   params = reference.canonical('mixer')
   model = models.create(weights.describe(params))
   weights.adapt(params, model, image_size=(32, 32))
@@ -103,7 +103,7 @@ def test_a_mixer_is_tied_to_its_image_size():
 
 
 @pytest.mark.quick
-def test_positions_that_cannot_be_adapted_are_named_with_the_rest():
+def test_error_names_unsuitable_positions_among_other_differences():
   flat = trees.flatten(reference.canonical('vit_token'))
   flat[layouts.POSITIONS] = np.zeros((1, 8, 48), 'f4')
   flat['extra'] = np.zeros(2, 'f4')
@@ -131,7 +131,7 @@ def test_positions_that_cannot_be_adapted_are_named_with_the_rest():
 
 @pytest.mark.quick
 @pytest.mark.parametrize('classifier', ['gap', 'unpooled'])
-def test_a_new_head_may_pool_without_the_class_token(classifier):
+def test_new_head_that_pools_drops_the_class_token(classifier):
   params = reference.canonical('vit_token')
   model = models.create(reference.config('vit_token'), classifier=classifier)
   adapted = weights.adapt(params, model, image_size=(64, 32))
@@ -143,7 +143,7 @@ def test_a_new_head_may_pool_without_the_class_token(classifier):
 
 
 @pytest.mark.quick
-def test_a_token_head_is_not_invented_for_a_pooled_file():
+def test_adapt_does_not_create_a_class_token():
   params = reference.canonical('vit_gap')
   model = models.create(reference.config('vit_gap'), classifier='token')
   with pytest.raises(ValueError, match=r"missing=\['cls'\]"):
@@ -152,8 +152,8 @@ def test_a_token_head_is_not_invented_for_a_pooled_file():
 
 @pytest.mark.quick
 @pytest.mark.parametrize('image_size', [(64, 64), (65, 100), (96, 33)])
-def test_the_patch_grid_of_a_hybrid(image_size):
-  """'SAME' strides round up; the grid is that of a fresh model."""
+def test_patch_grid_of_a_hybrid(image_size):
+  """'SAME' strides round up, so the grid equals that of a fresh model."""
   params = reference.canonical('hybrid_stem_only')
   params = jax.tree.map(np.squeeze, params) | {
     k: v for k, v in params.items() if not k.startswith('gn')

@@ -24,7 +24,7 @@ def params():
   return tiny_models.params_of(SPEC)
 
 
-def test_round_trip(tmp_path, params):
+def test_save_model_and_read_card_round_trip(tmp_path, params):
   path = tmp_path / 'model.npz'
   model_card.save_model(path, params, architecture=SPEC, **CARD)
   assert sorted(os.listdir(tmp_path)) == ['model.json', 'model.npz']
@@ -33,14 +33,14 @@ def test_round_trip(tmp_path, params):
   jax.tree.map(np.testing.assert_array_equal, weights.load(path), params)
 
 
-def test_a_preprocessing_with_a_parameter(tmp_path, params):
+def test_card_keeps_a_preprocessing_with_a_parameter(tmp_path, params):
   path = tmp_path / 'model.npz'
   card = {**CARD, 'preprocessing': 'timm:crop_pct=0.95'}
   model_card.save_model(path, params, architecture=SPEC, **card)
   assert model_card.read_card(path).preprocessing == 'timm:crop_pct=0.95'
 
 
-def test_what_need_not_be_known(tmp_path, params):
+def test_card_has_optional_fields(tmp_path, params):
   path = tmp_path / 'lr_0.1.npz'
   assert model_card.read_card(path) is None
   model_card.save_model(path, params, architecture=SPEC)
@@ -48,7 +48,7 @@ def test_what_need_not_be_known(tmp_path, params):
   assert model_card.card_path(path) == str(tmp_path / 'lr_0.1.json')
 
 
-def test_weights_come_last(tmp_path, params, monkeypatch):
+def test_save_model_writes_the_weights_last(tmp_path, params, monkeypatch):
   def fail(*_, **__):
     raise OSError('disk full')
 
@@ -67,7 +67,9 @@ def test_weights_come_last(tmp_path, params, monkeypatch):
     ({'preprocessing': 3}, "'preprocessing' must be a name"),
   ],
 )
-def test_an_inconsistent_card_is_not_written(tmp_path, params, change, message):
+def test_save_model_rejects_an_inconsistent_card(
+  tmp_path, params, change, message
+):
   with pytest.raises(ValueError, match=message):
     model_card.save_model(
       tmp_path / 'm.npz', params, architecture=SPEC, **{**CARD, **change}
@@ -75,7 +77,7 @@ def test_an_inconsistent_card_is_not_written(tmp_path, params, change, message):
   assert not os.listdir(tmp_path)
 
 
-def test_where_not_to_write(tmp_path, params):
+def test_save_model_rejects_other_paths(tmp_path, params):
   with pytest.raises(ValueError, match=r'must end in \.npz'):
     model_card.save_model(tmp_path / 'm.json', params, architecture=SPEC)
   with pytest.raises(OSError, match='there is no folder'):
@@ -91,7 +93,7 @@ def test_where_not_to_write(tmp_path, params):
     (json.dumps({'architecture': SPEC, 'class_names': 'abc'}), 'list of names'),
   ],
 )
-def test_damaged_cards(tmp_path, text, message):
+def test_read_card_rejects_damaged_cards(tmp_path, text, message):
   (tmp_path / 'm.json').write_text(text)
   with pytest.raises(ValueError, match=message) as caught:
     model_card.read_card(tmp_path / 'm.npz')

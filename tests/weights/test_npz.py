@@ -1,4 +1,4 @@
-"""Reading .npz files that are damaged, hostile, or no .npz at all."""
+"""Reading .npz files, among them damaged, hostile and other files."""
 
 import errno
 import io
@@ -31,7 +31,7 @@ def good(tmp_path):
 
 
 def header(shape, descr='<f4'):
-  """The .npy header of an array that need not exist."""
+  """Returns the .npy header for an array of any size."""
   stream = io.BytesIO()
   np.lib.format.write_array_header_1_0(
     stream, {'descr': descr, 'fortran_order': False, 'shape': shape}
@@ -101,7 +101,7 @@ def no_file(path):
 
 def twice(path):
   with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # zipfile's, about the name
+    warnings.simplefilter('ignore')  # of zipfile, about the name
     with zipfile.ZipFile(path, 'w') as file:
       for _ in range(2):
         file.writestr('embedding/kernel.npy', header((1,)) + b'1234')
@@ -241,11 +241,11 @@ BAD = {
 
 @pytest.mark.quick
 @pytest.mark.parametrize('kind', BAD)
-def test_a_bad_file_gets_one_clear_line(kind, tmp_path):
-  write, says = BAD[kind]
+def test_bad_file_has_a_one_line_error(kind, tmp_path):
+  write, pattern = BAD[kind]
   path = tmp_path / 'ViT-B_16.npz'
   write(path)
-  with pytest.raises(ValueError, match=says) as error:
+  with pytest.raises(ValueError, match=pattern) as error:
     weights.load(path)
   message = str(error.value)
   assert '\n' not in message and str(path) in message
@@ -253,7 +253,7 @@ def test_a_bad_file_gets_one_clear_line(kind, tmp_path):
 
 
 def small_files(path):
-  """A file as `npz.write` and as numpy's two functions make it."""
+  """Yields the bytes of files by `npz.write` and by numpy's two functions."""
   npz.write(path, ARRAYS.items())
   yield path.read_bytes()
   for save in (np.savez, np.savez_compressed):
@@ -261,7 +261,7 @@ def small_files(path):
     yield path.read_bytes()
 
 
-def assert_loads_or_says_why(path, content):
+def assert_loads_or_has_a_clear_error(path, content):
   path.write_bytes(content)
   try:
     weights.load(path)
@@ -272,21 +272,21 @@ def assert_loads_or_says_why(path, content):
 
 
 @pytest.mark.quick
-def test_any_damage_gives_one_short_line(tmp_path):
-  """Single bytes changed and ends cut off, at seeded random places."""
+def test_damaged_file_has_a_short_one_line_error(tmp_path):
+  """Changes single bytes and truncates at seeded random positions."""
   rng = np.random.default_rng(0)
   path = tmp_path / 'm.npz'
   for content in small_files(path):
     for cut in rng.integers(len(content), size=20):
-      assert_loads_or_says_why(path, content[:cut])
+      assert_loads_or_has_a_clear_error(path, content[:cut])
     for _ in range(150):
       damaged = bytearray(content)
       damaged[rng.integers(len(content))] ^= rng.integers(1, 256)
-      assert_loads_or_says_why(path, bytes(damaged))
-    for place in range(len(content) - 330, len(content), 3):  # the directory
+      assert_loads_or_has_a_clear_error(path, bytes(damaged))
+    for place in range(len(content) - 330, len(content), 3):  # zip directory
       damaged = bytearray(content)
       damaged[place] ^= 0x80
-      assert_loads_or_says_why(path, bytes(damaged))
+      assert_loads_or_has_a_clear_error(path, bytes(damaged))
 
 
 @pytest.mark.quick
@@ -305,11 +305,11 @@ def test_damage_inside_compressed_arrays(compression, tmp_path):
   for place in range(60, len(content) - 100, 7):
     damaged = bytearray(content)
     damaged[place] ^= 0x11
-    assert_loads_or_says_why(path, bytes(damaged))
+    assert_loads_or_has_a_clear_error(path, bytes(damaged))
 
 
 @pytest.mark.quick
-def test_real_errors_of_the_disk_pass(good, monkeypatch):
+def test_disk_errors_pass_unchanged(good, monkeypatch):
   def failing(*_):
     raise OSError(errno.EIO, 'Input/output error')
 
@@ -319,14 +319,14 @@ def test_real_errors_of_the_disk_pass(good, monkeypatch):
 
 
 @pytest.mark.quick
-def test_a_missing_file_says_so(tmp_path):
+def test_missing_file_raises_file_not_found_error(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'no weights file .*nothing.npz'):
     weights.load(tmp_path / 'nothing.npz')
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
-def test_what_numpy_writes_is_read(save, tmp_path):
+def test_read_accepts_files_of_numpy(save, tmp_path):
   arrays = dict(
     ARRAYS,
     scalar=np.float64(3.5),
@@ -345,7 +345,7 @@ def test_what_numpy_writes_is_read(save, tmp_path):
 
 
 @pytest.mark.quick
-def test_only_wanted_arrays_are_read(good):
+def test_read_reads_only_wanted_arrays(good):
   flip(good, np.float32([5, 6]).tobytes())
   wanted = 'Transformer/encoder_norm/bias'
   read = dict(npz.read(good, wanted=lambda name: name == wanted))
@@ -353,7 +353,7 @@ def test_only_wanted_arrays_are_read(good):
 
 
 @pytest.mark.quick
-def test_bfloat16_is_stored_as_v2_and_comes_back(tmp_path):
+def test_bfloat16_is_stored_as_v2_and_restored(tmp_path):
   array = np.asarray(jnp.linspace(-3, 3, 12, dtype=jnp.bfloat16)).reshape(3, 4)
   npz.write(tmp_path / 'a.npz', [('a', array)])
   with np.load(tmp_path / 'a.npz') as archive:
@@ -364,7 +364,7 @@ def test_bfloat16_is_stored_as_v2_and_comes_back(tmp_path):
 
 
 @pytest.mark.quick
-def test_numpy_reads_what_is_written(tmp_path):
+def test_numpy_reads_files_of_write(tmp_path):
   npz.write(tmp_path / 'a.npz', ARRAYS.items())
   with np.load(tmp_path / 'a.npz', allow_pickle=False) as archive:
     assert set(archive.files) == ARRAYS.keys()
@@ -373,7 +373,7 @@ def test_numpy_reads_what_is_written(tmp_path):
 
 
 @pytest.mark.quick
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(good):
+def test_failed_write_keeps_only_the_old_file(good):
   def arrays():
     yield 'a', np.zeros(3)
     raise RuntimeError('half way')
@@ -385,8 +385,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(good):
   assert os.listdir(good.parent) == [good.name]
 
 
-def test_a_kill_while_writing_leaves_the_old_file(good):
-  """A real process, killed by SIGKILL in the middle of `write`."""
+def test_kill_during_write_keeps_the_old_file(good):
+  """Kills a real process by SIGKILL in the middle of `write`."""
   program = f"""
 import numpy as np
 from vit_jax_repro.weights import npz
@@ -411,7 +411,7 @@ npz.write({str(good)!r}, arrays())
 
 
 @pytest.mark.quick
-def test_links_and_permissions_stay(good):
+def test_write_keeps_links_and_permissions(good):
   good.chmod(0o640)
   link = good.with_name('link.npz')
   link.symlink_to(good.name)
@@ -426,7 +426,7 @@ def test_links_and_permissions_stay(good):
 
 
 @pytest.mark.quick
-def test_where_nothing_can_be_written(tmp_path):
+def test_write_rejects_other_paths(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'folder .* does not exist'):
     npz.write(tmp_path / 'no' / 'a.npz', [])
   with pytest.raises(IsADirectoryError, match='is a directory'):
@@ -434,7 +434,7 @@ def test_where_nothing_can_be_written(tmp_path):
 
 
 @pytest.mark.quick
-def test_objects_are_not_written(tmp_path):
+def test_write_rejects_objects(tmp_path):
   with pytest.raises(TypeError, match='cannot store Python objects'):
     npz.write(tmp_path / 'a.npz', [('a', np.array([{}], object))])
   assert not os.listdir(tmp_path)

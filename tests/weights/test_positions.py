@@ -1,4 +1,4 @@
-"""Position embeddings: whose slots, resizing, moving between models."""
+"""Position embeddings: token slots, resizing, moving between models."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ PAIRS = sorted({key.rsplit('_', 1)[0] for key in POSEMB})
 
 @pytest.mark.quick
 @pytest.mark.parametrize('pair', PAIRS)
-def test_positions_are_resized_as_the_original(pair):
+def test_resize_equals_the_original(pair):
   posemb, wanted = POSEMB[f'{pair}_in'], POSEMB[f'{pair}_out']
   side = int(pair.split('_')[0].split('to')[1])
   resized = weights.resize_position_embedding(
@@ -28,8 +28,8 @@ def test_positions_are_resized_as_the_original(pair):
 
 @pytest.mark.quick
 @pytest.mark.parametrize('method', ['linear', 'cubic'])
-def test_another_resize_rule_is_seen(method):
-  """Half-pixel centres, as ports use, differ by far more than 1e-6."""
+def test_reference_detects_another_resize_rule(method):
+  """Half-pixel centres, used by ports, differ by far more than 1e-6."""
   grid = POSEMB['14to24_nocls_in'].reshape(14, 14, -1)
   other = jax.image.resize(grid, (24, 24, grid.shape[-1]), method)
   wanted = POSEMB['14to24_nocls_out'].reshape(24, 24, -1)
@@ -37,13 +37,13 @@ def test_another_resize_rule_is_seen(method):
 
 
 @pytest.mark.quick
-def test_the_same_grid_is_left_alone():
+def test_resize_to_the_same_grid_returns_the_same_array():
   posemb = POSEMB['14to14_cls_in']
   assert weights.resize_position_embedding(posemb, (14, 14)) is posemb
 
 
 @pytest.mark.quick
-def test_rectangles():
+def test_resize_of_rectangles():
   rng = np.random.default_rng(0)
   posemb = rng.normal(size=(1, 1 + 6, 3)).astype('f4')
   wide = weights.resize_position_embedding(posemb, (4, 9), source_grid=(2, 3))
@@ -63,8 +63,8 @@ def logits(params, model, images):
   return np.asarray(model.apply({'params': params}, images))
 
 
-def test_class_token_before_or_after_positions():
-  """A slot for the class token is made or folded in: the same function."""
+def test_adapt_keeps_the_logits_if_a_slot_is_created_or_folded_in():
+  """The models add the class token before or after the positions."""
   images = reference.images('bv_tok_learn')
   after = reference.canonical('bv_tok_learn')
   spec = weights.describe(after)
@@ -84,13 +84,13 @@ def test_class_token_before_or_after_positions():
     rtol=0,
     atol=1e-5,
   )
-  for model in (before_model, after_model):  # and resized on the way
+  for model in (before_model, after_model):  # also with another image size
     adapted = weights.adapt(after, model, image_size=(48, 64))
     assert model.apply({'params': adapted}, np.zeros((1, 48, 64, 3))).shape
 
 
 def without_slot():
-  """196 embeddings beside a class token, in the place where 197 are usual."""
+  """Returns a class token and N positions where N + 1 are usual."""
   flat = trees.flatten(reference.canonical('vit_token'))
   flat[layouts.POSITIONS] = flat[layouts.POSITIONS][:, 1:]
   return trees.nest(flat)
@@ -98,7 +98,7 @@ def without_slot():
 
 @pytest.mark.quick
 @pytest.mark.parametrize('image_size', [None, (32, 32), (48, 48), (16, 64)])
-def test_a_class_token_without_a_slot_gets_one(image_size):
+def test_adapt_creates_a_missing_slot(image_size):
   params = without_slot()
   assert weights.describe(params)['image_size'] == (32, 32)
   model = models.create(reference.config('vit_token'))
@@ -114,7 +114,7 @@ def test_a_class_token_without_a_slot_gets_one(image_size):
 
 @pytest.mark.quick
 @pytest.mark.parametrize('image_size', [(32, 32), (48, 64)])
-def test_without_a_slot_is_what_a_token_after_positions_wants(image_size):
+def test_adapt_creates_no_slot_for_a_token_after_positions(image_size):
   params = without_slot()
   model = models.create(
     reference.config('vit_token'), class_token_after_positions=True
@@ -147,13 +147,13 @@ def test_without_a_slot_is_what_a_token_after_positions_wants(image_size):
     (33, 1, None),
   ],
 )
-def test_whose_position_embeddings_they_are(embeddings, tokens, slots):
+def test_slots_of_square_images(embeddings, tokens, slots):
   assert positions.slots(embeddings, tokens) == slots
 
 
 @pytest.mark.quick
-def test_a_given_source_image_size_decides():
-  """25 embeddings: 4 x 6 patches and a class token, or 5 x 5 without."""
+def test_source_image_size_decides_between_grids():
+  """25 embeddings fit 4 x 6 patches and a class token, or 5 x 5 patches."""
   params = reference.canonical('vit_token_rect')
   flat = trees.flatten(params)
   own = flat[layouts.POSITIONS]
@@ -194,7 +194,7 @@ def test_distilled_models_keep_both_slots():
 
 
 @pytest.mark.quick
-def test_positions_of_a_rectangle():
+def test_adapt_resizes_positions_of_a_rectangle():
   params = reference.canonical('vit_token_rect')  # 4 x 6 patches
   model = models.create(reference.config('vit_token_rect'))
   same = weights.adapt(params, model, image_size=(32, 48), head='keep')
@@ -207,7 +207,7 @@ def test_positions_of_a_rectangle():
   flat = trees.flatten(params)
   flat[layouts.POSITIONS] = np.zeros(
     (1, 1 + 4 * 8, 32), 'f4'
-  )  # 33, 32: no squares
+  )  # neither 33 nor 32 is a square
   wide = trees.nest(flat)
   weights.adapt(wide, model, image_size=(32, 64))
   with pytest.raises(

@@ -1,4 +1,4 @@
-"""Every published layout: loaded, described, created, written back."""
+"""Loading, describing, creating and saving models of each published layout."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ import reference
 from vit_jax_repro import models, weights
 from vit_jax_repro.weights import npz, trees
 
-# Written whole in tests; the others by name and shape only.
+# Tests write these files completely, and only names and shapes of the others.
 SMALL = (
   'augreg.Ti_16.imagenet2012-res_384',
   'augreg.R_Ti_16.imagenet2012-res_224',
@@ -34,7 +34,7 @@ def layout_of(key):
 
 
 def write_random(path, key, dtype=None, seed=0):
-  """A file with the names, shapes and dtypes of a released one."""
+  """Writes a file with the names, shapes and dtypes of a released one."""
   rng = np.random.default_rng(seed)
 
   def arrays():
@@ -59,18 +59,18 @@ def assert_same_tree(left, right):
 
 
 def is_exception(key):
-  """Files that hold more than, or only a part of, one model's parameters."""
+  """Returns whether a file has more or fewer parameters than one model."""
   return key == 'sam.ViT-S_16' or 'two_towers' in key
 
 
 def released_layout(key):
-  """The layout to save a released file in as it was."""
+  """Returns the layout that reproduces a released file."""
   return 'big_vision_scan' if key.endswith('_scan') else 'official'
 
 
 @pytest.mark.parametrize('key', SMALL)
 def test_round_trip_of_released_layouts(key, tmp_path):
-  """load -> save -> load is bit-exact and gives back the published layout."""
+  """load -> save -> load is bit-exact and reproduces the published layout."""
   path = write_random(tmp_path / 'in.npz', key)
   params = weights.load(path)
   weights.save(tmp_path / 'out.npz', params, layout=released_layout(key))
@@ -85,7 +85,7 @@ def test_round_trip_of_released_layouts(key, tmp_path):
 
 @pytest.fixture
 def names_and_shapes(monkeypatch):
-  """Files of any size as arrays without memory: names and shapes are real."""
+  """Replaces files by arrays without memory, of the real names and shapes."""
 
   def load(key):
     canonical = weights.layouts.from_file(layout_of(key))
@@ -102,8 +102,8 @@ def names_and_shapes(monkeypatch):
 
 
 @pytest.mark.parametrize('key', reference.layouts())
-def test_every_released_layout_is_described_and_fits(key, names_and_shapes):
-  """The described model has just the file's parameters, and back again."""
+def test_described_model_fits_each_released_layout(key, names_and_shapes):
+  """The described model has exactly the file's parameters."""
   flat = names_and_shapes(key)
   spec = weights.describe(flat)
   model = models.create(spec)
@@ -139,14 +139,14 @@ def test_every_released_layout_is_described_and_fits(key, names_and_shapes):
     ('big_vision.S_16.gap_rep_sincos2d', None),
   ],
 )
-def test_image_size_is_read_off_the_file(key, size, names_and_shapes):
+def test_describe_gives_the_image_size(key, size, names_and_shapes):
   expected = size and (size, size)
   assert weights.describe(names_and_shapes(key))['image_size'] == expected
 
 
 @pytest.mark.quick
-def test_pre_linen_and_linen_numbering_give_one_tree(tmp_path):
-  """Twelve layers: 10 and 11 sort after 9."""
+def test_pre_linen_and_linen_numbering_give_the_same_tree(tmp_path):
+  """Has twelve layers because 10 and 11 must sort after 9."""
   old = reference.checkpoint('vit_12_layers')
   assert any('MlpBlock_3' in name for name in old)
   new = {reference.to_linen(name): array for name, array in old.items()}
@@ -162,7 +162,7 @@ def test_pre_linen_and_linen_numbering_give_one_tree(tmp_path):
 
 @pytest.mark.quick
 @pytest.mark.parametrize('prefix', ['opt/target/', 'params/', 'params/img/'])
-def test_prefixes_and_other_contents_are_put_aside(prefix, tmp_path):
+def test_load_ignores_prefixes_and_other_contents(prefix, tmp_path):
   plain = reference.checkpoint('vit_token')
   npz.write(tmp_path / 'plain.npz', plain.items())
   held = {prefix + name: array for name, array in plain.items()}
@@ -182,8 +182,8 @@ def test_prefixes_and_other_contents_are_put_aside(prefix, tmp_path):
 
 @pytest.mark.quick
 @pytest.mark.parametrize('case', ['hybrid_stem_only', 'hybrid_1_1_1'])
-def test_group_norm_of_either_shape(case, tmp_path):
-  """(1, 1, 1, C) and (C,) load alike; hybrids are written (1, 1, 1, C)."""
+def test_group_norm_of_both_shapes(case, tmp_path):
+  """(1, 1, 1, C) and (C,) load to (C,); hybrids are saved as (1, 1, 1, C)."""
   arrays = reference.checkpoint(case)
   flat = {k: v.ravel() if 'gn' in k else v for k, v in arrays.items()}
   npz.write(tmp_path / 'flat.npz', flat.items())
@@ -232,7 +232,7 @@ def test_bfloat16_files_of_big_vision(tmp_path):
 @pytest.mark.parametrize(
   'case', ['vit_token', 'vit_gap', 'vit_token_prelogits']
 )
-def test_vit_in_the_layout_of_big_vision_is_the_same_function(case, tmp_path):
+def test_vit_in_the_layout_of_big_vision_gives_the_same_logits(case, tmp_path):
   npz.write(tmp_path / 'a.npz', reference.checkpoint(case).items())
   params = weights.load(tmp_path / 'a.npz')
   weights.save(tmp_path / 'b.npz', params, layout='big_vision')
@@ -258,7 +258,7 @@ def test_big_vision_has_no_file_for_bit_and_hybrids(case, tmp_path):
 
 
 @pytest.mark.quick
-def test_an_unknown_layout_to_write_is_refused(tmp_path):
+def test_save_rejects_an_unknown_layout(tmp_path):
   params = {'embedding': {'kernel': np.zeros((2, 2, 3, 4), 'f4')}}
   with pytest.raises(
     ValueError, match=r"unknown layout='flax'; choose from \['o"
@@ -277,7 +277,7 @@ def test_scanned_parameters_are_saved_unstacked(tmp_path):
   assert_same_tree(weights.load(tmp_path / 'b.npz'), params)
 
 
-def test_a_distilled_model_writes_its_flattened_tree(tmp_path):
+def test_distilled_model_is_saved_as_its_flattened_tree(tmp_path):
   model = models.create('DeiT-Ti_16-distilled', num_classes=10)
   params = model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))['params']
   weights.save(tmp_path / 'a.npz', params)
@@ -288,8 +288,8 @@ def test_a_distilled_model_writes_its_flattened_tree(tmp_path):
 
 
 @pytest.mark.quick
-def test_an_incomplete_tree_is_not_described():
-  """All that is missing or has another rank is named in one line."""
+def test_describe_rejects_an_incomplete_tree():
+  """One line names all missing arrays and all of a wrong rank."""
   flat = vit_token()
   flat['embedding/kernel'] = flat['embedding/kernel'][0]
   flat['head/bias'] = np.float32(1)
@@ -312,7 +312,7 @@ def test_an_incomplete_tree_is_not_described():
 
 
 def vit_token():
-  """A flat canonical tree."""
+  """Returns a flat canonical tree."""
   return {
     reference.to_linen(k): v
     for k, v in reference.checkpoint('vit_token').items()
@@ -321,7 +321,7 @@ def vit_token():
 
 @pytest.mark.quick
 @pytest.mark.parametrize('number', ['1000', '9' * 40, '9' * 5000])
-def test_a_layer_number_without_end_is_refused(number):
+def test_describe_rejects_a_huge_layer_number(number):
   flat = vit_token()
   flat[f'Transformer/encoderblock_{number}/x'] = np.zeros(1, 'f4')
   with pytest.raises(ValueError, match='at most 1000 layers') as caught:
@@ -331,7 +331,7 @@ def test_a_layer_number_without_end_is_refused(number):
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-  'change, says',
+  'change, message',
   [
     (lambda tree: {}, 'no parameters of a model: 0 leaves'),
     (lambda tree: {'foo': {'bar': np.zeros(3)}}, '1 leaves named foo/bar'),
@@ -342,11 +342,11 @@ def test_a_layer_number_without_end_is_refused(number):
     (lambda tree: {**tree, 'cls': np.zeros(1, complex)}, 'complex128 array'),
   ],
 )
-def test_what_is_no_model_is_not_written(change, says, tmp_path):
+def test_save_rejects_other_trees(change, message, tmp_path):
   path = tmp_path / 'a.npz'
   path.write_bytes(b'before')
   tree = trees.nest(vit_token())
-  with pytest.raises(ValueError, match=says) as caught:
+  with pytest.raises(ValueError, match=message) as caught:
     weights.save(path, change(tree))
   assert '\n' not in str(caught.value)
   assert path.read_bytes() == b'before' and len(list(tmp_path.iterdir())) == 1
@@ -361,8 +361,8 @@ def test_blocks_that_differ_cannot_be_stacked(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_memory_rises_by_little_more_than_the_file(tmp_path):
-  """ViT-L/16, 1.2 GB: the rise of peak RSS stays within 1.3 of the file."""
+def test_load_needs_little_more_memory_than_the_file(tmp_path):
+  """For ViT-L/16, 1.2 GB, peak RSS rises by at most 1.3 file sizes."""
   path = write_random(tmp_path / 'a.npz', 'imagenet21k+imagenet2012.ViT-L_16')
   program = f"""
 import pathlib
