@@ -122,10 +122,10 @@ ROW = 'vit-table-5-vit-b-16-imagenet-21k-90ep-cifar-10'
     (['report', '--results=.', '--out=/dev/null/a.md'], 'there is no folder'),
     (['plan'], '--row=ID, --table=NAME or a PATTERN is wanted'),
     (['plan', '--row=a', '--table=b'], '--row goes without --table'),
-    (['plan', '--table=ViT Table 6'], 'no row of these can be checked'),
+    (['plan', '--table=ViT Table 6'], 'none of these rows can be checked'),
     (
       ['run', '--table=ViT Table 6', '--results=x'],
-      'no row of these can be checked (JFT-300M weights',
+      'none of these rows can be checked (JFT-300M weights',
     ),
     (
       ['run', '--table=ViT Table 5', '--results=x', '--budget=nan'],
@@ -150,7 +150,7 @@ ROW = 'vit-table-5-vit-b-16-imagenet-21k-90ep-cifar-10'
     ),
     (['plan', f'--row={ROW}', '--recipe=x'], "recipe 'x'"),
     (['run', f'--row={ROW}'], '--results must be given'),
-    (['run', f'--row={ROW}', '--results=x'], 'or say --fetch'),
+    (['run', f'--row={ROW}', '--results=x'], 'or give --fetch'),
     (
       ['run', f'--row={ROW}', '--results=x', '--override=batch'],
       "override 'batch' is not KEY=VALUE",

@@ -52,5 +52,5 @@ def test_nothing_that_can_be_checked():
   with pytest.raises(ValueError) as error:
     budget.checkable(table.select('ViT Table 6'))
   line = str(error.value)
-  assert line.startswith('no row of these can be checked (JFT-300M weights')
+  assert line.startswith('none of these rows can be checked (JFT-300M weights')
   assert '\n' not in line

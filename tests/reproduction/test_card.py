@@ -116,7 +116,7 @@ def test_code_that_is_in_no_commit_is_not_documented(run, tmp_path):
   shutil.copytree(run[0], folder)
   made = read_json(folder / 'manifest.json')
   for commit, answer in [
-    ('ab12-modified', 'ab12 with changes that are in no commit'),
+    ('ab12-modified', 'ab12 with uncommitted changes'),
     (None, card.MISSING),
   ]:
     made['git_commit'] = commit
@@ -170,7 +170,7 @@ def test_what_is_no_run_is_one_line(tmp_path):
     ('none', 'has no config.json, so it holds no training run'),
     ('half', 'has no manifest.json'),
     ('broken', 'config.json is not valid JSON'),
-    ('list', 'is not of a training run'),
+    ('list', 'was not written by a training run'),
   ]:
     with pytest.raises(ValueError, match=message) as caught:
       card.run_card(tmp_path / folder)

@@ -1,4 +1,4 @@
-"""What may be chosen for a row: what it leaves open, and what is told."""
+"""Choices for a row: what its source leaves open, and the messages."""
 
 import os
 
@@ -54,11 +54,15 @@ def test_files_that_a_row_leaves():
   [
     (NAMED, 'imagenet21k/ViT-L_16', 'names imagenet21k/ViT-B_16; leave --weig'),
     (EITHER, 'imagenet21k/ViT-B_16', 'choose one of them'),
-    (PATTERN, 'imagenet21k/ViT-B_16', 'is of augreg/B_16-i21k-30ep-lr_0.001-*'),
-    (PATTERN, FITTING.replace('384', '224'), 'choose such a file'),
-    (PATTERN, FITTING.replace('B_16', 'B_32'), 'choose such a file'),
-    (PATTERN, FITTING.partition('--')[0], 'choose such a file'),
-    (PATTERN, FITTING.replace('30ep', '300ep'), 'choose such a file'),
+    (
+      PATTERN,
+      'imagenet21k/ViT-B_16',
+      'needs a file that matches augreg/B_16-i21k',
+    ),
+    (PATTERN, FITTING.replace('384', '224'), 'needs a file that matches'),
+    (PATTERN, FITTING.replace('B_16', 'B_32'), 'needs a file that matches'),
+    (PATTERN, FITTING.partition('--')[0], 'needs a file that matches'),
+    (PATTERN, FITTING.replace('30ep', '300ep'), 'needs a file that matches'),
   ],
 )
 def test_other_files_are_refused(row, weights, says):
@@ -82,9 +86,9 @@ def test_a_folder_in_place_of_a_data_set_is_told():
 @pytest.mark.parametrize(
   'row, dataset, says',
   [
-    (NAMED, 'cifar100', 'is of CIFAR-10; give a folder with its images'),
-    (NAMED, 'vtab/svhn', 'is of CIFAR-10; give a folder with its images'),
-    (OBJECTS, 'imagenet2012', 'is of ObjectNet; give a folder with its images'),
+    (NAMED, 'cifar100', 'was measured on CIFAR-10; give a folder'),
+    (NAMED, 'vtab/svhn', 'was measured on CIFAR-10; give a folder'),
+    (OBJECTS, 'imagenet2012', 'was measured on ObjectNet; give a folder'),
     (MEAN, './mine', 'is a mean over 19 tasks; leave --dataset out'),
   ],
 )
@@ -107,9 +111,9 @@ def test_a_recipe_of_less_data_is_told():
   """All of a task's images, and 1000 of them."""
   check = checks.resolve(ALL_OF_VTAB, recipe='vit-paper')
   assert check.substituted['recipe'] == (
-    'vit-paper, which trains on train800val200, 1000 images and not all'
+    'vit-paper, which trains on train800val200, 1000 of the images'
   )
-  assert check.notes[-1].startswith('the recipe is of other data')
+  assert check.notes[-1].startswith('the recipe is for other data')
   vtab_1k = next(
     r
     for r in table.rows()

@@ -53,7 +53,7 @@ def test_stars_are_a_query_of_the_index(name, query):
 
 
 def test_what_is_no_name():
-  with pytest.raises(ValueError, match='is no pattern of AugReg names'):
+  with pytest.raises(ValueError, match='is not a pattern of AugReg names'):
     row_sources.weights_of('other/*.npz')
   with pytest.raises(ValueError, match='no published file'):
     row_sources.weights_of('imagenet21k/ViT-X.npz')

@@ -269,7 +269,7 @@ def test_what_is_missing_is_one_line(tmp_path):
   options = Options(
     results=str(tmp_path / 'results'), weights_dir=str(tmp_path)
   )
-  with pytest.raises(FileNotFoundError, match='or say --fetch') as caught:
+  with pytest.raises(FileNotFoundError, match='or give --fetch') as caught:
     running.run(checks.resolve(TOP1), options)
   assert '--dir=' in str(caught.value) and '\n' not in str(caught.value)
   row = next(r for r in table.rows() if '{0.01|0.03}' in r.checkpoint)

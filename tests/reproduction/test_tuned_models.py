@@ -86,13 +86,24 @@ def test_the_cost_of_trainings(tmp_path):
     ({'warmup_steps': 'x'}, "warmup_steps='x' must be a whole number"),
     ({'pp.test': 5}, 'pp.test=5 must be a text'),
     ({'pretrained_dir': 5}, 'pretrained_dir=5 must be a text'),
-    ({'seed': 5}, 'say how many by seeds'),
+    ({'seed': 5}, 'give their number as --seeds'),
   ],
 )
 def test_overrides_that_cannot_be_are_one_line(overrides, says):
   with pytest.raises(ValueError) as error:
     of(TABLE_2['CIFAR-10'], overrides=overrides)
   assert says in str(error.value) and '\n' not in str(error.value)
+
+
+def test_check_settings_refuses_rates_without_held_out_images():
+  row = next(
+    row
+    for row in table.rows()
+    if row.train_examples == '1 per class' and row.status == table.FINETUNE
+  )
+  check = checks.resolve(row, recipe='vit-paper')
+  with pytest.raises(ValueError, match='no held-out images to choose one'):
+    tuned_models.check_settings(check, Options('results'))
 
 
 def test_a_setting_of_several_values():

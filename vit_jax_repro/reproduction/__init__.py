@@ -1,1 +1,1 @@
-"""Checking published numbers: what a row means, running it, its result."""
+"""Checks of published numbers: resolving a row, running it, its result."""

@@ -1,4 +1,4 @@
-"""Running the checks of many rows within a budget, the cheapest first."""
+"""Checks of many rows within a budget of hours, the cheapest first."""
 
 import contextlib
 import functools
@@ -21,7 +21,7 @@ from vit_jax_repro.reproduction import (
 from vit_jax_repro.reproduction import views as plan_views
 from vit_jax_repro.reproduction.options import Options
 
-# Outcomes of `run_many` that are no failures.
+# Outcomes of `run_many` that are not failures.
 MEASURED, THERE = 'measured', 'there'
 NOT_CHECKABLE, OVER_BUDGET = 'cannot be checked', 'over budget'
 FINE = (MEASURED, THERE, NOT_CHECKABLE, OVER_BUDGET)
@@ -37,25 +37,27 @@ def run_many(
 ) -> dict[str, str]:
   """Runs the checks of rows, the cheapest first, until the budget is used up.
 
-  A row that has a result of what is asked for, or one that was written by
-  hand, is left alone. A check begins if what it still takes fits into what is
-  left of the budget, at the speed of what was computed before; as long as
-  nothing was, if anything is left. A row that fails does not stop the others.
+  A row is skipped if it already has a result of the same check, or a result
+  written by hand. A check starts only if its estimated time fits into the rest
+  of the budget. The estimate uses the speed of the checks so far; before the
+  first one is measured, a check starts if any budget is left. A row that fails
+  does not stop the others.
 
   Args:
-    rows: of paper.table.
-    options: for all of them.
-    resolve: row -> Check.
-    cost: Check -> {what it computes: floating-point operations, about};
-      `running.remaining` by default. What checks share is counted once.
+    rows: rows of paper.table.
+    options: options of all checks.
+    resolve: returns the Check of a row.
+    cost: returns {name: approximate floating-point operations} for the parts of
+      a Check; by default `running.remaining`. A part that several checks share
+      is counted once.
     budget_hours: None: no limit.
 
   Returns:
-    {row id: one of the outcomes above, or one line on what went wrong or has
-    to be picked}.
+    {row id: outcome}. An outcome is one of the constants above, or one line
+    with an error or with the choices that the row needs.
 
   Raises:
-    InputError: the budget is no number of hours.
+    InputError: the budget is not a number of hours.
     OSError: the folder of results cannot be written.
   """
   if budget_hours is not None and not 0 <= budget_hours < math.inf:
@@ -95,7 +97,7 @@ def run_many(
 
 
 def _state(row, options, resolve):
-  """Returns (outcome, None) of a row that is not run, or (None, check)."""
+  """Returns (outcome, None) for a row that is not run, else (None, check)."""
   there = previous_results.read(row, options)
   if row.status == table.NOT:
     return (NOT_CHECKABLE if there is None else THERE), None
@@ -117,10 +119,10 @@ Resolve = Callable[[Row], checks.Check]
 
 
 def plan(rows: Sequence[Row], resolve: Resolve) -> tuple[View, dict[str, str]]:
-  """Returns the plan of checking rows, and the refused rows, {id: why}.
+  """Returns a view of the checks, and the rows without one as {id: reason}.
 
   Raises:
-    InputError: none can be checked, or the choice is refused of all.
+    InputError: no row can be checked, or `resolve` fails for all of them.
   """
   found, refused = [], {}
   for row in checkable(rows):
@@ -139,21 +141,21 @@ def run(
   resolve: Resolve,
   budget_hours: float | None,
 ) -> tuple[View, dict[str, str], dict[str, str]]:
-  """Returns checks rows: see `budget.run_many`.
+  """Checks rows, see `run_many`, and returns the verdicts.
 
   Returns:
-    The verdicts; the rows that were not begun and those that failed, each
-    {id: why}.
+    A view of the verdicts; the rows that did not fit into the budget, and the
+    rows that failed, each as {id: reason}.
 
   Raises:
-    InputError: none can be checked; as run_many.
+    InputError: no row can be checked; as run_many.
     OSError: as run_many.
   """
   rows = checkable(rows)
   outcomes = run_many(rows, options, resolve=resolve, budget_hours=budget_hours)
   found = {}
   for row in rows:
-    # A damaged file is the outcome of its row.
+    # `run_many` has already reported a damaged file as the outcome of its row.
     with contextlib.suppress(ValueError, FileNotFoundError):
       found[row.id] = results.read_file(options.result(row))
   late = {key: o for key, o in outcomes.items() if o == OVER_BUDGET}
@@ -162,16 +164,16 @@ def run(
 
 
 def checkable(rows: Sequence[Row]) -> list[Row]:
-  """Returns those that can be checked.
+  """Returns the rows that can be checked.
 
   Raises:
-    InputError: there are none; with the reasons.
+    InputError: there are none; the message has the reasons.
   """
   found = [row for row in rows if row.status != table.NOT]
   if not found:
     why = dict.fromkeys(verdict.BLOCKERS[row.blocker][0] for row in rows)
     raise InputError(
-      f'no row of these can be checked ({", ".join(why)}); `reproduce show` '
-      'says more'
+      f'none of these rows can be checked ({", ".join(why)}); see `reproduce '
+      'show`'
     )
   return found

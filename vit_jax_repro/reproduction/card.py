@@ -1,13 +1,13 @@
-"""Reproducibility cards: what one must know to do a run, or all of it, again.
+"""Reproducibility cards: the facts needed to repeat a run or the project.
 
 The variables are those by which Gundersen and Kjensmo score papers ("State of
-the Art: Reproducibility in Artificial Intelligence", AAAI 2018), in its three
-factors method, data and experiment, and what scoring of whole conferences by
-the same group asks besides: the type of research and the splits of the data.
-It also asks for the researchers' affiliation, which is left out: it
-does not affect whether a result comes out again. Random seeds are added.
+the Art: Reproducibility in Artificial Intelligence", AAAI 2018), with its three
+factors method, data and experiment. Two more come from the same group's scoring
+of whole conferences: the type of research and the splits of the data. That
+scoring also has the researchers' affiliation, which is left out here because it
+does not affect the result. Random seeds are added.
 
-Each variable has an answer and its location, or it is missing.
+A variable has an answer and the location of the answer, or it is missing.
 """
 
 import dataclasses
@@ -50,13 +50,13 @@ MISSING = 'missing'
 
 _CLONE = pathlib.Path(__file__).parents[2]
 
-# The project's answers and their files; a file that does not exist makes the
-# variable missing. Pseudocode is, and so are measured results,
-# which are each user's own.
+# The project's answers and the files that contain them. If a file does not
+# exist, the variable is missing. The project has no pseudocode and no measured
+# results; each user measures their own.
 _PROJECT = {
   'problem': (
-    'whether the published numbers of the Vision Transformer and of the models '
-    'it is compared with come out again',
+    'whether the published numbers of the Vision Transformer, and of the '
+    'models that it is compared with, can be reproduced',
     'README.md',
   ),
   'objective': (
@@ -116,11 +116,11 @@ _PROJECT = {
 
 @dataclasses.dataclass(frozen=True)
 class Variable:
-  """One thing that a reader needs."""
+  """One variable of a reproducibility card."""
 
   factor: str
   name: str
-  answer: str  # MISSING, or why it is not enough, where not documented
+  answer: str  # if not documented: MISSING, or what is wrong with the answer
   where: str  # files, and keys in them
   documented: bool
 
@@ -132,8 +132,8 @@ class ReproducibilityCard:
   title: str
   variables: tuple[Variable, ...]
 
-  def score(self, factor):
-    """Returns (documented, all) variables of a factor."""
+  def score(self, factor: str) -> tuple[int, int]:
+    """Returns the numbers of (documented, all) variables of a factor."""
     found = [row.documented for row in self.variables if row.factor == factor]
     return sum(found), len(found)
 
@@ -142,10 +142,10 @@ def run_card(workdir: str | os.PathLike) -> ReproducibilityCard:
   """Returns the card of a training run, finished or not.
 
   Args:
-    workdir: the folder of the run, see `workdir`.
+    workdir: the folder of the run, see `runs.workdir`.
 
   Raises:
-    InputError: it holds no run, or a damaged file.
+    InputError: the folder holds no training run, or a damaged file.
     OSError: a file cannot be read.
   """
   workdir = os.fspath(workdir)
@@ -169,7 +169,7 @@ def run_card(workdir: str | os.PathLike) -> ReproducibilityCard:
   commit, where = answers.pop('method source code')
   if commit is not None:
     known = not commit.endswith('-modified')
-    commit = commit.replace('-modified', ' with changes that are in no commit')
+    commit = commit.replace('-modified', ' with uncommitted changes')
     (answers if known else unsure)['method source code'] = commit, where
   return _card(f'training run {workdir}', answers, unsure)
 
@@ -194,9 +194,12 @@ def project_card() -> ReproducibilityCard:
 
 
 def _card(title, answers, unsure=()):
-  """Returns the card of {variable: (answer, where)}; None is missing.
+  """Returns a card.
 
-  `unsure`: the same, of variables that are not documented well enough.
+  Args:
+    title: the subject of the card.
+    answers: {variable: (answer, where)}; an answer None is missing.
+    unsure: the same, for variables that are not documented well enough.
   """
   rows = []
   for factor, names in FACTORS.items():
@@ -268,7 +271,7 @@ def _of_manifest(made):
 
 
 def _hardware(devices, platform=None):
-  """Returns the hardware in words; manifests of old versions may lack some."""
+  """Returns the hardware in words; manifests of old versions lack some keys."""
   number, kind = devices.get('count', '?'), devices.get('kind', 'unknown')
   found = f'{number} x {kind}, processes: {devices.get("processes", "?")}'
   return found if platform is None else f'{found}; {platform}'
@@ -297,12 +300,17 @@ def _read(workdir, name) -> Mapping | None:
       f'{path} is not valid JSON ({error}); give another workdir'
     ) from None
   if not isinstance(value, dict):
-    raise InputError(f'{path} is not of a training run; give another workdir')
+    raise InputError(
+      f'{path} was not written by a training run; give another workdir'
+    )
   return value
 
 
 def _progress(workdir):
-  """Returns the last step of metrics.jsonl; a cut last line does not count."""
+  """Returns the last step of metrics.jsonl in words.
+
+  An incomplete last line does not count.
+  """
   path = os.path.join(workdir, 'metrics.jsonl')
   step = None
   if os.path.exists(path):
@@ -316,7 +324,7 @@ def _progress(workdir):
 
 
 def view(card: ReproducibilityCard) -> View:
-  """Returns view of a card: how much is documented, then each variable."""
+  """Returns a view of a card: its scores, then each variable."""
   counts = {factor: card.score(factor) for factor in FACTORS}
   scores = (f'{name} {found} of {n}' for name, (found, n) in counts.items())
   section = Section(

@@ -1,7 +1,8 @@
 """The check of a published number: file, data, preprocessing, recipe.
 
-A row of `paper.table` becomes a Check. What its source leaves open is not
-guessed: `Check.pick` lists what to choose, and the choice is an argument.
+`resolve` turns a row of `paper.table` into a Check. It does not guess what the
+row's source omits: `Check.pick` lists the missing choices, and the caller gives
+them as arguments.
 """
 
 import dataclasses
@@ -20,11 +21,11 @@ from vit_jax_repro.reproduction import row_sources
 from vit_jax_repro.reproduction.row_sources import EvaluationData
 
 EVALUATE, FINE_TUNE = 'evaluate', 'fine-tune'
-# Where a row does not say at how many pixels its files were evaluated: the
-# scale of all families but BiT, which has a rule.
+# Image size of a row that does not state it. BiT has a rule instead.
 _SIZE = 224
-_DEFAULT_READING = 'vit_jax'
-_TIMM = re.compile(r'timm eval: (bicubic|bilinear), crop_pct ([\d.]+)')
+_DEFAULT_PREPROCESSING = 'vit_jax'
+_TIMM = re.compile(r'^timm eval: (bicubic|bilinear), crop_pct ([\d.]+)')
+_MODEL = re.compile(r'^(BiT-[SM]-R\d+x\d+|\w+)')
 _METRICS = {
   'top1_pct': 'accuracy',
   'top5_pct': 'top5_accuracy',
@@ -37,26 +38,26 @@ _METRICS = {
 class Check:
   """The check of one row.
 
-  Of several data sets the measurement is the mean over them, of several files
-  for one data set the mean over these.
+  The measurement is the mean over the data sets, and over the files of each
+  data set.
   """
 
   row: Row
   kind: str  # EVALUATE or FINE_TUNE
-  files: tuple[str, ...]  # published names; with '<task>': one for each task
+  files: tuple[str, ...]  # published names; '<task>' stands for a VTAB task
   model: str  # published name of the architecture
-  datasets: tuple[str, ...]  # that the number is of
+  datasets: tuple[str, ...]  # evaluated data sets
   split: str
   metric: str  # 'accuracy' or 'top5_accuracy'
-  image_sizes: tuple[int, ...]  # pixels, of each data set
+  image_sizes: tuple[int, ...]  # pixels, for each data set
   preprocessing: str
   head: str = 'both'  # of distilled models: 'class', 'distillation'
-  # For each data set those to try, the best on their held-out part taken; the
-  # data set that one trains on may be another.
+  # For each data set the recipes to try, of which the best on its held-out part
+  # is used. A recipe may train on another data set.
   recipes: tuple[tuple[Recipe, ...], ...] = ()
-  pick: tuple[str, ...] = ()  # what must be chosen before this can run
+  pick: tuple[str, ...] = ()  # choices that are needed before the check can run
   notes: tuple[str, ...] = ()
-  # What is in the place of what the row names, 'data' and 'recipe'.
+  # Replacements of what the row names, with the keys 'data' and 'recipe'.
   substituted: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @property
@@ -79,27 +80,28 @@ def resolve(
   """Returns the check of a row.
 
   Args:
-    row: one that can be checked.
-    weights: a published name, where the row leaves several.
-    dataset: a folder or name, where TFDS has none for the row, or in place of
-      the one that it names, which the check records. The training data stay.
-    recipe: a key of `finetuning.RULES`, in place of the row's own, which the
-      check records.
+    row: a row that can be checked.
+    weights: a published name, if the row allows several.
+    dataset: a folder or name to evaluate, if TFDS does not have the row's data
+      set, or to replace it. The check records a replacement. The data set for
+      training does not change.
+    recipe: a key of `finetuning.RULES` that replaces the row's own recipe. The
+      check records it.
 
   Raises:
-    InputError: the row cannot be checked, with the reason; a choice that is
-      none, or that the row does not leave.
+    InputError: the row cannot be checked (the message has the reason), or a
+      choice is unknown or not possible for the row.
   """
   if row.status == 'not-checkable':
     raise InputError(
       f'{row.id} cannot be checked ({row.blocker}); `reproduce show '
-      f'--row={row.id}` says why'
+      f'--row={row.id}` explains the reason'
     )
   target = row_sources.evaluation_data(row.eval_dataset)
   named = row_sources.weights_of(row.checkpoint)
   files = _files(row, named, weights)
   names = _datasets(row, target, dataset)
-  preprocessing, notes = _reading(row)
+  preprocessing, notes = _preprocessing(row)
   kind = EVALUATE if row.status == 'checkable-inference' else FINE_TUNE
   check = Check(
     row=row,
@@ -143,7 +145,7 @@ def _with_recipes(check, recipe):
       row_sources.trained_on(check.row.finetune_dataset, dataset),
       check.model,
     )
-    # Not a folder that is evaluated in the place of what the row names.
+    # A folder that replaces the row's data set is evaluated, not trained on.
     for dataset in row_sources.evaluation_data(check.row.eval_dataset).datasets
     or check.datasets
   )
@@ -156,12 +158,12 @@ def _with_recipes(check, recipe):
   less = _less_data(check.row, first)
   if less:
     substituted['recipe'] = f'{choice.name}, {less}'
-    notes += (f'the recipe is of other data: {less}',)
+    notes += (f'the recipe is for other data: {less}',)
   return dataclasses.replace(
     check,
     recipes=recipes,
     image_sizes=tuple(tried[0].settings['pp']['crop'] for tried in recipes),
-    preprocessing=first.settings.get('preprocessing', _DEFAULT_READING),
+    preprocessing=first.settings.get('preprocessing', _DEFAULT_PREPROCESSING),
     notes=notes,
     substituted=substituted,
   )
@@ -172,7 +174,7 @@ def _model(files, checkpoint):
   if files and '<task>' not in files[0]:
     return published.find(files[0]).model
   last = checkpoint.rpartition('/')[2]
-  name = re.match(r'(BiT-[SM]-R\d+x\d+|\w+)', last)[1]
+  name = row_sources.require_match(_MODEL, last)[1]
   return variants.canonical_name(name.partition('-i')[0])
 
 
@@ -190,10 +192,10 @@ def _size(row, dataset):
   return crop
 
 
-def _reading(row):
-  """Returns (preprocessing, notes) that a file is evaluated with."""
+def _preprocessing(row):
+  """Returns (preprocessing, notes) for the evaluation of a row's files."""
   if row.table.startswith('timm'):
-    method, crop_pct = _TIMM.match(row.note).groups()
+    method, crop_pct = row_sources.require_match(_TIMM, row.note).groups()
     base = 'deit' if row.family == 'DeiT' else 'timm'
     more = '' if method == 'bicubic' else f',interpolation={method}'
     return f'{base}:crop_pct={float(crop_pct):g}{more}', ()
@@ -202,17 +204,26 @@ def _reading(row):
   if row.checkpoint.startswith('big_vision/'):
     return 'big_vision', ()
   if row.checkpoint.startswith('distill/'):
-    note = 'read as big_vision does: the source names the size alone'
+    note = (
+      "preprocessing of big_vision, because the source states only the images' "
+      'size'
+    )
     return 'big_vision', (note,)
   if row.eval_dataset == 'ObjectNet':
-    note = "the paper's crop, resized or by bounding box, is up to the images"
+    note = (
+      'the paper resizes the images or crops them by bounding box; prepare the '
+      'images in the folder accordingly'
+    )
     return 'bit', (note,)
   if row.family == 'BiT':
     return 'bit', ()
   if 'PyTorch' in row.model:
-    note = 'the source squashed with antialiasing, which nothing here does'
-    return _DEFAULT_READING, (note,)
-  return _DEFAULT_READING, ()
+    note = (
+      'the source resized to a square with antialiasing; no preprocessing here '
+      'does that'
+    )
+    return _DEFAULT_PREPROCESSING, (note,)
+  return _DEFAULT_PREPROCESSING, ()
 
 
 _ALL_OF_VTAB = 'VTAB (full data)'
@@ -222,10 +233,10 @@ _VTAB_1K = 1000  # training images
 def _files(
   row: Row, named: row_sources.Weights, chosen: str | None
 ) -> tuple[str, ...]:
-  """Returns the files of a row; () if one must be chosen and none is.
+  """Returns the files of a row; () if a choice is needed and not given.
 
   Raises:
-    InputError: the choice is no published file, or none that the row leaves.
+    InputError: the choice is not a published file, or not possible for the row.
   """
   if chosen is None:
     return named.files
@@ -241,12 +252,12 @@ def _files(
     if name in {published.find(choice).name for choice in named.choices}:
       return (name,)
     raise InputError(
-      f'--weights={chosen}: {row.id} leaves {", ".join(named.choices)}; choose '
+      f'--weights={chosen}: {row.id} allows {", ".join(named.choices)}; choose '
       'one of them'
     )
   if not row_sources.fits(row.checkpoint, name):
     raise InputError(
-      f'--weights={chosen}: {row.id} is of {row.checkpoint}; choose such a file'
+      f'--weights={chosen}: {row.id} needs a file that matches {row.checkpoint}'
     )
   return (name,)
 
@@ -254,10 +265,11 @@ def _files(
 def _datasets(
   row: Row, target: EvaluationData, chosen: str | None
 ) -> tuple[str, ...]:
-  """Returns the data sets of a row; () if one must be chosen and none is.
+  """Returns the data sets of a row; () if a choice is needed and not given.
 
   Raises:
-    InputError: another data set than the row's, or one in place of several.
+    InputError: the choice is another known data set than the row's, or one data
+      set for a mean over several.
   """
   if chosen is None:
     return target.datasets
@@ -271,8 +283,8 @@ def _datasets(
     name.partition(':')[0] for name in target.datasets
   }:
     raise InputError(
-      f'--dataset={chosen}: {row.id} is of {row.eval_dataset}; give a folder '
-      'with its images, or leave --dataset out'
+      f'--dataset={chosen}: {row.id} was measured on {row.eval_dataset}; give '
+      'a folder with its images, or leave --dataset out'
     )
   return (chosen,)
 
@@ -280,7 +292,7 @@ def _datasets(
 def _substituted_data(
   target: EvaluationData, names: tuple[str, ...]
 ) -> dict[str, str]:
-  """Returns {'data': what is in the place of the data set that a row names}."""
+  """Returns {'data': name or path} of a data set that replaces the row's."""
   if not target.datasets or names == target.datasets:
     return {}
   (name,) = names
@@ -291,9 +303,9 @@ def _substituted_data(
 
 
 def _less_data(row: Row, recipe: Recipe) -> str:
-  """Returns why a recipe trains on less data than its row of VTAB, or ''."""
+  """Returns a remark on a recipe with less data than its VTAB row, or ''."""
   split = recipe.settings['pp']['train']
   less = num_examples(recipe.dataset, split) == _VTAB_1K
   if not row.eval_dataset.startswith(_ALL_OF_VTAB) or not less:
     return ''
-  return f'which trains on {split}, {_VTAB_1K} images and not all'
+  return f'which trains on {split}, {_VTAB_1K} of the images'

@@ -1,8 +1,8 @@
-"""Evaluations of weights files, each done once in a folder of results.
+"""Evaluations of weights files, stored in a folder of results.
 
-RESULTS/work/evaluations/KEY.json holds one. KEY is a hash of
-the contents of the weights file, the data set and the preprocessing, so a file
-that is replaced by another of the same name and size is evaluated again.
+RESULTS/work/evaluations/KEY.json holds one evaluation. KEY has a hash of the
+contents of the weights file, the data set and the preprocessing. So a file that
+was replaced by another of the same name and size is evaluated again.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from vit_jax_repro.reproduction.options import Options
 
 @dataclasses.dataclass(frozen=True)
 class CheckEvaluation:
-  """One that a check asks for."""
+  """One evaluation that a check needs."""
 
   check: checks.Check
   dataset: str
@@ -48,7 +48,7 @@ class CheckEvaluation:
   def run(
     self, weights: str, options: Options, meter: compute_cost.ComputeMeter
   ) -> dict[str, Any]:
-    """Returns an evaluation as JSON, from the folder if it is there.
+    """Returns an evaluation as JSON; computes it unless it is stored.
 
     Returns:
       The fields of jobs.Evaluation, and `data_fingerprint` of the split.
@@ -94,10 +94,10 @@ class CheckEvaluation:
 
 
 def weights_path(name: str, options: Options) -> str:
-  """Returns the path of a published file, which is there then.
+  """Returns the path of a published file; fetches it if `options.fetch`.
 
   Raises:
-    FileNotFoundError: it is not there and is not to be fetched.
+    FileNotFoundError: the file does not exist and `options.fetch` is False.
   """
   path = options.weights(name)
   if not os.path.exists(path):
@@ -105,14 +105,17 @@ def weights_path(name: str, options: Options) -> str:
     if not options.fetch:
       raise FileNotFoundError(
         f'no weights file {path}; get it (python -m vit_jax_repro.fetch '
-        f'{entry.name} --dir={folder}), or say --fetch'
+        f'{entry.name} --dir={folder}), or give --fetch'
       )
     fetching.fetch(entry, folder)
   return path
 
 
 def checksum(path: str) -> str | None:
-  """Returns the SHA-256 of a file, computed once: a second a gigabyte."""
+  """Returns the SHA-256 of a file, None if it does not exist.
+
+  It is computed once per process; this takes about a second per gigabyte.
+  """
   try:
     about = os.stat(path)
   except FileNotFoundError:
@@ -128,7 +131,7 @@ def _checksum(path, *_):
 
 
 def read_json(path: str) -> dict[str, Any]:
-  """Returns the object in a file; {} if there is none, or it is damaged."""
+  """Returns the JSON object in a file; {} if it is missing or damaged."""
   try:
     with open(path, encoding='utf-8') as file:
       value = json.load(file)
@@ -144,12 +147,12 @@ def digest(value: Any) -> str:
 
 
 def stem(path: str) -> str:
-  """Returns the start of a file's name, for people."""
+  """Returns a short readable name of a weights file."""
   return slug(os.path.basename(path).removesuffix('.npz'))[:40]
 
 
 def slug(text: str) -> str:
-  """Returns a data set's name, or a folder's last part, as a file name."""
+  """Returns a data set's name, or a folder's last part, for a file name."""
   if text.startswith(('/', '.', '~')):
     text = os.path.basename(os.path.normpath(text))
   return re.sub(r'[^\w.+-]+', '-', text)

@@ -1,4 +1,4 @@
-"""What a person decides about running checks."""
+"""Options of the calls that run checks, and overrides of settings."""
 
 import ast
 import dataclasses
@@ -13,20 +13,20 @@ from vit_jax_repro.published import catalogue
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How checks are run, and where their files are.
+  """Folders, data and overrides of a call that runs checks.
 
   Raises:
     InputError: a number is below 1.
   """
 
   results: str  # folder
-  weights_dir: str = 'weights'  # holds published files, as `fetch` lays them
-  fetch: bool = False  # whether files that are missing are fetched
-  data_dir: str | None = None  # where TFDS sets lie
-  batch_size: int = 64  # images at a time, of evaluation
-  seeds: int = 1  # runs of fine-tuning
-  # Of the recipe's settings, other values, 'pp.crop' and the like; the result
-  # says so.
+  weights_dir: str = 'weights'  # folder of published files, as FOLDER/NAME.npz
+  fetch: bool = False  # whether missing files are fetched
+  data_dir: str | None = None  # folder of TFDS data sets; None: TFDS's default
+  batch_size: int = 64  # for evaluation
+  seeds: int = 1  # number of fine-tuning runs
+  # Other values for settings of the recipe, such as 'pp.crop'; the result
+  # records them.
   overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   show: bool = True  # progress
 
@@ -36,15 +36,15 @@ class Options:
         raise InputError(f'{name}={getattr(self, name)} must be at least 1')
 
   def work(self, *parts: str) -> str:
-    """A path below the folder of what is computed for the results."""
+    """Returns a path in the folder of intermediate results."""
     return os.path.join(self.results, 'work', *parts)
 
   def weights(self, name: str) -> str:
-    """Where a published file belongs: DIR/FOLDER/NAME.npz, as its name is."""
+    """Returns the path of a published file: DIR/FOLDER/NAME.npz."""
     return os.path.join(self.weights_dir, f'{catalogue.find(name).name}.npz')
 
   def result(self, row: Row) -> str:
-    """Where the result of a row is written."""
+    """Returns the path of a row's result."""
     return os.path.join(self.results, f'{row.id}.json')
 
 
@@ -52,13 +52,13 @@ _OPENING, _CLOSING = '([{', ')]}'
 
 
 def parse_overrides(text: str | None) -> dict[str, Any]:
-  """'batch=128,pp.crop=224' -> {'batch': 128, 'pp.crop': 224}.
+  """Parses 'batch=128,pp.crop=224' to {'batch': 128, 'pp.crop': 224}.
 
-  A value is a Python literal, or else a text; a comma in brackets belongs to
-  it. None and '' are no settings.
+  A value is a Python literal, or else a text. A comma in brackets is part of
+  the value. None and '' give {}.
 
   Raises:
-    InputError: a part that is not KEY=VALUE, or a key that comes twice.
+    InputError: a part is not KEY=VALUE, or a key is given twice.
   """
   found = {}
   for part in _parts(text) if text else ():
@@ -79,10 +79,10 @@ def parse_overrides(text: str | None) -> dict[str, Any]:
 def apply_overrides(
   config: dict[str, Any], overrides: Mapping[str, Any]
 ) -> None:
-  """Sets them in nested settings; 'pp.crop' is `crop` in the part `pp`.
+  """Sets overrides in nested settings; 'pp.crop' is `crop` in the group `pp`.
 
   Raises:
-    InputError: there is no such setting.
+    InputError: a key is not a setting, or is a group of settings.
   """
   for key, value in overrides.items():
     *sections, last = key.split('.')
@@ -101,7 +101,7 @@ def apply_overrides(
 
 
 def _parts(text):
-  """Splits at the commas that are in no brackets."""
+  """Splits a text at the commas outside brackets."""
   parts, depth = [''], 0
   for character in text:
     depth += (character in _OPENING) - (character in _CLOSING)

@@ -1,4 +1,4 @@
-"""Results that are there already: whether they are of what is asked for."""
+"""Existing results: whether they are results of the requested check."""
 
 import dataclasses
 import json
@@ -15,60 +15,61 @@ from vit_jax_repro.reproduction.options import Options
 from vit_jax_repro.runs import settings
 from vit_jax_repro.runs.workdir import FREE
 
-# What is said about a check and changes nothing of what is measured.
-_SAID = ('row', 'pick', 'notes', 'substituted')
-_SAID_OF_RECIPES = ('source', 'notes')
+# Fields of a check that do not change what is measured.
+_REMARKS = ('row', 'pick', 'notes', 'substituted')
+_REMARKS_OF_RECIPES = ('source', 'notes')
 
 
 def find(check: checks.Check, options: Options) -> Mapping[str, Any] | None:
-  """What stands in a row's file, if it is what the check would write there.
+  """Returns a row's result if the check would measure the same again.
 
   Returns:
-    None if there is no file, or one of fewer seeds, to which others are to be
-    added.
+    The contents of the file. None if there is no file, or if it has fewer seeds
+    than wanted, so that the check must add some.
 
   Raises:
-    InputError: it is of something else, was written by hand, or is damaged.
-    OSError: it cannot be read.
+    InputError: the result is of another check, was written by hand, or is
+      damaged.
+    OSError: the file cannot be read.
   """
-  there = read(check.row, options)
-  if there is None:
+  old = read(check.row, options)
+  if old is None:
     return None
-  if is_by_hand(there):
+  if is_by_hand(old):
     raise InputError(
-      f'{there.path} was written by hand and is not replaced; move it away, or '
+      f'{old.path} was written by hand and is not replaced; move it away, or '
       'give another --results'
     )
-  differing = list(_differences(there.details, described(check, options)))
-  had, wanted = len(there.details.get('accuracies', [0])), options.seeds
+  differing = list(_differences(old.details, described(check, options)))
+  had, wanted = len(old.details.get('accuracies', [0])), options.seeds
   if check.is_fine_tuned and had > wanted:
     differing.append(f'--seeds was {had} and is {wanted}')
   if differing:
     raise InputError(
-      f'{there.path} is of something else: {"; ".join(differing)}; give '
-      'another --results, or move it away'
+      f'{old.path} is the result of another check: {"; ".join(differing)}; '
+      'give another --results, or move it away'
     )
-  return None if check.is_fine_tuned and had < wanted else there.details
+  return None if check.is_fine_tuned and had < wanted else old.details
 
 
 def read(row: Row, options: Options) -> Result | None:
-  """The result of a row, None if there is no file.
+  """Returns the result of a row, None if there is no file.
 
   Raises:
-    InputError: it is damaged.
-    OSError: it cannot be read.
+    InputError: the file is damaged.
+    OSError: the file cannot be read.
   """
   path = options.result(row)
   return results.read_file(path) if os.path.lexists(path) else None
 
 
 def is_by_hand(result: Result) -> bool:
-  """Whether it lacks what a run of the check writes."""
+  """Returns whether a result was written by hand, without the check's record."""
   return not isinstance(result.details.get('check'), dict)
 
 
 def described(check: checks.Check, options: Options) -> dict[str, Any]:
-  """What a result is of, as JSON."""
+  """Returns the part of a result that identifies the measurement, as JSON."""
   files = {
     name: evaluations.checksum(options.weights(name))
     for dataset in check.datasets
@@ -85,7 +86,7 @@ def described(check: checks.Check, options: Options) -> dict[str, Any]:
 
 
 def describe(check: checks.Check) -> dict[str, Any]:
-  """A check as JSON."""
+  """Returns a check as JSON."""
   described = dataclasses.asdict(
     dataclasses.replace(check, row=None, recipes=())
   )
@@ -98,8 +99,8 @@ def describe(check: checks.Check) -> dict[str, Any]:
 
 
 def _differences(old, new):
-  """Yields what two results are not both of, in words."""
-  was, now = _without(old['check'], _SAID), _without(new['check'], _SAID)
+  """Yields the differences between two measurements, in words."""
+  was, now = _without(old['check'], _REMARKS), _without(new['check'], _REMARKS)
   for key in sorted(was.keys() | now.keys() - {'recipes'}):
     if key != 'recipes' and not _alike(was.get(key), now.get(key)):
       yield f'{key} was {was.get(key)!r} and is {now.get(key)!r}'
@@ -129,7 +130,7 @@ def _differences(old, new):
 
 def _recipes(check):
   return [
-    [_without(recipe, _SAID_OF_RECIPES) for recipe in tried]
+    [_without(recipe, _REMARKS_OF_RECIPES) for recipe in tried]
     for tried in check.get('recipes', [])
   ]
 
@@ -144,5 +145,5 @@ def _without(mapping, names):
 
 
 def _alike(left, right):
-  """Whether JSON has the same for both."""
+  """Returns whether two values have the same JSON."""
   return json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)

@@ -18,11 +18,26 @@ _PER_CLASS = re.compile(r'(\d+) per class')
 
 @dataclasses.dataclass(frozen=True)
 class RecipeChoice:
-  """A recipe, and the settings of it that the source chose from."""
+  """A recipe with the options that its source chose from.
+
+  Either `name` is given or `pick`.
+  """
 
   name: str = ''  # for finetuning.find
-  options: tuple[dict, ...] = ({},)  # further arguments of it
-  pick: str = ''  # what to choose where the source gives no settings
+  options: tuple[dict, ...] = ({},)  # further arguments of finetuning.find
+  pick: str = ''  # the choice that the user must make; '' if there is a name
+
+
+def require_match(pattern: re.Pattern[str], *texts: str) -> re.Match[str]:
+  """Returns the first match of a pattern in texts of paper/numbers.
+
+  Raises:
+    ValueError: there is no match, so a row of paper/numbers is malformed.
+  """
+  for text in texts:
+    if match := pattern.search(text):
+      return match
+  raise ValueError(f'no {pattern.pattern!r} in {texts}')
 
 
 def recipe_of(row: Row) -> RecipeChoice:
@@ -34,12 +49,11 @@ def recipe_of(row: Row) -> RecipeChoice:
     framework = 'pytorch' if 'PyTorch' in row.model else 'jax'
     return RecipeChoice('bit-readme-cifar', ({'variant': framework},))
   if table == 'README short schedules':
-    return RecipeChoice(
-      'README-short', ({'steps': int(_STEPS.search(row.model)[1])},)
-    )
+    steps = require_match(_STEPS, row.model)[1]
+    return RecipeChoice('README-short', ({'steps': int(steps)},))
   if table.startswith('README expected'):
-    rate = _DROPOUT.search(row.model) or _DROPOUT.search(row.note)
-    return RecipeChoice('vit_jax-vit.py', ({'dropout': float(rate[1])},))
+    rate = require_match(_DROPOUT, row.model, row.note)[1]
+    return RecipeChoice('vit_jax-vit.py', ({'dropout': float(rate)},))
   if table.startswith('ViT Table'):
     at_512 = table == 'ViT Table 2' and row.finetune_dataset == 'ImageNet'
     return RecipeChoice('vit-paper-table2-imagenet' if at_512 else 'vit-paper')
@@ -72,21 +86,29 @@ def recipes_for(
 ) -> tuple[Recipe, ...]:
   """Returns the recipes to try for a row on one data set.
 
-  A row of "5 per class" trains on `train@5`, see data/subsets.py.
+  A row whose train_examples are '5 per class' trains on `train@5`, see
+  data/subsets.py.
 
   Args:
     row: the row.
-    choice: with a name.
-    dataset: as datasets.open_split takes it.
+    choice: a choice with a name.
+    dataset: a name for datasets.open_split.
     model: published name.
 
   Raises:
-    InputError: as finetuning.find.
+    InputError: as finetuning.find; or the row has few images a class and the
+      catalogue does not have the data set.
   """
   few = _PER_CLASS.fullmatch(row.train_examples)
   number = None
   if few:
-    number = int(few[1]) * catalogue.find(dataset).num_classes
+    known = catalogue.find(dataset)
+    if known is None:
+      raise InputError(
+        f'{row.id} trains on {row.train_examples}, but the number of classes '
+        f'of {dataset!r} is not known; leave --dataset out'
+      )
+    number = int(few[1]) * known.num_classes
   recipes = []
   for options in choice.options:
     recipe = finetuning.find(
@@ -112,27 +134,29 @@ _TASK = '<task>'
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """The files of one number.
+  """The weights files of one number.
 
-  Either `files` has them (several: runs of the same, or one for each task), or
-  `pick` explains how to choose one, perhaps among `choices`.
+  Either `files` is given, with several if there were several runs or tasks, or
+  `pick` explains how to choose one file. `choices` has the possible files, if
+  there are only a few.
   """
 
   files: tuple[str, ...] = ()  # names for published.catalogue.find
   choices: tuple[str, ...] = ()
   pick: str = ''
-  per_task: bool = False  # `files` have '<task>' in place of VTAB's task
+  per_task: bool = False  # whether `files` have '<task>' for VTAB's task
 
 
 def weights_of(checkpoint: str) -> Weights:
-  """Returns the files that a row's `checkpoint` means.
+  """Returns the files of a row's `checkpoint`.
 
   Args:
-    checkpoint: a name below a bucket, with `{a|b}`, `{0,1,2}`, `*` and
-      `<task>` where the source does not say which.
+    checkpoint: a name below a bucket. It may contain `{a|b}` (one of these, the
+      source does not state which), `{0,1,2}` (all of these), `<task>` (one for
+      each task) and `*` (a pattern of AugReg names).
 
   Raises:
-    InputError: a name that is not understood.
+    InputError: the name is unknown, or not a pattern of AugReg names.
   """
   if _TASK in checkpoint:
     return Weights(files=tuple(_expanded(checkpoint, ',')), per_task=True)
@@ -140,7 +164,7 @@ def weights_of(checkpoint: str) -> Weights:
     choices = tuple(_expanded(checkpoint, '|'))
     return Weights(
       choices=choices,
-      pick='the source does not say which of these files it was: '
+      pick='the source does not state which of these files it evaluated: '
       + ', '.join(choices),
     )
   if '*' in checkpoint:
@@ -152,10 +176,13 @@ def fits(checkpoint: str, name: str) -> bool:
   """Returns whether a file has a pattern's model, data and resolution.
 
   Args:
-    checkpoint: of a row, with '*'.
-    name: of a published file.
+    checkpoint: pattern of AugReg names, with '*'.
+    name: name of a published file.
+
+  Raises:
+    InputError: `checkpoint` is not such a pattern.
   """
-  match = _AUGREG.fullmatch(checkpoint)
+  match = _augreg_pattern(checkpoint)
   start = f'augreg/{match["model"]}-{match["data"]}-{match["epochs"]}ep-'
   if not name.startswith(start):
     return False
@@ -167,7 +194,7 @@ def fits(checkpoint: str, name: str) -> bool:
 
 
 def _expanded(name, separator):
-  """Returns every name that braces stand for, without .npz."""
+  """Returns the names that result from expanding braces, without .npz."""
   parts = _BRACES.split(name.removesuffix('.npz'))
   choices = [
     part.split(separator) if i % 2 else [part] for i, part in enumerate(parts)
@@ -175,15 +202,21 @@ def _expanded(name, separator):
   return [''.join(chosen) for chosen in itertools.product(*choices)]
 
 
-def _augreg_query(checkpoint):
+def _augreg_pattern(checkpoint):
   match = _AUGREG.fullmatch(checkpoint)
   if match is None:
     raise InputError(
-      f'checkpoint {checkpoint!r} is no pattern of AugReg names; name one file'
+      f'checkpoint {checkpoint!r} is not a pattern of AugReg names; name one '
+      'file'
     )
+  return match
+
+
+def _augreg_query(checkpoint):
+  match = _augreg_pattern(checkpoint)
   data = match['data']
   if (data, match['epochs']) == ('i21k', '30'):
-    data = 'i21k_30'  # as index.csv has it
+    data = 'i21k_30'  # its name in index.csv
   query = f'--model={match["model"]} --pretrained_on={data}'
   if match['adapted']:
     query += f' --adapted_to={match["adapted"]} --resolution={match["size"]}'
@@ -193,7 +226,7 @@ def _augreg_query(checkpoint):
   )
 
 
-# As the numbers call them: (name for datasets.open_split, split).
+# By the name in paper/numbers: (name for datasets.open_split, split).
 _NAMED = {
   'ImageNet': ('imagenet2012', 'validation'),
   'ImageNet ReaL': ('imagenet2012_real', 'validation'),
@@ -205,33 +238,33 @@ _NAMED = {
   'Stanford Cars': ('cars196', 'test'),
   'iNaturalist 2018': ('i_naturalist2018', 'validation'),
 }
-# Not in TFDS: what a person has to give instead.
+# Not in TFDS: the folder that a user has to give.
 _BY_HAND = {
-  'ObjectNet': 'the images of the 113 classes of ObjectNet that ImageNet has '
-  'too, as FOLDER/test/CLASS/*.png with the WordNet ids for class names',
+  'ObjectNet': 'the images of the 113 classes that ObjectNet shares with '
+  'ImageNet, as FOLDER/test/CLASS/*.png with the WordNet ids as class names',
   'iNaturalist 2019': 'iNaturalist 2019 as FOLDER/train/CLASS/*.jpg and '
   'FOLDER/validation/CLASS/*.jpg',
 }
 _HAND_SPLITS = {'ObjectNet': 'test', 'iNaturalist 2019': 'validation'}
 _GROUPS = ('natural', 'specialized', 'structured')
-# Of VTAB's tasks in the numbers: with 1000 training examples, or all.
+# Prefixes of VTAB's tasks in paper/numbers: 1000 training examples, or all.
 _VTAB = ('VTAB-1k', 'VTAB (full data)')
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationData:
-  """The data of a number: one data set, or the tasks of a mean."""
+  """The evaluation data of a number: one data set, or the tasks of a mean."""
 
-  datasets: tuple[str, ...]  # names for datasets.open_split; empty: by hand
+  datasets: tuple[str, ...]  # for datasets.open_split; (): not in TFDS
   split: str
-  pick: str = ''  # what has to be given in place of a name
+  pick: str = ''  # description of the folder to give if `datasets` is ()
 
 
 def evaluation_data(eval_dataset: str) -> EvaluationData:
-  """Returns the target of a number, by the `eval_dataset` of its row.
+  """Returns the evaluation data of a number, by the row's `eval_dataset`.
 
   Raises:
-    InputError: a name that is not known.
+    InputError: the name is unknown.
   """
   if eval_dataset in _NAMED:
     name, split = _NAMED[eval_dataset]
@@ -251,12 +284,12 @@ def evaluation_data(eval_dataset: str) -> EvaluationData:
 
 
 def trained_on(finetune_dataset: str, dataset: str) -> str:
-  """Returns the data set that a model was fine-tuned on.
+  """Returns the data set on which a model was fine-tuned.
 
   Args:
-    finetune_dataset: of the row; '' where it was trained on one alone.
-    dataset: that it is evaluated on. ReaL and V2 are other labels and other
-      images for the classes of ImageNet.
+    finetune_dataset: the row's; '' if there was no fine-tuning.
+    dataset: the data set of the evaluation. For ReaL and V2 this is ImageNet:
+      they have other labels or other images for its classes.
   """
   if finetune_dataset in _NAMED:
     return _NAMED[finetune_dataset][0]

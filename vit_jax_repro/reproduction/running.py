@@ -1,14 +1,15 @@
-"""Running the check of a row, for a result that can be judged.
+"""Running the check of a row and writing its result.
 
-A results folder holds ROW_ID.json for each row that was measured
-(`paper.results` reads them), and below `work/` what was computed for them,
-named after what it is of, so that rows share it and nothing is done twice:
-see `evaluations` and `tuned_models`.
+A results folder holds ROW_ID.json for each measured row; `paper.results` reads
+these files. Its folder `work/` holds intermediate results, named after their
+inputs, so that rows share them and nothing is computed twice: see `evaluations`
+and `tuned_models`.
 """
 
 import os
 import statistics
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from vit_jax_repro.errors import InputError
@@ -32,28 +33,28 @@ def run(
   check: checks.Check,
   options: Options,
   meter: compute_cost.ComputeMeter | None = None,
-) -> dict[str, Any]:
-  """Measures a row, and writes RESULTS/ROW_ID.json.
+) -> Mapping[str, Any]:
+  """Measures a row and writes RESULTS/ROW_ID.json.
 
   Nothing is computed twice: an interrupted call is continued, and a call with
-  more seeds than the result has adds the missing ones.
+  more seeds than the existing result adds the missing ones.
 
   Args:
-    check: what to do.
-    options: where, and with which other settings.
-    meter: receives the operations and the time.
+    check: the check to run.
+    options: folders, data and overrides.
+    meter: receives the computed operations and their time.
 
   Returns:
     The contents of that file: row, accuracies (a fraction for each file or
-    seed, of several data sets the mean over them), num_examples, tasks (of
-    several data sets: {name: accuracies and num_examples}), check, overrides,
-    substituted, seeds, weights (the published files' SHA-256), data (the
-    fingerprints of what was evaluated), seconds, and the versions and devices.
+    seed, the mean if there are several data sets), num_examples, tasks (if
+    there are several data sets: {name: accuracies and num_examples}), check,
+    overrides, substituted, seeds, weights (SHA-256 of the published files),
+    data (fingerprints of the evaluated data), seconds, versions and devices.
 
   Raises:
-    InputError: something is left to pick; a file or setting is wrong; there
-      is a result of something else.
-    OSError: a file or data set is not there, or the folder cannot be written.
+    InputError: the check needs a choice; a file or setting is wrong; or the
+      existing result is of another check.
+    OSError: a file or data set is missing, or the folder cannot be written.
   """
   if check.pick:
     raise InputError(
@@ -98,11 +99,11 @@ def run(
 
 
 def remaining(check: checks.Check, options: Options) -> dict[str, float]:
-  """Returns about how many operations a check still takes.
+  """Returns the approximate operations that a check still needs.
 
   Returns:
-    {path: operations} of the evaluations and trainings that are not there;
-    checks that share one have the same path for it.
+    {path: operations} of the missing evaluations and trainings. Checks that
+    share one have the same path for it.
 
   Raises:
     InputError: an override is wrong.
@@ -134,7 +135,7 @@ def remaining(check: checks.Check, options: Options) -> dict[str, float]:
 
 
 def _measure(check, index, options, meter):
-  """Returns {'accuracies': one a file or seed, 'num_examples', 'data'}."""
+  """Returns {'accuracies': one for each file or seed, 'num_examples', 'data'}."""
   dataset = check.datasets[index]
   paths = [
     evaluations.weights_path(check.file_for(file, dataset), options)
@@ -155,7 +156,10 @@ def _measure(check, index, options, meter):
 
 
 def _evaluation(check, index, config=None):
-  """Returns the evaluation, read as the check or the training reads images."""
+  """Returns the evaluation with the preprocessing of the check.
+
+  If `config`, the settings of a training, is given, its preprocessing is used.
+  """
   size, preprocessing = check.image_sizes[index], check.preprocessing
   if config is not None:
     size, preprocessing = config['pp']['crop'], config['preprocessing']

@@ -1,14 +1,15 @@
-"""Models that are fine-tuned for checks, each once in a folder of results.
+"""Models that are fine-tuned for checks, stored in a folder of results.
 
-RESULTS/work/runs/KEY/ holds workdirs of jobs.train: `tune/*`, a training with
-each learning rate, and `seed_*`, those whose models are evaluated. KEY is a
-hash of the contents of the pre-trained file, the data set that is
-trained on and all settings. So checks of several test sets share a training.
+RESULTS/work/runs/KEY/ holds workdirs of jobs.train: `tune/*` for the training
+with each learning rate, and `seed_*` for the trainings whose models are
+evaluated. KEY has a hash of the contents of the pre-trained file, the training
+data set and all settings. So checks on several test sets share a training.
 """
 
 import dataclasses
 import functools
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from vit_jax_repro import jobs, models
@@ -31,17 +32,16 @@ class TunedModel:
   """The models that a check fine-tunes for one of its data sets."""
 
   model: str  # published name
-  candidates: tuple[dict, ...]  # settings of jobs.train, to choose from
-  # Of each candidate, the splits on which the choice is made.
-  tune: dict[str, str] | None
+  candidates: tuple[dict[str, Any], ...]  # settings of jobs.train
+  # Splits for the choice; None only if there is one candidate.
+  tune: Mapping[str, str] | None
   folder: str
   options: Options
 
   def remaining(self) -> dict[str, float]:
-    """Operations of the trainings that are not finished, by their folders.
+    """Returns {folder: operations} of the trainings that are not finished.
 
-    Which candidate is trained in the end is not known before; the longest is
-    taken for it.
+    The chosen candidate is not known before, so the longest one is assumed.
     """
     costs = [self._operations(config) for config in self.candidates]
     left = {}
@@ -61,11 +61,11 @@ class TunedModel:
   def run(
     self, meter: compute_cost.ComputeMeter
   ) -> tuple[list[str], dict[str, Any]]:
-    """Trains what is not trained yet.
+    """Trains the models, unless they are finished.
 
     Returns:
-      (paths of models, one for each seed; the settings that they have in
-      common).
+      The paths of the models, one for each seed; the settings of the chosen
+      candidate.
 
     Raises:
       As jobs.train.
@@ -82,6 +82,7 @@ class TunedModel:
     return paths, self.candidates[chosen]
 
   def seed_folder(self, seed: int) -> str:
+    """Returns the workdir of the training with a seed."""
     return os.path.join(self.folder, f'seed_{seed}')
 
   def _tune_folder(self, number):
@@ -89,10 +90,12 @@ class TunedModel:
     return os.path.join(self.folder, 'tune', f'{number}_lr_{rate}')
 
   def _chosen(self, meter):
-    """Returns the best candidate on the held-out part; no test set is read.
+    """Returns the number of the best candidate on the held-out part.
 
-    Its first seed decides (ViT paper, B.1.1: a sweep, then one training).
+    No test set is read. One seed decides (ViT paper, B.1.1: a sweep, then one
+    training).
     """
+    assert self.tune is not None, '_candidates has checked it'
     accuracies = []
     for number, config in enumerate(self.candidates):
       tried = dict(config, pp=dict(config['pp'], **self.tune))
@@ -130,10 +133,11 @@ class TunedModel:
 
 
 def check_settings(check: checks.Check, options: Options) -> None:
-  """Refuses wrong overrides, before there is anything to train from.
+  """Checks overrides and recipes, even if the pre-trained file is missing.
 
   Raises:
-    InputError: a setting is unknown, or its value is wrong.
+    InputError: a setting is unknown, or its value is wrong; or there are
+      several learning rates without a held-out split to choose on.
   """
   for index in range(len(check.recipes)):
     _candidates(check, index, options)
@@ -160,19 +164,26 @@ def finetuned_model(
 
 
 def _candidates(check, index, options):
-  """Returns the pre-trained file, and the settings to choose from."""
+  """Returns the path of the pre-trained file, and the settings to choose from."""
   (file,) = check.files
   path = options.weights(check.file_for(file, check.datasets[index]))
-  return path, tuple(
+  candidates = tuple(
     _config(check, recipe, base_lr, path, options)
     for recipe in check.recipes[index]
     for base_lr in recipe.base_lrs
   )
+  first: Recipe = check.recipes[index][0]
+  if len(candidates) > 1 and first.tune is None:
+    raise InputError(
+      f'recipe {first.name!r} has several learning rates, but {check.row.id} '
+      'has no held-out images to choose one; give another --recipe'
+    )
+  return path, candidates
 
 
 def _config(check, recipe, base_lr, path, options):
-  """Returns settings for jobs.train, every key spelt out."""
-  config = _spelt_out(recipe, check.model)
+  """Returns complete settings for jobs.train."""
+  config = _complete_settings(recipe, check.model)
   folder, name = os.path.split(os.path.abspath(path))
   config.update(
     base_lr=base_lr,
@@ -183,15 +194,16 @@ def _config(check, recipe, base_lr, path, options):
   apply_overrides(config, options.overrides)
   if 'seed' in options.overrides:
     raise InputError(
-      'override seed: trainings have the seeds 0, 1, ...; say how many by '
-      'seeds, and leave it out'
+      'override seed: trainings have the seeds 0, 1, ...; leave it out and '
+      'give their number as --seeds'
     )
   config = settings.to_plain(config)
   settings.from_config(config)
   return config
 
 
-def _spelt_out(recipe, model):
+def _complete_settings(recipe, model):
+  """Returns the settings of a recipe with every default filled in."""
   architecture = recipe.architecture(models.variant(model))
   config = configuration.create(
     dict(recipe.settings), dict(architecture, model_name=model)
@@ -208,7 +220,7 @@ def _without_free(config):
 
 
 def _same(config, where):
-  """Returns whether a run's data are still those of its manifest."""
+  """Returns whether the data still have the fingerprints in a run's manifest."""
   made = evaluations.read_json(os.path.join(where, 'manifest.json'))
   data = made.get('data', {})
   open_split = functools.partial(

@@ -1,4 +1,4 @@
-"""What checking rows takes, as something to show."""
+"""Views of planned checks and of the cost of models."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from vit_jax_repro.reproduction import checks
 
 
 def plan(found: Sequence[checks.Check]) -> View:
-  """View of checks: one in full, several as a table."""
+  """Returns a view of checks: one in full, several as a table."""
   records = tuple(_record(check) for check in found)
   if len(found) == 1:
     lines = tuple(item for item in records[0].items() if item[1])
@@ -108,6 +108,7 @@ def computed_costs(
   published = {
     (row.model, int(row.epochs)): row.exaflops
     for row in table.select('ViT Table 6')
+    if row.exaflops is not None
   }
   rows = facts.named('Model sizes').rows
   return cost.table(published, compiled=compiled), sizes.table(rows)
@@ -116,15 +117,15 @@ def computed_costs(
 def costs_view(
   costs: Sequence[cost.Cost], parameters: Sequence[sizes.Size]
 ) -> View:
-  """View of pre-training compute, and of numbers of parameters."""
+  """Returns a view of pre-training compute and of numbers of parameters."""
   compute = Section(
     'Pre-training on JFT-300M: ViT Table 6',
     (
       'exaFLOPs are 3 x 2 x multiply-adds (MACs) x images, of models without '
       f'a head at {cost.IMAGE_SIZE} pixels and {cost.JFT_IMAGES / 1e6:.0f} M '
-      'images an epoch. With 49 tokens, without its class token, ViT-B/32 '
-      'would come to 55.0; of R50x1+ViT-L/16 the table has 859 for 7 epochs, '
-      'and less than twice that for 14.',
+      'images an epoch. Without its class token, ViT-B/32 has 49 tokens and '
+      'needs 55.0. For R50x1+ViT-L/16 the table has 859 for 7 epochs, and less '
+      'than twice that for 14.',
     ),
     _COMPUTE,
     tuple(_compute(row) for row in costs),
@@ -133,7 +134,8 @@ def costs_view(
     'Parameters in millions',
     (
       f'At {cost.IMAGE_SIZE} pixels; heads have {sizes.NUM_CLASSES} classes. '
-      'Which of the counts is the published one, rounded or cut off:',
+      'The last column names the counts that give the published one, rounded '
+      'or truncated:',
     ),
     ('system', '>published', *(f'>{name}' for name in sizes.COUNTS), 'fits'),
     tuple(_counts(row) for row in parameters),
