@@ -240,7 +240,7 @@ def test_labels_of_other_names_are_used_as_they_are(tiny1000, tmp_path, capfd):
   result = jobs.evaluate(tiny1000, photographs(tmp_path, names))
   assert (result.correct, result.num_examples) == (0, 2)
   notes = capfd.readouterr().err
-  assert 'labels are used as they are' in notes
+  assert 'labels are used unchanged' in notes
 
 
 @quick

@@ -35,7 +35,7 @@ def test_each_head_is_the_originals():
 def test_other_models_have_one():
   model = models.create('ViT-Ti_16')
   assert classify.pick_head(model, 'both') is model
-  with pytest.raises(ValueError, match="head='class' is of distilled models"):
+  with pytest.raises(ValueError, match="head='class' is only for distilled"):
     classify.pick_head(model, 'class')
   with pytest.raises(ValueError, match="unknown head='left'"):
     classify.pick_head(model, 'left')

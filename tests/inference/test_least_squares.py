@@ -142,7 +142,7 @@ def test_wrong_batches_and_models_are_one_line():
   broken[[3, 9], 0, 0, 0] = np.inf
   for model, images, number, message in [
     (models.create(spec), IMAGES, 22, 'read 21 images instead of 22'),
-    (models.create(spec), IMAGES[:0], None, 'no image to take features of'),
+    (models.create(spec), IMAGES[:0], None, 'no image to compute features of'),
     (models.create(spec), broken, None, 'features of 2 of 21 images are not'),
     (unpooled, IMAGES, None, r'features of shape \(5, 16\)'),
   ]:

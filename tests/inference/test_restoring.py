@@ -16,7 +16,7 @@ from vit_jax_repro.weights import npz, trees
 pytestmark = pytest.mark.quick
 
 POSITIONS = 'Transformer/posembed_input/pos_embedding'
-READ_AS = 'note: nothing says how images are to be read; using {!r}'
+READ_AS = 'note: no preprocessing is recorded for the file; using {!r}'
 
 
 @pytest.fixture(scope='module')
@@ -218,7 +218,7 @@ def test_positions_read_as_those_of_the_patches_alone_are_noted(
   assert restored.image_size == (8, 8)
   said = capfd.readouterr().err
   assert said.count('\n') == 1
-  assert said.startswith('note: 4 position embeddings are a square')
+  assert said.startswith('note: 4 position embeddings form a square')
   fitted = trees.flatten(restored.params)[POSITIONS]
   np.testing.assert_array_equal(fitted[:, 1:], flat[POSITIONS])
   assert not np.any(fitted[:, 0])

@@ -1,1 +1,1 @@
-"""Models restored from weights files, and what they are used for."""
+"""Models restored from weights files: evaluation, prediction, few-shot."""

@@ -1,17 +1,19 @@
 """Top-1 and top-5 accuracy in which every image counts exactly once.
 
-Where an image may be of several classes, as in ImageNet-ReaL, any of them is
-a hit, and images of no class at all are skipped (arXiv:2006.07159, and the
-code in google-research/reassessed-imagenet).
+If an image has several classes, as in ImageNet-ReaL, a prediction of any of
+them is correct, and an image without a class is skipped (arXiv:2006.07159, and
+the code in google-research/reassessed-imagenet).
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from vit_jax_repro.data import batches as batch_form
 from vit_jax_repro.errors import InputError
@@ -22,19 +24,21 @@ TOP = 5
 _SUMS = ('correct', 'correct_top5', 'count', 'skipped', 'not_finite')
 
 
-def eval_step(params, batch, *, model):
-  """Counts, as sums over the rows that are not masked.
+def eval_step(
+  params: Mapping[str, Any], batch: Mapping[str, Any], *, model: Any
+) -> dict[str, jax.Array]:
+  """Counts correct predictions over the unmasked rows of a batch.
 
   Args:
-    params: what `model.apply` takes.
+    params: parameters for `model.apply`.
     batch: image [B, H, W, 3], mask [B] bool, and label, [B] int32 or [B, K]
-      integers, 1 for each class that the image is of and 0 elsewhere.
-    model: gives logits [B, K].
+      integers with 1 for each class of the image and 0 elsewhere.
+    model: a linen module with logits [B, K].
 
   Returns:
     int32 scalars: correct, correct_top5 (a label among the min(5, K) largest
-    logits), count, skipped (rows without a label, which are in none of
-    these), and not_finite (rows with a NaN or infinity, skipped or not).
+    logits), count, skipped (rows without a label, which the former counts
+    exclude), and not_finite (rows with a NaN or infinity, skipped or not).
   """
   label, mask = batch['label'], batch['mask']
   logits = _logits(params, batch['image'], model=model)  # [B, K]
@@ -55,30 +59,37 @@ def eval_step(params, batch, *, model):
   }
 
 
-def evaluate(model, params, batches, mesh=None, *, num_examples=None):
+def evaluate(
+  model: Any,
+  params: Mapping[str, Any],
+  batches: Iterable[dict[str, Any]],
+  mesh: Mesh | None = None,
+  *,
+  num_examples: int | None = None,
+) -> dict[str, Any]:
   """Evaluates a classifier on batches of numpy arrays.
 
-  A batch whose rows do not divide over the devices is filled up with masked
-  rows, so any batch size works on any number of devices.
+  A batch whose rows do not divide over the devices is padded with masked rows,
+  so any batch size works on any number of devices.
 
   Args:
     model: a linen module with logits [B, K].
     params: its parameters, host or device arrays; they are not donated.
-    batches: this process's batches, as many in every process; image
+    batches: batches of this process, the same number in every process; image
       [B, H, W, 3] float32, label [B] int32 or [B, K] integers (see
-      `eval_step`), mask [B] bool (all True if left out).
-    mesh: all devices, examples divided, by default.
-    num_examples: how many unmasked rows there must be over all processes,
-      those without a label included.
+      `eval_step`), mask [B] bool (all True if absent).
+    mesh: the mesh that divides the examples; by default of all devices.
+    num_examples: expected number of unmasked rows over all processes, including
+      those without a label; None: not checked.
 
   Returns:
-    dict of accuracy, top5_accuracy (fractions, float), correct, correct_top5,
-    num_examples (what the fractions are of) and skipped (those without a
-    label), int.
+    dict of accuracy and top5_accuracy (fractions of num_examples, float),
+    correct, correct_top5, num_examples and skipped (images without a label,
+    not in num_examples), int.
 
   Raises:
-    InputError: another number of images, or none; logits that are not [B, K]
-      or not finite.
+    InputError: the number of images differs from `num_examples` or is 0; the
+      logits are not [B, K] or not finite.
   """
   mesh = meshes.create_mesh() if mesh is None else mesh
   params = meshes.replicate(params, mesh)
@@ -98,18 +109,20 @@ def evaluate(model, params, batches, mesh=None, *, num_examples=None):
   return _result(totals, num_examples)
 
 
-def probabilities(model, params, images):
-  """Softmax over the classes.
+def probabilities(
+  model: Any, params: Mapping[str, Any], images: np.ndarray
+) -> np.ndarray:
+  """Returns the softmax of the logits over the classes.
 
   Args:
-    model, params: as for `evaluate`.
+    model, params: see `evaluate`.
     images: [B, H, W, 3] float32.
 
   Returns:
     [B, K] float32 numpy array.
 
   Raises:
-    InputError: logits that are not [B, K], or not finite.
+    InputError: the logits are not [B, K], or not finite.
   """
   _require_classifier(model, params, images)
   logits = np.asarray(_compiled_logits(model)(params, images))
@@ -129,8 +142,8 @@ def _require_classifier(model, params, images):
   )
   if logits.ndim != 2:
     raise InputError(
-      f'the model gives {logits.shape[1:]} outputs for an image instead of one '
-      'number for each class; use a classifier that pools'
+      f'the model gives outputs of shape {logits.shape[1:]} for an image '
+      'instead of one number for each class; use a classifier that pools'
     )
 
 
@@ -140,8 +153,8 @@ def _compiled_logits(model):
 
 
 @functools.lru_cache(maxsize=8)
-def compiled_step(model, mesh):
-  """Returns the jitted `eval_step` of a model: (params, batch) -> sums."""
+def compiled_step(model: Any, mesh: Mesh) -> Callable[..., Any]:
+  """Returns the jitted `eval_step` of a model: (params, batch) -> counts."""
   step = dividing.divide_work(functools.partial(eval_step, model=model), mesh)
   return jax.jit(step, out_shardings=meshes.replicated(mesh))
 
@@ -179,7 +192,7 @@ HEADS = ('both', 'class', 'distillation')
 
 @dataclasses.dataclass(frozen=True)
 class OneHead:
-  """A distilled ViT of which one head alone speaks (DeiT paper, Table 3).
+  """A distilled ViT with the logits of one of its heads (DeiT paper, Table 3).
 
   Fields:
     model: a `models.vit.ViT` with `distilled`, without dropout.
@@ -190,26 +203,31 @@ class OneHead:
   head: str
 
   @property
-  def num_classes(self):
+  def num_classes(self) -> int:
+    """Returns the number of classes."""
     return self.model.num_classes
 
-  def apply(self, variables, images, *, train):
-    """Images [B, H, W, 3] -> logits [B, K] of that head."""
+  def apply(
+    self, variables: Mapping[str, Any], images: jax.Array, *, train: bool
+  ) -> jax.Array:
+    """Returns the head's logits [B, K] for images [B, H, W, 3]."""
     del train
-    # In training the model gives both; without dropout nothing else changes.
+    # With train=True the model returns the logits of both heads. As it has no
+    # dropout, this is the only difference.
     logits = self.model.apply(variables, images, train=True)
     return logits[HEADS.index(self.head) - 1]
 
 
 def pick_head(model: Any, head: str) -> Any:
-  """The model, or that of one head.
+  """Returns a model with the logits of the chosen head.
 
   Args:
     model: a linen module.
-    head: of `HEADS`; 'both' is what the model itself gives, their mean.
+    head: one of `HEADS`. 'both' returns the model itself, whose logits are the
+      mean of both heads.
 
   Raises:
-    InputError: an unknown head, or one of a model that has no two.
+    InputError: the head is unknown, or the model does not have two heads.
   """
   if head not in HEADS:
     raise InputError(f'unknown {head=}; choose from {list(HEADS)}')
@@ -217,7 +235,7 @@ def pick_head(model: Any, head: str) -> Any:
     return model
   if not getattr(model, 'distilled', False):
     raise InputError(
-      f"head={head!r} is of distilled models (DeiT); use 'both' for this one"
+      f'head={head!r} is only for distilled models (DeiT); use head=both'
     )
   without = dict(
     dropout_rate=0.0, attention_dropout_rate=0.0, stochastic_depth_rate=0.0

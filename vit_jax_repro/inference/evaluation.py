@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import time
+from typing import Any
 
 import jax
 
@@ -21,8 +22,8 @@ class Evaluation:
   accuracy: float
   top5_accuracy: float
   correct: int
-  num_examples: int  # that the accuracies are of
-  seconds: float  # of reading, compiling and computing
+  num_examples: int  # denominator of the accuracies
+  seconds: float  # for reading, compiling and computing
   images_per_sec: float
   weights: str
   dataset: str
@@ -31,44 +32,44 @@ class Evaluation:
   image_size: tuple[int, int]
   preprocessing: str
   num_classes: int  # of the model
-  skipped: int = 0  # further images, which have no label (ImageNet-ReaL)
-  # A line on each image that could not be decoded; of several processes, on
-  # those that this one read. They count as wrong.
+  skipped: int = 0  # further images without a label (ImageNet-ReaL)
+  # One line for each image that this process could not decode. These images
+  # count as wrong.
   unreadable: tuple[str, ...] = ()
 
 
 def evaluate(
-  weights,
-  dataset,
+  weights: str | os.PathLike,
+  dataset: str,
   *,
-  model=None,
-  split='test',
-  batch_size=64,
-  preprocessing=None,
-  image_size=None,
-  data_dir=None,
-  head='both',
-):
-  """Top-1 and top-5 accuracy of a weights file; every image counted once.
+  model: str | None = None,
+  split: str = 'test',
+  batch_size: int = 64,
+  preprocessing: str | None = None,
+  image_size: int | tuple[int, ...] | list[int] | None = None,
+  data_dir: str | None = None,
+  head: str = 'both',
+) -> Evaluation:
+  """Measures top-1 and top-5 accuracy; every image counts once.
 
-  Labels are matched to the model's classes by name where the data set's
-  names are among the model's, and used as they are otherwise. Where an image
-  may be of several classes, any of them is a hit, and an image of none is
-  skipped. An image that cannot be decoded counts as wrong.
+  If the data set's class names are among the model's, labels are matched by
+  name; otherwise they are used unchanged. If an image has several classes, a
+  prediction of any of them is correct; an image without a class is skipped. An
+  image that cannot be decoded counts as wrong.
 
   Args:
     weights, model, image_size, preprocessing: see `restoring.restore`.
     dataset, split, data_dir: see data.datasets.open_split.
-    batch_size: images a step, over all processes and devices; any number.
-    head: of a distilled model, 'class' or 'distillation' for that one alone.
+    batch_size: images of a step, over all processes and devices; any number.
+    head: 'class' or 'distillation' evaluates one head of a distilled model.
 
   Returns:
-    Evaluation.
+    The accuracies and the settings of the evaluation.
 
   Raises:
-    InputError: one line on anything wrong with the arguments or the files, a
-      head of zeros, or a label that the model has no class for.
-    OSError: a file or data set is not there or cannot be read.
+    InputError: an argument or a file is wrong, the head is all zeros, or the
+      model has no class for a label. The message is one line.
+    OSError: a file or data set is missing or cannot be read.
   """
   if batch_size < 1:
     raise InputError(f'{batch_size=} must be at least 1')
@@ -79,7 +80,7 @@ def evaluate(
   )
   source = datasets.open_split(dataset, split, data_dir=data_dir)
   started = time.perf_counter()
-  unreadable = []
+  unreadable: list[str] = []
   measured = _measured(
     source,
     restored,
@@ -102,8 +103,8 @@ def evaluate(
   )
 
 
-def _measured(source, restored, batch_size, report):
-  """Accuracies and counts, over all processes."""
+def _measured(source, restored, batch_size, report) -> dict[str, Any]:
+  """Returns accuracies and counts, over all processes."""
   table = _label_table(source, restored)
   examples = pipeline.evaluation_batches(
     source,
@@ -125,7 +126,10 @@ def _measured(source, restored, batch_size, report):
 
 
 def _label_table(source, restored):
-  """Labels of the model for those of the data set; None: use as they are."""
+  """Returns the model's label for each label of the data set.
+
+  Returns None if labels are used unchanged.
+  """
   names, num_classes = restored.class_names, restored.num_classes
   table = labels.align(source.class_names, names, num_classes)
   if table is None and source.num_classes > num_classes:
@@ -136,7 +140,7 @@ def _label_table(source, restored):
   if table is None and names is not None:
     note(
       f'class names of {source.name!r} are not those of the model; labels are '
-      'used as they are'
+      'used unchanged'
     )
   lacking = 0 if table is None else int((table == NO_CLASS).sum())
   if lacking:

@@ -4,6 +4,8 @@ import dataclasses
 import os
 import statistics
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,21 +18,21 @@ from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.parallel import mesh as meshes
 
-# Of these two the protocol takes the scale, to [-1, 1], and not the resizing:
-# it resizes the short side to 256 and crops 224 (big_vision,
-# configs/common_fewshot.py), which for other sizes is done in proportion.
-_SQUASHING = ('vit_jax', 'bit')
+# Preprocessings that resize to a square. The few-shot protocol has the same
+# scale, [-1, 1], but resizes the short side to 256 and crops 224 (big_vision,
+# configs/common_fewshot.py). Other image sizes are resized in proportion.
+_SQUARE = ('vit_jax', 'bit')
 PREPROCESSING = 'big_vision'
-IMAGE_SIZE = (224, 224)  # where a file leaves it open, as BiT's do
+IMAGE_SIZE = (224, 224)  # for files without an image size, such as BiT's
 
 
 @dataclasses.dataclass(frozen=True)
 class Shots:
-  """Accuracies with a given number of images of each class."""
+  """Accuracies after learning from a given number of images of each class."""
 
   shots: int
-  accuracies: tuple[float, ...]  # fractions, of each seed
-  correct: tuple[int, ...]  # test images, of each seed
+  accuracies: tuple[float, ...]  # a fraction for each seed
+  correct: tuple[int, ...]  # number of test images for each seed
   mean: float
   spread: float  # standard deviation over the seeds; 0 for one
 
@@ -40,9 +42,9 @@ class FewShot:
   """The result of `fewshot`."""
 
   results: tuple[Shots, ...]
-  num_examples: int  # of the test split, that accuracies are of
+  num_examples: int  # images of the test split, denominator of the accuracies
   num_classes: int  # of the data set
-  seeds: int  # how many
+  seeds: int  # number of seeds
   l2: float
   feature_size: int
   weights: str
@@ -53,52 +55,52 @@ class FewShot:
   image_size: tuple[int, int]
   preprocessing: str
   seconds: float
-  # A line on each image that could not be decoded, as in jobs.Evaluation:
-  # those to learn from are left out, those of the test split count as wrong.
+  # One line for each image that could not be decoded, as in jobs.Evaluation.
+  # Training images are left out, test images count as wrong.
   unreadable: tuple[str, ...] = ()
 
 
 def fewshot(
-  weights,
-  dataset,
+  weights: str | os.PathLike,
+  dataset: str,
   *,
-  shots=least_squares.SHOTS,
-  seeds=least_squares.SEEDS,
-  l2=least_squares.L2,
-  model=None,
-  train_split='train',
-  split='test',
-  batch_size=64,
-  preprocessing=None,
-  image_size=None,
-  data_dir=None,
-):
-  """Returns the accuracy of least squares on features of a few images a class.
+  shots: Sequence[int] = least_squares.SHOTS,
+  seeds: int = least_squares.SEEDS,
+  l2: float = least_squares.L2,
+  model: str | None = None,
+  train_split: str = 'train',
+  split: str = 'test',
+  batch_size: int = 64,
+  preprocessing: str | None = None,
+  image_size: int | tuple[int, ...] | list[int] | None = None,
+  data_dir: str | None = None,
+) -> FewShot:
+  """Measures the accuracy of a linear classifier from a few images a class.
 
-  The head of the file is not used and may be zeros. `least_squares` has the
-  method, `choose` picks the images to learn from.
+  The classifier is fitted by least squares on the features of the model, see
+  `least_squares`; `choose` draws the images to learn from. The head of the file
+  is not used and may be all zeros.
 
   Args:
     weights, model: see `restoring.restore`.
     dataset, data_dir: see data.datasets.open_split.
     shots: numbers of images of each class.
-    seeds: how many choices of them; the seeds are 0, 1, ...
-    l2: see inference.least_squares.fit.
-    train_split: the split that the images are chosen from.
-    split: the split that is predicted, every image counted once.
-    batch_size: images a step, over all processes and devices; any number.
-    preprocessing: by default the file's, but the protocol's 'big_vision' in
-      place of 'bit' and 'vit_jax'.
+    seeds: number of draws; the seeds are 0, 1, ...
+    l2: see least_squares.fit.
+    train_split: the split from which the images are drawn.
+    split: the test split; every image counts once.
+    batch_size: images of a step, over all processes and devices; any number.
+    preprocessing: by default the file's, or the protocol's 'big_vision' if the
+      file's is 'bit' or 'vit_jax'.
     image_size: by default the file's, else 224.
 
   Returns:
-    FewShot.
+    The accuracies and the settings of the evaluation.
 
   Raises:
-    InputError: one line on anything wrong with the arguments or the files, on
-      a class that has fewer images, or on a data set with several labels an
-      image.
-    OSError: a file or data set is not there or cannot be read.
+    InputError: an argument or a file is wrong, a class has too few images, or
+      the data set has several labels for an image. The message is one line.
+    OSError: a file or data set is missing or cannot be read.
   """
   shots = tuple(shots)
   _check(shots, seeds, l2, batch_size)
@@ -107,7 +109,7 @@ def fewshot(
   test = datasets.open_split(dataset, split, data_dir=data_dir)
   train = datasets.open_split(dataset, train_split, data_dir=data_dir)
   choice = choose(train, shots, range(seeds))
-  unreadable = []
+  unreadable: list[str] = []
   features = _Features(restored, batch_size, unreadable)
   rows, places = features.extract(choice.split)
   row_of = {place: row for row, place in enumerate(places) if place >= 0}
@@ -198,10 +200,10 @@ def _restored(weights, model, image_size, preprocessing):
     preprocessing,
     default_image_size=IMAGE_SIZE,
   )
-  if preprocessing is None and restored.preprocessing in _SQUASHING:
+  if preprocessing is None and restored.preprocessing in _SQUARE:
     note(
-      f'images are read by {PREPROCESSING!r}, as the few-shot protocol says, '
-      f'and not by {restored.preprocessing!r}'
+      f'images are preprocessed by {PREPROCESSING!r}, as in the few-shot '
+      f'protocol, not by {restored.preprocessing!r}'
     )
     return dataclasses.replace(restored, preprocessing=PREPROCESSING)
   return restored
@@ -220,31 +222,40 @@ def _summary(number, correct, test):
 
 @dataclasses.dataclass(frozen=True)
 class ChosenImages:
-  """The images that all shots and seeds need, each once."""
+  """The union of the images drawn for all shots and seeds.
 
-  labels: np.ndarray  # [n] int64
-  places: dict  # (shots, seed): places in `labels`, [K * shots]
-  split: object  # of these images; their label is their place in `labels`
+  Fields:
+    labels: [n] int64.
+    places: {(shots, seed): indices into `labels`, [K * shots]}.
+    split: the drawn images as a data split, in which the label of an image is
+      its index into `labels`.
+  """
+
+  labels: np.ndarray
+  places: dict[tuple[int, int], np.ndarray]
+  split: Any
 
 
-def choose(split: datasets.Split, shots, seeds) -> ChosenImages:
-  """Chooses `shots` images of each class for each seed.
+def choose(
+  split: datasets.Split, shots: Sequence[int], seeds: Sequence[int]
+) -> ChosenImages:
+  """Draws images of each class, for all numbers of shots and all seeds.
 
-  All labels are read, and no image is decoded.
+  Reads all labels, but decodes no image.
 
   Args:
-    split: to choose from.
+    split: the split to draw from.
     shots: numbers of images of a class.
-    seeds: integers that are not negative.
+    seeds: non-negative integers.
 
   Raises:
-    InputError: a class has fewer images, or the data set several labels an
-      image.
+    InputError: a class has too few images, or the data set has several labels
+      for an image.
   """
   if split.multi_label:
     raise InputError(
-      f'data set {split.name!r} has several labels an image, and few-shot '
-      'evaluation wants one; use another data set'
+      f'data set {split.name!r} has several labels for an image, but few-shot '
+      'evaluation needs one; use another data set'
     )
   ids, labels = _found(split)
   try:
@@ -266,7 +277,7 @@ def choose(split: datasets.Split, shots, seeds) -> ChosenImages:
 
 
 def _found(split):
-  """Returns ids and labels of all examples, sorted by id."""
+  """Returns the ids and labels of all examples, sorted by id."""
 
   def named(example):
     record = split.load(example)
@@ -280,7 +291,7 @@ def _found(split):
 
 
 class _Images:
-  """A part of a datasets.Split in which each image is a class of its own."""
+  """A part of a datasets.Split in which each image is its own class."""
 
   multi_label = False
 
@@ -307,10 +318,10 @@ class _Images:
     return self._split.locate(example_id)
 
   def _place(self, example_id):
-    """Returns the place of an id among ours, -1 if it is not; in TensorFlow."""
+    """Returns the TensorFlow index of an id in `self._ids`; -1 if absent."""
     tf = tensorflow()
     if self._table is None:
-      with tf.init_scope():  # outlives the function that is being traced
+      with tf.init_scope():  # the table outlives the traced function
         places = tf.lookup.KeyValueTensorInitializer(
           tf.constant(self._ids), tf.range(len(self._ids), dtype=tf.int64)
         )

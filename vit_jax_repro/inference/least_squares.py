@@ -2,34 +2,38 @@
 
 The ViT paper (arXiv:2010.11929, section 4.1) maps the representation of a few
 training images to targets in {-1, 1}^K by regularised least squares, which has
-a closed form. What the paper leaves open is as in the authors' code,
-google-research/big_vision, evaluators/fewshot_lsr.py: features are whitened
-one by one, a large constant stands for the bias, and the class with the
-largest output is the prediction.
+a closed form. Details that the paper omits are taken from the authors' code,
+google-research/big_vision, evaluators/fewshot_lsr.py: each feature is whitened
+separately, a large constant feature serves as the bias, and the prediction is
+the class with the largest output.
 
-Shapes: N images, D features (the constant included), K classes.
+Shapes: N images, D features (including the constant), K classes.
 """
 
 import dataclasses
 import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+from jax.sharding import Mesh
 
 from vit_jax_repro.data import batches as batch_form
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.parallel import mesh as meshes
 
-# Constants of fewshot_lsr.py and of configs/common_fewshot.py there.
-BIAS = 100.0  # the constant feature; so large that its weight is nearly free
-STD_FLOOR = 1e-5  # added to the deviation that a feature is divided by
+# Constants of big_vision's fewshot_lsr.py and configs/common_fewshot.py.
+# The constant feature. It is large, so that l2 hardly restricts the bias.
+BIAS = 100.0
+STD_FLOOR = 1e-5  # added to the deviation by which a feature is divided
 L2 = 2.0**10
 SHOTS = (1, 5, 10, 25)
 SEEDS = 3
 
-_ROWS = 4096  # images that are predicted at a time, in float64
+_ROWS = 4096  # images that are predicted at a time; limits float64 memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +42,13 @@ class Head:
 
   mean: np.ndarray  # [D - 1] float64, of the training images
   scale: np.ndarray  # [D - 1] float64, their deviation and STD_FLOOR
-  weights: np.ndarray  # [D, K] float64, those of the constant last
+  weights: np.ndarray  # [D, K] float64, the constant's row last
 
-  def predict(self, features):  # [N, D - 1] -> [N] classes
-    """The class with the largest output, the first of equal ones."""
+  def predict(self, features: np.ndarray) -> np.ndarray:
+    """Returns the classes [N] with the largest output for features [N, D - 1].
+
+    If two classes have equal outputs, the first one counts.
+    """
     parts = (
       features[start : start + _ROWS]
       for start in range(0, len(features), _ROWS)
@@ -53,17 +60,20 @@ class Head:
     return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
-def fit(features, labels, num_classes, *, l2=L2):
-  """The head that a few images give; computed in float64.
+def fit(
+  features: np.ndarray,
+  labels: np.ndarray,
+  num_classes: int,
+  *,
+  l2: float = L2,
+) -> Head:
+  """Fits a linear classifier to the features of a few images, in float64.
 
   Args:
     features: [N, D - 1] floats.
     labels: [N] integers in 0..num_classes - 1.
     num_classes: K; the targets of a class without an image are all -1.
-    l2: what the squared weights are multiplied by, that of the constant's too.
-
-  Returns:
-    Head.
+    l2: factor of the squared weights in the loss, including the constant's.
 
   Raises:
     InputError: there is no image, a feature is not finite, or l2 is not
@@ -81,11 +91,11 @@ def fit(features, labels, num_classes, *, l2=L2):
   return Head(mean, scale, solve(_whitened(features, mean, scale), targets, l2))
 
 
-def solve(x, y, l2):
-  """The w that makes |x w - y|^2 + l2 |w|^2 smallest.
+def solve(x: np.ndarray, y: np.ndarray, l2: float) -> np.ndarray:
+  """Returns the w that minimises |x w - y|^2 + l2 |w|^2.
 
-  Of the two forms of the same solution the one with the smaller matrix is
-  taken: (x'x + l2)^-1 x'y where N >= D, else x'(x x' + l2)^-1 y.
+  The solution has two equivalent forms. The one with the smaller matrix is
+  used: (x'x + l2)^-1 x'y if N >= D, else x'(x x' + l2)^-1 y.
 
   Args:
     x: [N, D] float64.
@@ -102,30 +112,37 @@ def solve(x, y, l2):
   return x.T @ solved(x @ x.T + l2 * np.eye(num_rows), y)
 
 
-def features(model, params, batches, mesh=None, *, num_examples=None):
-  """What a frozen model says of images before its head.
+def features(
+  model: Any,
+  params: Mapping[str, Any],
+  batches: Iterable[dict[str, Any]],
+  mesh: Mesh | None = None,
+  *,
+  num_examples: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the features of images: a frozen model's output before its head.
 
-  Of a ViT or a hybrid that is the pooled token, behind the tanh layer where
-  there is one; of a BiT and a Mixer the mean over places; of a distilled DeiT
-  both of its tokens side by side. Batches are divided over the devices as in
+  For a ViT or a hybrid this is the pooled token, after the tanh layer if there
+  is one; for a BiT or a Mixer the mean over positions; for a distilled DeiT
+  both of its tokens, concatenated. Batches are divided over the devices as in
   `classify.evaluate`.
 
   Args:
     model: a linen module with a field `num_classes`.
     params: its parameters, host or device arrays; those of a head are unused.
-    batches: this process's batches, as many in every process; image
-      [B, H, W, 3] float32, label [B] int32, mask [B] bool (all True if left
-      out).
-    mesh: all devices, examples divided, by default.
-    num_examples: how many unmasked rows there must be over all processes.
+    batches: batches of this process, the same number in every process; image
+      [B, H, W, 3] float32, label [B] int32, mask [B] bool (all True if absent).
+    mesh: the mesh that divides the examples; by default of all devices.
+    num_examples: expected number of unmasked rows over all processes; None: not
+      checked.
 
   Returns:
     [N, D - 1] float32 features and [N] int32 labels of all processes, in every
     process; their order depends on the number of processes.
 
   Raises:
-    InputError: another number of images, or none; a model that does not pool;
-      features that are not finite.
+    InputError: the number of images differs from `num_examples` or is 0; the
+      model does not pool; a feature is not finite.
   """
   mesh = meshes.create_mesh() if mesh is None else mesh
   model = model.clone(num_classes=None)
@@ -147,7 +164,7 @@ def features(model, params, batches, mesh=None, *, num_examples=None):
   if num_examples is not None and number != num_examples:
     raise InputError(f'read {number} images instead of {num_examples}')
   if not number:
-    raise InputError('there was no image to take features of')
+    raise InputError('there was no image to compute features of')
   values, labels = map(np.concatenate, zip(*found, strict=True))
   finite = np.isfinite(values).all(axis=1)
   if not finite.all():
@@ -157,8 +174,10 @@ def features(model, params, batches, mesh=None, *, num_examples=None):
   return values, labels
 
 
-def feature_step(params, batch, *, model):
-  """(features [B, D - 1] float32, labels, mask) of a batch."""
+def feature_step(
+  params: Mapping[str, Any], batch: Mapping[str, Any], *, model: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns (features [B, D - 1] float32, labels, mask) of a batch."""
   values = _features(params, batch['image'], model=model)
   return values, batch['label'], batch['mask']
 
@@ -188,7 +207,7 @@ def _compiled(model, mesh):
 
 
 def _rows(result):
-  """[(features, labels)] of what a step gave, without what only fills up."""
+  """Returns [(features, labels)] of a step's output without padding rows."""
   if result is None:
     return []
   values, labels, mask = (np.asarray(array) for array in result)

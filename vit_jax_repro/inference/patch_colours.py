@@ -1,9 +1,12 @@
-"""How well masked patch prediction tells the colours of corrupted patches."""
+"""Accuracy of masked patch prediction on the colours of corrupted patches."""
 
 import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from vit_jax_repro.data import batches as batch_form
 from vit_jax_repro.errors import InputError
@@ -12,14 +15,23 @@ from vit_jax_repro.parallel import mesh as meshes
 from vit_jax_repro.training import masked_patches
 
 
-def eval_step(params, batch, key, first, *, model, mean, std):
-  """Counts, as sums over the corrupted patches of rows that are not masked.
+def eval_step(
+  params: Mapping[str, Any],
+  batch: Mapping[str, Any],
+  key: jax.Array,
+  first: int | jax.Array,
+  *,
+  model: Any,
+  mean: float | Sequence[float],
+  std: float | Sequence[float],
+) -> dict[str, jax.Array]:
+  """Counts correct predictions over the corrupted patches of unmasked rows.
 
   Args:
-    params: what `model.apply` takes.
+    params: parameters for `model.apply`.
     batch: image [B, H, W, 3], mask [B] bool.
-    key: of all images; that of one follows from its number.
-    first: number of the first row.
+    key: random key. The number of an image is folded in for its own key.
+    first: number of the first image of the batch.
     model, mean, std: see `masked_patches.objective`.
 
   Returns:
@@ -44,36 +56,35 @@ def eval_step(params, batch, key, first, *, model, mean, std):
 
 
 def evaluate(
-  model,
-  params,
-  batches,
-  mesh=None,
+  model: Any,
+  params: Mapping[str, Any],
+  batches: Iterable[dict[str, Any]],
+  mesh: Mesh | None = None,
   *,
-  num_examples=None,
-  mean=127.5,
-  std=127.5,
-  seed=0,
-):
+  num_examples: int | None = None,
+  mean: float | Sequence[float] = 127.5,
+  std: float | Sequence[float] = 127.5,
+  seed: int = 0,
+) -> dict[str, Any]:
   """Evaluates masked patch prediction on batches of numpy arrays.
 
-  Every image is corrupted once, by its place in the order and the seed: the
-  result is the same with any batch size, and at every evaluation of a run.
+  Every image is corrupted once, by its number and the seed. So the result is
+  the same with any batch size, and images are corrupted in the same way at
+  every evaluation of a run.
 
   Args:
     model, mean, std: see `masked_patches.objective`.
     params: host or device arrays; they are not donated.
-    batches, mesh, num_examples: see `classify.evaluate`; labels are not
-      looked at.
-    seed: of the corruption.
+    batches, mesh, num_examples: see `classify.evaluate`; labels are not used.
+    seed: seed of the corruption.
 
   Returns:
-    dict of accuracy and top5_accuracy (fractions of the corrupted patches),
-    correct, correct_top5, num_patches (what they are fractions of) and
-    num_examples (images), int.
+    dict of accuracy and top5_accuracy (fractions of the num_patches corrupted
+    patches), correct, correct_top5, num_patches and num_examples (images), int.
 
   Raises:
-    InputError: another number of images, or none; a model that does not
-      predict patches.
+    InputError: the number of images differs from `num_examples` or is 0; the
+      model does not predict patches.
   """
   masked_patches.check(model)
   mesh = meshes.create_mesh() if mesh is None else mesh
@@ -102,8 +113,14 @@ def evaluate(
   }
 
 
-def compiled_step(model, mesh, *, mean, std):
-  """Returns the jitted `eval_step` of a model: see its arguments."""
+def compiled_step(
+  model: Any,
+  mesh: Mesh,
+  *,
+  mean: float | Sequence[float],
+  std: float | Sequence[float],
+) -> Callable[..., Any]:
+  """Returns the jitted `eval_step`: (params, batch, key, first) -> counts."""
   return _compiled(model, mesh, _hashable(mean), _hashable(std))
 
 

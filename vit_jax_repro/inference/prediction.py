@@ -1,6 +1,7 @@
 """The most probable classes of image files."""
 
 import os
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -14,14 +15,20 @@ _PREDICT_BATCH_SIZE = 16
 
 
 def predict(
-  weights, images, *, model=None, top=5, image_size=None, preprocessing=None
-):
-  """The most probable classes of image files.
+  weights: str | os.PathLike,
+  images: Sequence[str | os.PathLike],
+  *,
+  model: str | None = None,
+  top: int = 5,
+  image_size: int | tuple[int, ...] | list[int] | None = None,
+  preprocessing: str | None = None,
+) -> list[list[tuple[int, str, float]]]:
+  """Returns the most probable classes of image files.
 
   Args:
     weights, model, image_size, preprocessing: see `restoring.restore`.
     images: paths of JPEG, PNG, GIF or BMP files.
-    top: how many classes to give for each image, at least 1.
+    top: number of classes to return for each image, at least 1.
 
   Returns:
     For each image a list of (class index, class name, probability), the most
@@ -29,9 +36,9 @@ def predict(
     softmax over all classes.
 
   Raises:
-    InputError: no image; an image or weights file that is none; a head of
-      zeros; a bad argument. The message is one line.
-    OSError: a file is not there or cannot be read.
+    InputError: there is no image, a file is not an image or not a weights file,
+      the head is all zeros, or an argument is wrong. The message is one line.
+    OSError: a file is missing or cannot be read.
   """
   images = [os.fspath(path) for path in images]
   if not images:

@@ -1,11 +1,12 @@
-"""A model ready to be applied, from any weights file.
+"""Models restored from any weights file, ready to be applied.
 
-Remarks on what was decided for the caller go to standard error, one line each.
+Notes on the defaults that were used go to standard error, one line each.
 """
 
 import contextlib
 import dataclasses
 import os
+from typing import Any
 
 import numpy as np
 
@@ -20,60 +21,69 @@ from vit_jax_repro.weights import model_card, positions
 class Restored:
   """A model ready to be applied, with the metadata of its file."""
 
-  model: object  # linen module
-  params: dict  # in the form that `model` takes
-  name: str  # as the caller gave it, the published one, or the family
+  model: Any  # linen module
+  params: dict[str, Any]  # for `model.apply`
+  name: str  # given by the caller, else the published one, else the family
   image_size: tuple[int, int]  # height, width
   class_names: tuple[str, ...] | None
   preprocessing: str
 
   @property
-  def num_classes(self):
+  def num_classes(self) -> int:
+    """Returns the number of classes."""
     return self.model.num_classes
 
-  def require_trained_head(self, path):
-    """Refuses heads as published under imagenet21k/: kernels of zeros.
+  def require_trained_head(self, path: str | os.PathLike) -> None:
+    """Raises if the head is missing or its kernel is all zeros.
+
+    Files under imagenet21k/ are published with such a kernel. The bias does not
+    matter.
+
+    Args:
+      path: path of the weights file, for the message.
 
     Raises:
-      InputError: such a head (whatever its bias), or none.
+      InputError: there is no head, or its kernel is all zeros.
     """
     heads = [name for name in ('head', 'head_dist') if name in self.params]
     if not heads:
-      raise InputError(f'{path} has no head; it cannot tell classes apart')
+      raise InputError(
+        f'{path} has no head, so it cannot classify images; use a fine-tuned '
+        'file'
+      )
     for name in heads:
       if not np.any(np.asarray(self.params[name]['kernel'])):
         raise InputError(
           f'the kernel of the {name} of {path} is all zeros, as published for '
-          'fine-tuning: it says the same of every image; use a fine-tuned file '
-          '(imagenet21k+imagenet2012/, augreg/) or fine-tune this one first'
+          'fine-tuning, so all images get the same logits; use a fine-tuned '
+          'file (imagenet21k+imagenet2012/, augreg/) or fine-tune this one '
+          'first'
         )
 
 
 def restore(
-  path,
-  model=None,
-  image_size=None,
-  preprocessing=None,
+  path: str | os.PathLike,
+  model: str | None = None,
+  image_size: int | tuple[int, ...] | list[int] | None = None,
+  preprocessing: str | None = None,
   *,
-  default_image_size=None,
-):
-  """Reads a weights file and builds the model that it belongs to.
+  default_image_size: tuple[int, int] | None = None,
+) -> Restored:
+  """Reads a weights file and builds its model.
 
   Args:
     path: a published .npz file, or a run's model.npz next to its model.json.
     model: a name that overrides the architecture of the file.
-    image_size: S or (H, W) pixels; position embeddings are resized to it.
+    image_size: S or (H, W) pixels; position embeddings are resized to it. By
+      default the file's.
     preprocessing: a name, see data.preprocess.pick_preprocessing; by default
       that of model.json, else `model_card.default_preprocessing`.
-    default_image_size: (H, W) of files that do not have their image size; by
+    default_image_size: (H, W) for files that do not record an image size; by
       default that of the family.
 
-  Returns:
-    Restored.
-
   Raises:
-    InputError: the file is no weights file, does not fit the model or cannot
-      be brought to the image size; an unknown name.
+    InputError: a name is unknown; the file is not a weights file, does not fit
+      the model or cannot be adapted to the image size.
     OSError: the file cannot be read.
   """
   path = os.fspath(path)
@@ -123,13 +133,17 @@ def _preprocessing_of(card, path, spec, module):
       preprocess.pick_preprocessing(card.preprocessing)
     return card.preprocessing
   name = model_card.default_preprocessing(spec, module)
-  if name in ('deit', 'big_vision'):  # the others give the same pixels
-    note(f'nothing says how images are to be read; using {name!r}')
+  # The other defaults need no note, because they give the same pixels.
+  if name in ('deit', 'big_vision'):
+    note(f'no preprocessing is recorded for the file; using {name!r}')
   return name
 
 
 def _card(path):
-  """Returns the card of a weights file; None for no card or other JSON."""
+  """Returns the card of a weights file; None if it has none.
+
+  A JSON file of that name that is not a card is ignored, with a note.
+  """
   try:
     return model_card.read_card(path)
   except model_card.NotACardError as error:
@@ -139,7 +153,7 @@ def _card(path):
 
 @contextlib.contextmanager
 def _about(subject):
-  """Puts the subject in front of the message of an InputError."""
+  """Prefixes the message of an InputError with its subject."""
   try:
     yield
   except InputError as error:
@@ -147,7 +161,7 @@ def _about(subject):
 
 
 def _named(name, spec):
-  """Returns the named model with the file's head: classes and tanh layer."""
+  """Returns the named model with the classes and the tanh layer of the file."""
   module = models.create(name, num_classes=spec['num_classes'])
   if hasattr(module, 'representation_size'):
     module = module.clone(representation_size=spec.get('representation_size'))
@@ -172,10 +186,13 @@ def _fit(params, module, size, card, path):
 
 
 def _note_token_without_slot(params, fitted):
-  """Notes that a class token got a position, inferred from counts alone."""
+  """Notes that the class token gets a position embedding of zeros.
+
+  That the file has none for it is inferred only from the number of positions.
+  """
   number, fitted_number = map(positions.count_in, (params, fitted))
   if positions.is_token_without_slot(params) and number != fitted_number:
     note(
-      f'{number} position embeddings are a square, so they are taken for those '
-      'of the patches alone; the class token gets one of zeros'
+      f'{number} position embeddings form a square, so they are taken to be '
+      'those of the patches only; the class token gets one of zeros'
     )
