@@ -213,7 +213,9 @@ def test_logits_must_be_one_number_a_class(examples, params):
     lambda: classify.evaluate(model, params, in_batches(examples, 7)),
     lambda: classify.probabilities(model, params, examples['image']),
   ):
-    with pytest.raises(ValueError, match=r'outputs of shape \(1, 9\)') as caught:
+    with pytest.raises(
+      ValueError, match=r'outputs of shape \(1, 9\)'
+    ) as caught:
       call()
     assert not getattr(caught.value, '__notes__', [])  # raised outside jit
 
