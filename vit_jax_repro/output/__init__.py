@@ -1,1 +1,1 @@
-"""What people read: files, messages and tables."""
+"""Files, messages and tables that users read."""

@@ -134,6 +134,6 @@ def _temporary(path):
 
 
 def file_hash(path: str | os.PathLike, algorithm: str = 'sha256') -> str:
-  """The hash of a file's bytes, in small hexadecimal digits."""
+  """Returns the hash of a file's bytes, in small hexadecimal digits."""
   with open(path, 'rb') as file:
     return hashlib.file_digest(file, algorithm).hexdigest()

@@ -14,19 +14,19 @@ MOST_NAMES = 5
 
 
 def short(text: object) -> str:
-  """The text on one line, printable, at most `LONGEST` characters."""
+  """Returns the text on one line, printable, at most `LONGEST` characters."""
   line = ' '.join(str(text).split())
   line = ''.join(c if c.isprintable() else '?' for c in line)
   return line if len(line) <= LONGEST else f'{line[: LONGEST - 3]}...'
 
 
 def quoted(name: str) -> str:
-  """A name in quotes, at most `LONGEST` characters of it."""
+  """Returns a name in quotes, at most `LONGEST` characters of it."""
   return f"'{short(name)}'"
 
 
 def listed(names: Iterable[str]) -> str:
-  """The first few of many names, sorted, and how many more there are."""
+  """Returns the first few names, sorted, and the number of the others."""
   names = sorted(names)
   shown = ', '.join(short(name) for name in names[:MOST_NAMES])
   more = len(names) - MOST_NAMES
@@ -37,7 +37,7 @@ _MOST_NAMES = 6  # that a message lists
 
 
 def fits(pattern: str, *texts: str) -> bool:
-  """Whether any of the texts fits, whatever the letter case.
+  """Returns whether any of the texts fits, whatever the letter case.
 
   Args:
     pattern: with * or ? a glob for the whole text, or else a part of it; any
@@ -52,7 +52,7 @@ def fits(pattern: str, *texts: str) -> bool:
 
 
 def pick(wanted: str, names: Iterable[str], what: str, remedy: str) -> str:
-  """The one name that is meant, whatever the letter case.
+  """Returns the one name that is meant, whatever the letter case.
 
   Args:
     wanted: a name; or else its end, or else a part of it, if no other name has
@@ -83,7 +83,7 @@ def pick(wanted: str, names: Iterable[str], what: str, remedy: str) -> str:
 
 
 def by(image_size):
-  """(224, 384) -> '224x384', for messages."""
+  """Returns (224, 384) -> '224x384', for messages."""
   return f'{image_size[0]}x{image_size[1]}'
 
 
