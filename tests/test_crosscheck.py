@@ -114,7 +114,7 @@ def test_only_an_older_export_is_replaced(folder, tmp_path):
     (['--export={}/x.npz', '--json={}/x.json'], 2, '--json does not go'),
     (['--export={}/model.npz'], 1, 'it would replace'),
     (['--export={}/other.npz'], 1, 'is no archive of this verb'),
-    (['--port=a:b', '--json={}/x', '--report={}/./x'], 2, 'give two names'),
+    (['--port=a:b', '--json={}/x', '--report={}/./x'], 2, 'give different'),
     (['--export={}/x.npz', '--weights={}'], 1, 'with the verb convert'),
     (['--export={}/x.txt'], 1, 'must end in .npz'),
     (['--export={}/x.npz', '--images={}/a.jpg'], 1, 'no such image'),

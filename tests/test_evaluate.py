@@ -133,7 +133,7 @@ def test_the_result_replaces_no_input(tmp_path):
 def test_flags_of_few_shots_alone_name_the_flag_that_is_lacking(tiny):
   given = [f'--weights={tiny}', '--dataset=digits', '--l2=2', '--seeds=3']
   answer = run_in_process(given)
-  assert_one_line(answer, '--seeds and --l2', 'give --shots too')
+  assert_one_line(answer, '--seeds and --l2', 'needs --shots; give it')
 
 
 def run_in_process(arguments):

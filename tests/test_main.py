@@ -699,8 +699,8 @@ def test_a_diverging_run_stops_with_its_step(monkeypatch, tmp_path, capsys):
     ('quickstart.py', ['--target=v5e:2x4'], "pip install 'jax[tpu]=="),
     ('quickstart.py', ['--target=h100'], 'pip install --no-deps jax-cuda12'),
     ('quickstart.py:transfer', ['--target=h100'], 'one run, not of a study'),
-    ('quickstart.py', ['--json=a.json'], '--json is for a --target'),
-    ('quickstart.py', ['--largest_batch'], 'is for a --target'),
+    ('quickstart.py', ['--json=a.json'], '--json needs --target; give'),
+    ('quickstart.py', ['--largest_batch'], '--largest_batch needs --target'),
     ('quickstart.py', ['--target=h100', '--json=/no/a.json'], 'cannot write'),
   ],
 )

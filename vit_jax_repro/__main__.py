@@ -16,8 +16,8 @@ VERBS = {
 }
 
 
-def listing():
-  """One line for each verb that is there."""
+def listing() -> str:
+  """Returns one line for each verb whose module exists."""
   return '\n'.join(
     f'  python -m vit_jax_repro.{verb:<11} {purpose}'
     for verb, purpose in VERBS.items()
@@ -25,8 +25,8 @@ def listing():
   )
 
 
-def main():
-  """Prints the verbs; an argument is refused in one line."""
+def main() -> None:
+  """Prints the verbs; exits with one line if there is an argument."""
   arguments = [a for a in sys.argv[1:] if a not in ('--help', '-h')]
   if arguments:
     print(
@@ -35,7 +35,7 @@ def main():
       file=sys.stderr,
     )
     sys.exit(2)
-  print(f'{listing()}\n\n--help after any of them says more.')
+  print(f'{listing()}\n\nAdd --help to any of them for its flags.')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""What all verbs share: flags in, one line out when something is wrong."""
+"""Parts that all commands share: flags, help, one-line errors, exit codes."""
 
 import contextlib
 import logging as python_logging
@@ -7,6 +7,8 @@ import re
 import sys
 import textwrap
 import traceback
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NoReturn
 
 from absl import flags, logging
 
@@ -14,8 +16,8 @@ from vit_jax_repro import compilation_cache
 from vit_jax_repro.errors import InputError
 
 WRONG_USAGE, FAILED, INTERRUPTED = 2, 1, 130
-NOBODY_READS = 141  # what a shell says of a program that SIGPIPE ended
-# Packages that are imported by another name than they are installed by.
+NOBODY_READS = 141  # exit code that a shell gives a program ended by SIGPIPE
+# By import name, the packages that are installed under another name.
 _PACKAGES = {
   'PIL': 'pillow',
   'absl': 'absl-py',
@@ -23,42 +25,43 @@ _PACKAGES = {
   'sklearn': 'scikit-learn',
   'tensorflow_datasets': 'tensorflow-datasets',
 }
-_joined = []  # the number of this process, once it has joined others
+_joined: list[int] = []  # the number of this process, if it has joined others
 _HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull', '-?'}
 
 
 class UsageError(InputError):
-  """The command line is wrong, whatever stands in the files."""
+  """The command line is wrong, independently of any file."""
 
 
 def run(
-  verb,
-  main,
-  flag_values,
-  description,
+  verb: str,
+  main: Callable[[Any, list[str]], Any],
+  flag_values: flags.FlagValues,
+  description: str,
   *,
-  positional='',
-  argv=None,
-  describe=None,
-):
-  """Parses the command line, calls `main`, exits.
+  positional: str = '',
+  argv: Sequence[str] | None = None,
+  describe: Callable[[Sequence[str]], str] | None = None,
+) -> None:
+  """Parses the command line and calls `main`; exits if there is an error.
 
   A wrong flag, an InputError and an OSError become one line on stderr. Any
-  other exception is a bug and keeps its traceback. Exit codes: the constants
-  above.
+  other exception is a bug and keeps its traceback. The exit codes are constants
+  of this module.
 
   Args:
-    verb: the name behind `python -m vit_jax_repro.`.
+    verb: the name after `python -m vit_jax_repro.`.
     main: called with the parsed flags and the list of other arguments.
-    flag_values: an absl FlagValues that holds this verb's flags only.
+    flag_values: the flags of this verb only.
     description: one paragraph for --help.
-    positional: how the usage line shows other arguments; '' if there are none.
-    argv: in place of sys.argv.
-    describe: arguments -> the text of --help, in place of the usual one.
+    positional: other arguments in the usage line; '' if there are none.
+    argv: replaces sys.argv.
+    describe: returns the text of --help for the arguments, in place of the
+      default text.
   """
-  argv = sys.argv if argv is None else argv
-  # Set before TensorFlow is imported, by whichever library does so, and before
-  # JAX is, which would set it to 1. A configuration file may import both.
+  argv = list(sys.argv if argv is None else argv)
+  # This must be set before TensorFlow is imported, by whichever library, and
+  # before JAX, which would set it to 1. A configuration file may import both.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   compilation_cache.keep()
   if _HELP & set(argv[1:]):
@@ -79,7 +82,7 @@ def run(
     text = str(error).strip('\'"').replace('\\n', ': ').replace("\\'", "'")
     _fail(verb, f'unknown key of the configuration: {text}', WRONG_USAGE)
   logging.set_verbosity(logging.ERROR)
-  # Orbax's threads tell of a full disk there, once for each array.
+  # Orbax's threads log a full disk there, once for each array.
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
   try:
     with _while_someone_reads():
@@ -97,42 +100,49 @@ def run(
     _leave(FAILED)
 
 
-def show(line):
-  """Prints a line on what is being done to standard error."""
+def show(line: str) -> None:
+  """Prints a line on the progress to standard error."""
   print(line, file=sys.stderr, flush=True)
 
 
-def require(flag_values, *names):
-  """Raises a UsageError naming the flags in `names` that were not given."""
+def require(flag_values: flags.FlagValues, *names: str) -> None:
+  """Checks that flags were given.
+
+  Raises:
+    UsageError: flags in `names` were not given.
+  """
   missing = [f'--{name}' for name in names if flag_values[name].value is None]
   if missing:
     raise UsageError(f'{" and ".join(missing)} must be given; see --help')
 
 
-def define_string(flag_values, name, default, text):
-  """A flag with a text for its value; None: it was not given."""
+def define_string(
+  flag_values: flags.FlagValues, name: str, default: str | None, text: str
+) -> None:
+  """Defines a flag whose value is a text."""
   flags.DEFINE_string(name, default, text, flag_values=flag_values)
 
 
-def define_weights_flags(flag_values):
-  """The flags of every verb that applies the model of a weights file."""
+def define_weights_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags of commands that apply the model of a weights file."""
   for name, text in {
     'weights': "a published .npz file or a run's model.npz",
-    'model': 'a model name; by default the file tells',
-    'preprocessing': 'how images are read: vit_jax, bit, big_vision, timm or '
-    'deit (for the last two also e.g. timm:crop_pct=0.95); by default the '
-    'file tells',
-    'image_size': 'pixels, S or HEIGHTxWIDTH; by default file tells',
+    'model': 'a model name; by default inferred from the file',
+    'preprocessing': 'of images: vit_jax, bit, big_vision, timm or deit (for '
+    'the last two also e.g. timm:crop_pct=0.95); by default inferred from the '
+    'file',
+    'image_size': 'pixels, S or HEIGHTxWIDTH; by default inferred from the '
+    'file',
     'json': 'also write the result to this file',
   }.items():
     define_string(flag_values, name, None, text)
 
 
-def image_size(text):
-  """Reads a flag: '224' or '224x384' (height x width) -> pixels; None stays.
+def image_size(text: str | None) -> tuple[int, int] | None:
+  """Parses '224' or '224x384' to (height, width) in pixels; None stays None.
 
   Raises:
-    UsageError: it is neither.
+    UsageError: the text is neither.
   """
   if text is None:
     return None
@@ -147,18 +157,21 @@ def image_size(text):
   return int(sides[0]), int(sides[-1])
 
 
-def define_process_flags(flag_values):
-  """The flags of verbs that run in several processes as well."""
+def define_process_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags of commands that also run in several processes."""
   define_string(
     flag_values,
     'coordinator_address',
     None,
-    'HOST:PORT of process 0, to run in several processes that no launcher '
-    'started',
+    'HOST:PORT of process 0, for several processes without a launcher',
   )
   for name, least, text in (
-    ('num_processes', 1, 'with --coordinator_address: how many there are'),
-    ('process_id', 0, 'with --coordinator_address: which one this is, from 0'),
+    ('num_processes', 1, 'with --coordinator_address: number of processes'),
+    (
+      'process_id',
+      0,
+      'with --coordinator_address: number of this process, from 0',
+    ),
   ):
     flags.DEFINE_integer(
       name, None, text, lower_bound=least, flag_values=flag_values
@@ -174,17 +187,24 @@ def define_process_flags(flag_values):
     'distributed',
     'auto',
     ['auto', 'on', 'off'],
-    'auto joins the processes that SLURM, Open MPI or Cloud TPU started, on '
-    'those of any launcher that JAX knows, off none',
+    'auto: joins processes started by SLURM, Open MPI or Cloud TPU; on: by any '
+    'launcher that JAX knows; off: joins none',
     flag_values=flag_values,
   )
 
 
-def join_processes(flag_values, initialize, **options):
-  """Has `parallel.processes.initialize` join the others as the flags say.
+def join_processes(
+  flag_values: flags.FlagValues, initialize: Callable[..., Any], **options: Any
+) -> None:
+  """Joins the other processes with the options that the flags give.
+
+  Args:
+    flag_values: parsed flags, see `define_process_flags`.
+    initialize: parallel.processes.initialize.
+    **options: further arguments of `initialize`.
 
   Raises:
-    UsageError: the flags do not go together.
+    UsageError: the flags contradict each other.
     InputError, OSError: as `initialize`.
   """
   initialize(**_process_options(flag_values), **options)
@@ -201,7 +221,7 @@ def _process_options(flag_values):
     raise UsageError(f'--distributed=off excludes {" and ".join(given)}')
   if 0 < len(given) < len(names):
     raise UsageError(
-      f'{" and ".join(given)} alone says too little; '
+      f'{" and ".join(given)} is not enough; '
       f'{", ".join(f"--{name}" for name in names)} are given together'
     )
   if given:
@@ -227,12 +247,12 @@ def _check_address(text):
 
 @contextlib.contextmanager
 def _while_someone_reads():
-  """Ends quietly when the reader of the output, such as `head`, has left."""
+  """Exits quietly if the reader of the output, such as `head`, has ended."""
   try:
     yield
     sys.stdout.flush()
   except BrokenPipeError:
-    # Python would flush once more at its end.
+    # Python flushes stdout again when it exits, which would fail.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(NOBODY_READS)
 
@@ -244,13 +264,13 @@ def _refuse_empty(flag_values, rest):
       'the shell not set?)'
     )
   for name in flag_values:
-    # Not the keys of a configuration, which are flags called config.KEY.
+    # Keys of a configuration are flags named config.KEY; they may be empty.
     if '.' not in name and flag_values[name].value == '':
       raise flags.Error(f'--{name}= is empty; give a value')
 
 
 def _line(error):
-  """Returns what to print of an exception, None for a bug."""
+  """Returns the one-line message of an exception; None if it is a bug."""
   if isinstance(error, OSError):
     if 'Configuration is not available' in str(error):  # ml_collections
       return _parse_error(str(error))
@@ -269,7 +289,7 @@ def _line(error):
 
 
 def _parse_error(text):
-  """What ml_collections says of a configuration file, without its trace."""
+  """Returns the message of an ml_collections error without its traceback."""
   missing = re.search(r"No such file or directory: '(.*?)'", text)
   if missing:
     return f'no configuration file {missing[1]}'
@@ -279,7 +299,7 @@ def _parse_error(text):
   return text
 
 
-def _fail(verb, error, code):
+def _fail(verb, error, code) -> NoReturn:
   line = ' '.join(str(error).split())
   number = _process_number()
   where = verb if number is None else f'{verb}, process {number}'
@@ -288,15 +308,15 @@ def _fail(verb, error, code):
 
 
 def _process_number():
-  """Which of several processes this is, None if it is alone."""
+  """Returns the number of this process, None if it is the only one."""
   return _joined[-1] if _joined else None
 
 
-def _leave(code):
-  """Exits; one of several processes without waiting for the others.
+def _leave(code) -> NoReturn:
+  """Exits, without waiting for other processes.
 
-  JAX's own way out waits for them five minutes, and they for what this one
-  was to compute.
+  JAX's exit handler would wait five minutes for the other processes, while they
+  wait for the results of this one.
   """
   if _process_number() is not None:
     sys.stdout.flush()
@@ -304,20 +324,22 @@ def _leave(code):
   sys.exit(code)
 
 
-def paragraph(text):
+def paragraph(text: str) -> str:
   """Returns a text as lines of at most 79 characters."""
   return textwrap.fill(' '.join(text.split()), 79)
 
 
-def entry(text):
-  """Returns an entry of a list for --help: its later lines are indented."""
+def entry(text: str) -> str:
+  """Returns an entry of a list for --help; its later lines are indented."""
   return textwrap.fill(
     text, 79, initial_indent='  ', subsequent_indent='      '
   )
 
 
-def flag_lines(flag_values, names):
-  """Returns an entry of --help for each named flag, sorted."""
+def flag_lines(
+  flag_values: flags.FlagValues, names: Collection[str] | flags.FlagValues
+) -> list[str]:
+  """Returns an entry of --help for each of the flags, sorted by name."""
   lines = []
   for name in sorted(names):
     flag = flag_values[name]

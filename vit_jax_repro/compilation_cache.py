@@ -1,7 +1,7 @@
-"""Keeps what JAX compiles on disk, so that the second run starts at once.
+"""Turns on JAX's compilation cache on disk, so that the next run starts faster.
 
-JAX's own cache. What the environment says of it counts; for example
-JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+JAX's environment variables take precedence; for example
+JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
 """
 
 import hashlib
@@ -9,19 +9,20 @@ import os
 import pathlib
 import platform
 
-_MAX_BYTES = 4 * 2**30  # of the folder; what was not used longest goes first
-# Of compiling; JAX's default of 1 leaves most programs out.
+_MAX_BYTES = 4 * 2**30  # of the folder; JAX removes the least recently used
+# Programs that compile faster than this are not cached. JAX's default of 1
+# second leaves most programs out.
 MIN_SECONDS = 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'
 
 
 def keep() -> None:
-  """Sets JAX's environment; before JAX is imported."""
+  """Sets JAX's environment variables; call it before JAX is imported."""
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
     return
   try:
     folder = default_folder()
     folder.mkdir(parents=True, exist_ok=True)
-  except (OSError, RuntimeError):  # RuntimeError: a user without a home
+  except (OSError, RuntimeError):  # RuntimeError: the user has no home folder
     return
   if not os.access(folder, os.W_OK):
     return
@@ -31,7 +32,10 @@ def keep() -> None:
 
 
 def default_folder() -> pathlib.Path:
-  """One for each kind of processor, as homes may be shared between machines."""
+  """Returns the cache folder for this kind of processor.
+
+  Machines with different processors may share a home folder.
+  """
   root = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   return (
     pathlib.Path(root).expanduser()
@@ -41,11 +45,11 @@ def default_folder() -> pathlib.Path:
 
 
 def _features():
-  """8 hex digits of what the processor can do, where Linux says it."""
+  """Returns 8 hex digits of the CPU flags that Linux lists."""
   try:
     lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
   except OSError:
     lines = []
   names = ('model name', 'flags', 'Features', 'CPU part')
-  said = sorted({line for line in lines if line.startswith(names)})
-  return hashlib.sha256('\n'.join(said).encode()).hexdigest()[:8]
+  found = sorted({line for line in lines if line.startswith(names)})
+  return hashlib.sha256('\n'.join(found).encode()).hexdigest()[:8]

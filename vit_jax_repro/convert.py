@@ -1,15 +1,18 @@
 """`python -m vit_jax_repro.convert`: weights from library to library."""
 
+from typing import Any
+
 from absl import flags
 
 DESCRIPTION = """Converts a weights file (IN: .npz of any layout, .safetensors,
 .pth, or a folder with config.json) to OUT: .npz, .safetensors, .pth, or a
-folder that transformers and timm load a model from. Bit by bit: what is written
-is read back and compared. Only big_vision's files cannot hold the position of
-a class token, which is added to the token."""
+folder from which transformers and timm load a model. The conversion is exact:
+OUT is read back and compared bit by bit. The only exception is the position of
+a class token, which big_vision's files cannot hold; it is added to the
+token."""
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
   """Runs the verb on a command line and exits."""
   from vit_jax_repro import command_line
 
@@ -23,22 +26,22 @@ def main(argv=None):
   )
 
 
-def command_flags():
-  """The flags of this verb, anew."""
+def command_flags() -> flags.FlagValues:
+  """Returns the flags of this command, a new FlagValues."""
   from vit_jax_repro import command_line
 
   values = flags.FlagValues()
   for name, text in {
-    'to': 'what OUT shall be: timm, transformers, transformers_v4 (names of '
-    'before version 5), deit; of .npz: official (the default), linen, '
-    'big_vision, big_vision_scan',
-    'model': 'a model name; by default the files tell',
+    'to': 'layout of OUT: timm, transformers, transformers_v4 (names before '
+    'version 5), deit; for .npz: official (the default), linen, big_vision, '
+    'big_vision_scan',
+    'model': 'a model name; by default inferred from the files',
   }.items():
     command_line.define_string(values, name, None, text)
   flags.DEFINE_integer(
     'num_heads',
     None,
-    'attention heads, of a model of unpublished width',
+    'number of attention heads, for a model of unpublished width',
     lower_bound=1,
     flag_values=values,
   )
@@ -46,12 +49,12 @@ def command_flags():
     'drop', [], 'parts to leave out: pre_logits, head', flag_values=values
   )
   flags.DEFINE_boolean(
-    'overwrite', False, 'replace what is at OUT', flag_values=values
+    'overwrite', False, 'replace OUT if it exists', flag_values=values
   )
   return values
 
 
-def show(converted):
+def show(converted: Any) -> None:
   """Prints one line about a converting.Converted."""
   print(
     f'wrote {converted.path}: {converted.model} as {converted.target}, '

@@ -5,12 +5,12 @@ import os
 from absl import flags
 
 DESCRIPTION = """Compares a PyTorch port with this reference on the same weights
-and images, layer by layer, and names what explains the differences; or, with
---export, writes inputs, activations and logits for a port in any language to
-test itself. What the tables say: docs/crosscheck.md."""
+and images, layer by layer, and names the causes of the differences. With
+--export it writes inputs, activations and logits instead, with which a port in
+any language can be tested. docs/crosscheck.md explains the tables."""
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
   """Runs the verb on a command line and exits."""
   from vit_jax_repro import command_line
 
@@ -19,8 +19,8 @@ def main(argv=None):
   )
 
 
-def command_flags():
-  """The flags of this verb, anew."""
+def command_flags() -> flags.FlagValues:
+  """Returns the flags of this command, a new FlagValues."""
   from vit_jax_repro import command_line
 
   values = flags.FlagValues()
@@ -36,15 +36,15 @@ def command_flags():
   flags.DEFINE_list(
     'images',
     [],
-    'image files, at most 8, with commas between them; by default random '
-    'images, and then no preprocessing is compared',
+    'at most 8 image files, comma-separated; by default random images, for '
+    'which no preprocessing is compared',
     flag_values=values,
   )
   flags.DEFINE_enum(
     'dtype',
     'float32',
     ['float32', 'float64'],
-    'what both sides compute in; float64 shows the smallest causes',
+    'dtype of both computations; float64 shows the smallest differences',
     flag_values=values,
   )
   flags.DEFINE_enum(
@@ -77,7 +77,7 @@ def _crosscheck(values, rest):
     os.path.realpath(values.json) == os.path.realpath(values.report)
   ):
     raise command_line.UsageError(
-      f'--json and --report are both {values.report}; give two names'
+      f'--json and --report are both {values.report}; give different names'
     )
   model = dict(
     images=values.images,

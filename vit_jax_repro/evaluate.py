@@ -1,16 +1,18 @@
 """`python -m vit_jax_repro.evaluate`: accuracy of a weights file."""
 
+from typing import Any
+
 from absl import flags
 
 DESCRIPTION = """Measures top-1 and top-5 accuracy of a weights file on a data
 set. Every image counts exactly once; one that cannot be decoded counts as
-wrong and is listed. With --shots, the head of the file plays no part: a few
-images of each class are drawn from another split, and a linear classifier of
-the features, in closed form by least squares, is measured instead."""
+wrong and is listed. With --shots, the head of the file is not used: a few
+images of each class are drawn from another split, and the accuracy of a linear
+classifier of their features, fitted by least squares, is measured instead."""
 FEW_SHOT_FLAGS = ('seeds', 'l2', 'train_split')
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
   """Runs the verb on a command line and exits."""
   from vit_jax_repro import command_line
 
@@ -19,8 +21,8 @@ def main(argv=None):
   )
 
 
-def command_flags():
-  """The flags of this verb, anew."""
+def command_flags() -> flags.FlagValues:
+  """Returns the flags of this command, a new FlagValues."""
   from vit_jax_repro import command_line
 
   values = flags.FlagValues()
@@ -35,12 +37,12 @@ def command_flags():
     values, 'split', 'test', 'the split, or a part of one such as test[:10%]'
   )
   command_line.define_string(
-    values, 'data_dir', None, "where TFDS data sets lie; TFDS's own by default"
+    values, 'data_dir', None, "folder of TFDS data sets; by default TFDS's own"
   )
   flags.DEFINE_integer(
     'batch_size',
     64,
-    'images a step, any number',
+    'images of a step, any number',
     lower_bound=1,
     flag_values=values,
   )
@@ -56,24 +58,27 @@ def _define_few_shot_flags(values):
     values, 'shots', None, 'images of each class to learn from, such as 1,5,10'
   )
   command_line.define_string(
-    values, 'train_split', 'train', 'with --shots: what they are drawn from'
+    values,
+    'train_split',
+    'train',
+    'with --shots: the split that these images are drawn from',
   )
   flags.DEFINE_integer(
     'seeds',
     3,
-    'with --shots: how often they are drawn',
+    'with --shots: number of draws',
     lower_bound=1,
     flag_values=values,
   )
   flags.DEFINE_float(
     'l2',
     1024.0,
-    'with --shots: what the squared weights are multiplied by',
+    'with --shots: factor of the squared weights in the loss',
     flag_values=values,
   )
 
 
-def show(result):
+def show(result: Any) -> None:
   """Prints a jobs.Evaluation as a table."""
   from vit_jax_repro.output import reports
 
@@ -95,7 +100,7 @@ def show(result):
   reports.pairs(rows)
 
 
-def show_few_shot(result):
+def show_few_shot(result: Any) -> None:
   """Prints a jobs.FewShot as a table."""
   from vit_jax_repro.output import reports
 
@@ -103,8 +108,8 @@ def show_few_shot(result):
   rows = {
     'weights': result.weights,
     'model': f'{result.model}, {result.feature_size} features',
-    'data set': f'{result.dataset}, {result.num_classes} classes, images to '
-    f'learn from of {result.train_split}, split {result.split}',
+    'data set': f'{result.dataset}, {result.num_classes} classes, learns from '
+    f'split {result.train_split}, tested on split {result.split}',
     'images': f'{result.num_examples}, as {height}x{width} pixels '
     f'({result.preprocessing})',
     'least squares': f'l2 {result.l2:g}, {result.seeds} seeds',
@@ -117,7 +122,7 @@ def show_few_shot(result):
   rows['time'] = f'{result.seconds:.1f} s'
   if result.unreadable:
     rows['unreadable'] = _listed(
-      result.unreadable, 'left out to learn from, counted as wrong otherwise'
+      result.unreadable, 'left out of training, counted as wrong in the test'
     )
   reports.pairs(rows)
 
@@ -140,7 +145,7 @@ def _evaluate(values, _):
   if values.json is not None and processes.is_first():
     inputs = values.weights, model_card.card_path(values.weights)
     files.check_writable(values.json, keep=inputs)
-  options = dict(
+  options: dict[str, Any] = dict(
     model=values.model,
     split=values.split,
     batch_size=values.batch_size,
@@ -171,14 +176,14 @@ def _evaluate(values, _):
 
 
 def _few_shot_options(values):
-  """What only jobs.fewshot takes; None where --shots is not given."""
+  """Returns the arguments that only jobs.fewshot has; None without --shots."""
   from vit_jax_repro import command_line
 
   if values.shots is None:
     given = [f'--{name}' for name in FEW_SHOT_FLAGS if values[name].present]
     if given:
       raise command_line.UsageError(
-        f'{" and ".join(given)} is of few-shot evaluation; give --shots too'
+        f'{" and ".join(given)} needs --shots; give it, too'
       )
     return None
   numbers = values.shots.split(',')

@@ -1,15 +1,17 @@
 """`python -m vit_jax_repro.fetch`: gets published weights by name."""
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
-DESCRIPTION = """Gets a published weights file by its name: from the authors'
-bucket, or else from a copy on the Hub, which it converts. An interrupted
-download goes on where it broke off. --list shows the names, with a PATTERN
-those that fit; --augreg ranks the AugReg files by accuracy."""
+DESCRIPTION = """Downloads a published weights file by its name: from the
+authors' bucket, or else from a copy on the Hub, which is converted. Repeat the
+command to continue an interrupted download. --list shows all names, or those
+that match a PATTERN; --augreg ranks the AugReg files by accuracy."""
 
-# Which AugReg files are meant: flags of --augreg alone.
+# Flags that restrict the AugReg files; they need --augreg.
 LIMITS = (
   'model',
   'pretrained_on',
@@ -18,11 +20,11 @@ LIMITS = (
   'max_params',
   'min_images_per_sec',
 )
-_SHOWN = 20  # of the ranked files
+_SHOWN = 20  # ranked files that are printed
 _WIDTH = 200  # characters a line when stdout is not a terminal
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
   """Runs the verb on a command line and exits."""
   from vit_jax_repro import command_line
 
@@ -36,19 +38,19 @@ def main(argv=None):
   )
 
 
-def command_flags():
-  """The flags of this verb, anew."""
+def command_flags() -> flags.FlagValues:
+  """Returns the flags of this command, a new FlagValues."""
   from vit_jax_repro import command_line
 
   values = flags.FlagValues()
   for name, default, text in (
     ('dir', '.', 'the folder for NAME.npz'),
-    ('sha256', None, '64 digits that the bytes must have as they come'),
+    ('sha256', None, '64 digits that the downloaded bytes must have'),
     (
       'mirror',
       None,
-      "an address with the buckets' files below it, under BUCKET/PATH; tried "
-      'before all others',
+      "an address that serves the buckets' files under BUCKET/PATH; tried "
+      'first',
     ),
     ('index', None, "AugReg: another index.csv than the folder's"),
     ('model', None, 'AugReg: a model name, such as R26_S_32'),
@@ -59,26 +61,26 @@ def command_flags():
   for name, text in (
     ('list', 'show the published files'),
     ('augreg', 'rank the AugReg files by their accuracy in pre-training'),
-    ('best', 'AugReg: get the first of them'),
+    ('best', 'AugReg: download the first of them'),
   ):
     flags.DEFINE_boolean(name, False, text, flag_values=values)
   flags.DEFINE_integer(
     'resolution',
     None,
-    'AugReg: pixels of the fine-tuning',
+    'AugReg: image size of the fine-tuning, in pixels',
     lower_bound=1,
     flag_values=values,
   )
   for name, text in (
-    ('max_params', 'AugReg: parameters, at most'),
-    ('min_images_per_sec', 'AugReg: images/s on a V100, at least'),
+    ('max_params', 'AugReg: largest number of parameters'),
+    ('min_images_per_sec', 'AugReg: lowest number of images/s on a V100'),
   ):
     flags.DEFINE_float(name, None, text, lower_bound=0, flag_values=values)
   return values
 
 
-def show(fetched):
-  """Prints what published.fetching.fetch gave."""
+def show(fetched: Any) -> None:
+  """Prints a published.fetching.Fetched."""
   import sys
 
   for note in fetched.notes:
@@ -90,7 +92,7 @@ def show(fetched):
     print(f'{fetched.file} ({size}) from {fetched.source}')
 
 
-def show_list(entries):
+def show_list(entries: Sequence[Any]) -> None:
   """Prints a table of published files."""
   from vit_jax_repro.output import reports
 
@@ -111,8 +113,13 @@ def show_list(entries):
   reports.table(columns, rows, width=_WIDTH)
 
 
-def show_ranked(rows, adapted):
-  """Prints the first of the AugReg files that `augreg.ranked` gave."""
+def show_ranked(rows: Sequence[Any], adapted: bool) -> None:
+  """Prints the first rows from `augreg.ranked`.
+
+  Args:
+    rows: ranked rows of the index.
+    adapted: whether to print the fine-tuned files, not the pre-trained ones.
+  """
   from vit_jax_repro.output import reports
   from vit_jax_repro.published import augreg
 
@@ -167,7 +174,9 @@ def _check_usage(values, arguments):
     if values[name].value not in (None, False) and not values.augreg
   ]
   if wrong:
-    raise command_line.UsageError(f'{", ".join(wrong)} only with --augreg')
+    raise command_line.UsageError(
+      f'{", ".join(wrong)} only with --augreg; give it, too'
+    )
   if '://' in values.dir:
     raise command_line.UsageError(
       f'--dir={values.dir} must be a folder on this machine'
@@ -175,17 +184,18 @@ def _check_usage(values, arguments):
   if values.mirror and not re.match('https?://[^/]', values.mirror):
     raise command_line.UsageError(
       f'--mirror={values.mirror} must be an address that begins with http:// '
-      'or https://, with the files below it, under BUCKET/PATH'
+      'or https:// and serves the files under BUCKET/PATH'
     )
   most, least = (1, 0) if values.list else (0, 0) if values.augreg else (1, 1)
   if not least <= len(arguments) <= most:
     raise command_line.UsageError(
-      f'{len(arguments)} names; give one file, or --list [PATTERN], or --augreg'
+      f'{len(arguments)} names given; give one name, or --list [PATTERN], or '
+      '--augreg'
     )
 
 
 def _best(values):
-  """Shows the ranking; the name of the first if it shall be fetched."""
+  """Prints the ranking; returns the name of the first file if --best is set."""
   from vit_jax_repro.published import augreg, fetching
 
   index = values.index

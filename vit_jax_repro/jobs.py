@@ -1,4 +1,4 @@
-"""The jobs that the commands run, as functions for Python and notebooks."""
+"""The commands as functions for Python and notebooks, with their results."""
 
 from vit_jax_repro.comparison.crosschecking import Crosscheck, crosscheck
 from vit_jax_repro.inference.evaluation import Evaluation, evaluate

@@ -4,18 +4,17 @@ from typing import Any
 
 from absl import flags
 
-DESCRIPTION = """Trains a model as a configuration file says, and continues
-where an interrupted run in the same workdir stopped. With --target nothing is
-trained: the run's programs are compiled for hardware that need not be there,
-without images, weights or a workdir, and a table says whether the run fits into
-its memory and what bounds its speed. --help_config lists all keys of a
-configuration."""
+DESCRIPTION = """Trains a model by a configuration file, and continues an
+interrupted run in the same workdir. With --target nothing is trained: the run's
+programs are compiled for hardware that need not be present, without images,
+weights or a workdir, and a table shows whether the run fits into its memory and
+what bounds its speed. --help_config lists all keys of a configuration."""
 
 CONFIG_HELP = """Keys of a configuration. A file in configs/ gives each of them
-a value, those without a default included; a flag --config.KEY=VALUE changes it.
-Where None turns something off, 0 or an empty text (--config.KEY=) does so too,
-as no flag can give None. A SIZE is a number of pixels; a file may also give
-(H, W)."""
+a value, including those without a default; a flag --config.KEY=VALUE changes
+it. If None turns a setting off, 0 or an empty text (--config.KEY=) does so,
+too, because a flag cannot give None. A SIZE is a number of pixels; a file may
+also give (H, W)."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -85,7 +84,9 @@ def _train(values, _):
     return
   for name in ('json', 'largest_batch'):
     if values[name].present:
-      raise command_line.UsageError(f'--{name} is for a --target; give one')
+      raise command_line.UsageError(
+        f'--{name} needs --target; give one, or leave --{name} out'
+      )
   command_line.require(values, 'config', 'workdir')
   from vit_jax_repro.parallel import processes
 

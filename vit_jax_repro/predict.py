@@ -1,4 +1,7 @@
-"""`python -m vit_jax_repro.predict`: what is on an image."""
+"""`python -m vit_jax_repro.predict`: the most probable classes of images."""
+
+from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -6,7 +9,7 @@ DESCRIPTION = """Prints the most probable classes of image files (JPEG, PNG,
 GIF, BMP), with probabilities."""
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
   """Runs the verb on a command line and exits."""
   from vit_jax_repro import command_line
 
@@ -20,8 +23,8 @@ def main(argv=None):
   )
 
 
-def command_flags():
-  """The flags of this verb, anew."""
+def command_flags() -> flags.FlagValues:
+  """Returns the flags of this command, a new FlagValues."""
   from vit_jax_repro import command_line
 
   values = flags.FlagValues()
@@ -29,15 +32,17 @@ def command_flags():
   flags.DEFINE_integer(
     'top',
     5,
-    'how many classes to print for an image',
+    'number of classes to print for an image',
     lower_bound=1,
     flag_values=values,
   )
   return values
 
 
-def as_json(images, results):
-  """[{'image': path, 'classes': [{'label', 'name', 'probability'}]}]."""
+def as_json(
+  images: Sequence[str], results: Sequence[Any]
+) -> list[dict[str, Any]]:
+  """Returns [{'image', 'classes': [{'label', 'name', 'probability'}]}]."""
   return [
     {
       'image': image,
@@ -50,8 +55,8 @@ def as_json(images, results):
   ]
 
 
-def show(images, results):
-  """Prints what jobs.predict gave, a table for each image."""
+def show(images: Sequence[str], results: Sequence[Any]) -> None:
+  """Prints the results of jobs.predict, a table for each image."""
   from vit_jax_repro.output import reports
 
   for image, classes in zip(images, results, strict=True):

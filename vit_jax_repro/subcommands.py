@@ -1,7 +1,7 @@
-"""Verbs whose first argument is a command, each with flags of its own.
+"""Verbs with commands: `python -m vit_jax_repro.VERB COMMAND [flags]`.
 
-All flags of a verb are parsed together, so they may stand before the command,
-too; each command lists those that it takes.
+All flags of a verb are parsed together, so a flag may also precede the command.
+Each command lists the flags that it takes.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ class Command:
     run: called with the parsed flags and the other arguments.
     summary: one line for the help of the verb.
     example: arguments of an example, without the name of the command.
-    arguments: other arguments, as the usage line shows them.
-    most: how many other arguments it takes.
-    flags: names of the flags that it takes.
+    arguments: other arguments in the usage line.
+    most: largest number of other arguments.
+    flags: names of the flags that the command takes.
   """
 
-  run: Callable
+  run: Callable[[Any, list[str]], Any]
   summary: str
   example: str
   arguments: str = ''
@@ -37,15 +37,15 @@ def run(
   description: str,
   *,
   argv: Sequence[str] | None = None,
-  begin: Callable | None = None,
+  begin: Callable[[Any], Any] | None = None,
 ) -> None:
-  """Runs a verb with commands on a command line and exits.
+  """Runs a verb with commands on a command line.
 
   Args:
     verb, description, argv: see `command_line.run`.
-    commands: by name.
+    commands: {name: command}.
     values: flags of all commands, an absl FlagValues.
-    begin: called with the parsed flags before the command.
+    begin: called with the parsed flags before the command runs.
   """
   from vit_jax_repro import command_line
 
@@ -70,11 +70,11 @@ def help_text(
   description: str,
   arguments: Sequence[str],
 ) -> str:
-  """Returns the help of the command among the arguments, or of the verb.
+  """Returns the help of the command in the arguments, or else of the verb.
 
   Args:
     verb, commands, values, description: see `run`.
-    arguments: of the command line.
+    arguments: arguments of the command line.
   """
   from vit_jax_repro import command_line
 
@@ -115,12 +115,12 @@ def dispatch(
   """Runs the command that the first argument names.
 
   Args:
-    commands: by name.
+    commands: {name: command}.
     values: the parsed flags of the verb, an absl FlagValues.
-    arguments: those that are no flags.
+    arguments: the arguments that are not flags.
 
   Raises:
-    UsageError: no such command, or a flag or argument that it does not take.
+    UsageError: the command is unknown, or does not take a flag or argument.
   """
   from vit_jax_repro import command_line
 
