@@ -66,3 +66,25 @@ def test_names_that_say_too_little(wanted, message):
 def test_long_lists_are_cut():
   with pytest.raises(ValueError, match="'a5' and 2 more; see"):
     messages.pick('a', [f'a{i}' for i in range(8)], 'row', 'see')
+
+
+@pytest.mark.parametrize(
+  'name, choices, expected',
+  [
+    ('cifer10', ['mnist', 'cifar10', 'cifar100'], ['cifar10', 'cifar100']),
+    ('CIFAR10', ['cifar10'], ['cifar10']),
+    ('imag', ['imagenet_v2', 'imagenet2012'], ['imagenet2012', 'imagenet_v2']),
+    ('im', ['imagenet_v2', 'imagenet2012'], []),
+    ('b17', {'b16': 'ViT-B_16', 'B_16': 'ViT-B_16'}, ['ViT-B_16']),
+    ('abcd', ['abcd1', 'abcd2', 'abcd3', 'abcd4'], ['abcd1', 'abcd2', 'abcd3']),
+    ('', ['a'], []),
+  ],
+)
+def test_nearest_lists_prefixed_then_similar_choices(name, choices, expected):
+  assert messages.nearest(name, choices) == expected
+
+
+def test_did_you_mean_is_empty_without_similar_choices():
+  hint = messages.did_you_mean('b_16', ['b16', 's_16', 'zzzzzz'])
+  assert hint == "did you mean 'b16' or 's_16'? "
+  assert messages.did_you_mean('a16', ['zzzzzz']) == ''

@@ -1,6 +1,5 @@
 """TFDS builders by name, and preparation of data sets that are missing."""
 
-import difflib
 import os
 import pathlib
 import shlex
@@ -9,9 +8,9 @@ from typing import Any
 from vit_jax_repro.data import catalogue, digits, vtab
 from vit_jax_repro.data.tf_host import silence, tensorflow
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import messages
 
-_SUGGESTIONS = 3
-_SHORTEST_PREFIX = 3  # letters of a name's prefix for a suggestion
+_MOST_CONFIGURATIONS = 6  # listed in a message
 _FULL = ('No space left', 'File too large', 'quota')  # no space left
 
 
@@ -56,9 +55,9 @@ def _check_configuration(name):
     raise InputError(
       f'TFDS data set {known!r} has no configurations; leave out {config!r}'
     )
-  if len(configs) > 2 * _SUGGESTIONS:
-    close = _nearest(config, configs)
-    configs = close or [*configs[: 2 * _SUGGESTIONS], '...']
+  if len(configs) > _MOST_CONFIGURATIONS:
+    close = messages.nearest(config, configs)
+    configs = close or [*configs[:_MOST_CONFIGURATIONS], '...']
   raise InputError(
     f'TFDS data set {known!r} has no configuration {config!r}; choose from '
     f'{configs}'
@@ -70,33 +69,22 @@ def unknown(name: str) -> str:
   tensorflow()
   import tensorflow_datasets as tfds
 
-  tasks = [catalogue.VTAB + task for task in vtab.TASKS]
   names = [digits.NAME, *(f'{digits.NAME}/{part}' for part in digits.CONFIGS)]
   names += [*catalogue.DATA_SETS, *tfds.list_builders()]
   plain = name.partition(':')[0]
   if name.startswith(catalogue.VTAB):
     task = plain.removeprefix(catalogue.VTAB)
-    close = [catalogue.VTAB + near for near in _nearest(task, vtab.TASKS)]
-    close = close or tasks
+    tasks = {task: catalogue.VTAB + task for task in vtab.TASKS}
+    hint = messages.did_you_mean(task, tasks)
+    hint = hint or f'the tasks are {list(tasks.values())}; '
   else:
-    close = _nearest(plain, names) or _nearest(plain.split('/')[0], names)
-  meant = f'; did you mean {" or ".join(map(repr, close))}?' if close else ';'
+    hint = messages.did_you_mean(plain, names)
+    hint = hint or messages.did_you_mean(plain.split('/')[0], names)
   return (
-    f"unknown data set {name!r}{meant} choose 'digits', the name of a TFDS "
+    f"unknown data set {name!r}; {hint}choose 'digits', the name of a TFDS "
     'data set, a task of VTAB such as vtab/dtd, or a folder ROOT that holds '
     'ROOT/SPLIT/CLASS/*.jpg'
   )
-
-
-def _nearest(name, names):
-  """Returns the `names` most similar to `name`, those with its prefix first."""
-  original = {known.lower(): known for known in names}
-  name = name.lower()
-  begun = sorted(known for known in original if known.startswith(name))
-  close = difflib.get_close_matches(name, original, _SUGGESTIONS)
-  long_enough = len(name) >= _SHORTEST_PREFIX
-  found = dict.fromkeys([*(begun if long_enough else []), *close])
-  return [original[known] for known in list(found)[:_SUGGESTIONS]]
 
 
 def prepare(

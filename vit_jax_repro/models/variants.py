@@ -5,11 +5,11 @@ paper Table 1, Mixer paper Table 1, BiT paper section 3; structure of the
 released hybrids: vit_jax/configs/models.py.
 """
 
-import difflib
 import re
 from typing import Any
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import messages
 
 VIT_SIZES = {  # hidden_size, mlp_dim, num_heads, num_layers
   'Ti': (192, 768, 3, 12),
@@ -132,14 +132,9 @@ def canonical_name(name: str) -> str:
   bit = _BIT_NAME.fullmatch(str(name))
   if bit and int(bit[2]) in BIT_UNITS:
     return name
-  spelling = {}  # by lower-case alias, to find near names in any letter case
-  for alias in aliases:
-    spelling.setdefault(alias.lower(), alias)
-  near = difflib.get_close_matches(str(name).lower(), spelling, n=3, cutoff=0.5)
-  near = [spelling[alias] for alias in near]
-  near = f'did you mean {" or ".join(map(repr, near))}? ' if near else ''
+  hint = messages.did_you_mean(str(name), list(aliases))
   raise InputError(
-    f'unknown model {name!r}; {near}names are ViT-{{{",".join(VIT_SIZES)}}}_'
+    f'unknown model {name!r}; {hint}names are ViT-{{{",".join(VIT_SIZES)}}}_'
     f'{{{",".join(map(str, VIT_PATCHES))}}}[-gap-norep], '
     f'{", ".join(HYBRIDS)}, Mixer-{{{",".join(MIXERS)}}}, '
     f'BiT-[S-|M-|L-]R{{{",".join(map(str, BIT_UNITS))}}}xWIDTH[-ILSVRC2012], '

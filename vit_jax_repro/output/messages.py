@@ -1,16 +1,19 @@
-"""What files call things, cut and made printable for one-line messages."""
+"""Names in one-line messages: printable, shortened, matched and suggested."""
 
 import difflib
 import fnmatch
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 
 from vit_jax_repro.errors import InputError
 
 LONGEST = 80  # characters of one quoted name or reason
-MOST_NAMES = 5
+MOST_NAMES = 6  # listed in a message
+_MOST_SUGGESTIONS = 3
+_SHORTEST_PREFIX = 3  # letters that suggest all names that begin with them
+_SIMILARITY = 0.5  # lowest ratio (difflib) of a suggestion
 
 
 def short(text: object) -> str:
@@ -33,16 +36,13 @@ def listed(names: Iterable[str]) -> str:
   return f'{shown} and {more} more' if more > 0 else shown or 'none'
 
 
-_MOST_NAMES = 6  # that a message lists
-
-
 def fits(pattern: str, *texts: str) -> bool:
   """Returns whether any of the texts fits, whatever the letter case.
 
   Args:
     pattern: with * or ? a glob for the whole text, or else a part of it; any
-      other character stands for itself.
-    texts: to be tried.
+      other character matches itself.
+    texts: the texts to match.
   """
   pattern = pattern.lower()
   if not set('*?') & set(pattern):
@@ -57,8 +57,8 @@ def pick(wanted: str, names: Iterable[str], what: str, remedy: str) -> str:
   Args:
     wanted: a name; or else its end, or else a part of it, if no other name has
       it.
-    names: all there are.
-    what: they are called in a message, such as 'table'.
+    names: all names.
+    what: kind of the names in a message, such as 'table'.
     remedy: the end of a message, such as 'list has all names'.
 
   Raises:
@@ -72,28 +72,52 @@ def pick(wanted: str, names: Iterable[str], what: str, remedy: str) -> str:
     if found:
       break
   if found:
-    shown = ', '.join(map(repr, found[:_MOST_NAMES]))
-    more = len(found) - _MOST_NAMES
+    shown = ', '.join(map(repr, found[:MOST_NAMES]))
+    more = len(found) - MOST_NAMES
     more = f' and {more} more' if more > 0 else ''
     raise InputError(f'{what} {wanted!r} may be any of {shown}{more}; {remedy}')
-  near = difflib.get_close_matches(key, map(str.lower, names), n=3, cutoff=0.4)
-  near = ' or '.join(repr(n) for n in names if n.lower() in near)
-  near = f'did you mean {near}? ' if near else ''
-  raise InputError(f'no {what} {wanted!r}; {near}{remedy}')
+  raise InputError(f'no {what} {wanted!r}; {did_you_mean(key, names)}{remedy}')
 
 
-def by(image_size):
-  """Returns (224, 384) -> '224x384', for messages."""
+def did_you_mean(name: str, choices: Iterable[str] | Mapping[str, str]) -> str:
+  """Returns "did you mean 'a' or 'b'? ", or '' if `nearest` finds nothing."""
+  near = ' or '.join(map(repr, nearest(name, choices)))
+  return f'did you mean {near}? ' if near else ''
+
+
+def nearest(name: str, choices: Iterable[str] | Mapping[str, str]) -> list[str]:
+  """Returns the few choices that a misspelt name may mean, the likeliest first.
+
+  Args:
+    name: the misspelt name, in any letter case.
+    choices: names, or a mapping from spellings to names.
+  """
+  if not isinstance(choices, Mapping):
+    choices = {choice: choice for choice in choices}
+  known: dict[str, str] = {}
+  for spelling, choice in choices.items():
+    known.setdefault(spelling.lower(), choice)
+  name = name.lower()
+  begun = sorted(spelling for spelling in known if spelling.startswith(name))
+  close = difflib.get_close_matches(
+    name, known, _MOST_SUGGESTIONS, cutoff=_SIMILARITY
+  )
+  found = [*(begun if len(name) >= _SHORTEST_PREFIX else []), *close]
+  return list(dict.fromkeys(known[each] for each in found))[:_MOST_SUGGESTIONS]
+
+
+def by(image_size: Sequence[int]) -> str:
+  """Converts an image size for messages: (224, 384) to '224x384'."""
   return f'{image_size[0]}x{image_size[1]}'
 
 
-def note(text, *, every_process=False):
-  """Tells the user something that the caller did not ask for.
+def note(text: str, *, every_process: bool = False) -> None:
+  """Prints a note to stderr, in the first process only.
 
   Args:
     text: one line.
-    every_process: whether it is about this process alone, and so said by
-      whichever it is.
+    every_process: whether the note is about this process, so that each process
+      prints its own.
   """
   if every_process or jax.process_index() == 0:
     print(f'note: {text}', file=sys.stderr, flush=True)

@@ -10,7 +10,6 @@ DeiT's files are also at the address in facebookresearch/deit's README.
 
 import csv
 import dataclasses
-import difflib
 import fnmatch
 import functools
 import importlib.resources
@@ -20,6 +19,7 @@ from typing import Any
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import variants
+from vit_jax_repro.output import messages
 
 # First part of a path, in place of a bucket, if the authors published no .npz.
 NO_BUCKETS = ('deit', 'timm')
@@ -278,7 +278,5 @@ def _unknown(name):
     known = (entry.name, *_hub(entry), entry.file_name, entry.model or '')
     for each in known:
       names.setdefault(_key(each), each.removesuffix('.npz'))
-  near = difflib.get_close_matches(_key(name), names, n=3, cutoff=0.5)
-  near = ' or '.join(repr(names[key]) for key in near)
-  near = f'did you mean {near}? ' if near else ''
-  return f'no published file {name!r}; {near}--list shows all names'
+  hint = messages.did_you_mean(_key(name), names)
+  return f'no published file {name!r}; {hint}--list shows all names'
