@@ -137,7 +137,7 @@ def test_wrong_values_are_one_line(tmp_path, capsys):
     ),
     (
       ['attention', '--out=a.png', '--head=1', '--weights=w.npz', 'a.jpg'],
-      '--head is of the maps of --layer',
+      '--head selects maps of --layer',
     ),
     (
       ['positions', '--out=a.png', '--layer=0,1', '--weights=w.npz'],

@@ -152,7 +152,7 @@ def test_full_studies_have_the_users_data_and_overrides():
 def test_what_a_study_found_is_found(tmp_path):
   lesson = Lesson('short', str(tmp_path))
   sides = outcome.side('ViT', 0.1, [0.5]), outcome.side('BiT', 1, [0.7])
-  result = report.Result('families', 'A title', 'short', 1, sides, (), {})
+  result = report.StudyResult('families', 'A title', 'short', 1, sides, (), {})
   path = lesson.path('studies', 'families', 'study.json')
   os.makedirs(os.path.dirname(path))
   files.write_json(path, dataclasses.asdict(result))

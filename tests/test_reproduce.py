@@ -110,8 +110,8 @@ ROW = 'vit-table-5-vit-b-16-imagenet-21k-90ep-cifar-10'
     (['list', 'a', 'b'], "list does not take 'b'; usage: list [PATTERN]"),
     (['list', '--grid'], 'list does not take --grid'),
     (['list', 'zzz'], "no table fits 'zzz'"),
-    (['show'], 'show wants either a table'),
-    (['show', 'ViT Table 5', '--row=a'], 'show wants either a table'),
+    (['show'], 'show needs either a table'),
+    (['show', 'ViT Table 5', '--row=a'], 'show needs either a table'),
     (['show', 'ViT Tabel 5'], "did you mean 'ViT Table 5'"),
     (['show', 'ViT Table 4', '--grid'], 'holds no accuracies'),
     (['show', '--row=cifar-10'], 'may be any of'),
@@ -120,7 +120,7 @@ ROW = 'vit-table-5-vit-b-16-imagenet-21k-90ep-cifar-10'
     (['report', '--results=/nowhere'], "no folder of results '/nowhere'"),
     (['report', '--results=.', '--out=a.txt'], 'must end in .md or .csv'),
     (['report', '--results=.', '--out=/dev/null/a.md'], 'there is no folder'),
-    (['plan'], '--row=ID, --table=NAME or a PATTERN is wanted'),
+    (['plan'], 'give --row=ID, --table=NAME or a PATTERN'),
     (['plan', '--row=a', '--table=b'], '--row goes without --table'),
     (['plan', '--table=ViT Table 6'], 'none of these rows can be checked'),
     (
@@ -177,7 +177,9 @@ def test_files_of_no_row_are_named(folder, capsys):
   (folder / 'x.json').write_text('{')
   reproduce.main(['reproduce', 'report', f'--results={folder}'])
   out, err = capsys.readouterr()
-  assert err == f'note: {folder} has JSON files of no row: x.json\n'
+  assert err == (
+    f'note: {folder} has JSON files that belong to no row: x.json\n'
+  )
   assert 'agrees 1, differs 1' in out
 
 

@@ -1,4 +1,6 @@
-"""`python -m vit_jax_repro.benchmark`: how fast things are."""
+"""`python -m vit_jax_repro.benchmark`: speed, compile time and memory."""
+
+from typing import Any
 
 from absl import flags
 
@@ -6,7 +8,7 @@ DESCRIPTION = """Measures speed, compile time and memory on synthetic images,
 and the speed of the input pipelines."""
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
   """Runs the verb on a command line and exits."""
   from vit_jax_repro import subcommands
 
@@ -20,34 +22,35 @@ def main(argv=None):
   )
 
 
-def command_flags():
+def command_flags() -> flags.FlagValues:
   """Returns the flags of all commands, a new FlagValues."""
   from vit_jax_repro import command_line
 
   values = flags.FlagValues()
 
   for name, default, text in (
-    ('models', 'ViT-B_16', 'names, comma-separated'),
-    ('batch_sizes', '64', 'images of a batch, over all devices; several by '
-     'commas; `data` takes one'),
-    ('dtypes', 'bfloat16', 'of computation: float32, bfloat16'),
-    ('variants', 'plain', 'plain, scan, remat, scan+remat, remat:dots, '
-     'scan+remat:dots: blocks in a loop, and computed again in the backward '
-     'pass, but for products with parameters (dots)'),
+    ('models', 'ViT-B_16', 'model names, comma-separated'),
+    ('batch_sizes', '64', 'images of a batch, over all devices, '
+     'comma-separated; `data` takes one'),
+    ('dtypes', 'bfloat16', 'of computation, comma-separated: float32, '
+     'bfloat16'),
+    ('variants', 'plain', 'comma-separated: plain, scan, remat, scan+remat, '
+     'remat:dots, scan+remat:dots. scan runs the blocks in a loop; remat '
+     'computes them again in the backward pass, except products with '
+     'parameters (dots)'),
     ('image_size', '224', 'pixels, S or HEIGHTxWIDTH'),
     ('mesh', None, 'axes of the devices, such as data=2,fsdp=4 or fsdp=all; by '
-     'default all divide the batch. On a CPU so many are made'),
-    ('target', None, 'compile for this hardware: v5e:2x4 (chips along each '
-     'side of a TPU slice), h100, h100:1x8 (hosts x cards); several by commas'),
-    ('against', None, 'torch, timm or transformers: the same in PyTorch'),
-    ('trace', None, "a folder for JAX's trace, which XProf and TensorBoard "
-     'show'),
+     'default all devices divide the batch. A CPU simulates the devices'),
+    ('target', None, 'compile for this hardware, comma-separated: v5e:2x4 '
+     '(chips along each side of a TPU slice), h100, h100:1x8 (hosts x cards)'),
+    ('against', None, 'torch, timm or transformers: also measure PyTorch'),
+    ('trace', None, "a folder for JAX's trace, for XProf and TensorBoard"),
     ('json', None, 'also write the result to this file'),
   ):  # fmt: skip
     command_line.define_string(values, name, default, text)
   for name, default, text in (
-    ('images', 256, 'JPEG files that are written'),
-    ('rounds', 5, 'how often each contender is measured; steps of a profile'),
+    ('images', 256, 'number of JPEG files to write'),
+    ('rounds', 5, 'measurements of each contender; steps of a profile'),
     ('batches', 16, 'batches that are timed in a round'),
     (
       'batch_per_chip',
@@ -64,9 +67,9 @@ def command_flags():
       flag_values=values,
     )
   for name, default, text in (
-    ('seconds', 1.0, 'that a contender computes in a round, about'),
+    ('seconds', 1.0, 'approximate time of a contender in a round'),
     ('peak_tflops', None, 'of a device; by default from a table of devices'),
-    ('memory_limit_gb', None, 'GiB of a device; by default what it reports'),
+    ('memory_limit_gb', None, 'GiB of a device; by default as it reports'),
   ):
     flags.DEFINE_float(
       name,
@@ -76,15 +79,15 @@ def command_flags():
       flag_values=values,
     )
   for name, default, text in (
-    ('compiled', True, 'PyTorch with torch.compile too'),
-    ('largest_batch', False, 'look for the largest that fits, by doubling'),
-    ('inference', False, 'a forward pass instead of an update'),
+    ('compiled', True, 'also measure PyTorch with torch.compile'),
+    ('largest_batch', False, 'search the largest batch that fits, by doubling'),
+    ('inference', False, 'measure a forward pass instead of an update'),
   ):
     flags.DEFINE_boolean(name, default, text, flag_values=values)
   return values
 
 
-def commands():
+def commands() -> dict[str, Any]:
   """Returns {name: subcommands.Command}."""
   from vit_jax_repro.subcommands import Command
 
@@ -98,9 +101,9 @@ def commands():
   return {
     'train': Command(
       lambda values, _: _speed(values, 'train'),
-      'time of an update: images per second of each device and the part of '
-      'its peak that the model uses (MFU), beside PyTorch (--against) and in '
-      'variants, measured in turns',
+      'time of an update: images per second and the used part of the peak '
+      '(MFU) of each device, for variants and PyTorch (--against), measured in '
+      'turns',
       '--models=ViT-B_16 --batch_sizes=64,128 --variants=plain,remat',
       flags=speed,
     ),
@@ -120,20 +123,20 @@ def commands():
       _memory,
       'memory of an update on each device and the largest batch that fits; '
       'with --target also what bounds its speed on hardware that need not be '
-      'there',
+      'present',
       '--models=ViT-L_16 --target=v5e:2x4',
       flags=(*compiled, 'memory_limit_gb', 'largest_batch'),
     ),
     'profile': Command(
       _profile,
-      'the parts of the model that the time of an update goes into',
+      'time of an update by parts of the model',
       '--models=ViT-B_16 --trace=trace',
       flags=(*cases, 'rounds', 'trace', 'inference'),
     ),
     'data': Command(
       _data,
-      'images per second of the input pipelines, beside plain decoding and '
-      'the usual tf.data pipeline, on photographs written as JPEG files',
+      'images per second of the input pipelines, compared with plain decoding '
+      'and the usual tf.data pipeline, on photographs written as JPEG files',
       '--image_size=224 --images=256',
       flags=(
         'batch_sizes',
@@ -223,7 +226,9 @@ def _profile(values, _):
 
   cases, variants = _cases(values, _kind(values))
   if len(cases) > 1 or len(variants) > 1:
-    raise command_line.UsageError('profile takes one model, batch, ...')
+    raise command_line.UsageError(
+      'profile takes one model, batch size, dtype and variant'
+    )
   rows = profiles.profile(
     cases[0], variants[0], number=values.rounds, trace=values.trace
   )
@@ -242,7 +247,7 @@ def _data(values, _):
     raise command_line.UsageError(
       f'--batch_sizes={values.batch_sizes}: data takes one'
     )
-  settings = dict(
+  settings: dict[str, Any] = dict(
     image_size=command_line.image_size(values.image_size),
     batch_size=batch_size,
     num_images=values.images,
@@ -265,13 +270,14 @@ def _kind(values):
 
 
 def _cases(values, kind):
-  """Returns the cases that the flags name, and the variants."""
+  """Returns the cases and the variants that the flags select."""
   import itertools
 
   from vit_jax_repro import command_line
   from vit_jax_repro.benchmarks import programs
 
   image_size = command_line.image_size(values.image_size)
+  assert image_size is not None, 'the flag has a default'
   targets = _targets(values)
   variants = _names(values, 'variants', programs.VARIANTS)
   cases = []
@@ -290,7 +296,8 @@ def _cases(values, kind):
       )
     )
   for case, name in itertools.product(cases, variants):
-    programs.create_model(programs.variant(case, name))  # errors come now
+    # Wrong names raise here, before anything is measured.
+    programs.create_model(programs.variant(case, name))
   return cases, variants
 
 
@@ -301,7 +308,7 @@ def _targets(values):
   if values.target is None:
     if values.batch_per_chip is not None:
       raise command_line.UsageError(
-        '--batch_per_chip is for a --target; give one, or --batch_sizes'
+        '--batch_per_chip needs --target; give it, or give --batch_sizes'
       )
     return [None]
   found = [targets.parse(text) for text in values.target.split(',')]
@@ -329,8 +336,8 @@ def _numbers(values, flag):
   texts = values[flag].value.split(',')
   if not all(text.isdecimal() and int(text) for text in texts):
     raise command_line.UsageError(
-      f'--{flag}={values[flag].value} must be numbers of at least 1 with '
-      'commas between'
+      f'--{flag}={values[flag].value} must be comma-separated numbers of at '
+      'least 1'
     )
   return [int(text) for text in texts]
 

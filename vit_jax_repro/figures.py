@@ -1,12 +1,14 @@
 """`python -m vit_jax_repro.figures`: the papers' figures, from your files."""
 
+from typing import Any, NoReturn
+
 from absl import flags
 
-DESCRIPTION = """Draws figures as PNG or SVG from weights files, and from what
-training runs, studies and benchmarks have written."""
+DESCRIPTION = """Draws figures as PNG or SVG from weights files, and from the
+results of training runs, studies and benchmarks."""
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
   """Runs the verb on a command line and exits."""
   from vit_jax_repro import subcommands
 
@@ -15,22 +17,23 @@ def main(argv=None):
   )
 
 
-def command_flags():
+def command_flags() -> flags.FlagValues:
   """Returns the flags of all commands, a new FlagValues."""
   from vit_jax_repro import command_line
 
   values = flags.FlagValues()
   for name, text in {
     'out': 'the picture, .png or .svg',
-    'arrays': 'also write what is drawn to this .npz file',
+    'arrays': 'also write the plotted arrays to this .npz file',
     'weights': "a published .npz file or a run's model.npz",
-    'model': 'a model name; by default the file tells',
-    'preprocessing': 'how images are read, as for `predict`',
-    'image_size': 'pixels, S or HEIGHTxWIDTH; by default the file tells',
-    'token': "whose attention: class, mean (over all patches), or a patch's "
+    'model': 'a model name; by default inferred from the file',
+    'preprocessing': 'of images, as for `predict`',
+    'image_size': 'pixels, S or HEIGHTxWIDTH; by default inferred from the '
+    'file',
+    'token': "query token: class, mean (over all patches), or a patch's "
     'ROW,COLUMN; by default class or, without a class token, mean',
     'layer': 'maps of the heads of these layers, such as 0 or 0,11 or all, in '
-    'place of the rollout; `positions`: one, where each has its own',
+    'place of the rollout; `positions`: one layer, if each has its own',
     'head': 'with --layer: these heads, such as 0,3; by default all',
     'results': 'a folder of measured results',
   }.items():
@@ -45,7 +48,7 @@ def command_flags():
   flags.DEFINE_integer(
     'components',
     28,
-    'how many components, at most',
+    'largest number of components',
     lower_bound=1,
     upper_bound=1000,
     flag_values=values,
@@ -53,7 +56,7 @@ def command_flags():
   return values
 
 
-def commands():
+def commands() -> dict[str, Any]:
   """Returns {name: subcommands.Command}."""
   from vit_jax_repro.subcommands import Command
 
@@ -64,7 +67,7 @@ def commands():
   return {
     'attention': Command(
       _attention,
-      'where a ViT or hybrid looks in images: attention rollout, or the maps '
+      'attention of a ViT or hybrid in images: attention rollout, or the maps '
       'of single heads (--layer, --head)',
       '--weights=model.npz --out=rollout.png cat.jpg dog.jpg',
       'IMAGE...',
@@ -115,7 +118,7 @@ def commands():
     ),
     'verdicts': Command(
       _verdicts,
-      'measured against published numbers',
+      'measured and published numbers, compared',
       '--results=results --out=verdicts.png',
       flags=(*files, 'results'),
     ),
@@ -142,9 +145,9 @@ def commands():
 def _attention(values, images):
   _begin(values, images, 'image')
   if values.layer is None and values.head is not None:
-    _wrong('--head is of the maps of --layer; give it too')
+    _wrong('--head selects maps of --layer; give it, too')
   if values.layer is not None and values['heads'].present:
-    _wrong('--heads is of the rollout, which --layer takes the place of')
+    _wrong('--heads is for the rollout, which --layer replaces; give only one')
   token, layers = _token(values), _numbers(values, 'layer')
   heads, reading = _numbers(values, 'head'), _reading(values)
 
@@ -258,18 +261,19 @@ def _scaling(values, paths):
   _finish(values, charts.scaling(found), found)
 
 
-def _wrong(text):
+def _wrong(text) -> NoReturn:
   from vit_jax_repro import command_line
 
   raise command_line.UsageError(text)
 
 
 def _begin(values, read=(), what=None):
-  """Checks what is written before anything is read.
+  """Checks the output paths before anything is read.
 
   Args:
-    read: what the command reads, beside the weights.
-    what: one of these, of which at least one is needed.
+    values: the parsed flags.
+    read: files that the command reads, without the weights.
+    what: a noun for these files, if at least one is needed.
   """
   from vit_jax_repro import command_line
   from vit_jax_repro.analysis import pictures
@@ -295,7 +299,7 @@ def _begin(values, read=(), what=None):
 
 
 def _reading(values):
-  """What `inspecting` takes, from flags."""
+  """Returns the arguments of `inspecting` from the flags."""
   from vit_jax_repro import command_line
 
   command_line.require(values, 'weights')
@@ -307,7 +311,7 @@ def _reading(values):
 
 
 def _numbers(values, flag):
-  """'0,3' -> (0, 3); None: the flag is not given, or `all`."""
+  """Parses '0,3' to (0, 3); returns None if the flag is `all` or not given."""
   text = values[flag].value
   if text in (None, 'all'):
     return None
@@ -327,7 +331,7 @@ def _token(values):
 
 
 def _finish(values, figure, found):
-  """Writes the picture and, if wanted, the arrays."""
+  """Writes the picture and, with --arrays, the arrays."""
   from vit_jax_repro.analysis import pictures
 
   pictures.save(figure, values.out)

@@ -1,9 +1,10 @@
-"""The work of the notebooks at three sizes; `Lesson` holds the settings.
+"""The computations of the notebooks, at three sizes.
 
-'digits' is minutes on a laptop, with scikit-learn's digits; 'short' the same,
-only to see that all runs; 'full' is for a GPU: published files, CIFAR-10, the
-user's pictures, and the studies of the papers' models on ImageNet. What is
-trained or checked is kept in a folder and not repeated.
+Size 'digits' takes minutes on a laptop, with scikit-learn's digits. 'short' is
+the same with fewer updates, to test the notebooks. 'full' is for a GPU and has
+published files, CIFAR-10, the user's pictures, and the studies of the papers'
+models on ImageNet. Trainings and checks are stored in a folder and not
+repeated.
 """
 
 import contextlib
@@ -35,8 +36,8 @@ from vit_jax_repro.studies import report, running
 from vit_jax_repro.weights import model_card
 
 SIZES = studies.SIZES
-_SHORT_STEPS = 150  # of the quickstart's updates
-# At full size: what is looked at, and what is fine-tuned, on which data.
+_SHORT_STEPS = 150  # total steps of the quickstart at size 'short'
+# At full size: the file to inspect, the file to fine-tune, and the data set.
 _TRAINED = 'imagenet21k+imagenet2012/ViT-B_16'
 _PRETRAINED = 'imagenet21k/ViT-B_16'
 _TARGET = 'cifar10'
@@ -44,24 +45,24 @@ _TARGET = 'cifar10'
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
-  """Settings of a notebook.
+  """Settings and computations of a notebook.
 
   Raises:
-    InputError: an unknown size.
+    InputError: the size is unknown.
   """
 
   size: str = 'digits'  # one of SIZES
-  folder: str = 'runs/lessons'  # keeps what is trained, a folder for each size
-  # Of size 'full' alone:
-  weights_dir: str = 'weights'  # published files, fetched if they are not there
-  data_dir: str | None = None  # TFDS sets; by default TFDS's own
-  images: Sequence[str] = ()  # pictures to look into
-  budget_hours: float | None = None  # of `check`
-  # Of trainings: other settings, such as {'accum_steps': 64} for one device.
+  folder: str = 'runs/lessons'  # folder of results; has one for each size
+  # Only for size 'full':
+  weights_dir: str = 'weights'  # folder of published files; missing are fetched
+  data_dir: str | None = None  # folder of TFDS data sets; None: TFDS's own
+  images: Sequence[str] = ()  # pictures to inspect
+  budget_hours: float | None = None  # for `check`
+  # Overrides of training settings, such as {'accum_steps': 64} for one device.
   overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    # Of TFDS and Orbax, which warn of what their users cannot mend.
+    # Hides warnings of TFDS and Orbax that a user can do nothing about.
     logging.set_verbosity(logging.ERROR)
     if self.size not in SIZES:
       raise InputError(f'size={self.size!r} must be one of {", ".join(SIZES)}')
@@ -72,16 +73,17 @@ class Lesson:
     return self.size == 'full'
 
   def path(self, *parts: str) -> str:
-    """Returns a path in the folder of this size, which is made."""
+    """Returns a path in the folder of this size; creates the folder."""
     os.makedirs(os.path.join(self.folder, self.size), exist_ok=True)
     return os.path.join(self.folder, self.size, *parts)
 
-  def training(self):
+  def training(self) -> Any:
     """Returns the configuration of a training, for `jobs.train`.
 
     Returns:
-      ConfigDict: a small ViT on the digits from scratch; at full size a
-      published ViT-B/16 on CIFAR-10, as the released code fine-tunes it.
+      An ml_collections.ConfigDict. A small ViT is trained on the digits from
+      scratch. At full size, a published ViT-B/16 is fine-tuned on CIFAR-10 with
+      the settings of the released code.
     """
     if not self.is_full:
       recipe = recipes.QUICKSTART
@@ -101,13 +103,14 @@ class Lesson:
     return ml_collections.ConfigDict(config)
 
   def trained(self) -> str:
-    """Returns the path of a weights file to look into.
+    """Returns the path of a weights file to inspect.
 
-    The digits' model, trained here; at full size a ViT-B/16 with ImageNet's
-    classes as it was published.
+    This is a model trained on the digits; at full size the published ViT-B/16
+    with ImageNet's classes.
 
     Raises:
-      OSError: it cannot be fetched; else as jobs.train.
+      OSError: the file cannot be fetched; or as jobs.train.
+      InputError: as jobs.train.
     """
     if self.is_full:
       return self._fetched(_TRAINED)
@@ -130,24 +133,28 @@ class Lesson:
     return path
 
   def pictures(self, number: int = 4) -> list[str]:
-    """Returns paths of images: `number` test digits, or the first of `images`.
+    """Returns paths of images: test digits, or the first of `images`.
+
+    Args:
+      number: number of images, at most.
 
     Raises:
-      InputError: size 'full' and no `images`.
+      InputError: the size is 'full' and there are no `images`.
     """
     if self.is_full:
       if not self.images:
         raise InputError(
-          "size='full' looks into your pictures; set images=('cat.jpg', ...)"
+          "size='full' needs your pictures; set images=('cat.jpg', ...)"
         )
       return list(self.images[:number])
     return _test_digits(self.path('images'), number)
 
   def study(self, name: str, **part: Any) -> report.StudyResult:
-    """Runs a study of `studies.NAMES`, or finds it finished.
+    """Runs a study, unless it is finished, and returns its result.
 
     Args:
-      part: of `study_plan`.
+      name: one of `studies.NAMES`.
+      **part: arguments of `study_plan`.
 
     Raises:
       As studies.run.
@@ -165,21 +172,26 @@ class Lesson:
     base_lrs: Sequence[float] | None = None,
     updates: float = 1.0,
   ) -> dict[str, Any]:
-    """Returns the study as it is run, plain; see `studies.run`.
+    """Returns the configuration of a study as a plain dict; see `studies.run`.
+
+    The last four arguments shorten the study. They count only at size 'digits',
+    and the `size` of the returned configuration then names what is left out.
 
     Args:
-      sides, num_seeds, base_lrs, updates: which of the study's sides, seeds and
-        learning rates are run, and what part of its updates, at size 'digits'
-        only; by default all. The plan's size names what was left out.
+      name: one of `studies.NAMES`.
+      sides: names of the sides to run; None: all.
+      num_seeds: number of seeds; None: all.
+      base_lrs: learning rates to try; None: all.
+      updates: fraction of the updates.
 
     Raises:
-      InputError: an unknown name, or overrides of no setting.
+      InputError: the name is unknown, or an override is not a setting.
     """
     plan = to_plain(studies.config(name, self.size).study)
     if self.is_full:
       whole = [*plan['stages'].values()]
       for changes in plan['sides'].values():
-        # What has a data set replaces a whole stage.
+        # Changes with a data set replace a stage completely.
         whole += [each for each in changes.values() if _is_whole(each)]
       for stage in whole:
         stage['tfds_data_dir'] = self.data_dir
@@ -189,9 +201,13 @@ class Lesson:
     return plan
 
   def costs(self, name: str) -> View:
-    """Returns the cost of the sides' models in the last stage, without heads.
+    """Returns parameters and multiply-adds of the sides' models as a table.
 
-    The tanh layer of pre-training is counted where there is one.
+    The models are those of the last stage, without heads. The tanh layer of
+    pre-training is included if there is one.
+
+    Args:
+      name: one of `studies.NAMES`.
     """
     plan = running.checked(to_plain(studies.config(name, self.size).study))
     rows = []
@@ -206,17 +222,20 @@ class Lesson:
     return View((Section('', (), columns, tuple(rows)),), ())
 
   def studied(self, name: str) -> saved_results.SavedStudy:
-    """Returns the result of `study`, for `charts.study`."""
+    """Returns the stored result of `study`, for `charts.study`."""
     return saved_results.study(self.path('studies', name, 'study.json'))
 
   def check(self, rows: Sequence[table.Row]) -> View:
-    """Returns published numbers and verdicts; at full size, checks them first.
+    """Returns published numbers with verdicts; at full size, checks them first.
 
-    Elsewhere there are neither weights nor data to check them with, so the
-    verdicts are on what was measured at full size, if anything was.
+    At the other sizes the verdicts are those of earlier checks at full size, if
+    there are any.
+
+    Args:
+      rows: published numbers.
 
     Raises:
-      InputError, OSError: as requests.run.
+      InputError, OSError: as reproduction.budget.run.
     """
     folder = os.path.join(self.folder, 'full', 'results')
     if self.is_full:
@@ -244,7 +263,7 @@ class Lesson:
 
 
 def _leave_out(plan, sides, num_seeds, base_lrs, updates):
-  """Shortens a study and notes that in its size; see `Lesson.study_plan`."""
+  """Shortens a study and extends its size; see `Lesson.study_plan`."""
   left_out = []
   for what, values, kept in (
     ('sides', plan['order']['sides'], sides),
@@ -269,11 +288,6 @@ def _is_whole(changes):
 
 def readme_claim() -> table.Row:
   """Returns the claim of README.md on `make quickstart` as a table row."""
-  unknown = dict.fromkeys(
-    ('exaflops', 'std', 'value_min', 'value_max')
-  ) | dict.fromkeys(
-    ('epochs', 'checkpoint', 'blocker', 'confidence', 'second_source'), ''
-  )
   return table.Row(
     id='readme-quickstart',
     table='README.md',
@@ -289,15 +303,23 @@ def readme_claim() -> table.Row:
     value=98.0,
     decimals=0,
     status=table.FINETUNE,
-    note='360 images, right give or take one',
+    note='360 test images; the value is accurate to one image',
     source='README.md of this repository',
-    **unknown,
+    exaflops=None,
+    std=None,
+    value_min=None,
+    value_max=None,
+    epochs='',
+    checkpoint='',
+    blocker='',
+    confidence='',
+    second_source='',
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-  """Markdown as the result of a cell, its headings below those around it."""
+  """Markdown as the result of a cell, with its headings two levels lower."""
 
   markdown: str
 

@@ -1,17 +1,18 @@
 """`python -m vit_jax_repro.reproduce`: the papers' numbers, and verdicts."""
 
 import dataclasses
+from typing import Any
 
 from absl import flags
 
-DESCRIPTION = """The published numbers: which can be checked, what was
-measured, and whether the two agree. A name may be a part that no other name
-has, a PATTERN a part or a glob. docs/paper.md explains the verdicts."""
+DESCRIPTION = """Checks the published numbers: shows which can be checked,
+measures them, and compares. A name may be shortened to a unique part of it; a
+PATTERN is a part of a name or a glob. docs/paper.md explains the verdicts."""
 
 FORMATS = ('terminal', 'markdown', 'csv')
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
   """Runs the verb on a command line and exits."""
   from vit_jax_repro import subcommands
 
@@ -20,38 +21,38 @@ def main(argv=None):
   )
 
 
-def command_flags():
+def command_flags() -> flags.FlagValues:
   """Returns the flags of all commands, a new FlagValues."""
   from vit_jax_repro import command_line
 
   values = flags.FlagValues()
   for name, text in {
-    'results': 'the folder of what was measured',
-    'row': 'the id of a row, or a part of it that no other has',
-    'table': 'the rows of this table alone, and all of them',
+    'results': 'the folder of measured results',
+    'row': 'the id of a row, or a unique part of it',
+    'table': 'all rows of this table, and no others',
     'out': 'write to this file, .md or .csv, not to the terminal',
-    'weights_dir': 'where published files lie, as `fetch` names them; by '
+    'weights_dir': 'folder of published files, as FOLDER/NAME.npz; by '
     "default './weights'",
-    'data_dir': "where TFDS data sets lie; TFDS's own by default",
-    'weights': 'which published file, where a row leaves several',
-    'dataset': 'a folder or name, where TFDS has no data set of a row; or a '
-    'folder in its place, which the result says',
-    'recipe': "of fine-tuning, in place of the row's own, which the result "
-    'says',
+    'data_dir': "folder of TFDS data sets; by default TFDS's own",
+    'weights': 'a published file, for a row that allows several',
+    'dataset': 'a folder or name, if the data set of a row is not in TFDS; or '
+    'a folder that replaces the data set, which the result records',
+    'recipe': "a recipe of fine-tuning that replaces the row's own, which the "
+    'result records',
     'json': 'also write the card to this file',
-    'override': 'other settings than the recipe has, KEY=VALUE,...; the result '
-    'says so',
+    'override': 'settings that replace those of the recipe, KEY=VALUE,..., '
+    'which the result records',
   }.items():
     command_line.define_string(values, name, None, text)
   for name, text in {
-    'grid': 'laid out as in the paper, models by data sets',
-    'compiled': "XLA's count too, of each compiled model: minutes",
-    'fetch': 'get the weights files that are not there',
+    'grid': 'show models by data sets, as in the paper',
+    'compiled': "also show XLA's count for each compiled model; takes minutes",
+    'fetch': 'download missing weights files',
   }.items():
     flags.DEFINE_boolean(name, False, text, flag_values=values)
   for name, default, text in (
-    ('seeds', 1, 'runs of fine-tuning, their mean is judged'),
-    ('batch_size', 64, 'images at a time, of evaluation'),
+    ('seeds', 1, 'number of fine-tuning runs, whose mean is compared'),
+    ('batch_size', 64, 'for evaluation'),
   ):
     flags.DEFINE_integer(
       name,
@@ -63,7 +64,8 @@ def command_flags():
   flags.DEFINE_float(
     'budget',
     None,
-    'hours; the cheapest checks run first, and none that would take longer',
+    'hours; the cheapest checks run first, and none starts that would exceed '
+    'them',
     lower_bound=0.0,
     flag_values=values,
   )
@@ -71,7 +73,7 @@ def command_flags():
     'format',
     None,
     FORMATS,
-    'how it is printed; by default for the terminal',
+    'output format; by default for the terminal',
     flag_values=values,
   )
   return values
@@ -102,7 +104,7 @@ def _show(values, rest):
 
   if (values.row is None) == (not rest) or (values.row and values.grid):
     raise command_line.UsageError(
-      'show wants either a table, with or without --grid, or --row=ID'
+      'show needs either a table, with or without --grid, or --row=ID'
     )
   if values.row is not None:
     row = table.find(values.row)
@@ -190,7 +192,7 @@ def _run(values, rest):
   )
   if values.row is not None:
     check = _check(values, rows[0])
-    _refuse_what_does_nothing(values, check)
+    _refuse_unused_flags(values, check)
     running.run(check, options)
     _print(values, views.numbers(rows, _results(values)))
     return
@@ -199,11 +201,11 @@ def _run(values, rest):
   )
   _print(values, view)
   for row_id, why in late.items():
-    _say(f'{row_id}: {why}')
+    command_line.show(f'{row_id}: {why}')
   _fail(failed)
 
 
-def _refuse_what_does_nothing(values, check):
+def _refuse_unused_flags(values, check):
   from vit_jax_repro import command_line
 
   given = [
@@ -218,12 +220,6 @@ def _refuse_what_does_nothing(values, check):
     )
 
 
-def _say(line):
-  import sys
-
-  print(line, file=sys.stderr, flush=True)
-
-
 def _fail(lines):
   """Prints the rows that failed, {id: why}; exits if there are any."""
   import sys
@@ -231,9 +227,9 @@ def _fail(lines):
   from vit_jax_repro import command_line
 
   for row_id, why in lines.items():
-    _say(f'{row_id}: {why}')
+    command_line.show(f'{row_id}: {why}')
   if lines:
-    _say(f'reproduce: {len(lines)} of the rows failed')
+    command_line.show(f'reproduce: {len(lines)} of the rows failed')
     sys.exit(command_line.FAILED)
 
 
@@ -259,7 +255,7 @@ def _card(values, rest):
 
 
 def _rows(values, rest):
-  """Returns the rows of `--row`, or of `--table` and a PATTERN."""
+  """Returns the row of `--row`, or the rows of `--table` and a PATTERN."""
   from vit_jax_repro import command_line
   from vit_jax_repro.paper import table
 
@@ -268,9 +264,7 @@ def _rows(values, rest):
       raise command_line.UsageError('--row goes without --table and PATTERN')
     return [table.find(values.row)]
   if values.table is None and not rest:
-    raise command_line.UsageError(
-      '--row=ID, --table=NAME or a PATTERN is wanted'
-    )
+    raise command_line.UsageError('give --row=ID, --table=NAME or a PATTERN')
   return table.select(values.table, *rest)
 
 
@@ -286,6 +280,7 @@ def _check(values, row):
 
 
 def _results(values):
+  from vit_jax_repro import command_line
   from vit_jax_repro.paper import results
 
   if values.results is None:
@@ -293,7 +288,9 @@ def _results(values):
   others = results.foreign(values.results)
   if others:
     shown = ', '.join(others[:3]) + (', ...' if others[3:] else '')
-    _say(f'note: {values.results} has JSON files of no row: {shown}')
+    command_line.show(
+      f'note: {values.results} has JSON files that belong to no row: {shown}'
+    )
   return results.read(values.results)
 
 
@@ -313,7 +310,7 @@ _EXAMPLE = 'vit-table-5-vit-b-16-imagenet-21k-90ep-cifar-10'
 _CHOICES = ('row', 'table', 'weights', 'dataset', 'recipe')
 
 
-def commands():
+def commands() -> dict[str, Any]:
   """Returns {name: subcommands.Command}."""
   from vit_jax_repro.subcommands import Command
 
@@ -328,7 +325,7 @@ def commands():
     ),
     'show': Command(
       _show,
-      'the rows of a table, or all that is known of one row',
+      'the rows of a table, or one row in full',
       "'ViT Table 5' --results=results",
       '[TABLE [PATTERN] | --row=ID]',
       2,
@@ -336,14 +333,14 @@ def commands():
     ),
     'report': Command(
       _report,
-      'the verdicts on what was measured',
+      'the verdicts on measured results',
       '--results=results --out=report.md',
       '--results=DIR',
       flags=('results', 'table', 'out', 'format'),
     ),
     'plan': Command(
       _plan,
-      'the weights, data, recipe and steps that checking rows takes',
+      'the weights, data, recipe and steps needed to check rows',
       "--table='ViT Table 5'",
       _WHICH,
       1,
@@ -351,7 +348,7 @@ def commands():
     ),
     'run': Command(
       _run,
-      'checks rows, and continues where it was interrupted',
+      'checks rows, and continues an interrupted check',
       f'--row={_EXAMPLE} --results=results --fetch',
       f'{_WHICH} --results=DIR',
       1,
@@ -370,7 +367,7 @@ def commands():
     ),
     'cost': Command(
       _cost,
-      'parameters and compute of the models, beside the published ones',
+      'parameters and compute of the models, computed and published',
       '--format=markdown',
       flags=('compiled', 'format'),
     ),
