@@ -98,7 +98,7 @@ def test_nothing_to_be_measured(tmp_path):
     (['data', '--batch_sizes=1,2'], '--batch_sizes=1,2: data takes one'),
     (['data', '--models=b16'], 'data does not take --models'),
     (['train', '--models=b17'], "unknown model 'b17'"),
-    (['train', '--batch_sizes=8,0'], '--batch_sizes=8,0 must be comma-separated'),
+    (['train', '--batch_sizes=8,0'], '=8,0 must be comma-separated'),
     (['train', '--dtypes=int8'], "--dtypes=int8: unknown 'int8'; choose from"),
     (['train', '--variants=fast'], "unknown 'fast'; choose from plain, scan"),
     (['train', '--models=BiT-M-R50x1', '--variants=scan'], 'no equal blocks'),

@@ -95,8 +95,8 @@ def test_ranking(tmp_path):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    ([], '0 names; give one file'),
-    (['a', 'b'], '2 names; give one file'),
+    ([], '0 names given; give one name'),
+    (['a', 'b'], '2 names given; give one name'),
     (['--list', 'a', 'b'], '2 names'),
     (['--list', '--augreg'], 'give one of them'),
     (['b16', '--best', '--max_params=1'], '--max_params, --best only with'),
