@@ -313,7 +313,7 @@ def _process_number():
 
 
 def _leave(code) -> NoReturn:
-  """Exits, without waiting for other processes.
+  """Exits without waiting for other processes.
 
   JAX's exit handler would wait five minutes for the other processes, while they
   wait for the results of this one.

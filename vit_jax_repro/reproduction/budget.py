@@ -98,14 +98,14 @@ def run_many(
 
 def _state(row, options, resolve):
   """Returns (outcome, None) for a row that is not run, else (None, check)."""
-  there = previous_results.read(row, options)
+  previous = previous_results.read(row, options)
   if row.status == table.NOT:
-    return (NOT_CHECKABLE if there is None else THERE), None
-  if there is not None and previous_results.is_by_hand(there):
+    return (NOT_CHECKABLE if previous is None else THERE), None
+  if previous is not None and previous_results.is_by_hand(previous):
     return THERE, None
   check = resolve(row)
   if check.pick:
-    return (THERE if there else '; '.join(check.pick)), None
+    return (THERE if previous else '; '.join(check.pick)), None
   if previous_results.find(check, options) is not None:
     return THERE, None
   return None, check

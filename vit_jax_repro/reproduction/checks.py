@@ -44,7 +44,7 @@ class Check:
 
   row: Row
   kind: str  # EVALUATE or FINE_TUNE
-  files: tuple[str, ...]  # published names; '<task>' stands for a VTAB task
+  files: tuple[str, ...]  # published names, with '<task>' for a VTAB task
   model: str  # published name of the architecture
   datasets: tuple[str, ...]  # evaluated data sets
   split: str

@@ -64,7 +64,7 @@ def read(row: Row, options: Options) -> Result | None:
 
 
 def is_by_hand(result: Result) -> bool:
-  """Returns whether a result was written by hand, without the check's record."""
+  """Returns whether a result was written by hand, without a check."""
   return not isinstance(result.details.get('check'), dict)
 
 

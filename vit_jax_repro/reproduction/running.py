@@ -135,7 +135,7 @@ def remaining(check: checks.Check, options: Options) -> dict[str, float]:
 
 
 def _measure(check, index, options, meter):
-  """Returns {'accuracies': one for each file or seed, 'num_examples', 'data'}."""
+  """Returns {'accuracies': for each file or seed, 'num_examples', 'data'}."""
   dataset = check.datasets[index]
   paths = [
     evaluations.weights_path(check.file_for(file, dataset), options)

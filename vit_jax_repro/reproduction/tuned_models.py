@@ -164,7 +164,7 @@ def finetuned_model(
 
 
 def _candidates(check, index, options):
-  """Returns the path of the pre-trained file, and the settings to choose from."""
+  """Returns the path of the pre-trained file and the candidate settings."""
   (file,) = check.files
   path = options.weights(check.file_for(file, check.datasets[index]))
   candidates = tuple(
@@ -220,7 +220,7 @@ def _without_free(config):
 
 
 def _same(config, where):
-  """Returns whether the data still have the fingerprints in a run's manifest."""
+  """Returns whether the data still have the fingerprints in the manifest."""
   made = evaluations.read_json(os.path.join(where, 'manifest.json'))
   data = made.get('data', {})
   open_split = functools.partial(

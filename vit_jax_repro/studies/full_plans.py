@@ -33,7 +33,7 @@ def _pretraining(recipe='vit-paper-i1k', model=_VIT, **changes):
   return _configuration(found, model, **changes)
 
 
-def _instead(*args, **kwargs):
+def _replacement(*args, **kwargs):
   """Returns the settings of `_pretraining` without seed, to replace a stage."""
   return _without_seed(_pretraining(*args, **kwargs))
 
@@ -111,7 +111,7 @@ def pooling() -> dict[str, Any]:
 def data_size() -> dict[str, Any]:
   """Returns the plan: ViT and BiT on 50, 300 or all images a class."""
   train = _pretraining()
-  resnet = _instead('bit-s', _RESNET)
+  resnet = _replacement('bit-s', _RESNET)
   subsets = {
     'few': 'train@50#{seed}',
     'some': 'train@300#{seed}',
@@ -138,7 +138,7 @@ def families() -> dict[str, Any]:
     dict(pretrain=_pretraining(), finetune=finetune),
     {
       'ViT': {},
-      'BiT': dict(pretrain=_instead('bit-s', _RESNET), finetune=resnet),
+      'BiT': dict(pretrain=_replacement('bit-s', _RESNET), finetune=resnet),
     },
     once=('pretrain',),
     held_out=held_out,
@@ -153,7 +153,7 @@ def scaling() -> dict[str, Any]:
   with those of the ViTs.
   """
   sides = {
-    f'{kind}, {size}': dict(train=_instead(model=f'{stem}ViT-{letter}_16'))
+    f'{kind}, {size}': dict(train=_replacement(model=f'{stem}ViT-{letter}_16'))
     for size, letter in (('small', 'B'), ('large', 'L'))
     for kind, stem in (('ViT', ''), ('hybrid', 'R50+'))
   }
@@ -204,7 +204,7 @@ def masked_patches() -> dict[str, Any]:
     {
       'none': dict(pretrain=None),
       'masked patches': {},
-      'labels': dict(pretrain=_instead()),
+      'labels': dict(pretrain=_replacement()),
     },
     held_out=held_out,
     base_lrs=rates,
