@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 
 pytestmark = pytest.mark.quick
@@ -82,3 +83,32 @@ def test_folders_that_cannot_be_written(tmp_path):
     with pytest.raises(OSError, match='cannot write in') as error:
       files.check_folder(path)
     assert '\n' not in str(error.value)
+
+
+def test_read_json_returns_the_object(tmp_path):
+  path = tmp_path / 'a.json'
+  files.write_json(path, {'x': ['é', None]})
+  assert files.read_json(path, 'result') == {'x': ['é', None]}
+  with pytest.raises(FileNotFoundError):
+    files.read_json(tmp_path / 'none.json', 'result')
+
+
+@pytest.mark.parametrize(
+  'content, problem',
+  [
+    (b'{"x": ', 'it is not valid JSON ('),
+    (b'', 'it is not valid JSON ('),
+    (b'[' * 100_000, 'it is not valid JSON ('),
+    (b'{"x": "\xe9"}', 'it is not valid JSON ('),
+    (b'[{}]', 'it is a list, not an object'),
+    (b'null', 'it is a NoneType, not an object'),
+  ],
+)
+def test_read_json_names_the_problem_in_one_line(tmp_path, content, problem):
+  path = tmp_path / 'a.json'
+  path.write_bytes(content)
+  with pytest.raises(InputError) as caught:
+    files.read_json(path, 'result', 'remove it')
+  message = str(caught.value)
+  assert message.startswith(f'{path} is no result: {problem}')
+  assert message.endswith('; remove it') and '\n' not in message

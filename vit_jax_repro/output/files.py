@@ -1,4 +1,4 @@
-"""A file that is replaced when the new one is complete, and not before."""
+"""Files: atomic writing, JSON objects, checks before a job, hashes."""
 
 import contextlib
 import hashlib
@@ -7,14 +7,17 @@ import os
 import pathlib
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from vit_jax_repro.errors import InputError
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """Gives a temporary path that takes the place of `path` on success.
+  """Yields a temporary path that replaces `path` if the block succeeds.
 
-  A symbolic link is written through; permissions of a replaced file stay.
+  A symbolic link is written through. The permissions of a replaced file stay.
 
   Raises:
     OSError: the folder is missing or not writable, or the disk is full.
@@ -26,11 +29,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     raise FileNotFoundError(
       f'folder {path.parent} does not exist; make it before writing {path.name}'
     )
-  handle, name = tempfile.mkstemp(
-    prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent
-  )
-  os.close(handle)
-  temporary = pathlib.Path(name)
+  temporary = _temporary(path)
   try:
     yield temporary
     temporary.chmod(_mode(path))  # mkstemp makes files for the owner alone
@@ -41,22 +40,63 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     temporary.unlink(missing_ok=True)
 
 
-def _mode(path):
-  """Permissions for a file at `path`: those of the one there, or new ones."""
-  if path.exists():
-    return stat.S_IMODE(path.stat().st_mode)
-  mask = os.umask(0)
-  os.umask(mask)
-  return 0o666 & ~mask
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes a text file; a reader sees the old file or the new one.
+
+  Raises:
+    OSError: the file cannot be written; an old file is unchanged.
+  """
+  with replacing(path) as temporary:
+    temporary.write_text(text, encoding='utf-8')
 
 
-def check_writable(path, keep=()):
-  """Raises a one-line OSError if a file cannot be written at `path`.
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Writes a value as JSON; a reader sees the old file or the new one.
 
-  To be asked before the work whose result the file shall hold.
+  Raises:
+    OSError: the file cannot be written; an old file is unchanged.
+    ValueError: the value contains a NaN or infinity, which JSON lacks.
+    TypeError: the value contains other types than those of JSON.
+  """
+  write_text(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
+
+
+def read_json(
+  path: str | os.PathLike, what: str, remedy: str = ''
+) -> dict[str, Any]:
+  """Reads the JSON object in a file.
 
   Args:
-    path: where the file shall be.
+    path: path of the file.
+    what: the expected kind of file, such as 'result', for the message.
+    remedy: the end of the message.
+
+  Raises:
+    InputError: the file is not valid JSON or holds another value; one line.
+    OSError: the file cannot be read; FileNotFoundError if it does not exist.
+  """
+  try:
+    with open(path, encoding='utf-8') as file:
+      value = json.load(file)
+  except (ValueError, RecursionError) as error:  # also other text than UTF-8
+    problem = f'it is not valid JSON ({error})'
+  else:
+    if isinstance(value, dict):
+      return value
+    problem = f'it is a {type(value).__name__}, not an object'
+  end = f'; {remedy}' if remedy else ''
+  raise InputError(f'{os.fspath(path)} is no {what}: {problem}{end}')
+
+
+def check_writable(
+  path: str | os.PathLike, keep: Iterable[str | os.PathLike] = ()
+) -> None:
+  """Raises a one-line OSError if a file cannot be written at `path`.
+
+  Call this before the work whose result the file will hold.
+
+  Args:
+    path: path of the file.
     keep: paths of files that must not be replaced, such as the job's inputs;
       they may be missing. Links to them are refused too.
 
@@ -75,19 +115,16 @@ def check_writable(path, keep=()):
     raise OSError(f'cannot write {path!r}: it is a folder, not a file')
   if not os.path.isdir(folder):
     raise OSError(f'cannot write {path!r}: there is no folder {folder!r}')
-  probe = _temporary(path)
   try:
-    with open(probe, 'x'):
-      pass
-    os.remove(probe)
+    _temporary(pathlib.Path(path)).unlink()
   except OSError as error:
     raise OSError(f'cannot write {path!r}: {error.strerror}') from error
 
 
-def check_folder(path):
+def check_folder(path: str | os.PathLike) -> None:
   """Raises a one-line OSError if a folder cannot be made or written in.
 
-  Nothing is left: a folder that is not there is not made.
+  Nothing remains on the disk; a missing folder is not made.
   """
   above = os.path.abspath(path)
   while not os.path.lexists(above):
@@ -101,39 +138,32 @@ def check_folder(path):
     ) from error
 
 
-def write_json(path, value):
-  """Writes `value` as JSON; a reader sees the old file or the new one.
-
-  Raises:
-    OSError: the file cannot be written; what was there is unchanged.
-    InputError: the value holds a NaN or infinity, which JSON has not.
-    TypeError: the value is not made of JSON's types.
-  """
-  write_text(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
+def file_hash(path: str | os.PathLike, algorithm: str = 'sha256') -> str:
+  """Returns the hash of a file's bytes in lower-case hexadecimal digits."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def write_text(path, text):
-  """Writes a text file; a reader sees the old file or the new one.
+def _temporary(path):
+  """Creates an empty file .NAME.*.tmp in the folder of `path`."""
+  handle, name = tempfile.mkstemp(
+    prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent
+  )
+  os.close(handle)
+  return pathlib.Path(name)
 
-  Raises:
-    OSError: the file cannot be written; what was there is unchanged.
-  """
-  with replacing(path) as temporary:
-    temporary.write_text(text, encoding='utf-8')
+
+def _mode(path):
+  """Returns the permissions of an existing file, or those of a new file."""
+  if path.exists():
+    return stat.S_IMODE(path.stat().st_mode)
+  mask = os.umask(0)
+  os.umask(mask)
+  return 0o666 & ~mask
 
 
 def _same_file(path, other):
   if os.path.realpath(path) == os.path.realpath(other):
     return True
-  both_there = os.path.exists(path) and os.path.exists(other)
-  return both_there and os.path.samefile(path, other)  # hard links
-
-
-def _temporary(path):
-  return f'{os.fspath(path)}.{os.getpid()}.tmp'
-
-
-def file_hash(path: str | os.PathLike, algorithm: str = 'sha256') -> str:
-  """Returns the hash of a file's bytes, in small hexadecimal digits."""
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, algorithm).hexdigest()
+  both_exist = os.path.exists(path) and os.path.exists(other)
+  return both_exist and os.path.samefile(path, other)  # hard links
