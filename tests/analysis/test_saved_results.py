@@ -126,7 +126,7 @@ def test_other_files_are_refused_in_one_line(tmp_path):
       lambda: saved_results.curves(tmp_path),
       'has no line with a step and a train_l',
     ),
-    (lambda: saved_results.study(broken), 'broken.json is no JSON file'),
+    (lambda: saved_results.study(broken), 'it is not valid JSON'),
     (lambda: saved_results.study(other), 'other.json is no result of a study'),
     (
       lambda: saved_results.measured([other]),

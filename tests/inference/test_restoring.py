@@ -162,10 +162,10 @@ def test_a_card_of_another_file(tiny, tmp_path):
 @pytest.mark.parametrize(
   'text, says',
   [
-    ('{', 'is not valid JSON'),
-    ('[1, 2]', 'does not describe a model'),
-    ('{"learning_rate": 0.1}', 'does not describe a model'),
-    ('[' * 10_000, 'is not valid JSON'),
+    ('{', 'it is not valid JSON'),
+    ('[1, 2]', 'it is a list'),
+    ('{"learning_rate": 0.1}', "it has no 'architecture'"),
+    ('[' * 10_000, 'it is not valid JSON'),
   ],
 )
 def test_another_json_beside_the_weights_is_ignored(
@@ -176,7 +176,8 @@ def test_another_json_beside_the_weights_is_ignored(
   path.with_suffix('.json').write_text(text)
   assert restoring.restore(path).image_size == (8, 8)
   said = capfd.readouterr().err
-  assert said.startswith(f'note: {tmp_path}/m.json {says}')
+  start = f'note: {tmp_path}/m.json is no description of a model: {says}'
+  assert said.startswith(start)
   assert said.endswith('is ignored\n') and said.count('\n') == 1
 
 

@@ -88,7 +88,7 @@ def test_a_folder_that_is_not_there(tmp_path):
   [
     ('{"row": ', 'Expecting value'),
     ('\xff', 'codec'),
-    ('[]', "it has no 'row'"),
+    ('[]', 'it is a list'),
     ('{"accuracy": 0.5, "num_examples": 10}', "it has no 'row'"),
     ('{"row": "mine"}', "there is no row 'mine'"),
     ('{"row": ["mine"]}', "there is no row ['mine']"),

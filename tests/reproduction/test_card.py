@@ -169,8 +169,8 @@ def test_what_is_no_run_is_one_line(tmp_path):
   for folder, message in [
     ('none', 'has no config.json, so it holds no training run'),
     ('half', 'has no manifest.json'),
-    ('broken', 'config.json is not valid JSON'),
-    ('list', 'was not written by a training run'),
+    ('broken', 'it is not valid JSON'),
+    ('list', 'it is a list'),
   ]:
     with pytest.raises(ValueError, match=message) as caught:
       card.run_card(tmp_path / folder)

@@ -88,7 +88,7 @@ def test_save_model_rejects_other_paths(tmp_path, params):
   'text, message',
   [
     ('{', 'is not valid JSON'),
-    ('[1]', "no 'architecture'"),
+    ('[1]', 'it is a list'),
     ('{"architecture": "ViT"}', "no 'architecture'"),
     (json.dumps({'architecture': SPEC, 'class_names': 'abc'}), 'list of names'),
   ],

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ def curves(workdir: str | os.PathLike) -> Curves:
 
 def study(path: str | os.PathLike) -> SavedStudy:
   """Reads the sides and verdicts of a study."""
-  found = _object(path)
+  found = files.read_json(path, 'result of a study')
   try:
     return SavedStudy(
       found['title'],
@@ -131,7 +132,7 @@ def measured(paths: Sequence[str | os.PathLike]) -> Measured:
   """
   rows = []
   for path in paths:
-    found = _object(path).get('rows')
+    found = files.read_json(path, 'result of `benchmark`').get('rows')
     try:
       rows += [_measurement(row) for row in found]
     except (KeyError, TypeError):
@@ -218,7 +219,7 @@ def scaling(paths: Sequence[str | os.PathLike]) -> Scaling:
   rows, shared = [], set()
   for path in paths:
     try:
-      for row in _object(path)['rows']:
+      for row in files.read_json(path, 'result of `benchmark`')['rows']:
         case, bound = row['case'], row['analysis']['bound']
         if bound is None or not row['fits']:
           continue
@@ -249,14 +250,3 @@ def scaling(paths: Sequence[str | os.PathLike]) -> Scaling:
     np.array(rates),
     limits,
   )
-
-
-def _object(path):
-  with open(path, encoding='utf-8') as file:
-    try:
-      found = json.load(file)
-    except (ValueError, RecursionError):
-      found = None
-  if not isinstance(found, dict):
-    raise InputError(f'{path} is no JSON file with an object in it')
-  return found

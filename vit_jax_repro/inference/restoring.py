@@ -147,7 +147,7 @@ def _card(path):
   try:
     return model_card.read_card(path)
   except model_card.NotACardError as error:
-    note(f'{error} and is ignored')
+    note(f'{error}; the file is ignored')
     return None
 
 

@@ -12,13 +12,13 @@ row. Other files and folders in the folder are left alone.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Set
 from typing import Any
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import files
 from vit_jax_repro.paper import table, verdict
 
 
@@ -86,9 +86,10 @@ def read_file(path: str | os.PathLike) -> Result:
     InputError: it is damaged, or not what its name says; names it.
   """
   path = pathlib.Path(path)
+  remedy = 'remove it and run the row again'
+  details = files.read_json(path, 'result', remedy)
   try:
-    details = json.loads(path.read_text('utf-8'))
-    if not isinstance(details, dict) or 'row' not in details:
+    if 'row' not in details:
       raise InputError("it has no 'row'")
     name = details['row']
     if not isinstance(name, str) or name not in _ids():
@@ -97,10 +98,8 @@ def read_file(path: str | os.PathLike) -> Result:
       raise InputError(f'it is of the row {name!r}')
     measurement = measured(details)
     _check_tasks(table.find(name), measurement)
-  except ValueError as error:  # JSON's own and UnicodeDecodeError among them
-    raise InputError(
-      f'{path} is no result: {error}; remove it and run the row again'
-    ) from None
+  except ValueError as error:
+    raise InputError(f'{path} is no result: {error}; {remedy}') from None
   return Result(name, str(path), measurement, details)
 
 

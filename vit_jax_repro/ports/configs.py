@@ -7,14 +7,13 @@ models/{vit,deit,bit}/configuration_*.py).
 """
 
 import dataclasses
-import json
 import os
 import re
 from typing import Any
 
 from vit_jax_repro.data import preprocess
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import messages
+from vit_jax_repro.output import files, messages
 
 CONFIG = 'config.json'
 PREPROCESSOR = 'preprocessor_config.json'
@@ -82,7 +81,7 @@ def read(folder: str | os.PathLike) -> PortConfig | None:
   path = os.path.join(folder, CONFIG)
   if not os.path.exists(path):
     return None
-  config = _read_json(path)
+  config = files.read_json(path, 'configuration of a model')
   if 'model_type' in config:
     kind, read_fields = config['model_type'], _transformers
   elif 'architecture' in config:
@@ -169,17 +168,6 @@ def _timm(kind, config, folder):
   )
 
 
-def _read_json(path):
-  try:
-    with open(path, encoding='utf-8') as file:
-      value = json.load(file)
-  except (ValueError, RecursionError) as error:
-    raise InputError(f'{path} is not valid JSON ({error})') from None
-  if not isinstance(value, dict):
-    raise InputError(f'{path} is a {type(value).__name__}, not a mapping')
-  return value
-
-
 def _require(key, value, wanted):
   if value != wanted:
     raise InputError(
@@ -220,7 +208,7 @@ def _processor(kind, folder):
   path = os.path.join(folder, PREPROCESSOR)
   if not os.path.exists(path):
     return {'vit': 'vit_jax', 'deit': 'deit'}.get(kind)
-  config = _read_json(path)
+  config = files.read_json(path, 'configuration of a preprocessing')
   crop_pct = None
   if config.get('do_center_crop'):
     size, crop = _short_side(config['size']), _short_side(config['crop_size'])

@@ -97,7 +97,7 @@ def _card_of(source):
   try:
     return model_card.read_card(source)
   except model_card.NotACardError as error:
-    note(f'{error} and is ignored')
+    note(f'{error}; the file is ignored')
     return None
 
 

@@ -7,7 +7,6 @@ the file, so that a later change is noticed.
 import contextlib
 import dataclasses
 import datetime
-import json
 import os
 import pathlib
 import re
@@ -293,8 +292,8 @@ def _record_path(path):
 def _read_record(path):
   """Returns the record of an earlier fetch; None if missing or damaged."""
   try:
-    with open(_record_path(path), encoding='utf-8') as file:
-      fetched = Fetched(**json.load(file))
+    record = files.read_json(_record_path(path), 'record of a file')
+    fetched = Fetched(**record)
   except (FileNotFoundError, ValueError, TypeError):
     return None
   return dataclasses.replace(

@@ -6,7 +6,6 @@ the server declared. So a part is never continued with bytes of another file.
 
 import contextlib
 import fcntl
-import json
 import os
 import pathlib
 from collections.abc import Callable, Generator, Iterable
@@ -56,10 +55,10 @@ class PartialFile:
     self.notes = pathlib.Path(f'{self.path}.json')
     self.known: dict[str, Any] | None = None
     try:
-      known = json.loads(self.notes.read_text('utf-8'))
-    except (FileNotFoundError, ValueError):
+      known = files.read_json(self.notes, 'description of a download')
+    except (FileNotFoundError, InputError):
       return
-    if isinstance(known, dict) and known.keys() == _KEYS:
+    if known.keys() == _KEYS:
       self.known = known
 
   def size(self) -> int:
@@ -69,8 +68,7 @@ class PartialFile:
   def begin(self, known: dict[str, Any]) -> None:
     """Removes the part and records `known`, the description of the new file."""
     self.remove()
-    with files.replacing(self.notes) as temporary:
-      temporary.write_text(json.dumps(known), encoding='utf-8')
+    files.write_json(self.notes, known)
     self.known = known
 
   def remove(self) -> None:

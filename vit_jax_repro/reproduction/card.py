@@ -17,6 +17,7 @@ import pathlib
 from collections.abc import Mapping
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import files
 from vit_jax_repro.output.sections import Section, View
 from vit_jax_repro.runs import manifest
 
@@ -177,9 +178,9 @@ def run_card(workdir: str | os.PathLike) -> ReproducibilityCard:
 def project_card() -> ReproducibilityCard:
   """Returns the card of this software, as it is installed here."""
   answers = {
-    name: (answer, files)
-    for name, (answer, files) in _PROJECT.items()
-    if all((_CLONE / file).exists() for file in files.split(', '))
+    name: (answer, paths)
+    for name, (answer, paths) in _PROJECT.items()
+    if all((_CLONE / path).exists() for path in paths.split(', '))
   }
   software = manifest.software()
   answers['hardware specification'] = (
@@ -292,18 +293,7 @@ def _read(workdir, name) -> Mapping | None:
   path = os.path.join(workdir, name)
   if not os.path.exists(path):
     return None
-  try:
-    with open(path, encoding='utf-8') as file:
-      value = json.load(file)
-  except ValueError as error:
-    raise InputError(
-      f'{path} is not valid JSON ({error}); give another workdir'
-    ) from None
-  if not isinstance(value, dict):
-    raise InputError(
-      f'{path} was not written by a training run; give another workdir'
-    )
-  return value
+  return files.read_json(path, 'file of a run', 'give another workdir')
 
 
 def _progress(workdir):

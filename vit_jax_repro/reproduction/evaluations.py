@@ -16,6 +16,7 @@ from typing import Any
 
 from vit_jax_repro import jobs
 from vit_jax_repro.data import datasets
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 from vit_jax_repro.published import catalogue, fetching
 from vit_jax_repro.reproduction import checks, compute_cost
@@ -133,11 +134,9 @@ def _checksum(path, *_):
 def read_json(path: str) -> dict[str, Any]:
   """Returns the JSON object in a file; {} if it is missing or damaged."""
   try:
-    with open(path, encoding='utf-8') as file:
-      value = json.load(file)
-  except (FileNotFoundError, ValueError):
+    return files.read_json(path, 'result')
+  except (FileNotFoundError, InputError):
     return {}
-  return value if isinstance(value, dict) else {}
 
 
 def digest(value: Any) -> str:

@@ -60,7 +60,7 @@ class Workdir:
   """A run's folder, made if it is not there."""
 
   def __init__(self, folder: str | os.PathLike, config: Mapping[str, Any]):
-    """Checks that the folder is new, or holds a run of this configuration.
+    """Checks that the folder is new or holds a run of this configuration.
 
     Nothing is written before `begin`.
 
@@ -111,7 +111,7 @@ class Workdir:
       self.write_json('manifest.json', dict(manifest, data=old | new))
 
   def path(self, name: str) -> str:
-    """The path of a file in the folder."""
+    """Returns the path of a file in the folder."""
     return os.path.join(self.folder, name)
 
   def write_json(self, name: str, value: Any) -> None:
@@ -175,24 +175,15 @@ class Workdir:
       )
 
   def read_json(self, name: str) -> dict:
-    """A JSON file of the folder, {} if it is not there."""
+    """Reads a JSON file of the folder; returns {} if it does not exist."""
     path = self.path(name)
     if not os.path.exists(path):
       return {}
-    try:
-      with open(path, encoding='utf-8') as file:
-        value = json.load(file)
-    except ValueError as error:
-      raise InputError(
-        f'{path} is not valid JSON ({error}); choose another workdir'
-      ) from None
-    if not isinstance(value, dict):
-      raise InputError(f'{path} is not of a run; choose another workdir')
-    return value
+    return files.read_json(path, 'file of a run', 'choose another workdir')
 
 
 def _complete(config):
-  """Flat, with what keys stand for that are not there.
+  """Returns a flat configuration in which missing keys have their defaults.
 
   A run that began before there was such a key goes on.
   """
@@ -204,7 +195,7 @@ def _complete(config):
 
 
 def flattened(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """{'pp': {'crop': 8}} -> {'pp.crop': 8}."""
+  """Returns {'pp': {'crop': 8}} -> {'pp.crop': 8}."""
   flat = {}
   for key, value in config.items():
     if isinstance(value, dict):
@@ -215,7 +206,7 @@ def flattened(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def _step(line):
-  """The step of a line of metrics; a line cut by a kill counts as the last."""
+  """Returns the step of a line of metrics; infinity for a cut line."""
   try:
     return int(json.loads(line)['step'])
   except (ValueError, TypeError, KeyError):

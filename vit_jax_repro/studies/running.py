@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import os
 import statistics
 from collections.abc import Iterator, Mapping
@@ -120,17 +119,10 @@ def _begin(config, workdir):
 
 
 def _read(path):
-  """Returns the object in a JSON file; None if it is not there."""
+  """Reads a JSON file of a workdir; returns None if it does not exist."""
   if not os.path.exists(path):
     return None
-  try:
-    with open(path, encoding='utf-8') as file:
-      found = json.load(file)
-  except ValueError:
-    found = None
-  if not isinstance(found, dict):
-    raise InputError(f'{path} is damaged; choose another workdir')
-  return found
+  return files.read_json(path, 'file of a study', 'choose another workdir')
 
 
 def checked(config: dict[str, Any]) -> dict[str, Any]:

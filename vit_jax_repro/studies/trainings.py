@@ -99,8 +99,7 @@ class Trainings:
     path = self.path(name, file)
     if not os.path.exists(path):
       return None
-    with open(path, encoding='utf-8') as opened:
-      return json.load(opened)
+    return files.read_json(path, 'file of a run')
 
 
 def _digest(settings, before):

@@ -12,7 +12,6 @@ A published file has no JSON file. Its names and shapes describe the model.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -90,7 +89,7 @@ def read_card(weights_path: str | os.PathLike) -> ModelCard | None:
   """Reads the card of a weights file; None if it has no JSON file.
 
   Raises:
-    NotACardError: the file is not valid JSON or does not describe a model.
+    NotACardError: the file is no JSON object with an `architecture`.
     InputError: the file describes a model but is inconsistent.
     OSError: the file cannot be read.
   """
@@ -98,16 +97,13 @@ def read_card(weights_path: str | os.PathLike) -> ModelCard | None:
   if not os.path.isfile(path):
     return None
   try:
-    with open(path, encoding='utf-8') as file:
-      card = json.load(file)
-  except (ValueError, RecursionError) as error:
-    raise NotACardError(f'{path} is not valid JSON ({error})') from None
-  if not isinstance(card, dict) or not isinstance(
-    card.get('architecture'), dict
-  ):
+    card = files.read_json(path, 'description of a model')
+  except InputError as error:
+    raise NotACardError(str(error)) from None
+  if not isinstance(card.get('architecture'), dict):
     raise NotACardError(
-      f"{path} does not describe a model (no 'architecture', a mapping of "
-      'fields)'
+      f"{path} is no description of a model: it has no 'architecture', a "
+      'mapping of fields'
     )
   _check(card, path)
   names, size = card.get('class_names'), card.get('image_size')
