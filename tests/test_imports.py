@@ -60,6 +60,7 @@ KINDS = {  # the longest matching row counts; a top-level module is a verb
   'published.download': 'edge',
   'published.fetching': 'edge',
   'published.mirrors': 'edge',
+  'published.partial_download': 'edge',
   'training': 'core',
   'parallel': 'core',
   'data': 'edge',
@@ -171,9 +172,9 @@ ARROWS = {room: others | _ALL_MAY for room, others in _ARROWS.items()}
 CORE_LIBRARIES = {'flax', 'jax', 'numpy', 'optax', 'scipy'}
 SHELL_LIBRARIES = CORE_LIBRARIES | {'absl', 'orbax'}
 HEAVY_LIBRARIES = {
-  'PIL', 'clu', 'etils', 'huggingface_hub', 'matplotlib', 'ml_collections',
-  'orbax', 'requests', 'rich', 'safetensors', 'sklearn', 'tensorflow',
-  'tensorflow_datasets', 'timm', 'torch', 'transformers',
+  'PIL', 'clu', 'etils', 'filelock', 'huggingface_hub', 'matplotlib',
+  'ml_collections', 'orbax', 'requests', 'rich', 'safetensors', 'sklearn',
+  'tensorflow', 'tensorflow_datasets', 'timm', 'torch', 'transformers',
 }  # fmt: skip
 LIBRARIES = {  # kind: (anywhere, and further ones inside functions)
   'core': (CORE_LIBRARIES, set()),

@@ -412,7 +412,7 @@ def test_two_at_once(tmp_path, official):
     while not seen:
       time.sleep(0.02)
       assert one.poll() is None
-    with pytest.raises(OSError, match='another process is downloading'):
+    with pytest.raises(OSError, match='is in use by process'):
       fetch(tmp_path, mirror=base)
     assert one.communicate()[0] == 'fetched\n'
     assert len(seen) == 1

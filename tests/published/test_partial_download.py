@@ -64,7 +64,9 @@ def test_one_at_a_time(tmp_path):
   path = tmp_path / 'a.npz'
   with partial_download.alone(path):
     with (
-      pytest.raises(OSError, match='another process is downloading'),
+      pytest.raises(
+        OSError, match=r'in use by process .*; wait until it'
+      ),
       partial_download.alone(path),
     ):
       pass

@@ -132,7 +132,7 @@ def test_the_best_is_kept_beside_the_newest(folder, tmp_path):
 
 
 def test_two_runs_in_a_folder_do_not_meet(folder, tmp_path):
-  lock = locks.Lock(tmp_path / '.lock')
+  lock = locks.Lock(tmp_path / '.lock', tmp_path, 'wait')
   with pytest.raises(OSError, match='is in use by process'):
     jobs.train(settings(folder), tmp_path, show=False)
   assert [p.name for p in tmp_path.iterdir()] == ['.lock']

@@ -1,46 +1,70 @@
-"""One run at a time in a folder."""
+"""Locks: one process at a time uses a folder or writes a file."""
 
 import contextlib
-import fcntl
 import os
+import pathlib
 import socket
+from collections.abc import Generator
 
 
 class Lock:
-  """A file that one process has locked, in which it says who it is.
+  """A lock file that one process at a time holds.
 
-  The kernel frees it when the process ends, however it does.
+  The operating system releases the lock when the process ends, even if it is
+  killed. The file contains the name of the process.
   """
 
-  def __init__(self, path: str | os.PathLike):
-    """Takes the lock; goes on without on a file system that has none.
+  def __init__(self, path: str | os.PathLike, subject: str, remedy: str):
+    """Takes the lock, or does without it on a file system that has no locks.
+
+    Args:
+      path: path of the lock file, created if it does not exist.
+      subject: the locked folder or file, for the message.
+      remedy: the end of the message.
 
     Raises:
-      OSError: another process has it, or the file cannot be written.
+      OSError: another process holds the lock, or the file cannot be written.
     """
-    self._file = open(path, 'a+', encoding='utf-8')  # noqa: SIM115
+    import filelock
+
+    with open(path, 'a', encoding='utf-8'):
+      pass  # filelock alone would also make missing folders
+    self._lock = filelock.FileLock(
+      path, thread_local=False, fallback_to_soft=False
+    )
     try:
-      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      owner = _read(self._file)
-      self._file.close()
+      self._lock.acquire(timeout=0)
+    except filelock.Timeout:
       raise OSError(
-        f'{os.path.dirname(path)} is in use by {owner}; wait for it to end or '
-        'choose another workdir'
+        f'{subject} is in use by {_owner(path)}; {remedy}'
       ) from None
     except OSError:
       return
-    self._file.truncate(0)
-    self._file.write(f'process {os.getpid()} on {socket.gethostname()}')
-    self._file.flush()
+    with contextlib.suppress(OSError):  # Windows lets no one write it
+      pathlib.Path(path).write_text(
+        f'process {os.getpid()} on {socket.gethostname()}', encoding='utf-8'
+      )
 
   def release(self) -> None:
-    """Lets others have it."""
-    self._file.close()
+    """Releases the lock."""
+    self._lock.release()
 
 
-def _read(file):
+@contextlib.contextmanager
+def locked(
+  path: str | os.PathLike, subject: str, remedy: str
+) -> Generator[None]:
+  """Holds a `Lock` inside the block, and removes its file afterwards."""
+  lock = Lock(path, subject, remedy)
+  try:
+    yield
+  finally:
+    with contextlib.suppress(OSError):  # on Windows, the release removes it
+      os.remove(path)
+    lock.release()
+
+
+def _owner(path):
   with contextlib.suppress(OSError):
-    file.seek(0)
-    return file.read() or 'another process'
+    return pathlib.Path(path).read_text(encoding='utf-8') or 'another process'
   return 'another process'

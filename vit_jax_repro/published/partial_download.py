@@ -5,14 +5,13 @@ the server declared. So a part is never continued with bytes of another file.
 """
 
 import contextlib
-import fcntl
 import os
 import pathlib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files
+from vit_jax_repro.output import files, locks
 
 # By suffix, the offset and the possible values of the first bytes: zip;
 # safetensors' JSON header, which follows its length (the format's README); zip
@@ -130,28 +129,13 @@ def reason(error: ValueError, path: str | os.PathLike) -> str:
   return text.removesuffix(_ADVICE)
 
 
-@contextlib.contextmanager
-def alone(path: str | os.PathLike) -> Generator[None]:
+def alone(path: str | os.PathLike) -> contextlib.AbstractContextManager[None]:
   """Locks a path inside the block, so that one process at a time downloads it.
-
-  The kernel releases the lock when the process ends.
 
   Raises:
     OSError: another process holds the lock, or the folder is not writable.
   """
-  lock = f'{os.fspath(path)}.lock'
-  with open(lock, 'w') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      # The previous owner may have removed the file since it was opened.
-      is_ours = os.path.samestat(os.fstat(file.fileno()), os.stat(lock))
-    except (BlockingIOError, FileNotFoundError):
-      is_ours = False
-    if not is_ours:
-      raise OSError(
-        f'another process is downloading {path}; wait until it has finished'
-      )
-    try:
-      yield
-    finally:
-      os.remove(lock)
+  path = os.fspath(path)
+  return locks.locked(
+    f'{path}.lock', path, 'wait until it has finished the download'
+  )

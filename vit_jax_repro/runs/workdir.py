@@ -10,7 +10,7 @@
   result.json    accuracy, num_examples, step, seconds
   model.npz, model.json  the trained model (model_files)
   best.npz, best.json  that of the best checkpoint, with `keep_best`
-  .lock          which process is training here (locks)
+  .lock          the process that is training here (output.locks)
 
 Process 0 writes; the others only look.
 """
@@ -102,7 +102,11 @@ class Workdir:
         )
     if self._first:
       os.makedirs(self.folder, exist_ok=True)
-      self._lock = locks.Lock(self.path('.lock'))
+      self._lock = locks.Lock(
+        self.path('.lock'),
+        self.folder,
+        'wait for it to end or choose another workdir',
+      )
       for name in ('model', 'best'):
         for left in glob.glob(self.path(f'.{name}.npz.*.tmp')):
           os.remove(left)  # of a process that was killed while writing
