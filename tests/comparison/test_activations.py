@@ -1,3 +1,5 @@
+"""Activations of the reference, and tolerances from their noise."""
+
 import numpy as np
 import pytest
 import reference
@@ -13,7 +15,7 @@ def made(case):
   return model, reference.canonical(case), reference.images(case)
 
 
-def test_all_names_in_the_order_of_computation():
+def test_run_returns_names_in_the_order_of_computation():
   found = activations.run(*made('hybrid_1_1_1'))
   assert list(found) == [
     'conv_root',
@@ -32,14 +34,14 @@ def test_all_names_in_the_order_of_computation():
   assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
 
 
-def test_layers_past_nine_come_after_it():
+def test_run_sorts_layers_by_number():
   found = list(activations.run(*made('vit_12_layers')))
   blocks = [name for name in found if 'encoderblock' in name]
   assert blocks == [f'Transformer/encoderblock_{i}' for i in range(12)]
 
 
 @pytest.mark.parametrize('case', ['vit_token', 'mixer'])
-def test_values_are_the_originals_in_both_dtypes(case):
+def test_run_returns_the_originals_values_in_both_dtypes(case):
   arguments = made(case)
   single = activations.run(*arguments)
   np.testing.assert_allclose(
@@ -52,7 +54,7 @@ def test_values_are_the_originals_in_both_dtypes(case):
   assert double['pre_logits'].dtype == np.float64
 
 
-def test_tolerances_are_the_noise_of_the_reference():
+def test_tolerances_follow_the_noise_of_the_reference():
   arguments = made('vit_token')
   single = activations.run(*arguments)
   found = activations.tolerances(single, *arguments)
@@ -68,7 +70,7 @@ def test_tolerances_are_the_noise_of_the_reference():
   assert max(exact.values()) < 1e-8
 
 
-def test_random_images_have_contrasts_high_and_low():
+def test_random_images_have_high_and_low_contrasts():
   images = activations.random_images((8, 12))
   assert images.shape == (3, 8, 12, 3) and images.dtype == np.float32
   np.testing.assert_array_equal(images, activations.random_images((8, 12)))

@@ -1,4 +1,4 @@
-"""What is said of results; and that logits must be among what agrees."""
+"""Sentences on results, and agreement, which requires the logits."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def examiner():
 
 
 def result(examiner, port, known=(), *, found=SAME, name='timm:x'):
-  """What a cross-check of these activations gives."""
+  """Returns the result of a cross-check of these activations."""
   return types.SimpleNamespace(
     weights='w.npz',
     port=name,
@@ -53,11 +53,11 @@ def result(examiner, port, known=(), *, found=SAME, name='timm:x'):
   )
 
 
-def says(*args, **options):
+def sentences(*args, **options):
   return ' '.join(conclusions.conclusions(result(*args, **options)))
 
 
-def test_all_that_agrees(examiner):
+def test_conclusions_of_a_port_that_agrees(examiner):
   found = result(examiner, examiner.reference)
   assert found.diagnosis.agrees and not found.diagnosis.not_compared
   assert list(conclusions.conclusions(found)) == [
@@ -73,7 +73,7 @@ def test_all_that_agrees(examiner):
     (None, 'not found in the port'),
   ],
 )
-def test_without_logits_nothing_agrees(examiner, logits, why):
+def test_port_without_logits_does_not_agree(examiner, logits, why):
   port = dict(examiner.reference)
   del port['logits'], port['embedding']
   if logits is not None:
@@ -84,15 +84,15 @@ def test_without_logits_nothing_agrees(examiner, logits, why):
   assert 'Agrees:' not in text
   assert f'Agrees up to pre_logits; logits not compared: {why}.' in text
   assert text.endswith('Not compared: embedding (not found in the port).')
-  told = report.as_json(found)
-  assert told['agrees'] is told['explained'] is False
-  assert told['not_compared'] == [
+  record = report.as_json(found)
+  assert record['agrees'] is record['explained'] is False
+  assert record['not_compared'] == [
     {'name': 'embedding', 'why': 'not found in the port'},
     {'name': 'logits', 'why': why},
   ]
 
 
-def test_a_model_without_head_has_no_logits(examiner):
+def test_port_without_head_agrees_without_logits(examiner):
   spec = tiny_models.spec(None)
   images = activations.random_images((8, 8))
   bare = diagnosis.Examiner(
@@ -102,7 +102,7 @@ def test_a_model_without_head_has_no_logits(examiner):
   assert bare.diagnose(port, ()).agrees
 
 
-def test_a_cause_without_logits_does_not_explain(examiner):
+def test_cause_does_not_explain_a_port_without_logits(examiner):
   spec = tiny_models.spec(3)
   model, params = models.create(spec), tiny_models.params_of(spec)
   images = activations.random_images((8, 8))
@@ -111,23 +111,27 @@ def test_a_cause_without_logits_does_not_explain(examiner):
   known = [c for c in causes.known(model, params) if c.topic == 'GELU form']
   found = examiner.diagnose(port, known)
   assert found.named and not found.explained
-  assert 'tolerance; logits were not compared.' in says(examiner, port, known)
+  assert 'tolerance; logits were not compared.' in sentences(
+    examiner, port, known
+  )
 
 
-def test_other_weights_are_not_an_unknown_cause(examiner):
+def test_conclusions_blame_different_weights(examiner):
   port = {n: a + 1 for n, a in examiner.reference.items()}
-  assert 'That is no known cause: embedding' in says(examiner, port)
-  text = says(examiner, port, found=OTHER)
+  assert 'The difference has no known cause: embedding' in sentences(
+    examiner, port
+  )
+  text = sentences(examiner, port, found=OTHER)
   assert 'no known cause' not in text
   assert text.endswith(
     'The weights differ (see their table); try --port_weights=reference.'
   )
-  # A function's module keeps its weights.
-  text = says(examiner, port, found=OTHER, name='module:x.y')
+  # The module of a function keeps its weights.
+  text = sentences(examiner, port, found=OTHER, name='module:x.y')
   assert text.endswith('The weights differ (see their table).')
 
 
-def test_what_is_no_number_is_null_in_json(examiner):
+def test_as_json_writes_nan_as_null(examiner):
   port = dict(examiner.reference, logits=np.full((3, 3), math.nan))
   found = report.as_json(result(examiner, port))
   assert found['layers'][-1]['max_abs'] is None

@@ -1,4 +1,4 @@
-"""The whole job, on ports as people have them."""
+"""The whole job, on typical ports."""
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ CASE = 'vit_token'
 
 @pytest.fixture(scope='module')
 def hub(tmp_path_factory):
-  """A weights file, and beside it what save_pretrained writes of a port."""
+  """Returns a folder with a weights file and ports by save_pretrained."""
   import torch_ports
   import transformers
 
@@ -47,7 +47,7 @@ def crosscheck(hub, port, **options):
   )
 
 
-def test_a_faithful_port_with_its_own_reading_of_images(hub):
+def test_faithful_port_with_its_own_preprocessing(hub):
   found = crosscheck(hub, 'same', images=list(PHOTOGRAPHS.values()))
   assert found.diagnosis.agrees
   assert found.parameters.equal and found.parameters.num_arrays == 56
@@ -56,17 +56,17 @@ def test_a_faithful_port_with_its_own_reading_of_images(hub):
   assert len(found.top) == len(found.end_to_end) == 2
   for ours, theirs in found.top:
     assert [entry[0] for entry in ours] == [entry[0] for entry in theirs]
-  # Another reading of the images moves the logits, not those of one tensor.
+  # Another preprocessing changes the logits; on one tensor they are equal.
   gap = [abs(a[0][2] - b[0][2]) for a, b in found.end_to_end]
   assert max(gap) > 0.01
-  says = ' '.join(report.sections(found)[0].text)
-  assert 'Agrees: every layer' in says
-  assert 'JPEG decoder: the accurate DCT' in says
-  assert 'antialiasing: on, not off' in says
+  text = ' '.join(report.sections(found)[0].text)
+  assert 'Agrees: every layer' in text
+  assert 'JPEG decoder: the accurate DCT' in text
+  assert 'antialiasing: on, not off' in text
 
 
-def test_transformers_defaults_are_found(hub):
-  # On one image of noise LayerNorm's epsilon is under the noise in float32.
+def test_crosscheck_names_the_defaults_of_transformers(hub):
+  # In float32 the effect of LayerNorm's epsilon is below the noise.
   found = crosscheck(hub, 'defaults', dtype='float64')
   assert found.diagnosis.explained and not found.diagnosis.agrees
   named = {cause.topic: cause.port for cause in found.diagnosis.named}
@@ -78,7 +78,7 @@ def test_transformers_defaults_are_found(hub):
   assert json['layers'][-1]['name'] == 'logits'
 
 
-def test_other_weights_are_told_from_other_code(hub):
+def test_crosscheck_distinguishes_weights_from_code(hub):
   import torch_ports
 
   params = reference.canonical(CASE)
@@ -91,13 +91,13 @@ def test_other_weights_are_told_from_other_code(hub):
   topics = [cause.topic for cause in found.diagnosis.named]
   assert sorted(topics) == ['GELU form', 'weights']
   assert found.diagnosis.explained
-  # With the file's weights in it, the code alone is left.
+  # With the weights of the file, only the code differs.
   found = crosscheck(hub, 'tuned', port_weights='reference')
   assert found.parameters.equal
   assert [cause.topic for cause in found.diagnosis.named] == ['GELU form']
 
 
-def test_a_port_in_bfloat16(hub, tmp_path):
+def test_weights_of_a_port_in_bfloat16(hub, tmp_path):
   import torch
   import torch_ports
 
@@ -114,7 +114,7 @@ def test_a_port_in_bfloat16(hub, tmp_path):
   found = parameters.compare(source, tree)
   assert library == 'transformers' and not found.unmatched and found.different
   assert found.different[0][1] < 0.02
-  # Given the file's weights it still computes, with those.
+  # With the weights of the file it still has the same rounding.
   parameters.give(other, source)
   assert (
     parameters.compare(
@@ -124,7 +124,7 @@ def test_a_port_in_bfloat16(hub, tmp_path):
   )
 
 
-def test_a_file_in_bfloat16_is_given_to_a_port():
+def test_give_accepts_a_file_in_bfloat16():
   import ml_dtypes
   import torch_ports
 
@@ -136,7 +136,7 @@ def test_a_file_in_bfloat16_is_given_to_a_port():
   np.testing.assert_array_equal(found, small['head']['bias'].astype(np.float32))
 
 
-def test_a_wrapped_port_is_read_and_given_weights(hub):
+def test_canonical_and_give_accept_a_wrapped_port(hub):
   import torch
   import torch_ports
 
@@ -149,7 +149,7 @@ def test_a_wrapped_port_is_read_and_given_weights(hub):
   assert parameters.compare(changed, tree).equal
 
 
-def test_a_head_of_other_classes_does_not_hide_the_other_weights(hub):
+def test_as_cause_replaces_a_head_with_other_classes(hub):
   params = reference.canonical(CASE)
   params['Transformer']['encoder_norm']['scale'] += np.float32(0.01)
   head = params['head']
@@ -168,7 +168,7 @@ def test_a_head_of_other_classes_does_not_hide_the_other_weights(hub):
   assert parameters.as_cause(params, source, restored) is None
 
 
-def test_positions_resized_by_transformers(hub):
+def test_crosscheck_names_the_resizing_rule_of_transformers(hub):
   found = crosscheck(hub, 'same', image_size=48)
   assert found.parameters.equal
   assert [str(cause) for cause in found.diagnosis.named] == [
@@ -178,7 +178,7 @@ def test_positions_resized_by_transformers(hub):
   assert found.diagnosis.explained
 
 
-def test_a_distilled_deit(tmp_path):
+def test_crosscheck_of_a_distilled_deit(tmp_path):
   import torch_ports
   import transformers
 
@@ -197,13 +197,13 @@ def test_a_distilled_deit(tmp_path):
   assert found.diagnosis.layers[-1].name == 'logits'
 
 
-def test_a_name_of_timm(tmp_path):
+def test_crosscheck_of_a_timm_name(tmp_path):
   import timm_stub
 
   module = timm_stub.import_timm().create_model('test_vit')
   state = {name: value.numpy() for name, value in module.state_dict().items()}
   generator = np.random.default_rng(0)
-  state = {  # its norms start at 1, its biases at 0
+  state = {  # fresh norms are 1 and fresh biases are 0
     name: value + 0.1 * generator.standard_normal(value.shape).astype('f4')
     for name, value in state.items()
   }
@@ -226,7 +226,7 @@ def test_a_name_of_timm(tmp_path):
   assert found.diagnosis.explained
 
 
-def test_timms_hybrid_as_it_is_shipped_and_with_all_matched(tmp_path):
+def test_diagnosis_of_timms_hybrid(tmp_path):
   import torch_ports
 
   case = 'hybrid_2_2'
@@ -263,7 +263,7 @@ def test_timms_hybrid_as_it_is_shipped_and_with_all_matched(tmp_path):
     ({'images': ['absent.jpg']}, 'no such image: absent.jpg'),
   ],
 )
-def test_wrong_arguments_are_one_line(hub, options, text):
+def test_crosscheck_rejects_wrong_arguments_in_one_line(hub, options, text):
   with pytest.raises((ValueError, OSError), match=text) as error:
     crosscheck(hub, 'same', **options)
   assert '\n' not in str(error.value)

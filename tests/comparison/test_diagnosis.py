@@ -1,4 +1,4 @@
-"""Each known cause, planted in a PyTorch port, is the one that is named."""
+"""The diagnosis names each known cause that was planted in a port."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,13 @@ from vit_jax_repro.comparison import (
 )
 from vit_jax_repro.weights.adapt import patch_grid
 
-# A LayerNorm of this case sees variances of 1e-4, so that epsilons show.
+# A LayerNorm of this case has inputs with variances of 1e-4, so that epsilons
+# matter.
 VIT = 'vit_token_small_variance'
 
 
 def examined(model, params, images, module, *, resized=None, **options):
-  """The diagnosis of a torch module against the reference."""
+  """Returns the diagnosis of a torch module."""
   examiner = diagnosis.Examiner(model, params, images, **options)
   port = torch_models.Port('planted', module)
   outputs = torch_models.run(port, images, examiner.reference, **options)
@@ -29,7 +30,7 @@ def examined(model, params, images, module, *, resized=None, **options):
 
 @pytest.fixture(scope='module')
 def vit(tmp_path_factory):
-  """(model, params, images) of the ViT case."""
+  """Returns (model, params, images) of the ViT case."""
   import torch_ports
 
   path = tmp_path_factory.mktemp('weights') / 'vit.npz'
@@ -40,7 +41,7 @@ def vit(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def bit():
-  """(model, params, images) of a BiT."""
+  """Returns (model, params, images) of a BiT."""
   import torch_ports
 
   return *torch_ports.small_bit(), activations.random_images((32, 32))
@@ -61,7 +62,7 @@ def bit_port(params, **planted):
 
 
 @pytest.mark.parametrize('dtype', activations.DTYPES)
-def test_a_faithful_vit_agrees(vit, dtype):
+def test_faithful_vit_agrees(vit, dtype):
   found = examined(*vit, vit_port(vit[1]), dtype=dtype)
   assert found.agrees and found.explained and not found.named
   assert [layer.name for layer in found.layers] == [
@@ -86,7 +87,7 @@ def test_a_faithful_vit_agrees(vit, dtype):
     ({'by_heads': True}, 'q/k/v order', 'the fused projection split'),
   ],
 )
-def test_a_cause_planted_in_a_vit_is_named(vit, planted, topic, port):
+def test_diagnose_names_a_cause_planted_in_a_vit(vit, planted, topic, port):
   found = examined(*vit, vit_port(vit[1], **planted))
   assert not found.agrees and found.explained
   assert len(found.named) == 1 and not found.alternatives
@@ -105,7 +106,7 @@ def test_a_cause_planted_in_a_vit_is_named(vit, planted, topic, port):
     ({'pool': 'symmetric'}, 'pool padding', 'minus infinity, one pixel'),
   ],
 )
-def test_a_cause_planted_in_bit_is_named(bit, planted, topic, port):
+def test_diagnose_names_a_cause_planted_in_bit(bit, planted, topic, port):
   assert examined(*bit, bit_port(bit[1])).agrees
   found = examined(*bit, bit_port(bit[1], **planted))
   assert not found.agrees and found.explained
@@ -114,7 +115,7 @@ def test_a_cause_planted_in_bit_is_named(bit, planted, topic, port):
   assert found.trials[0].cause is found.named[0]
 
 
-def test_causes_planted_in_a_distilled_deit_are_named():
+def test_diagnose_names_causes_planted_in_a_distilled_deit():
   import torch_ports
   import transformers
 
@@ -146,7 +147,7 @@ def test_causes_planted_in_a_distilled_deit_are_named():
     {'act': 'gelu', 'order': 'vkq', 'eps': 1e-5},
   ],
 )
-def test_several_causes_are_all_named(vit, planted):
+def test_diagnose_names_several_causes(vit, planted):
   found = examined(*vit, vit_port(vit[1], **planted))
   assert found.explained and not found.agrees
   topics = {'act': 'GELU form', 'eps': 'LayerNorm epsilon'}
@@ -154,16 +155,16 @@ def test_several_causes_are_all_named(vit, planted):
   assert {c.topic for c in found.named} == {topics[key] for key in planted}
 
 
-def test_several_causes_in_bit(bit):
+def test_diagnose_names_several_causes_in_bit(bit):
   planted = bit_port(bit[1], conv_eps=1e-8, norm_eps=1e-6, pool='symmetric')
   found = examined(*bit, planted)
   assert found.explained and len(found.named) == 3
 
 
-def test_a_cause_under_the_noise_is_said_to_be_so():
+def test_indistinguishable_has_causes_below_the_noise():
   import torch_ports
 
-  # Activations of a common size: LayerNorm's epsilon drowns in rounding.
+  # With activations of common size, rounding hides LayerNorm's epsilon.
   case = 'vit_token'
   model = models.create(reference.config(case))
   params = weights.trees.nest(weights.trees.flatten(reference.canonical(case)))
@@ -171,16 +172,16 @@ def test_a_cause_under_the_noise_is_said_to_be_so():
   module = torch_ports.vit(params, case, eps=1e-12)
   found = examined(model, params, images, module)
   assert found.agrees
-  silent = [str(cause) for cause in found.indistinguishable]
-  assert 'LayerNorm epsilon: 1e-12, not 1e-06' in silent
-  assert not any('GELU' in cause for cause in silent)
-  # float64 hears it.
+  hidden = [str(cause) for cause in found.indistinguishable]
+  assert 'LayerNorm epsilon: 1e-12, not 1e-06' in hidden
+  assert not any('GELU' in cause for cause in hidden)
+  # float64 shows it.
   found = examined(model, params, images, module, dtype='float64')
   assert [cause.port for cause in found.named] == ['1e-12']
   assert not found.indistinguishable
 
 
-def test_a_missing_pre_logits_is_named(vit):
+def test_diagnose_names_a_missing_pre_logits(vit):
   import torch_ports
 
   model, params, images = vit
@@ -202,7 +203,7 @@ def test_a_missing_pre_logits_is_named(vit):
 
 
 @pytest.mark.parametrize('rule', position_rules.RULES)
-def test_the_rule_of_resized_positions_is_named(vit, rule):
+def test_diagnose_names_the_rule_of_resized_positions(vit, rule):
   import torch_ports
 
   model, params, _ = vit
@@ -223,7 +224,7 @@ def test_the_rule_of_resized_positions_is_named(vit, rule):
   assert first.name == 'Transformer/posembed_input'
 
 
-def test_an_unknown_cause_is_not_given_a_name(vit):
+def test_diagnose_names_nothing_for_an_unknown_cause(vit):
   module = vit_port(vit[1])
   module.vit.layernorm.weight.data *= 1.01
   found = examined(*vit, module)

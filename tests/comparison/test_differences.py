@@ -1,3 +1,5 @@
+"""Differences of activations, layer by layer."""
+
 import math
 
 import numpy as np
@@ -15,7 +17,7 @@ def one(expected, actual, tolerance=1e-3):
   return found[0]
 
 
-def test_the_figures_of_a_layer():
+def test_compare_measures_a_layer():
   layer = one([[3, -4]], [[3, -4.5]])
   assert layer.max_abs == 0.5
   assert layer.relative == 0.125
@@ -32,13 +34,13 @@ def test_equal_layers_are_within_any_tolerance():
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf])
-def test_what_is_no_number_is_far_off(value):
+def test_nan_and_infinity_are_outside_any_tolerance(value):
   layer = one([[1, 2]], [[1, value]])
   assert layer.max_abs == math.inf and not layer.within
   assert math.isfinite(differences.total_excess([layer]))
 
 
-def test_a_ports_layout_is_brought_to_the_references():
+def test_aligned_converts_layouts():
   grid = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)  # [B, h, w, C]
   for port in (
     np.moveaxis(grid, -1, 1),  # [B, C, h, w]
@@ -53,7 +55,7 @@ def test_a_ports_layout_is_brought_to_the_references():
 
 
 @pytest.mark.parametrize('shape', [(2, 5, 4, 4), (2, 13, 5), (2, 5)])
-def test_another_shape_is_left_out(shape):
+def test_compare_leaves_out_other_shapes(shape):
   array = np.zeros(shape)
   assert differences.aligned(array, (2, 3, 4, 5)) is None
   found = differences.compare(
@@ -64,7 +66,7 @@ def test_another_shape_is_left_out(shape):
   assert [layer.name for layer in found] == ['y']
 
 
-def test_what_is_left_out_is_said_with_both_shapes():
+def test_not_compared_names_both_shapes():
   reference = {n: np.zeros((3, 10)) for n in ('embedding', 'stem', 'logits')}
   port = {'logits': np.zeros((3, 20)), 'stem': np.zeros((3, 10))}
   assert differences.not_compared(reference, port) == (
@@ -73,7 +75,7 @@ def test_what_is_left_out_is_said_with_both_shapes():
   )
 
 
-def test_the_first_layer_over_tolerance_and_the_total():
+def test_first_outside_total_excess_and_worst():
   good, bad, worse = one([1.0], [1.0]), one([1.0], [1.1]), one([1.0], [2.0])
   layers = [good, bad, worse]
   assert differences.first_outside(layers) is bad

@@ -1,3 +1,5 @@
+"""Archives of activations, as a port would use them."""
+
 import json
 
 import numpy as np
@@ -23,7 +25,7 @@ def archive(tmp_path):
 
 
 def differing(path, answer):
-  """What docs/crosscheck.md tells a port to do, with numpy alone."""
+  """Compares with the archive as in docs/crosscheck.md, using only NumPy."""
   with np.load(path) as archive:
     about = json.loads(archive['about'].tobytes())
     outputs = answer(archive['images'])
@@ -37,7 +39,7 @@ def differing(path, answer):
     ]
 
 
-def test_a_port_can_test_itself(archive):
+def test_archive_shows_the_first_layer_that_differs(archive):
   path, model, params = archive
   assert not differing(
     path, lambda images: activations.run(model, params, images)
@@ -49,7 +51,7 @@ def test_a_port_can_test_itself(archive):
   )
 
 
-def test_what_the_archive_says_of_itself(archive):
+def test_archive_has_arrays_and_metadata(archive):
   path, model, _ = archive
   with np.load(path, allow_pickle=False) as found:
     about = json.loads(found['about'].tobytes())
@@ -64,7 +66,7 @@ def test_what_the_archive_says_of_itself(archive):
   assert 'jax' in about['versions']
 
 
-def test_a_wrong_name_is_refused_before_the_work(tmp_path):
+def test_export_reference_checks_the_name_first(tmp_path):
   with pytest.raises(ValueError, match=r"ref.bin' must end in .npz"):
     crosschecking.export_reference(tmp_path / 'a.npz', tmp_path / 'ref.bin')
   assert not any(tmp_path.iterdir())

@@ -1,3 +1,5 @@
+"""Comparison of parameters, array by array."""
+
 import numpy as np
 import pytest
 
@@ -6,14 +8,14 @@ from vit_jax_repro.comparison import parameters
 pytestmark = pytest.mark.quick
 
 
-def test_equal_trees():
+def test_compare_equal_trees():
   tree = {'a': {'b': np.ones(3)}, 'c': np.zeros(2)}
   found = parameters.compare(tree, {'a/b': np.ones(3), 'c': np.zeros(2)})
   assert found.equal
   assert (found.num_arrays, found.num_equal) == (2, 2)
 
 
-def test_every_difference_is_told():
+def test_compare_lists_every_difference():
   ours = {'a': np.ones(3), 'b': np.ones(3), 'c': np.ones(3), 'd': np.ones(3)}
   port = {'a': np.ones(3), 'b': np.ones(4), 'c': np.full(3, 1.5), 'e': 1}
   port['a'] = np.float32([1, 1, 1 + 1e-6])
@@ -29,6 +31,6 @@ def test_every_difference_is_told():
   )
 
 
-def test_what_is_no_number_differs():
+def test_compare_lists_nan():
   found = parameters.compare({'a': np.ones(1)}, {'a': np.full(1, np.nan)})
   assert found.different == (('a', np.inf),)

@@ -1,3 +1,5 @@
+"""Resizing rules for position embeddings, compared with PyTorch."""
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ def noise(source, num_tokens=0):
 @pytest.mark.quick
 @pytest.mark.parametrize('rule', position_rules.RULES)
 @pytest.mark.parametrize(('source', 'target'), GRIDS)
-def test_constants_stay_and_tokens_are_not_touched(rule, source, target):
+def test_resize_keeps_constants_and_tokens(rule, source, target):
   flat = np.full((1, 2 + source[0] * source[1], 4), 0.25, np.float32)
   flat[0, :2] = [[1] * 4, [2] * 4]
   found = resize(flat, rule, source, target, num_tokens=2)
@@ -33,7 +35,7 @@ def test_constants_stay_and_tokens_are_not_touched(rule, source, target):
 
 @pytest.mark.quick
 @pytest.mark.parametrize('rule', position_rules.RULES)
-def test_the_same_grid_stays(rule):
+def test_resize_to_the_same_grid_is_the_identity(rule):
   embeddings = noise((4, 4), 1)
   np.testing.assert_allclose(
     resize(embeddings, rule, (4, 4), (4, 4), 1), embeddings, atol=1e-12
@@ -42,7 +44,7 @@ def test_the_same_grid_stays(rule):
 
 @pytest.mark.parametrize('rule', position_rules.RULES)
 @pytest.mark.parametrize(('source', 'target'), GRIDS)
-def test_each_rule_is_pytorchs(rule, source, target):
+def test_rules_match_pytorch(rule, source, target):
   from torch import from_numpy
   from torch.nn import functional
 

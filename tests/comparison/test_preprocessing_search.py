@@ -1,4 +1,4 @@
-"""Ways of reading images, planted with Pillow alone, are found again."""
+"""The search finds preprocessings that were planted with only Pillow."""
 
 import io
 
@@ -17,7 +17,7 @@ FILES = [path.read_bytes() for path in PHOTOGRAPHS.values()]
 def by_pillow(
   encoded, *, crop_pct=None, method='BILINEAR', mean=0.5, std=0.5, order=1
 ):
-  """A port's reading, in Pillow and numpy: [H, W, 3]."""
+  """Returns an image [H, W, 3] as a port reads it, with Pillow and NumPy."""
   image = Image.open(io.BytesIO(encoded)).convert('RGB')
   size = SIZE[::-1]
   if crop_pct is not None:
@@ -43,7 +43,7 @@ def compare(port, preprocessing='vit_jax', files=FILES):
 
 
 @pytest.mark.parametrize('name', ['vit_jax', 'bit', 'timm', 'deit'])
-def test_our_own_preprocessings_are_readings(name):
+def test_known_reading_matches_the_preprocessings(name):
   entry = preprocess.pick_preprocessing(name)
   reading = preprocessing_search.known_reading(name, SIZE)
   for encoded in FILES:
@@ -75,7 +75,7 @@ def test_our_own_preprocessings_are_readings(name):
     ),
   ],
 )
-def test_what_a_port_does_is_found(planted, named):
+def test_compare_finds_the_reading_of_a_port(planted, named):
   found = compare([by_pillow(encoded, **planted) for encoded in FILES])
   assert not found.agrees
   assert set(found.named) == named
@@ -95,7 +95,7 @@ def test_what_a_port_does_is_found(planted, named):
     ('antialias', True),
   ],
 )
-def test_one_change_alone_is_named(field, value):
+def test_compare_names_a_single_change(field, value):
   import dataclasses
 
   planted = dataclasses.replace(
@@ -108,7 +108,7 @@ def test_one_change_alone_is_named(field, value):
   assert found.found == planted
 
 
-def test_the_same_values_agree():
+def test_compare_agrees_on_equal_values():
   found = compare(
     [
       preprocessing_search.read(d, SIZE, preprocessing_search.ImageReading())
@@ -120,7 +120,7 @@ def test_the_same_values_agree():
   )
 
 
-def test_rounded_values_are_rounding():
+def test_compare_ignores_rounding():
   floats = [
     preprocessing_search.read(d, SIZE, preprocessing_search.ImageReading())
     for d in FILES
@@ -132,7 +132,7 @@ def test_rounded_values_are_rounding():
   assert 0.4 < found.remaining < preprocessing_search.ROUNDED
 
 
-def test_what_these_images_do_not_show():
+def test_indistinguishable_has_changes_without_effect():
   file = io.BytesIO()
   Image.fromarray(
     np.random.default_rng(0).integers(0, 256, (40, 44, 3), np.uint8)
@@ -146,11 +146,11 @@ def test_what_these_images_do_not_show():
     ],
     files=files,
   )
-  # A PNG has one decoding.
+  # There is only one way to decode a PNG.
   assert [trial.field for trial in found.indistinguishable] == ['decoder']
 
 
-def test_an_unknown_reading_is_not_given_a_name():
+def test_compare_names_nothing_for_an_unknown_reading():
   port = [by_pillow(encoded)[::-1] for encoded in FILES]  # upside down
   found = compare(port)
   assert found.found is None and not found.named

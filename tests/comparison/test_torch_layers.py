@@ -1,3 +1,5 @@
+"""Paths of PyTorch modules under the names of the reference."""
+
 import pytest
 
 from vit_jax_repro.comparison import torch_layers
@@ -40,12 +42,12 @@ VIT = (
     (('nothing', 'of.the.kind'), (None,) * 4),
   ],
 )
-def test_paths_of_a_vit(modules, expected):
+def test_paths_in_a_vit(modules, expected):
   found = torch_layers.paths(VIT, modules)
   assert tuple(map(found.get, VIT)) == expected
 
 
-def test_stages_are_counted_from_nought():
+def test_paths_count_stages_from_0():
   found = torch_layers.paths(
     ('root_block', 'block1', 'block4'),
     ('bit.embedder', 'bit.encoder.stages.0', 'bit.encoder.stages.3'),

@@ -1,3 +1,5 @@
+"""Execution of ports: activations, logits, and errors of one line."""
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def make():
 def make_with_layers():
   return make(), {'layers': {'pre_logits': 'body.2', 'x': 'nowhere'}}
 
-class Says(torch.nn.Module):
+class Answering(torch.nn.Module):
   def __init__(self, answer):
     super().__init__()
     self.net, self.answer = make(), answer
@@ -34,23 +36,23 @@ class Says(torch.nn.Module):
   def forward(self, x):
     return self.answer(self.net(x))
 
-def make_saying(answer):
-  return lambda: Says(answer)
+def make_answering(answer):
+  return lambda: Answering(answer)
 
-make_mapping = make_saying(lambda x: {'logits': x, 'loss': None})
-make_tuple = make_saying(lambda x: (x, 'state'))
-make_nested = make_saying(lambda x: ({'logits': x},))
-make_silent = make_saying(lambda x: {'features': x})
-make_bfloat16 = make_saying(lambda x: x.bfloat16())
+make_mapping = make_answering(lambda x: {'logits': x, 'loss': None})
+make_tuple = make_answering(lambda x: (x, 'state'))
+make_nested = make_answering(lambda x: ({'logits': x},))
+make_silent = make_answering(lambda x: {'features': x})
+make_bfloat16 = make_answering(lambda x: x.bfloat16())
 
 def raising(error):
   def fail(x):
     raise error
   return fail
 
-make_asserting = make_saying(raising(AssertionError()))
-make_key_error = make_saying(raising(KeyError('x')))
-make_attribute_error = make_saying(raising(AttributeError('no shape')))
+make_asserting = make_answering(raising(AssertionError()))
+make_key_error = make_answering(raising(KeyError('x')))
+make_attribute_error = make_answering(raising(AttributeError('no shape')))
 
 def read_badly(path):
   raise RuntimeError('no decoder\\nfor this')
@@ -80,7 +82,7 @@ def make(name, **options):
   return torch_sources.make(name, (8, 8), **options)
 
 
-def test_a_module_of_unknown_names_is_recognised_by_its_parts(folder):
+def test_run_recognises_parts_of_a_module_with_unknown_names(folder):
   port = make('module:my_ports.make')
   images = np.random.default_rng(0).normal(size=(2, 8, 8, 3))
   found = torch_models.run(
@@ -93,30 +95,30 @@ def test_a_module_of_unknown_names_is_recognised_by_its_parts(folder):
   assert found['embedding'].shape == (2, 8, 2, 2)
   assert found['Transformer/encoderblock_2'].shape == (2, 4, 8)
   assert found['logits'].shape == (2, 5)
-  # The ReLU behind works in place; what is compared is the layer's output.
+  # The next ReLU works in place, but the output of the layer is kept.
   assert found['Transformer/encoderblock_2'].min() < 0
 
 
-def test_float64_is_computed_in_float64(folder):
+def test_run_computes_in_float64(folder):
   port = make('module:my_ports.make')
   images = np.zeros((1, 8, 8, 3), np.float32)
   found = torch_models.run(port, images, (), dtype='float64')
   assert found['logits'].dtype == np.float64
 
 
-def test_layers_that_the_port_names(folder):
+def test_run_uses_the_layers_that_the_port_names(folder):
   port = make('module:my_ports.make_named')
   found = torch_models.run(port, np.zeros((1, 8, 8, 3), np.float32), ())
   assert found['Transformer/encoder_norm'].shape == (1, 5)
 
 
-def test_layers_that_are_not_there(folder):
+def test_run_rejects_missing_layers(folder):
   port = make('module:my_ports.make_with_layers')
   with pytest.raises(ValueError, match='has no modules nowhere'):
     torch_models.run(port, np.zeros((1, 8, 8, 3), np.float32), ())
 
 
-def test_images_that_the_port_refuses(folder):
+def test_run_names_the_image_size_if_the_port_fails(folder):
   port = make('module:my_ports.make')
   with pytest.raises(ValueError, match=r'fails on images of \(2, 2\)'):
     torch_models.run(port, np.zeros((1, 2, 2, 3), np.float32), ())
@@ -126,14 +128,14 @@ IMAGES = np.zeros((1, 8, 8, 3), np.float32)
 
 
 @pytest.mark.parametrize('name', ['mapping', 'tuple', 'nested', 'bfloat16'])
-def test_logits_are_found_in_what_a_model_answers(folder, name):
+def test_run_finds_logits_in_the_output(folder, name):
   expected = torch_models.run(make('module:my_ports.make'), IMAGES, ())
   found = torch_models.run(make(f'module:my_ports.make_{name}'), IMAGES, ())
   np.testing.assert_allclose(found['logits'], expected['logits'], atol=1e-2)
   assert found['logits'].dtype == np.float32
 
 
-def test_a_model_may_have_no_logits(folder):
+def test_run_accepts_a_model_without_logits(folder):
   assert not torch_models.run(make('module:my_ports.make_silent'), IMAGES, ())
 
 
@@ -145,7 +147,7 @@ def test_a_model_may_have_no_logits(folder):
     ('attribute_error', r'\(AttributeError: no shape, at .*my_ports.py:\d+\)'),
   ],
 )
-def test_a_forward_pass_that_fails_is_one_line(folder, name, text):
+def test_run_turns_exceptions_into_one_line(folder, name, text):
   with pytest.raises(ValueError, match=text) as error:
     torch_models.run(make(f'module:my_ports.make_{name}'), IMAGES, ())
   assert '\n' not in str(error.value)
@@ -158,14 +160,14 @@ def test_a_forward_pass_that_fails_is_one_line(folder, name, text):
     ('text', 'fails on a.jpg .*; it must take a path and return'),
   ],
 )
-def test_a_preprocessing_that_fails_is_one_line(folder, name, text):
+def test_preprocessed_turns_exceptions_into_one_line(folder, name, text):
   port = make(f'module:my_ports.make_{name}_reader')
   with pytest.raises(ValueError, match=text) as error:
     torch_models.preprocessed(port, 'a.jpg')
   assert '\n' not in str(error.value)
 
 
-def test_a_preprocessing_may_give_any_tensor(folder):
+def test_preprocessed_accepts_any_tensor(folder):
   port = make('module:my_ports.make_grad_reader')
   image = torch_models.preprocessed(port, 'a.jpg')
   assert image.dtype == np.float32 and image.shape == (3, 8, 8)

@@ -1,3 +1,5 @@
+"""Creation of ports from the value of --port."""
+
 import json
 import sys
 
@@ -73,18 +75,18 @@ def make(name, **options):
     ('module:other_ports.make_from', r'TypeError: .*without arguments'),
   ],
 )
-def test_a_wrong_port_is_one_line(folder, name, text):
+def test_make_rejects_a_wrong_port_in_one_line(folder, name, text):
   with pytest.raises(ValueError, match=text) as error:
     make(name)
   assert '\n' not in str(error.value)
 
 
-def test_the_weights_of_a_function_are_its_own(folder):
+def test_make_keeps_the_weights_of_a_function(folder):
   with pytest.raises(ValueError, match='leave out --port_weights'):
     make('module:other_ports.make', own_weights=False)
 
 
-def test_a_folder_that_transformers_cannot_load(tmp_path):
+def test_make_rejects_a_folder_that_transformers_cannot_load(tmp_path):
   with pytest.raises(ValueError, match='transformers cannot load') as error:
     make(f'transformers:{tmp_path}')
   assert '\n' not in str(error.value)
@@ -94,7 +96,7 @@ def test_a_folder_that_transformers_cannot_load(tmp_path):
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
-  """A folder that save_pretrained has written."""
+  """Returns a folder written by save_pretrained."""
   import transformers
 
   folder = tmp_path_factory.mktemp('saved')
@@ -113,13 +115,13 @@ def saved(tmp_path_factory):
 @pytest.mark.parametrize(
   ('size', 'resized'), [((8, 16), False), ((8, 8), True), ((16, 8), True)]
 )
-def test_both_sides_tell_whether_positions_are_resized(saved, size, resized):
+def test_make_compares_both_sides_of_the_image_size(saved, size, resized):
   port = torch_sources.make(f'transformers:{saved}', size)
   assert bool(port.keywords) == resized
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'other shapes'])
-def test_a_damaged_folder_is_one_line(saved, damage, tmp_path):
+def test_make_rejects_a_damaged_folder_in_one_line(saved, damage, tmp_path):
   weights = (saved / 'model.safetensors').read_bytes()
   config = json.loads((saved / 'config.json').read_text())
   if damage == 'truncated':
@@ -133,7 +135,7 @@ def test_a_damaged_folder_is_one_line(saved, damage, tmp_path):
   assert '\n' not in str(error.value)
 
 
-def test_timm_says_what_of_a_folder_is_wrong(saved):
+def test_make_shows_the_error_of_timm(saved):
   import timm_stub
 
   timm_stub.import_timm()
@@ -141,10 +143,10 @@ def test_timm_says_what_of_a_folder_is_wrong(saved):
     make(f'timm:local-dir:{saved}')
 
 
-def test_what_timm_lacks_is_said(monkeypatch):
+def test_make_names_a_package_that_timm_lacks(monkeypatch):
   import timm_stub
 
-  timm_stub.import_timm()  # so that all of it is put back
+  timm_stub.import_timm()  # so that monkeypatch restores all of it
   for name in [n for n in sys.modules if n.partition('.')[0] == 'timm']:
     monkeypatch.delitem(sys.modules, name)
   monkeypatch.setitem(sys.modules, 'torchvision', None)

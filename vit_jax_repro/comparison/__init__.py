@@ -1,1 +1,1 @@
-"""Where a port of a model leaves the reference, and why."""
+"""Comparison of PyTorch ports with the reference, layer by layer."""

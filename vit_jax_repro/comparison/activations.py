@@ -1,4 +1,4 @@
-"""The reference's side of a comparison: named activations and their noise.
+"""Named activations of the reference, and tolerances from their noise.
 
 Shapes: B images, H W pixels, K classes.
 """
@@ -14,7 +14,7 @@ import numpy as np
 LOGITS = 'logits'
 DTYPES = ('float32', 'float64')
 
-# Names of activations in the order in which they are computed; {} is a number.
+# Names of activations in the order of computation; {} is a number.
 _ORDER = (
   'conv_root',
   'gn_root',
@@ -33,14 +33,15 @@ _ORDER = (
 )
 _ATTENTION = '/attention_weights'
 
-# A tolerance is so many times what float32 and float64 differ by in the
-# reference itself, the margin that our own tests leave.
+# Ratio of a tolerance to the difference between the reference in float32 and in
+# float64. The tests of this project use the same margin.
 NOISE_MARGIN = 10
-# An activation whose noise is by chance smaller than rounding: so many units
-# in the last place of its largest value.
+# Least tolerance, in units in the last place of the largest value. It is used
+# if the noise of an activation happens to be smaller than rounding.
 _LEAST_ULPS = 8
-# In float64 nothing wider is at hand to measure the noise with.
-_FLOAT64_TOLERANCE = 1e-10  # of the largest value
+# Tolerance in float64, as a fraction of the largest value. There is no wider
+# dtype to measure the noise with.
+_FLOAT64_TOLERANCE = 1e-10
 
 
 def run(
@@ -50,24 +51,24 @@ def run(
   *,
   dtype: str = 'float32',
 ) -> dict[str, np.ndarray]:
-  """Logits and all named activations, in the order of computation.
+  """Returns logits and all named activations, in the order of computation.
 
-  Matrix products run in the highest precision. Attention weights are left out.
+  Matrix products have the highest precision. Attention weights are omitted.
 
   Args:
-    model: of `models.create`; its dtypes are replaced.
-    params: in the form that `model` takes.
+    model: model from `models.create`; its dtypes are replaced.
+    params: parameters in the form that `model` takes.
     images: [B, H, W, 3] floats.
-    dtype: of parameters and computation, 'float32' or 'float64'.
+    dtype: dtype of parameters and computation, 'float32' or 'float64'.
 
   Returns:
-    {name: array}; the names of `models`, and 'logits' [B, K].
+    {name: array}, with the names of `models` and 'logits' [B, K].
   """
   with jax.enable_x64(dtype == 'float64'):
     model = model.clone(dtype=dtype, param_dtype=dtype)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
-    # Not compiled as a whole: a comparison runs many variants of a model
-    # once, and the pieces that they share are compiled once.
+    # The model is not jitted as a whole: a comparison runs many variants of it
+    # once each, and JAX compiles the operations that they share only once.
     with jax.default_matmul_precision('highest'):
       logits, state = model.apply(
         {'params': params},
@@ -85,7 +86,7 @@ def run(
 
 
 def position(name: str) -> tuple[int, int]:
-  """A key that sorts names of activations by when they are computed."""
+  """Returns a key that sorts names of activations in order of computation."""
   number = re.search(r'\d+$', name)
   pattern = re.sub(r'\d+$', '{}', name)
   rank = _ORDER.index(pattern) if pattern in _ORDER else len(_ORDER)
@@ -100,15 +101,15 @@ def tolerances(
   *,
   dtype: str = 'float32',
 ) -> dict[str, float]:
-  """How far a faithful port may be from each activation, in absolute value.
+  """Returns the absolute tolerance of each activation, for a faithful port.
 
-  In float32 `NOISE_MARGIN` times the largest difference of the reference from
-  itself in float64, on these weights and images; in float64 a fixed part of
-  the activation's largest value.
+  In float32 it is `NOISE_MARGIN` times the largest difference between the
+  reference in float32 and in float64, on these weights and images. In float64
+  it is a fixed fraction of the largest value of the activation.
 
   Args:
-    outputs: what `run` gave for the other arguments.
-    model, params, images, dtype: as for `run`.
+    outputs: result of `run` for the other arguments.
+    model, params, images, dtype: see `run`.
   """
   if dtype == 'float64':
     return {
@@ -129,10 +130,11 @@ def tolerances(
 def random_images(
   image_size: tuple[int, int], seed: int = 0
 ) -> np.ndarray:  # [3, H, W, 3] float32
-  """Inputs that show what photographs may hide.
+  """Returns noise images that show differences which photographs may hide.
 
-  Uniform noise in [-1, 1]; noise of 2e-3 around 0; noise of 2e-3 around 0.25:
-  the low contrasts let the epsilons of norms be seen.
+  The first has uniform noise in [-1, 1], the second noise of 2e-3 around 0, and
+  the third noise of 2e-3 around 0.25. The low contrasts make the epsilons of
+  norms visible.
   """
   images = np.random.default_rng(seed).uniform(-1, 1, (3, *image_size, 3))
   images[1:] *= 2e-3

@@ -1,8 +1,8 @@
-"""What ports of these models are known to do differently, one at a time.
+"""Known causes of differences between ports and the reference.
 
 A cause is a substitution on the reference's side: a field of the model, or a
-change of the parameters. Where the values come from: timm 1.0, transformers 5
-and facebookresearch/deit, as installed; the defaults of PyTorch and Keras.
+change of the parameters. Sources of the values: timm 1.0, transformers 5 and
+facebookresearch/deit, as installed, and the defaults of PyTorch and Keras.
 """
 
 import dataclasses
@@ -40,15 +40,15 @@ _PROJECTIONS = ('query', 'key', 'value')
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
-  """One thing that a port may do differently."""
+  """A possible difference between a port and the reference."""
 
   topic: str  # 'GELU form', ...; two causes of a topic exclude each other
-  port: str  # what the port then does
-  reference: str  # what the reference does
-  # (model, params) -> (model, params); nothing is changed in place.
-  substitute: Callable[[nn.Module, Mapping[str, Any]], tuple]
+  port: str  # value or behaviour of the port
+  reference: str  # value or behaviour of the reference
+  # (model, params) -> (model, params), without changes in place.
+  substitute: Callable[[Any, Mapping[str, Any]], tuple[Any, Mapping[str, Any]]]
 
-  def __str__(self):
+  def __str__(self) -> str:
     return f'{self.topic}: {self.port}, not {self.reference}'
 
 
@@ -56,10 +56,10 @@ class Cause:
 class ResizedPositions:
   """Position embeddings that were resized for the comparison.
 
-  Only then can the rule of resizing be a cause.
+  The resizing rule can be a cause only if there was a resize.
   """
 
-  embeddings: np.ndarray  # [1, T + N, D], as in the file
+  embeddings: np.ndarray  # [1, T + N, D], before resizing
   source_grid: tuple[int, int]
   grid: tuple[int, int]
   num_tokens: int  # T
@@ -70,12 +70,12 @@ def known(
   params: Mapping[str, Any],
   resized: ResizedPositions | None = None,
 ) -> list[Cause]:
-  """The causes that this model can have.
+  """Returns the causes that apply to a model.
 
   Args:
     model: the reference.
     params: its parameters.
-    resized: how its position embeddings came to be, if they were resized.
+    resized: its position embeddings before resizing, if they were resized.
   """
   flat = trees.flatten(params)
   found = [*_field_causes(model, flat)]
@@ -101,7 +101,12 @@ def known(
 
 
 def port_weights(params: Mapping[str, Any], text: str = PORT_WEIGHTS) -> Cause:
-  """The port's own parameters, in the reference's form, as a cause."""
+  """Returns the port's own weights as a cause.
+
+  Args:
+    params: the port's parameters in the form that the reference takes.
+    text: name of the weights.
+  """
   return Cause(
     'weights',
     text,
@@ -111,7 +116,7 @@ def port_weights(params: Mapping[str, Any], text: str = PORT_WEIGHTS) -> Cause:
 
 
 def _field_causes(model, flat):
-  """Causes that are a field of the model."""
+  """Yields the causes that change a field of the model."""
   fields = {
     name: getattr(model, name)
     for name in (
@@ -134,7 +139,7 @@ def _field_causes(model, flat):
     if field in fields:
       for value in values[field]:
         if value != fields[field]:
-          yield _of_fields(topic, {field: value}, fields)
+          yield _field_cause(topic, {field: value}, fields)
 
 
 def _convolution_causes(fields):
@@ -144,15 +149,15 @@ def _convolution_causes(fields):
       'weight_standardization_eps': eps,
     }
     if any(fields[name] != value for name, value in changed.items()):
-      yield _of_fields(
+      yield _field_cause(
         'weight standardisation', changed, fields, _standardization
       )
   for padding in sorted(POOL_PADDINGS.keys() - {fields['pool_padding']}):
     changed = {'pool_padding': padding}
-    yield _of_fields('pool padding', changed, fields, POOL_PADDINGS.get)
+    yield _field_cause('pool padding', changed, fields, POOL_PADDINGS.get)
 
 
-def _of_fields(topic, changed, fields, shown=str):
+def _field_cause(topic, changed, fields, shown=str):
   return Cause(
     topic,
     shown(*changed.values()),
@@ -169,7 +174,7 @@ def _standardization(form, eps):
 
 
 def _order_causes():
-  """Query, key and value taken for one another, or fused head by head."""
+  """Yields exchanges of query, key and value, and a fusion head by head."""
   for order in itertools.permutations(_PROJECTIONS):
     if order != _PROJECTIONS:
       yield Cause(
@@ -188,7 +193,7 @@ def _order_causes():
 
 @dataclasses.dataclass(frozen=True)
 class _Reordered:
-  """Takes for query, key and value what stands under the names of `order`."""
+  """Replaces query, key and value by the projections named in `order`."""
 
   order: tuple[str, ...]
 
@@ -203,7 +208,7 @@ class _Reordered:
 
 
 def _split_by_heads(model, params):
-  """Reads [q, k, v] x heads x d as if it were heads x [q, k, v] x d."""
+  """Reads the fused [q, k, v] x heads x d as heads x [q, k, v] x d."""
   flat = trees.flatten(params)
   changed = dict(flat)
   for name in flat:

@@ -1,13 +1,19 @@
-"""What a cross-check found, in sentences."""
+"""The findings of a cross-check, in sentences."""
 
-from vit_jax_repro.comparison import differences, preprocessing_search
+from collections.abc import Iterator
+
+from vit_jax_repro.comparison import (
+  crosschecking,
+  differences,
+  preprocessing_search,
+)
 from vit_jax_repro.comparison.activations import LOGITS
 
-_MOST_NAMES = 4  # in a sentence
+_MOST_NAMES = 4  # listed in a sentence
 
 
-def conclusions(result):
-  """Sentences on each stage of a `comparison.crosschecking.Crosscheck`."""
+def conclusions(result: crosschecking.Crosscheck) -> Iterator[str]:
+  """Yields sentences on each stage of a cross-check."""
   found = result.diagnosis
   first = differences.first_outside(found.layers)
   left_out = dict(found.not_compared)
@@ -23,11 +29,11 @@ def conclusions(result):
   if left_out:
     yield f'Not compared: {_listed(left_out)}.'
   if result.reading is not None:
-    yield _of_images(result.reading)
+    yield _image_sentence(result.reading)
 
 
 def _explanation(result, first):
-  """What stands behind the first layer over its tolerance."""
+  """Yields sentences that explain the first layer over its tolerance."""
   found = result.diagnosis
   yield (
     f'Differs: the first layer over its tolerance is {first.name} '
@@ -37,7 +43,7 @@ def _explanation(result, first):
     yield f'Cause: {"; and ".join(map(str, found.named))}.'
   if found.alternatives:
     others = '; or '.join(map(str, found.alternatives))
-    yield f'On these weights and images not to be told from: {others}.'
+    yield f'These weights and images do not distinguish it from: {others}.'
   left = differences.first_outside(found.remaining)
   if left is None:
     logits = '' if found.complete else '; logits were not compared'
@@ -50,20 +56,20 @@ def _explanation(result, first):
     f'{left.name} is off by {left.max_abs:.2g}, {left.excess:.3g} times its '
     'tolerance'
   )
-  subject = 'The rest is' if found.named else 'That is'
+  subject = 'The rest' if found.named else 'The difference'
   if result.parameters is None or result.parameters.equal:
-    yield f'{subject} no known cause: {off}.'
+    yield f'{subject} has no known cause: {off}.'
   else:
-    # A function's module keeps its weights, see torch_sources.
+    # The module of a function keeps its weights, see torch_sources.
     module = result.port.startswith('module:')
     yield (
-      f'{subject} not explained: {off}. The weights differ (see their table)'
+      f'{subject} is not explained: {off}. The weights differ (see their table)'
       f'{"" if module else "; try --port_weights=reference"}.'
     )
 
 
 def _listed(left_out):
-  """{name: why} in words; names with the same reason together."""
+  """Returns {name: reason} in words, grouped by reason."""
   reasons = {}
   for name, why in left_out.items():
     reasons.setdefault(why, []).append(name)
@@ -75,7 +81,7 @@ def _listed(left_out):
   )
 
 
-def _of_images(reading):
+def _image_sentence(reading):
   if reading.agrees:
     return 'Images: both sides read them to the same values.'
   gap = (
@@ -102,8 +108,12 @@ def _of_images(reading):
   return f'{gap}. Cause: {causes}.{rest}'
 
 
-def change(reading, field):
-  """How the port's reading of images differs in a field, in words."""
+def change(reading: preprocessing_search.Comparison, field: str) -> str:
+  """Returns the change of a field from the reference's reading to the port's.
+
+  Both readings are known.
+  """
+  assert reading.found and reading.start
   return (
     f'{preprocessing_search.TOPICS[field]}: {reading.found.says(field)}, not '
     f'{reading.start.says(field)}'

@@ -1,10 +1,11 @@
-"""The jobs of `crosscheck`: a port against a weights file, and an export."""
+"""The two jobs of `crosscheck`: the comparison of a port, and the export."""
 
 import dataclasses
 import importlib.metadata
 import os
 import pathlib
 import platform
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,9 +27,9 @@ from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import state_dicts
 
-# Whose weights the port computes with.
+# Weights for the port: its own, or the reference's.
 PORT_WEIGHTS = ('own', 'reference')
-MAX_IMAGES = 8  # activations of all of them are kept
+MAX_IMAGES = 8  # limited because the activations of all images are kept
 _TOP = 5
 
 
@@ -41,54 +42,50 @@ class Crosscheck:
   model: str
   image_size: tuple[int, int]
   dtype: str
-  files: tuple[str, ...]  # empty: random images
+  files: tuple[str, ...]  # empty for random images
   preprocessing: str
   versions: dict[str, str]
-  parameters: parameters.Parameters | None  # None: the names are unknown
-  library: str | None  # whose names the port's parameters have
+  parameters: parameters.Parameters | None  # None if the names are unknown
+  library: str | None  # library whose names the port's parameters have
   diagnosis: diagnosis.Diagnosis
-  # For each image the best classes of the reference and of the port, on the
+  # For each image, the best classes of the reference and of the port, on the
   # same tensor: (label, name, logit).
   top: tuple[tuple[tuple, tuple], ...]
-  reading: (
-    preprocessing_search.Comparison | None
-  )  # None: no files, or none to be had
-  # As `top`, each side with its own preprocessing.
+  # None without image files, or if the port has no comparable preprocessing.
+  reading: preprocessing_search.Comparison | None
+  # Like `top`, but each side with its own preprocessing.
   end_to_end: tuple[tuple[tuple, tuple], ...]
 
 
 def crosscheck(
-  weights_path,
-  port,
+  weights_path: str | os.PathLike,
+  port: str,
   *,
-  images=(),
-  model=None,
-  image_size=None,
-  preprocessing=None,
-  dtype='float32',
-  port_weights='own',
-):
+  images: Sequence[str | os.PathLike] = (),
+  model: str | None = None,
+  image_size: int | tuple[int, int] | None = None,
+  preprocessing: str | None = None,
+  dtype: str = 'float32',
+  port_weights: str = 'own',
+) -> Crosscheck:
   """Compares a PyTorch port with the reference, layer by layer.
 
-  First both get the same tensor: the reference's preprocessing of the images,
-  or random ones. Then, if there are files and the port has a preprocessing,
-  what each side makes of the files.
+  First, both get the same tensor: the images as the reference preprocesses
+  them, or random images. Then, if there are image files and the port has a
+  preprocessing, each side preprocesses the files itself.
 
   Args:
     weights_path, model, image_size, preprocessing: see `restoring.restore`.
     port: see `comparison.torch_sources`.
     images: paths of image files, at most `MAX_IMAGES`.
-    dtype: that both compute in, 'float32' or 'float64'; in the latter the
-      smallest causes show.
-    port_weights: 'own', those that the port comes with; 'reference', those
-      of the file, converted.
-
-  Returns:
-    Crosscheck.
+    dtype: dtype of the computation on both sides, 'float32' or 'float64'.
+      float64 shows the smallest causes.
+    port_weights: 'own' for the weights that the port comes with; 'reference'
+      for the weights of the file, converted.
 
   Raises:
-    InputError: one line on anything wrong with the arguments or files, a port
-      that cannot be made or fails, or PyTorch is not installed.
+    InputError: an argument or a file is wrong, the port cannot be created or
+      fails, or PyTorch is not installed. The message has one line.
     OSError: a file cannot be read.
   """
   check(weights_path, images, dtype)
@@ -106,7 +103,7 @@ def crosscheck(
     parameters.give(other, source)
   library, tree = parameters.canonical(other, restored)
   inputs = _inputs(images, restored)
-  examiner, outputs = _both(other, inputs, restored, dtype)
+  examiner, outputs = _run_both(other, inputs, restored, dtype)
   found = examiner.diagnose(
     outputs,
     causes.known(
@@ -125,7 +122,7 @@ def crosscheck(
     model=restored.name,
     image_size=restored.image_size,
     dtype=dtype,
-    files=tuple(map(os.fspath, images)),
+    files=tuple(os.fspath(path) for path in images),
     preprocessing=restored.preprocessing,
     versions=versions(),
     parameters=None if tree is None else parameters.compare(source, tree),
@@ -138,25 +135,25 @@ def crosscheck(
 
 
 def export_reference(
-  weights_path,
-  path,
+  weights_path: str | os.PathLike,
+  path: str | os.PathLike,
   *,
-  images=(),
-  model=None,
-  image_size=None,
-  preprocessing=None,
-):
+  images: Sequence[str | os.PathLike] = (),
+  model: str | None = None,
+  image_size: int | tuple[int, int] | None = None,
+  preprocessing: str | None = None,
+) -> list[str]:
   """Writes inputs, activations and logits; see `comparison.export`.
 
   Args:
-    path: of the archive, ending in '.npz'.
     weights_path, images, model, image_size, preprocessing: see `crosscheck`.
+    path: path of the archive, ending in '.npz'.
 
   Returns:
-    Names of the activations, logits among them.
+    Names of the activations, including the logits.
 
   Raises:
-    InputError: as `crosscheck`, or see `export.check_path`.
+    InputError: see `crosscheck` and `export.check_path`.
     OSError: a file cannot be read, or the archive cannot be written.
   """
   check(weights_path, images, 'float32')
@@ -179,12 +176,17 @@ def export_reference(
   return list(outputs)
 
 
-def check(weights_path, images, dtype):
-  """Refuses what `crosscheck` would only find out after loading a model.
+def check(
+  weights_path: str | os.PathLike,
+  images: Sequence[str | os.PathLike],
+  dtype: str,
+) -> None:
+  """Checks arguments of `crosscheck` before a model is loaded.
 
   Raises:
-    InputError: weights of a port, too many images or an unknown dtype.
-    FileNotFoundError: an image is not there.
+    InputError: the weights are those of a port, there are too many images, or
+      the dtype is unknown.
+    FileNotFoundError: an image does not exist.
   """
   if state_dicts.is_port(weights_path):
     raise InputError(
@@ -203,8 +205,8 @@ def check(weights_path, images, dtype):
     raise InputError(f'{dtype=} must be one of {", ".join(activations.DTYPES)}')
 
 
-def versions():
-  """Versions of what computes, for a report."""
+def versions() -> dict[str, str]:
+  """Returns the versions of Python and of the installed libraries."""
   found = {'python': platform.python_version()}
   for name in ('jax', 'flax', 'torch', 'transformers', 'timm'):
     try:
@@ -229,8 +231,8 @@ def _inputs(images, restored):  # -> [B, H, W, 3] float32
   )
 
 
-def _both(port, inputs, restored, dtype):
-  """The reference and the port, run on the same images."""
+def _run_both(port, inputs, restored, dtype):
+  """Returns the examiner of the reference and the port's activations."""
   model = restored.model
   examiner = diagnosis.Examiner(model, restored.params, inputs, dtype=dtype)
   outputs = torch_models.run(
@@ -251,7 +253,10 @@ def _both(port, inputs, restored, dtype):
 
 
 def _tops(reference, port, restored):
-  """The best classes of both, image by image; () if none can be compared."""
+  """Returns the best classes of both sides for each image.
+
+  Empty if the logits cannot be compared.
+  """
   sides = reference[activations.LOGITS], port.get(activations.LOGITS)
   if sides[1] is None or sides[0].ndim != 2 or sides[1].shape != sides[0].shape:
     return ()
@@ -269,9 +274,9 @@ def _top(logits, class_names):  # [K]
 
 
 def _stage_two(images, inputs, port, restored, dtype):
-  """Each side's own preprocessing: what differs, and what comes of it."""
+  """Compares the preprocessings, and the best classes that they lead to."""
   encoded = [pathlib.Path(path).read_bytes() for path in images]
-  made = []
+  preprocessed = []
   for path in images:
     image = torch_models.preprocessed(port, os.fspath(path))
     if image.shape != (3, *restored.image_size):
@@ -280,18 +285,18 @@ def _stage_two(images, inputs, port, restored, dtype):
         f'{(3, *restored.image_size)}; it is not compared (see --image_size)'
       )
       return None, ()
-    made.append(np.moveaxis(image, 0, -1))
-  made = np.stack(made)
+    preprocessed.append(np.moveaxis(image, 0, -1))
+  port_inputs = np.stack(preprocessed)
   reading = preprocessing_search.compare(
-    encoded, inputs, made, preprocessing=restored.preprocessing
+    encoded, inputs, port_inputs, preprocessing=restored.preprocessing
   )
   reference = activations.run(restored.model, restored.params, inputs)
-  outputs = torch_models.run(port, made, (), dtype=dtype)
+  outputs = torch_models.run(port, port_inputs, (), dtype=dtype)
   return reading, _tops(reference, outputs, restored)
 
 
 def _fields(model):
-  """The fields of a module that JSON can hold."""
+  """Returns the fields of a module that JSON can represent."""
   skipped = ('parent', 'name', 'dtype', 'param_dtype')
   return {
     field.name: getattr(model, field.name)

@@ -1,8 +1,8 @@
-"""Which known causes explain the differences of a port.
+"""The diagnosis of a port: the known causes that explain its differences.
 
-Each cause is substituted on the reference's side; the one after which the
-reference agrees with the port is named. Where several are at work, they are
-found one after the other, the one that closes most of the gap first.
+Each cause is substituted on the reference's side. The cause that makes the
+reference agree with the port is named. If several causes act together, they are
+found one after the other, beginning with the one that closes most of the gap.
 """
 
 import dataclasses
@@ -16,74 +16,75 @@ from vit_jax_repro.comparison.activations import LOGITS
 from vit_jax_repro.comparison.causes import Cause
 
 _MOST_CAUSES = 5
-# A cause must shrink the differences at least to exp(-0.1) = 90 %, on average
-# over the layers that are outside: with a second cause of the same size at
-# work, matching one of them takes away a part only.
+# A cause must reduce the differences at least to exp(-0.1) = 90 %, on average
+# over the layers outside their tolerance. The bound is this weak because
+# matching one of two causes of the same size removes only part of a difference.
 _LEAST_GAIN = 0.1
-# What alone makes the differences so many times larger is not tried on top of
-# another cause: the two would have to cancel.
+# A cause that alone increases the largest difference more than this many times
+# is not tried on top of another cause, because the two would have to cancel.
 _MOST_WORSE = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class CauseTrial:
-  """One cause, tried on the reference."""
+  """The result of substituting one cause on the reference."""
 
   cause: Cause
-  effect: float  # on the reference, in units of the tolerance, at its worst
-  remaining: float  # differences.total_excess from the port, with it
-  worst: float  # the port's largest difference in tolerances, with it
+  effect: float  # largest change of the reference, in units of the tolerance
+  remaining: float  # differences.total_excess from the port afterwards
+  worst: float  # largest difference from the port afterwards, in tolerances
 
   @property
   def distinguishable(self) -> bool:
-    """Whether these weights and images show the cause at all."""
+    """Returns whether these weights and images show the cause at all."""
     return self.effect > 1
 
   @property
   def closes(self) -> bool:
+    """Returns whether the cause alone explains all differences."""
     return self.remaining == 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-  """What explains a port's differences."""
+  """The differences of a port, and the causes that explain them."""
 
   layers: tuple[differences.LayerDifference, ...]
-  trials: tuple[CauseTrial, ...]  # every cause alone, what explains most first
-  named: tuple[Cause, ...]  # that together bring the two nearest, main first
-  alternatives: tuple[Cause, ...]  # that do as well as the last one named
-  remaining: tuple[differences.LayerDifference, ...]  # with the named ones
-  # Activations of the reference that the port has not in this shape: (name,
-  # why), see `differences.not_compared`.
+  trials: tuple[CauseTrial, ...]  # of each cause alone, the best one first
+  named: tuple[Cause, ...]  # causes that together explain most, main one first
+  alternatives: tuple[Cause, ...]  # causes as good as the last named one
+  remaining: tuple[differences.LayerDifference, ...]  # with `named` substituted
+  # (name, reason) of the reference's activations that the port does not have in
+  # this shape, see `differences.not_compared`.
   not_compared: tuple[tuple[str, str], ...]
-  has_head: bool  # the reference has, so that logits are to be compared
+  has_head: bool  # whether the reference has a head, and so logits to compare
 
   @property
   def complete(self) -> bool:
-    """Logits were compared, if there are any."""
+    """Returns whether the logits were compared, if there are any."""
     return not self.has_head or LOGITS not in dict(self.not_compared)
 
   @property
   def agrees(self) -> bool:
-    """All layers and the logits are within tolerance, nothing substituted."""
+    """Returns whether all layers and logits are within their tolerances."""
     return self.complete and differences.first_outside(self.layers) is None
 
   @property
   def explained(self) -> bool:
-    """They are once the causes are matched."""
+    """Returns whether they are once the named causes are substituted."""
     return self.complete and differences.first_outside(self.remaining) is None
 
   @property
   def indistinguishable(self) -> tuple[Cause, ...]:
-    """Causes whose effect is under the noise, so that nothing can be said."""
+    """Returns the causes whose effect is below the noise."""
     return tuple(t.cause for t in self.trials if not t.distinguishable)
 
 
 class Examiner:
-  """The reference, ready to be varied and compared with a port.
+  """Compares variants of the reference with a port.
 
   Attributes:
-    reference: {name: array}, what the reference gives for the images.
+    reference: {name: array}, the reference's activations on the images.
     tolerances: {name: absolute value}.
   """
 
@@ -95,7 +96,7 @@ class Examiner:
     *,
     dtype: str = 'float32',
   ):
-    """Runs the reference; arguments as for `activations.run`."""
+    """Runs the reference; for the arguments see `activations.run`."""
     self._start = model, params
     self._images = images
     self._dtype = dtype
@@ -110,14 +111,15 @@ class Examiner:
     causes: Sequence[Cause],
     last_resort: Cause | None = None,
   ) -> Diagnosis:
-    """Tries every cause alone, then adds causes while that helps.
+    """Returns the diagnosis: every cause alone, then more while they help.
 
     Args:
       port: {name of the reference: the port's activation} on the same images,
         computed in the same dtype.
-      causes: from `causes.known`.
-      last_resort: one that says less, such as `causes.port_weights`; tried
-        (alone, then with the others added) if those do not explain the port.
+      causes: causes from `causes.known`.
+      last_resort: a less specific cause, such as `causes.port_weights`. It is
+        tried, alone and then with the others added, if `causes` do not explain
+        the port.
     """
     layers = self._compare(self.reference, port)
     trials = [self._try(port, cause) for cause in causes]
@@ -141,7 +143,10 @@ class Examiner:
     )
 
   def _explain(self, port, causes, ranked):
-    """Names causes, beginning with the best of `ranked`, until all is well."""
+    """Returns causes that explain the port, beginning with the best `ranked`.
+
+    Adds causes while there are differences and the next cause reduces them.
+    """
     layers = self._compare(self.reference, port)
     found = _Explanation((), (), differences.total_excess(layers))
     while found.remaining and ranked and len(found.named) < _MOST_CAUSES:
@@ -194,5 +199,5 @@ def _rank(trial):
 
 
 def _gain(before, after, layers):
-  """By how much the differences shrink: mean logarithm of the layers' ones."""
+  """Returns the mean reduction of the logarithm of a layer's difference."""
   return (before - after) / max(sum(not d.within for d in layers), 1)

@@ -1,4 +1,4 @@
-"""How far apart two sets of named activations are, layer by layer."""
+"""Differences between two sets of named activations, layer by layer."""
 
 import dataclasses
 import math
@@ -6,28 +6,29 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-_MOST_EXCESS = 1e12  # that counts; of infinities and what is not a number
+_MOST_EXCESS = 1e12  # upper limit of an excess, also for infinities and NaN
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerDifference:
-  """One activation of the port against the reference's."""
+  """The difference of an activation of the port from the reference's."""
 
   name: str
   max_abs: float  # largest absolute difference
-  relative: float  # that, over the reference's largest absolute value
-  cosine: float  # of the two arrays as vectors
-  tolerance: float  # in absolute value
+  relative: float  # max_abs over the reference's largest absolute value
+  cosine: float  # cosine of the two arrays as vectors
+  tolerance: float  # for max_abs
 
   @property
   def excess(self) -> float:
-    """The largest difference in units of the tolerance."""
+    """Returns the largest difference in units of the tolerance."""
     if self.max_abs == 0:
       return 0.0
     return self.max_abs / self.tolerance if self.tolerance else math.inf
 
   @property
   def within(self) -> bool:
+    """Returns whether the largest difference is within the tolerance."""
     return self.excess <= 1
 
 
@@ -36,13 +37,13 @@ def compare(
   port: Mapping[str, np.ndarray],
   tolerances: Mapping[str, float],
 ) -> list[LayerDifference]:
-  """Differences of the activations that both have, in the reference's order.
+  """Returns the differences of common activations, in the reference's order.
 
   Args:
     reference: {name: array}, see `activations.run`.
-    port: {name: array}; a layout of its own (channels first, patches in a row)
-      is brought to the reference's. What cannot be is left out, see
-      `not_compared`.
+    port: {name: array}. Other layouts (channels first, patches in a row) are
+      converted to the reference's. Arrays that cannot be converted are left
+      out, see `not_compared`.
     tolerances: {name: absolute value}.
   """
   found = []
@@ -58,9 +59,10 @@ def compare(
 def not_compared(
   reference: Mapping[str, np.ndarray], port: Mapping[str, np.ndarray]
 ) -> tuple[tuple[str, str], ...]:
-  """What `compare` leaves out: (name, why), in the reference's order.
+  """Returns (name, reason) of the activations that `compare` leaves out.
 
-  Why: both shapes, the port's first, or that the port has no such activation.
+  They are in the reference's order. The reason is both shapes, the port's
+  first, or that the port has no such activation.
   """
   found = []
   for name, expected in reference.items():
@@ -72,23 +74,23 @@ def not_compared(
 
 
 def aligned(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-  """A port's activation in the reference's layout; None if it is another.
+  """Returns a port's activation in the reference's layout.
 
-  Takes [B, C, h, w] for [B, h, w, C], [B, N, C] for [B, h, w, C], and
-  [B, C, 1, 1] for [B, C].
+  Converts [B, C, h, w] to [B, h, w, C], [B, N, C] to [B, h, w, C], and
+  [B, C, 1, 1] to [B, C]. Returns None if the shape does not fit.
   """
   if len(shape) == array.ndim == 4:
     moved = np.moveaxis(array, 1, -1)
-    return moved if moved.shape == shape else _if(array, shape)
+    return moved if moved.shape == shape else _if_shape(array, shape)
   if len(shape) == 4 and array.ndim == 3:
     rows = (shape[0], shape[1] * shape[2], shape[3])
     return array.reshape(shape) if array.shape == rows else None
   if len(shape) == 2 and array.ndim == 4 and array.shape[2:] == (1, 1):
     array = array[:, :, 0, 0]
-  return _if(array, shape)
+  return _if_shape(array, shape)
 
 
-def _if(array, shape):
+def _if_shape(array, shape):
   return array if array.shape == shape else None
 
 
@@ -110,15 +112,15 @@ def _difference(name, expected, actual, tolerance):
 def first_outside(
   differences: Sequence[LayerDifference],
 ) -> LayerDifference | None:
-  """The first layer over its tolerance, None if all are within."""
+  """Returns the first layer over its tolerance, or None."""
   return next((d for d in differences if not d.within), None)
 
 
 def total_excess(differences: Sequence[LayerDifference]) -> float:
-  """One number for how far a port is off: 0 when every layer is within.
+  """Returns the sum of log(excess) over the layers outside their tolerances.
 
-  The sum over layers of the logarithm of what goes beyond the tolerance: it
-  falls when a layer comes into the tolerance, and when it comes nearer.
+  This total is 0 if every layer is within its tolerance. It decreases if a
+  layer comes within its tolerance or nearer to it.
   """
   return sum(
     math.log(min(d.excess, _MOST_EXCESS)) for d in differences if not d.within
@@ -126,5 +128,5 @@ def total_excess(differences: Sequence[LayerDifference]) -> float:
 
 
 def worst(differences: Sequence[LayerDifference]) -> float:
-  """The largest difference in units of its tolerance."""
+  """Returns the largest difference in units of its tolerance."""
   return max((d.excess for d in differences), default=0.0)

@@ -1,19 +1,19 @@
-"""A weights file's answers as an archive, for ports in any language.
+"""Archives of inputs, activations and logits, for ports in any language.
 
 The .npz (a zip archive of NumPy arrays, uncompressed) holds
 
-  images             [B, H, W, 3] float32, what the model was given
+  images             [B, H, W, 3] float32, the input of the model
   logits             [B, K] float32
-  inter:NAME         float32 activations, NAME as in `models`, for example
-                     'inter:Transformer/encoderblock_0' [B, N, D]
-  tolerance:NAME     float64 scalar for each of these and 'logits': how far a
-                     faithful port may be, in absolute value
+  inter:NAME         float32 activations, with the names of `models`, for
+                     example 'inter:Transformer/encoderblock_0' [B, N, D]
+  tolerance:NAME     float64 scalar for each of these and 'logits': the largest
+                     absolute difference of a faithful port
   about              JSON text as [n] uint8: `format` (1), `weights` (file
                      name), `model` (fields), `preprocessing`, `files`,
                      `order` (names in the order of computation), `versions`
 
-Images are channels last. A port that takes channels first, [B, 3, H, W], gets
-them transposed; its activations are compared after transposing back.
+Images have their channels last. A port with channels first needs them
+transposed to [B, 3, H, W]. Its activations are compared after transposing back.
 """
 
 import json
@@ -39,11 +39,11 @@ def write(
   """Writes the archive, atomically.
 
   Args:
-    path: ends in '.npz'.
+    path: path of the archive, ending in '.npz'.
     images: [B, H, W, 3] float32.
     outputs: {name: array}, see `activations.run`.
     tolerances: {name: absolute value}.
-    about: what can be written as JSON; `format` and `order` are added.
+    about: JSON-serialisable values; `format` and `order` are added.
 
   Raises:
     InputError: see `check_path`.
@@ -52,19 +52,24 @@ def write(
   check_path(path)
   about = dict(about, format=FORMAT, order=list(outputs))
   text = json.dumps(about, indent=1).encode()
-  arrays = {'about': np.frombuffer(text, np.uint8), 'images': images}
+  arrays: dict[str, np.ndarray] = {
+    'about': np.frombuffer(text, np.uint8),
+    'images': images,
+  }
   for name, array in outputs.items():
     arrays[name if name == 'logits' else f'inter:{name}'] = array
-    arrays[f'tolerance:{name}'] = np.float64(tolerances[name])
+    arrays[f'tolerance:{name}'] = np.asarray(tolerances[name], np.float64)
   npz.write(path, arrays.items())
 
 
 def check_path(path: str | os.PathLike) -> None:
-  """Refuses a path at which no archive should be written.
+  """Checks that an archive may be written to a path.
+
+  An older archive may be replaced.
 
   Raises:
-    InputError: its name does not end in '.npz', or another file is there, such
-      as one of weights. An older archive may be replaced.
+    InputError: the name does not end in '.npz', or the path has another file,
+      such as weights.
   """
   path = os.fspath(path)
   if not path.endswith('.npz'):

@@ -1,7 +1,7 @@
-"""How ports resize position embeddings, where the original aligns corners.
+"""Resizing rules for position embeddings in ports.
 
-Each rule is separable: a matrix of weights for each axis. The original's is
-`weights.resize_position_embedding`.
+The original aligns corners (`weights.resize_position_embedding`). Each rule
+here is separable: it has a matrix of weights for each axis.
 
 Shapes: N slots, D hidden, (h, w) grid of patches.
 """
@@ -16,7 +16,7 @@ def _kernel_linear(x):
 
 
 def _kernel_cubic(a):
-  """Keys' cubic convolution kernel with its free parameter."""
+  """Returns Keys' cubic convolution kernel with free parameter `a`."""
 
   def kernel(x):
     x = np.abs(x)
@@ -28,7 +28,7 @@ def _kernel_cubic(a):
 
 
 def _interpolating(kernel, reach):
-  """Half-pixel centres; what lies outside is the border's value."""
+  """Returns a rule with half-pixel centres that repeats the border values."""
 
   def matrix(source, target):
     weights = np.zeros((target, source))
@@ -44,7 +44,10 @@ def _interpolating(kernel, reach):
 
 
 def _antialiased(kernel):
-  """Half-pixel centres, the kernel widened when shrinking, cut at borders."""
+  """Returns a rule with half-pixel centres and antialiasing.
+
+  The kernel is widened when shrinking, and cut at the borders.
+  """
 
   def matrix(source, target):
     scale = max(source / target, 1)
@@ -56,8 +59,8 @@ def _antialiased(kernel):
   return matrix
 
 
-# PyTorch's cubic kernel has a = -0.75, its antialiased one a = -0.5 (aten's
-# UpSample kernels).
+# PyTorch's cubic kernel has a = -0.75, and its antialiased one has a = -0.5
+# (aten's UpSample kernels).
 RULES: dict[str, Callable[[int, int], np.ndarray]] = {
   # timm's reader of .npz files (models/vision_transformer.py, _load_weights).
   'bilinear, half-pixel centres': _interpolating(_kernel_linear, 1),
@@ -80,8 +83,9 @@ def resize(
   """Resizes [1, T + N, D] to [1, T + h * w, D] by a port's rule.
 
   Args:
-    embeddings: the first `num_tokens` slots are kept as they are.
-    grid, source_grid: (h, w) to be had, and that there is.
+    embeddings: [1, T + N, D]; the first T slots are kept unchanged.
+    grid: (h, w) of the result.
+    source_grid: (h, w) of `embeddings`.
     num_tokens: T.
     rule: a key of `RULES`.
   """

@@ -1,8 +1,8 @@
-"""How a port reads image files, found by trying known ways on the reference.
+"""The search for a port's preprocessing among known ones.
 
-An `ImageReading` is one way from a file to a model's input. The one that gives
-what the port's own preprocessing gives, with the fewest changes from the
-reference's, is named.
+An `ImageReading` describes a preprocessing, from an image file to the input of
+a model. The search names the one that gives the same values as the port, with
+the fewest changes from the reference's.
 
 Shapes: H W pixels of the result, h w pixels of the file.
 """
@@ -28,35 +28,37 @@ SCALINGS = {  # name: mean and deviation, in units of 0..255
   'to [0, 1]': ((0.0,) * 3, (255.0,) * 3),
   'to [0, 255]': ((0.0,) * 3, (1.0,) * 3),
 }
-# Part of the short side that is kept, by who does so; see data.preprocess.
+# Fraction of the short side that is kept, in the preprocessings of
+# data.preprocess.
 CROPS = (0.875, 0.9, 0.95, 0.96, 1.0)
 DECODERS = {
   'fast': "TensorFlow's fast DCT",
   'accurate': 'the accurate DCT, as Pillow',
 }
-# In levels of 0..255. Sums in another order; values rounded to whole ones.
+# Largest differences, in levels of 0..255, that come from another order of sums
+# and from rounding to integers.
 EXACT, ROUNDED = 0.01, 1.01
-_MOST_READINGS = 50  # that are tried on every image
+_MOST_READINGS = 50  # readings that are tried on every image
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageReading:
-  """One way to read an image; the fields are what ports differ in."""
+  """A preprocessing of image files, by the choices in which ports differ."""
 
   decoder: str = 'fast'  # a key of DECODERS
-  crop: str | float = SQUASH  # or the part of the short side that is kept
+  crop: str | float = SQUASH  # or the fraction of the short side that is kept
   filter: str = 'bilinear'  # one of FILTERS
   antialias: bool = False
   scaling: str = 'to [-1, 1]'  # a key of SCALINGS
   channels: str = 'RGB'  # or 'BGR'
 
   def changes(self, other: 'ImageReading') -> tuple[str, ...]:
-    """Names of the fields in which two differ."""
+    """Returns the names of the fields in which the readings differ."""
     fields = (field.name for field in dataclasses.fields(self))
     return tuple(f for f in fields if getattr(self, f) != getattr(other, f))
 
   def says(self, field: str) -> str:
-    """A field's value in words."""
+    """Returns the value of a field in words."""
     value = getattr(self, field)
     if field == 'decoder':
       return DECODERS[value]
@@ -67,7 +69,7 @@ class ImageReading:
     return str(value)
 
 
-# What the fields are called in reports.
+# Names of the fields in reports.
 TOPICS = {
   'decoder': 'JPEG decoder',
   'crop': 'crop',
@@ -83,7 +85,7 @@ def known_reading(
 ) -> ImageReading | None:
   """Returns the reading of one of data.preprocess.PREPROCESSINGS.
 
-  None for big_vision's area method, which is no such reading.
+  Returns None for big_vision's, whose area method no reading describes.
   """
   entry = preprocess.pick_preprocessing(name)
   if entry.crop_pct is None:
@@ -100,7 +102,10 @@ def known_reading(
 def read(
   encoded: bytes, image_size: tuple[int, int], reading: ImageReading
 ) -> np.ndarray:  # [H, W, 3] float32
-  """Reads an image in one way; see `data.preprocess` for errors."""
+  """Returns an image preprocessed by a reading.
+
+  For errors see `data.preprocess`.
+  """
   pixels = _decode(encoded, reading.decoder)
   return _finish(_resize(pixels, image_size, reading), reading)
 
@@ -131,7 +136,7 @@ def _resize(pixels, image_size, reading):  # -> [H, W, 3] float32, 0..255
 
 
 def _by_pillow(pixels, size, name):
-  """Pillow antialiases always, and rounds to whole values."""
+  """Resizes with Pillow, which always antialiases and rounds to integers."""
   image_module = pillow.pillow()
   image = image_module.fromarray(pixels)
   method = image_module.Resampling[name.upper()]
@@ -150,7 +155,7 @@ def _finish(pixels, reading):
 
 
 def variants(start: ImageReading) -> Iterator[ImageReading]:
-  """All known readings, `start` among them."""
+  """Yields all known readings, including `start`."""
   crops = dict.fromkeys((start.crop, SQUASH, *CROPS))
   for values in itertools.product(
     DECODERS, crops, FILTERS, (False, True), SCALINGS, ('RGB', 'BGR')
@@ -160,41 +165,44 @@ def variants(start: ImageReading) -> Iterator[ImageReading]:
 
 @dataclasses.dataclass(frozen=True)
 class ReadingTrial:
-  """One field of the reference's reading, changed alone."""
+  """The effect of one change to the reference's reading."""
 
   reading: ImageReading
-  field: str
-  effect: float  # on the reference's pixels, in levels of 0..255, at most
+  field: str  # the only changed one
+  effect: float  # largest change of the reference's pixels, in levels of 0..255
 
   @property
   def distinguishable(self) -> bool:
+    """Returns whether these images show the change."""
     return self.effect > EXACT
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """What two preprocessings make of the same files."""
+  """The comparison of two preprocessings on the same files."""
 
   gap: float  # largest difference, in levels of 0..255
   mean_gap: float
-  start: ImageReading | None  # the reference's
-  found: ImageReading | None  # the port's, None if no known reading is near
-  remaining: float  # largest difference of `found`, in levels
+  start: ImageReading | None  # the reference's; None if no reading describes it
+  found: ImageReading | None  # the port's; None if no known reading is near
+  remaining: float  # largest difference of the nearest reading, in levels
   trials: tuple[ReadingTrial, ...]
 
   @property
   def agrees(self) -> bool:
+    """Returns whether both sides have the same values."""
     return self.gap <= EXACT
 
   @property
   def named(self) -> tuple[str, ...]:
-    """Fields in which the port's reading differs."""
+    """Returns the fields in which the port's reading differs."""
     if self.agrees or self.found is None or self.start is None:
       return ()
     return self.found.changes(self.start)
 
   @property
   def indistinguishable(self) -> tuple[ReadingTrial, ...]:
+    """Returns the changes that these images do not show."""
     return tuple(t for t in self.trials if not t.distinguishable)
 
 
@@ -205,16 +213,16 @@ def compare(
   *,
   preprocessing: str,
 ) -> Comparison:
-  """Finds the reading that the port's pixels come from.
+  """Compares two preprocessings, and finds the port's among the known ones.
 
   Args:
-    encoded: the image files.
-    reference, port: [B, H, W, 3] float32, what each side makes of them.
-    preprocessing: the reference's, a name of data.preprocess.
+    encoded: contents of the image files.
+    reference, port: [B, H, W, 3] float32, the preprocessed images of each side.
+    preprocessing: name of the reference's, see data.preprocess.
   """
   image_size = reference.shape[1:3]
   entry = preprocess.pick_preprocessing(preprocessing)
-  std = np.float32(entry.std)
+  std = np.asarray(entry.std, np.float32)
   gap = np.nan_to_num(np.abs(port - reference) * std, nan=np.inf)
   start = known_reading(preprocessing, image_size)
   trials = tuple(_trials(encoded, image_size, start)) if start else ()
@@ -232,7 +240,7 @@ def compare(
 
 
 def _trials(encoded, image_size, start):
-  """Every field changed alone, to each of its values."""
+  """Yields a trial for every single change of a field."""
   usual = [read(data, image_size, start) for data in encoded]
   for reading in variants(start):
     changed = reading.changes(start)
@@ -245,10 +253,11 @@ def _trials(encoded, image_size, start):
 
 
 def _search(encoded, port, start):
-  """The reading nearest to the port's pixels, and how far it is, in levels.
+  """Returns the reading nearest to the port's pixels, and its distance.
 
-  Among those that are as near as rounding lets them be, the one with the
-  fewest changes from `start`. The first image says which are worth a look.
+  The distance is in levels. Among the readings that are equally near up to
+  rounding, the search takes the one with the fewest changes from `start`. Only
+  the readings that are nearest on the first image are tried on the others.
   """
   image_size = port.shape[1:3]
 
@@ -275,7 +284,11 @@ def _search(encoded, port, start):
 
 
 def _nearest(ranked, start):
-  """Readings of the best class of nearness, those with few changes first."""
+  """Returns the nearest readings, sorted by their number of changes.
+
+  The nearest ones are all readings within EXACT, or if there is none within
+  ROUNDED, or else the best one.
+  """
   least = min(level for level, _ in ranked)
   limit = next((x for x in (EXACT, ROUNDED) if least <= x), least)
   near = [(len(r.changes(start)), level, r) for level, r in ranked]
@@ -284,7 +297,11 @@ def _nearest(ranked, start):
 
 
 def _levels(image, other, reading):
-  """The largest difference in levels of 0..255, as `reading` scales them."""
+  """Returns the largest difference in levels of 0..255.
+
+  The images have the scaling of `reading`.
+  """
   _, std = SCALINGS[reading.scaling]
-  gap = np.abs(np.asarray(image) - np.asarray(other)) * np.float32(std)
+  gap = np.abs(np.asarray(image) - np.asarray(other))
+  gap = gap * np.asarray(std, np.float32)
   return float(np.nan_to_num(gap, nan=np.inf).max())

@@ -1,25 +1,27 @@
-"""A cross-check's result in words, tables and JSON."""
+"""The report of a cross-check: sentences, tables and JSON."""
 
 import dataclasses
 import math
+from typing import Any
 
 from vit_jax_repro.comparison import (
   conclusions,
+  crosschecking,
   differences,
   preprocessing_search,
 )
 from vit_jax_repro.output.sections import Section
 
-# Columns of long texts, which a narrow terminal folds.
+# Columns of long texts, which are folded in a narrow terminal.
 TEXT_COLUMNS = (
   'array', 'cause', 'image', 'layer', 'port', 'reference', 'step', 'the port',
 )  # fmt: skip
 
-_MOST_ROWS = 12  # of tables whose end says little
+_MOST_ROWS = 12  # of tables whose last rows matter little
 
 
-def sections(result) -> list[Section]:
-  """What there is to say of a `comparison.crosschecking.Crosscheck`."""
+def sections(result: crosschecking.Crosscheck) -> list[Section]:
+  """Returns the sections of the report of a cross-check."""
   parts = [
     _verdict(result),
     _weights(result),
@@ -39,10 +41,10 @@ def sections(result) -> list[Section]:
   return [part for part in parts if part is not None]
 
 
-def as_json(result) -> dict:
-  """What scripts want of a `comparison.crosschecking.Crosscheck`.
+def as_json(result: crosschecking.Crosscheck) -> dict[str, Any]:
+  """Returns the result of a cross-check for scripts.
 
-  A number that is infinite or none is null.
+  Infinities and NaN become None.
   """
   found, reading = result.diagnosis, result.reading
   return _finite(
@@ -164,26 +166,26 @@ def _causes(found):
   named = set(map(id, found.named))
   rows = []
   for trial in found.trials:
-    says = ''
+    mark = ''
     if not trial.distinguishable:
-      says = 'indistinguishable'
+      mark = 'indistinguishable'
     elif id(trial.cause) in named:
-      says = 'named'
+      mark = 'named'
     elif trial.closes and not found.agrees:
-      says = 'explains as well'
+      mark = 'explains as well'
     rows.append(
       (
         trial.cause.topic,
         trial.cause.port,
         f'{trial.effect:.3g}',
         f'{trial.worst:.3g}',
-        says,
+        mark,
       )
     )
   text = (
-    'Each cause, substituted alone on the side of the reference; in units of '
-    'the tolerance, at the worst layer. Indistinguishable: the effect is under '
-    'the noise on these weights and images.'
+    'Each cause is substituted alone on the side of the reference. Numbers are '
+    'in units of the tolerance, at the worst layer. Indistinguishable: the '
+    'effect is below the noise on these weights and images.'
   )
   columns = ('cause', 'the port', 'effect', 'then off by', '')
   return Section('Known causes', (text,), columns, tuple(rows))
@@ -225,9 +227,9 @@ def _reading(reading):
     if shown is not None
   ]
   text = [
-    'What the reference and the port do, each on its own.',
+    'How the reference and the port each read the files.',
     *(
-      'Not to be seen on these images: '
+      'Not visible on these images: '
       f'{preprocessing_search.TOPICS[trial.field]}: '
       f'{trial.reading.says(trial.field)}.'
       for trial in reading.indistinguishable

@@ -1,22 +1,23 @@
-"""Where ports compute what the reference names: paths of PyTorch modules.
+"""Paths of the PyTorch modules that compute the reference's activations.
 
 The output of the module at a path is compared with the named activation.
-Read off timm 1.0, transformers 4 and 5, facebookresearch/deit.
+Sources: timm 1.0, transformers 4 and 5, facebookresearch/deit.
 """
 
 import re
 from collections.abc import Collection
 
-# What stands before the paths below in a model with a head, or in a wrapper
-# (as in ports.WRAPPERS).
+# Prefixes of the paths below in a model with a head, or in a wrapper (as in
+# ports.WRAPPERS).
 _HOLDERS = ('', 'module.', '_orig_mod.', 'model.', 'backbone.')
 _PREFIXES = tuple(
   holder + part for holder in _HOLDERS for part in ('', 'vit.', 'deit.', 'bit.')
 )
 
 _BLOCK = 'Transformer/encoderblock_{}'
-# Reference's name: paths, the first one that is there counts. `{}` is a
-# number, `{-1}` one that the port counts from 0 and the reference from 1.
+# {name of the reference: paths, of which the first existing one is used}. `{}`
+# is a number, and `{-1}` a number that the port counts from 0 and the reference
+# from 1.
 _PATHS = {
   'conv_root': (
     'patch_embed.backbone.stem.conv',
@@ -45,10 +46,10 @@ _PATHS = {
 
 
 def paths(names: Collection[str], modules: Collection[str]) -> dict[str, str]:
-  """{name of the reference: path of a module}, where there is one.
+  """Returns {name of the reference: path of a module} for the names found.
 
   Args:
-    names: activations of the reference.
+    names: names of activations of the reference.
     modules: paths of all modules of the port.
   """
   found = {}

@@ -1,7 +1,7 @@
-"""PyTorch ports, run on the reference's images.
+"""Execution of PyTorch ports on the reference's images.
 
-What a port does itself (its forward pass, its preprocessing) may raise
-anything; it becomes one line. How ports are made: `torch_sources`.
+The forward pass and the preprocessing of a port may raise any exception, which
+becomes an InputError of one line. `torch_sources` creates ports.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import importlib
 import os
 import sysconfig
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 
 INSTALL = "pip install -e '.[torch]'"
-# Frames of a traceback that are not the user's own.
+# Beginnings of the file names of frames that are not in the user's own files.
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _NOT_OWN = (
   '<',
@@ -40,16 +40,16 @@ class Port:
   name: str
   module: Any  # torch.nn.Module in evaluation mode
   layers: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  # path of an image file -> [3, H, W] numbers; None: nobody knows.
+  # path of an image file -> [3, H, W] numbers; None if unknown.
   preprocess: Callable[[str], Any] | None = None
   keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def require_torch():
+def require_torch() -> Any:
   """Imports and returns torch.
 
   Raises:
-    InputError: it is not installed.
+    InputError: PyTorch is not installed.
   """
   try:
     return importlib.import_module('torch')
@@ -60,24 +60,24 @@ def require_torch():
 
 
 @contextlib.contextmanager
-def guarded(what: str, remedy: str):
-  """Code of others runs within: whatever it raises becomes one line.
+def guarded(what: str, remedy: str) -> Generator[None]:
+  """Turns any exception of third-party code into an InputError of one line.
 
   Args:
-    what: 'X cannot be loaded' or the like, the beginning of the line.
-    remedy: its end.
+    what: beginning of the message, such as 'X cannot be loaded'.
+    remedy: end of the message.
 
   Raises:
-    InputError: with the error's type, its message, and where in the user's
-      own files it arose, if it did there.
+    InputError: the code raised an exception. The message has its type, its
+      message, and its place in the user's own files, if it has one there.
   """
   try:
     yield
   except Exception as error:
-    said = ': '.join(
+    reason = ': '.join(
       filter(None, (type(error).__name__, messages.short(error)))
     )
-    raise InputError(f'{what} ({said}{_where(error)}); {remedy}') from None
+    raise InputError(f'{what} ({reason}{_where(error)}); {remedy}') from None
 
 
 def _where(error):
@@ -92,11 +92,16 @@ def _where(error):
 
 
 def preprocessed(port: Port, path: str) -> np.ndarray:
-  """What a port's own preprocessing makes of an image file, float32.
+  """Returns an image file preprocessed by the port, float32.
+
+  Args:
+    port: a port with a `preprocess`.
+    path: the image file.
 
   Raises:
-    InputError: it fails, or gives no numbers.
+    InputError: the preprocessing fails, or does not return numbers.
   """
+  assert port.preprocess is not None
   with guarded(
     f'the preprocessing of {port.name} fails on {path}',
     'it must take a path and return [3, H, W] numbers',
@@ -116,18 +121,19 @@ def run(
   patch_size: tuple[int, int] | None = None,
   dtype: str = 'float32',
 ) -> dict[str, np.ndarray]:
-  """Logits and activations under the reference's names.
+  """Returns logits and activations under the reference's names.
 
   Args:
-    port: from `make`; its module is left in the dtype.
-    images: [B, H, W, 3], the very ones that the reference sees.
-    names: activations of the reference to look for.
-    num_layers, patch_size: of the reference, to recognise the parts of a
-      module whose names are unknown.
-    dtype: of parameters and computation, 'float32' or 'float64'.
+    port: a port from `torch_sources.make`; its module stays in the dtype.
+    images: [B, H, W, 3], the same as for the reference.
+    names: names of the reference's activations to look for.
+    num_layers: number of blocks of the reference, to recognise the blocks of a
+      module with unknown names.
+    patch_size: patch size of the reference, to recognise its patch embedding.
+    dtype: dtype of parameters and computation, 'float32' or 'float64'.
 
   Raises:
-    InputError: a layer that the port names is not there, or it fails.
+    InputError: the port fails, or does not have a layer that it names.
   """
   torch = require_torch()
   modules = dict(port.module.named_modules())
@@ -166,7 +172,7 @@ def run(
 
 
 def _logits(answer):
-  """What a model answers: logits, or what holds them; None: neither."""
+  """Returns the logits in the output of a model, or None."""
   if hasattr(answer, 'logits'):
     return answer.logits
   if isinstance(answer, Mapping):
@@ -182,7 +188,8 @@ def _keep(outputs, name):
     if isinstance(output, tuple | list) and output:
       output = output[0]
     output = getattr(output, 'last_hidden_state', output)
-    # A copy: what follows, such as a ReLU, may work in place.
+    # The copy is needed because the next layer, such as a ReLU, may work in
+    # place.
     if hasattr(output, 'detach'):
       outputs[name] = output.detach().clone()
 
@@ -190,7 +197,7 @@ def _keep(outputs, name):
 
 
 def _recognised(torch, modules, found, num_layers, patch_size):
-  """Blocks and patch embedding of a module whose names nobody knows."""
+  """Returns paths of blocks and patch embedding, recognised by their form."""
   more = {}
   block = 'Transformer/encoderblock_{}'
   if num_layers and block.format(0) not in found:

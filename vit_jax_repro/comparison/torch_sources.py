@@ -1,9 +1,9 @@
-"""PyTorch ports, made from what --port names.
+"""Creation of PyTorch ports from the value of --port.
 
 A port is written as
 
   transformers:ID         a model on the Hub or in a folder
-  timm:NAME               a name of timm's; also local-dir: and hf-hub: names
+  timm:NAME               a name of timm; also local-dir: and hf-hub: names
   module:PACKAGE.FUNCTION a function without arguments that returns an
                           nn.Module, or a pair of one and a mapping: `layers`
                           {name of the reference: path of a module},
@@ -34,15 +34,16 @@ def make(
   *,
   own_weights: bool = True,
 ) -> Port:
-  """Makes the port that a flag names; see the top of this file.
+  """Creates the port that a flag names; see the top of this file.
 
   Args:
     text: 'transformers:ID', 'timm:NAME' or 'module:PACKAGE.FUNCTION'.
-    image_size: (H, W) that it will see.
+    image_size: (H, W) of its images.
     own_weights: load the weights that the library has for the name.
 
   Raises:
-    InputError: no such kind, library or function; one line.
+    InputError: the kind, library or function does not exist or fails. The
+      message has one line.
   """
   kind, _, name = text.partition(':')
   if kind not in KINDS or not name:
@@ -64,7 +65,7 @@ def _transformers(name, image_size, own_weights):
   library = _library('transformers')
   library.utils.logging.disable_progress_bar()
   library.utils.logging.set_verbosity_error()
-  # Where the Hub is out of reach its client would tell of every try.
+  # Without access to the Hub, its client would log every attempt.
   logging.getLogger('huggingface_hub').setLevel(logging.ERROR)
   remedy = (
     'give a model of the Hub, or a folder that save_pretrained has written'
@@ -76,9 +77,11 @@ def _transformers(name, image_size, own_weights):
     )
   with guarded(f'transformers cannot load {name!r}', remedy):
     config = library.AutoConfig.from_pretrained(name)
-    made = [getattr(library, a, None) for a in config.architectures or ()]
+    classes = [getattr(library, a, None) for a in config.architectures or ()]
     kind = (
-      made[0] if made and made[0] else library.AutoModelForImageClassification
+      classes[0]
+      if classes and classes[0]
+      else library.AutoModelForImageClassification
     )
     if own_weights:
       module = kind.from_pretrained(name)
@@ -98,10 +101,10 @@ def _pair(size):
 
 
 def _transformers_reader(library, name):
-  """What the library's own image processor does; None if there is none."""
+  """Returns the library's own image processor as a function, or None."""
   try:
     processor = library.AutoImageProcessor.from_pretrained(name)
-  except Exception:  # a file that is not there, or a library that it needs
+  except Exception:  # a missing file, or a missing library that it needs
     return None
 
   def read(path):
@@ -133,7 +136,7 @@ def _timm_reader(library, module):
   try:
     settings = library.data.resolve_data_config({}, model=module)
     transform = library.data.create_transform(**settings)
-  except Exception:  # needs torchvision; or nobody knows how it reads
+  except Exception:  # torchvision is missing, or the transform is unknown
     return None
 
   def read(path):
@@ -149,11 +152,11 @@ def _module(name, image_size, own_weights):
   del image_size
   if not own_weights:
     raise InputError(
-      f'the weights of module:{name} are what its function gives it; leave '
-      'out --port_weights=reference'
+      f'module:{name} has the weights that its function gives it; leave out '
+      '--port_weights=reference'
     )
   where, _, function = name.rpartition('.')
-  if os.getcwd() not in sys.path:  # as `python -m` has it
+  if os.getcwd() not in sys.path:  # `python -m` would have added it
     sys.path.insert(0, os.getcwd())
   with guarded(
     f'there is no function {name!r}',
@@ -170,7 +173,7 @@ def _module(name, image_size, own_weights):
 
 
 def _check_made(name, module, extra):
-  """Raises a ValueError if a function returned something else."""
+  """Raises an InputError if a function did not return a port."""
   if not isinstance(module, torch_models.require_torch().nn.Module):
     raise InputError(
       f'{name} returned {type(module).__name__}; it must return a '
@@ -205,7 +208,7 @@ def _check_made(name, module, extra):
 def _library(name):
   try:
     return importlib.import_module(name)
-  except Exception as error:  # a torchvision that does not fit raises anything
+  except Exception as error:  # an unsuitable torchvision may raise anything
     raise InputError(
       f'{name} cannot be imported ({messages.short(error)}): '
       f'{_advice(name, error)}'
@@ -213,15 +216,15 @@ def _library(name):
 
 
 def _advice(name, error):
-  """What to install: the library itself, or what it lacks."""
-  lacks = (getattr(error, 'name', None) or '').partition('.')[0]
-  if lacks == 'torchvision' or 'torchvision' in str(error):
+  """Returns advice to install the library, or a package that it lacks."""
+  missing = (getattr(error, 'name', None) or '').partition('.')[0]
+  if missing == 'torchvision' or 'torchvision' in str(error):
     return (
       'install the torchvision that belongs to your PyTorch, from the index '
       'that PyTorch came from'
     )
-  if lacks and lacks != name:
-    return f'pip install {lacks}'
+  if missing and missing != name:
+    return f'pip install {missing}'
   if name == 'timm':
     return 'pip install timm, with the torchvision that belongs to your PyTorch'
   return INSTALL
