@@ -2,13 +2,18 @@
 
 import ast
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
 
+from flax import traverse_util
+
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.paper.table import Row
 from vit_jax_repro.published import catalogue
+
+_OPENING, _CLOSING = '([{', ')]}'  # brackets in values of overrides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +53,6 @@ class Options:
     return os.path.join(self.results, f'{row.id}.json')
 
 
-_OPENING, _CLOSING = '([{', ')]}'
-
-
 def parse_overrides(text: str | None) -> dict[str, Any]:
   """Parses 'batch=128,pp.crop=224' to {'batch': 128, 'pp.crop': 224}.
 
@@ -84,20 +86,19 @@ def apply_overrides(
   Raises:
     InputError: a key is not a setting, or is a group of settings.
   """
+  known = traverse_util.flatten_dict(config, sep='.')
   for key, value in overrides.items():
-    *sections, last = key.split('.')
-    section = config
-    for name in sections:
-      section = section.get(name) if isinstance(section, dict) else None
-    if not isinstance(section, dict) or last not in section:
+    if inside := [name for name in known if name.startswith(f'{key}.')]:
+      raise InputError(
+        f'setting {key!r} is a group; set one of {", ".join(inside)}'
+      )
+    if key not in known:
       raise InputError(
         f'unknown setting {key!r}; settings are {sorted(config)} and, of pp, '
         f'{sorted(config["pp"])}'
       )
-    if isinstance(section[last], dict):
-      inside = ', '.join(f'{key}.{name}' for name in section[last])
-      raise InputError(f'setting {key!r} is a group; set one of {inside}')
-    section[last] = value
+    *sections, last = key.split('.')
+    functools.reduce(dict.__getitem__, sections, config)[last] = value
 
 
 def _parts(text):

@@ -3,16 +3,16 @@
   config.json    settings; another run may not continue in the folder
   manifest.json  versions, devices, commit, seed, data (runs.manifest)
   checkpoints/   Orbax (runs.checkpoint)
-  damaged/       checkpoints that were not as they had been saved
+  damaged/       damaged checkpoints, moved here
   metrics.jsonl  one object a line: step, train_loss, lr, images_per_sec, and
-                 accuracy_test, top5_accuracy_test where it was evaluated
+                 accuracy_test, top5_accuracy_test of evaluated steps
   events.out.*   the same for TensorBoard
   result.json    accuracy, num_examples, step, seconds
-  model.npz, model.json  the trained model (model_files)
-  best.npz, best.json  that of the best checkpoint, with `keep_best`
+  model.npz, model.json  the trained model (weights.model_card)
+  best.npz, best.json  the model of the best checkpoint, with `keep_best`
   .lock          the process that is training here (output.locks)
 
-Process 0 writes; the others only look.
+Only process 0 writes.
 """
 
 import glob
@@ -22,13 +22,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from flax import traverse_util
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, locks
 from vit_jax_repro.runs import configuration, settings
 
-# Settings that change nothing about the result beyond rounding, or only where
-# data lies.
+# Settings that change the result by no more than rounding, or only name the
+# folders of the data. A run may continue with other values.
 FREE = (
   'batch_eval',
   'checkpoint_every',
@@ -57,7 +58,7 @@ FILES = (
 
 
 class Workdir:
-  """A run's folder, made if it is not there."""
+  """The folder of a run; `begin` makes it if it does not exist."""
 
   def __init__(self, folder: str | os.PathLike, config: Mapping[str, Any]):
     """Checks that the folder is new or holds a run of this configuration.
@@ -65,8 +66,9 @@ class Workdir:
     Nothing is written before `begin`.
 
     Raises:
-      InputError: it holds another run, or other files under a run's names.
-      OSError: it cannot be written.
+      InputError: the folder holds another run, or other files with the names
+        of a run's files.
+      OSError: the folder cannot be written.
     """
     folder = os.fspath(folder)
     if not folder or '://' in folder:
@@ -86,7 +88,7 @@ class Workdir:
       raise OSError(f'cannot write in {above}; choose another workdir')
 
   def begin(self, manifest: Mapping[str, Any]) -> None:
-    """Makes the folder, writes config.json and manifest.json.
+    """Makes and locks the folder; writes config.json and manifest.json.
 
     Raises:
       InputError: the data set is not the one that the run began with.
@@ -109,22 +111,29 @@ class Workdir:
       )
       for name in ('model', 'best'):
         for left in glob.glob(self.path(f'.{name}.npz.*.tmp')):
-          os.remove(left)  # of a process that was killed while writing
+          os.remove(left)  # from a process that was killed while writing
       self.write_json('config.json', self._config)
-      # What is not there to be looked at any more stays known.
+      # `old` may have fingerprints of files that do not exist any more.
       self.write_json('manifest.json', dict(manifest, data=old | new))
 
   def path(self, name: str) -> str:
     """Returns the path of a file in the folder."""
     return os.path.join(self.folder, name)
 
+  def read_json(self, name: str) -> dict[str, Any]:
+    """Reads a JSON file of the folder; returns {} if it does not exist."""
+    path = self.path(name)
+    if not os.path.exists(path):
+      return {}
+    return files.read_json(path, 'file of a run', 'choose another workdir')
+
   def write_json(self, name: str, value: Any) -> None:
-    """Writes a file, whole."""
+    """Writes a JSON file atomically, in process 0 only."""
     if self._first:
       files.write_json(self.path(name), value)
 
   def continue_metrics(self, step: int) -> None:
-    """Drops what metrics.jsonl holds of steps after `step`."""
+    """Removes the lines of steps after `step` from metrics.jsonl."""
     path = self.path('metrics.jsonl')
     if not self._first or not os.path.exists(path):
       return
@@ -134,7 +143,7 @@ class Workdir:
     files.write_text(path, ''.join(kept))
 
   def write_metrics(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Appends to metrics.jsonl and to the TensorBoard events."""
+    """Appends a line to metrics.jsonl and the TensorBoard events."""
     if not self._first:
       return
     with open(self.path('metrics.jsonl'), 'a', encoding='utf-8') as file:
@@ -149,7 +158,7 @@ class Workdir:
     self._tensorboard.write_scalars(step, dict(scalars))
 
   def close(self) -> None:
-    """Writes out what is left of the TensorBoard events; frees the folder."""
+    """Flushes the TensorBoard events and releases the lock of the folder."""
     if self._tensorboard is not None:
       self._tensorboard.close()
     if self._lock is not None:
@@ -162,8 +171,8 @@ class Workdir:
       found = [n for n in FILES if os.path.exists(self.path(n))]
       if found:
         raise InputError(
-          f'{self.folder} has {found} and no config.json, so they are not of a '
-          'run that could continue; choose another workdir'
+          f'{self.folder} has {found} and no config.json, so it holds no run '
+          'that could continue; choose another workdir'
         )
       return
     before, config = _complete(begun), _complete(self._config)
@@ -178,35 +187,19 @@ class Workdir:
         f'{"; ".join(changed)}; choose another workdir'
       )
 
-  def read_json(self, name: str) -> dict:
-    """Reads a JSON file of the folder; returns {} if it does not exist."""
-    path = self.path(name)
-    if not os.path.exists(path):
-      return {}
-    return files.read_json(path, 'file of a run', 'choose another workdir')
-
 
 def _complete(config):
   """Returns a flat configuration in which missing keys have their defaults.
 
-  A run that began before there was such a key goes on.
+  So a run can be continued that began before the package had these keys.
   """
-  complete = settings.defaults() | flattened(config)
+  complete = settings.defaults() | traverse_util.flatten_dict(
+    dict(config), sep='.'
+  )
   if isinstance(config.get('model'), Mapping):
     model = configuration.with_defaults(config['model'])
-    complete = flattened({'model': model}) | complete
+    complete = traverse_util.flatten_dict({'model': model}, sep='.') | complete
   return json.loads(json.dumps(complete, default=str))
-
-
-def flattened(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Returns {'pp': {'crop': 8}} -> {'pp.crop': 8}."""
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, dict):
-      flat |= flattened(value, f'{prefix}{key}.')
-    else:
-      flat[prefix + key] = value
-  return flat
 
 
 def _step(line):

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from vit_jax_repro import jobs
 from vit_jax_repro.analysis import inspecting
@@ -104,7 +105,7 @@ class Trainings:
 
 def _digest(settings, before):
   """Returns ten hexadecimal digits of the settings that identify a run."""
-  flat = workdir.flattened(settings)
+  flat = traverse_util.flatten_dict(settings, sep='.')
   kept = {key: value for key, value in flat.items() if key not in workdir.FREE}
   text = json.dumps([kept, before], sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:10]
