@@ -41,11 +41,6 @@ def pad(
   return {key: _pad(value, num_rows - size) for key, value in batch.items()}
 
 
-def _pad(array, missing):
-  zeros = np.zeros((missing, *array.shape[1:]), array.dtype)
-  return np.concatenate([array, zeros])
-
-
 def synthetic(
   *,
   image_size: int | Sequence[int],
@@ -78,6 +73,11 @@ def synthetic(
   steps = itertools.count() if num_batches is None else range(num_batches)
   shape = (batch_size, height, width, 3)
   return (_batch((seed, step), shape, num_classes, dtype) for step in steps)
+
+
+def _pad(array, missing):
+  zeros = np.zeros((missing, *array.shape[1:]), array.dtype)
+  return np.concatenate([array, zeros])
 
 
 def _batch(seed, shape, num_classes, dtype):

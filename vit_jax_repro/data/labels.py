@@ -1,4 +1,4 @@
-"""Class names, and translation of a data set's labels to a model's."""
+"""ImageNet's class names; translation of a data set's labels to a model's."""
 
 import functools
 import gzip
@@ -13,6 +13,10 @@ import numpy as np
 from vit_jax_repro.data.batches import NO_CLASS
 from vit_jax_repro.errors import InputError
 
+FILES = {  # class lists of ImageNet and ImageNet-21k, by number of classes
+  1000: 'imagenet_classes.tsv',  # id, names
+  21843: 'imagenet21k_classes.tsv.gz',  # id minus the previous id, names
+}
 # Fraction of a data set's classes that a model must have for a match by name.
 # ImageNet-21k has all of ImageNet's 1000 but n04399382, the teddy bear.
 _NEARLY_ALL = 0.99
@@ -23,9 +27,17 @@ def class_names_of(num_classes: int) -> tuple[str, ...] | None:
 
   1000 classes are those of ImageNet (ILSVRC-2012), 21843 those of ImageNet-21k.
   """
-  if num_classes in FILES:
-    return class_names(num_classes)
-  return None
+  return class_names(num_classes) if num_classes in FILES else None
+
+
+def class_names(num_classes: int = 1000) -> tuple[str, ...]:
+  """Returns readable ImageNet class names, with synonyms separated by ', '."""
+  return _classes(num_classes)[1]
+
+
+def wordnet_ids(num_classes: int = 1000) -> tuple[str, ...]:
+  """Returns the WordNet ids of ImageNet classes, such as 'n01440764'."""
+  return _classes(num_classes)[0]
 
 
 def readable(label: int, class_names: Sequence[str] | None) -> str:
@@ -120,29 +132,10 @@ def _vocabularies(model_names, num_classes):
   """Returns the possible tuples of a model's class names, in label order."""
   imagenets = []
   if num_classes in FILES:
-    imagenets = [
-      wordnet_ids(num_classes),
-      class_names(num_classes),
-    ]
+    imagenets = [wordnet_ids(num_classes), class_names(num_classes)]
   if model_names is None or tuple(model_names) in imagenets:
     return imagenets
   return [tuple(model_names)]
-
-
-FILES = {
-  1000: 'imagenet_classes.tsv',  # id, names
-  21843: 'imagenet21k_classes.tsv.gz',  # id minus the previous id, names
-}
-
-
-def class_names(num_classes: int = 1000) -> tuple[str, ...]:
-  """Returns readable ImageNet class names, with synonyms separated by ', '."""
-  return _classes(num_classes)[1]
-
-
-def wordnet_ids(num_classes: int = 1000) -> tuple[str, ...]:
-  """Returns the WordNet ids of ImageNet classes, such as 'n01440764'."""
-  return _classes(num_classes)[0]
 
 
 @functools.cache

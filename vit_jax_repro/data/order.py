@@ -14,7 +14,13 @@ import numpy as np
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
 
+LARGEST_SEED = np.iinfo(np.int64).max
 _ORDER, _EXAMPLE = range(2)  # the random keys derived from a seed
+# From common linear congruential generators (Knuth's MMIX, and a second
+# multiplier by L'Ecuyer). They are odd, so multiplication modulo 2^64 is
+# invertible.
+_MULTIPLIERS = (6364136223846793005, 3935559000370003845)
+_INCREMENT = 1442695040888963407
 
 
 def examples(
@@ -94,14 +100,6 @@ def example_key(example: Any, seed: int) -> Any:
   key = fold_in(fold_in(key_of(seed), _EXAMPLE), example['epoch'])
   key = fold_in_text(key, example['id'])
   return fold_in(key, example['copy']) if 'copy' in example else key
-
-
-LARGEST_SEED = np.iinfo(np.int64).max
-# From common linear congruential generators (Knuth's MMIX, and a second
-# multiplier by L'Ecuyer). They are odd, so multiplication modulo 2^64 is
-# invertible.
-_MULTIPLIERS = (6364136223846793005, 3935559000370003845)
-_INCREMENT = 1442695040888963407
 
 
 def key_of(seed: int) -> Any:

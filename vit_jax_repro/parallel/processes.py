@@ -1,11 +1,14 @@
-"""Several processes that train or evaluate as one: how they find each other.
+"""Several processes that train or evaluate as one.
 
-To be called before JAX looks for devices. A launcher that starts the same
-command several times says in the environment who is who: SLURM and Open MPI in
-variables, Cloud TPU by its metadata. Reading those is JAX's own business
-(jax.distributed.initialize); here is decided whether there is anything to
-join, and what goes wrong becomes one line. JAX would end the process with a
-stack trace of C++ instead, and wait five minutes before it does.
+`initialize` joins them, before JAX looks for devices. A launcher starts the
+same command several times and numbers the processes: SLURM and Open MPI in
+environment variables, Cloud TPU in its metadata. jax.distributed.initialize
+reads these numbers. This module decides whether there is anything to join, and
+turns failures into one line. JAX alone would wait five minutes and then end the
+process with a C++ stack trace.
+
+`require_shared_folder` checks that all processes see the same folder. All
+processes exchange texts with `first_text` and meet in `wait_for_all`.
 """
 
 import os
@@ -21,9 +24,11 @@ import numpy as np
 
 from vit_jax_repro.errors import InputError
 
-# How long after the death of one process the others go on, at most; JAX's own.
+# Seconds until the others notice that a process has died; JAX's own default.
 HEARTBEAT_SECONDS = 100
-_GRACE_SECONDS = 60  # that JAX waits longer than we do
+_GRACE_SECONDS = 60  # JAX waits this much longer than `initialize`
+_VISIBLE_SECONDS = 5  # until a new file can be seen through a network
+_TEXT_BYTES = 640  # longest text that processes exchange
 
 
 def initialize(
@@ -36,23 +41,25 @@ def initialize(
   heartbeat_timeout: int = HEARTBEAT_SECONDS,
   ends_at_sigterm: bool = False,
 ) -> None:
-  """Joins the other processes of this job; does nothing where there are none.
+  """Joins the other processes of this job; does nothing if there are none.
 
   Args:
-    coordinator_address: 'HOST:PORT' of process 0, the same in all; or None:
-      as `launcher` finds.
-    num_processes, process_id: given with it; 0 <= process_id < num_processes.
-    mode: without an address, 'auto' joins where there is a launcher, 'on' lets
-      JAX look for any that it knows and insists, 'off' stays alone.
+    coordinator_address: 'HOST:PORT' of process 0, the same in all processes.
+      None: the launcher's, see `launcher`.
+    num_processes, process_id: given together with the address;
+      0 <= process_id < num_processes.
+    mode: used without an address. 'auto' joins if there is a launcher, 'on'
+      requires any launcher that JAX knows, 'off' joins nothing.
     timeout: seconds to wait for the others.
-    heartbeat_timeout: seconds without a sign of life after which a process
-      counts as dead.
-    ends_at_sigterm: whether SIGTERM ends a process, as it does outside of
-      JAX. By default JAX takes it, for `preemption`.
+    heartbeat_timeout: seconds without a heartbeat after which a process counts
+      as dead.
+    ends_at_sigterm: whether SIGTERM ends a process, as it does without JAX. By
+      default JAX handles it, for `runs.preemption`.
 
   Raises:
-    InputError: nothing to join, or what the launcher says is not enough.
-    OSError: the address is taken, or the others did not come in time.
+    InputError: there is nothing to join, or the launcher's settings are not
+      sufficient.
+    OSError: the address is in use, or the others did not join in time.
   """
   options = dict(heartbeat_timeout_seconds=heartbeat_timeout)
   found = None
@@ -64,7 +71,7 @@ def initialize(
       coordinator_address=coordinator_address,
       num_processes=num_processes,
       process_id=process_id,
-      # Or SLURM would be asked which devices to use.
+      # Otherwise JAX would ask SLURM which devices to use.
       cluster_detection_method='deactivate',
     )
   else:
@@ -76,18 +83,18 @@ def initialize(
       options['local_device_ids'] = slurm_devices(os.environ)
   if ends_at_sigterm:
     jax.config.update('jax_enable_preemption_service', False)
-  # A TPU that is of no slice, such as a notebook's, has nobody to join.
+  # A TPU outside a slice, such as a notebook's, has no other processes.
   alone_is_right = mode == 'auto' and found == 'Cloud TPU'
   _join(options, where, timeout, alone_is_right)
 
 
 def launcher(environ: Mapping[str, str]) -> str | None:
-  """What started this process as one of several, as the environment tells.
+  """Returns the launcher that started this process as one of several.
 
-  SLURM only with more than one task in this step (`srun`), Open MPI likewise.
-  Cloud TPU whenever JAX has found chips of it, as every slice has its
-  metadata, a single host too. Kubernetes is not among them: tasks of an
-  indexed job may well be runs of their own.
+  This is SLURM if this step (`srun`) has several tasks, and Open MPI if it has
+  started several processes. It is Cloud TPU whenever JAX has found TPU chips,
+  because every slice has metadata, even with a single host. Kubernetes is left
+  out because the tasks of an indexed job may be independent runs.
   """
   if _number(environ, 'SLURM_STEP_NUM_TASKS') > 1 and 'SLURM_PROCID' in environ:
     return 'SLURM'
@@ -99,14 +106,15 @@ def launcher(environ: Mapping[str, str]) -> str | None:
 
 
 def slurm_devices(environ: Mapping[str, str]) -> list[int] | None:
-  """Which GPUs of those that SLURM lets this task see are its own.
+  """Returns the GPUs of this task among those that SLURM makes visible.
 
-  JAX gives each task the one whose number is the task's on its node. That is
-  right with a task for each GPU of a node, leaves all others idle with one
-  task a node, and fails where SLURM shows each task its own GPU alone.
+  By default, JAX gives each task the GPU with the number of the task on its
+  node. This is right with one task for each GPU of a node. With one task a node
+  all other GPUs would be idle, and if SLURM makes only its own GPU visible to
+  each task, JAX would fail.
 
   Returns:
-    Numbers among the visible GPUs; None where there are none.
+    Numbers of visible GPUs; None if no GPU is visible.
   """
   visible = environ.get('CUDA_VISIBLE_DEVICES', '')
   number = len([name for name in visible.split(',') if name])
@@ -116,20 +124,89 @@ def slurm_devices(environ: Mapping[str, str]) -> list[int] | None:
   if not number:
     return None
   if number < here or environ.get('SLURM_GPUS_PER_TASK'):
-    return list(range(number))  # SLURM has divided them
+    return list(range(number))  # SLURM has distributed the GPUs already
   share = number // here
   first = _number(environ, 'SLURM_LOCALID') * share
   return list(range(first, first + share))
 
 
 def is_alone() -> bool:
-  """Whether there is this one process only."""
+  """Returns whether this is the only process."""
   return jax.process_count() == 1
 
 
 def is_first() -> bool:
-  """Whether this is the process that prints and writes."""
+  """Returns whether this is the process that prints and writes."""
   return jax.process_index() == 0
+
+
+def require_shared_folder(
+  folder: str | os.PathLike, seconds: float = _VISIBLE_SECONDS
+) -> None:
+  """Checks that a folder is the same one in all processes.
+
+  Process 0 writes an empty file into the folder, or into the nearest existing
+  parent. The others look for it, and process 0 removes it. So a pod whose
+  machines have separate disks fails before it trains and not after the first
+  checkpoint. All processes must call this together.
+
+  Args:
+    folder: path of the folder, which need not exist.
+    seconds: time for the file to become visible.
+
+  Raises:
+    InputError: some processes do not see the file; raised in every process.
+    OSError: process 0 cannot write there; raised in every process.
+  """
+  if jax.process_count() == 1:
+    return
+  from jax.experimental import multihost_utils
+
+  folder = pathlib.Path(os.path.abspath(os.path.expanduser(folder)))
+  token, place = None, None
+  if jax.process_index() == 0:
+    token, place = _write(folder)
+  try:
+    above, _, name = (first_text(place) or '').partition(' ')
+    if not above:
+      raise OSError(f'process 0 {name}; choose another workdir')
+    seen = _appears([folder, *folder.parents][int(above)] / name, seconds)
+    answers = multihost_utils.process_allgather(np.bool_(seen))
+  finally:
+    if token is not None:
+      token.unlink()
+  blind = [str(number) for number in np.flatnonzero(~answers)]
+  if blind:
+    raise InputError(
+      f'workdir={folder} of process 0 is not there for process '
+      f'{", ".join(blind)} of {jax.process_count()}; give the full path of a '
+      'folder that all machines share, by NFS or a bucket mounted with gcsfuse'
+    )
+
+
+def first_text(text: str | None) -> str | None:
+  """Returns the text of the first process that has one, in every process.
+
+  A long text is cut. All processes must call this together.
+  """
+  if jax.process_count() == 1:
+    return text
+  from jax.experimental import multihost_utils
+
+  mine = np.zeros(_TEXT_BYTES, np.uint8)
+  encoded = (text or '').encode()[:_TEXT_BYTES]
+  mine[: len(encoded)] = list(encoded)
+  texts = multihost_utils.process_allgather(mine)
+  texts = (bytes(row).rstrip(b'\0').decode(errors='ignore') for row in texts)
+  return next(filter(None, texts), None)
+
+
+def wait_for_all(name: str) -> None:
+  """Waits until every process has called this with the same name."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(name)
 
 
 def _number(environ, name):
@@ -138,7 +215,7 @@ def _number(environ, name):
 
 
 def _join(options, where, timeout, alone_is_right):
-  """Calls JAX from a thread, as a failure there would end the process."""
+  """Calls JAX from a thread, so that a failure does not end the process."""
   errors = []
 
   def call():
@@ -169,7 +246,7 @@ def _join(options, where, timeout, alone_is_right):
 
 
 def _require_free(address):
-  """Refuses a port that is taken, on which JAX would crash."""
+  """Raises an OSError if the port is in use; JAX would crash."""
   port = int(address.rpartition(':')[2])
   both = socket.has_dualstack_ipv6()
   family = socket.AF_INET6 if both else socket.AF_INET
@@ -182,52 +259,8 @@ def _require_free(address):
     ) from error
 
 
-_SECONDS = 5  # that a new file may take to be seen through a network
-
-
-def require_shared_folder(
-  folder: str | os.PathLike, seconds: float = _SECONDS
-) -> None:
-  """Refuses a folder that is not the same one in all processes.
-
-  Process 0 writes an empty file into the folder, or the nearest one above
-  that exists, the others look for it, and process 0 removes it. So a pod
-  whose machines have a disk each is refused before it trains, not after the
-  first checkpoint. All processes must call this together.
-
-  Raises:
-    InputError: in every process: some do not see the file.
-    OSError: in every process: process 0 cannot write there.
-  """
-  if jax.process_count() == 1:
-    return
-  from jax.experimental import multihost_utils
-
-  folder = pathlib.Path(os.path.abspath(os.path.expanduser(folder)))
-  token, said = None, None
-  if jax.process_index() == 0:
-    token, said = _write(folder)
-  try:
-    told = first_text(said)
-    above, _, name = told.partition(' ')
-    if not above:
-      raise OSError(f'process 0 {name}; choose another workdir')
-    seen = _appears([folder, *folder.parents][int(above)] / name, seconds)
-    answers = multihost_utils.process_allgather(np.bool_(seen))
-  finally:
-    if token is not None:
-      token.unlink()
-  blind = [str(number) for number in np.flatnonzero(~answers)]
-  if blind:
-    raise InputError(
-      f'workdir={folder} of process 0 is not there for process '
-      f'{", ".join(blind)} of {jax.process_count()}; give the full path of a '
-      'folder that all machines share, by NFS or a bucket mounted with gcsfuse'
-    )
-
-
 def _write(folder):
-  """The file (None: it failed), and 'LEVELS_ABOVE NAME' or ' what is wrong'."""
+  """Returns the file or None, and 'LEVELS_ABOVE NAME' or ' the reason'."""
   levels = [folder, *folder.parents]
   above = next(i for i, level in enumerate(levels) if level.is_dir())
   token = levels[above] / f'.seen-by-all-{uuid.uuid4().hex}'
@@ -245,31 +278,3 @@ def _appears(path, seconds):
       return False
     time.sleep(0.1)
   return True
-
-
-_LENGTH = 640  # bytes of a text
-
-
-def first_text(text: str | None) -> str | None:
-  """The text of the first process that has one, cut, in every process.
-
-  All processes must call it together.
-  """
-  if jax.process_count() == 1:
-    return text
-  from jax.experimental import multihost_utils
-
-  mine = np.zeros(_LENGTH, np.uint8)
-  encoded = (text or '').encode()[:_LENGTH]
-  mine[: len(encoded)] = list(encoded)
-  texts = multihost_utils.process_allgather(mine)
-  texts = (bytes(row).rstrip(b'\0').decode(errors='ignore') for row in texts)
-  return next(filter(None, texts), None)
-
-
-def wait_for_all(name: str) -> None:
-  """Returns when every process has called it with this name."""
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    multihost_utils.sync_global_devices(name)
