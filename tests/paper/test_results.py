@@ -1,4 +1,4 @@
-"""Reading what was measured."""
+"""Reading of measured results."""
 
 import json
 
@@ -21,7 +21,7 @@ def write(folder, row, **details):
   (folder / f'{row}.json').write_text(json.dumps({'row': row, **details}))
 
 
-def test_a_folder_of_results(tmp_path):
+def test_read_returns_the_results_of_a_folder(tmp_path):
   write(tmp_path, ROW, accuracy=0.8522, num_examples=50_000, seed=1)
   write(tmp_path, CIFAR, accuracies=[0.99, 0.98], num_examples=10_000)
   tasks = {
@@ -45,7 +45,7 @@ def test_a_folder_of_results(tmp_path):
   assert found[VTAB].measurement.tasks[1].accuracies == (0.8, 0.9)
 
 
-def test_how_a_measurement_departs_from_its_row(tmp_path):
+def test_departures_lists_overrides_and_substitutes(tmp_path):
   write(tmp_path, ROW, accuracy=0.5, num_examples=9, overrides=3)
   write(
     tmp_path, CIFAR, accuracy=0.5, num_examples=9,
@@ -58,7 +58,7 @@ def test_how_a_measurement_departs_from_its_row(tmp_path):
   )
 
 
-def test_files_of_no_row_are_left_alone(tmp_path):
+def test_read_ignores_files_of_no_row(tmp_path):
   write(tmp_path, ROW, accuracy=0.5, num_examples=9)
   (tmp_path / 'package.json').write_text('{')
   (tmp_path / 'x.txt').write_text('{')
@@ -66,18 +66,18 @@ def test_files_of_no_row_are_left_alone(tmp_path):
   assert results.foreign(tmp_path) == ['package.json']
 
 
-def test_a_mean_is_over_all_of_its_tasks(tmp_path):
-  for row, tasks, says in (
+def test_read_file_requires_all_tasks_of_a_mean(tmp_path):
+  for row, tasks, message in (
     (VTAB, TASKS, "'tasks' has 17 of the 19 that the row is a mean over"),
-    (ROW, TASKS, "the row is of one data set and has no 'tasks'"),
+    (ROW, TASKS, "the row has one data set and no 'tasks'"),
   ):
     write(tmp_path, row, tasks=tasks)
     with pytest.raises(ValueError) as error:
       results.read_file(tmp_path / f'{row}.json')
-    assert says in str(error.value) and '\n' not in str(error.value)
+    assert message in str(error.value) and '\n' not in str(error.value)
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_read_rejects_a_missing_folder(tmp_path):
   with pytest.raises(OSError, match=r'no folder of results .*x'):
     results.read(tmp_path / 'x')
   assert results.read(tmp_path) == {}
@@ -93,7 +93,7 @@ def test_a_folder_that_is_not_there(tmp_path):
     ('{"row": "mine"}', "there is no row 'mine'"),
     ('{"row": ["mine"]}', "there is no row ['mine']"),
     ('{"row": {}}', 'there is no row {}'),
-    (f'{{"row": "{CIFAR}"}}', f"it is of the row '{CIFAR}'"),
+    (f'{{"row": "{CIFAR}"}}', f"its row is '{CIFAR}'"),
     (f'{{"row": "{ROW}"}}', 'accuracy None must be a fraction'),
     (f'{{"row": "{ROW}", "accuracy": 85.2, "num_examples": 5}}', '85.2 must'),
     (f'{{"row": "{ROW}", "accuracy": NaN, "num_examples": 5}}', 'nan must'),
@@ -105,7 +105,7 @@ def test_a_folder_that_is_not_there(tmp_path):
     (f'{{"row": "{ROW}", "tasks": {{}}}}', 'has accuracies, or tasks'),
   ],
 )
-def test_damaged_files_are_named(tmp_path, text, message):
+def test_read_names_damaged_files(tmp_path, text, message):
   path = tmp_path / f'{ROW}.json'
   path.write_bytes(text.encode('latin-1'))
   with pytest.raises(ValueError) as error:

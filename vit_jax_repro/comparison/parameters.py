@@ -1,4 +1,4 @@
-"""A port's parameters against those of a weights file, array by array."""
+"""Comparison of the parameters of a port and of a weights file."""
 
 import dataclasses
 import math
@@ -10,6 +10,7 @@ import numpy as np
 from vit_jax_repro import ports, weights
 from vit_jax_repro.comparison import causes, torch_models
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.inference.restoring import Restored
 from vit_jax_repro.output import messages
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import state_dicts
@@ -19,24 +20,25 @@ from vit_jax_repro.weights.adapt import HEADS, patch_grid
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-  """How two trees of parameters compare."""
+  """The comparison of two trees of parameters."""
 
-  num_arrays: int  # of the reference
-  num_equal: int  # bit for bit
-  # Name and largest absolute difference, the largest first.
+  num_arrays: int  # in the reference
+  num_equal: int  # arrays that are equal bit for bit
+  # (name, largest absolute difference), the largest first.
   different: tuple[tuple[str, float], ...]
-  # Name, and what is the matter: 'missing', 'extra', or two shapes.
+  # (name, reason): missing in the port, only in the port, or two shapes.
   unmatched: tuple[tuple[str, str], ...]
 
   @property
   def equal(self) -> bool:
+    """Returns whether both trees have the same arrays."""
     return not self.different and not self.unmatched
 
 
 def compare(
   reference: Mapping[str, Any], port: Mapping[str, Any]
 ) -> Parameters:
-  """Compares two canonical trees, nested or flat."""
+  """Compares two canonical trees, nested or flat, array by array."""
   reference, port = trees.flatten(reference), trees.flatten(port)
   different, unmatched = {}, {}
   for name in reference.keys() | port.keys():
@@ -61,12 +63,16 @@ def compare(
   )
 
 
-def canonical(port, restored):
-  """(library, canonical tree) of a port; (None, None): its names are unknown.
+def canonical(
+  port: torch_models.Port, restored: Restored
+) -> tuple[str, dict[str, Any]] | tuple[None, None]:
+  """Returns the library of a port, and its parameters as a canonical tree.
+
+  Returns (None, None) and prints a note if the names of the port are unknown.
 
   Args:
-    port: torch_models.Port.
-    restored: restoring.Restored, whose number of heads it is read with.
+    port: the port.
+    restored: the reference, for its number of heads.
   """
   try:
     state = _state(port)
@@ -82,18 +88,18 @@ def canonical(port, restored):
   return library, tree
 
 
-def give(port, params):
-  """Puts the parameters of a canonical tree, converted, into the port.
+def give(port: torch_models.Port, params: Mapping[str, Any]) -> None:
+  """Loads the parameters of a canonical tree, converted, into a port.
 
   Raises:
-    InputError: the names of the port are unknown, or they do not fit.
+    InputError: the names of the port are unknown, or the parameters do not fit.
   """
   torch = torch_models.require_torch()
-  given = port.module.state_dict().keys()
-  state = ports.to_state_dict(params, ports.library_of(given))
-  start = ports.wrapper_of(given)
+  names = port.module.state_dict().keys()
+  state = ports.to_state_dict(params, ports.library_of(names))
+  prefix = ports.wrapper_of(names)
   state = {
-    start + name: state_dicts.to_torch(torch, np.array(array))
+    prefix + name: state_dicts.to_torch(torch, np.array(array))
     for name, array in state.items()
   }
   try:
@@ -105,7 +111,7 @@ def give(port, params):
     ) from None
 
 
-def _state(port):  # {name of the port: array of its own dtype}
+def _state(port):  # {name in the port: array of its own dtype}
   torch = torch_models.require_torch()
   return {
     name: state_dicts.to_numpy(torch, port.name, name, value)
@@ -113,17 +119,21 @@ def _state(port):  # {name of the port: array of its own dtype}
   }
 
 
-def as_cause(tree, source, restored):
-  """The port's own weights as a cause of differences, None if they are none.
+def as_cause(
+  tree: Mapping[str, Any] | None, source: Mapping[str, Any], restored: Restored
+) -> causes.Cause | None:
+  """Returns the port's own weights as a cause of differences.
+
+  Returns None if they are unknown, equal to the file's or do not fit the model.
 
   Args:
-    tree: canonical, of the port; None: unknown.
-    source: canonical, of the file.
-    restored: restoring.Restored, the model they are fitted to.
+    tree: canonical tree of the port, or None if unknown.
+    source: canonical tree of the file.
+    restored: the model that the weights are adapted to.
   """
   if tree is None or compare(source, tree).equal:
     return None
-  # A head of other classes fits nothing here; the rest of the port may.
+  # A head with other classes does not fit the model, but the rest may.
   for fitting, text in (
     (tree, causes.PORT_WEIGHTS),
     (_with_head(tree, source), causes.PORT_WEIGHTS_BUT_HEAD),
@@ -135,11 +145,11 @@ def as_cause(tree, source, restored):
     except InputError:
       continue
     return causes.port_weights(fitted, text)
-  return None  # the table of weights says what is missing
+  return None  # the table of weights shows the missing arrays
 
 
 def _with_head(tree, other):
-  """A canonical tree with the head of another."""
+  """Returns a canonical tree with the head of another."""
   flat, others = trees.flatten(tree), trees.flatten(other)
   kept = {n: a for n, a in flat.items() if not n.startswith(HEADS)}
   return trees.nest(
@@ -147,8 +157,15 @@ def _with_head(tree, other):
   )
 
 
-def resized_positions(source, restored):
-  """How a file's position embeddings were resized; None if they were not."""
+def resized_positions(
+  source: Mapping[str, Any], restored: Restored
+) -> causes.ResizedPositions | None:
+  """Returns the position embeddings that were resized, or None.
+
+  Args:
+    source: canonical tree of the file.
+    restored: the model, with the image size.
+  """
   flat = trees.unstack(trees.flatten(source))
   name = positions.name_in(flat)
   grid = patch_grid(restored.model, restored.image_size)

@@ -1,4 +1,4 @@
-"""What every model checks of its input and its fields, at first use."""
+"""Checks of every model's input and fields, at its first use."""
 
 import numbers
 
@@ -11,7 +11,7 @@ from vit_jax_repro.models.choices import pick
 from vit_jax_repro.models.convolution import POOLS, WEIGHT_STANDARDIZATIONS
 from vit_jax_repro.models.layers import GELUS
 
-# Fields by what they may be; a model has some of them.
+# Fields by their allowed values. A model has some of them.
 _RATES = ('dropout_rate', 'attention_dropout_rate', 'stochastic_depth_rate')
 _POSITIVE = (
   'hidden_size',
@@ -38,10 +38,10 @@ _NAMES = {
 
 
 def check_input(model: nn.Module, images: jax.Array) -> None:
-  """Checks the fields of a model, and that it is given images.
+  """Checks the fields of a model and the shape of its images.
 
   Raises:
-    InputError: one line on the first field, or the shape, that is wrong.
+    InputError: a field or the shape is wrong; the message is on the first one.
   """
   for name in _RATES:
     rate = getattr(model, name, 0)
@@ -65,7 +65,7 @@ def check_input(model: nn.Module, images: jax.Array) -> None:
 
 
 def check_patches(x: jax.Array, patch_size: tuple[int, int]) -> None:
-  """Raises a ValueError if [B, H, W, C] holds not even one patch."""
+  """Raises an InputError if [B, H, W, C] is smaller than a patch."""
   if x.shape[1] < patch_size[0] or x.shape[2] < patch_size[1]:
     raise InputError(
       f'an input of {x.shape[1:3]} holds no patch of {patch_size}; use larger '
@@ -74,7 +74,7 @@ def check_patches(x: jax.Array, patch_size: tuple[int, int]) -> None:
 
 
 def check_width(name: str, channels: float, groups: int) -> None:
-  """Raises a ValueError if GroupNorm cannot divide so many channels."""
+  """Raises an InputError if GroupNorm cannot divide the channels."""
   if channels < groups or channels % groups:
     raise InputError(
       f'{name} gives {channels:g} channels at the root, which must be a '

@@ -1,4 +1,4 @@
-"""Choosing by name, and the dtype rule that every model follows."""
+"""Choice by name from a table, and the dtype rule of all models."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +11,21 @@ Dtype = Any
 
 
 def pick(kind: str, name: Any, table: Mapping[str, Any]) -> Any:
-  """Returns `table[name]`; the ValueError names the value and the choices."""
+  """Returns `table[name]`.
+
+  Args:
+    kind: description of the name, for the message.
+    name: the chosen key.
+    table: {name: value}.
+
+  Raises:
+    InputError: the name is unknown; the message has the name and the choices.
+  """
   if not isinstance(name, str) or name not in table:
     raise InputError(f'unknown {kind} {name!r}; choose from {sorted(table)}')
   return table[name]
 
 
 def norm_dtype(dtype: Dtype) -> Dtype:
-  """The dtype of norms, softmax and logits: float32, or wider if asked for."""
+  """Returns the dtype of norms, softmax and logits: float32 or wider."""
   return jnp.promote_types(dtype, jnp.float32)

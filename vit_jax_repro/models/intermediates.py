@@ -1,10 +1,11 @@
-"""Named activations, kept when the `intermediates` collection is mutable.
+"""Named activations, kept if the `intermediates` collection is mutable.
 
 `model.apply(..., mutable=['intermediates'])` returns them as a flat mapping
-{name: (array,)}: linen's sown form, under the names of the original code's
-modules with their slashes ('Transformer/encoderblock_0'), so that an output
-and what lies below it ('Transformer/encoderblock_0/attention_weights') can
-both have their name, in scanned encoders too.
+{name: (array,)}, the form of linen's `sow`. Names are the paths of modules in
+the original code, with slashes ('Transformer/encoderblock_0'). In a flat
+mapping, an output and an activation inside its module
+('Transformer/encoderblock_0/attention_weights') can both have their names, also
+in scanned encoders.
 """
 
 from collections.abc import Mapping
@@ -16,13 +17,13 @@ COLLECTION = 'intermediates'
 
 
 def is_requested(module: nn.Module) -> bool:
-  """Whether the caller asked for the named activations."""
+  """Returns whether the caller requested the named activations."""
   return module.is_mutable_collection(COLLECTION)
 
 
 def record(module: nn.Module, named: Mapping[str, jax.Array]) -> None:
-  """Sows every named activation of the top-level module `module`."""
+  """Stores the named activations of the top-level module `module`."""
   if is_requested(module):
     for name, value in named.items():
-      # Not `sow`: it refuses names that are also submodules' ('embedding').
+      # `sow` would reject names that submodules have, too ('embedding').
       module.put_variable(COLLECTION, name, (value,))

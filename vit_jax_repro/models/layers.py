@@ -1,4 +1,4 @@
-"""What the models share: perceptron, dropout, stochastic depth, the head.
+"""Layers shared by the models: MLP, dropout, stochastic depth and head.
 
 Shapes: B batch, N tokens, D hidden, F mlp, K classes.
 """
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from vit_jax_repro.models.choices import Dtype, norm_dtype, pick
 
-# The original code uses linen's default, the tanh approximation; PyTorch
-# ports use the exact form through the error function.
+# The original code uses linen's default, the tanh approximation. PyTorch ports
+# use the exact form with the error function.
 GELUS = {
   'tanh': functools.partial(nn.gelu, approximate=True),
   'erf': functools.partial(nn.gelu, approximate=False),
@@ -20,7 +20,7 @@ GELUS = {
 
 
 class Mlp(nn.Module):
-  """Dense, GELU, dense along the last axis: [..., D] -> [..., D]."""
+  """Applies dense, GELU and dense to the last axis: [..., D] -> [..., D]."""
 
   mlp_dim: int
   gelu: str
@@ -31,7 +31,7 @@ class Mlp(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x, key=None):
+  def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
     dense = functools.partial(
       nn.Dense,
       kernel_init=self.kernel_init,
@@ -50,10 +50,10 @@ class Mlp(nn.Module):
 def classify(
   model: nn.Module, x: jax.Array, name: str = 'head'
 ) -> jax.Array:  # [..., D] -> [..., K]
-  """The head of every model, called in the scope of `model`.
+  """Applies the head of every model, in the scope of `model`.
 
-  The kernel starts at zero, the bias at `head_bias_init`; logits are float32
-  or wider. Without `num_classes` there is no head and `x` comes back.
+  The kernel is initialised to zero and the bias to `head_bias_init`. Logits are
+  float32 or wider. Without `num_classes` there is no head, and `x` is returned.
   """
   if not model.num_classes:
     return x
@@ -67,16 +67,16 @@ def classify(
   )(x)
 
 
-def split(key: jax.Array | None, num: int):
-  """`jax.random.split`, or `num` times None without a key (not training)."""
+def split(key: jax.Array | None, num: int) -> jax.Array | list[None]:
+  """Returns `num` keys, or `num` times None without a key (not training)."""
   return [None] * num if key is None else jax.random.split(key, num)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-  """Zeroes entries at `rate` and scales the rest; identity without a key.
+  """Zeroes entries at `rate` and scales the rest; returns `x` without a key.
 
-  Keys are passed along by hand and not drawn from linen's streams, so that
-  scanned, rematerialised and plain encoders drop the same entries.
+  Keys are arguments and are not drawn from linen's streams, so that scanned,
+  rematerialised and plain encoders drop the same entries.
   """
   if key is None or not rate:
     return x
@@ -86,9 +86,10 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 def drop_path(
   branch: jax.Array, rate: float | jax.Array | None, key: jax.Array | None
 ) -> jax.Array:
-  """Stochastic depth: drops the residual branch [B, N, D] of whole examples.
+  """Drops the residual branch [B, N, D] of whole examples (stochastic depth).
 
-  Survivors are scaled by 1 / (1 - rate). `rate` may be traced; None: never.
+  The other branches are scaled by 1 / (1 - rate). `rate` may be traced. With
+  None no branch is dropped.
   """
   if key is None or rate is None:
     return branch
@@ -99,7 +100,7 @@ def drop_path(
 
 
 def depth_rates(rate: float, num_layers: int) -> list[float]:
-  """Drop rate of each layer: linear from 0 at the first to `rate` at the last.
+  """Returns drop rates that rise linearly from 0 to `rate` over the layers.
 
   Source: AugReg paper (arXiv:2106.10270), section 3.3, and DeiT's models.
   """

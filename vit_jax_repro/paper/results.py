@@ -1,14 +1,14 @@
-"""What was measured here: a folder with one JSON file for each row.
+"""Measured results: a folder with one JSON file for each row.
 
 ROW_ID.json holds at least
 
     {"row": ROW_ID, "accuracy": 0.8515, "num_examples": 50000}
 
-or, with several seeds, "accuracies": [...] in place of "accuracy"; or, of a
-mean over tasks, "tasks": {NAME: {"accuracy": ..., "num_examples": ...}, ...}.
-Accuracies are fractions of 1. What else it holds is kept as details;
-`overrides` and `substituted` in it say how the measurement departs from the
-row. Other files and folders in the folder are left alone.
+With several seeds it has "accuracies": [...] in place of "accuracy". For a mean
+over tasks it has "tasks": {NAME: {"accuracy": ..., "num_examples": ...}, ...}.
+Accuracies are fractions of 1. All keys are kept as details. `overrides` and
+`substituted` among them describe how the measurement departs from the row.
+Other files and folders in the folder are ignored.
 """
 
 import dataclasses
@@ -24,45 +24,45 @@ from vit_jax_repro.paper import table, verdict
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """One file."""
+  """The measured result of a row."""
 
   row: str  # id
-  path: str
+  path: str  # of its file
   measurement: verdict.Measurement
   details: Mapping[str, Any]  # everything in the file
 
   @property
   def departures(self) -> str:
-    """How it is not of what the row says; '' if it is.
+    """Returns how the measurement departs from its row, or ''.
 
-    'with other settings: batch=128; data: /data/pets'
+    For example 'with other settings: batch=128; data: /data/pets'.
     """
     overrides, others = (
       found if isinstance(found, dict) else {}
       for found in map(self.details.get, ('overrides', 'substituted'))
     )
-    said = [f'{what}: {value}' for what, value in others.items()]
+    parts = [f'{what}: {value}' for what, value in others.items()]
     if overrides:
-      said.insert(0, f'with other settings: {settings(overrides)}')
-    return '; '.join(said)
+      parts.insert(0, f'with other settings: {settings(overrides)}')
+    return '; '.join(parts)
 
 
 def settings(values: Mapping[str, Any]) -> str:
-  """'batch=128, pp.crop=224'."""
+  """Returns 'batch=128, pp.crop=224'."""
   return ', '.join(f'{key}={value}' for key, value in values.items())
 
 
 def read(folder: str | os.PathLike) -> dict[str, Result]:
-  """The results in a folder under the ids of their rows.
+  """Returns the results in a folder by the ids of their rows.
 
   Raises:
-    OSError: there is no such folder, or a file cannot be read.
-    InputError: a file of a row is damaged; names it.
+    OSError: the folder does not exist, or a file cannot be read.
+    InputError: the file of a row is damaged; the message names it.
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():
     raise NotADirectoryError(
-      f'no folder of results {str(folder)!r}; `run` makes it'
+      f'no folder of results {str(folder)!r}; `run` creates it'
     )
   found = (
     read_file(path)
@@ -73,17 +73,18 @@ def read(folder: str | os.PathLike) -> dict[str, Result]:
 
 
 def foreign(folder: str | os.PathLike) -> list[str]:
-  """The names of JSON files in a folder that are of no row."""
+  """Returns the names of JSON files in a folder that belong to no row."""
   paths = sorted(pathlib.Path(folder).glob('*.json'))
   return [path.name for path in paths if path.stem not in _ids()]
 
 
 def read_file(path: str | os.PathLike) -> Result:
-  """The result in one file.
+  """Returns the result in a file.
 
   Raises:
-    OSError: it cannot be read.
-    InputError: it is damaged, or not what its name says; names it.
+    OSError: the file cannot be read.
+    InputError: the file is damaged, or it is not a result of the row in its
+      name. The message names the file.
   """
   path = pathlib.Path(path)
   remedy = 'remove it and run the row again'
@@ -95,7 +96,7 @@ def read_file(path: str | os.PathLike) -> Result:
     if not isinstance(name, str) or name not in _ids():
       raise InputError(f'there is no row {name!r}')
     if name != path.stem:
-      raise InputError(f'it is of the row {name!r}')
+      raise InputError(f'its row is {name!r}')
     measurement = measured(details)
     _check_tasks(table.find(name), measurement)
   except ValueError as error:
@@ -104,10 +105,10 @@ def read_file(path: str | os.PathLike) -> Result:
 
 
 def measured(details: Mapping[str, Any]) -> verdict.Measurement:
-  """The measurement in what a file holds.
+  """Returns the measurement in the contents of a file.
 
   Raises:
-    InputError: there is none, or a number is impossible.
+    InputError: there is no measurement, or a number is impossible.
   """
   tasks = details.get('tasks')
   if tasks is not None:
@@ -125,10 +126,10 @@ def measured(details: Mapping[str, Any]) -> verdict.Measurement:
 
 
 def _check_tasks(row, measurement):
-  """What is a mean over tasks is one over all of the row's."""
+  """Raises if the tasks of a measurement are not all those of the row."""
   number = len(measurement.tasks)
   if number and row.num_tasks == 1:
-    raise InputError("the row is of one data set and has no 'tasks'")
+    raise InputError("the row has one data set and no 'tasks'")
   if number not in (0, row.num_tasks):
     raise InputError(
       f"'tasks' has {number} of the {row.num_tasks} that the row is a mean over"
