@@ -62,10 +62,10 @@ FLAGS = ['--weights=x.npz', '--dataset=digits']
 @pytest.mark.parametrize(
   'flags, message',
   [
-    (['--num_processes=2'], '--num_processes alone says too little; --coord'),
+    (['--num_processes=2'], '--num_processes is not enough; --coord'),
     (
       ['--coordinator_address=a:1', '--process_id=0'],
-      '--coordinator_address and --process_id alone says too little',
+      '--coordinator_address and --process_id is not enough',
     ),
     (
       ['--coordinator_address=a:1', '--num_processes=2', '--process_id=2'],
