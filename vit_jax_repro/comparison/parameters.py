@@ -1,4 +1,4 @@
-"""Comparison of the parameters of a port and of a weights file."""
+"""Parameters of a port: read, compared with a weights file's, and loaded."""
 
 import dataclasses
 import math
@@ -111,14 +111,6 @@ def give(port: torch_models.Port, params: Mapping[str, Any]) -> None:
     ) from None
 
 
-def _state(port):  # {name in the port: array of its own dtype}
-  torch = torch_models.require_torch()
-  return {
-    name: state_dicts.to_numpy(torch, port.name, name, value)
-    for name, value in port.module.state_dict().items()
-  }
-
-
 def as_cause(
   tree: Mapping[str, Any] | None, source: Mapping[str, Any], restored: Restored
 ) -> causes.Cause | None:
@@ -148,15 +140,6 @@ def as_cause(
   return None  # the table of weights shows the missing arrays
 
 
-def _with_head(tree, other):
-  """Returns a canonical tree with the head of another."""
-  flat, others = trees.flatten(tree), trees.flatten(other)
-  kept = {n: a for n, a in flat.items() if not n.startswith(HEADS)}
-  return trees.nest(
-    kept | {n: a for n, a in others.items() if n.startswith(HEADS)}
-  )
-
-
 def resized_positions(
   source: Mapping[str, Any], restored: Restored
 ) -> causes.ResizedPositions | None:
@@ -179,3 +162,20 @@ def resized_positions(
   if (side, side) == grid:
     return None
   return causes.ResizedPositions(embeddings, (side, side), grid, tokens)
+
+
+def _state(port):  # {name in the port: array of its own dtype}
+  torch = torch_models.require_torch()
+  return {
+    name: state_dicts.to_numpy(torch, port.name, name, value)
+    for name, value in port.module.state_dict().items()
+  }
+
+
+def _with_head(tree, other):
+  """Returns a canonical tree with the head of another."""
+  flat, others = trees.flatten(tree), trees.flatten(other)
+  kept = {n: a for n, a in flat.items() if not n.startswith(HEADS)}
+  return trees.nest(
+    kept | {n: a for n, a in others.items() if n.startswith(HEADS)}
+  )

@@ -1,8 +1,9 @@
-"""Top-1 and top-5 accuracy in which every image counts exactly once.
+"""Classification: top-1 and top-5 accuracy, probabilities, heads of DeiT.
 
-If an image has several classes, as in ImageNet-ReaL, a prediction of any of
-them is correct, and an image without a class is skipped (arXiv:2006.07159, and
-the code in google-research/reassessed-imagenet).
+Every image counts exactly once. If an image has several classes, as in
+ImageNet-ReaL, a prediction of any of them is correct, and an image without a
+class is skipped (arXiv:2006.07159, and the code in
+google-research/reassessed-imagenet).
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from vit_jax_repro.parallel import mesh as meshes
 from vit_jax_repro.training import dividing
 
 TOP = 5
+HEADS = ('both', 'class', 'distillation')  # of a distilled model
 _SUMS = ('correct', 'correct_top5', 'count', 'skipped', 'not_finite')
 
 
@@ -131,63 +133,11 @@ def probabilities(
   return np.asarray(jax.nn.softmax(logits, axis=-1))
 
 
-def _logits(params, images, *, model):
-  logits = model.apply({'params': params}, images, train=False)
-  return logits.astype(jnp.float32)  # [B, K]
-
-
-def _require_classifier(model, params, images):
-  logits = jax.eval_shape(
-    functools.partial(_logits, model=model), params, images
-  )
-  if logits.ndim != 2:
-    raise InputError(
-      f'the model gives outputs of shape {logits.shape[1:]} for an image '
-      'instead of one number for each class; use a classifier that pools'
-    )
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled_logits(model):
-  return jax.jit(functools.partial(_logits, model=model))
-
-
 @functools.lru_cache(maxsize=8)
 def compiled_step(model: Any, mesh: Mesh) -> Callable[..., Any]:
   """Returns the jitted `eval_step` of a model: (params, batch) -> counts."""
   step = dividing.divide_work(functools.partial(eval_step, model=model), mesh)
   return jax.jit(step, out_shardings=meshes.replicated(mesh))
-
-
-def _add(totals, sums):
-  if sums is not None:
-    for key in totals:
-      totals[key] += int(sums[key])
-
-
-def _result(totals, num_examples):
-  count, skipped = totals['count'], totals['skipped']
-  seen = count + skipped
-  if num_examples is not None and seen != num_examples:
-    raise InputError(f'counted {seen} images instead of {num_examples}')
-  if not count:
-    without = f'; {skipped} have no label' if skipped else ''
-    raise InputError(f'there was no image to evaluate{without}')
-  if totals['not_finite']:
-    raise InputError(
-      f'the logits of {totals["not_finite"]} of {seen} images are not finite'
-    )
-  return {
-    'accuracy': totals['correct'] / count,
-    'top5_accuracy': totals['correct_top5'] / count,
-    'correct': totals['correct'],
-    'correct_top5': totals['correct_top5'],
-    'num_examples': count,
-    'skipped': skipped,
-  }
-
-
-HEADS = ('both', 'class', 'distillation')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,3 +191,52 @@ def pick_head(model: Any, head: str) -> Any:
     dropout_rate=0.0, attention_dropout_rate=0.0, stochastic_depth_rate=0.0
   )
   return OneHead(model.clone(**without), head)
+
+
+def _logits(params, images, *, model):
+  logits = model.apply({'params': params}, images, train=False)
+  return logits.astype(jnp.float32)  # [B, K]
+
+
+def _require_classifier(model, params, images):
+  logits = jax.eval_shape(
+    functools.partial(_logits, model=model), params, images
+  )
+  if logits.ndim != 2:
+    raise InputError(
+      f'the model gives outputs of shape {logits.shape[1:]} for an image '
+      'instead of one number for each class; use a classifier that pools'
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_logits(model):
+  return jax.jit(functools.partial(_logits, model=model))
+
+
+def _add(totals, sums):
+  if sums is not None:
+    for key in totals:
+      totals[key] += int(sums[key])
+
+
+def _result(totals, num_examples):
+  count, skipped = totals['count'], totals['skipped']
+  seen = count + skipped
+  if num_examples is not None and seen != num_examples:
+    raise InputError(f'counted {seen} images instead of {num_examples}')
+  if not count:
+    without = f'; {skipped} have no label' if skipped else ''
+    raise InputError(f'there was no image to evaluate{without}')
+  if totals['not_finite']:
+    raise InputError(
+      f'the logits of {totals["not_finite"]} of {seen} images are not finite'
+    )
+  return {
+    'accuracy': totals['correct'] / count,
+    'top5_accuracy': totals['correct_top5'] / count,
+    'correct': totals['correct'],
+    'correct_top5': totals['correct_top5'],
+    'num_examples': count,
+    'skipped': skipped,
+  }

@@ -1,4 +1,8 @@
-"""Few-shot linear accuracy of a weights file on a data set."""
+"""Few-shot linear accuracy of a weights file on a data set.
+
+`choose` draws the images of each class, `fewshot` fits classifiers to their
+features and evaluates them on a test split.
+"""
 
 import dataclasses
 import os
@@ -146,6 +150,62 @@ def fewshot(
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class ChosenImages:
+  """The union of the images drawn for all shots and seeds.
+
+  Fields:
+    labels: [n] int64.
+    places: {(shots, seed): indices into `labels`, [K * shots]}.
+    split: the drawn images as a data split, in which the label of an image is
+      its index into `labels`.
+  """
+
+  labels: np.ndarray
+  places: dict[tuple[int, int], np.ndarray]
+  split: Any
+
+
+def choose(
+  split: datasets.Split, shots: Sequence[int], seeds: Sequence[int]
+) -> ChosenImages:
+  """Draws images of each class, for all numbers of shots and all seeds.
+
+  Reads all labels, but decodes no image.
+
+  Args:
+    split: the split to draw from.
+    shots: numbers of images of a class.
+    seeds: non-negative integers.
+
+  Raises:
+    InputError: a class has too few images, or the data set has several labels
+      for an image.
+  """
+  if split.multi_label:
+    raise InputError(
+      f'data set {split.name!r} has several labels for an image, but few-shot '
+      'evaluation needs one; use another data set'
+    )
+  ids, labels = _found(split)
+  try:
+    chosen = {
+      (number, seed): subsets.balanced(labels, split.num_classes, number, seed)
+      for number in shots
+      for seed in seeds
+    }
+  except InputError as error:
+    raise InputError(
+      f'split {split.split!r} of {split.name!r}: {error}'
+    ) from None
+  used = np.unique(np.concatenate(list(chosen.values())))
+  return ChosenImages(
+    labels=labels[used],
+    places={k: np.searchsorted(used, rows) for k, rows in chosen.items()},
+    split=_Images(split, ids[used]),
+  )
+
+
 class _Features:
   """Features and labels of a split, from a restored model."""
 
@@ -217,62 +277,6 @@ def _summary(number, correct, test):
     correct=tuple(correct),
     mean=statistics.mean(accuracies),
     spread=statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class ChosenImages:
-  """The union of the images drawn for all shots and seeds.
-
-  Fields:
-    labels: [n] int64.
-    places: {(shots, seed): indices into `labels`, [K * shots]}.
-    split: the drawn images as a data split, in which the label of an image is
-      its index into `labels`.
-  """
-
-  labels: np.ndarray
-  places: dict[tuple[int, int], np.ndarray]
-  split: Any
-
-
-def choose(
-  split: datasets.Split, shots: Sequence[int], seeds: Sequence[int]
-) -> ChosenImages:
-  """Draws images of each class, for all numbers of shots and all seeds.
-
-  Reads all labels, but decodes no image.
-
-  Args:
-    split: the split to draw from.
-    shots: numbers of images of a class.
-    seeds: non-negative integers.
-
-  Raises:
-    InputError: a class has too few images, or the data set has several labels
-      for an image.
-  """
-  if split.multi_label:
-    raise InputError(
-      f'data set {split.name!r} has several labels for an image, but few-shot '
-      'evaluation needs one; use another data set'
-    )
-  ids, labels = _found(split)
-  try:
-    chosen = {
-      (number, seed): subsets.balanced(labels, split.num_classes, number, seed)
-      for number in shots
-      for seed in seeds
-    }
-  except InputError as error:
-    raise InputError(
-      f'split {split.split!r} of {split.name!r}: {error}'
-    ) from None
-  used = np.unique(np.concatenate(list(chosen.values())))
-  return ChosenImages(
-    labels=labels[used],
-    places={k: np.searchsorted(used, rows) for k, rows in chosen.items()},
-    split=_Images(split, ids[used]),
   )
 
 

@@ -1,4 +1,4 @@
-"""Checks of many rows within a budget of hours, the cheapest first."""
+"""Checks of many rows: planned, or run within a budget of hours."""
 
 import contextlib
 import functools
@@ -21,6 +21,8 @@ from vit_jax_repro.reproduction import (
 from vit_jax_repro.reproduction import views as plan_views
 from vit_jax_repro.reproduction.options import Options
 
+Resolve = Callable[[Row], checks.Check]  # such as checks.resolve
+
 # Outcomes of `run_many` that are not failures.
 MEASURED, THERE = 'measured', 'there'
 NOT_CHECKABLE, OVER_BUDGET = 'cannot be checked', 'over budget'
@@ -31,7 +33,7 @@ def run_many(
   rows: Sequence[Row],
   options: Options,
   *,
-  resolve: Callable[[Row], checks.Check] = checks.resolve,
+  resolve: Resolve = checks.resolve,
   cost: Callable[[checks.Check], Mapping[str, float]] | None = None,
   budget_hours: float | None = None,
 ) -> dict[str, str]:
@@ -96,28 +98,6 @@ def run_many(
   return outcomes
 
 
-def _state(row, options, resolve):
-  """Returns (outcome, None) for a row that is not run, else (None, check)."""
-  previous = previous_results.read(row, options)
-  if row.status == table.NOT:
-    return (NOT_CHECKABLE if previous is None else THERE), None
-  if previous is not None and previous_results.is_by_hand(previous):
-    return THERE, None
-  check = resolve(row)
-  if check.pick:
-    return (THERE if previous else '; '.join(check.pick)), None
-  if previous_results.find(check, options) is not None:
-    return THERE, None
-  return None, check
-
-
-def _line(error):
-  return ' '.join(str(error).split())
-
-
-Resolve = Callable[[Row], checks.Check]
-
-
 def plan(rows: Sequence[Row], resolve: Resolve) -> tuple[View, dict[str, str]]:
   """Returns a view of the checks, and the rows without one as {id: reason}.
 
@@ -177,3 +157,22 @@ def checkable(rows: Sequence[Row]) -> list[Row]:
       'show`'
     )
   return found
+
+
+def _state(row, options, resolve):
+  """Returns (outcome, None) for a row that is not run, else (None, check)."""
+  previous = previous_results.read(row, options)
+  if row.status == table.NOT:
+    return (NOT_CHECKABLE if previous is None else THERE), None
+  if previous is not None and previous_results.is_by_hand(previous):
+    return THERE, None
+  check = resolve(row)
+  if check.pick:
+    return (THERE if previous else '; '.join(check.pick)), None
+  if previous_results.find(check, options) is not None:
+    return THERE, None
+  return None, check
+
+
+def _line(error):
+  return ' '.join(str(error).split())

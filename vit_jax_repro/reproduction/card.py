@@ -14,7 +14,6 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
@@ -194,6 +193,29 @@ def project_card() -> ReproducibilityCard:
   return _card('vit_jax_repro', answers)
 
 
+def view(card: ReproducibilityCard) -> View:
+  """Returns a view of a card: its scores, then each variable."""
+  counts = {factor: card.score(factor) for factor in FACTORS}
+  scores = (f'{name} {found} of {n}' for name, (found, n) in counts.items())
+  section = Section(
+    f'Reproducibility card: {card.title}',
+    (f'Variables documented: {", ".join(scores)}.',),
+    ('variable', 'factor', 'answer', 'where'),
+    tuple((v.name, v.factor, v.answer, v.where) for v in card.variables),
+  )
+  records = tuple(
+    {
+      'factor': v.factor,
+      'variable': v.name,
+      'answer': v.answer,
+      'where': v.where,
+      'documented': v.documented,
+    }
+    for v in card.variables
+  )
+  return View((section,), records)
+
+
 def _card(title, answers, unsure=()):
   """Returns a card.
 
@@ -289,7 +311,8 @@ def _listed(mapping):
   return ', '.join(f'{name} {value}' for name, value in mapping.items())
 
 
-def _read(workdir, name) -> Mapping | None:
+def _read(workdir, name):
+  """Reads a JSON file of a workdir; returns None if it does not exist."""
   path = os.path.join(workdir, name)
   if not os.path.exists(path):
     return None
@@ -311,26 +334,3 @@ def _progress(workdir):
         except (ValueError, TypeError, KeyError):
           continue
   return 'no step is logged' if step is None else f'logged up to step {step}'
-
-
-def view(card: ReproducibilityCard) -> View:
-  """Returns a view of a card: its scores, then each variable."""
-  counts = {factor: card.score(factor) for factor in FACTORS}
-  scores = (f'{name} {found} of {n}' for name, (found, n) in counts.items())
-  section = Section(
-    f'Reproducibility card: {card.title}',
-    (f'Variables documented: {", ".join(scores)}.',),
-    ('variable', 'factor', 'answer', 'where'),
-    tuple((v.name, v.factor, v.answer, v.where) for v in card.variables),
-  )
-  records = tuple(
-    {
-      'factor': v.factor,
-      'variable': v.name,
-      'answer': v.answer,
-      'where': v.where,
-      'documented': v.documented,
-    }
-    for v in card.variables
-  )
-  return View((section,), records)

@@ -2,7 +2,8 @@
 
 `resolve` turns a row of `paper.table` into a Check. It does not guess what the
 row's source omits: `Check.pick` lists the missing choices, and the caller gives
-them as arguments.
+them as arguments. A choice that contradicts the row is an error, and one that
+replaces a part of the row is recorded in `Check.substituted`.
 """
 
 import dataclasses
@@ -24,6 +25,8 @@ EVALUATE, FINE_TUNE = 'evaluate', 'fine-tune'
 # Image size of a row that does not state it. BiT has a rule instead.
 _SIZE = 224
 _DEFAULT_PREPROCESSING = 'vit_jax'
+_ALL_OF_VTAB = 'VTAB (full data)'  # prefix of `eval_dataset`
+_VTAB_1K = 1000  # training images
 _TIMM = re.compile(r'^timm eval: (bicubic|bilinear), crop_pct ([\d.]+)')
 _MODEL = re.compile(r'^(BiT-[SM]-R\d+x\d+|\w+)')
 _METRICS = {
@@ -224,10 +227,6 @@ def _preprocessing(row):
     )
     return _DEFAULT_PREPROCESSING, (note,)
   return _DEFAULT_PREPROCESSING, ()
-
-
-_ALL_OF_VTAB = 'VTAB (full data)'
-_VTAB_1K = 1000  # training images
 
 
 def _files(

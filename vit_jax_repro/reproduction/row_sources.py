@@ -1,4 +1,8 @@
-"""The recipe, the weights file and the data set of a published number."""
+"""The recipe, the weights file and the data set of a published number.
+
+They are looked up by the columns of its row in paper/numbers: the table, the
+checkpoint, and the names of the data sets.
+"""
 
 import dataclasses
 import itertools
@@ -14,6 +18,54 @@ from vit_jax_repro.recipes.recipe import Recipe
 _DROPOUT = re.compile(r'fine-tune dropout ([\d.]+)')
 _STEPS = re.compile(r'steps/warmup (\d+)/')
 _PER_CLASS = re.compile(r'(\d+) per class')
+# Recipes by table: arguments of RecipeChoice.
+_BY_TABLE = {
+  # Section C: the best of 8 settings on the validation part of each task.
+  'AugReg Table 5 (ImageNet-21k, 300 ep)': (
+    'augreg-paper',
+    tuple({'variant': 'vtab', 'steps': steps} for steps in (500, 2500)),
+  ),
+  'README ImageNet results': ('bit-hyperrule-code', ({'variant': 'pytorch'},)),
+  'notebook comment and output': ('vit_jax.ipynb',),
+  'notebooks/experiments/resnet.json': ('re_vit-bit',),
+  'notebooks/experiments/vit.json': ('re_vit-vit',),
+  'transfer.py docstring': ('bv-transfer',),
+}
+_BRACES = re.compile(r'\{([^{}]*)\}')
+# augreg/MODEL-DATA-EPOCHSep-lr_0.001-*[--DATASET-steps_20k-lr_*-res_SIZE].npz
+_AUGREG = re.compile(
+  r'augreg/(?P<model>\w+?)-(?P<data>i1k|i21k)-(?P<epochs>\d+)ep-.*?\*'
+  r'(--(?P<adapted>.+)-steps_.*-res_(?P<size>\d+))?\.npz'
+)
+_TASK = '<task>'
+# By the name in paper/numbers: (name for datasets.open_split, split).
+_NAMED = {
+  'ImageNet': ('imagenet2012', 'validation'),
+  'ImageNet ReaL': ('imagenet2012_real', 'validation'),
+  'ImageNet-V2 matched-frequency': ('imagenet_v2/matched-frequency', 'test'),
+  'CIFAR-10': ('cifar10', 'test'),
+  'CIFAR-100': ('cifar100', 'test'),
+  'Oxford-IIIT Pets': ('oxford_iiit_pet', 'test'),
+  'Oxford Flowers-102': ('oxford_flowers102', 'test'),
+  'Stanford Cars': ('cars196', 'test'),
+  'iNaturalist 2018': ('i_naturalist2018', 'validation'),
+}
+# Data sets that TFDS does not have: (split, folder that the user must give).
+_BY_HAND = {
+  'ObjectNet': (
+    'test',
+    'the images of the 113 classes that ObjectNet shares with ImageNet, as '
+    'FOLDER/test/CLASS/*.png with the WordNet ids as class names',
+  ),
+  'iNaturalist 2019': (
+    'validation',
+    'iNaturalist 2019 as FOLDER/train/CLASS/*.jpg and '
+    'FOLDER/validation/CLASS/*.jpg',
+  ),
+}
+_GROUPS = ('natural', 'specialized', 'structured')
+# Prefixes of VTAB's tasks in paper/numbers: 1000 training examples, or all.
+_VTAB = ('VTAB-1k', 'VTAB (full data)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +78,30 @@ class RecipeChoice:
   name: str = ''  # for finetuning.find
   options: tuple[dict, ...] = ({},)  # further arguments of finetuning.find
   pick: str = ''  # the choice that the user must make; '' if there is a name
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """The weights files of one number.
+
+  Either `files` is given, with several if there were several runs or tasks, or
+  `pick` explains how to choose one file. `choices` has the possible files, if
+  there are only a few.
+  """
+
+  files: tuple[str, ...] = ()  # names for published.catalogue.find
+  choices: tuple[str, ...] = ()
+  pick: str = ''
+  per_task: bool = False  # whether `files` have '<task>' for VTAB's task
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationData:
+  """The evaluation data of a number: one data set, or the tasks of a mean."""
+
+  datasets: tuple[str, ...]  # for datasets.open_split; (): not in TFDS
+  split: str
+  pick: str = ''  # description of the folder to give if `datasets` is ()
 
 
 def require_match(pattern: re.Pattern[str], *texts: str) -> re.Match[str]:
@@ -65,20 +141,6 @@ def recipe_of(row: Row) -> RecipeChoice:
     pick='the source gives no settings for this row; choose one of '
     f'{", ".join(finetuning.RULES)}'
   )
-
-
-_BY_TABLE = {
-  # Section C: the best of 8 settings on the validation part of each task.
-  'AugReg Table 5 (ImageNet-21k, 300 ep)': (
-    'augreg-paper',
-    tuple({'variant': 'vtab', 'steps': steps} for steps in (500, 2500)),
-  ),
-  'README ImageNet results': ('bit-hyperrule-code', ({'variant': 'pytorch'},)),
-  'notebook comment and output': ('vit_jax.ipynb',),
-  'notebooks/experiments/resnet.json': ('re_vit-bit',),
-  'notebooks/experiments/vit.json': ('re_vit-vit',),
-  'transfer.py docstring': ('bv-transfer',),
-}
 
 
 def recipes_for(
@@ -121,30 +183,6 @@ def recipes_for(
       )
     recipes.append(recipe)
   return tuple(recipes)
-
-
-_BRACES = re.compile(r'\{([^{}]*)\}')
-# augreg/MODEL-DATA-EPOCHSep-lr_0.001-*[--DATASET-steps_20k-lr_*-res_SIZE].npz
-_AUGREG = re.compile(
-  r'augreg/(?P<model>\w+?)-(?P<data>i1k|i21k)-(?P<epochs>\d+)ep-.*?\*'
-  r'(--(?P<adapted>.+)-steps_.*-res_(?P<size>\d+))?\.npz'
-)
-_TASK = '<task>'
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-  """The weights files of one number.
-
-  Either `files` is given, with several if there were several runs or tasks, or
-  `pick` explains how to choose one file. `choices` has the possible files, if
-  there are only a few.
-  """
-
-  files: tuple[str, ...] = ()  # names for published.catalogue.find
-  choices: tuple[str, ...] = ()
-  pick: str = ''
-  per_task: bool = False  # whether `files` have '<task>' for VTAB's task
 
 
 def weights_of(checkpoint: str) -> Weights:
@@ -193,6 +231,40 @@ def fits(checkpoint: str, name: str) -> bool:
   return adapted.startswith(f'{match["adapted"]}-') and adapted.endswith(size)
 
 
+def evaluation_data(eval_dataset: str) -> EvaluationData:
+  """Returns the evaluation data of a number, by the row's `eval_dataset`.
+
+  Raises:
+    InputError: the name is unknown.
+  """
+  if eval_dataset in _NAMED:
+    name, split = _NAMED[eval_dataset]
+    return EvaluationData((name,), split)
+  if eval_dataset in _BY_HAND:
+    return EvaluationData((), *_BY_HAND[eval_dataset])
+  for prefix in _VTAB:
+    if eval_dataset.startswith(prefix):
+      tasks = _tasks(eval_dataset.removeprefix(prefix).strip())
+      return EvaluationData(tasks, 'test')
+  raise InputError(
+    f'unknown evaluation data set {eval_dataset!r}; known are '
+    f'{sorted(_NAMED | _BY_HAND)} and the tasks of VTAB'
+  )
+
+
+def trained_on(finetune_dataset: str, dataset: str) -> str:
+  """Returns the data set on which a model was fine-tuned.
+
+  Args:
+    finetune_dataset: the row's; '' if there was no fine-tuning.
+    dataset: the data set of the evaluation. For ReaL and V2 this is ImageNet:
+      they have other labels or other images for its classes.
+  """
+  if finetune_dataset in _NAMED:
+    return _NAMED[finetune_dataset][0]
+  return 'imagenet2012' if dataset.startswith('imagenet') else dataset
+
+
 def _expanded(name, separator):
   """Returns the names that result from expanding braces, without .npz."""
   parts = _BRACES.split(name.removesuffix('.npz'))
@@ -224,76 +296,6 @@ def _augreg_query(checkpoint):
     "the file with the best upstream accuracy in the bucket's index.csv: "
     f'python -m vit_jax_repro.fetch --augreg {query} --best'
   )
-
-
-# By the name in paper/numbers: (name for datasets.open_split, split).
-_NAMED = {
-  'ImageNet': ('imagenet2012', 'validation'),
-  'ImageNet ReaL': ('imagenet2012_real', 'validation'),
-  'ImageNet-V2 matched-frequency': ('imagenet_v2/matched-frequency', 'test'),
-  'CIFAR-10': ('cifar10', 'test'),
-  'CIFAR-100': ('cifar100', 'test'),
-  'Oxford-IIIT Pets': ('oxford_iiit_pet', 'test'),
-  'Oxford Flowers-102': ('oxford_flowers102', 'test'),
-  'Stanford Cars': ('cars196', 'test'),
-  'iNaturalist 2018': ('i_naturalist2018', 'validation'),
-}
-# Not in TFDS: the folder that a user has to give.
-_BY_HAND = {
-  'ObjectNet': 'the images of the 113 classes that ObjectNet shares with '
-  'ImageNet, as FOLDER/test/CLASS/*.png with the WordNet ids as class names',
-  'iNaturalist 2019': 'iNaturalist 2019 as FOLDER/train/CLASS/*.jpg and '
-  'FOLDER/validation/CLASS/*.jpg',
-}
-_HAND_SPLITS = {'ObjectNet': 'test', 'iNaturalist 2019': 'validation'}
-_GROUPS = ('natural', 'specialized', 'structured')
-# Prefixes of VTAB's tasks in paper/numbers: 1000 training examples, or all.
-_VTAB = ('VTAB-1k', 'VTAB (full data)')
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationData:
-  """The evaluation data of a number: one data set, or the tasks of a mean."""
-
-  datasets: tuple[str, ...]  # for datasets.open_split; (): not in TFDS
-  split: str
-  pick: str = ''  # description of the folder to give if `datasets` is ()
-
-
-def evaluation_data(eval_dataset: str) -> EvaluationData:
-  """Returns the evaluation data of a number, by the row's `eval_dataset`.
-
-  Raises:
-    InputError: the name is unknown.
-  """
-  if eval_dataset in _NAMED:
-    name, split = _NAMED[eval_dataset]
-    return EvaluationData((name,), split)
-  if eval_dataset in _BY_HAND:
-    return EvaluationData(
-      (), _HAND_SPLITS[eval_dataset], pick=_BY_HAND[eval_dataset]
-    )
-  for prefix in _VTAB:
-    if eval_dataset.startswith(prefix):
-      tasks = _tasks(eval_dataset.removeprefix(prefix).strip())
-      return EvaluationData(tasks, 'test')
-  raise InputError(
-    f'unknown evaluation data set {eval_dataset!r}; known are '
-    f'{sorted(_NAMED | _BY_HAND)} and the tasks of VTAB'
-  )
-
-
-def trained_on(finetune_dataset: str, dataset: str) -> str:
-  """Returns the data set on which a model was fine-tuned.
-
-  Args:
-    finetune_dataset: the row's; '' if there was no fine-tuning.
-    dataset: the data set of the evaluation. For ReaL and V2 this is ImageNet:
-      they have other labels or other images for its classes.
-  """
-  if finetune_dataset in _NAMED:
-    return _NAMED[finetune_dataset][0]
-  return 'imagenet2012' if dataset.startswith('imagenet') else dataset
 
 
 def _tasks(text):

@@ -1,4 +1,7 @@
-"""The training runs of a study, which its sides and seeds share."""
+"""The training runs of a study, and the locality of position embeddings.
+
+The sides and seeds of a study share runs with the same settings.
+"""
 
 import atexit
 import copy
@@ -103,14 +106,6 @@ class Trainings:
     return files.read_json(path, 'file of a run')
 
 
-def _digest(settings, before):
-  """Returns ten hexadecimal digits of the settings that identify a run."""
-  flat = traverse_util.flatten_dict(settings, sep='.')
-  kept = {key: value for key, value in flat.items() if key not in workdir.FREE}
-  text = json.dumps([kept, before], sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
 @functools.cache
 def keep_compiled() -> None:
   """Turns on JAX's compilation cache, so that runs share their programs.
@@ -160,3 +155,11 @@ def similarity_falls(similarity: np.ndarray) -> float:
   distance = np.hypot(y[first] - y[second], x[first] - x[second])
   near, far = distance == 1, distance > distance.max() / 2
   return float(found[near].mean() - found[far].mean())
+
+
+def _digest(settings, before):
+  """Returns ten hexadecimal digits of the settings that identify a run."""
+  flat = traverse_util.flatten_dict(settings, sep='.')
+  kept = {key: value for key, value in flat.items() if key not in workdir.FREE}
+  text = json.dumps([kept, before], sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:10]
