@@ -1,4 +1,4 @@
-"""Which published file a run starts from."""
+"""The published file and the parameters that a run starts from."""
 
 import os
 from typing import Any
@@ -15,11 +15,11 @@ from vit_jax_repro.runs.settings import Settings
 
 
 def pretrained_path(settings: Settings) -> str:
-  """The published file that a run starts from.
+  """Returns the published file that a run starts from.
 
   Raises:
-    FileNotFoundError: it is not there.
-    InputError: no name is given, or no file of that AugReg model is listed.
+    FileNotFoundError: the file does not exist.
+    InputError: no name is given, or the index has no file of the AugReg model.
   """
   folder = os.path.expanduser(settings.pretrained_dir)
   if '://' in folder:
@@ -48,10 +48,10 @@ def pretrained_path(settings: Settings) -> str:
 
 
 def fingerprint(settings: Settings) -> str | None:
-  """16 hex digits of the contents of the file that a run starts from.
+  """Returns 16 hex digits of the contents of the file that a run starts from.
 
-  None for a run from fresh parameters, and where the file is not there any
-  more, as one that goes on has no need of it.
+  Returns None for a run from fresh parameters. Returns None also for a missing
+  file, because a continued run does not need it.
   """
   if not settings.pretrained_dir:
     return None
@@ -62,10 +62,18 @@ def fingerprint(settings: Settings) -> str | None:
 
 
 def best_augreg_file(folder: str, model: str) -> str:
-  """The ImageNet-21k file with the best upstream accuracy (`final_val`).
+  """Returns the ImageNet-21k file with the best upstream accuracy.
 
-  From `index.csv` of the AugReg bucket (vit_jax/train.py); a folder with just
-  one such file needs no index.
+  This is the `final_val` in the index.csv of the AugReg bucket, as in
+  vit_jax/train.py. A folder with only one such file needs no index.
+
+  Args:
+    folder: folder of the files and the index.
+    model: AugReg name of the model, such as 'B_16'.
+
+  Raises:
+    FileNotFoundError: there is no index, and none or several files.
+    InputError: the index has no such file.
   """
   index = os.path.join(folder, 'index.csv')
   start = f'{model}-i21k-'
@@ -90,21 +98,21 @@ def best_augreg_file(folder: str, model: str) -> str:
 def parameters(
   settings: Settings, model: nn.Module, image_size: tuple[int, int]
 ) -> Any:
-  """A published file's parameters, fitted to the task, or fresh ones.
+  """Returns a published file's parameters, fitted to the task, or fresh ones.
 
-  Where settings say so, those of a file are shrunk and perturbed: each becomes
-  shrink * its value + perturb * that of fresh parameters, biases, norms and
-  the head included. Ash & Adams (arXiv:1910.08475, section 4) add normal noise
-  of one deviation instead; scaled fresh parameters, as their code has it, give
-  each layer noise of the size of its own initialisation. A head is worth
-  shrinking only with `head='keep'`, as one made anew is zero.
+  The settings may shrink and perturb the parameters of a file. Then each value
+  becomes shrink * value + perturb * fresh value, also in biases, norms and the
+  head. Ash & Adams (arXiv:1910.08475, section 4) add normal noise of one
+  deviation instead. Their code adds scaled fresh parameters, which is noise of
+  the size of each layer's own initialisation. Shrinking the head has an effect
+  only with `head='keep'`, because a reset head is zero.
 
   Returns:
     A tree of host arrays.
 
   Raises:
     InputError: the file is no weights file, or does not fit the model.
-    OSError: it is not there.
+    OSError: the file does not exist or cannot be read.
   """
   if not settings.pretrained_dir:
     return _fresh(settings, model, image_size)

@@ -1,8 +1,7 @@
-"""What a run learns: its model, its objective, and how it is evaluated."""
+"""The task of a run: model, objective, evaluation, and a teacher."""
 
 import dataclasses
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,41 +18,153 @@ from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify, patch_colours
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.models import attention
+from vit_jax_repro.output import files
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs.input import Input
 from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.training import distillation, masked_patches, objectives
 
+# The classifiers that keep all tokens, for the objective masked_patches.
+_UNPOOLED = {'token': 'token_unpooled', 'gap': 'unpooled'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A restored model that computes logits of a run's classes."""
+
+  params: Any  # host arrays, or shapes if it is not loaded
+  digest: str | None  # 16 hex digits of the file's contents
+  # (params, images [B, H, W, 3] in the scale of the run's model) -> [B, K]
+  logits: Callable[[Any, jax.Array], jax.Array]
+  is_loaded: bool = True
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """Made by `create`."""
+  """Model, objective and evaluation of a run, created by `create`."""
 
   architecture: dict  # fields of the model, as model.json has them
   model: nn.Module
-  class_names: tuple[str, ...] | None  # None: outputs are no classes
-  # Of the teacher's parameters, which the update is given beside its state.
+  class_names: tuple[str, ...] | None  # None: the outputs are not classes
+  # The teacher's parameters -> objective. The update takes these parameters as
+  # an argument next to its state.
   objective: Callable[[Any], objectives.Objective]
   # (model, params, batches, mesh, *, num_examples) -> dict of accuracy,
   # top5_accuracy, ...
   evaluate: Callable[..., dict]
   # mesh -> the jitted step of `evaluate` for (params, batch).
   evaluation_step: Callable[[jax.sharding.Mesh], Callable]
-  teacher: 'Teacher | None' = None
+  teacher: Teacher | None = None
 
 
 def create(settings: Settings, data: Input, device: jax.Device) -> Task:
   """Creates the task that settings name.
 
   Args:
-    device: that the run's programs are compiled for; it decides which kernel
-      `model.attention='auto'` is.
+    settings: the settings of the run.
+    data: the input of the run.
+    device: a device that the run's programs are compiled for. It decides which
+      kernel `model.attention='auto'` is.
 
   Raises:
-    InputError: a model or teacher that cannot be; see `teacher.load`.
+    InputError: the model is not possible, or the teacher, see `load_teacher`.
     OSError: the teacher's file cannot be read.
   """
   return _TASKS[settings.objective](settings, data, device)
+
+
+def describe_teacher(
+  path: str,
+  *,
+  image_size: tuple[int, int],
+  num_classes: int,
+  dtype: str,
+  device: Any,
+) -> Teacher:
+  """Describes a teacher by the name of its file, which need not exist.
+
+  Args:
+    path: path of a file named after a model, such as 'DeiT-B_16.npz'.
+    image_size: (height, width) pixels of the run.
+    num_classes: number of classes of the data set.
+    dtype: dtype of the computation.
+    device: a device that programs are compiled for.
+
+  Raises:
+    InputError: no model has the name of the file.
+  """
+  name = os.path.basename(path).removesuffix('.npz')
+  try:
+    model = models.create(name, num_classes=num_classes, dtype=dtype)
+  except InputError as error:
+    raise InputError(
+      f'config.teacher={path!r} is not here, and no model has the name '
+      f'{name!r}; get the file, or name it after its model'
+    ) from error
+  model = attention.resolve(model, device)
+  images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), images)['params']
+
+  def logits(params, images):
+    return model.apply({'params': params}, images, train=False)
+
+  return Teacher(params, None, logits, is_loaded=False)
+
+
+def load_teacher(
+  path: str,
+  *,
+  image_size: tuple[int, int],
+  mean: Sequence[float],
+  std: Sequence[float],
+  class_names: Sequence[str],
+  dtype: str = 'float32',
+  device: Any = None,
+) -> Teacher:
+  """Restores a teacher and adapts it to the run's image size and class order.
+
+  As in DeiT, the teacher sees the same pixels as the model: images of the run's
+  size, for which its position embeddings are resized as for fine-tuning. They
+  are scaled as in the teacher's own preprocessing. Its classes are brought into
+  the order of the data set if the names of both are known.
+
+  Args:
+    path: any file that `restoring.restore` reads.
+    image_size: (height, width) pixels of the run.
+    mean, std: mean and deviation with which the run scales pixels, in levels
+      (0 to 255).
+    class_names: names of the data set's classes.
+    dtype: dtype of the computation. The run's own is best: next to a model in
+      bfloat16, a teacher in float32 would take most of an update's time.
+    device: a device that programs are compiled for, see `attention.fastest`.
+
+  Raises:
+    InputError: the file is no weights file, has no trained head, does not fit
+      the image size, or has other classes; one line.
+    OSError: the file cannot be read.
+  """
+  restored = restore(path, image_size=image_size)
+  restored.require_trained_head(path)
+  order = _order(restored, path, tuple(class_names))
+  scale = preprocess.pick_preprocessing(restored.preprocessing)
+  factor, shift = (
+    np.float32(values).reshape(1, 1, 1, -1)
+    for values in (
+      np.divide(std, scale.std),
+      np.subtract(mean, scale.mean) / scale.std,
+    )
+  )
+
+  model = attention.resolve(restored.model.clone(dtype=dtype), device)
+
+  def logits(params, images):
+    found = model.apply(
+      {'params': params}, images * factor + shift, train=False
+    )
+    return found if order is None else found[:, order]
+
+  _check_output(logits, restored.params, image_size, path)
+  return Teacher(restored.params, files.file_hash(path)[:16], logits)
 
 
 def _classification(settings, data, device):
@@ -90,7 +201,7 @@ def _distillation(settings, data, device):
       dtype=task.model.dtype,
       device=device,
     )
-    # A dry run's devices hold nothing.
+    # A dry run transfers nothing to its devices.
     is_loaded = not data.is_described
     teacher = dataclasses.replace(teacher, is_loaded=is_loaded)
 
@@ -104,9 +215,6 @@ def _distillation(settings, data, device):
     )
 
   return dataclasses.replace(task, objective=objective, teacher=teacher)
-
-
-_UNPOOLED = {'token': 'token_unpooled', 'gap': 'unpooled'}
 
 
 def _masked_patches(settings, data, device):
@@ -133,121 +241,8 @@ def _masked_patches(settings, data, device):
   )
 
 
-_TASKS = {
-  'classification': _classification,
-  'distillation': _distillation,
-  'masked_patches': _masked_patches,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-  """A restored model that gives the logits of a run's classes."""
-
-  params: Any  # host arrays, or shapes where it is not loaded
-  digest: str | None  # 16 hex digits of the file's contents
-  # (params, images [B, H, W, 3] as the run's model gets them) -> [B, K]
-  logits: Callable[[Any, jax.Array], jax.Array]
-  is_loaded: bool = True
-
-
-def describe_teacher(
-  path: str,
-  *,
-  image_size: tuple[int, int],
-  num_classes: int,
-  dtype: str,
-  device: Any,
-) -> Teacher:
-  """Describes a teacher by the name of its file, which need not exist.
-
-  Args:
-    path: of a file that is called as a model is, such as 'DeiT-B_16.npz'.
-    image_size: (height, width) pixels of the run.
-    num_classes: of the data set.
-    dtype: of the computation.
-    device: that programs are compiled for.
-
-  Raises:
-    InputError: the file is not here and no model has its name.
-  """
-  name = os.path.basename(path).removesuffix('.npz')
-  try:
-    model = models.create(name, num_classes=num_classes, dtype=dtype)
-  except InputError as error:
-    raise InputError(
-      f'config.teacher={path!r} is not here, and no model has the name '
-      f'{name!r}; get the file, or name it after its model'
-    ) from error
-  model = attention.resolve(model, device)
-  images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
-  params = jax.eval_shape(model.init, jax.random.key(0), images)['params']
-
-  def logits(params, images):
-    return model.apply({'params': params}, images, train=False)
-
-  return Teacher(params, None, logits, is_loaded=False)
-
-
-def load_teacher(
-  path: str,
-  *,
-  image_size: tuple[int, int],
-  mean: Sequence[float],
-  std: Sequence[float],
-  class_names: Sequence[str],
-  dtype: str = 'float32',
-  device: Any = None,
-) -> Teacher:
-  """Restores a teacher and fits it to what a run's model sees and tells.
-
-  It gets the very pixels that the model gets, as in DeiT: images of the run's
-  size, to which position embeddings are resized as for fine-tuning, only
-  scaled as the teacher's own preprocessing does. Its classes are brought into
-  the order of the data set's where the names of both are known.
-
-  Args:
-    path: any file that `restoring.restore` reads.
-    image_size: (height, width) pixels of the run.
-    mean, std: by which the run scales pixels, in levels (0 to 255).
-    class_names: of the data set.
-    dtype: of the computation, that of the run: in bfloat16 a teacher of
-      float32 would take most of an update's time.
-    device: that programs are compiled for, see `attention.fastest`.
-
-  Raises:
-    InputError: one line where the file is none, has no trained head, cannot be
-      brought to the image size, or has other classes.
-    OSError: the file cannot be read.
-  """
-  restored = restore(path, image_size=image_size)
-  restored.require_trained_head(path)
-  order = _order(restored, path, tuple(class_names))
-  scale = preprocess.pick_preprocessing(restored.preprocessing)
-  factor, shift = (
-    np.float32(values).reshape(1, 1, 1, -1)
-    for values in (
-      np.divide(std, scale.std),
-      np.subtract(mean, scale.mean) / scale.std,
-    )
-  )
-
-  model = attention.resolve(restored.model.clone(dtype=dtype), device)
-
-  def logits(params, images):
-    found = model.apply(
-      {'params': params}, images * factor + shift, train=False
-    )
-    return found if order is None else found[:, order]
-
-  _check_output(logits, restored.params, image_size, path)
-  with open(path, 'rb') as file:
-    digest = hashlib.file_digest(file, 'sha256').hexdigest()[:16]
-  return Teacher(restored.params, digest, logits)
-
-
 def _order(restored, path, names):
-  """[K] classes of the teacher in the data set's order; None: as they are."""
+  """Returns [K] teacher classes in the data set's order; None if the same."""
   if restored.num_classes != len(names):
     raise InputError(
       f'config.teacher={path!r} has {restored.num_classes} classes and the '
@@ -279,3 +274,10 @@ def _check_output(logits, params, image_size, path):
       f'config.teacher={path!r} gives {shape[1:]} outputs for an image instead '
       'of one for each class; choose a classifier that pools'
     )
+
+
+_TASKS = {
+  'classification': _classification,
+  'distillation': _distillation,
+  'masked_patches': _masked_patches,
+}
