@@ -132,9 +132,9 @@ def measured(paths: Sequence[str | os.PathLike]) -> Measured:
   """
   rows = []
   for path in paths:
-    found = files.read_json(path, 'result of `benchmark`').get('rows')
     try:
-      rows += [_measurement(row) for row in found]
+      found = files.read_json(path, 'result of `benchmark`')
+      rows += [_measurement(row) for row in found['rows']]
     except (KeyError, TypeError):
       raise InputError(
         f'{path} is no result of `benchmark train`, `infer` or `memory`; '

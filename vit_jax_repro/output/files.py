@@ -7,14 +7,14 @@ import os
 import pathlib
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from vit_jax_repro.errors import InputError
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def replacing(path: str | os.PathLike) -> Generator[pathlib.Path]:
   """Yields a temporary path that replaces `path` if the block succeeds.
 
   A symbolic link is written through. The permissions of a replaced file stay.
@@ -89,7 +89,7 @@ def read_json(
 
 
 def check_writable(
-  path: str | os.PathLike, keep: Iterable[str | os.PathLike] = ()
+  path: str | os.PathLike, keep: Iterable[str | os.PathLike[str]] = ()
 ) -> None:
   """Raises a one-line OSError if a file cannot be written at `path`.
 

@@ -1,4 +1,4 @@
-"""Names in one-line messages: printable, shortened, matched and suggested."""
+"""Messages: names shortened, matched and suggested on one line; notes."""
 
 import difflib
 import fnmatch

@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -61,7 +62,7 @@ def initialize(
       sufficient.
     OSError: the address is in use, or the others did not join in time.
   """
-  options = dict(heartbeat_timeout_seconds=heartbeat_timeout)
+  options: dict[str, Any] = dict(heartbeat_timeout_seconds=heartbeat_timeout)
   found = None
   if coordinator_address is not None:
     if process_id == 0:
@@ -100,7 +101,9 @@ def launcher(environ: Mapping[str, str]) -> str | None:
     return 'SLURM'
   if _number(environ, 'OMPI_COMM_WORLD_SIZE') > 1:
     return 'Open MPI'
-  if 'tpu' in (jax.config.jax_platforms or '').split(','):
+  # JAX defines this attribute at run time.
+  platforms = jax.config.jax_platforms  # ty: ignore[missing-attribute]
+  if 'tpu' in (platforms or '').split(','):
     return 'Cloud TPU'
   return None
 
