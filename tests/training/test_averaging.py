@@ -30,7 +30,7 @@ def updated(tx, number=4, params=PARAMS):
   return states
 
 
-def test_averages_of_four_updates():
+def test_averaged_follows_its_formula_for_four_updates():
   states = updated(averaging.averaged(plain(), 0.9))
   raw = updated(plain())
   average = np.asarray(PARAMS['head']['kernel'], 'f8')
@@ -43,8 +43,8 @@ def test_averages_of_four_updates():
   assert averaging.evaluated(raw[-1]) is raw[-1].params
 
 
-def test_average_starts_as_a_copy_of_the_initial_parameters():
-  """Both are donated with the state, so they must not share a buffer."""
+def test_averaged_starts_as_a_copy_of_the_parameters():
+  """Checks that both have a buffer of their own, because both are donated."""
   state = updated(averaging.averaged(plain(), 0.9), 0)[0]
   average = averaging.evaluated(state)
   jax.tree.map(np.testing.assert_array_equal, average, PARAMS)
@@ -52,8 +52,8 @@ def test_average_starts_as_a_copy_of_the_initial_parameters():
   assert len({kernel.unsafe_buffer_pointer() for kernel in kernels}) == 2
 
 
-def test_averages_of_bfloat16_are_float32():
-  """bfloat16 would round away one ten-thousandth of a step."""
+def test_averaged_keeps_float32_averages_of_bfloat16():
+  """Moves by one ten-thousandth of a step, which bfloat16 would round away."""
   params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
   states = updated(averaging.averaged(plain(), 0.9999), 1, params)
   average = averaging.evaluated(states[-1])['head']['kernel']
@@ -74,7 +74,7 @@ def test_average_is_sharded_like_the_parameters():
   assert average.spec == jax.sharding.PartitionSpec(None, 'fsdp')
 
 
-def test_average_of_constant_parameters_is_exact():
+def test_averaged_is_exact_for_constant_parameters():
   tx = averaging.averaged(optim.create_optimizer('sgd', lambda _: 0.0), 0.9999)
   zeros = jax.tree.map(jnp.zeros_like, PARAMS)
 

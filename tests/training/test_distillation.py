@@ -45,8 +45,8 @@ def value(model, teacher=TEACHER, **options):
 @pytest.mark.parametrize(
   ('model', 'second'), [(OneHead(), CLASS), (TwoHeads(), DISTILLED)]
 )
-def test_hard_averages_label_loss_and_loss_to_the_teachers_class(model, second):
-  """DeiT paper, equation 3; the distillation head learns the teacher."""
+def test_hard_distillation_averages_losses_to_label_and_teacher(model, second):
+  """Follows the DeiT paper, equation 3: the second head learns the teacher."""
   loss, _ = value(model)
   chosen = np.eye(5)[TEACHER.argmax(-1)]
   wanted = cross_entropy(CLASS, LABELS) / 2 + cross_entropy(second, chosen) / 2
@@ -54,8 +54,8 @@ def test_hard_averages_label_loss_and_loss_to_the_teachers_class(model, second):
 
 
 @pytest.mark.parametrize(('alpha', 'tau'), [(0.1, 3.0), (0.7, 1.0)])
-def test_soft_is_the_kl_divergence_at_a_temperature(alpha, tau):
-  """DeiT paper, equation 2: summed over classes, not their mean."""
+def test_soft_distillation_is_a_kl_divergence_at_a_temperature(alpha, tau):
+  """Follows the DeiT paper, equation 2: summed over classes, not their mean."""
   loss, _ = value(TwoHeads(), kind='soft', alpha=alpha, tau=tau)
   found, target = log_softmax(DISTILLED / tau), log_softmax(TEACHER / tau)
   divergence = (np.exp(target) * (target - found)).sum(-1).mean()
@@ -64,7 +64,7 @@ def test_soft_is_the_kl_divergence_at_a_temperature(alpha, tau):
   np.testing.assert_allclose(loss, wanted, rtol=1e-5)
 
 
-def test_accuracies_of_the_mean_of_the_heads_and_of_the_teacher():
+def test_distillation_measures_heads_and_teacher():
   _, metrics = value(TwoHeads())
   mean = (CLASS + DISTILLED) / 2
   for name, logits in (('train', mean), ('teacher', TEACHER)):
@@ -72,7 +72,7 @@ def test_accuracies_of_the_mean_of_the_heads_and_of_the_teacher():
     assert float(metrics[f'{name}_accuracy']) == hits.mean()
 
 
-def test_teacher_gets_the_images_and_no_gradient():
+def test_distillation_gives_the_teacher_images_and_no_gradient():
   def loss(factor):
     objective = distillation.distillation(
       OneHead(), lambda images: factor * (TEACHER + images.sum()), kind='soft'

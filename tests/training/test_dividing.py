@@ -110,7 +110,7 @@ def check_alike(found, family):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_gradients_are_those_of_one_device(family):
+def test_divided_gradients_equal_those_of_one_device(family):
   mixed = dict(data=2, fsdp=2, model=2)
   check_alike(gradients(family, mixed), family)
 
@@ -130,16 +130,16 @@ def rounded(gradients):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_a_bfloat16_model_sums_gradients_in_float32(family):
-  """bfloat16 would represent a sum in bfloat16 exactly."""
+def test_bfloat16_model_sums_gradients_in_float32(family):
+  """Finds no gradient that bfloat16 represents exactly, as it would its sums."""
   assert not rounded(gradients(family, dict(data=2, fsdp=4), 'bfloat16'))
 
 
-def test_gradients_of_parts_of_a_batch_are_those_of_one_device():
+def test_accumulated_gradients_equal_those_of_one_device():
   check_alike(gradients('vit', dict(fsdp=8), accum_steps=2), 'vit')
 
 
-def test_gradients_are_summed_in_bfloat16_on_request():
+def test_grad_reduce_dtype_sums_gradients_in_bfloat16():
   sizes, dtype = dict(data=2, fsdp=4), 'bfloat16'
   found = rounded(gradients('vit', sizes, dtype, grad_reduce_dtype=dtype))
   kernels = [name for name in found if name.endswith('/kernel')]
@@ -148,7 +148,7 @@ def test_gradients_are_summed_in_bfloat16_on_request():
   assert len(kernels) == 7 and 'head/kernel' not in found
 
 
-def test_gradients_are_summed_in_no_narrower_dtype_than_computed():
+def test_grad_reduce_dtype_never_narrows_float32_gradients():
   found = gradients('vit', dict(fsdp=8), grad_reduce_dtype='bfloat16')
   check_alike(found, 'vit')
 
@@ -178,14 +178,14 @@ def test_standardised_kernels_are_gathered_in_bfloat16():
   assert exchanged(text, 'all_gather').count('bf16') >= 8
 
 
-def test_gathering_in_two_stages_changes_nothing(monkeypatch):
+def test_gathering_in_two_stages_keeps_the_gradients(monkeypatch):
   near = [[0, 1], [2, 3], [4, 5], [6, 7]]
   far = [[0, 2, 4, 6], [1, 3, 5, 7]]
   monkeypatch.setattr(dividing, '_stages', lambda mesh: (near, far))
   check_alike(gradients('scanned', dict(fsdp=8)), 'scanned')
 
 
-def test_stages_are_for_many_tpu_chips():
+def test_stages_split_the_gathering_over_many_tpu_chips():
   def stages(fsdp, platform='tpu'):
     device = types.SimpleNamespace(platform=platform)
     mesh = types.SimpleNamespace(
@@ -199,7 +199,7 @@ def test_stages_are_for_many_tpu_chips():
   assert far[1] == list(range(1, 128, 8)) and len(far) == 8
 
 
-def test_one_device_has_nothing_to_exchange():
+def test_divide_work_keeps_the_function_on_one_device():
   mesh = meshes.create_mesh(devices=jax.devices()[:1])
   assert dividing.divide_work(len, mesh) is len
 
@@ -218,7 +218,7 @@ PARTS = {
 @pytest.mark.quick
 @pytest.mark.parametrize('name', PARTS)
 @pytest.mark.parametrize('stacked', [True, False])
-def test_parts_are_multiples_of_tiles_if_possible(name, stacked):
+def test_parameter_sharding_prefers_multiples_of_tiles(name, stacked):
   mesh = AbstractMesh((1, 128, 1), meshes.AXES)
   whole, part = PARTS[name]
   first = (4,) * stacked

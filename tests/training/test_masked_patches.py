@@ -57,7 +57,7 @@ def test_corruption_has_the_fractions_of_the_paper():
   np.testing.assert_allclose(parts, [0.8, 0.1], atol=0.012)
   assert sources.min() == -1 and sources.max() == 3
   shifts = (sources - number)[corrupted & (sources >= 0) & (sources != number)]
-  # Uniform over the other three patches and over the positions.
+  # The sources are uniform over the other three patches and the positions.
   parts = np.bincount(shifts % 4, minlength=4)[1:] / len(shifts)
   np.testing.assert_allclose(parts, 1 / 3, atol=0.05)
   np.testing.assert_allclose(corrupted.mean(0), 0.5, atol=0.03)
@@ -66,7 +66,7 @@ def test_corruption_has_the_fractions_of_the_paper():
 
 
 def test_sources_select_the_embedding_of_each_position():
-  """-1 hides a patch by [mask]; another patch's index copies that patch."""
+  """Hides a patch by [mask] for -1 and copies a patch for its index."""
   model = predictor(position_embedding='none')
   params = params_of(model)
   apply = jax.jit(model.apply)
@@ -94,7 +94,7 @@ def test_sources_select_the_embedding_of_each_position():
     predictor(corruptible=False).apply({'params': params}, IMAGES, sources=own)
 
 
-def test_loss_covers_only_corrupted_patches():
+def test_objective_covers_only_corrupted_patches():
   model = predictor()
   params, key = params_of(model), jax.random.key(3)
   objective = jax.jit(masked_patches.objective(model))

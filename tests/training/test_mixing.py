@@ -45,7 +45,7 @@ def test_mixup_mixes_with_the_reversed_batch_by_one_weight():
 
 
 @quick
-def test_mixup_weights_have_the_distribution():
+def test_mixup_weights_follow_the_beta_distribution():
   keys = jax.random.split(jax.random.key(0), 4000)
   batch = {
     'image': jnp.float32([0, 1]).reshape(2, 1, 1, 1),
@@ -68,7 +68,7 @@ def boxes(images, batch):
 
 
 @quick
-def test_cutmix_labels_are_the_pixels_shares():
+def test_cutmix_mixes_labels_by_the_share_of_pixels():
   batch = example_batch()
   cut = jax.jit(
     functools.partial(mixing.cutmix, alpha=1.0, num_classes=CLASSES)
@@ -105,7 +105,7 @@ def kept_by_box(alpha, size, number):
   return mixed['label'][:, 0, 0], np.asarray(mixed['image'])[:, 0, :, :, 0]
 
 
-def test_cutmix_boxes_have_the_distribution():
+def test_cutmix_boxes_cover_each_pixel_at_the_expected_rate():
   """Compares the frequency at which each pixel is inside a box.
 
   A box has sqrt(u) of both sides, u uniform, and any pixel as its centre.
@@ -124,7 +124,7 @@ def test_cutmix_boxes_have_the_distribution():
   np.testing.assert_allclose(box.mean(), expected.mean(), atol=0.02)
 
 
-def test_cutmix_weights_are_those_of_beta():
+def test_cutmix_weights_follow_the_beta_distribution():
   shares, _ = kept_by_box(0.1, 8, 1000)
   extreme = np.mean((np.asarray(shares) < 0.02) | (np.asarray(shares) > 0.98))
   uniform, _ = kept_by_box(1.0, 8, 1000)
@@ -175,7 +175,7 @@ def test_mixup_or_cutmix_applies_the_other_if_one_alpha_is_0(name):
 
 @quick
 @pytest.mark.parametrize('name', ['mixup', 'cutmix'])
-def test_labels_are_smoothed_before_they_are_mixed(name):
+def test_mixing_smooths_labels_before_it_mixes_them(name):
   batch = example_batch()
   mix = functools.partial(getattr(mixing, name), alpha=1.0, num_classes=CLASSES)
   plain = np.asarray(mix(batch, jax.random.key(2))['label'])
@@ -187,7 +187,7 @@ def test_labels_are_smoothed_before_they_are_mixed(name):
 
 
 @quick
-def test_labels_are_smoothed_alone():
+def test_smooth_labels_changes_only_the_labels():
   batch = example_batch(2)
   smooth = mixing.smooth_labels(batch, num_classes=4, label_smoothing=0.2)
   wanted = [[0.85, 0.05, 0.05, 0.05], [0.05, 0.85, 0.05, 0.05]]
@@ -196,7 +196,7 @@ def test_labels_are_smoothed_alone():
 
 
 @quick
-def test_probabilities_are_mixed_too():
+def test_cutmix_accepts_probabilities_as_labels():
   batch = example_batch(2)
   labels = np.float32([[0.5, 0.5, 0, 0, 0], [0, 0, 0.25, 0.75, 0]])
   mixed = mixing.cutmix(
@@ -222,7 +222,7 @@ def erased(size, height, width, seed=0, **options):
   return image, changed.all(-1)
 
 
-def test_a_quarter_of_the_images_is_erased():
+def test_random_erasing_erases_a_quarter_of_the_images():
   image, box = erased(1500, 12, 20)
   chosen = box.any((1, 2))
   assert abs(chosen.mean() - 0.25) < 0.04  # three standard deviations
@@ -235,7 +235,7 @@ def test_a_quarter_of_the_images_is_erased():
   assert len(np.unique(noise)) > 0.95 * noise.size  # independent pixels
 
 
-def test_rectangles_have_the_distribution():
+def test_random_erasing_draws_the_expected_rectangles():
   """Areas uniform in 2 % to 1/3, side ratios in 0.3 to 1/0.3, any position."""
   _, box = erased(1000, 60, 60, probability=1.0)
   assert box.any((1, 2)).all()
@@ -258,20 +258,20 @@ def test_rectangles_have_the_distribution():
   assert abs(np.corrcoef(tops, lefts)[0, 1]) < 0.1
 
 
-def test_random_erasing_skips_rectangles_that_never_fit():
-  """In an image of 2 rows, a rectangle has one row: at most 8 of 40 pixels."""
+def test_random_erasing_skips_rectangles_too_large_for_the_image():
+  """Draws rectangles of one row, at most 8 of 40 pixels: images have 2 rows."""
   _, box = erased(300, 2, 20, probability=1.0)
   heights = box.any(2).sum(1)
   assert set(heights) <= {0, 1} and heights.mean() > 0.5
 
 
 @quick
-def test_nothing_is_erased_with_probability_0():
+def test_random_erasing_with_probability_0_erases_nothing():
   assert not erased(50, 12, 12, probability=0.0)[1].any()
 
 
 @quick
-def test_normalize():
+def test_normalize_subtracts_the_mean_and_divides_by_std():
   images = np.arange(256, dtype='u1').repeat(3).reshape(1, 16, 16, 3)
   images[..., 1] = 255 - images[..., 1]
   mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -306,7 +306,7 @@ COMPILED = {  # `mixup_or_cutmix` covers both kinds of mixing
 
 
 @pytest.mark.parametrize('name', COMPILED)
-def test_eight_devices_do_what_one_does(name):
+def test_mixing_on_eight_devices_equals_mixing_on_one(name):
   batch = example_batch(16, 12, 8)
   step = COMPILED[name]
   device_mesh = mesh.create_mesh(8)
@@ -320,7 +320,7 @@ def test_eight_devices_do_what_one_does(name):
 
 
 @pytest.mark.parametrize('name', COMPILED)
-def test_a_key_decides(name):
+def test_mixing_depends_on_the_key(name):
   batch = example_batch(16, 12, 8)
   first, again, other = (
     np.asarray(COMPILED[name](batch, jax.random.key(seed))['image'])
@@ -330,7 +330,7 @@ def test_a_key_decides(name):
   assert (first != other).any()
 
 
-def test_half_precision_stays():
+def test_mixing_keeps_bfloat16_images():
   batch = example_batch(4)
   batch['image'] = jnp.asarray(batch['image'], jnp.bfloat16)
   for step in STEPS.values():
@@ -387,7 +387,7 @@ WRONG = [
 
 @quick
 @pytest.mark.parametrize(('call', 'message'), WRONG)
-def test_wrong_arguments(call, message):
+def test_mixing_rejects_wrong_arguments_in_one_line(call, message):
   with pytest.raises(ValueError, match=message) as caught:
     call()
   assert '\n' not in str(caught.value)

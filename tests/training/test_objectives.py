@@ -32,7 +32,7 @@ def test_softmax_loss_is_minus_the_mean_log_probability():
   assert float(metrics['train_accuracy']) == hits.mean()
 
 
-def test_sigmoid_loss_is_a_binary_one_for_each_class():
+def test_sigmoid_loss_is_a_binary_loss_for_each_class():
   objective = objectives.classification(Fixed(), loss='sigmoid')
   batch = {'image': None, 'label': LABELS}
   loss, _ = objective(jnp.zeros((4, 3)), batch, jax.random.key(0))
@@ -49,8 +49,8 @@ class TwoHeads(Fixed):
     return logits, -3 * logits
 
 
-def test_both_heads_of_a_distilled_model_learn_the_labels():
-  """Evaluation takes their mean, and so does the accuracy."""
+def test_classification_trains_both_heads_of_a_distilled_model():
+  """Measures the accuracy of their mean, as the evaluation does."""
   objective = objectives.classification(TwoHeads())
   batch = {'image': None, 'label': LABELS}
   loss, metrics = objective(jnp.zeros((4, 3)), batch, jax.random.key(0))

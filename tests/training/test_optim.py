@@ -23,7 +23,7 @@ SCHEDULES = sorted(
 
 
 @pytest.mark.parametrize('name', SCHEDULES)
-def test_schedules_of_the_original(name):
+def test_create_schedule_equals_the_original(name):
   total, base, decay_type, warmup = name.split('_')
   schedule = optim.create_schedule(
     base_lr=float(base.removeprefix('base')),
@@ -40,7 +40,7 @@ def test_schedules_of_the_original(name):
 
 
 @pytest.mark.parametrize('base_lr', [0.003, 0.01])
-def test_bit_hyperrule_rates(base_lr):
+def test_bit_schedule_has_the_rates_of_the_hyperrule(base_lr):
   table = reference.hyperrule()['lr' if base_lr == 0.003 else 'lr_base_0.01']
   for num_examples, points in table.items():
     warmup, boundaries, total = recipes.bit_schedule(int(num_examples))
@@ -95,7 +95,7 @@ PARAMS = {
 
 @pytest.mark.parametrize('decay', ['all', 'kernels'])
 def test_weight_decay_moves_the_selected_parameters(decay):
-  """Without gradients, parameters move only by lr * decay."""
+  """Moves the parameters only by lr * decay, because gradients are zero."""
   tx = optim.create_optimizer(
     'adamw', lambda _: 0.5, weight_decay=0.1, decay=decay
   )
@@ -108,7 +108,7 @@ def test_weight_decay_moves_the_selected_parameters(decay):
 
 @pytest.mark.parametrize('decay', ['all', 'kernels'])
 def test_weight_decay_of_sgd_is_a_gradient(decay):
-  """Two updates by hand: clipped gradient plus decay, then the momentum."""
+  """Computes two updates: clipped gradient plus decay, then the momentum."""
   tx = optim.create_optimizer(
     'sgd', lambda _: 0.5, weight_decay=0.1, decay=decay, grad_clip_norm=1.0
   )
@@ -128,7 +128,7 @@ def test_weight_decay_of_sgd_is_a_gradient(decay):
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_the_dtype_of_the_momentum(dtype):
+def test_accumulator_dtype_applies_to_the_momentum(dtype):
   tx = optim.create_optimizer('sgd', lambda _: 0.1, accumulator_dtype=dtype)
   state = tx.init(PARAMS)
   dtypes = {x.dtype for x in jax.tree.leaves(state) if x.ndim}
@@ -136,8 +136,8 @@ def test_the_dtype_of_the_momentum(dtype):
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_the_dtype_of_adams_first_moment(dtype):
-  """optax also rounds the product with the decay rate; XLA may skip that."""
+def test_accumulator_dtype_applies_to_adams_first_moment(dtype):
+  """Tolerates optax's rounding of the decayed moment, which XLA may skip."""
   tolerance = {'float32': 2e-5, 'bfloat16': 2**-8}[dtype]
   tx = optim.create_optimizer('adamw', lambda _: 1.0, accumulator_dtype=dtype)
   params = {'a': jnp.zeros(3)}
@@ -159,7 +159,7 @@ def test_the_dtype_of_adams_first_moment(dtype):
 
 
 @pytest.mark.parametrize('norm', [0.5, 1.0, 4.0])
-def test_clipping_scales_only_large_gradients(norm):
+def test_grad_clip_norm_scales_only_large_gradients(norm):
   tx = optim.create_optimizer('sgd', lambda _: 1.0, grad_clip_norm=1.0)
   params = {'a': jnp.zeros(4)}
   grads = {'a': jnp.full(4, norm / 2)}

@@ -61,7 +61,7 @@ def run(case, accum_steps=None, **changed):
 
 
 @pytest.mark.parametrize('case', reference.training_cases())
-def test_ten_official_updates(case):
+def test_train_step_equals_ten_updates_of_the_original(case):
   fields = reference.training_cases()[case]
   atol = TOLERANCE.get(fields['optimizer'], 1e-5)
   losses, norms, params = run(case)
@@ -97,7 +97,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(('case', 'wrong'), WRONG)
-def test_trajectories_detect_a_wrong_setting(case, wrong):
+def test_ten_updates_detect_a_wrong_setting(case, wrong):
   _, _, params = run(case, **wrong)
   fields = reference.training_cases()[case]
   atol = TOLERANCE.get(fields['optimizer'], 1e-5)
@@ -133,8 +133,8 @@ def random_step(accum_steps=1, **fields):
 BATCHES = reference.training_batches('sgd_f32_cosine')
 
 
-def test_parts_of_a_batch_have_different_keys():
-  """The mean of squares exceeds the square of the mean only if they differ."""
+def test_train_step_draws_a_key_for_each_part_of_a_batch():
+  """Expects a mean of squares above the squared mean: the keys differ."""
   step, state = random_step(accum_steps=8)
 
   def objective(params, batch, key):
@@ -146,7 +146,7 @@ def test_parts_of_a_batch_have_different_keys():
   assert float(metrics['square']) > float(metrics['loss']) ** 2 + 1e-3
 
 
-def test_keys_follow_the_step_and_the_seed():
+def test_train_step_draws_keys_from_the_step_and_the_seed():
   step, state = random_step()
   step = jax.jit(step)
   _, first = step(state, BATCHES[0])
@@ -162,13 +162,13 @@ def test_keys_follow_the_step_and_the_seed():
 
 
 @pytest.mark.parametrize('accum_steps', [0, 3])
-def test_parts_must_divide_the_batch(accum_steps):
+def test_train_step_rejects_parts_not_dividing_the_batch(accum_steps):
   step, state = random_step(accum_steps=accum_steps)
   with pytest.raises(ValueError, match=r'must be at least 1 and divide'):
     step(state, BATCHES[0])
 
 
-def test_integer_labels_equal_one_hot_labels():
+def test_classification_of_integer_labels_equals_one_hot_labels():
   step, state = random_step(dropout_rate=0.0)
   loss = jax.jit(step.keywords['objective'])
   integers = dict(BATCHES[0], label=BATCHES[0]['label'].argmax(-1))
