@@ -16,7 +16,7 @@ def files(tmp_path_factory):
   return str(folder), input_benchmark.write_photographs(folder, 6)
 
 
-def test_write_photographs(files):
+def test_write_photographs_writes_different_files_of_two_classes(files):
   folder, description = files
   paths = sorted(pathlib.Path(folder).rglob('*.jpg'))
   assert len(paths) == description['number'] == 6

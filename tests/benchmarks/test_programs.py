@@ -1,3 +1,5 @@
+"""Programs measured by the benchmarks."""
+
 import dataclasses
 import functools
 
@@ -20,7 +22,7 @@ ONE = dict(data=1, fsdp=8, model=1)
 
 @pytest.mark.quick
 def test_operations_are_2_or_6_times_the_multiply_adds():
-  """By hand: ViT-Ti/16 at 32x32 has 4 patches and a class token."""
+  """Counts ViT-Ti/16 at 32x32 pixels: 4 patches and a class token."""
   tokens, width, layers, mlp = 5, 192, 12, 768
   block = tokens * (4 * width**2 + 2 * width * mlp) + 2 * tokens**2 * width
   forward = 4 * 16 * 16 * 3 * width + layers * block + width * 1000
@@ -45,7 +47,7 @@ def test_parent_of_workers_does_not_use_devices():
   assert not code, err
 
 
-def test_update_equals_that_of_training():
+def test_update_equals_an_update_of_training():
   program = programs.create(programs.variant(CASE, 'scan'))
   state, batch = program.create()
   assert state.params['head']['kernel'].sharding.mesh.shape['data'] == 8
@@ -74,7 +76,7 @@ def test_update_equals_that_of_training():
 
 
 @pytest.mark.parametrize('model', ['BiT-M-R50x1', 'Mixer-S_16'])
-def test_inference_of_other_families_in_bfloat16(model):
+def test_create_casts_other_families_to_bfloat16_for_inference(model):
   case = programs.Case('infer', model, 8, 'bfloat16', (224, 224), mesh=ONE)
   program = programs.create(case)
   params, batch = program.arguments
@@ -86,7 +88,7 @@ def test_inference_of_other_families_in_bfloat16(model):
 
 
 @pytest.mark.quick
-def test_every_named_model_can_be_a_case():
+def test_create_model_accepts_every_named_model():
   for name in variants.names():
     case = dataclasses.replace(CASE, model=name)
     model = programs.create_model(case)
@@ -94,7 +96,7 @@ def test_every_named_model_can_be_a_case():
 
 
 @pytest.mark.quick
-def test_variants_change_their_fields():
+def test_variant_changes_only_its_fields():
   for name, fields in programs.VARIANTS.items():
     model = programs.create_model(programs.variant(CASE, name))
     for field in ('scan', 'remat'):

@@ -1,3 +1,5 @@
+"""Speed of contenders, each measured in a process of its own."""
+
 import dataclasses
 
 import child_processes

@@ -1,3 +1,5 @@
+"""PyTorch's models, as large as those of this package."""
+
 import dataclasses
 
 import pytest
