@@ -1,3 +1,5 @@
+"""config.json and preprocessor_config.json of ports' folders."""
+
 import json
 
 import pytest
@@ -130,7 +132,7 @@ def test_read_keeps_the_values_of_timm(tmp_path):
     ('vit_tiny_r_s16_p8_224', {'gelu': 'erf', **configs.HYBRID_FIELDS}),
   ],
 )
-def test_constants_of_timm(name, fields, tmp_path):
+def test_read_gives_the_constants_of_timm(name, fields, tmp_path):
   assert read(tmp_path, {'architecture': name}).fields == fields
 
 

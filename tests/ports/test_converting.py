@@ -1,3 +1,5 @@
+"""Conversion between files of weights, ports and folders."""
+
 import functools
 import json
 import os
@@ -46,7 +48,7 @@ def without_cls_slot(params):
 
 @quick
 @pytest.mark.parametrize('layout', layouts.LAYOUTS)
-def test_npz_to_every_layout(layout, vit, tmp_path):
+def test_convert_writes_every_layout_of_npz(layout, vit, tmp_path):
   path, params = vit
   out = tmp_path / 'out.npz'
   to = None if layout == 'official' else layout
@@ -81,7 +83,7 @@ def test_convert_keeps_the_card_and_drops_parts(tmp_path):
   assert restoring.restore(tmp_path / 'c.npz').model.num_classes is None
 
 
-def test_model_name_overrides_the_files(tmp_path):
+def test_convert_with_a_model_name_overrides_the_file(tmp_path):
   model = models.create('DeiT-Ti_16', num_classes=3)
   params = tiny_models.params_of(
     dict(models.variant('DeiT-Ti_16'), num_classes=3), (32, 32)
@@ -113,7 +115,7 @@ def test_convert_replaces_nothing_without_overwrite(vit, tmp_path):
 
 
 @quick
-def test_empty_name_is_not_the_current_folder(vit, tmp_path, monkeypatch):
+def test_convert_rejects_an_empty_name(vit, tmp_path, monkeypatch):
   here = tmp_path / 'here'
   here.mkdir()
   (here / 'model.safetensors').write_text('mine')
@@ -131,7 +133,7 @@ def test_empty_name_is_not_the_current_folder(vit, tmp_path, monkeypatch):
 
 @quick
 @pytest.mark.parametrize('out', ['out.npz', 'port'])
-def test_weights_never_have_the_description_of_others(out, tmp_path):
+def test_convert_never_pairs_weights_with_another_card(out, tmp_path):
   """Checks every step of the replacement, at each of which it may be killed."""
   out = tmp_path / out
   weights_file, card, to = out, tmp_path / 'out.json', None
@@ -180,7 +182,9 @@ def test_convert_keeps_a_json_file_next_to_a_port(vit, tmp_path):
 
 
 @quick
-def test_missing_library_is_named_with_the_file(vit, tmp_path, monkeypatch):
+def test_convert_names_the_file_and_the_missing_library(
+  vit, tmp_path, monkeypatch
+):
   monkeypatch.setitem(sys.modules, 'torch', None)  # as if not installed
   out = tmp_path / 'out.pth'
   with pytest.raises(ValueError, match='needs torch; install') as caught:
@@ -190,8 +194,8 @@ def test_missing_library_is_named_with_the_file(vit, tmp_path, monkeypatch):
 
 
 @quick
-def test_token_without_position_gets_one_in_official_files(tmp_path, capsys):
-  """big_vision's numbers in the authors' layout: the same logits."""
+def test_convert_to_official_adds_a_position_for_the_token(tmp_path, capsys):
+  """Compares the logits of big_vision's numbers in the authors' layout."""
   path, out, big = (tmp_path / f'{name}.npz' for name in 'abc')
   params = port_cases.tree('bv_tok_learn', tmp_path)
   model_card.save_model(path, params, architecture=weights.describe(params))
@@ -284,7 +288,7 @@ def test_convert_rejects_wrong_arguments_in_one_line(
 
 
 @quick
-def test_failed_conversion_leaves_no_files(tmp_path):
+def test_convert_leaves_no_files_after_a_failure(tmp_path):
   path = tmp_path / 'a.npz'
   npz.write(path, reference.checkpoint('hybrid_stem_only').items())
   for out, to in [('b.npz', 'big_vision'), ('b.pth', 'transformers')]:
@@ -294,7 +298,7 @@ def test_failed_conversion_leaves_no_files(tmp_path):
 
 
 @quick
-def test_dropping_pre_logits_before_a_head_prints_a_note(tmp_path, capsys):
+def test_convert_prints_a_note_if_only_pre_logits_are_dropped(tmp_path, capsys):
   params = tiny_models.params_of(tiny_models.spec(3, representation_size=16))
   weights.save(tmp_path / 'a.npz', params)
   converting.convert(
@@ -305,7 +309,9 @@ def test_dropping_pre_logits_before_a_head_prints_a_note(tmp_path, capsys):
 
 @pytest.mark.parametrize('suffix', ['.safetensors', '.pth', ''])
 @pytest.mark.parametrize('library', ports.LIBRARIES)
-def test_to_a_port_and_back(library, suffix, vit, tmp_path, capsys):
+def test_convert_to_a_port_and_back_is_exact(
+  library, suffix, vit, tmp_path, capsys
+):
   path, params = vit
   if library == 'deit' and not suffix:
     return  # this library has no folders
@@ -324,7 +330,7 @@ def test_to_a_port_and_back(library, suffix, vit, tmp_path, capsys):
   assert not [name for name in os.listdir(tmp_path) if name.startswith('.')]
 
 
-def test_folder_keeps_other_files(vit, tmp_path):
+def test_convert_keeps_other_files_of_a_folder(vit, tmp_path):
   folder = tmp_path / 'port'
   folder.mkdir()
   converting.convert(vit[0], folder, to='transformers')  # the folder was empty
@@ -338,8 +344,8 @@ def test_folder_keeps_other_files(vit, tmp_path):
 
 
 @pytest.mark.parametrize('library', ['timm', 'transformers'])
-def test_images_that_are_not_square(library, tmp_path):
-  """4x6 patches and a token are 25 positions: 5x5 patches without a card."""
+def test_convert_keeps_rectangular_image_sizes(library, tmp_path):
+  """Converts 4x6 patches and a token, which are 5x5 patches without a card."""
   case = 'vit_token_rect'
   params = port_cases.tree(case, tmp_path)
   path, port, back = (tmp_path / name for name in ('a.npz', 'b', 'c.npz'))
@@ -381,8 +387,8 @@ def fine_tuned(folder, **fields):
 
 
 @pytest.mark.parametrize('act', ['gelu', 'gelu_new', 'gelu_pytorch_tanh'])
-def test_fine_tuned_port_keeps_its_logits(act, tmp_path, capsys):
-  """The port's GELU and epsilon differ from the authors'."""
+def test_convert_keeps_the_logits_of_a_fine_tuned_port(act, tmp_path, capsys):
+  """Converts a port whose GELU and epsilon differ from the authors'."""
   theirs = fine_tuned(tmp_path / 'port', hidden_act=act)
   converting.convert(tmp_path / 'port', tmp_path / 'a.npz')
   assert 'layer_norm_eps=1e-12' in capsys.readouterr().err
@@ -419,7 +425,7 @@ def test_convert_rejects_class_names_of_another_head(tmp_path):
   assert os.listdir(tmp_path) == ['port']
 
 
-def test_distilled_deit_from_its_own_file(tmp_path):
+def test_convert_reads_and_writes_distilled_deit_files(tmp_path):
   case = 'deit_distilled_tiny'
   path = tmp_path / 'deit.pth'
   state_dicts.write(path, reference.checkpoint(case), wrapper='model')

@@ -123,7 +123,7 @@ def made(base=tiny_models.VIT, *, image_size=(32, 32), **fields):
 
 
 @quick
-def test_processors_are_the_nearest_ones():
+def test_files_describes_the_nearest_processor():
   model, params = made()
 
   def processor(preprocessing):
@@ -147,7 +147,7 @@ def test_processors_are_the_nearest_ones():
 
 
 @quick
-def test_class_names_become_labels():
+def test_files_writes_class_names_as_labels():
   def labels(library, num_classes, class_names):
     model, params = made(num_classes=num_classes)
     files, _ = folders.files(
@@ -183,7 +183,7 @@ STEM = {'resnet': {'num_layers': (), 'width_factor': 1}, 'patch_size': (2, 2)}
     (tiny_models.BIT, {'group_norm_eps': 1e-6}, 'transformers', '1e-06'),
   ],
 )
-def test_files_rejects_models_that_no_folder_describes(
+def test_files_rejects_models_without_a_folder_format(
   base, fields, library, message
 ):
   model, params = made(base, **fields)

@@ -54,7 +54,7 @@ def changed(state, **arrays):
 
 @pytest.mark.parametrize('library', ports.LIBRARIES)
 @pytest.mark.parametrize('case', reference.forward_cases())
-def test_round_trip_is_bit_exact(case, library, tree):
+def test_state_dict_round_trip_is_bit_exact(case, library, tree):
   params = tree(case)
   if case not in CONVERTED[library]:
     with pytest.raises(ValueError, match=library):
@@ -103,7 +103,7 @@ def test_library_of_rejects_unknown_state_dicts(tree):
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, np.float16, np.float64])
 @pytest.mark.parametrize('library', ['timm', 'transformers'])
-def test_dtypes_are_kept(dtype, library, tree):
+def test_state_dict_round_trip_keeps_dtypes(dtype, library, tree):
   params = jax.tree.map(lambda a: a.astype(dtype), tree('vit_token'))
   state = ports.to_state_dict(params, library)
   assert {array.dtype for array in state.values()} == {np.dtype(dtype)}
@@ -118,7 +118,7 @@ def test_to_state_dict_takes_stacked_blocks_and_jax_arrays(tree):
   assert_same(state, ports.to_state_dict(params, 'timm'))
 
 
-def test_more_than_ten_blocks_stay_in_order(tree):
+def test_to_state_dict_keeps_twelve_blocks_in_order(tree):
   params = tree('vit_12_layers')
   state = ports.to_state_dict(params, 'transformers')
   for i in (2, 10, 11):
@@ -126,7 +126,7 @@ def test_more_than_ten_blocks_stay_in_order(tree):
     assert (state[f'vit.layers.{i}.layernorm_before.bias'] == bias).all()
 
 
-def test_number_of_heads_of_published_widths(tree):
+def test_number_of_heads_knows_only_published_widths(tree):
   for width, number in array_layouts.NUM_HEADS.items():
     assert array_layouts.number_of_heads(width, None) == number
   for name in ('ViT-Ti_16', 'ViT-S_16', 'ViT-B_16', 'ViT-L_16', 'ViT-H_14'):
@@ -169,14 +169,14 @@ def test_from_state_dict_ignores_no_array(change, message, tree):
 
 
 def test_from_state_dict_rejects_a_pooler_before_a_head(tree):
-  """transformers' classifiers do not apply one."""
+  """Rejects it because transformers' classifiers do not apply one."""
   state = ports.to_state_dict(tree('vit_token'), 'transformers')
   state['vit.pooler.dense.weight'] = np.ones((48, 48), np.float32)
   with pytest.raises(ValueError, match=r'unknown are vit\.pooler\.dense'):
     ports.from_state_dict(state, num_heads=3)
 
 
-def test_arrays_fused_in_a_port_must_have_one_dtype(tree):
+def test_to_state_dict_rejects_fusing_different_dtypes(tree):
   params = tree('vit_token')
   block = params['Transformer']['encoderblock_0']
   query = block['MultiHeadDotProductAttention_0']['query']
@@ -186,7 +186,7 @@ def test_arrays_fused_in_a_port_must_have_one_dtype(tree):
     ports.to_state_dict(params, 'timm')
 
 
-def test_pre_logits_are_dropped_only_on_request(tree):
+def test_to_state_dict_drops_pre_logits_only_on_request(tree):
   params = tree('vit_token_prelogits')  # 48 features to 40
   for library in VIT_LIKE:
     with pytest.raises(ValueError, match='--drop=pre_logits,head'):
@@ -208,7 +208,7 @@ def test_pre_logits_are_dropped_only_on_request(tree):
     ports.to_state_dict(params, 'timm', drop={'neck'})
 
 
-def test_drop_head_drops_both_heads_of_a_distilled_model(tree):
+def test_to_state_dict_drops_both_heads_of_a_distilled_model(tree):
   params = tree('deit_distilled_tiny')
   for library in VIT_LIKE:
     state = ports.to_state_dict(params, library, drop={'head'})
@@ -219,7 +219,7 @@ def test_drop_head_drops_both_heads_of_a_distilled_model(tree):
     ports.to_state_dict(params, 'timm')
 
 
-def test_positions_without_slots_follow_arithmetic_or_the_caller(tree):
+def test_from_state_dict_infers_token_slots_unless_given(tree):
   params = tree('vit_token_rect')  # 4x6 patches and a token: a square number
   state = ports.to_state_dict(params, 'timm')
   assert 'pos_embedding' in ports.from_state_dict(state, num_heads=2)
@@ -238,7 +238,7 @@ def test_to_state_dict_rejects_trees_of_no_model(tree):
     ports.to_state_dict(params, 'timm')
 
 
-def test_every_table_has_one_name_for_each_array():
+def test_tables_use_only_known_leaves():
   for library in tables.TABLES.values():
     for table in library.values():
       rows = [row for group in table for row in group.rows]

@@ -1,3 +1,5 @@
+"""Files of state dicts: PyTorch pickles and safetensors."""
+
 import argparse
 import json
 import os
@@ -32,14 +34,14 @@ def assert_state(found, wanted=STATE):
 
 
 @pytest.mark.parametrize('suffix', state_dicts.SUFFIXES)
-def test_every_dtype_round_trips_exactly(suffix, tmp_path):
+def test_write_and_read_keep_every_dtype(suffix, tmp_path):
   path = tmp_path / f'model{suffix}'
   state_dicts.write(path, STATE)
   assert_state(state_dicts.read(path))
   assert os.listdir(tmp_path) == [path.name]
 
 
-def test_pytorch_reads_written_files(tmp_path):
+def test_write_makes_files_readable_by_pytorch(tmp_path):
   import safetensors
   import torch
   from safetensors.torch import load_file
@@ -143,7 +145,7 @@ def test_read_rejects_damaged_files_in_one_line(suffix, tmp_path):
     (b'version https://git-lfs.github.com/spec/v1', 'is a Git LFS pointer'),
   ],
 )
-def test_read_names_what_was_downloaded_instead(content, message, tmp_path):
+def test_read_names_other_downloaded_contents(content, message, tmp_path):
   for suffix in ('.pth', '.safetensors'):
     path = tmp_path / f'a{suffix}'
     path.write_bytes(content)
@@ -249,7 +251,7 @@ for path in sys.argv[1:]:
 
 
 @quick
-def test_missing_library_is_named(tmp_path):
+def test_read_and_write_name_the_missing_library(tmp_path):
   paths = [tmp_path / f'a{suffix}' for suffix in ('.pth', '.safetensors')]
   for path in paths:
     path.write_bytes(b'something')

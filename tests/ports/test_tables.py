@@ -94,7 +94,7 @@ def vit_config(case, **fields):
 @pytest.mark.parametrize(
   'case', ['vit_token', 'vit_token_small_variance', 'vit_token_rect']
 )
-def test_transformers_vit(case, tree):
+def test_transformers_vit_gives_our_logits(case, tree):
   import transformers
 
   config = transformers.ViTConfig(**vit_config(case))
@@ -105,8 +105,8 @@ def test_transformers_vit(case, tree):
   assert_agree(params, reference.config(case), module, images, name='logits')
 
 
-def test_transformers_default_constants(tree):
-  """The GELU and the epsilon are left out of the configuration."""
+def test_transformers_defaults_give_our_logits(tree):
+  """Leaves the GELU and the epsilon out of the configuration."""
   import transformers
 
   case = 'vit_token_small_variance'
@@ -121,7 +121,7 @@ def test_transformers_default_constants(tree):
   assert_agree(params, fields, module, reference.images(case), name='logits')
 
 
-def test_transformers_pooler_is_pre_logits(tree):
+def test_transformers_pooler_gives_our_pre_logits(tree):
   import transformers
 
   case = 'vit_token_prelogits'
@@ -134,7 +134,7 @@ def test_transformers_pooler_is_pre_logits(tree):
   assert_agree(params, fields, module, images, name='pooler_output')
 
 
-def test_transformers_deit(tree):
+def test_transformers_deit_gives_our_logits(tree):
   import transformers
 
   case = 'deit_distilled_tiny'
@@ -153,7 +153,7 @@ def test_transformers_deit(tree):
   assert_agree(params, fields, module, images, name='cls_logits')
 
 
-def test_positions_before_the_class_token_in_transformers(tree):
+def test_transformers_vit_accepts_a_token_without_position(tree):
   import transformers
 
   case = 'bv_tok_learn'
@@ -179,7 +179,7 @@ def assert_small_bit_agrees(module, library, name=None):
   assert_agree(params, fields, module, images, name)
 
 
-def test_transformers_bit():
+def test_transformers_bit_gives_our_logits():
   import transformers
 
   config = transformers.BitConfig(
@@ -229,7 +229,7 @@ def timm_vit(case, **arguments):
 
 
 @pytest.mark.parametrize('case', TIMM_VITS)
-def test_timm_vit(case, tree):
+def test_timm_vit_gives_our_logits(case, tree):
   module = timm_vit(case, **TIMM_VITS[case])
   params, images = tree(case), reference.images(case)
   load(module, params, 'timm')
@@ -237,7 +237,7 @@ def test_timm_vit(case, tree):
 
 
 @pytest.mark.parametrize('case', ['deit_tiny', 'deit_distilled_tiny'])
-def test_timm_deit(case, tree):
+def test_timm_deit_gives_our_logits(case, tree):
   module = timm_vit(case)
   params, fields = tree(case), reference.config(case)
   load(module, params, 'deit')
@@ -254,7 +254,7 @@ def test_timm_deit(case, tree):
     ('DeiT-Ti_16-distilled', 'deit_tiny_distilled_patch16_224', 224),
   ],
 )
-def test_deit_names_are_timms_models(name, theirs, size):
+def test_deit_models_fit_the_timm_models_of_their_names(name, theirs, size):
   timm = timm_stub.import_timm()
   module = timm.create_model(theirs, img_size=size)
   shapes = parameter_shapes(models.create(name), (size, size))
@@ -275,7 +275,7 @@ def timm_hybrid(case):
 
 
 @pytest.mark.parametrize('case', ['hybrid_stem_only', 'hybrid_2_2'])
-def test_timm_hybrid(case, tree):
+def test_timm_hybrid_gives_our_logits(case, tree):
   module = timm_hybrid(case)
   params = tree(case)
   load(module, params, 'timm')
@@ -283,7 +283,7 @@ def test_timm_hybrid(case, tree):
   assert_agree(params, fields, module, reference.images(case))
 
 
-def test_timm_mixer(tree):
+def test_timm_mixer_gives_our_logits(tree):
   timm_stub.import_timm()
   from timm.models import mlp_mixer
 
@@ -313,7 +313,7 @@ def timm_bit(layers=(1, 1, 1, 1)):
   )
 
 
-def test_timm_bit():
+def test_timm_bit_gives_our_logits():
   assert_small_bit_agrees(timm_bit((2, 1)), 'timm')
 
 
