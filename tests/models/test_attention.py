@@ -113,7 +113,9 @@ def test_attend_keeps_a_float32_softmax_in_bfloat16():
     ('bfloat16', 64, 'gfx942', False),
   ],
 )
-def test_cudnn_fits(dtype, head_dim, capability, fits):
+def test_cudnn_fits_by_dtype_head_size_and_capability(
+  dtype, head_dim, capability, fits
+):
   assert attention.cudnn_fits(dtype, head_dim, capability) is fits
 
 
@@ -136,7 +138,7 @@ TPU = types.SimpleNamespace(platform='tpu')
   ],
 )
 def test_resolve_uses_the_given_device(device, dtype, name):
-  """The machine itself has only a CPU here."""
+  """Gives other devices than the machine's, which is a CPU."""
   model = models.create('ViT-Ti_16', num_classes=2, dtype=dtype)
   assert attention.resolve(model, device).attention == name
   chosen = model.clone(attention='xla')

@@ -36,7 +36,7 @@ def direct_loss(conv, kernel):
 @pytest.mark.parametrize(
   'dtype, tolerance', [(jnp.float32, 1e-6), (jnp.bfloat16, 4e-3)]
 )
-def test_layout_of_kernels_does_not_change_results(dtype, tolerance):
+def test_std_conv_equals_the_direct_convolution(dtype, tolerance):
   conv, kernel = created(dtype)
   value, gradient = jax.jit(jax.value_and_grad(loss, 1), static_argnums=0)(
     conv, kernel
@@ -55,7 +55,7 @@ def test_layout_of_kernels_does_not_change_results(dtype, tolerance):
 
 
 @pytest.mark.quick
-def test_kernel_and_gradient_have_a_fixed_layout_in_the_compute_dtype():
+def test_std_conv_fixes_the_layout_of_kernel_and_gradient():
   conv, kernel = created(jnp.bfloat16)
   gradient = jax.jit(jax.grad(loss, 1), static_argnums=0)
   text = gradient.lower(conv, kernel).as_text()
@@ -67,7 +67,7 @@ def test_kernel_and_gradient_have_a_fixed_layout_in_the_compute_dtype():
 
 
 @pytest.mark.quick
-def test_forward_pass_can_be_exported():
+def test_std_conv_can_be_exported():
   conv, kernel = created(jnp.float32)
   variables = {'params': {'kernel': kernel}}
   exported = jax.export.export(jax.jit(conv.apply))(variables, IMAGES)

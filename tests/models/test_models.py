@@ -256,7 +256,7 @@ def test_moving_patches_with_their_positions_does_not_change_logits():
   assert np.abs(model.apply({'params': params}, moved) - logits).max() > 1e-3
 
 
-def test_blocks_start_differently_and_the_head_at_zero():
+def test_init_gives_different_blocks_and_a_zero_head():
   params = tiny().init(jax.random.key(0), IMAGES)['params']
   first, second = (
     params['Transformer'][f'encoderblock_{i}']['MlpBlock_0']['Dense_0'][
@@ -300,7 +300,7 @@ def test_bfloat16_keeps_norms_softmax_and_logits_in_float32(fields):
 @pytest.mark.parametrize(
   'spec', ['bit_tiny_1_1_1_1', 'mixer', 'vit_token', 'hybrid_1_1_1']
 )
-def test_param_dtype(spec):
+def test_param_dtype_applies_to_all_parameters(spec):
   model = models.create(
     reference.config(spec), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16
   )
@@ -338,7 +338,7 @@ def test_remat_of_other_families_does_not_change_results(case):
 
 
 def test_stochastic_depth_drops_whole_branches_of_later_blocks():
-  """At rate 1 - 1e-7 the last block only returns its residual input."""
+  """Takes a rate of 1 - 1e-7: the last block returns its residual input."""
   model = tiny(
     dropout_rate=0.0,
     attention_dropout_rate=0.0,
@@ -377,7 +377,7 @@ def test_distilled_model_returns_both_heads_in_training():
 @pytest.mark.quick
 @pytest.mark.parametrize('num_classes', [None, 0])
 @pytest.mark.parametrize('case', ['vit_token', 'mixer', 'bit_tiny_1_1_1_1'])
-def test_without_classes_there_is_no_head(case, num_classes):
+def test_models_without_classes_have_no_head(case, num_classes):
   model = models.create(reference.config(case), num_classes=num_classes)
   features, variables = jax.eval_shape(
     lambda: model.init_with_output(jax.random.key(0), IMAGES)
@@ -387,7 +387,7 @@ def test_without_classes_there_is_no_head(case, num_classes):
 
 
 @pytest.mark.quick
-def test_name_of():
+def test_name_of_finds_the_name_of_a_model():
   for name in ('ViT-L_32', 'R50+ViT-B_16', 'Mixer-B_32', 'DeiT-S_16-distilled'):
     assert (
       models.name_of(models.create(name, num_classes=7, remat=True)) == name

@@ -126,7 +126,7 @@ def test_shared_and_stem_are_special_cases_of_every_layer(kind):
 
 
 @pytest.mark.parametrize(('kind', 'place'), ALL)
-def test_order_of_patches_matters_unless_there_are_no_positions(kind, place):
+def test_logits_depend_on_the_order_of_patches_given_positions(kind, place):
   architecture = spec(kind, place)
   params = params_of(architecture)
   moved = np.concatenate([WIDE[:, :, 8:12], WIDE[:, :, 4:8]], axis=2)
@@ -209,7 +209,7 @@ def test_bfloat16_keeps_logits_in_float32(kind):
     ),
   ],
 )
-def test_check_rejects_fields_that_exclude_each_other(fields, message):
+def test_check_rejects_fields_excluding_each_other(fields, message):
   model = models.create(spec(**fields))
   with pytest.raises(ValueError, match=message) as error:
     jax.eval_shape(model.init, jax.random.key(0), WIDE)

@@ -43,7 +43,7 @@ RELEASED = [k for k in reference.layouts() if not k.startswith(SKIPPED)]
 
 
 @pytest.mark.parametrize('key', RELEASED)
-def test_parameter_count_of_released_files(key):
+def test_create_has_the_parameter_count_of_released_files(key):
   layout = reference.layouts()[key]
   name, fields, size = released(key, layout)
   assert count(models.create(name, **fields), size) == layout['parameters']
@@ -61,7 +61,7 @@ def published_rows():
 
 
 @pytest.mark.parametrize(('name', 'column', 'millions'), list(published_rows()))
-def test_published_parameter_counts(name, column, millions):
+def test_create_has_the_published_parameter_count(name, column, millions):
   """Compares counts to 0.01 M.
 
   The rows of `../paper` have sizes 224 and 384 and heads of 1k and 21k classes.
@@ -115,14 +115,14 @@ def test_create_accepts_bit_names(name, num_classes):
     ('bit-m-r50x1', 'BiT-M-R50x1'),
   ],
 )
-def test_suggestions_ignore_the_letter_case(wrong, right):
+def test_canonical_name_suggests_names_in_any_letter_case(wrong, right):
   with pytest.raises(ValueError, match=f"did you mean '{re.escape(right)}'"):
     models.canonical_name(wrong)
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize('width', ['0', '0.0', '0.01', '0.25', '1.3'])
-def test_create_rejects_bit_widths_that_its_groups_cannot_divide(width):
+def test_create_rejects_bit_widths_not_divisible_by_groups(width):
   with pytest.raises(ValueError, match='multiple of the 32 groups') as error:
     models.create(f'BiT-R50x{width}')
   assert '\n' not in str(error.value)
