@@ -55,7 +55,7 @@ def test_adapt_keeps_or_resets_the_head(head):
 
 
 @pytest.mark.quick
-def test_error_names_all_differences_in_one_line():
+def test_adapt_names_all_differences_in_one_line():
   params = reference.canonical('vit_token')
   model = models.create(weights.describe(params), mlp_dim=90, num_classes=7)
   params['extra'] = {'kernel': np.zeros(3)}
@@ -74,7 +74,7 @@ def test_error_names_all_differences_in_one_line():
 
 
 @pytest.mark.quick
-def test_error_names_missing_pre_logits():
+def test_adapt_names_missing_pre_logits():
   params = reference.canonical('vit_token')
   model = models.create(weights.describe(params), representation_size=8)
   with pytest.raises(ValueError, match=r"missing=\['pre_logits/bias'"):
@@ -82,7 +82,7 @@ def test_error_names_missing_pre_logits():
 
 
 @pytest.mark.quick
-def test_kept_head_needs_the_pre_logits_of_the_file():
+def test_adapt_keeps_a_head_only_with_its_pre_logits():
   params = reference.canonical('vit_token_prelogits')
   model = models.create(weights.describe(params), representation_size=None)
   with pytest.raises(ValueError, match=r"extra=\['pre_logits/bias'"):
@@ -103,7 +103,7 @@ def test_adapt_rejects_another_image_size_for_a_mixer():
 
 
 @pytest.mark.quick
-def test_error_names_unsuitable_positions_among_other_differences():
+def test_adapt_names_unsuitable_positions_with_other_differences():
   flat = trees.flatten(reference.canonical('vit_token'))
   flat[layouts.POSITIONS] = np.zeros((1, 8, 48), 'f4')
   flat['extra'] = np.zeros(2, 'f4')
@@ -131,7 +131,7 @@ def test_error_names_unsuitable_positions_among_other_differences():
 
 @pytest.mark.quick
 @pytest.mark.parametrize('classifier', ['gap', 'unpooled'])
-def test_new_head_that_pools_drops_the_class_token(classifier):
+def test_adapt_drops_the_class_token_for_a_pooling_head(classifier):
   params = reference.canonical('vit_token')
   model = models.create(reference.config('vit_token'), classifier=classifier)
   adapted = weights.adapt(params, model, image_size=(64, 32))
@@ -152,8 +152,8 @@ def test_adapt_does_not_create_a_class_token():
 
 @pytest.mark.quick
 @pytest.mark.parametrize('image_size', [(64, 64), (65, 100), (96, 33)])
-def test_patch_grid_of_a_hybrid(image_size):
-  """'SAME' strides round up, so the grid equals that of a fresh model."""
+def test_adapt_rounds_the_patch_grid_of_a_hybrid_up(image_size):
+  """Compares with a fresh model, whose 'SAME' strides round up."""
   params = reference.canonical('hybrid_stem_only')
   params = jax.tree.map(np.squeeze, params) | {
     k: v for k, v in params.items() if not k.startswith('gn')

@@ -1,3 +1,5 @@
+"""Model cards, the JSON files next to weights."""
+
 import json
 import os
 
@@ -33,14 +35,14 @@ def test_save_model_and_read_card_round_trip(tmp_path, params):
   jax.tree.map(np.testing.assert_array_equal, weights.load(path), params)
 
 
-def test_card_keeps_a_preprocessing_with_a_parameter(tmp_path, params):
+def test_save_model_keeps_a_preprocessing_with_a_parameter(tmp_path, params):
   path = tmp_path / 'model.npz'
   card = {**CARD, 'preprocessing': 'timm:crop_pct=0.95'}
   model_card.save_model(path, params, architecture=SPEC, **card)
   assert model_card.read_card(path).preprocessing == 'timm:crop_pct=0.95'
 
 
-def test_card_has_optional_fields(tmp_path, params):
+def test_read_card_accepts_missing_fields(tmp_path, params):
   path = tmp_path / 'lr_0.1.npz'
   assert model_card.read_card(path) is None
   model_card.save_model(path, params, architecture=SPEC)

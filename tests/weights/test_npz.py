@@ -241,7 +241,7 @@ BAD = {
 
 @pytest.mark.quick
 @pytest.mark.parametrize('kind', BAD)
-def test_bad_file_has_a_one_line_error(kind, tmp_path):
+def test_load_has_a_one_line_error_for_a_bad_file(kind, tmp_path):
   write, pattern = BAD[kind]
   path = tmp_path / 'ViT-B_16.npz'
   write(path)
@@ -272,7 +272,7 @@ def assert_loads_or_has_a_clear_error(path, content):
 
 
 @pytest.mark.quick
-def test_damaged_file_has_a_short_one_line_error(tmp_path):
+def test_load_has_a_short_one_line_error_for_any_damage(tmp_path):
   """Changes single bytes and truncates at seeded random positions."""
   rng = np.random.default_rng(0)
   path = tmp_path / 'm.npz'
@@ -293,7 +293,7 @@ def test_damaged_file_has_a_short_one_line_error(tmp_path):
 @pytest.mark.parametrize(
   'compression', [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED]
 )
-def test_damage_inside_compressed_arrays(compression, tmp_path):
+def test_load_detects_damage_inside_compressed_arrays(compression, tmp_path):
   rng = np.random.default_rng(1)
   path = tmp_path / 'm.npz'
   array = rng.standard_normal((4, 4, 3, 8)).astype(np.float32)
@@ -309,7 +309,7 @@ def test_damage_inside_compressed_arrays(compression, tmp_path):
 
 
 @pytest.mark.quick
-def test_disk_errors_pass_unchanged(good, monkeypatch):
+def test_load_passes_disk_errors_unchanged(good, monkeypatch):
   def failing(*_):
     raise OSError(errno.EIO, 'Input/output error')
 
@@ -319,7 +319,7 @@ def test_disk_errors_pass_unchanged(good, monkeypatch):
 
 
 @pytest.mark.quick
-def test_missing_file_raises_file_not_found_error(tmp_path):
+def test_load_raises_file_not_found_error(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'no weights file .*nothing.npz'):
     weights.load(tmp_path / 'nothing.npz')
 
@@ -353,7 +353,7 @@ def test_read_reads_only_wanted_arrays(good):
 
 
 @pytest.mark.quick
-def test_bfloat16_is_stored_as_v2_and_restored(tmp_path):
+def test_write_stores_bfloat16_as_v2_and_read_restores_it(tmp_path):
   array = np.asarray(jnp.linspace(-3, 3, 12, dtype=jnp.bfloat16)).reshape(3, 4)
   npz.write(tmp_path / 'a.npz', [('a', array)])
   with np.load(tmp_path / 'a.npz') as archive:
@@ -364,7 +364,7 @@ def test_bfloat16_is_stored_as_v2_and_restored(tmp_path):
 
 
 @pytest.mark.quick
-def test_numpy_reads_files_of_write(tmp_path):
+def test_write_makes_files_readable_by_numpy(tmp_path):
   npz.write(tmp_path / 'a.npz', ARRAYS.items())
   with np.load(tmp_path / 'a.npz', allow_pickle=False) as archive:
     assert set(archive.files) == ARRAYS.keys()
@@ -373,7 +373,7 @@ def test_numpy_reads_files_of_write(tmp_path):
 
 
 @pytest.mark.quick
-def test_failed_write_keeps_only_the_old_file(good):
+def test_write_keeps_only_the_old_file_after_a_failure(good):
   def arrays():
     yield 'a', np.zeros(3)
     raise RuntimeError('half way')
@@ -385,7 +385,7 @@ def test_failed_write_keeps_only_the_old_file(good):
   assert os.listdir(good.parent) == [good.name]
 
 
-def test_kill_during_write_keeps_the_old_file(good):
+def test_write_keeps_the_old_file_if_killed(good):
   """Kills a real process by SIGKILL in the middle of `write`."""
   program = f"""
 import numpy as np

@@ -29,7 +29,7 @@ def test_resize_equals_the_original(pair):
 @pytest.mark.quick
 @pytest.mark.parametrize('method', ['linear', 'cubic'])
 def test_reference_detects_another_resize_rule(method):
-  """Half-pixel centres, used by ports, differ by far more than 1e-6."""
+  """Resizes with half-pixel centres, as ports do: far more than 1e-6 away."""
   grid = POSEMB['14to24_nocls_in'].reshape(14, 14, -1)
   other = jax.image.resize(grid, (24, 24, grid.shape[-1]), method)
   wanted = POSEMB['14to24_nocls_out'].reshape(24, 24, -1)
@@ -43,7 +43,7 @@ def test_resize_to_the_same_grid_returns_the_same_array():
 
 
 @pytest.mark.quick
-def test_resize_of_rectangles():
+def test_resize_of_rectangles_interpolates_linearly():
   rng = np.random.default_rng(0)
   posemb = rng.normal(size=(1, 1 + 6, 3)).astype('f4')
   wide = weights.resize_position_embedding(posemb, (4, 9), source_grid=(2, 3))
@@ -64,7 +64,7 @@ def logits(params, model, images):
 
 
 def test_adapt_keeps_the_logits_if_a_slot_is_created_or_folded_in():
-  """The models add the class token before or after the positions."""
+  """Converts between class tokens added before and after the positions."""
   images = reference.images('bv_tok_learn')
   after = reference.canonical('bv_tok_learn')
   spec = weights.describe(after)
@@ -147,13 +147,15 @@ def test_adapt_creates_no_slot_for_a_token_after_positions(image_size):
     (33, 1, None),
   ],
 )
-def test_slots_of_square_images(embeddings, tokens, slots):
+def test_slots_counts_token_positions_of_square_images(
+  embeddings, tokens, slots
+):
   assert positions.slots(embeddings, tokens) == slots
 
 
 @pytest.mark.quick
-def test_source_image_size_decides_between_grids():
-  """25 embeddings fit 4 x 6 patches and a class token, or 5 x 5 patches."""
+def test_adapt_with_source_image_size_decides_between_grids():
+  """Resizes 25 embeddings: 4x6 patches and a class token, or 5x5 patches."""
   params = reference.canonical('vit_token_rect')
   flat = trees.flatten(params)
   own = flat[layouts.POSITIONS]
@@ -176,7 +178,7 @@ def test_source_image_size_decides_between_grids():
 
 
 @pytest.mark.quick
-def test_distilled_models_keep_both_slots():
+def test_adapt_keeps_both_slots_of_distilled_models():
   spec = dict(
     weights.describe(reference.canonical('vit_token')), distilled=True
   )

@@ -69,8 +69,8 @@ def released_layout(key):
 
 
 @pytest.mark.parametrize('key', SMALL)
-def test_round_trip_of_released_layouts(key, tmp_path):
-  """load -> save -> load is bit-exact and reproduces the published layout."""
+def test_save_reproduces_released_layouts(key, tmp_path):
+  """Loads, saves and loads: bit-exact, and in the published layout."""
   path = write_random(tmp_path / 'in.npz', key)
   params = weights.load(path)
   weights.save(tmp_path / 'out.npz', params, layout=released_layout(key))
@@ -102,8 +102,8 @@ def names_and_shapes(monkeypatch):
 
 
 @pytest.mark.parametrize('key', reference.layouts())
-def test_described_model_fits_each_released_layout(key, names_and_shapes):
-  """The described model has exactly the file's parameters."""
+def test_describe_fits_each_released_layout(key, names_and_shapes):
+  """Compares the described model's parameters with those of the file."""
   flat = names_and_shapes(key)
   spec = weights.describe(flat)
   model = models.create(spec)
@@ -145,7 +145,7 @@ def test_describe_gives_the_image_size(key, size, names_and_shapes):
 
 
 @pytest.mark.quick
-def test_pre_linen_and_linen_numbering_give_the_same_tree(tmp_path):
+def test_load_gives_one_tree_for_pre_linen_and_linen_numbering(tmp_path):
   """Has twelve layers because 10 and 11 must sort after 9."""
   old = reference.checkpoint('vit_12_layers')
   assert any('MlpBlock_3' in name for name in old)
@@ -182,8 +182,8 @@ def test_load_ignores_prefixes_and_other_contents(prefix, tmp_path):
 
 @pytest.mark.quick
 @pytest.mark.parametrize('case', ['hybrid_stem_only', 'hybrid_1_1_1'])
-def test_group_norm_of_both_shapes(case, tmp_path):
-  """(1, 1, 1, C) and (C,) load to (C,); hybrids are saved as (1, 1, 1, C)."""
+def test_load_accepts_group_norms_of_both_shapes(case, tmp_path):
+  """Loads (1, 1, 1, C) and (C,) as (C,); hybrids are saved as (1, 1, 1, C)."""
   arrays = reference.checkpoint(case)
   flat = {k: v.ravel() if 'gn' in k else v for k, v in arrays.items()}
   npz.write(tmp_path / 'flat.npz', flat.items())
@@ -197,7 +197,7 @@ def test_group_norm_of_both_shapes(case, tmp_path):
 
 @pytest.mark.quick
 @pytest.mark.parametrize('numbering', [lambda i: f'_{i}', lambda i: ''])
-def test_numbered_bit_convolutions(numbering, tmp_path):
+def test_load_accepts_numbered_bit_convolutions(numbering, tmp_path):
   arrays = reference.checkpoint('bit_tiny_1_1_1_1')
   numbered = {
     name.replace('standardized_conv2d', f'standardized_conv2d{numbering(i)}'): a
@@ -213,7 +213,7 @@ def test_numbered_bit_convolutions(numbering, tmp_path):
 
 
 @pytest.mark.quick
-def test_bfloat16_files_of_big_vision(tmp_path):
+def test_save_keeps_bfloat16_of_big_vision_files(tmp_path):
   arrays = reference.checkpoint('bv_map_learn')
   arrays = {k: v.astype(jnp.bfloat16) for k, v in arrays.items()}
   npz.write(tmp_path / 'a.npz', arrays.items())
@@ -232,7 +232,7 @@ def test_bfloat16_files_of_big_vision(tmp_path):
 @pytest.mark.parametrize(
   'case', ['vit_token', 'vit_gap', 'vit_token_prelogits']
 )
-def test_vit_in_the_layout_of_big_vision_gives_the_same_logits(case, tmp_path):
+def test_save_as_big_vision_keeps_the_logits_of_a_vit(case, tmp_path):
   npz.write(tmp_path / 'a.npz', reference.checkpoint(case).items())
   params = weights.load(tmp_path / 'a.npz')
   weights.save(tmp_path / 'b.npz', params, layout='big_vision')
@@ -248,7 +248,7 @@ def test_vit_in_the_layout_of_big_vision_gives_the_same_logits(case, tmp_path):
 
 @pytest.mark.quick
 @pytest.mark.parametrize('case', ['bit_tiny_1_1_1_1', 'hybrid_2_2'])
-def test_big_vision_has_no_file_for_bit_and_hybrids(case, tmp_path):
+def test_save_as_big_vision_rejects_bit_and_hybrids(case, tmp_path):
   npz.write(tmp_path / 'a.npz', reference.checkpoint(case).items())
   params = weights.load(tmp_path / 'a.npz')
   for layout in ('big_vision', 'big_vision_scan'):
@@ -267,7 +267,7 @@ def test_save_rejects_an_unknown_layout(tmp_path):
 
 
 @pytest.mark.quick
-def test_scanned_parameters_are_saved_unstacked(tmp_path):
+def test_save_unstacks_scanned_parameters(tmp_path):
   npz.write(tmp_path / 'a.npz', reference.checkpoint('vit_12_layers').items())
   params = weights.load(tmp_path / 'a.npz')
   scanned = models.create(weights.describe(params), scan=True)
@@ -277,7 +277,7 @@ def test_scanned_parameters_are_saved_unstacked(tmp_path):
   assert_same_tree(weights.load(tmp_path / 'b.npz'), params)
 
 
-def test_distilled_model_is_saved_as_its_flattened_tree(tmp_path):
+def test_save_writes_a_distilled_model_as_its_flat_tree(tmp_path):
   model = models.create('DeiT-Ti_16-distilled', num_classes=10)
   params = model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))['params']
   weights.save(tmp_path / 'a.npz', params)
@@ -289,7 +289,7 @@ def test_distilled_model_is_saved_as_its_flattened_tree(tmp_path):
 
 @pytest.mark.quick
 def test_describe_rejects_an_incomplete_tree():
-  """One line names all missing arrays and all of a wrong rank."""
+  """Expects one line with all missing arrays and all of a wrong rank."""
   flat = vit_token()
   flat['embedding/kernel'] = flat['embedding/kernel'][0]
   flat['head/bias'] = np.float32(1)
@@ -353,7 +353,7 @@ def test_save_rejects_other_trees(change, message, tmp_path):
 
 
 @pytest.mark.quick
-def test_blocks_that_differ_cannot_be_stacked(tmp_path):
+def test_save_rejects_stacking_of_different_blocks(tmp_path):
   flat = vit_token()
   del flat['Transformer/encoderblock_1/LayerNorm_0/bias']
   with pytest.raises(ValueError, match='LayerNorm_0/bias must have one shape'):
