@@ -1,4 +1,4 @@
-"""Every forward reference case of the original code, and that it can fail."""
+"""Outputs equal those of the original code, and wrong constants do not."""
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +29,12 @@ RENAMED = {
 
 
 def tolerance(case, which):
-  """Ten times the original model's own float32-versus-float64 difference."""
+  """Returns ten times the original's difference between float32 and float64."""
   return 10 * reference.forward_cases()[case]['noise'][which]
 
 
 def load(case, folder, model, image_size, head='keep'):
-  """Through a file and `weights.load`, as a user would."""
+  """Loads a case's parameters through a file, as a user would."""
   if case in DEIT:
     num_heads = reference.config(case)['num_heads']
     return ports.from_state_dict(
@@ -48,7 +48,7 @@ def load(case, folder, model, image_size, head='keep'):
 
 
 def run(case, which, folder, **substituted):
-  """(logits, {name: intermediate}) in float32."""
+  """Returns (logits, {name: intermediate}) in float32."""
   images = reference.images(case, which)
   model = models.create(reference.config(case), **substituted)
   params = load(case, folder, model, images.shape[1:3])
@@ -69,7 +69,7 @@ def highest_precision():
 
 @pytest.mark.quick
 @pytest.mark.parametrize(('case', 'which'), CASES)
-def test_logits_are_the_originals(case, which, tmp_path):
+def test_logits_equal_the_original(case, which, tmp_path):
   logits, _ = run(case, which, tmp_path)
   assert logits.dtype == jnp.float32
   np.testing.assert_allclose(
@@ -81,10 +81,10 @@ def test_logits_are_the_originals(case, which, tmp_path):
 
 
 @pytest.mark.parametrize(('case', 'which'), CASES)
-def test_intermediates_are_the_originals(case, which, tmp_path):
+def test_intermediates_equal_the_original(case, which, tmp_path):
   _, named = run(case, which, tmp_path)
   fields = reference.forward_cases()[case]
-  # Where the original's noise of intermediates was not recorded: relative.
+  # The tolerance is relative if the original's noise was not recorded.
   noise = fields.get('intermediate_noise')
   wanted = reference.intermediates(case, which)
   assert wanted
@@ -105,8 +105,8 @@ def test_intermediates_are_the_originals(case, which, tmp_path):
 
 
 @pytest.mark.parametrize(('case', 'which'), CASES)
-def test_float64_logits_are_the_originals(case, which, tmp_path):
-  """In float64 nothing hides in rounding: 1e-9 relative to logits of 1-4."""
+def test_float64_logits_equal_the_original(case, which, tmp_path):
+  """Compares logits of 1 to 4 to within 1e-9, which rounding in float32 exceeds."""
   images = reference.images(case, which)
   with jax.enable_x64(True):
     model = models.create(
@@ -121,7 +121,7 @@ def test_float64_logits_are_the_originals(case, which, tmp_path):
     np.testing.assert_allclose(logits, wanted, rtol=0, atol=atol)
 
 
-# One field at a time away from the original, in the case that shows it.
+# Each changes one field of the original, in a case that depends on it.
 WRONG = [
   ('vit_token_small_variance', '', {'layer_norm_eps': 1e-12}),
   ('vit_token_small_variance', '', {'layer_norm_eps': 1e-5}),
@@ -150,7 +150,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(('case', 'which', 'wrong'), WRONG)
-def test_a_wrong_constant_is_seen(case, which, wrong, tmp_path):
+def test_logits_detect_a_wrong_constant(case, which, wrong, tmp_path):
   logits, _ = run(case, which, tmp_path, **wrong)
   error = np.abs(logits - reference.output(case, 'logits', which)).max()
   assert error > 2 * tolerance(case, which)
