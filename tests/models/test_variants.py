@@ -2,7 +2,7 @@
 
 import re
 
-import jax
+import model_shapes
 import pytest
 import reference
 
@@ -14,9 +14,8 @@ SKIPPED = ('big_vision', 'sam.ViT-S_16')  # without a name; see test_weights
 
 
 def count(model, image_size=224):
-  image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), 'float32')
-  shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-  return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+  shapes = model_shapes.parameter_shapes(model, (image_size, image_size))
+  return sum(leaf.size for leaf in shapes.values())
 
 
 def released(key, layout):
