@@ -105,7 +105,7 @@ def test_slices_are_disjoint_sorted_and_mix_classes(tmp_path):
   assert len(set(both.paths)) == 5
 
 
-def test_split_names_may_have_any_characters(tmp_path):
+def test_scan_accepts_any_characters_in_split_names(tmp_path):
   make(tmp_path, 'val-clean+2[x]/a/1.png', 'val-clean/b/1.png')
   assert folders.scan(tmp_path, 'val-clean+2[x]').labels == (0,)
   assert folders.scan(tmp_path, 'val-clean[:1]').labels == (1,)

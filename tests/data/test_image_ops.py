@@ -37,14 +37,14 @@ def same(ours, pillows, most=0):
 
 @each_image
 @pytest.mark.parametrize('operation', ['autocontrast', 'equalize', 'invert'])
-def test_operations_without_an_amount(name, operation):
+def test_operations_without_an_amount_equal_pillow(name, operation):
   ours = getattr(image_ops, operation)(tensorflow().constant(ARRAYS[name]))
   pillows = getattr(ImageOps, operation)(Image.fromarray(ARRAYS[name]))
   same(ours, pillows)
 
 
 @each_image
-def test_posterize(name):
+def test_posterize_equals_pillow(name):
   image = tensorflow().constant(ARRAYS[name])
   for bits in range(1, 9):
     pillows = ImageOps.posterize(Image.fromarray(ARRAYS[name]), bits)
@@ -53,7 +53,7 @@ def test_posterize(name):
 
 
 @each_image
-def test_solarize(name):
+def test_solarize_equals_pillow(name):
   image = tensorflow().constant(ARRAYS[name])
   for threshold in (0, 1, 26, 128, 255, 256):
     pillows = ImageOps.solarize(Image.fromarray(ARRAYS[name]), threshold)
@@ -61,7 +61,7 @@ def test_solarize(name):
 
 
 @pytest.mark.parametrize('addition', [0, 1, 110, 165, 220, 255])
-def test_solarize_add(addition):
+def test_solarize_add_brightens_dark_levels_only(addition):
   levels = np.arange(256, dtype='u1').reshape(16, 16, 1).repeat(3, 2)
   found = image_ops.solarize_add(tensorflow().constant(levels), addition)
   wanted = np.where(
@@ -74,7 +74,7 @@ def test_solarize_add(addition):
 @pytest.mark.parametrize(
   'operation', ['Color', 'Contrast', 'Brightness', 'Sharpness']
 )
-def test_enhancing_operations(name, operation):
+def test_enhancing_operations_equal_pillow(name, operation):
   image = tensorflow().constant(ARRAYS[name])
   pillows = getattr(ImageEnhance, operation)(Image.fromarray(ARRAYS[name]))
   for factor in (0.1, 0.55, 1.0, 1.3, 1.9, 3.7):
@@ -82,7 +82,7 @@ def test_enhancing_operations(name, operation):
     same(ours, pillows.enhance(factor))
 
 
-def test_contrast_around_a_given_level():
+def test_contrast_is_relative_to_a_given_level():
   image = np.uint8([[[0, 100, 200], [10, 150, 250]]])
   found = image_ops.contrast(tensorflow().constant(image), 1.5, middle=196)
   wanted = np.clip(196 + 1.5 * (np.float32(image) - 196), 0, 255)
@@ -97,7 +97,7 @@ def test_contrast_around_a_given_level():
     ((9, 0), (7, 10), (0, 2)),
   ],
 )
-def test_cutout(center, rows, columns):
+def test_cutout_fills_a_square_inside_the_image(center, rows, columns):
   image = np.arange(270).reshape(10, 9, 3).astype('u1')
   found = image_ops.cutout(tensorflow().constant(image), center, 2, 128)
   image[slice(*rows), slice(*columns)] = 128
@@ -134,7 +134,7 @@ MOVES = {
 
 
 @pytest.mark.parametrize('move', MOVES)
-def test_nearest(move):
+def test_nearest_equals_a_computation_by_hand(move):
   image = ARRAYS['narrow range']
   x, y = MOVES[move]
   found = image_ops.nearest(tensorflow().constant(image), x, y, fill=128)
@@ -142,7 +142,7 @@ def test_nearest(move):
 
 
 @pytest.mark.parametrize('turns', [1, -1, 2])
-def test_nearest_quarter_turns(turns):
+def test_nearest_by_quarter_turns_equals_rot90(turns):
   """Rotates a square around its centre in the direction of Pillow and NumPy."""
   image = ARRAYS['photograph'][:51, :51]
   x, y = image_ops.rotation(90.0 * turns, (25.0, 25.0))
@@ -152,7 +152,7 @@ def test_nearest_quarter_turns(turns):
 
 @each_image
 @pytest.mark.parametrize('move', MOVES)
-def test_bicubic(name, move):
+def test_bicubic_equals_pillow(name, move):
   """Sums round differently, so single values differ by one level."""
   image = ARRAYS[name]
   height, width, _ = image.shape
@@ -174,7 +174,7 @@ def test_bicubic(name, move):
     same(ours, pillows, most=1e-3)
 
 
-def test_bicubic_by_fractions_of_a_pixel():
+def test_bicubic_by_fractions_of_a_pixel_equals_pillow():
   image = ARRAYS['photograph']
   height, width, _ = image.shape
   pillows = Image.fromarray(image).transform(
@@ -191,7 +191,7 @@ def test_bicubic_by_fractions_of_a_pixel():
 
 @each_image
 @pytest.mark.parametrize('degrees', [27.0, -30.0, 3.0])
-def test_bicubic_rotation(name, degrees):
+def test_bicubic_rotation_equals_pillow(name, degrees):
   image = ARRAYS[name]
   height, width, _ = image.shape
   pillows = Image.fromarray(image).rotate(

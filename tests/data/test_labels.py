@@ -47,7 +47,7 @@ def test_align_returns_none_if_two_of_a_hundred_are_missing():
   assert labels.align(names, names[2:], 98) is None
 
 
-def test_readable_imagenet_names():
+def test_align_accepts_readable_imagenet_names():
   names = labels.class_names()
   chosen = [names[991], names[207]]
   assert labels.align(chosen, None, 1000).tolist() == [991, 207]

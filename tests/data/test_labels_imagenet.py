@@ -19,7 +19,7 @@ def test_class_lists_have_one_sorted_row_per_class(num_classes):
   assert all(name and name == name.strip() for name in names)
 
 
-def test_known_labels():
+def test_class_names_have_known_labels():
   names, ids = labels.class_names(), labels.wordnet_ids()
   assert ids[0] == 'n01440764' and names[0].startswith('tench')
   assert names[207] == 'golden retriever'
@@ -29,7 +29,7 @@ def test_known_labels():
   assert ids[999] == 'n15075141' and names[999].startswith('toilet tissue')
 
 
-def test_known_labels_of_imagenet21k():
+def test_class_names_of_imagenet21k_have_known_labels():
   names = labels.class_names(21843)
   ids = labels.wordnet_ids(21843)
   assert ids[0] == 'n00004475' and names[0] == 'organism, being'
@@ -59,6 +59,6 @@ def test_wordnet_ids_have_the_recorded_hash():
   assert digest.hexdigest().startswith('c03345e3490e010d')
 
 
-def test_other_numbers_of_classes_are_rejected():
+def test_class_names_rejects_another_number_of_classes():
   with pytest.raises(ValueError, match=r'num_classes=10; choose from \[1000'):
     labels.class_names(10)

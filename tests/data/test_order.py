@@ -107,7 +107,7 @@ def test_order_continues_after_very_many_epochs(split):
 
 
 @pytest.mark.parametrize('repeats', [2, 3])
-def test_repeated_examples(split, repeats):
+def test_repeats_keep_the_length_of_an_epoch(split, repeats):
   """An epoch keeps its length and repeats its first examples."""
   size = split.num_examples
   keys = ('epoch', 'id', 'copy')

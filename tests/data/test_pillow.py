@@ -38,7 +38,7 @@ def middle(data, size=(5, 6), scaled=None):
     ((30, 30), (20, 10), (20, 20)),
   ],
 )
-def test_covering_size(size, scaled, wanted):
+def test_covering_size_equals_torchvision_and_timm(size, scaled, wanted):
   assert pillow.covering_size(size, scaled) == wanted
 
 
@@ -146,7 +146,7 @@ def test_decoder_error_does_not_end_the_data_set(monkeypatch):
     next(dataset.as_numpy_iterator())
 
 
-def test_resize_and_crop_in_many_threads(tmp_path):
+def test_resize_and_crop_in_many_threads_keeps_order_and_pixels(tmp_path):
   tf = tensorflow()
   arrays = np.random.default_rng(0).integers(
     256, size=(64, 9, 9, 3), dtype='u1'

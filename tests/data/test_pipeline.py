@@ -94,7 +94,7 @@ def test_a_process_without_examples_yields_masked_batches(photos):
   assert [[b['mask'].sum() for b in part] for part in parts] == [[1], [1], [0]]
 
 
-def test_evaluation_batch_of_photographs(photos):
+def test_evaluation_batches_equal_read_image(photos):
   images, labels = real(batches_of(open_folder(photos), 7))
   assert labels.tolist() == [0, 1]
   for image, path in zip(images, PHOTOGRAPHS.values(), strict=True):

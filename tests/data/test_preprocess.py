@@ -194,7 +194,7 @@ def test_timm_equals_a_computation_by_hand(name, size, resized, start):
   np.testing.assert_allclose(image, wanted, rtol=0, atol=TOLERANCE)
 
 
-def test_timm_with_bits_bilinear_filter():
+def test_timm_with_bilinear_filter_equals_a_computation_by_hand():
   """448 pixels at crop_pct 1.0 cover the whole height of the photograph."""
   path = PHOTOGRAPHS['china']
   name = 'timm:crop_pct=1.0,interpolation=bilinear'
@@ -341,7 +341,7 @@ def test_error_names_an_invalid_image(tmp_path, damage, name):
 
 
 @pytest.mark.parametrize('name', ['vit_jax', 'deit'])
-def test_first_line_of_an_error_in_a_graph(name):
+def test_first_line_shortens_an_error_in_a_graph(name):
   tf = tensorflow()
   function = preprocess.pick_preprocessing(name)
   dataset = tf.data.Dataset.from_tensors(b'text')
@@ -354,7 +354,7 @@ def test_first_line_of_an_error_in_a_graph(name):
     assert text not in line
 
 
-def test_read_image_of_a_missing_file(tmp_path):
+def test_read_image_rejects_a_missing_file(tmp_path):
   with pytest.raises(FileNotFoundError, match='nothing'):
     preprocess.read_image(
       tmp_path / 'nothing.png', preprocessing='vit_jax', image_size=8

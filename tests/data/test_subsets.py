@@ -44,7 +44,7 @@ def test_parts_of_processes_are_disjoint_and_complete(sets, kind):
   assert {key for part in parts for key in part} == three.keys()
 
 
-def test_subset_of_a_slice(sets):
+def test_subset_of_a_slice_is_within_the_slice(sets):
   part = records(sets, 'files', 'train[:50%]')
   assert records(sets, 'files', 'train[:50%]@2#3').keys() <= part.keys()
 

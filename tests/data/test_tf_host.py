@@ -1,10 +1,6 @@
 import subprocess
 import sys
 
-import pytest
-
-pytestmark = pytest.mark.quick
-
 SCRIPT = """
 from vit_jax_repro.data.tf_host import tensorflow
 tf = tensorflow()

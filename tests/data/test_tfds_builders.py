@@ -1,16 +1,12 @@
 import errno
-import pathlib
 import socket
-import subprocess
-import sys
 import time
 
+import child_processes
 import pytest
 import tfds_fixtures
 
 from vit_jax_repro.data import datasets
-
-TESTS = pathlib.Path(__file__).parents[1]
 
 
 def message_of(name, split='test', error=(ValueError, OSError), **kwargs):
@@ -216,15 +212,11 @@ def test_full_disk_has_a_one_line_error(tmp_path, name):
     split, manual, size = 'validation', str(tmp_path / 'manual'), 20
     tfds_fixtures.write_imagenet_archive(tmp_path / 'manual', size)
   data_dir = tmp_path / 'data'
-  done = subprocess.run(
-    [sys.executable, '-c', FULL_DISK, name, split, '2000', data_dir, manual],
-    capture_output=True,
-    text=True,
-    check=False,
-    cwd=TESTS.parent,
+  code, stdout, stderr = child_processes.run_script(
+    FULL_DISK, name, split, 2000, data_dir, manual
   )
-  assert done.returncode == 0, done.stderr
-  lines = done.stdout.splitlines()  # TFDS prints there too
+  assert code == 0, stderr
+  lines = stdout.splitlines()  # TFDS prints there too
   (message,) = (line for line in lines if line.startswith('cannot '))
   assert f'{name} data set' in message or f'data set {name!r}' in message
   assert 'File too large' in message and str(data_dir) in message

@@ -116,12 +116,12 @@ def records(split):
   return list(split.records().as_numpy_iterator())
 
 
-def test_there_are_nineteen_tasks():
+def test_tasks_are_nineteen():
   assert len(vtab.TASKS) == 19 and len(PLAIN) == 12 and len(DERIVED) == 7
 
 
 @pytest.mark.parametrize('task', PLAIN)
-def test_tasks_with_a_label_feature(tmp_path, task):
+def test_open_split_reads_tasks_with_a_label_feature(tmp_path, task):
   labels, last_name = PLAIN[task]
   row = catalogue.DATA_SETS[f'vtab/{task}']
   names = None
@@ -138,7 +138,7 @@ def test_tasks_with_a_label_feature(tmp_path, task):
 
 
 @pytest.mark.parametrize('task', DERIVED)
-def test_tasks_with_a_derived_label(tmp_path, task):
+def test_open_split_derives_labels_of_tasks_without_one(tmp_path, task):
   examples, labels, names = derived(task)
   row = catalogue.DATA_SETS[f'vtab/{task}']
   tfds_fixtures.write(tmp_path, row.tfds, {'train': examples})

@@ -9,7 +9,7 @@ from vit_jax_repro.output import files
 pytestmark = pytest.mark.quick
 
 
-def test_writes_and_replaces(tmp_path):
+def test_write_json_creates_and_replaces_a_file(tmp_path):
   path = tmp_path / 'a.json'
   for value in ({'x': [1, 2.5, None]}, [3]):
     files.check_writable(path)
@@ -19,7 +19,7 @@ def test_writes_and_replaces(tmp_path):
 
 
 @pytest.mark.parametrize('bad', [float('nan'), object()])
-def test_a_failure_leaves_what_was_there(tmp_path, bad):
+def test_write_json_keeps_the_old_file_on_a_failure(tmp_path, bad):
   path = tmp_path / 'a.json'
   files.write_json(path, 1)
   with pytest.raises((ValueError, TypeError)):
@@ -27,7 +27,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, bad):
   assert path.read_text() == '1\n' and os.listdir(tmp_path) == ['a.json']
 
 
-def test_a_failing_disk_leaves_what_was_there(tmp_path, monkeypatch):
+def test_write_json_keeps_the_old_file_on_a_full_disk(tmp_path, monkeypatch):
   path = tmp_path / 'a.json'
   files.write_json(path, 1)
 
@@ -41,7 +41,7 @@ def test_a_failing_disk_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('there', [True, False])
-def test_what_must_stay_is_not_replaced(tmp_path, there):
+def test_check_writable_protects_files_to_keep(tmp_path, there):
   kept = tmp_path / 'model.npz'
   if there:
     kept.write_text('weights')
@@ -55,7 +55,7 @@ def test_what_must_stay_is_not_replaced(tmp_path, there):
   files.check_writable(tmp_path / 'other.json', keep=['/no/such', kept])
 
 
-def test_unwritable_places(tmp_path):
+def test_check_writable_rejects_unwritable_paths(tmp_path):
   (tmp_path / 'file').write_text('')
   for path, reason in [
     (tmp_path, 'it is a folder'),
@@ -69,7 +69,7 @@ def test_unwritable_places(tmp_path):
       files.check_writable(path)
 
 
-def test_folders_that_cannot_be_written(tmp_path):
+def test_check_folder_rejects_unwritable_folders(tmp_path):
   files.check_folder(tmp_path / 'new' / 'newer')
   assert not list(tmp_path.iterdir())
   (tmp_path / 'file').write_text('')

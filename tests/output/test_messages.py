@@ -1,4 +1,4 @@
-"""Finding things by a part of their name."""
+"""Search by a part of a name, and suggestions for misspelt names."""
 
 import pytest
 
@@ -22,7 +22,7 @@ NAMES = ['ViT Table 5', 'ViT Table 9', 'ViT Table 9 (derived)', 'DeiT Table 5']
     ('*[1i]*', 'B/16 [i1k_300ep@224]', False),
   ],
 )
-def test_patterns(pattern, text, expected):
+def test_fits_matches_a_pattern(pattern, text, expected):
   assert messages.fits(pattern, text) == expected
   assert messages.fits(pattern, 'nothing', text) == expected or not pattern
 
@@ -30,14 +30,14 @@ def test_patterns(pattern, text, expected):
 @pytest.mark.parametrize(
   'wanted, name',
   [
-    ('ViT Table 9', 'ViT Table 9'),  # though it is a part of another
+    ('ViT Table 9', 'ViT Table 9'),  # also a part of another name
     ('vit table 5', 'ViT Table 5'),
     ('9 (derived)', 'ViT Table 9 (derived)'),
     ('derived', 'ViT Table 9 (derived)'),
-    ('Table 9', 'ViT Table 9'),  # an end goes before a part
+    ('Table 9', 'ViT Table 9'),  # the end of one name
   ],
 )
-def test_one_name_is_meant(wanted, name):
+def test_pick_returns_the_matching_name(wanted, name):
   assert messages.pick(wanted, NAMES, 'table', 'see') == name
 
 
@@ -57,13 +57,13 @@ def test_one_name_is_meant(wanted, name):
     ('', "no table ''; see"),
   ],
 )
-def test_names_that_say_too_little(wanted, message):
+def test_pick_rejects_ambiguous_and_unknown_names(wanted, message):
   with pytest.raises(ValueError) as error:
     messages.pick(wanted, NAMES, 'table', 'see')
   assert str(error.value) == message
 
 
-def test_long_lists_are_cut():
+def test_pick_shortens_long_lists():
   with pytest.raises(ValueError, match="'a5' and 2 more; see"):
     messages.pick('a', [f'a{i}' for i in range(8)], 'row', 'see')
 

@@ -26,7 +26,7 @@ VIEW = View(
 )
 
 
-def test_markdown():
+def test_markdown_escapes_special_characters():
   assert sections.markdown(VIEW.sections) == (
     '# Of a\\|b\n'
     '\n'
@@ -43,7 +43,7 @@ def test_markdown():
   )
 
 
-def test_csv():
+def test_as_csv_quotes_cells_and_has_all_rows():
   text = sections.as_csv(VIEW.records)
   assert text == 'name,value\nx|y,85.15\n"a ""b"", c",\n'
   rows = table.select('ViT Table 5')
@@ -54,7 +54,7 @@ def test_csv():
   assert {line['verdict'] for line in read} == {'not run', 'not checkable'}
 
 
-def test_terminal(capsys):
+def test_terminal_prints_titles_text_and_cells(capsys):
   reports.terminal(VIEW.sections)
   out = capsys.readouterr().out
   assert out.startswith('\nOf a|b\nFiles *.npz of <task>.\n')
@@ -63,7 +63,7 @@ def test_terminal(capsys):
   assert '`z`\\ [b]' in lines
 
 
-def test_names_are_folded_last(capsys):
+def test_terminal_folds_names_last(capsys):
   name = '-'.join(['name'] * 8)  # 39 characters
   cells = ('word ' * 4, 'word ' * 5, 'word ' * 8)
   section = Section('', (), ('row', 'a', 'b', 'c'), ((name, *cells),))
@@ -81,12 +81,12 @@ def test_names_are_folded_last(capsys):
     'README VTAB-1k results',
   ],
 )
-def test_nothing_is_cut_in_100_columns(name, capsys):
+def test_terminal_shows_all_text_in_100_columns(name, capsys):
   rows = table.select(name)
   reports.terminal(views.numbers(rows, {}).sections)
   out = capsys.readouterr().out
   assert max(map(len, out.splitlines())) <= 100 and '…' not in out
-  # A name goes on in the next line, at a hyphen as far as possible.
+  # Names continue on the next line, at a hyphen where possible.
   shown = ''.join(line[1:41].strip() for line in out.splitlines())
   for row in rows:
     assert table.named(name).short(row) in shown

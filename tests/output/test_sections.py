@@ -10,7 +10,7 @@ pytestmark = pytest.mark.quick
 
 LAYERS = sections.Section(
   'Layers',
-  ('Said in a sentence.',),
+  ('One sentence.',),
   ('layer', 'max abs', 'relative', 'cosine', 'tolerance', ''),
   (
     (
@@ -40,7 +40,7 @@ CAUSES = sections.Section(
 
 
 def shown(monkeypatch, columns):
-  """What is printed where there is no terminal."""
+  """Returns the text printed to a stdout that is no terminal."""
   monkeypatch.delenv('COLUMNS', raising=False)
   if columns is not None:
     monkeypatch.setenv('COLUMNS', str(columns))
@@ -51,7 +51,7 @@ def shown(monkeypatch, columns):
 
 
 @pytest.mark.parametrize('columns', [None, 60, 80, 200])
-def test_no_number_is_cut_on_a_narrow_terminal(monkeypatch, columns):
+def test_terminal_shows_whole_numbers_at_any_width(monkeypatch, columns):
   text = shown(monkeypatch, columns)
   assert '\u2026' not in text
   for part in (LAYERS, CAUSES):
@@ -60,13 +60,13 @@ def test_no_number_is_cut_on_a_narrow_terminal(monkeypatch, columns):
   assert max(map(len, text.splitlines())) <= (columns or 100)
 
 
-def test_a_layer_takes_one_line_of_80_characters(monkeypatch):
+def test_terminal_prints_a_layer_on_one_line_of_80(monkeypatch):
   lines = shown(monkeypatch, 80).splitlines()
   (line,) = (line for line in lines if 'posembed_input' in line)
   assert line.split() == list(LAYERS.rows[0])
 
 
-def test_markdown():
+def test_markdown_separates_paragraphs_and_escapes_bars():
   bars = sections.Section('Second', ('a', 'b'), ('x', ''), (('1|2', ''),))
   assert sections.markdown([LAYERS, bars]).splitlines()[-9:] == [
     '## Second',

@@ -66,7 +66,7 @@ def test_conditions_hold_for_some_rows_but_not_for_all(alternative):
     ),
   ],
 )
-def test_touching(row, touching, others):
+def test_touching_returns_the_differences_of_a_row(row, touching, others):
   found = {each.id for each in differences.touching(table.find(row))}
   assert touching <= found and not others & found
 
@@ -75,7 +75,7 @@ def test_touches_no_row_without_conditions():
   assert not any(ALL['pvc-13'].touches(row) for row in table.rows())
 
 
-def test_select():
+def test_select_searches_ids_topics_and_scopes():
   assert differences.select() == list(ALL.values())
   assert [each.id for each in differences.select('polyak')] == ['pvc-11']
   assert differences.select('PVC-07') == [ALL['pvc-07']]

@@ -31,7 +31,7 @@ def test_grid_has_models_by_data_sets():
   assert '= agrees, ! differs' in section.text[0]
 
 
-def test_labels_have_only_the_additions_they_need():
+def test_grid_labels_have_only_needed_additions():
   _, cells = grid('ViT Table 6')
   assert 'ViT-L/16\n14 epochs' in cells and len(cells) == 18
   _, cells = grid('ViT Table 7')
@@ -40,7 +40,7 @@ def test_labels_have_only_the_additions_they_need():
   assert cells['DeiT-B ablation: default\n384 px'] == ('83.1 ± 0.1',)
 
 
-def test_many_data_sets_become_rows():
+def test_grid_shows_many_data_sets_as_rows():
   section, cells = grid('ViT Table 9')
   assert section.columns[3] == '>ViT-L/16\nImageNet-21k'
   assert len(cells) == 20

@@ -188,7 +188,7 @@ def test_rows_have_the_shared_cells_of_their_table():
   assert table.find('vit-table-6-vit-b-32-jft-300m-7ep-imagenet').exaflops == 55
 
 
-def test_select():
+def test_select_filters_rows_by_each_argument():
   assert table.select() == list(table.rows())
   assert len(table.select('vit table 5')) == 84
   assert len(table.select('ViT Table 5', status=table.INFERENCE)) == 8

@@ -102,7 +102,7 @@ def test_judge_agrees_if_intervals_touch():
     assert verdict.judge(beyond, measured(0.8)).kind == verdict.DIFFERS
 
 
-def test_differing_numbers_differ_by_more_than_196_sigmas():
+def test_judge_returns_differs_only_above_1_96_sigmas():
   differing = 0
   spreads = ({}, {'std': 0.4}, {'value_min': 89.5, 'value_max': 90.1})
   for spread, decimals, accuracy, number in itertools.product(
@@ -128,7 +128,7 @@ def test_judge_without_a_measurement():
 
 
 @pytest.mark.parametrize('blocker', verdict.BLOCKERS)
-def test_reasons_name_the_need(blocker):
+def test_blockers_have_a_short_and_a_long_reason(blocker):
   few, sentences = verdict.BLOCKERS[blocker]
   assert len(few) < 40 and 'Needed: ' in sentences and sentences.endswith('.')
 

@@ -1,4 +1,4 @@
-"""The table of published files and the names it understands."""
+"""The table of published files and the names it accepts."""
 
 import pytest
 import tiny_models
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.quick
 TI = 'augreg/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0'
 
 
-def test_the_table_is_sound():
+def test_table_has_valid_entries():
   entries = catalogue.table()
   assert len(entries) > 100
   assert len({entry.name for entry in entries}) == len(entries)
@@ -25,7 +25,7 @@ def test_the_table_is_sound():
     assert catalogue.find(f'gs://{entry.path}') == entry
 
 
-def test_sizes_are_those_of_written_files(tmp_path):
+def test_sizes_equal_those_of_saved_files(tmp_path):
   entry = catalogue.find(f'{TI}--imagenet2012-steps_20k-lr_0.03-res_224')
   params = tiny_models.params_of(models.variant('ViT-Ti_16'), (224, 224))
   weights.save(tmp_path / 'x.npz', params)
@@ -61,11 +61,11 @@ def test_sizes_are_those_of_written_files(tmp_path):
     ('gs://mine/a/b.npz', 'mine/a/b.npz'),
   ],
 )
-def test_names(name, path):
+def test_find_accepts_every_form_of_a_name(name, path):
   assert catalogue.find(name).path == path
 
 
-def test_augreg_files_beside_the_table():
+def test_find_returns_augreg_files_outside_the_table():
   tuned = catalogue.find(f'{TI}--cifar100-steps_10k-lr_0.003-res_384.npz')
   assert tuned == catalogue.Published(
     f'vit_models/{TI}--cifar100-steps_10k-lr_0.003-res_384.npz',
@@ -103,7 +103,7 @@ def test_augreg_files_beside_the_table():
     ('X_16-i21k-' + TI.partition('i21k-')[2], ('no published file',)),
   ],
 )  # fmt: skip
-def test_names_that_say_too_little(name, parts):
+def test_find_rejects_ambiguous_and_unknown_names(name, parts):
   with pytest.raises(ValueError) as error:
     catalogue.find(name)
   for part in parts:
@@ -111,7 +111,7 @@ def test_names_that_say_too_little(name, parts):
   assert '\n' not in str(error.value)
 
 
-def test_matching():
+def test_matching_filters_by_pattern():
   assert catalogue.matching() == list(catalogue.table())
   names = [entry.name for entry in catalogue.matching('h_14')]
   assert names == ['imagenet21k/ViT-H_14']
@@ -148,7 +148,7 @@ SPEC = {
     ({'transformer': {**SPEC['transformer'], 'num_layers': 11}}, 'num_layers'),
   ],
 )
-def test_whether_a_file_is_the_one(change, message):
+def test_check_fits_rejects_another_architecture(change, message):
   entry = catalogue.find(f'{TI}--imagenet2012-steps_20k-lr_0.03-res_224')
   if message is None:
     catalogue.check_fits(entry, SPEC | change)
@@ -161,14 +161,14 @@ def test_whether_a_file_is_the_one(change, message):
 @pytest.mark.parametrize(
   'entry', catalogue.table(), ids=lambda entry: entry.name[:60]
 )
-def test_a_named_model_is_what_its_file_holds(entry):
+def test_check_fits_accepts_the_model_of_every_entry(entry):
   spec = models.variant(entry.model)
   catalogue.check_fits(
     entry, {**spec, 'num_classes': entry.num_classes, 'image_size': None}
   )
 
 
-def test_what_a_copy_lacks():
+def test_lacking_lists_the_missing_layers():
   spec = {'num_classes': None, 'representation_size': None}
   entry = catalogue.find('imagenet21k/ViT-B_16')
   assert catalogue.lacking(entry, spec) == ['head', 'pre_logits']

@@ -1,4 +1,4 @@
-"""Downloads from a server that breaks off, lies and refuses."""
+"""Downloads from a server that interrupts, refuses or sends wrong data."""
 
 import base64
 import hashlib
@@ -30,7 +30,7 @@ def get(url, path, **settings):
 
 
 def left(path):
-  """The names beside the file."""
+  """Returns the names of all files in the folder of `path`."""
   return sorted(each.name for each in path.parent.iterdir())
 
 
@@ -38,7 +38,7 @@ def ranges(seen):
   return [headers.get('Range') for _, headers in seen]
 
 
-def test_a_whole_file(path):
+def test_download_writes_the_whole_file(path):
   watched = []
   with serving(file=Served(CONTENT)) as (base, _, seen):
     checked = get(f'{base}/file', path, watch=lambda *it: watched.append(it))
@@ -47,7 +47,7 @@ def test_a_whole_file(path):
   assert watched[0] == (0, 5 * K) and watched[-1] == (5 * K, 5 * K)
 
 
-def test_goes_on_after_each_break(path):
+def test_download_resumes_after_each_break(path):
   served = Served(CONTENT, cuts=[2 * K, 1, K])
   with serving(file=served) as (base, _, seen):
     get(f'{base}/file', path)
@@ -56,7 +56,7 @@ def test_goes_on_after_each_break(path):
   assert {h.get('If-Range') for _, h in seen[1:]} == {served.etag}
 
 
-def test_gives_up_after_some_breaks_and_goes_on_next_time(path):
+def test_download_resumes_the_part_of_an_earlier_call(path):
   served = Served(CONTENT, cuts=[K, K, K])
   with serving(file=served) as (base, _, seen):
     with pytest.raises(download.SourceError, match=f'{3 * K} bytes are kept'):
@@ -70,7 +70,7 @@ def test_gives_up_after_some_breaks_and_goes_on_next_time(path):
 DATED = {'ETag': None, 'Last-Modified': 'Tue, 20 Oct 2020 10:00:00 GMT'}
 
 
-def test_goes_on_by_the_date_of_a_file_without_etag(path):
+def test_download_resumes_by_date_without_an_etag(path):
   served = Served(CONTENT, cuts=[2 * K, K], headers=DATED)
   with serving(file=served) as (base, files, seen):
     with pytest.raises(download.SourceError, match=f'{3 * K} bytes are kept'):
@@ -94,14 +94,14 @@ def test_goes_on_by_the_date_of_a_file_without_etag(path):
   [
     {'ETag': None},
     {'ETag': 'W/"1"'},
-    # RFC 9110, 13.1.5 allows no date beside an ETag.
+    # RFC 9110, 13.1.5 allows no date in addition to an ETag.
     DATED | {'ETag': 'W/"1"'},
     DATED | {'Last-Modified': 'lately'},
     DATED | {'Date': DATED['Last-Modified']},  # within that second
     None,  # ranges do not work
   ],
 )
-def test_nothing_is_kept_that_cannot_be_continued(path, headers):
+def test_download_removes_a_part_it_cannot_resume(path, headers):
   served = Served(CONTENT, cuts=[K], headers=headers or {})
   waits = ()
   if headers is None:  # the second response is the whole file
@@ -116,7 +116,7 @@ def test_nothing_is_kept_that_cannot_be_continued(path, headers):
   assert path.read_bytes() == CONTENT
 
 
-def test_waits_grow(path):
+def test_download_waits_longer_after_each_break(path):
   served = Served(CONTENT, cuts=[1, 1, 1])
   started = time.monotonic()
   with serving(file=served) as (base, _, _seen):
@@ -132,11 +132,11 @@ def test_waits_grow(path):
     (Served(OTHER), 1),
     (Served(OTHER, if_range=False), 2),
     (Served(OTHER[: 5 * K], if_range=False), 2),  # as long as the first
-    (Served(CONTENT[:K], if_range=False), 2),  # shorter than what has come
+    (Served(CONTENT[:K], if_range=False), 2),  # shorter than the part
   ],
   ids=['no ranges', 'another file', 'no If-Range', 'as long', 'shorter'],
 )
-def test_a_part_is_continued_by_nothing_else(path, second, requests):
+def test_download_starts_over_for_changed_content(path, second, requests):
   first = Served(CONTENT, cuts=[2 * K])
   with serving(file=first) as (base, files, seen):
     with pytest.raises(download.SourceError):
@@ -147,7 +147,7 @@ def test_a_part_is_continued_by_nothing_else(path, second, requests):
   assert path.read_bytes() == second.content and left(path) == ['file.bytes']
 
 
-def test_another_range_than_was_asked_for(path):
+def test_download_rejects_another_range(path):
   first = Served(CONTENT, cuts=[2 * K])
   with serving(file=first) as (base, files, _):
     with pytest.raises(download.SourceError):
@@ -159,7 +159,7 @@ def test_another_range_than_was_asked_for(path):
   assert left(path) == []
 
 
-def test_answers_that_end_early(path):
+def test_download_resumes_after_a_truncated_response(path):
   served = Served(CONTENT, cuts=[2 * K])
   with serving(file=served) as (base, files, seen):
     with pytest.raises(download.SourceError):
@@ -173,7 +173,7 @@ def test_answers_that_end_early(path):
   assert path.read_bytes() == CONTENT
 
 
-def test_a_part_of_another_address_or_without_etag_starts_anew(path):
+def test_download_starts_over_for_another_url_or_without_an_etag(path):
   served = {
     'a': Served(CONTENT, cuts=[K]),
     'b': Served(OTHER, cuts=[K], headers={'ETag': None}),
@@ -189,7 +189,7 @@ def test_a_part_of_another_address_or_without_etag_starts_anew(path):
   assert ranges(seen) == [None] * 5
 
 
-def test_a_part_that_was_whole_already(path):
+def test_download_accepts_a_complete_part(path):
   with serving(file=Served(CONTENT, cuts=[4 * K])) as (base, files, seen):
     with pytest.raises(download.SourceError):
       get(f'{base}/file', path, waits=())
@@ -202,7 +202,7 @@ def test_a_part_that_was_whole_already(path):
 
 
 @pytest.mark.parametrize('notes', [b'', b'{}', b'{"a": 1}', b'[]', b'\xff'])
-def test_damaged_notes_of_a_part(path, notes):
+def test_download_ignores_damaged_notes_of_a_part(path, notes):
   path.with_name('file.bytes.part').write_bytes(OTHER)
   path.with_name('file.bytes.part.json').write_bytes(notes)
   with serving(file=Served(CONTENT)) as (base, _, _seen):
@@ -211,12 +211,12 @@ def test_damaged_notes_of_a_part(path, notes):
 
 
 @pytest.mark.parametrize('status', [401, 403, 404, 429, 500, 503])
-def test_refused(path, status):
+def test_download_keeps_the_part_on_an_http_error(path, status):
   with serving(file=Served(b'<Error/>', status)) as (base, files, seen):
     with pytest.raises(download.SourceError, match=f'^{status} '):
       get(f'{base}/file', path)
     assert len(seen) == 1 and left(path) == []
-    # Not even then is what has come thrown away.
+    # An error does not remove an existing part either.
     files['/file'] = Served(CONTENT, cuts=[K])
     with pytest.raises(download.SourceError):
       get(f'{base}/file', path, waits=())
@@ -226,7 +226,7 @@ def test_refused(path, status):
   assert path.with_name('file.bytes.part').read_bytes() == CONTENT[:K]
 
 
-def test_a_server_in_trouble_halfway(path):
+def test_download_retries_a_server_error_halfway(path):
   served = Served(CONTENT, cuts=[K])
   with serving(file=served) as (base, files, seen):
 
@@ -256,7 +256,9 @@ PAGE = b'\n<!DOCTYPE html><title>Sign in</title>'
     ('x', {'status': 204}, '204'),
   ],
 )
-def test_something_else_than_the_file(tmp_path, name, served, message):
+def test_download_rejects_a_response_of_another_kind(
+  tmp_path, name, served, message
+):
   with (
     serving(file=Served(**{'content': CONTENT, **served})) as (base, *_),
     pytest.raises(download.SourceError, match=message),
@@ -265,7 +267,7 @@ def test_something_else_than_the_file(tmp_path, name, served, message):
   assert not list(tmp_path.iterdir())
 
 
-def test_more_bytes_than_declared(path):
+def test_download_rejects_more_bytes_than_declared(path):
   first = Served(CONTENT, cuts=[2 * K])
   with serving(file=first) as (base, files, _):
     with pytest.raises(download.SourceError):
@@ -309,8 +311,8 @@ def sha256(content):
     ({}, (f'sha256:{sha256(CONTENT)[:8]}',), f'sha256:{sha256(CONTENT)[:8]}'),
   ],
 )  # fmt: skip
-def test_right_hashes(path, headers, hashes, checked):
-  # Broken off: the hashes of the first answer are compared at the end.
+def test_download_returns_the_checked_hashes(path, headers, hashes, checked):
+  # After a break, the hashes of the first response are compared.
   served = Served(CONTENT, headers=headers, cuts=[K])
   with serving(file=served) as (base, *_):
     found = get(f'{base}/file', path, hashes=hashes)
@@ -326,7 +328,7 @@ def test_right_hashes(path, headers, hashes, checked):
     ({}, (f'sha256:{sha256(OTHER)[:8]}',)),
   ],
 )
-def test_wrong_hashes(path, headers, hashes):
+def test_download_rejects_wrong_hashes(path, headers, hashes):
   with (
     serving(file=Served(CONTENT, headers=headers)) as (base, *_),
     pytest.raises(download.SourceError, match='wrong bytes: their'),
@@ -335,7 +337,7 @@ def test_wrong_hashes(path, headers, hashes):
   assert left(path) == []
 
 
-def test_bytes_that_the_caller_refuses(path):
+def test_download_removes_a_file_its_check_rejects(path):
   def check(part):
     assert part.read_bytes() == CONTENT
     raise ValueError('not this one')
@@ -348,8 +350,8 @@ def test_bytes_that_the_caller_refuses(path):
   assert left(path) == []
 
 
-def test_a_redirect_as_the_hub_sends_it(path):
-  """The hash is in the redirect; the token stays at home."""
+def test_download_follows_a_redirect_without_the_token(path):
+  """The redirect has the hash. The other server does not get the token."""
   with (
     serving(blob=Served(CONTENT, cuts=[K])) as (store, _, stored),
     serving() as (hub, files, asked),
@@ -373,7 +375,7 @@ def test_a_redirect_as_the_hub_sends_it(path):
   assert ranges(stored) == [None, f'bytes={K}-']
 
 
-def test_no_answer(path):
+def test_download_names_connection_problems(path):
   with socket.socket() as unused:
     unused.bind(('127.0.0.1', 0))
     port = unused.getsockname()[1]
@@ -390,7 +392,7 @@ def test_no_answer(path):
   assert left(path) == []
 
 
-def test_a_server_that_falls_silent(path):
+def test_download_times_out_on_a_silent_server(path):
   served = Served(CONTENT, pause=1)
   with (
     serving(file=served) as (base, *_),
@@ -399,7 +401,7 @@ def test_a_server_that_falls_silent(path):
     get(f'{base}/file', path, timeout=(0.2, 0.2), waits=())
 
 
-def test_too_little_room(path):
+def test_download_rejects_a_file_above_the_free_space(path):
   served = Served(CONTENT, headers={'Content-Length': str(10**18)})
   with (
     serving(file=served) as (base, *_),

@@ -1,19 +1,17 @@
-"""Fetching a published file: sources in turn, conversion, what is there.
+"""Fetching of a published file: its sources, conversion and existing files.
 
-The files are of real size and have random weights. Addresses outside this
-machine are behind a proxy that does not answer.
+The files have their real sizes and random weights. All addresses outside this
+machine are behind a proxy that does not respond.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 
+import child_processes
 import jax
 import numpy as np
 import pytest
@@ -38,7 +36,7 @@ TIMM = f'{ENTRY.timm}/resolve/main/model.safetensors'
 
 FETCHING = """
 import resource, sys
-from vit_jax_repro.published import (fetching)
+from vit_jax_repro.published import fetching
 name, directory, mirror, limit = sys.argv[1:]
 if int(limit):
   hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -91,7 +89,7 @@ def at(entry):
 
 
 @pytest.mark.quick
-def test_the_official_file(tmp_path, official, params):
+def test_fetch_downloads_the_official_file_once(tmp_path, official, params):
   with serving(**{at(ENTRY): Served(official)}) as (base, _, seen):
     fetched = fetch(tmp_path, mirror=base)
     again = fetch(tmp_path, mirror=base)
@@ -116,7 +114,7 @@ def test_the_official_file(tmp_path, official, params):
 
 
 @pytest.mark.quick
-def test_a_given_hash(tmp_path, official):
+def test_fetch_compares_a_given_hash(tmp_path, official):
   digits = hashlib.sha256(official).hexdigest()
   with serving(**{at(ENTRY): Served(official)}) as (base, *_):
     with pytest.raises(OSError, match='wrong bytes: their sha256 is'):
@@ -132,7 +130,7 @@ def test_a_given_hash(tmp_path, official):
 
 
 @pytest.mark.quick
-def test_a_file_that_is_there_without_a_record(tmp_path, official):
+def test_fetch_checks_an_existing_file_without_a_record(tmp_path, official):
   (tmp_path / 'w').mkdir()
   path = tmp_path / 'w' / ENTRY.file_name
   path.write_bytes(official)
@@ -155,7 +153,7 @@ def test_a_file_that_is_there_without_a_record(tmp_path, official):
 
 
 @pytest.mark.quick
-def test_a_folder_that_is_a_file(tmp_path):
+def test_fetch_rejects_a_file_as_its_folder(tmp_path):
   (tmp_path / 'w').write_text('mine')
   for call in (fetch, lambda path: fetching.fetch_index(path / 'w')):
     with pytest.raises(OSError, match='is a file; give the name of a folder'):
@@ -163,14 +161,14 @@ def test_a_folder_that_is_a_file(tmp_path):
   assert (tmp_path / 'w').read_text() == 'mine'
 
 
-def test_a_file_that_changed_or_is_another(tmp_path, official, params):
+def test_fetch_rejects_a_changed_or_different_file(tmp_path, official, params):
   with serving(**{at(ENTRY): Served(official)}) as (base, *_):
     fetched = fetch(tmp_path, mirror=base)
   with open(fetched.file, 'ab') as file:
     file.write(b'\0')
   with pytest.raises(ValueError, match='it has changed since it was fetched'):
     fetch(tmp_path)
-  # Of the same name, from another folder.
+  # Has the same name, but another folder in the bucket.
   record = f'{fetched.file}.fetched.json'
   with open(record) as file:
     content = json.load(file)
@@ -188,7 +186,7 @@ def test_a_file_that_changed_or_is_another(tmp_path, official, params):
 
 
 @pytest.mark.quick
-def test_a_source_with_another_model(tmp_path):
+def test_fetch_rejects_a_source_with_another_model(tmp_path):
   params = tiny_models.params_of(tiny_models.spec(1000))
   weights.save(tmp_path / 'x.npz', params)
   served = Served((tmp_path / 'x.npz').read_bytes())
@@ -200,7 +198,7 @@ def test_a_source_with_another_model(tmp_path):
   assert names(tmp_path) == []
 
 
-def test_a_size_that_was_not_expected(tmp_path, params):
+def test_fetch_notes_an_unexpected_size(tmp_path, params):
   flat = weight_names.to_file(trees.flatten(params), 'official')
   np.savez_compressed(tmp_path / 'x.npz', **flat)
   served = Served((tmp_path / 'x.npz').read_bytes())
@@ -213,7 +211,7 @@ def test_a_size_that_was_not_expected(tmp_path, params):
 
 
 @pytest.mark.quick
-def test_nobody_has_it(tmp_path, monkeypatch):
+def test_fetch_lists_all_sources_if_none_has_the_file(tmp_path, monkeypatch):
   gone = Served(b'<Error><Code>AccessDenied</Code></Error>', 403)
   with serving(**{at(ENTRY): gone}) as (base, _, seen):
     monkeypatch.setenv('HF_ENDPOINT', base)
@@ -230,7 +228,7 @@ def test_nobody_has_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.quick
-def test_a_card_in_the_way(tmp_path):
+def test_fetch_keeps_an_existing_card(tmp_path):
   (tmp_path / 'w').mkdir()
   card = tmp_path / 'w' / ENTRY.file_name.replace('.npz', '.json')
   card.write_text('{}')
@@ -240,7 +238,7 @@ def test_a_card_in_the_way(tmp_path):
 
 
 def safetensors_of(params, library):
-  """Bytes of a port's copy."""
+  """Returns the bytes of a port's safetensors file."""
   import safetensors.numpy
 
   from vit_jax_repro import ports
@@ -251,13 +249,13 @@ def safetensors_of(params, library):
 
 
 def hub_files(content, path):
-  """As the Hub serves a large file: a redirect with its hash."""
+  """Returns the Hub's responses for a large file: a redirect and the bytes."""
   digits = hashlib.sha256(content).hexdigest()
   redirect = {'Location': '/blob', 'X-Linked-Etag': f'"{digits}"'}
   return {path: Served(b'', 302, headers=redirect), 'blob': Served(content)}
 
 
-def test_a_copy_on_the_hub(tmp_path, monkeypatch, params):
+def test_fetch_converts_a_copy_on_the_hub(tmp_path, monkeypatch, params):
   copy = safetensors_of(params, 'timm')
   files = hub_files(copy, TIMM)
   files['blob'].cuts = [10 * download.CHUNK_BYTES]
@@ -276,11 +274,11 @@ def test_a_copy_on_the_hub(tmp_path, monkeypatch, params):
   assert names(tmp_path) == [
     ENTRY.file_name, f'{ENTRY.file_name}.fetched.json',
   ]  # fmt: skip
-  assert len(seen) == 4  # twice a redirect and a part
+  assert len(seen) == 4  # two redirects and two parts
   assert fetch(tmp_path).was_there
 
 
-def test_a_part_that_nobody_needs_any_more(
+def test_fetch_removes_the_part_of_a_failed_source(
   tmp_path, monkeypatch, params, official
 ):
   files = hub_files(safetensors_of(params, 'timm'), TIMM)
@@ -292,7 +290,7 @@ def test_a_part_that_nobody_needs_any_more(
   assert fetched.source == f'{base}/{TIMM}' and len(names(tmp_path)) == 2
 
 
-def test_a_damaged_copy(tmp_path, monkeypatch, params):
+def test_fetch_rejects_a_damaged_copy(tmp_path, monkeypatch, params):
   copy = safetensors_of(params, 'timm')
   for content, message in (
     (copy[:-1000], 'cannot be read'),
@@ -318,7 +316,7 @@ PAGE = b'<!DOCTYPE html><title>429</title>'
 
 
 @pytest.mark.parametrize('known', [False, True])
-def test_a_copy_with_wrong_numbers_and_a_hash_or_none(
+def test_fetch_finds_wrong_numbers_only_by_a_hash(
   tmp_path, monkeypatch, params, known
 ):
   copy = bytearray(safetensors_of(params, 'timm'))
@@ -342,7 +340,7 @@ def test_a_copy_with_wrong_numbers_and_a_hash_or_none(
       fetch(tmp_path, sha256='0' * 64)
 
 
-def test_a_copy_without_head_and_pre_logits(tmp_path, monkeypatch):
+def test_fetch_notes_a_copy_without_head_and_pre_logits(tmp_path, monkeypatch):
   spec = tiny_models.spec(None, hidden_size=192, num_heads=3)
   params = tiny_models.params_of(spec)
   entry = catalogue.Published('vit_models/imagenet21k/x.npz', timm='timm/x')
@@ -360,8 +358,8 @@ def test_a_copy_without_head_and_pre_logits(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('suffix', ['pth', 'safetensors', 'bin'])
-def test_deit_gets_a_card(tmp_path, monkeypatch, suffix):
-  """A plain DeiT cannot be told from a ViT by names and shapes."""
+def test_fetch_writes_a_card_for_deit(tmp_path, monkeypatch, suffix):
+  """Names and shapes of a plain DeiT equal those of a ViT."""
   import torch
 
   from vit_jax_repro import ports
@@ -397,50 +395,52 @@ def test_deit_gets_a_card(tmp_path, monkeypatch, suffix):
 
 
 def start(tmp_path, base, limit=0):
-  """A process that fetches, with a limit on the size of its files."""
-  return subprocess.Popen(
-    [sys.executable, '-c', FETCHING, NAME, tmp_path / 'w', base, str(limit)],
-    stdout=subprocess.PIPE,
-    text=True,
+  """Starts a process that fetches, with a limit on the size of its files."""
+  return child_processes.Child(
+    child_processes.script, FETCHING, NAME, tmp_path / 'w', base, limit
   )
 
 
-def test_two_at_once(tmp_path, official):
+def answer_of(process):
+  assert process.wait() == 0, process.stderr
+  return process.stdout
+
+
+def test_fetch_rejects_a_file_in_use_by_another_process(tmp_path, official):
   served = Served(official, pause=0.005)  # two seconds and more
   with serving(**{at(ENTRY): served}) as (base, _, seen):
     one = start(tmp_path, base)
     while not seen:
       time.sleep(0.02)
-      assert one.poll() is None
+      assert one.is_running()
     with pytest.raises(OSError, match='is in use by process'):
       fetch(tmp_path, mirror=base)
-    assert one.communicate()[0] == 'fetched\n'
+    assert answer_of(one) == 'fetched\n'
     assert len(seen) == 1
   assert fetch(tmp_path).was_there
   assert (tmp_path / 'w' / ENTRY.file_name).read_bytes() == official
   assert len(names(tmp_path)) == 2
 
 
-def test_a_race(tmp_path, official):
+def test_fetch_in_racing_processes_leaves_one_file(tmp_path, official):
   with serving(**{at(ENTRY): Served(official)}) as (base, _, _seen):
     racing = [start(tmp_path, base) for _ in range(2)]
-    answers = {process.communicate()[0] for process in racing}
+    answers = {answer_of(process) for process in racing}
   assert 'fetched\n' in answers
   assert all(a == 'fetched\n' or 'wait until it has' in a for a in answers)
   assert (tmp_path / 'w' / ENTRY.file_name).read_bytes() == official
   assert len(names(tmp_path)) == 2
 
 
-def test_a_process_that_is_killed(tmp_path, official):
+def test_fetch_resumes_after_a_killed_process(tmp_path, official):
   served = Served(official, pause=0.01)
   part = partial_download.PartialFile(tmp_path / 'w' / ENTRY.file_name)
   with serving(**{at(ENTRY): served}) as (base, _, seen):
     process = start(tmp_path, base)
     while part.size() < 10 * download.CHUNK_BYTES:
       time.sleep(0.01)
-      assert process.poll() is None
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+      assert process.is_running()
+    process.kill()
     assert names(tmp_path) == [
       f'{ENTRY.file_name}{end}' for end in ('.lock', '.part', '.part.json')
     ]
@@ -455,13 +455,13 @@ def test_a_process_that_is_killed(tmp_path, official):
   assert len(names(tmp_path)) == 2
 
 
-def test_a_disk_that_is_full(tmp_path, official):
+def test_fetch_resumes_after_a_full_disk(tmp_path, official):
   limit = 10 * download.CHUNK_BYTES + 99
   part = f'{tmp_path / "w" / ENTRY.file_name}.part'
   with serving(**{at(ENTRY): Served(official)}) as (base, _, seen):
-    answer, _ = start(tmp_path, base, limit).communicate()
-    said = f'cannot write {part}: File too large; {limit} bytes are kept'
-    assert answer.startswith(said)
+    answer = answer_of(start(tmp_path, base, limit))
+    message = f'cannot write {part}: File too large; {limit} bytes are kept'
+    assert answer.startswith(message)
     assert answer.count('\n') == 1
     assert os.path.getsize(part) == limit
     fetch(tmp_path, mirror=base)
@@ -469,16 +469,18 @@ def test_a_disk_that_is_full(tmp_path, official):
   assert (tmp_path / 'w' / ENTRY.file_name).read_bytes() == official
 
 
-def test_a_disk_that_is_full_when_converting(tmp_path, monkeypatch, params):
+def test_fetch_removes_the_copy_if_converting_fills_the_disk(
+  tmp_path, monkeypatch, params
+):
   copy = safetensors_of(params, 'timm')
   with serving(**hub_files(copy, TIMM)) as (base, *_):
     monkeypatch.setenv('HF_ENDPOINT', base)
-    answer, _ = start(tmp_path, base, len(copy) + 99).communicate()
+    answer = answer_of(start(tmp_path, base, len(copy) + 99))
   assert 'File too large' in answer and names(tmp_path) == []
 
 
 @pytest.mark.quick
-def test_the_index(tmp_path):
+def test_fetch_index_downloads_a_valid_index_once(tmp_path):
   path = 'vit_models/augreg/index.csv'
   with serving(**{path: Served(PAGE)}) as (base, files, _):
     with pytest.raises(OSError, match=r'it lists no AugReg.*--index=PATH'):

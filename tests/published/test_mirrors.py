@@ -1,4 +1,4 @@
-"""Where published files can be had."""
+"""Sources of published files."""
 
 import importlib.util
 
@@ -20,7 +20,7 @@ def urls(name, **settings):
   return [source.url for source in mirrors.sources(entry, **settings)]
 
 
-def test_the_authors_first_then_copies():
+def test_sources_lists_the_authors_before_copies():
   hub = 'https://huggingface.co/{}/resolve/main/{}'.format
   assert urls('ViT-B_16-224') == [
     'https://storage.googleapis.com/vit_models/'
@@ -38,7 +38,7 @@ def test_the_authors_first_then_copies():
   ]
 
 
-def test_a_mirror_comes_before_all():
+def test_sources_lists_a_mirror_first():
   found = urls('BiT-S-R50x1', mirror='http://mirror:8000/x/')
   assert found == [
     'http://mirror:8000/x/bit_models/BiT-S-R50x1.npz',
@@ -51,7 +51,7 @@ def test_a_mirror_comes_before_all():
   ]
 
 
-def test_hash_and_kind():
+def test_sources_have_a_hash_a_layout_and_a_needed_library():
   sources = mirrors.sources(catalogue.find('DeiT-Ti_16'))
   assert [s.suffix for s in sources] == [
     '.pth', '.safetensors', '.safetensors', '.bin',
@@ -68,7 +68,7 @@ def test_hash_and_kind():
   assert mirrors.sources(catalogue.find('sam/ViT-B_16'))[0].needs is None
 
 
-def test_the_hub_of_the_environment(monkeypatch):
+def test_sources_use_the_hub_of_the_environment(monkeypatch):
   monkeypatch.setenv('HF_ENDPOINT', 'http://hub.example/')
   monkeypatch.setenv('HF_TOKEN', 'secret')
   sources = mirrors.sources(catalogue.find('sam/ViT-B_16'), mirror='http://m')

@@ -1,4 +1,4 @@
-"""Files that are still coming; downloads are in test_download.py."""
+"""Partial files; test_download.py tests downloads."""
 
 import pytest
 
@@ -15,7 +15,7 @@ KNOWN = {
 }
 
 
-def test_a_part_is_found_again(tmp_path):
+def test_partial_file_finds_an_earlier_part(tmp_path):
   part = partial_download.PartialFile(tmp_path / 'a.b')
   assert part.known is None and part.size() == 0
   part.begin(KNOWN)
@@ -36,7 +36,7 @@ def test_a_part_is_found_again(tmp_path):
   [
     ('x.npz', b'PK\3\4', True),
     ('x.npz', b'\x93NUMPY', False),
-    # The length of a header may look like a page's beginning.
+    # The length of a header may look like the start of a page.
     ('x.safetensors', b' <\0\0\0\0\0\0{"a"', True),
     ('x.safetensors', b'PK\3\4\0\0\0\0\0', False),
     ('x.pth', b'\x80\2', True),
@@ -45,7 +45,7 @@ def test_a_part_is_found_again(tmp_path):
     ('x.csv', b'name,ds', True),
   ],
 )
-def test_the_start_of_a_file(tmp_path, name, start, good):
+def test_finish_checks_the_start_of_the_file(tmp_path, name, start, good):
   part = partial_download.PartialFile(tmp_path / name)
   part.begin(KNOWN)
   part.path.write_bytes(start)
@@ -60,13 +60,11 @@ def test_the_start_of_a_file(tmp_path, name, start, good):
     assert not list(tmp_path.iterdir())
 
 
-def test_one_at_a_time(tmp_path):
+def test_alone_locks_one_file_at_a_time(tmp_path):
   path = tmp_path / 'a.npz'
   with partial_download.alone(path):
     with (
-      pytest.raises(
-        OSError, match=r'in use by process .*; wait until it'
-      ),
+      pytest.raises(OSError, match=r'in use by process .*; wait until it'),
       partial_download.alone(path),
     ):
       pass

@@ -1,4 +1,4 @@
-"""The argument behind a configuration's colon."""
+"""The argument after the colon in the path of a configuration."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def parse(text, needed=2):
   return arguments.parse(text, FORM, arguments.OF_FINETUNING, needed=needed)
 
 
-def test_parts_and_options():
+def test_parse_returns_parts_and_options():
   assert parse('bit-m,b16') == (['bit-m', 'b16', ''], {})
   assert parse('a,b,/data/x,steps=500,dropout=0.1,variant=long') == (
     ['a', 'b', '/data/x'],
@@ -31,7 +31,7 @@ def test_parts_and_options():
     ('a,b,steps=x', "'steps=x' in the argument"),
   ],
 )
-def test_wrong_arguments(text, message):
+def test_parse_rejects_wrong_arguments(text, message):
   with pytest.raises(ValueError, match=message) as caught:
     parse(text)
   assert '\n' not in str(caught.value)

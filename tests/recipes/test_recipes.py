@@ -1,4 +1,4 @@
-"""The papers' rules against the original's own values."""
+"""The papers' rules compared with values of the original code."""
 
 import pytest
 import reference
@@ -10,13 +10,13 @@ from vit_jax_repro.recipes import recipe, rules
 pytestmark = pytest.mark.quick
 
 
-def test_bit_resolution():
+def test_bit_resolution_equals_the_original():
   for row in reference.hyperrule()['resolution']:
     got = recipes.bit_resolution(*row['original'])
     assert got == (row['precrop'], row['crop'])
 
 
-def test_bit_data_sets():
+def test_bit_finetune_has_the_sizes_of_the_original():
   rule = reference.hyperrule()
   assert {k: list(v) for k, v in recipes.BIT_IMAGE_SIZES.items()} == rule[
     'known_dataset_sizes'
@@ -26,7 +26,7 @@ def test_bit_data_sets():
     assert (pp['resize'], pp['crop']) == (resize, crop)
 
 
-def test_bit_schedule_and_mixup():
+def test_bit_schedule_and_mixup_equal_the_original():
   rule = reference.hyperrule()
   for num_examples, wanted in rule['schedule'].items():
     warmup, boundaries, total = recipes.bit_schedule(int(num_examples))
@@ -35,7 +35,7 @@ def test_bit_schedule_and_mixup():
     assert recipes.bit_mixup_alpha(int(num_examples)) == alpha
 
 
-def test_vit_presets():
+def test_vit_finetune_equals_the_original_presets():
   found = recipes.vit_finetune('cifar10', 'ViT-B_16')
   assert (found['base_lr'], found['total_steps']) == (0.01, 10_000)
   assert found['pp'] == dict(train='train[:98%]', test='test', crop=384)
@@ -47,8 +47,8 @@ def test_vit_presets():
   assert recipes.vit_finetune('cifar10', 'Mixer-B_16')['pp']['crop'] == 224
 
 
-def test_augreg_strengths():
-  """The paper's seven, with what AugReg's README of files calls them."""
+def test_augreg_strengths_equal_the_seven_of_the_paper():
+  """The names are those in AugReg's README of files."""
   found = {
     name: tuple(recipes.augreg_strength(name).values())
     for name in recipes.AUGREG_STRENGTHS
@@ -69,15 +69,15 @@ def test_augreg_strengths():
   ]
 
 
-def test_an_unknown_augreg_strength():
+def test_augreg_strength_rejects_an_unknown_name():
   message = r"unknown augmentation strength 'mild'; choose from \['none', 'li"
   with pytest.raises(ValueError, match=message) as caught:
     recipes.augreg_strength('mild')
   assert '\n' not in str(caught.value)
 
 
-def test_small_images_of_vtab():
-  """BiT paper, section 3.3: below 96x96 pixels, 128 of 160 of them."""
+def test_bit_resolution_is_small_for_five_tasks_of_vtab():
+  """BiT crops images below 96x96 to 128 of 160 pixels (paper, section 3.3)."""
   small = {
     name.removeprefix('vtab/')
     for name, row in catalogue.DATA_SETS.items()
@@ -108,17 +108,17 @@ def test_small_images_of_vtab():
     ('mnist', 'train', None),
   ],
 )
-def test_number_of_examples(dataset, split, wanted):
+def test_num_examples_counts_the_images_of_a_split(dataset, split, wanted):
   assert recipe.num_examples(dataset, split) == wanted
 
 
-def test_every_task_of_vtab_has_a_thousand_examples():
+def test_num_examples_is_1000_for_every_task_of_vtab():
   for name, row in catalogue.DATA_SETS.items():
     if row.group:
       assert recipe.num_examples(name, 'train800val200') == 1000
 
 
-def test_fields_of_the_model_reach_it():
+def test_build_passes_fields_to_the_model():
   request = recipe.RecipeRequest('x', 'cifar10', 'ViT-B_16', '')
   fields = dict(dropout_rate=0.3, stochastic_depth_rate=0.2)
   found = recipe.build(request, 'here', {}, (0.1,), model_fields=fields)

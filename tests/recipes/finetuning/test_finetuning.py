@@ -1,4 +1,4 @@
-"""Every row of the published fine-tuning settings, cell by cell."""
+"""Fine-tuning recipes compared with each cell of the published settings."""
 
 import re
 
@@ -50,18 +50,18 @@ def model_of(row):
 
 
 def numbers(text):
-  """The numbers of a cell, without what stands in parentheses."""
+  """Returns the numbers of a cell, except for those in parentheses."""
   text = re.sub(r'\(.*?\)', '', text)
   return [float(n) for n in re.findall(r'\d+(?:\.\d+)?(?:e-\d+)?', text)]
 
 
 def recipes_of(row):
-  """The recipes of a row: one for each data set and number of steps."""
+  """Yields a recipe of a row for each data set and number of steps."""
   steps = [int(n) for n in numbers(row['steps'])] or [None]
   variant = 'vtab' if 'Table 5' in row['dataset'] else None
   for dataset in DATA_SETS[row['dataset']]:
     for total in steps:
-      # A recipe with one schedule takes its own number of steps too.
+      # A recipe with one schedule has a default number of steps.
       several = dict(steps=total) if len(steps) > 1 else {}
       found = finetuning.find(
         row['recipe'], dataset, model_of(row), variant=variant, **several
@@ -73,13 +73,13 @@ ROW_IDS = [f'{row["recipe"]}-{row["dataset"]}' for row in ROWS]
 EACH_ROW = pytest.mark.parametrize('row', ROWS, ids=ROW_IDS)
 
 
-def test_there_are_45_rows():
+def test_rules_have_all_45_rows():
   assert len(ROWS) == 45
   assert {row['recipe'] for row in ROWS} == set(finetuning.RULES)
 
 
 @EACH_ROW
-def test_settings_are_what_a_run_takes(row):
+def test_settings_are_valid_for_a_run(row):
   for _, found in recipes_of(row):
     assert found.source and found.notes and found.settings['eval_every'] == 0
     assert found.settings['base_lr'] in found.base_lrs
@@ -95,7 +95,7 @@ def test_settings_are_what_a_run_takes(row):
 
 
 @EACH_ROW
-def test_schedule(row):
+def test_schedule_matches_the_row(row):
   for total, found in recipes_of(row):
     have = found.settings
     batch = numbers(row['batch_size'])
@@ -157,7 +157,7 @@ def check_decay(row, found):
 
 
 @EACH_ROW
-def test_optimiser_and_rates(row):
+def test_optimiser_and_rates_match_the_row(row):
   for _, found in recipes_of(row):
     have = found.settings
     adam = row['optimizer'].startswith('AdamW')
@@ -182,7 +182,7 @@ def test_optimiser_and_rates(row):
 
 
 @EACH_ROW
-def test_regularisation(row):
+def test_regularisation_matches_the_row(row):
   for _, found in recipes_of(row):
     have, fields = found.settings, found.model_fields
     mixup = numbers(row['mixup'].partition('/')[0])
@@ -196,12 +196,12 @@ def test_regularisation(row):
       assert have['label_smoothing'] == smoothing[0]
     if 'dropout_rate' in fields:
       assert fields['dropout_rate'] == numbers(row['dropout'])[0]
-    if row['dropout'].startswith('0.0 for B/16'):  # as the model's name has it
+    if row['dropout'].startswith('0.0 for B/16'):  # by the model's name
       assert not fields
 
 
 @EACH_ROW
-def test_images(row):
+def test_images_match_the_row(row):
   for _, found in recipes_of(row):
     pp = found.settings['pp']
     if row['recipe'] != 'bit-hyperrule-paper':
@@ -213,7 +213,7 @@ def test_images(row):
       assert pp['inception_crop'] is False and bool(pp['resize']) == cropped
     elif re.search('inception|RandomResizedCrop', row['train_crop']):
       assert pp.get('inception_crop', True) and not pp.get('resize')
-    elif row['recipe'] == 'augreg-paper':  # not stated; a box
+    elif row['recipe'] == 'augreg-paper':  # not stated: an Inception crop
       assert pp['inception_crop'] == cropped and 'resize' not in pp
     elif row['train_crop'].startswith('none'):
       assert not pp['inception_crop'] and not pp.get('resize')
@@ -224,7 +224,7 @@ def test_images(row):
 
 
 @EACH_ROW
-def test_splits(row):
+def test_splits_match_the_row(row):
   for _, found in recipes_of(row):
     train = catalogue.split_of(found.dataset, found.settings['pp']['train'])
     text = row['train_split']
@@ -255,8 +255,8 @@ def test_splits(row):
       )
 
 
-def test_resolution_of_the_bit_paper():
-  """384 of 448 pixels, 480 of 512 for R152x4, 128 of 160 for small images."""
+def test_resolution_equals_the_bit_paper():
+  """Crops 384 of 448 pixels, R152x4 480 of 512, small images 128 of 160."""
   found = {
     (dataset, model): (pp['resize'], pp['crop'])
     for dataset in ('cifar10', 'imagenet2012')
@@ -268,7 +268,7 @@ def test_resolution_of_the_bit_paper():
   assert list(found.values()) == [(160, 128)] * 2 + [(448, 384), (512, 480)]
 
 
-def test_table_2_of_the_vit_paper():
+def test_resolution_equals_table_2_of_the_vit_paper():
   for model, crop in (('ViT-L_16', 512), ('ViT-H_14', 518)):
     found = finetuning.find('vit-paper-table2-imagenet', 'imagenet2012', model)
     assert found.settings['pp']['crop'] == crop
@@ -277,7 +277,7 @@ def test_table_2_of_the_vit_paper():
     finetuning.find('vit-paper-table2-imagenet', 'imagenet2012', 'ViT-B_16')
 
 
-def test_options():
+def test_find_applies_its_options():
   def find(*arguments, **options):
     return finetuning.find(*arguments, **options)
 
@@ -310,12 +310,12 @@ def test_options():
     'bit-hyperrule-code', 'cifar10', 'BiT-M-R50x1', variant='pytorch'
   )
   assert found.settings['pp']['train'] == 'train'
-  # Where nobody knows the size, the run does.
+  # Without a known size, the run computes the schedule.
   found = find('bit-hyperrule-code', './photos', 'BiT-M-R50x1')
   assert found.settings['decay_type'] == 'bit_hyperrule'
 
 
-def test_variants():
+def test_variants_depend_on_recipe_and_data_set():
   def variants(*arguments):
     return finetuning.variants(*arguments, 'ViT-B_16')
 
@@ -325,7 +325,7 @@ def test_variants():
   assert variants('vit_jax-vit.py', 'cifar10') == ('',)
 
 
-def test_paper_and_code_differ_where_the_table_says():
+def test_differences_of_paper_and_code_are_in_the_table():
   known = {row['id'] for row in table.read_csv('differences')}
   tasks = [
     *(('vit', dataset, 'ViT-L_16') for dataset in (*FIVE, *VTAB)),
@@ -354,7 +354,7 @@ def test_paper_and_code_differ_where_the_table_says():
   ]
 
 
-def test_families():
+def test_recipe_for_returns_the_recipe_of_a_family():
   names = {
     (family, kind): finetuning.recipe_for(family, dataset, model, kind).name
     for family, dataset, model in (
@@ -379,7 +379,7 @@ def test_families():
   }
 
 
-def test_notes_name_rows_that_exist():
+def test_notes_name_existing_differences():
   known = {row['id'] for row in table.read_csv('differences')}
   for row in ROWS:
     for _, found in recipes_of(row):
@@ -391,7 +391,7 @@ B16 = 'ViT-B_16'
 
 
 @pytest.mark.parametrize(
-  ('function', 'arguments', 'options', 'says'),
+  ('function', 'arguments', 'options', 'message'),
   [
     ('find', ('vit', 'cifar10', B16), {}, "unknown fine-tuning recipe 'vit'"),
     ('find', ('vit-paper', 'mnist', B16), {}, "no settings .* 'mnist'; choose"),
@@ -428,7 +428,9 @@ B16 = 'ViT-B_16'
     ('variants', ('x', 'cifar10', B16), {}, 'unknown fine-tuning recipe'),
   ],
 )
-def test_wrong_requests(function, arguments, options, says):
-  with pytest.raises(ValueError, match=says) as caught:
+def test_wrong_requests_have_one_line_errors(
+  function, arguments, options, message
+):
+  with pytest.raises(ValueError, match=message) as caught:
     getattr(finetuning, function)(*arguments, **options)
   assert '\n' not in str(caught.value)

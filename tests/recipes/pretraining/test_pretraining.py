@@ -1,4 +1,4 @@
-"""Every row of the published pre-training settings, cell by cell."""
+"""Pre-training recipes compared with each cell of the published settings."""
 
 import re
 
@@ -55,7 +55,7 @@ def recipe_of(row):
 
 
 def models_of(row):
-  """Names of the models of a row: 'ViT-B/{16,32}' are two."""
+  """Returns the names of a row's models; 'ViT-B/{16,32}' has two."""
   text = row['model'].split(' masked')[0].replace('/', '_')
   if recipe_of(row).startswith(('bit', 'bv-bit')):
     return ['BiT-M-R50x1']
@@ -77,7 +77,7 @@ def numbers(text):
 
 
 def variants_of(row):
-  """Epochs of a row with the variants that have them."""
+  """Returns the numbers of epochs of a row, each with its variant."""
   name, epochs = (
     recipe_of(row),
     [int(n) for n in re.findall(r'\d+', row['epochs'])],
@@ -108,18 +108,18 @@ EACH_ROW = pytest.mark.parametrize(
 )
 
 
-def test_there_are_27_rows():
+def test_rules_have_all_27_rows():
   assert len(ROWS) == 27
   assert {recipe_of(row) for row in ROWS} == set(pretraining.RULES)
 
 
 @EACH_ROW
-def test_settings_are_what_a_run_takes(row):
+def test_settings_are_valid_for_a_run(row):
   for model, _, found in recipes_of(row):
     assert found.source and found.tune is None
     fields = found.architecture(models.variant(model))
     assert models.create(fields)
-    # Private data are left to the user; the message says so.
+    # The user has to name private data.
     private = data_of(row) != 'ImageNet'
     assert found.dataset == ('' if private else 'imagenet2012')
     config = dict(found.settings, model=fields)
@@ -128,13 +128,13 @@ def test_settings_are_what_a_run_takes(row):
 
 
 @EACH_ROW
-def test_schedule(row):
+def test_schedule_matches_the_row(row):
   for _, epochs, found in recipes_of(row):
     have = found.settings
     batch = 1024 if 'per GPU' in row['batch_size'] else int(row['batch_size'])
     assert have['batch'] == batch
     total = int(epochs * images_of(row) / batch)
-    if 'masked' in found.name:  # as many as the paper says
+    if 'masked' in found.name:  # the paper's own number
       assert have['total_steps'] == 1e6 == pytest.approx(total, rel=0.04)
     else:
       assert have['total_steps'] == total
@@ -154,7 +154,7 @@ def test_schedule(row):
 
 
 @EACH_ROW
-def test_optimiser_and_rate(row):
+def test_optimiser_and_rate_match_the_row(row):
   for _, _, found in recipes_of(row):
     have = found.settings
     text = row['base_lr'].partition(';')[0]
@@ -181,7 +181,8 @@ def check_weight_decay(row, found):
   assert have['weight_decay_on'] == 'kernels'
   if 'independent' in row['wd_convention']:  # code: not multiplied by the rate
     assert have['weight_decay'] * have['base_lr'] == pytest.approx(float(cell))
-  elif 'x batch' in cell:  # likewise, and SGD: an L2 term adds up to 10 times
+  elif 'x batch' in cell:
+    # Not multiplied here either. SGD's momentum adds an L2 term up to 10 times.
     code = numbers(cell)[0] * have['batch'] / 256
     applied = have['weight_decay'] * have['base_lr'] / (1 - 0.9)
     assert applied == pytest.approx(code)
@@ -190,7 +191,7 @@ def check_weight_decay(row, found):
 
 
 @EACH_ROW
-def test_regularisation(row):
+def test_regularisation_matches_the_row(row):
   for model, _, found in recipes_of(row):
     have, fields = found.settings, found.model_fields
     if numbers(row['dropout']):
@@ -220,7 +221,7 @@ def check_deit(row, have):
   assert have.get('repeated_augmentation', 1) == (3 if repeated else 1)
 
 
-def test_strengths_are_those_of_augreg():
+def test_augreg_strengths_equal_those_of_the_rows():
   (row,) = {r['randaug'] for r in ROWS if recipe_of(r).startswith('augreg')}
   pairs = [(int(a), int(b)) for a, b in re.findall(r'\((\d),(\d+)\)', row)]
   assert [(0, 0), *pairs] == [
@@ -229,7 +230,7 @@ def test_strengths_are_those_of_augreg():
 
 
 def strengths_of(row):
-  """(layers, magnitude, mixup) by model; the cells name each of them."""
+  """Returns {model: (layers, magnitude, mixup)}; the cells name them all."""
   light1, light2, medium = (2, 0, 0), (2, 10, 0.2), (2, 15, 0.5)
   small = {'ViT-Ti_16': (0, 0, 0), 'ViT-S_32': (0, 0, 0), 'ViT-S_16': light1}
   found = {
@@ -239,7 +240,7 @@ def strengths_of(row):
     | {'ViT-Ti_16': light1, 'ViT-S_32': (2, 15, 0.2)},
     'bv-vit_s16_i1k': {'ViT-S_16': light2},
     'augreg-paper-i21k': {'ViT-B_16': (2, 15, 0.2)},  # of its released file
-    'augreg-paper-i1k': {'ViT-B_16': (2, 20, 0.8)},  # likewise
+    'augreg-paper-i1k': {'ViT-B_16': (2, 20, 0.8)},  # of its released file
   }[recipe_of(row)]
   text = f'{row["randaug"]} {row["mixup"]}'
   for layers, magnitude, mixup in found.values():
@@ -249,7 +250,7 @@ def strengths_of(row):
 
 
 @EACH_ROW
-def test_objective_and_head(row):
+def test_objective_and_head_match_the_row(row):
   for model, _, found in recipes_of(row):
     have, fields = found.settings, found.model_fields
     bias = {'-10': -10.0, '-6.9': -6.9}.get(row['head_bias_init'])
@@ -277,11 +278,11 @@ def test_objective_and_head(row):
 
 
 def bias_free(found):
-  """Colours have a head of their own."""
+  """Returns whether the objective is colours, which have their own head."""
   return found.settings.get('objective') == 'masked_patches'
 
 
-def test_deit_with_a_teacher():
+def test_find_returns_distillation_recipes_of_deit():
   def find(recipe, variant):
     return pretraining.find(
       recipe, None, 'DeiT-B_16-distilled', variant=variant
@@ -310,7 +311,7 @@ def test_deit_with_a_teacher():
   assert half.settings['total_steps'] == 300 * 1_281_167 // 512
 
 
-def test_augreg_by_the_name_of_a_file():
+def test_find_accepts_a_part_of_an_augreg_file_name():
   found = pretraining.find(
     'augreg-paper-i21k',
     './i21k',
@@ -329,14 +330,14 @@ def test_augreg_by_the_name_of_a_file():
   assert found.settings['pp']['train'] == 'train[:99%]'
 
 
-def test_notes_name_rows_that_exist():
+def test_notes_name_existing_differences():
   known = {row['id'] for row in table.read_csv('differences')}
   for row in ROWS:
     for _, _, found in recipes_of(row):
       assert set(re.findall(r'pvc-\d+', ' '.join(found.notes))) <= known
 
 
-def test_variants():
+def test_variants_depend_on_recipe_and_model():
   assert pretraining.variants('vit-paper-jft', 'ViT-L_16') == ('14', '7')
   assert pretraining.variants('vit-paper-i21k', 'ViT-L_16') == ('90', '30')
   assert pretraining.variants('bit-m', 'BiT-M-R50x1') == ('',)
@@ -344,7 +345,7 @@ def test_variants():
 
 
 @pytest.mark.parametrize(
-  ('recipe', 'dataset', 'model', 'variant', 'says'),
+  ('recipe', 'dataset', 'model', 'variant', 'message'),
   [
     ('vit', None, 'ViT-B_16', None, "unknown pre-training recipe 'vit'"),
     # pvc-32: no row for it.
@@ -364,7 +365,9 @@ def test_variants():
     ('augreg-paper-i21k', None, 'ViT-B_16', 'wd_1.2.3', 'numbers of the var'),
   ],
 )
-def test_wrong_requests(recipe, dataset, model, variant, says):
-  with pytest.raises(ValueError, match=says) as caught:
+def test_wrong_requests_have_one_line_errors(
+  recipe, dataset, model, variant, message
+):
+  with pytest.raises(ValueError, match=message) as caught:
     pretraining.find(recipe, dataset, model, variant=variant)
   assert '\n' not in str(caught.value)
