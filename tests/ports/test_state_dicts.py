@@ -4,8 +4,6 @@ import argparse
 import json
 import os
 import pickle
-import subprocess
-import sys
 
 import child_processes
 import ml_dtypes
@@ -213,7 +211,7 @@ def test_read_rejects_a_wrong_index_in_one_line(tmp_path):
 DISK_FULL = """
 import resource, signal, sys
 import numpy as np
-from vit_jax_repro.ports import (state_dicts)
+from vit_jax_repro.ports import state_dicts
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
@@ -240,7 +238,7 @@ class Finder:
       raise ModuleNotFoundError(f'No module named {name!r}', name=name)
 
 sys.meta_path.insert(0, Finder())
-from vit_jax_repro.ports import (state_dicts)
+from vit_jax_repro.ports import state_dicts
 for path in sys.argv[1:]:
   for call in (state_dicts.read, lambda path: state_dicts.write(path, {})):
     try:
@@ -255,11 +253,9 @@ def test_read_and_write_name_the_missing_library(tmp_path):
   paths = [tmp_path / f'a{suffix}' for suffix in ('.pth', '.safetensors')]
   for path in paths:
     path.write_bytes(b'something')
-  done = subprocess.run(
-    [sys.executable, '-c', WITHOUT, *paths],
-    capture_output=True, text=True, check=True,
-  )  # fmt: skip
-  lines = done.stdout.splitlines()
+  code, out, err = child_processes.run_script(WITHOUT, *paths)
+  assert not code, err
+  lines = out.splitlines()
   assert len(lines) == 4 and lines[0] == lines[1] and lines[2] == lines[3]
   for line, library in ((lines[0], 'torch'), (lines[2], 'safetensors')):
     assert f'needs {library}' in line and 'pip install' in line

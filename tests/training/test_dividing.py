@@ -131,7 +131,7 @@ def rounded(gradients):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_bfloat16_model_sums_gradients_in_float32(family):
-  """Finds no gradient that bfloat16 represents exactly, as it would its sums."""
+  """Finds no gradient that bfloat16 represents exactly, as it does its sums."""
   assert not rounded(gradients(family, dict(data=2, fsdp=4), 'bfloat16'))
 
 

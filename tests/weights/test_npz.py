@@ -5,11 +5,11 @@ import io
 import os
 import pickle
 import signal
-import subprocess
-import sys
+import time
 import warnings
 import zipfile
 
+import child_processes
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -385,9 +385,8 @@ def test_write_keeps_only_the_old_file_after_a_failure(good):
   assert os.listdir(good.parent) == [good.name]
 
 
-def test_write_keeps_the_old_file_if_killed(good):
-  """Kills a real process by SIGKILL in the middle of `write`."""
-  program = f"""
+WRITE = """
+import sys
 import numpy as np
 from vit_jax_repro.weights import npz
 
@@ -395,17 +394,21 @@ def arrays():
   for i in range(10 ** 9):
     if i == 3:
       print('writing', flush=True)
-    yield f'a{{i}}', np.zeros(10 ** 5)
+    yield f'a{i}', np.zeros(10 ** 5)
 
-npz.write({str(good)!r}, arrays())
+npz.write(sys.argv[1], arrays())
 """
+
+
+def test_write_keeps_the_old_file_if_killed(good):
+  """Kills a real process by SIGKILL in the middle of `write`."""
   before = good.read_bytes()
-  with subprocess.Popen(
-    [sys.executable, '-c', program], stdout=subprocess.PIPE, text=True
-  ) as process:
-    assert process.stdout.readline() == 'writing\n'
-    process.send_signal(signal.SIGKILL)
-  assert process.returncode == -signal.SIGKILL
+  process = child_processes.Child(child_processes.script, WRITE, good)
+  while process.stdout != 'writing\n':
+    assert process.is_running(), process.stderr
+    time.sleep(0.01)
+  process.kill()
+  assert process.wait() == -signal.SIGKILL
   assert good.read_bytes() == before
   assert dict(npz.read(good)).keys() == ARRAYS.keys()
 
