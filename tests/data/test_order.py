@@ -153,7 +153,7 @@ def test_processes_share_an_epoch(split, process_count):
 
 
 @quick
-def test_a_global_batch_of_a_folder_is_the_same_for_all_process_counts(places):
+def test_folder_batch_is_the_same_for_all_process_counts(places):
   split = open_set('folder', places)
   one = take(split, 12)
   for count in (2, 3):

@@ -248,7 +248,7 @@ def test_pick_preprocessing_rejects_names_and_parameters(name, message):
   assert repr(name) in str(caught.value)
 
 
-def test_crop_pct_that_needs_too_many_pixels_is_rejected():
+def test_crop_pct_with_too_many_pixels_is_rejected():
   entry = preprocess.pick_preprocessing('timm:crop_pct=0.01')
   with pytest.raises(ValueError, match='asks for 22400 pixels'):
     entry(b'', (224, 224))

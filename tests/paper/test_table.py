@@ -44,7 +44,7 @@ def test_numbers_have_the_known_digest():
   assert hashlib.sha256(text.encode()).hexdigest() == DIGEST
 
 
-def test_rows_that_cannot_be_checked_have_a_reason():
+def test_uncheckable_rows_have_a_reason():
   for row in table.rows():
     assert row.status in table.STATUSES
     assert (row.status == table.NOT) == (row.blocker in verdict.BLOCKERS)
