@@ -113,6 +113,9 @@ $(COMPILERS)/.installed: requirements.txt pyproject.toml
 lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m ty check --python $(VENV)
+	$(RUN) scripts/count_odd_words.py
+	$(RUN) scripts/draw_rooms.py --check
 
 format: install
 	$(RUN) -m ruff check --fix .

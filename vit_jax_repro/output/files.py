@@ -104,7 +104,7 @@ def check_writable(
     OSError: the file cannot be written, or would replace one of `keep`.
   """
   path = os.fspath(path)
-  for other in map(os.fspath, keep):
+  for other in [os.fspath(each) for each in keep]:
     if _same_file(path, other):
       raise OSError(
         f'cannot write {path!r}: it would replace {other!r}, which is read; '

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 # Escapes for Markdown and for the HTML in it.
 _ESCAPED = {c: f'\\{c}' for c in '\\|*`'} | {'<': '&lt;', '\n': '<br>'}
@@ -36,7 +36,7 @@ class View:
   records: tuple[Mapping[str, Any], ...]
 
 
-def justification(column: str) -> str:
+def justification(column: str) -> Literal['left', 'right']:
   """Returns 'right' for a column whose name starts with '>', else 'left'."""
   return 'right' if column.startswith('>') else 'left'
 
