@@ -239,7 +239,7 @@ def test_without_a_whole_checkpoint_all_are_named_and_stay(whole, tmp_path):
   line, notes = output_of(restore_all_damaged, folder, one_device)
   assert line.startswith(f'no checkpoint in {folder} can be used (step 6: ')
   assert '; step 3: ' in line and line.endswith(
-    'move that folder away to begin anew'
+    'move that folder away to start from scratch'
   )
   assert notes == '[]' and steps_in(folder) == [3, 6]
   assert not (tmp_path / 'damaged').exists()

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -225,7 +225,7 @@ def _ticking(show):
 
 
 @contextlib.contextmanager
-def without_cache() -> Iterator[None]:
+def without_cache() -> Generator[None]:
   """Turns the persistent compilation cache off inside the block.
 
   JAX can write a program for absent devices to the cache, but not read it.

@@ -1,4 +1,4 @@
-"""Memory of compiled programs and of devices, in bytes of one device."""
+"""Memory of compiled programs and of devices, in bytes per device."""
 
 import dataclasses
 import re
@@ -7,19 +7,20 @@ from typing import Any
 
 import jax
 
-USABLE = 0.95  # of what a device reports
+USABLE = 0.95  # part of the memory limit of a device; see `usable`
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """The memory that a program takes on one device, as its compiler expects.
+  """The memory that a program takes on one device, as computed by its compiler.
 
   Attributes:
-    arguments: parameters, optimiser state, batch.
-    outputs: those that do not take the place of arguments.
-    temporaries: activations, gradients, ...; of a refused program everything.
-    program: the code itself.
-    is_refused: the compiler made no program, for want of memory.
+    arguments: bytes of parameters, optimiser state and batch.
+    outputs: bytes of outputs that do not reuse the memory of arguments.
+    temporaries: bytes of activations, gradients, ...; all bytes of a refused
+      program.
+    program: bytes of the code.
+    is_refused: whether the compiler refused the program for lack of memory.
   """
 
   arguments: int
@@ -30,12 +31,12 @@ class Memory:
 
   @property
   def total(self) -> int:
-    """Returns the peak while it runs."""
+    """Returns the peak bytes while the program runs."""
     return self.arguments + self.outputs + self.temporaries + self.program
 
 
 def memory_of(compiled: Any) -> Memory:
-  """Returns the memory of `jax.jit(f).lower(...).compile()`."""
+  """Returns the memory of a program from `jax.jit(f).lower(...).compile()`."""
   found = compiled.memory_analysis()
   return Memory(
     arguments=found.argument_size_in_bytes,
@@ -46,12 +47,13 @@ def memory_of(compiled: Any) -> Memory:
 
 
 def compile_and_measure(compile: Callable[[], Any]) -> Memory | None:
-  """Returns the memory of what `compile` returns, or of what XLA refused.
+  """Returns the memory of the program that `compile` returns.
 
-  XLA refuses to compile what can never fit into a TPU.
+  XLA refuses to compile a program that can never fit into a TPU. Then the
+  memory comes from its error message.
 
   Returns:
-    None where it refused a program and did not say how much it needs.
+    The memory, or None if XLA refused the program without giving a number.
   """
   try:
     return memory_of(compile())
@@ -62,7 +64,7 @@ def compile_and_measure(compile: Callable[[], Any]) -> Memory | None:
 
 
 def memory_of_refused(text: str) -> Memory | None:
-  """Reads how much a refused program needs; None if the text has no figure."""
+  """Parses XLA's message on a refused program; None if it has no number."""
   found = re.search(
     r'(?:Used|required for HLO temporaries \() ?([\d.]+)([KMG])', text
   )
@@ -73,16 +75,19 @@ def memory_of_refused(text: str) -> Memory | None:
 
 
 def usable(device: jax.Device | None = None) -> int | None:
-  """Returns the usable part of `limit`; fragments take the rest."""
+  """Returns the bytes of `limit` that a program may use.
+
+  The rest is a reserve for fragmentation.
+  """
   found = limit(device)
   return None if found is None else int(USABLE * found)
 
 
 def limit(device: jax.Device | None = None) -> int | None:
-  """Returns the bytes that JAX may take of a device; None if unknown (CPU).
+  """Returns the bytes of a device that JAX may use; None if unknown (CPU).
 
-  On a GPU this is what XLA_PYTHON_CLIENT_MEM_FRACTION leaves, by default three
-  quarters of the card.
+  On a GPU this is the part of the card that XLA_PYTHON_CLIENT_MEM_FRACTION
+  sets, by default three quarters.
   """
   device = jax.local_devices()[0] if device is None else device
   return (device.memory_stats() or {}).get('bytes_limit')

@@ -1,9 +1,10 @@
-"""Numbers of parameters beside the published ones.
+"""Numbers of parameters compared with the published ones.
 
-The papers do not say whether heads count, and count differently: the ViT
-paper's Table 1 (arXiv:2010.11929), one number for each width, fits ViT-B/16
-without a head and ViT-L/32 and ViT-H/14 with one of 1000 classes; AugReg's
-Tables 1 and 2 (arXiv:2106.10270) fit such a head behind a tanh layer.
+The papers do not mention whether heads count, and they count differently.
+Table 1 of the ViT paper (arXiv:2010.11929) has one number for each width. It
+agrees with ViT-B/16 without a head, and with ViT-L/32 and ViT-H/14 with a head
+of 1000 classes. Tables 1 and 2 of AugReg (arXiv:2106.10270) agree with such a
+head after a tanh layer.
 """
 
 import dataclasses
@@ -22,18 +23,18 @@ COUNTS = ('no head', 'head', 'tanh, head')
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-  """A published number of parameters, and ours."""
+  """Published and computed numbers of parameters of a model."""
 
-  system: str  # as the source calls it
-  model: str  # as we do
+  system: str  # name in the source
+  model: str  # name here
   published: str  # in millions, such as '86' or '87 (paper); 88 (README)'
-  # Of COUNTS: at 224 pixels, without a head, with one of NUM_CLASSES, and with
-  # a tanh layer of the model's width before it.
+  # {member of COUNTS: parameters} at 224 pixels: without a head, with a head of
+  # NUM_CLASSES, and with a tanh layer of the model's width before the head.
   counts: dict[str, int]
 
   @property
   def fitting(self) -> tuple[str, ...]:
-    """The counts that are the published number, rounded or cut off."""
+    """Returns the counts that round or truncate to a published number."""
     return tuple(
       name for name, count in self.counts.items() if self._fits(count / 1e6)
     )
@@ -47,13 +48,14 @@ class Size:
 
 
 def table(rows: Iterable[Mapping[str, str]]) -> list[Size]:
-  """Our counts for the rows that publish one.
+  """Computes the counts of the models whose published number is known.
 
   Args:
-    rows: of the paper's `sizes`: `model` and `params_M_published` of each.
+    rows: rows of the paper's model sizes, with the keys `model` and
+      `params_M_published`.
 
   Raises:
-    InputError: a model has no name of ours.
+    InputError: a name of a model is unknown.
   """
   return [
     _size(row['model'], row['params_M_published'])
@@ -63,7 +65,7 @@ def table(rows: Iterable[Mapping[str, str]]) -> list[Size]:
 
 
 def name_of(system: str) -> str:
-  """Our name of a model: 'DeiT-B@384 distilled' is 'DeiT-B_16-distilled'."""
+  """Returns the model's name here: 'DeiT-B_16' for 'DeiT-B@384'."""
   name = system.replace('/', '_').replace('BiT R', 'BiT-R')
   name = name.removesuffix(' (JFT)').replace(' distilled', '-distilled')
   name = re.sub(r'^DeiT-(Ti|S|B)(@384)?(?=-|$)', r'DeiT-\1_16', name)
@@ -81,7 +83,7 @@ def _size(system, published):
   )
   backbone = cost.size_of(variables)
   width = features.shape[-1]
-  heads = features.size // width  # two of a distilled model
+  heads = features.size // width  # a distilled model has two
   head = heads * (width + 1) * NUM_CLASSES
   counts = (backbone, backbone + head, backbone + head + (width + 1) * width)
   return Size(system, name, published, dict(zip(COUNTS, counts, strict=True)))

@@ -8,17 +8,18 @@ from typing import Any
 
 from vit_jax_repro.output.sections import Section, justification
 
-# Characters a line when stdout is not a terminal: of text, of numbers.
+# Characters per line when stdout is not a terminal: of text, of numbers.
 _WIDTH, _NUMBERS_WIDTH = 100, 120
-# Width at which the first column is folded: in tables of few columns, of many.
+# Width of a folded first column in tables of few columns, and of more than
+# `_MANY` columns.
 _NAME_WIDTH, _NARROW, _MANY = 40, 24, 5
 
 
 def console(*, width: int = _WIDTH) -> Any:
-  """Returns a rich Console on stdout that takes text as it is.
+  """Returns a rich Console on stdout without markup or highlighting.
 
   Args:
-    width: characters a line when stdout is not a terminal.
+    width: characters per line when stdout is not a terminal.
   """
   from rich import console
 
@@ -34,7 +35,7 @@ def terminal(
   """Prints sections as tables.
 
   Args:
-    sections: what to print.
+    sections: the sections to print.
     foldable: names of the columns of long texts. The other columns are never
       folded. By default all but the first column are.
   """

@@ -161,7 +161,7 @@ def peak(device_kind: str, dtype: str) -> float | None:
   return None if chip is None else chip.peak(dtype)
 
 
-def advice_on_dtype(device: Any, dtype: str) -> str | None:
+def advice_on_dtype(device: Any, dtype: str | None) -> str | None:
   """Returns advice if a device has no units for a dtype, else None."""
   chip = chip_of(getattr(device, 'device_kind', ''))
   if chip is None or chip.has_bfloat16 or dtype != 'bfloat16':

@@ -1,8 +1,8 @@
 """Checkpoints of the training state, by Orbax, written in the background.
 
-Beside the state lies a description of every leaf with its checksum; what is
-read is compared with it, so damage never goes unnoticed. docs/checkpoints.md
-says what users see of this.
+Each checkpoint also has a description of every leaf with its checksum. A
+restored state is compared with it, so damage never goes unnoticed.
+docs/checkpoints.md describes the checkpoints from a user's view.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ from vit_jax_repro.errors import InputError
 from vit_jax_repro.parallel import processes
 from vit_jax_repro.runs import integrity, orbax_noise
 
-DAMAGED = 'damaged'  # a folder beside that of the checkpoints
-_LONGEST = 160  # characters of what is wrong with a checkpoint
+DAMAGED = 'damaged'  # a folder next to the folder of the checkpoints
+_LONGEST = 160  # characters of a description of damage
 
 
 class Checkpoints:
   """The checkpoints of one run, in one folder.
 
-  A checkpoint appears under its step only when it is complete; a process that
-  is killed while writing leaves the ones before intact. All processes must
+  A checkpoint gets its final name only when it is complete, so a process that
+  is killed while it writes leaves the older ones intact. All processes must
   call every method together.
   """
 
@@ -39,17 +39,18 @@ class Checkpoints:
     keep_best: bool = False,
     note: Callable[[str], None] = lambda line: None,
   ):
-    """Makes the folder if it is not there.
+    """Creates the folder if it does not exist.
 
     Args:
-      folder: checkpoints are folders in it, named by their step.
-      keep: how many stay, the newest; older ones are deleted.
-      keep_best: whether the one of the highest score stays, too; the later
-        one of two that are as good.
-      note: told in one line of damage, and of what could not be checked.
+      folder: folder of the checkpoints; each is a folder named by its step.
+      keep: number of newest checkpoints that are kept; older ones are deleted.
+      keep_best: whether the checkpoint with the highest score is kept, too. Of
+        two with the same score it is the later one.
+      note: called with one line on damage, or on a checkpoint that cannot be
+        checked.
     """
-    # By default every device writes a slice of what all of them have: on one
-    # machine this is no faster, and each slice is a program to compile.
+    # By default each device writes a slice of a replicated array. This is no
+    # faster on one machine, and each slice is a program to compile.
     ocp.type_handlers.register_type_handler(
       jax.Array,
       ocp.type_handlers.ArrayHandler(
@@ -59,7 +60,7 @@ class Checkpoints:
     )
     self._folder = pathlib.Path(folder).absolute()
     self._note = note
-    self._scores = {}
+    self._scores = {}  # {step: score}
     policies = [ocp.checkpoint_managers.LatestN(keep)]
     if keep_best:
       policies.append(_Best(self._scores))
@@ -80,20 +81,22 @@ class Checkpoints:
         )
 
   def latest_step(self) -> int | None:
-    """The number of updates in the newest checkpoint, None without one."""
+    """Returns the step of the newest checkpoint; None if there is none."""
     return self._manager.latest_step()
 
   def save(self, state: Any, meta: dict, score: float | None = None) -> None:
-    """Starts writing `state` (its `step` names it) and JSON-able `meta`.
+    """Starts to write a checkpoint, named by the state's step.
 
-    Returns when the arrays are copied; the state may then be donated. A step
-    that is already there is left as it is.
+    The method returns when the arrays are copied; then the state may be
+    donated. An existing checkpoint of the same step is not changed.
 
     Args:
-      score: how good the state is, the more the better; None: not known.
+      state: the training state.
+      meta: JSON-able values to save with it.
+      score: quality of the state, higher is better; None if unknown.
 
     Raises:
-      OSError: this checkpoint or the one before could not be written.
+      OSError: this checkpoint or the previous one could not be written.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
@@ -108,36 +111,40 @@ class Checkpoints:
         raise OSError(f'Orbax declined to save step {step}')
 
   def restore(self, state: Any) -> tuple[Any, dict]:
-    """Reads the newest checkpoint that is as it was saved.
+    """Restores the newest undamaged checkpoint.
 
-    A damaged one is named, the one before is read, and then the damaged one
-    is moved to DAMAGED, out of the way of a later save of its step.
+    If a checkpoint is damaged, a note names it, and the previous one is
+    restored. Then the damaged one is moved to the folder DAMAGED, so that its
+    step can be saved again.
 
     Args:
-      state: arrays or shapes with shardings, as the result shall have them.
+      state: arrays or shapes with the shardings for the result.
 
     Returns:
       The state, and the `meta` that was saved with it.
 
     Raises:
       InputError: every checkpoint is damaged, or one holds another kind of
-        state. Nothing is moved then.
-      OSError: a damaged one cannot be moved.
+        state; no checkpoint is moved.
+      OSError: a damaged checkpoint cannot be moved.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     state, description = self._first_whole(steps, state)
     return state, description['meta']
 
   def best_score(self) -> float:
-    """The highest score of a checkpoint; -inf where none has one."""
+    """Returns the highest score of a checkpoint; -inf if none has a score."""
     steps = self._manager.all_steps()
     return max((self._scores.get(x, -np.inf) for x in steps), default=-np.inf)
 
   def restore_best(self, state: Any) -> tuple[Any, float]:
-    """Reads the checkpoint of the highest score, with its score.
+    """Restores the checkpoint with the highest score.
 
-    Damaged ones are treated as by `restore`; arguments and errors are the
-    same, and there must be a checkpoint with a score.
+    There must be a checkpoint with a score. Damaged ones are treated as by
+    `restore`, and the argument and the errors are the same.
+
+    Returns:
+      The state and its score.
     """
     steps = set(self._scores) & set(self._manager.all_steps())
     order = sorted(steps, key=_Best(self._scores).rank, reverse=True)
@@ -145,17 +152,17 @@ class Checkpoints:
     return state, description['score']
 
   def wait(self) -> None:
-    """Returns when everything that was saved is on disk."""
+    """Waits until every saved checkpoint is on disk."""
     with self._writing():
       self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits, and stops the threads."""
+    """Waits like `wait`, and stops Orbax's threads."""
     with self._writing():
       self._manager.close()
 
   def _first_whole(self, steps: Iterable[int], state):
-    """The state and description of the first that is as it was saved."""
+    """Returns the state and description of the first undamaged checkpoint."""
     self.wait()
     faults = {}
     shapes = jax.tree.map(
@@ -173,14 +180,14 @@ class Checkpoints:
     found = '; '.join(f'step {step}: {why}' for step, why in faults.items())
     raise InputError(
       f'no checkpoint in {self._folder} can be used ({found}); '
-      'put back a copy of one, or move that folder away to begin anew'
+      'put back a copy of one, or move that folder away to start from scratch'
     )
 
   def _read(self, step, shapes):
-    """The state and description of a step.
+    """Returns the state and description of a step.
 
-    Each process reads by itself: the barriers in the manager's own reading
-    would keep the others waiting for one that fails.
+    Each process reads without the manager, whose barriers would make the other
+    processes wait for one that fails.
     """
     folder = self._folder / str(step)
     read = description = fault = None
@@ -191,12 +198,13 @@ class Checkpoints:
         folder / 'state', args=ocp.args.StandardRestore(shapes)
       )
     except (integrity.OtherStateError, jax.errors.JaxRuntimeError):
-      raise  # no fault of the checkpoint, such as too little memory
+      raise  # the checkpoint is not damaged; memory may be too small
     except Exception as error:  # Orbax raises bare Exceptions on bad data
       fault = _fault(error, folder, shapes)
     fault = processes.first_text(fault)
     if fault:
       raise integrity.DamagedError(fault)
+    assert description is not None
     read = jax.tree.map(_with_keys, read, shapes)
     integrity.require_same(description, read)
     if description['leaves'] is None:
@@ -204,7 +212,7 @@ class Checkpoints:
     return read, description
 
   def _move_aside(self, faults, used):
-    """Names damaged checkpoints, and gets them out of the way."""
+    """Reports damaged checkpoints and moves them out of the way."""
     if not faults:
       return
     folder = self._folder.parent / DAMAGED
@@ -234,7 +242,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _writing(self):
-    """Turns what the writing threads raise (a full disk) into an OSError."""
+    """Turns errors of the writing threads, as on a full disk, into OSErrors."""
     try:
       yield
     except Exception as error:
@@ -245,17 +253,19 @@ class Checkpoints:
 
 
 class _Manager(ocp.CheckpointManager):
+  """A manager that leaves JAX's counter of sync points to the loop."""
+
   def reached_preemption(self, step):
-    """Never: who asks moves JAX's count of steps, which the loop keeps."""
+    """Returns False, because JAX's check would advance the counter."""
     del step
     return False
 
 
 class _Best(ocp.checkpoint_managers.PreservationPolicy):
-  """The checkpoint of the highest score stays."""
+  """A policy that preserves the checkpoint with the highest score."""
 
   def __init__(self, scores):
-    self._scores = scores  # {step: score}, seen as it changes
+    self._scores = scores  # {step: score}, shared with `Checkpoints`
 
   def rank(self, step):
     return self._scores.get(step, -np.inf), step
@@ -268,14 +278,14 @@ class _Best(ocp.checkpoint_managers.PreservationPolicy):
 
 
 def _with_keys(leaf, shape):
-  """Typed keys, which Orbax writes and reads as what they consist of."""
+  """Returns a typed key from the integers that Orbax stores for it."""
   if jax.dtypes.issubdtype(shape.dtype, jax.dtypes.prng_key):
     return jax.random.wrap_key_data(leaf)
   return leaf
 
 
 def _free(path):
-  """A path that nothing lies at: 'damaged/6', else 'damaged/6.1', ..."""
+  """Returns an unused path: 'damaged/6', 'damaged/6.1', ..."""
   found, number = path, 0
   while found.exists():
     number += 1
@@ -284,21 +294,21 @@ def _free(path):
 
 
 def _fault(error, folder, shapes):
-  """What is wrong with a checkpoint, the leaf first if the error tells it."""
+  """Returns a description of damage that names the leaf if it is known."""
   text = str(error).replace(str(folder), '')
-  told = [x for x in integrity.leaf_kinds(shapes) if _stored(x) in text]
-  if told:
-    return f'{max(told, key=len)} cannot be read'
+  leaves = [x for x in integrity.leaf_kinds(shapes) if _stored(x) in text]
+  if leaves:
+    return f'{max(leaves, key=len)} cannot be read'
   return _short(error, folder)
 
 
 def _stored(path):
-  """The name of a leaf in Orbax's files."""
+  """Returns the name of a leaf in Orbax's files."""
   return f'{path.replace("/", ".")}/'
 
 
 def _short(error, folder):
-  """The start of what Orbax or TensorStore says, on one line."""
+  """Returns the start of an error of Orbax or TensorStore, on one line."""
   line = ' '.join(str(error).replace(f'{folder}/', '').split())
   line = line or type(error).__name__
   return line if len(line) <= _LONGEST else f'{line[: _LONGEST - 3]}...'

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -146,7 +146,7 @@ class RateMeter:
     return rate
 
   @contextlib.contextmanager
-  def paused(self) -> Iterator[None]:
+  def paused(self) -> Generator[None]:
     """Excludes the time inside the context from the rate."""
     start = time.perf_counter()
     try:

@@ -1,8 +1,8 @@
-"""Keeps what Orbax and TensorStore print of an error off the terminal.
+"""Filter for the messages that Orbax and TensorStore print about an error.
 
-They raise it as well, and we say it in a line; beside that they log the whole
-trace, and threads that were still at work complain that nobody listens, some
-of them long after.
+Orbax raises the error as well, and a command prints it in one line. Orbax also
+logs the whole trace, and its threads warn that an exception was never
+retrieved, some of them much later.
 """
 
 import functools
@@ -15,7 +15,7 @@ from absl import logging
 
 @functools.cache
 def silence() -> None:
-  """From now on errors of Orbax are raised, and not printed too."""
+  """Keeps Orbax from printing the errors that it also raises."""
   logging.get_absl_logger().addFilter(_keep)
   python_logging.getLogger('asyncio').addFilter(_keep)
   before = sys.unraisablehook
@@ -29,7 +29,7 @@ def silence() -> None:
 
 
 def _keep(record):
-  """Whether a line of a log is not the trace of an error that is raised."""
+  """Returns whether to print a log record: not if it is an error of Orbax."""
   if not record.exc_info:
     return True
   source = pathlib.Path(record.pathname).parts

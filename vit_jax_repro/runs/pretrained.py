@@ -17,10 +17,14 @@ from vit_jax_repro.runs.settings import Settings
 def pretrained_path(settings: Settings) -> str:
   """Returns the published file that a run starts from.
 
+  Args:
+    settings: the settings of the run, with `pretrained_dir`.
+
   Raises:
     FileNotFoundError: the file does not exist.
     InputError: no name is given, or the index has no file of the AugReg model.
   """
+  assert settings.pretrained_dir is not None
   folder = os.path.expanduser(settings.pretrained_dir)
   if '://' in folder:
     raise InputError(

@@ -1,13 +1,13 @@
 """Progress of a training run on the terminal."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from vit_jax_repro.output import reports
 
 
 @contextlib.contextmanager
-def bar(start_step: int, total_steps: int) -> Iterator[Callable]:
+def bar(start_step: int, total_steps: int) -> Generator[Callable]:
   """Shows a bar with loss, images per second and remaining time.
 
   Each evaluation prints a line that stays. If standard error is not a terminal,

@@ -158,7 +158,7 @@ def load_teacher(
   model = attention.resolve(restored.model.clone(dtype=dtype), device)
 
   def logits(params, images):
-    found = model.apply(
+    found: Any = model.apply(
       {'params': params}, images * factor + shift, train=False
     )
     return found if order is None else found[:, order]
@@ -177,7 +177,11 @@ def _classification(settings, data, device):
     class_names=data.train.class_names,
     objective=lambda _: objective,
     evaluate=classify.evaluate,
-    evaluation_step=functools.partial(classify.compiled_step, model),
+    evaluation_step=functools.partial(
+      classify.compiled_step,
+      # ty does not know that linen modules are hashable.
+      model,  # ty: ignore[invalid-argument-type]
+    ),
   )
 
 

@@ -29,10 +29,10 @@ _OTHERS = (
 
 
 class Update:
-  """(state, batch) -> (state, metrics), compiled when it is needed first.
+  """The update (state, batch) -> (state, metrics), compiled on its first use.
 
   Attributes:
-    shapes: of the state, with shardings.
+    shapes: shapes of the state, with shardings.
   """
 
   def __init__(
@@ -43,46 +43,49 @@ class Update:
     tx: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
   ):
-    """Raises ValueError where the model's output is not one for each class."""
+    """Computes the shapes of the state; compiles nothing.
+
+    Raises:
+      InputError: the model does not give one output for each class.
+    """
     self._settings, self._task, self._mesh = settings, task, mesh
     self._data, self._tx = data, tx
     self.shapes = _state_shapes(task, tx, mesh, data.image_size)
-    self._compiling = None
-    self._teacher = None  # its parameters on the mesh, once they are there
+    self._compiling: concurrent.futures.Future | None = None
+    self._teacher = None  # parameters on the mesh, after their first use
 
   def begin(self) -> None:
-    """Compiles in a thread, while this one reads files and images.
+    """Starts to compile in a thread; the caller can read files meanwhile.
 
-    A process that fails meanwhile reports it at once and ends after compiling:
-    Python cannot end while a daemon thread is inside the compiler.
+    A process that fails meanwhile reports its error at once, but ends only
+    after compiling: Python cannot end while a daemon thread is in the compiler.
     """
     if self._compiling is None:
       self._compiling = concurrent.futures.Future()
-      threading.Thread(target=self._fulfil).start()
+      threading.Thread(target=self._fulfil, args=(self._compiling,)).start()
 
   def __call__(self, state: Any, batch: dict) -> tuple[Any, dict]:
-    self.begin()
-    return self._compiling.result()(state, batch, self._teacher_params())
+    """Runs an update on arrays on the mesh; donates the state."""
+    return self._compiled()(state, batch, self._teacher_params())
 
   def check_memory(self, *, fresh: bool = True) -> None:
-    """Refuses an update that does not fit into a device.
+    """Refuses an update that does not fit into the memory of a device.
 
-    The limit is `config.memory_limit_gb`, or 0.95 of what the device reports.
-    Counted are the update and the batches that are ready on the device, but not
-    an evaluation.
+    The limit is `config.memory_limit_gb`, or 0.95 of the memory that the device
+    reports. The needed memory is that of the update and of the batches that are
+    ready on the device, without evaluations.
 
     Args:
-      fresh: whether the run begins; one that is continued cannot change the
-        number of parts that a batch is computed in.
+      fresh: whether the run is new. A continued run cannot change the number of
+        parts in which a batch is computed.
 
     Raises:
-      InputError: it does not fit; the message has a remedy.
+      InputError: the update does not fit; the message has a remedy.
     """
     limit = self.limit()
     if limit is None:
       return
-    self.begin()
-    needed = memory.compile_and_measure(self._compiling.result)
+    needed = memory.compile_and_measure(self._compiled)
     if needed is not None and needed.total + self.ready() <= limit:
       return
     found = 'more than its compiler accepts'
@@ -98,7 +101,7 @@ class Update:
     )
 
   def notes(self) -> list[str]:
-    """Lists what a user may want to change, a line each."""
+    """Lists recommendations to change settings, one line each."""
     model, settings = self._task.model, self._settings
     lines = mesh_lib.unsharded_parameters(self.shapes.params, self._mesh)
     advice = chips.advice_on_dtype(
@@ -115,7 +118,7 @@ class Update:
     return lines
 
   def limit(self) -> int | None:
-    """Returns the bytes of a device that a run may take; None: no limit."""
+    """Returns the bytes of a device that a run may use; None for no limit."""
     settings = self._settings
     wanted = settings.memory_limit_gb
     if wanted is None:
@@ -139,14 +142,14 @@ class Update:
   def remedy(
     self, needed: int | None, limit: int, *, fresh: bool = True
   ) -> str:
-    """Returns what to change for an update that does not fit, as one line.
+    """Returns one line with changes of settings that may make an update fit.
 
-    Settings are estimated from the memory that this update needs. The line
-    names their values only if the update has then been compiled and fits.
+    Values of settings are estimated from the memory that this update needs. The
+    line names them only if an update compiled with them fits.
 
     Args:
       needed: bytes that this update takes; None if unknown.
-      limit: bytes of a device.
+      limit: bytes of a device that a run may use.
       fresh: see `check_memory`.
     """
     changes = self._proposal(needed, limit - self.ready(), fresh)
@@ -199,7 +202,7 @@ class Update:
     other._teacher = self._teacher_params()
     return other
 
-  def program(self) -> tuple[Callable, tuple]:
+  def program(self) -> tuple[jax.stages.Wrapped, tuple]:
     """Returns the jitted update and the shapes of its arguments."""
     function = jax.jit(
       _step(self._settings, self._task, self._data, self._tx, self._mesh),
@@ -212,11 +215,17 @@ class Update:
     batch = batch_shapes(self._settings, self._data.image_size, self._mesh)
     return function, (self.shapes, batch, self._teacher_params())
 
-  def _fulfil(self):
+  def _compiled(self):
+    """Waits for the compiled update; compiles it if `begin` was not called."""
+    self.begin()
+    assert self._compiling is not None
+    return self._compiling.result()
+
+  def _fulfil(self, compiling):
     try:
-      self._compiling.set_result(self._compile())
+      compiling.set_result(self._compile())
     except BaseException as error:
-      self._compiling.set_exception(error)
+      compiling.set_exception(error)
 
   def _compile(self):
     function, arguments = self.program()
@@ -227,14 +236,14 @@ class Update:
     teacher = self._task.teacher
     if self._teacher is None and teacher is not None:
       shardings = mesh_lib.parameter_sharding(teacher.params, self._mesh)
-      # Shapes alone where programs are compiled for other machines.
+      # Programs for other machines are compiled from shapes.
       put = mesh_lib.put if teacher.is_loaded else mesh_lib.with_shardings
       self._teacher = put(teacher.params, shardings)
     return self._teacher
 
 
-def check_batch(settings, mesh):
-  """Raises ValueError where the mesh does not divide a batch evenly."""
+def check_batch(settings: Settings, mesh: jax.sharding.Mesh) -> None:
+  """Raises an InputError if the mesh does not divide a batch evenly."""
   shards = mesh_lib.batch_shards(mesh)
   parts = settings.accum_steps * shards
   if settings.batch % parts:
@@ -284,7 +293,7 @@ def _state_shapes(task, tx, mesh, image_size):
 def batch_shapes(
   settings: Settings, image_size: tuple[int, int], mesh: jax.sharding.Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns the shapes of a training batch on the mesh: see data/batches.py."""
+  """Returns the shapes of a training batch on the mesh, see data/batches.py."""
   sharding = mesh_lib.batch_sharding(mesh)
   shapes = {
     'image': ((settings.batch, *image_size, 3), settings.transfer_dtype),
