@@ -50,6 +50,16 @@ def as_users_compile():
   jax.config.update('jax_disable_most_optimizations', not environment.AS_USERS)
 
 
+@pytest.fixture
+def compile_fast(as_users_compile):
+  """Turns the optimisations off for one test, except in `make exact`."""
+  import jax
+
+  jax.config.update('jax_disable_most_optimizations', not environment.AS_USERS)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture(scope='session')
 def data_dir() -> pathlib.Path:
   """The folder of reference arrays."""

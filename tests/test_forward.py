@@ -2,7 +2,6 @@
 
 import functools
 
-import environment
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,15 +74,6 @@ def outputs(tmp_path_factory):
   """Returns `run` for the models of the original, with a cache."""
   folder = tmp_path_factory.mktemp('forward')
   return functools.cache(lambda case, which: run(case, which, folder))
-
-
-@pytest.fixture
-def compile_fast():
-  """Turns XLA's optimisations off for one test, except in `make exact`."""
-  name = 'jax_disable_most_optimizations'
-  jax.config.update(name, not environment.AS_USERS)
-  yield
-  jax.config.update(name, False)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.usefixtures('compile_fast')
 @pytest.mark.parametrize(('case', 'wrong'), WRONG)
 def test_ten_updates_detect_a_wrong_setting(case, wrong):
   _, _, params = run(case, **wrong)
@@ -133,6 +134,7 @@ def random_step(accum_steps=1, **fields):
 BATCHES = reference.training_batches('sgd_f32_cosine')
 
 
+@pytest.mark.usefixtures('compile_fast')
 def test_train_step_draws_a_key_for_each_part_of_a_batch():
   """Expects a mean of squares above the squared mean: the keys differ."""
   step, state = random_step(accum_steps=8)
@@ -146,6 +148,7 @@ def test_train_step_draws_a_key_for_each_part_of_a_batch():
   assert float(metrics['square']) > float(metrics['loss']) ** 2 + 1e-3
 
 
+@pytest.mark.usefixtures('compile_fast')
 def test_train_step_draws_keys_from_the_step_and_the_seed():
   step, state = random_step()
   step = jax.jit(step)
@@ -168,6 +171,7 @@ def test_train_step_rejects_parts_not_dividing_the_batch(accum_steps):
     step(state, BATCHES[0])
 
 
+@pytest.mark.usefixtures('compile_fast')
 def test_classification_of_integer_labels_equals_one_hot_labels():
   step, state = random_step(dropout_rate=0.0)
   loss = jax.jit(step.keywords['objective'])
