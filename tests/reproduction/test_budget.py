@@ -25,7 +25,7 @@ def order(outcomes):
   return [row_id for row_id in outcomes if row_id in checkable]
 
 
-def test_the_cheapest_come_first(options, capsys):
+def test_run_many_checks_the_cheapest_rows_first(options, capsys):
   shuffled = {
     row.id: {'share': 7.0, row.id: float(i * 17 % 31)}
     for i, row in enumerate(CHECKABLE)
@@ -49,7 +49,7 @@ def test_the_cheapest_come_first(options, capsys):
       assert 'no weights file' in outcomes[row.id]
 
 
-def test_by_default_what_checks_still_take_is_their_cost(options):
+def test_run_many_orders_rows_by_remaining_compute(options):
   """Inference before fine-tuning, and that is the smaller model's first."""
   rows = [
     row
@@ -68,7 +68,7 @@ def test_by_default_what_checks_still_take_is_their_cost(options):
   ]
 
 
-def test_a_row_that_cannot_be_begun_does_not_stop_the_others(options):
+def test_run_many_continues_after_a_row_that_fails(options):
   first, second, third = CHECKABLE[:3]
 
   def resolve(row):
@@ -89,7 +89,7 @@ def test_a_row_that_cannot_be_begun_does_not_stop_the_others(options):
   assert 'no weights file' in outcomes[third.id]
 
 
-def test_no_time_and_no_number(options):
+def test_run_many_checks_budget_hours(options):
   outcomes = budget.run_many(ROWS, options, cost=lambda _: {}, budget_hours=0.0)
   assert set(outcomes.values()) == {'cannot be checked', 'over budget'}
   for hours in (float('nan'), float('inf'), -1.0):
@@ -97,7 +97,7 @@ def test_no_time_and_no_number(options):
       budget.run_many(ROWS, options, cost=lambda _: {}, budget_hours=hours)
 
 
-def test_a_folder_that_cannot_be_written_is_told_first(tmp_path):
+def test_run_many_refuses_an_unwritable_folder(tmp_path):
   (tmp_path / 'file').write_text('mine')
   options = Options(results=str(tmp_path / 'file' / 'results'))
   with pytest.raises(OSError, match='cannot write in') as error:
@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_written_is_told_first(tmp_path):
   assert '\n' not in str(error.value)
 
 
-def test_results_that_are_there(options, tmp_path):
+def test_run_many_keeps_results_written_by_hand(options, tmp_path):
   """One by hand stays, one that is damaged is its row's failure."""
   (tmp_path / 'results').mkdir()
   first, second, none = *CHECKABLE[:2], ROWS[0]

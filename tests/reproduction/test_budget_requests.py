@@ -17,7 +17,7 @@ def resolve(row):
   return checks.resolve(row, weights='imagenet21k/ViT-B_16')
 
 
-def test_a_plan_of_those_that_take_a_choice():
+def test_plan_separates_rows_that_refuse_a_choice():
   view, refused = budget.plan(ROWS, resolve)
   shown = {record['row'] for record in view.records}
   checkable = {row.id for row in budget.checkable(ROWS)}
@@ -27,7 +27,7 @@ def test_a_plan_of_those_that_take_a_choice():
     budget.plan([row for row in ROWS if row.id in refused], resolve)
 
 
-def test_every_row_is_shown_and_the_failed_are_named(tmp_path):
+def test_run_shows_every_row_and_names_failures(tmp_path):
   options = Options(results=str(tmp_path / 'new'), weights_dir=str(tmp_path))
   view, late, failed = budget.run(ROWS, options, checks.resolve, None)
   checkable = [row.id for row in budget.checkable(ROWS)]
@@ -37,7 +37,7 @@ def test_every_row_is_shown_and_the_failed_are_named(tmp_path):
   assert not failed and set(late.values()) == {'over budget'}
 
 
-def test_what_stands_there_is_shown(tmp_path):
+def test_run_shows_existing_results(tmp_path):
   options = Options(results=str(tmp_path), weights_dir=str(tmp_path))
   good, bad = budget.checkable(ROWS)[:2]
   by_hand = {'row': good.id, 'accuracy': 0.5, 'num_examples': 10}
@@ -48,7 +48,7 @@ def test_what_stands_there_is_shown(tmp_path):
   assert list(failed) == [bad.id] and 'is no result' in failed[bad.id]
 
 
-def test_nothing_that_can_be_checked():
+def test_checkable_refuses_a_table_without_checkable_rows():
   with pytest.raises(ValueError) as error:
     budget.checkable(table.select('ViT Table 6'))
   line = str(error.value)

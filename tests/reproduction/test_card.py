@@ -40,7 +40,7 @@ def read_json(path):
   return json.loads(path.read_text())
 
 
-def test_a_run_answers_from_its_files(run):
+def test_run_card_answers_from_the_files_of_a_run(run):
   folder, result = run
   found = by_name(card.run_card(folder))
   made = read_json(folder / 'manifest.json')
@@ -67,13 +67,13 @@ def test_a_run_answers_from_its_files(run):
 
 
 @pytest.mark.quick
-def test_nothing_is_asked_of_the_researchers():
+def test_factors_exclude_facts_about_the_researchers():
   names = [name for names in card.FACTORS.values() for name in names]
   assert len(set(names)) == len(names) == 18
   assert not any('affiliation' in name for name in names)
 
 
-def test_what_no_file_says_is_missing(run):
+def test_run_card_marks_unanswered_variables_as_missing(run):
   found = by_name(card.run_card(run[0]))
   for name in ('hypothesis', 'prediction', 'pseudocode', 'validation data'):
     assert found[name].answer == card.MISSING and not found[name].documented
@@ -84,7 +84,7 @@ def test_what_no_file_says_is_missing(run):
     )
 
 
-def test_every_answer_names_files_and_keys_that_are_there(run):
+def test_run_card_names_existing_files_and_keys(run):
   for variable in card.run_card(run[0]).variables:
     if not variable.where:
       continue
@@ -97,7 +97,7 @@ def test_every_answer_names_files_and_keys_that_are_there(run):
         value = value[part]
 
 
-def test_an_unfinished_run_says_so(run, tmp_path):
+def test_run_card_marks_an_unfinished_run(run, tmp_path):
   folder = tmp_path / 'killed'
   shutil.copytree(run[0], folder)
   (folder / 'result.json').unlink()
@@ -111,7 +111,7 @@ def test_an_unfinished_run_says_so(run, tmp_path):
   assert results.answer == 'the run is not finished; no step is logged'
 
 
-def test_code_that_is_in_no_commit_is_not_documented(run, tmp_path):
+def test_run_card_requires_a_clean_commit(run, tmp_path):
   folder = tmp_path / 'changed'
   shutil.copytree(run[0], folder)
   made = read_json(folder / 'manifest.json')
@@ -128,7 +128,7 @@ def test_code_that_is_in_no_commit_is_not_documented(run, tmp_path):
   assert by_name(card.run_card(folder))['method source code'].documented
 
 
-def test_as_markdown_and_json(run):
+def test_view_has_a_row_per_variable_in_every_format(run):
   made = card.run_card(run[0])
   page = sections.markdown(
     card.view(dataclasses.replace(made, title='a|b')).sections
@@ -143,7 +143,7 @@ def test_as_markdown_and_json(run):
 
 
 @pytest.mark.quick
-def test_the_project():
+def test_project_card_answers_from_the_repository():
   made = card.project_card()
   root = pathlib.Path(__file__).parents[2]
   found = by_name(made)
@@ -159,7 +159,7 @@ def test_the_project():
 
 
 @pytest.mark.quick
-def test_what_is_no_run_is_one_line(tmp_path):
+def test_run_card_refuses_other_folders_in_one_line(tmp_path):
   (tmp_path / 'half').mkdir()
   (tmp_path / 'half' / 'config.json').write_text('{}')
   (tmp_path / 'broken').mkdir()
@@ -178,7 +178,7 @@ def test_what_is_no_run_is_one_line(tmp_path):
 
 
 @pytest.mark.quick
-def test_a_manifest_may_lack_the_platform(tmp_path):
+def test_run_card_accepts_a_manifest_without_platform(tmp_path):
   (tmp_path / 'config.json').write_text('{}')
   devices = {'count': 2, 'kind': 'cpu', 'processes': 1}
   for found, says in (

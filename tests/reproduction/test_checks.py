@@ -26,7 +26,7 @@ def all_checks():
   return [checks.resolve(row) for row in CHECKABLE]
 
 
-def test_every_checkable_row_resolves_or_says_what_to_pick():
+def test_resolve_settles_every_checkable_row_or_lists_choices():
   counts = collections.Counter()
   for row, check in zip(CHECKABLE, all_checks(), strict=True):
     counts[check.kind] += 1
@@ -52,7 +52,7 @@ def test_every_checkable_row_resolves_or_says_what_to_pick():
   assert counts == {checks.EVALUATE: 573, checks.FINE_TUNE: 470}
 
 
-def test_every_recipe_is_of_its_own_data_set():
+def test_resolve_gives_each_data_set_its_own_recipe():
   several = 0
   for check in all_checks():
     of_vtab = [name for name in check.datasets if name.startswith('vtab/')]
@@ -64,12 +64,12 @@ def test_every_recipe_is_of_its_own_data_set():
   assert several > 30
 
 
-def test_tasks_of_a_mean_are_counted():
+def test_resolve_lists_every_task_of_a_mean():
   for check in all_checks():
     assert len(check.datasets) in (0, check.row.num_tasks)
 
 
-def test_what_is_left_to_be_picked():
+def test_resolve_leaves_known_choices_open():
   left = collections.Counter(
     each.split(':')[0] for check in all_checks() for each in check.pick
   )
@@ -82,7 +82,7 @@ def test_what_is_left_to_be_picked():
   assert set(twice) == {'DeiT Table 7'}
 
 
-def test_every_recipe_is_settings_that_training_takes():
+def test_resolve_gives_valid_training_settings():
   seen = set()
   for check in all_checks():
     for tried in check.recipes:
@@ -125,12 +125,12 @@ def test_every_recipe_is_settings_that_training_takes():
     ),
   ],
 )
-def test_rows_by_hand(row, wanted):
+def test_resolve_equals_rows_written_by_hand(row, wanted):
   check = resolved(row)
   assert {name: getattr(check, name) for name in wanted} == wanted
 
 
-def test_timms_own_reading_of_images():
+def test_resolve_takes_preprocessing_from_timm():
   rows = [row for row in CHECKABLE if row.table.startswith('timm')]
   readings = {
     checks.resolve(row).preprocessing for row in rows if row.family == 'BiT'
@@ -145,7 +145,7 @@ def test_timms_own_reading_of_images():
   assert deit == {'deit:crop_pct=0.9', 'deit:crop_pct=1'}
 
 
-def test_a_mean_is_over_its_tasks():
+def test_resolve_names_the_tasks_of_a_mean():
   whole = resolved('vit-table-9-vit-l-16-imagenet-21k-vtab-1k-mean')
   assert len(whole.datasets) == 19
   group = [
@@ -159,7 +159,7 @@ def test_a_mean_is_over_its_tasks():
   ]  # fmt: skip
 
 
-def test_files_of_tasks_and_sizes_of_small_images():
+def test_resolve_picks_files_and_image_sizes_per_task():
   (row,) = [
     row
     for row in CHECKABLE
@@ -176,7 +176,7 @@ def test_files_of_tasks_and_sizes_of_small_images():
   assert sizes['vtab/svhn'] == 128 and sizes['vtab/dtd'] == 480
 
 
-def test_dropout_steps_and_shots_come_from_the_row():
+def test_resolve_takes_dropout_steps_and_shots_from_the_row():
   def recipe(text):
     (row,) = [r for r in CHECKABLE if r.id.endswith(text)]
     (tried,) = checks.resolve(row).recipes
@@ -200,7 +200,7 @@ def test_dropout_steps_and_shots_come_from_the_row():
   assert tried[0].settings['total_steps'] == 500  # of 500 images
 
 
-def test_augregs_eight_settings():
+def test_resolve_tries_eight_settings_of_augreg():
   row = next(r for r in CHECKABLE if r.table.startswith('AugReg Table 5'))
   check = checks.resolve(row)
   tried = [
@@ -211,7 +211,7 @@ def test_augregs_eight_settings():
   assert len(tried) == len(set(tried)) == 8
 
 
-def test_choices_are_taken():
+def test_resolve_accepts_choices_of_the_user():
   row = next(r for r in CHECKABLE if '{0.01|0.03}' in r.checkpoint)
   check = checks.resolve(row)
   assert check.pick
@@ -224,7 +224,7 @@ def test_choices_are_taken():
   assert not check.pick and check.recipes[0][0].name == 'vit-paper'
 
 
-def test_models_of_objectnet_are_trained_on_imagenet():
+def test_resolve_trains_models_for_objectnet_on_imagenet():
   row = next(
     r
     for r in CHECKABLE
@@ -234,7 +234,7 @@ def test_models_of_objectnet_are_trained_on_imagenet():
   assert check.recipes[0][0].dataset == 'imagenet2012'
 
 
-def test_wrong_choices_are_one_line():
+def test_resolve_refuses_wrong_choices_in_one_line():
   row = next(r for r in table.rows() if r.status == table.NOT)
   with pytest.raises(ValueError, match='cannot be checked') as caught:
     checks.resolve(row)
@@ -249,7 +249,7 @@ def test_wrong_choices_are_one_line():
     checks.resolve(unknown)
 
 
-def test_all_recipes_of_rows_are_known():
+def test_resolve_uses_known_recipes():
   names = {
     recipe.name
     for check in all_checks()

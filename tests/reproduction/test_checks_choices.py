@@ -40,7 +40,7 @@ FITTING = (
 )
 
 
-def test_files_that_a_row_leaves():
+def test_resolve_accepts_every_fitting_weights_file():
   assert not checks.resolve(NAMED, weights='imagenet21k/ViT-B_16').pick
   for rate in ('0.01', '0.03'):
     name = EITHER.checkpoint.replace('{0.01|0.03}', rate)
@@ -65,11 +65,11 @@ def test_files_that_a_row_leaves():
     (PATTERN, FITTING.replace('30ep', '300ep'), 'needs a file that matches'),
   ],
 )
-def test_other_files_are_refused(row, weights, says):
+def test_resolve_refuses_other_weights_files(row, weights, says):
   refused(row, says, weights=weights)
 
 
-def test_a_folder_in_place_of_a_data_set_is_told():
+def test_resolve_records_a_replaced_data_set():
   check = checks.resolve(NAMED, dataset='./mine')
   assert check.datasets == ('./mine',)
   assert check.substituted == {'data': os.path.abspath('mine')}
@@ -92,11 +92,11 @@ def test_a_folder_in_place_of_a_data_set_is_told():
     (MEAN, './mine', 'is a mean over 19 tasks; leave --dataset out'),
   ],
 )
-def test_other_data_sets_are_refused(row, dataset, says):
+def test_resolve_refuses_other_data_sets(row, dataset, says):
   refused(row, says, dataset=dataset)
 
 
-def test_another_recipe_is_told():
+def test_resolve_records_a_replaced_recipe():
   assert checks.resolve(NAMED, recipe='vit-paper') == checks.resolve(NAMED)
   check = checks.resolve(NAMED, recipe='bit-hyperrule-paper')
   assert check.substituted == {'recipe': 'bit-hyperrule-paper'}
@@ -107,7 +107,7 @@ def test_another_recipe_is_told():
   assert check == checks.resolve(ALL_OF_VTAB) and len(check.recipes[0]) == 2
 
 
-def test_a_recipe_of_less_data_is_told():
+def test_resolve_notes_a_recipe_for_less_data():
   """All of a task's images, and 1000 of them."""
   check = checks.resolve(ALL_OF_VTAB, recipe='vit-paper')
   assert check.substituted['recipe'] == (

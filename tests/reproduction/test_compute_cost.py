@@ -11,14 +11,14 @@ pytestmark = pytest.mark.quick
 B_16 = 196 * 768**2 + 12 * (197 * 12 * 768**2 + 2 * 197**2 * 768) + 768_000
 
 
-def test_operations():
+def test_evaluation_and_training_count_operations_of_vit_b():
   assert compute_cost.evaluation('ViT-B_16', 224, 10) == 2 * B_16 * 10
   assert compute_cost.evaluation('ViT-B_16', (224, 224), 10) == 2 * B_16 * 10
   # Forward, and backward twice that.
   assert compute_cost.training('ViT-B_16', 224, 10) == 3 * 2 * B_16 * 10
 
 
-def test_the_speed_is_that_of_what_was_computed():
+def test_compute_meter_predicts_seconds_from_measured_speed():
   meter = compute_cost.ComputeMeter()
   assert meter.expected(1e9) == 0.0
   meter.add(100.0, 2.0)

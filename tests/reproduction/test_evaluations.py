@@ -14,7 +14,7 @@ pytestmark = pytest.mark.quick
 OPTIONS = Options(results='r')
 
 
-def test_each_head_of_a_distilled_model_has_its_own(tmp_path):
+def test_path_differs_between_heads_of_a_distilled_model(tmp_path):
   rows = [
     row
     for row in table.rows()
@@ -39,7 +39,7 @@ def test_each_head_of_a_distilled_model_has_its_own(tmp_path):
     assert len(set(heads.values())) == 2
 
 
-def test_all_that_matters_is_in_the_name(tmp_path):
+def test_path_depends_on_every_input_of_an_evaluation(tmp_path):
   check = checks.resolve(
     table.find('vit-table-5-vit-b-16-imagenet-21k-90ep-imagenet')
   )
@@ -70,7 +70,7 @@ def test_all_that_matters_is_in_the_name(tmp_path):
   assert one.path(str(elsewhere), OPTIONS) == first  # the same contents
 
 
-def test_damaged_files_are_as_if_they_were_not_there(tmp_path):
+def test_read_json_treats_damaged_files_as_missing(tmp_path):
   path = tmp_path / 'a.json'
   for text in ('', '{', '[1]', '\xff'):
     path.write_bytes(text.encode('latin-1'))

@@ -5,7 +5,7 @@ from vit_jax_repro.reproduction import options
 pytestmark = pytest.mark.quick
 
 
-def test_values_are_literals_or_texts():
+def test_parse_overrides_reads_literals_and_texts():
   text = 'batch=128,pp.crop=224,base_lr=1e-3,model.scan=True,optim=sgd'
   assert options.parse_overrides(text) == {
     'batch': 128, 'pp.crop': 224, 'base_lr': 0.001, 'model.scan': True,
@@ -14,7 +14,7 @@ def test_values_are_literals_or_texts():
   assert options.parse_overrides(None) == options.parse_overrides('') == {}
 
 
-def test_commas_in_brackets_belong_to_a_value():
+def test_parse_overrides_keeps_commas_inside_brackets():
   text = 'decay_steps=(1,2),pp.crop=[3, (4,5)],pp.train=train[:9]+test, batch=1'
   assert options.parse_overrides(text) == {
     'decay_steps': (1, 2), 'pp.crop': [3, (4, 5)],
@@ -22,7 +22,7 @@ def test_commas_in_brackets_belong_to_a_value():
   }  # fmt: skip
 
 
-def test_settings_are_set():
+def test_apply_overrides_sets_nested_settings():
   config = {'batch': 1, 'pp': {'crop': 2, 'train': 'a'}}
   options.apply_overrides(config, {'batch': 3, 'pp.crop': (4, 5)})
   assert config == {'batch': 3, 'pp': {'crop': (4, 5), 'train': 'a'}}
@@ -36,12 +36,12 @@ def test_settings_are_set():
       options.apply_overrides(config, {key: 1})
 
 
-def test_a_setting_comes_once():
+def test_parse_overrides_refuses_a_repeated_setting():
   with pytest.raises(ValueError, match="'batch' is given twice"):
     options.parse_overrides('batch=1,batch=2')
 
 
 @pytest.mark.parametrize('text', ['batch', 'batch=', '=3', 'a=1,,b=2'])
-def test_what_is_no_setting_is_refused(text):
+def test_parse_overrides_refuses_other_forms(text):
   with pytest.raises(ValueError, match='is not KEY=VALUE'):
     options.parse_overrides(text)

@@ -42,7 +42,7 @@ def write(check, options, /, **changes):
   return json.loads(json.dumps(result))
 
 
-def test_the_same_is_there(options):
+def test_find_returns_the_result_of_the_same_check(options):
   for row in (TUNED, EVALUATED):
     check = checks.resolve(row)
     assert previous_results.find(check, options) is None
@@ -61,7 +61,7 @@ def test_the_same_is_there(options):
   assert 'seeds' not in written and written['overrides'] == {}
 
 
-def test_more_seeds_are_added_and_fewer_refused(options):
+def test_find_accepts_more_seeds_and_refuses_fewer(options):
   check = checks.resolve(TUNED)
   write(check, options)
   assert (
@@ -75,7 +75,7 @@ def test_more_seeds_are_added_and_fewer_refused(options):
   assert previous_results.find(check, dataclasses.replace(options, seeds=1))
 
 
-def test_what_is_of_something_else_is_named(options):
+def test_find_names_the_input_with_a_difference(options):
   check = checks.resolve(TUNED)
   write(check, options)
   refused(
@@ -106,7 +106,7 @@ def test_what_is_of_something_else_is_named(options):
   refused(check, options, 'imagenet21k/ViT-B_16 had the SHA-256 9')
 
 
-def test_what_a_person_wrote_or_broke_stays(options):
+def test_find_refuses_handwritten_and_damaged_results(options):
   check = checks.resolve(TUNED)
   write(check, options, check=None)
   refused(check, options, 'was written by hand and is not replaced; move it')

@@ -49,17 +49,17 @@ def choice(**wanted):
     (dict(table='notebooks/experiments/resnet.json'), 're_vit-bit', {}),
   ],
 )
-def test_recipes_of_tables(wanted, name, options):
+def test_recipe_of_picks_the_recipe_of_a_table(wanted, name, options):
   _, found = choice(**wanted)
   assert (found.name, found.options, found.pick) == (name, (options,), '')
 
 
-def test_where_the_source_has_none():
+def test_recipe_of_lists_choices_without_a_published_recipe():
   _, found = choice(table='DeiT Table 7')
   assert not found.name and 'vit-paper' in found.pick
 
 
-def test_few_examples_of_each_class():
+def test_recipes_for_trains_on_few_examples_per_class():
   row, found = choice(train_examples='5 per class', eval_dataset='ImageNet')
   (recipe,) = row_sources.recipes_for(row, found, 'imagenet2012', 'BiT-M-R50x1')
   assert recipe.settings['pp']['train'] == 'train@5'

@@ -5,7 +5,7 @@ from vit_jax_repro.reproduction import row_sources
 pytestmark = pytest.mark.quick
 
 
-def test_names_and_splits():
+def test_evaluation_data_gives_data_sets_and_splits():
   target = row_sources.evaluation_data('ImageNet ReaL')
   assert (target.datasets, target.split) == (
     ('imagenet2012_real',),
@@ -20,12 +20,12 @@ def test_names_and_splits():
   assert len(row_sources.evaluation_data('VTAB-1k Mean').datasets) == 19
 
 
-def test_what_tfds_has_not_is_given_by_hand():
+def test_evaluation_data_requires_a_folder_for_objectnet():
   target = row_sources.evaluation_data('ObjectNet')
   assert not target.datasets and 'FOLDER/test/CLASS' in target.pick
 
 
-def test_unknown_names_are_one_line():
+def test_evaluation_data_refuses_unknown_names():
   with pytest.raises(ValueError, match="unknown evaluation data set 'MNIST'"):
     row_sources.evaluation_data('MNIST')
 
@@ -41,5 +41,5 @@ def test_unknown_names_are_one_line():
     ('CIFAR-10', 'cifar10', 'cifar10'),
   ],
 )
-def test_what_a_model_was_trained_on(tuned, dataset, wanted):
+def test_trained_on_gives_the_training_set(tuned, dataset, wanted):
   assert row_sources.trained_on(tuned, dataset) == wanted

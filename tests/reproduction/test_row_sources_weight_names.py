@@ -5,7 +5,7 @@ from vit_jax_repro.reproduction import row_sources
 pytestmark = pytest.mark.quick
 
 
-def test_one_file_by_any_name():
+def test_weights_of_accepts_every_name_of_a_file():
   for name, file in {
     'imagenet21k/ViT-B_16.npz': 'imagenet21k/ViT-B_16',
     'BiT-M-R50x1.npz': 'BiT-M-R50x1',
@@ -17,7 +17,7 @@ def test_one_file_by_any_name():
     assert file in (None, found.files[0])
 
 
-def test_braces_are_choices():
+def test_weights_of_reads_braces_as_choices():
   name = 'augreg/B_32-x-lr_{0.01|0.03}-res_224.npz'
   found = row_sources.weights_of(name)
   assert not found.files and len(found.choices) == 2
@@ -25,7 +25,7 @@ def test_braces_are_choices():
   assert found.choices[1] in found.pick
 
 
-def test_runs_and_tasks_are_files():
+def test_weights_of_reads_runs_and_tasks_as_files():
   name = 'vtab/BiT-M-R152x4-run{0,1,2}-<task>.npz'
   found = row_sources.weights_of(name)
   assert found.files == tuple(
@@ -48,11 +48,11 @@ def test_runs_and_tasks_are_files():
     ),
   ],
 )
-def test_stars_are_a_query_of_the_index(name, query):
+def test_weights_of_turns_stars_into_a_query_of_the_index(name, query):
   assert row_sources.weights_of(name).pick.endswith(query)
 
 
-def test_what_is_no_name():
+def test_weights_of_refuses_other_names():
   with pytest.raises(ValueError, match='is not a pattern of AugReg names'):
     row_sources.weights_of('other/*.npz')
   with pytest.raises(ValueError, match='no published file'):

@@ -88,7 +88,7 @@ def stage(tmp_path_factory):
   )
 
 
-def test_a_right_file_agrees_and_top5_needs_no_second_pass(stage):
+def test_run_agrees_for_a_right_file_and_shares_top5(stage):
   result = running.run(checks.resolve(TOP1), stage)
   assert result['num_examples'] == IMAGES
   read = results.read(stage.results)[TOP1.id]
@@ -106,7 +106,7 @@ def test_a_right_file_agrees_and_top5_needs_no_second_pass(stage):
   assert result['versions']['jax'] and result['devices']['platform'] == 'cpu'
 
 
-def test_a_file_that_is_replaced_gets_a_verdict_of_its_own(stage, tmp_path):
+def test_run_judges_a_replaced_file_separately(stage, tmp_path):
   """Of the same path and size: a wrong one, and then the right one."""
   check = checks.resolve(TOP1)
   path = stand_ins.write_weights(tmp_path, check.files[0], 1000, 224, seed=1)
@@ -133,7 +133,7 @@ def test_a_file_that_is_replaced_gets_a_verdict_of_its_own(stage, tmp_path):
   assert judged().kind == verdict.AGREES
 
 
-def test_only_what_is_computed_says_how_fast_it_is(stage, tmp_path, capsys):
+def test_run_measures_speed_of_computed_rows_only(stage, tmp_path, capsys):
   """The second row shares the first one's evaluation, the third is too dear."""
   options = dataclasses.replace(stage, results=str(tmp_path))
   costs = {TOP1.id: {'a': 1.0}, TOP5.id: {'a': 1e40}, SVHN.id: {'b': 2e40}}
@@ -167,7 +167,7 @@ def test_only_what_is_computed_says_how_fast_it_is(stage, tmp_path, capsys):
   assert 'no weights file' in run()[SVHN.id]
 
 
-def test_what_is_left_to_do(stage, tmp_path):
+def test_remaining_counts_unfinished_evaluations(stage, tmp_path):
   options = dataclasses.replace(stage, results=str(tmp_path))
   check = checks.resolve(TOP1)
   ((path, cost),) = running.remaining(check, options).items()
@@ -202,7 +202,7 @@ def arguments(options):
   ]
 
 
-def test_fine_tuning_goes_on_after_being_killed(stage, tmp_path):
+def test_run_resumes_fine_tuning_after_a_kill(stage, tmp_path):
   whole, killed = (
     dataclasses.replace(stage, results=str(tmp_path / name))
     for name in ('whole', 'killed')
@@ -239,7 +239,7 @@ def test_fine_tuning_goes_on_after_being_killed(stage, tmp_path):
   assert losses[0] == losses[1] and len(losses[0]) == SHORT['total_steps']
 
 
-def test_the_rate_is_chosen_on_the_held_out_part(stage, tmp_path):
+def test_run_chooses_the_rate_on_held_out_images(stage, tmp_path):
   check = checks.resolve(SVHN, recipe='vit-paper')
   recipe = dataclasses.replace(
     check.recipes[0][0],
@@ -265,7 +265,7 @@ def test_the_rate_is_chosen_on_the_held_out_part(stage, tmp_path):
 
 
 @pytest.mark.quick
-def test_what_is_missing_is_one_line(tmp_path):
+def test_run_reports_missing_inputs_in_one_line(tmp_path):
   options = Options(
     results=str(tmp_path / 'results'), weights_dir=str(tmp_path)
   )
@@ -280,7 +280,7 @@ def test_what_is_missing_is_one_line(tmp_path):
   assert not (tmp_path / 'results').exists()
 
 
-def test_a_mean_over_tasks_and_seeds(stage, tmp_path):
+def test_run_averages_over_tasks_and_seeds(stage, tmp_path):
   check = checks.resolve(SVHN, recipe='vit-paper')
   (tried,) = check.recipes
   names = ('vtab/svhn', 'vtab/cifar100')

@@ -23,14 +23,14 @@ def of(row, **options):
   return tuned_models.finetuned_model(checks.resolve(row), 0, given)
 
 
-def test_rows_that_differ_in_the_test_set_share_their_trainings():
+def test_folder_is_shared_by_rows_with_other_test_sets():
   usual, real = (of(TABLE_2[name]) for name in ('ImageNet', 'ImageNet ReaL'))
   assert usual.folder == real.folder and 'imagenet2012-' in usual.folder
   assert usual.remaining() == real.remaining()
   assert of(TABLE_2['CIFAR-10']).folder != usual.folder
 
 
-def test_another_file_of_the_same_name_is_trained_anew(tmp_path):
+def test_folder_differs_for_another_file_of_the_same_name(tmp_path):
   row = TABLE_2['CIFAR-10']
   path = tmp_path / f'{checks.resolve(row).files[0]}.npz'
   path.parent.mkdir()
@@ -41,7 +41,7 @@ def test_another_file_of_the_same_name_is_trained_anew(tmp_path):
   assert len(folders) == 2
 
 
-def test_the_cost_of_trainings(tmp_path):
+def test_remaining_counts_operations_of_trainings(tmp_path):
   """AugReg: 4 rates, 500 and 2500 steps of 512 images, one again."""
   image = compute_cost.training('ViT-Ti_16', 384, 1)
   ti = next(
@@ -89,7 +89,7 @@ def test_the_cost_of_trainings(tmp_path):
     ({'seed': 5}, 'give their number as --seeds'),
   ],
 )
-def test_overrides_that_cannot_be_are_one_line(overrides, says):
+def test_finetuned_model_refuses_wrong_overrides_in_one_line(overrides, says):
   with pytest.raises(ValueError) as error:
     of(TABLE_2['CIFAR-10'], overrides=overrides)
   assert says in str(error.value) and '\n' not in str(error.value)
@@ -106,13 +106,13 @@ def test_check_settings_refuses_rates_without_held_out_images():
     tuned_models.check_settings(check, Options('results'))
 
 
-def test_a_setting_of_several_values():
+def test_finetuned_model_accepts_settings_of_several_values():
   overrides = {'decay_type': 'steps', 'decay_steps': (1, 2)}
   tuned = of(TABLE_2['CIFAR-10'], overrides=overrides)
   assert tuned.candidates[0]['decay_steps'] == [1, 2]
 
 
-def test_a_recipe_for_each_data_set():
+def test_finetuned_model_trains_on_its_own_data_set():
   whole = next(
     row
     for row in table.rows()

@@ -26,7 +26,7 @@ SIZE = sizes.Size(
 )
 
 
-def test_the_view():
+def test_costs_view_has_every_cost_in_every_format():
   view = views.costs_view([COST], [SIZE])
   compute, counts = view.sections
   assert compute.rows == (
