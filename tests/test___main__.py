@@ -19,7 +19,7 @@ def verbs_there():
   } - {'__main__'}
 
 
-def test_lists_the_verbs_that_exist_one_a_line():
+def test_main_lists_every_verb_on_one_line():
   code, out, err = run_verb('')
   assert (code, err) == (0, '')
   lines = [line.split() for line in out.splitlines() if 'python -m' in line]
@@ -30,9 +30,9 @@ def test_lists_the_verbs_that_exist_one_a_line():
   assert run_verb('', '--help') == (0, out, '')
 
 
-def test_every_verb_has_its_purpose():
+def test_verbs_describes_every_verb():
   assert verbs_there() <= __main__.VERBS.keys()
 
 
-def test_a_verb_as_an_argument_is_refused():
+def test_main_refuses_a_verb_as_an_argument():
   assert_one_line(run_verb('', 'predict'), "'predict'", 'vit_jax_repro.VERB')

@@ -7,7 +7,7 @@ from vit_jax_repro import benchmark
 from vit_jax_repro.benchmarks import input as input_benchmark
 
 
-def test_data(tmp_path):
+def test_data_measures_every_pipeline(tmp_path):
   path = tmp_path / 'result.json'
   code, out, _ = run_verb(
     'benchmark', 'data', '--image_size=32', '--batch_sizes=4', '--images=6',
@@ -38,7 +38,7 @@ def result_of(tmp_path, *arguments):
   return result['rows'], out
 
 
-def test_infer_beside_pytorch(tmp_path):
+def test_infer_measures_jax_and_pytorch(tmp_path):
   rows, out = result_of(
     tmp_path, 'infer', '--batch_sizes=8', '--rounds=1', '--seconds=0.01',
     '--against=torch', '--nocompiled', '--peak_tflops=1', '--mesh=data=8',
@@ -52,7 +52,7 @@ def test_infer_beside_pytorch(tmp_path):
   assert 'infer ViT-Ti_16, batch 8, float32, 32x32' in ' '.join(out.split())
 
 
-def test_compile_and_memory(tmp_path):
+def test_compile_and_memory_have_a_row_per_batch_size(tmp_path):
   rows, out = result_of(
     tmp_path, 'compile', '--batch_sizes=8,16', '--rounds=1', '--inference',
     '--variants=scan',
@@ -67,7 +67,7 @@ def test_compile_and_memory(tmp_path):
   assert f' {rows[0]["largest_batch"]} ' in out
 
 
-def test_profile(tmp_path):
+def test_profile_writes_a_trace_and_shares_of_time(tmp_path):
   rows, out = result_of(
     tmp_path, 'profile', '--batch_sizes=8', '--inference', '--rounds=1',
     f'--trace={tmp_path / "trace"}',
@@ -77,7 +77,7 @@ def test_profile(tmp_path):
   assert list((tmp_path / 'trace').rglob('*.xplane.pb'))
 
 
-def test_nothing_to_be_measured(tmp_path):
+def test_infer_fails_if_no_row_is_measured(tmp_path):
   """Rows that say why, and an exit code."""
   code, out, err = run_verb(
     'benchmark', 'infer', *TINY, '--batch_sizes=8', '--mesh=data=3',
@@ -109,11 +109,11 @@ def test_nothing_to_be_measured(tmp_path):
     (['data', '--json=no/such/folder.json'], 'no/such'),
   ],
 )
-def test_wrong_values_are_one_line(arguments, says):
+def test_benchmark_refuses_wrong_values_in_one_line(arguments, says):
   assert_one_line(run_verb('benchmark', *arguments), says)
 
 
 @pytest.mark.quick
-def test_flags_have_help():
+def test_command_flags_have_help():
   flags = benchmark.command_flags()
   assert all(flags[name].help for name in flags)

@@ -37,7 +37,7 @@ def raiser(error):
   return main
 
 
-def test_calls_main_with_flags_and_other_arguments():
+def test_run_calls_main_with_flags_and_arguments():
   seen = []
   run(
     lambda values, rest: seen.append((values.name, values.top, rest)),
@@ -47,7 +47,7 @@ def test_calls_main_with_flags_and_other_arguments():
 
 
 @pytest.mark.parametrize('flag', ['--help', '-h', '--helpfull'])
-def test_help(capsys, flag):
+def test_help_shows_usage_and_flags(capsys, flag):
   with pytest.raises(SystemExit) as caught:
     run(pytest.fail, flag, positional='IMAGE...')
   out, err = capsys.readouterr()
@@ -72,7 +72,9 @@ def test_help(capsys, flag):
     (['IN', ''], 'argument 2 is empty; give a value'),
   ],
 )
-def test_a_wrong_command_line_is_one_line(capsys, arguments, wanted):
+def test_run_refuses_a_wrong_command_line_in_one_line(
+  capsys, arguments, wanted
+):
   positional = 'IN OUT' if 'IN' in arguments else ''
   with pytest.raises(SystemExit) as caught:
     run(pytest.fail, *arguments, positional=positional)
@@ -81,7 +83,7 @@ def test_a_wrong_command_line_is_one_line(capsys, arguments, wanted):
   assert err.startswith('verb: ') and err.count('\n') == 1 and wanted in err
 
 
-def test_errors_about_the_user_s_values_are_one_line(capsys, tmp_path):
+def test_run_prints_errors_of_users_in_one_line(capsys, tmp_path):
   def card(values, rest):
     (tmp_path / 'a.json').write_text('{')
     model_card.read_card(tmp_path / 'a.npz')
@@ -99,7 +101,7 @@ def test_errors_about_the_user_s_values_are_one_line(capsys, tmp_path):
     assert err.count('\n') == 1 and wanted in err
 
 
-def test_wrong_usage_that_main_sees_exits_as_a_wrong_flag(capsys):
+def test_run_exits_with_2_on_usage_errors_of_main(capsys):
   with pytest.raises(SystemExit) as caught:
     run(raiser(command_line.UsageError('--name must be given')))
   assert caught.value.code == 2
@@ -107,7 +109,7 @@ def test_wrong_usage_that_main_sees_exits_as_a_wrong_flag(capsys):
 
 
 @pytest.mark.parametrize('arguments', [['--help'], []])
-def test_a_reader_that_leaves_ends_it_quietly(arguments):
+def test_run_ends_quietly_on_a_closed_pipe(arguments):
   """Standard output is a pipe that nobody reads any more."""
   program = f"""
 import sys
@@ -146,12 +148,12 @@ def in_jax(values, rest):
 @pytest.mark.parametrize(
   'main', [outside, in_jax, raiser(KeyError('x')), raiser(TypeError('x'))]
 )
-def test_bugs_keep_their_traceback(main):
+def test_run_keeps_the_traceback_of_bugs(main):
   with pytest.raises((ValueError, KeyError, TypeError)):
     run(main)
 
 
-def test_a_missing_package_is_one_line(capsys):
+def test_run_names_a_missing_package_in_one_line(capsys):
   error = ModuleNotFoundError("No module named 'sklearn'", name='sklearn.svm')
   with pytest.raises(SystemExit) as caught:
     run(raiser(error))
@@ -163,12 +165,12 @@ def test_a_missing_package_is_one_line(capsys):
 
 
 @pytest.mark.parametrize('name', [None, 'vit_jax_repro.typo', 'json.typo'])
-def test_a_missing_module_of_ours_keeps_its_traceback(name):
+def test_run_keeps_the_traceback_of_a_missing_own_module(name):
   with pytest.raises(ModuleNotFoundError):
     run(raiser(ModuleNotFoundError('No module', name=name)))
 
 
-def test_the_help_names_every_preprocessing():
+def test_define_weights_flags_names_every_preprocessing():
   values = flags.FlagValues()
   command_line.define_weights_flags(values)
   text = values['preprocessing'].help
@@ -177,7 +179,7 @@ def test_the_help_names_every_preprocessing():
   assert preprocess.pick_preprocessing(name).name == name
 
 
-def test_image_size():
+def test_image_size_reads_one_or_two_sides():
   assert command_line.image_size(None) is None
   assert command_line.image_size('224') == (224, 224)
   assert command_line.image_size('224x384') == (224, 384)
@@ -189,7 +191,7 @@ def test_image_size():
       command_line.image_size(text)
 
 
-def test_require():
+def test_require_refuses_missing_flags():
   values = flags.FlagValues()
   for name in ('a', 'b'):
     flags.DEFINE_string(name, None, '', flag_values=values)

@@ -24,7 +24,7 @@ def unset(monkeypatch, tmp_path):
   return tmp_path / 'cache'
 
 
-def test_a_folder_of_the_users_cache(unset):
+def test_keep_uses_a_folder_of_the_users_cache(unset):
   compilation_cache.keep()
   folder = pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR'])
   assert folder.is_dir() and folder.parents[1] == unset
@@ -33,20 +33,20 @@ def test_a_folder_of_the_users_cache(unset):
     del os.environ[name]  # not by monkeypatch, which did not set it
 
 
-def test_what_the_environment_says_counts(unset, monkeypatch):
+def test_keep_leaves_a_folder_from_the_environment(unset, monkeypatch):
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'mine')
   compilation_cache.keep()
   assert os.environ['JAX_COMPILATION_CACHE_DIR'] == 'mine'
   assert not unset.exists()
 
 
-def test_a_place_that_cannot_be_written(unset):
+def test_keep_ignores_an_unwritable_folder(unset):
   unset.write_text('no folder')
   compilation_cache.keep()
   assert 'JAX_COMPILATION_CACHE_DIR' not in os.environ
 
 
-def test_a_user_without_a_home(unset, monkeypatch):
+def test_keep_ignores_a_user_without_a_home(unset, monkeypatch):
   """As in a container that runs as a number."""
   monkeypatch.delenv('XDG_CACHE_HOME')
   monkeypatch.delenv('HOME')
@@ -55,7 +55,7 @@ def test_a_user_without_a_home(unset, monkeypatch):
   assert 'JAX_COMPILATION_CACHE_DIR' not in os.environ
 
 
-def test_jax_keeps_programs_there_and_finds_them(unset):
+def test_keep_shares_compiled_programs_between_processes(unset):
   """In new processes, with the settings of `keep` and a program of its own."""
   source = (
     'from vit_jax_repro import compilation_cache; compilation_cache.keep()\n'

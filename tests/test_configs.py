@@ -39,18 +39,18 @@ def load(name, *arguments):
     ('pretrain', 'deit-paper,DeiT-Ti_16'),
   ],
 )
-def test_configurations_are_complete(name, argument):
+def test_get_config_gives_complete_settings(name, argument):
   config = load(name, argument)
   settings.from_config(config)
   assert models.create(config.model.to_dict(), num_classes=3)
 
 
-def test_defaults_load():
+def test_get_config_loads_without_an_argument():
   for path in CONFIGS.glob('*.py'):
     assert load(path.stem).is_locked
 
 
-def test_the_original_values():
+def test_vit_has_the_original_values():
   config = load('vit', 'b16,cifar10')
   original = dict(
     pretrained_dir='.',
@@ -84,7 +84,7 @@ def test_the_original_values():
   'argument',
   ['R_Ti_16', 'L_16-i21k-300ep-lr_0.001-aug_strong1-wd_0.1-do_0.0-sd_0.0'],
 )
-def test_augreg(argument):
+def test_augreg_requires_a_data_set(argument):
   config = load('augreg', argument)
   assert config.model_or_filename == argument
   assert config.model.transformer.dropout_rate == 0.0
@@ -96,14 +96,14 @@ def test_augreg(argument):
   settings.from_config(config)
 
 
-def test_bit_leaves_the_rest_to_the_size_of_the_set():
+def test_bit_leaves_steps_to_the_hyperrule():
   config = load('bit', 'BiT-M-R50x1,cifar10')
   assert (config.pp.resize, config.pp.crop) == (160, 128)
   assert config.total_steps is None and config.mixup_alpha is None
   assert not config.pp.inception_crop and config.preprocessing == 'bit'
 
 
-def test_paper():
+def test_paper_takes_settings_from_its_recipe():
   config = load('paper', 'vit-paper,b16,imagenet2012')
   assert (config.base_lr, config.pretrained_dir) == (0.03, '.')
   assert config.model.transformer.dropout_rate == 0.1
@@ -116,7 +116,7 @@ def test_paper():
   assert config.total_steps == 10_000
 
 
-def test_pretrain():
+def test_pretrain_requires_a_data_set():
   config = load('pretrain', 'vit-paper-i21k,b16')
   assert config.pretrained_dir is None and config.loss == 'sigmoid'
   assert config.model.head_bias_init == -10.0
@@ -137,6 +137,6 @@ def test_pretrain():
     ('pretrain', 'vit-paper,b16', "unknown pre-training recipe 'vit-paper'"),
   ],
 )
-def test_wrong_arguments(name, argument, says):
+def test_get_config_refuses_wrong_arguments(name, argument, says):
   with pytest.raises(ValueError, match=says):
     load(name, argument)

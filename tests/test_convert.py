@@ -10,7 +10,7 @@ from vit_jax_repro.weights import npz
 
 
 @pytest.mark.quick
-def test_an_npz_becomes_another(tmp_path):
+def test_convert_writes_an_npz_in_another_layout(tmp_path):
   path, out = tmp_path / 'a.npz', tmp_path / 'b.npz'
   params = tiny_models.params_of(tiny_models.spec(3, representation_size=16))
   weights.save(path, params)
@@ -27,7 +27,7 @@ def test_an_npz_becomes_another(tmp_path):
   assert weights.load(out).keys() == params.keys() - {'pre_logits', 'head'}
 
 
-def test_wrong_command_lines_are_one_line(tmp_path):
+def test_convert_refuses_wrong_command_lines_in_one_line(tmp_path):
   path = tmp_path / 'a.npz'
   npz.write(path, reference.checkpoint('vit_token').items())
   out = tmp_path / 'b.npz'
@@ -38,7 +38,7 @@ def test_wrong_command_lines_are_one_line(tmp_path):
   assert not out.exists()
 
 
-def test_a_state_dict_becomes_an_npz_and_a_folder(tmp_path):
+def test_convert_writes_a_state_dict_as_npz_and_folder(tmp_path):
   path, out = tmp_path / 'deit.safetensors', tmp_path / 'deit.npz'
   state = reference.checkpoint('deit_distilled_tiny')
   state_dicts.write(path, state)

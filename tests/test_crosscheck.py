@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
   return folder
 
 
-def test_a_port_is_compared(tmp_path):
+def test_crosscheck_names_the_cause_of_a_difference(tmp_path):
   import torch_ports
 
   params = torch_ports.save(tmp_path / 'vit.npz', 'vit_token')
@@ -55,7 +55,7 @@ def test_a_port_is_compared(tmp_path):
 
 
 @quick
-def test_without_torch_one_line_says_what_to_install(folder):
+def test_crosscheck_names_pytorch_if_it_is_missing(folder):
   code = (
     "import sys; sys.modules['torch'] = None; "
     'from vit_jax_repro import crosscheck; '
@@ -69,7 +69,7 @@ def test_without_torch_one_line_says_what_to_install(folder):
   )
 
 
-def test_export_needs_no_torch(folder, tmp_path):
+def test_export_works_without_pytorch(folder, tmp_path):
   path = tmp_path / 'reference.npz'
   code = (
     "import sys; sys.modules['torch'] = None; "
@@ -90,7 +90,7 @@ def test_export_needs_no_torch(folder, tmp_path):
 
 
 @quick
-def test_only_an_older_export_is_replaced(folder, tmp_path):
+def test_export_replaces_earlier_exports_only(folder, tmp_path):
   from vit_jax_repro.comparison import export
 
   images = np.zeros((1, 8, 8, 3), np.float32)
@@ -121,7 +121,9 @@ def test_only_an_older_export_is_replaced(folder, tmp_path):
     (['--port=x:y', '--dtype=bfloat16'], 2, 'dtype'),
   ],
 )
-def test_wrong_command_lines_are_one_line(folder, flags, code, text):
+def test_crosscheck_refuses_wrong_command_lines_in_one_line(
+  folder, flags, code, text
+):
   (folder / 'other.npz').write_bytes(b'weights of another model')
   before = sorted(os.listdir(folder))
   answer = run_verb(

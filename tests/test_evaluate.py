@@ -18,7 +18,7 @@ def tiny(tmp_path_factory):
   return path
 
 
-def test_digits(tiny, tmp_path):
+def test_evaluate_prints_and_writes_the_accuracy_on_digits(tiny, tmp_path):
   path = tmp_path / 'result.json'
   code, out, err = run_verb(
     'evaluate', f'--weights={tiny}', '--dataset=digits', '--batch_size=7',
@@ -34,7 +34,7 @@ def test_digits(tiny, tmp_path):
   assert '360, as 8x8 pixels (vit_jax)' in out and 'digits' in out
 
 
-def test_a_folder_of_photographs(tmp_path):
+def test_evaluate_reads_a_folder_of_photographs(tmp_path):
   path = tmp_path / 'm.npz'
   params = tiny_models.params_of(tiny_models.spec(1000))
   bias = np.zeros(1000)
@@ -54,7 +54,7 @@ def test_a_folder_of_photographs(tmp_path):
   assert err.count('\n') == 1
 
 
-def test_few_shots(tiny, tmp_path):
+def test_evaluate_prints_and_writes_few_shot_accuracies(tiny, tmp_path):
   path = tmp_path / 'few.json'
   code, out, err = run_verb(
     'evaluate', f'--weights={tiny}', '--dataset=digits', '--shots=1,3',
@@ -76,7 +76,7 @@ def test_few_shots(tiny, tmp_path):
 
 
 @quick
-def test_wrong_values_are_one_line(tiny, tmp_path):
+def test_evaluate_refuses_wrong_values_in_one_line(tiny, tmp_path):
   given = {'weights': tiny, 'dataset': 'digits'}
   for change, wanted in [
     ({'weights': None}, ['--weights must be given']),
@@ -100,7 +100,7 @@ def test_wrong_values_are_one_line(tiny, tmp_path):
 
 
 @quick
-def test_wrong_usage_exits_with_2(tiny):
+def test_evaluate_exits_with_2_on_wrong_usage(tiny):
   for arguments in [
     [],
     ['--dataset=digits'],
@@ -120,7 +120,7 @@ def test_wrong_usage_exits_with_2(tiny):
 
 
 @quick
-def test_the_result_replaces_no_input(tmp_path):
+def test_evaluate_replaces_no_input_by_its_result(tmp_path):
   path = tiny_models.save_run(tmp_path / 'model.npz')
   before = {p: p.read_bytes() for p in tmp_path.iterdir()}
   for target in before:
@@ -130,7 +130,7 @@ def test_the_result_replaces_no_input(tmp_path):
 
 
 @quick
-def test_flags_of_few_shots_alone_name_the_flag_that_is_lacking(tiny):
+def test_evaluate_names_shots_if_only_its_other_flags_are_given(tiny):
   given = [f'--weights={tiny}', '--dataset=digits', '--l2=2', '--seeds=3']
   answer = run_in_process(given)
   assert_one_line(answer, '--seeds and --l2', 'needs --shots; give it')
@@ -151,6 +151,6 @@ def run_in_process(arguments):
   return caught.value.code, out.getvalue(), err.getvalue()
 
 
-def test_one_of_them_as_a_process(tiny):
+def test_evaluate_fails_in_one_line_as_a_process(tiny):
   answer = run_verb('evaluate', f'--weights={tiny}', '--dataset=digitz')
   assert_one_line(answer, "evaluate: unknown data set 'digitz'")

@@ -25,7 +25,7 @@ def offline(monkeypatch):
     monkeypatch.setenv(name, proxy)
 
 
-def test_fetches_the_best_of_the_index(tmp_path):
+def test_fetch_downloads_the_best_file_of_the_index(tmp_path):
   spec = models.variant('ViT-Ti_16') | {'num_classes': 21_843}
   weights.save(tmp_path / 'x.npz', tiny_models.params_of(spec, (224, 224)))
   content = (tmp_path / 'x.npz').read_bytes()
@@ -46,7 +46,7 @@ def test_fetches_the_best_of_the_index(tmp_path):
   assert (tmp_path / 'w' / f'{TI}.npz').read_bytes() == content
 
 
-def test_without_a_network(tmp_path):
+def test_fetch_names_the_addresses_without_a_network(tmp_path):
   assert_one_line(
     run_verb('fetch', 'BiT-S-R50x1', f'--dir={tmp_path}'),
     'fetch: no source has BiT-S-R50x1: https://storage.googleapis.com/',
@@ -56,7 +56,7 @@ def test_without_a_network(tmp_path):
 
 
 @pytest.mark.quick
-def test_list():
+def test_list_shows_files_sizes_and_sources():
   code, out, err = run_verb('fetch', '--list')
   assert code == 0 and not err
   assert out.count('\n') > 106 and '…' not in out
@@ -73,7 +73,7 @@ def test_list():
   ]
 
 
-def test_ranking(tmp_path):
+def test_augreg_ranks_the_files_of_an_index(tmp_path):
   (tmp_path / 'i.csv').write_text(
     '\n'.join([augreg_index.HEADER, *augreg_index.LINES])
   )
@@ -114,7 +114,7 @@ def test_ranking(tmp_path):
     (['--augreg', '--mirror=http://'], 'begins with http:// or https://'),
   ],
 )
-def test_what_a_user_gets_wrong(arguments, message):
+def test_fetch_refuses_wrong_command_lines_in_one_line(arguments, message):
   answer = run_verb('fetch', *arguments)
   assert_one_line(answer, message)
   assert '--mirror' not in message or answer[0] == 2

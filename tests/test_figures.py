@@ -30,7 +30,7 @@ def run(*arguments):
   return 0
 
 
-def test_attention_and_its_arrays(tiny, tmp_path):
+def test_attention_writes_a_picture_and_arrays(tiny, tmp_path):
   out, arrays = tmp_path / 'a.png', tmp_path / 'a.npz'
   answer = run_verb(
     'figures', 'attention', f'--weights={tiny}', f'--out={out}',
@@ -45,7 +45,7 @@ def test_attention_and_its_arrays(tiny, tmp_path):
   assert found['combined'] == 'max'
 
 
-def test_each_figure_of_a_model(tiny, tmp_path, capsys):
+def test_figures_draws_each_figure_of_a_model(tiny, tmp_path, capsys):
   size = '--image_size=16'
   for number, (arguments, name, shape) in enumerate(
     (
@@ -67,7 +67,7 @@ def test_each_figure_of_a_model(tiny, tmp_path, capsys):
 
 
 @pytest.mark.quick
-def test_each_figure_of_numbers(tmp_path, capsys):
+def test_figures_draws_each_figure_of_results(tmp_path, capsys):
   line = {'step': 3, 'train_loss': 1.0, 'accuracy_test': 0.5}
   (tmp_path / 'metrics.jsonl').write_text(json.dumps(line))
   study = tmp_path / 'study.json'
@@ -104,7 +104,7 @@ def test_each_figure_of_numbers(tmp_path, capsys):
     assert name is None or found[name].ravel()[0] == wanted
 
 
-def test_wrong_values_are_one_line(tmp_path, capsys):
+def test_figures_refuses_wrong_models_in_one_line(tmp_path, capsys):
   path = tmp_path / 'bit.npz'
   weights.save(
     path, tiny_models.params_of(tiny_models.spec(3, tiny_models.BIT))
@@ -147,7 +147,7 @@ def test_wrong_values_are_one_line(tmp_path, capsys):
     (['attention', '--out=a.png', '--weights=w.npz', 'b.png'], 'no such image'),
   ],
 )
-def test_wrong_flags_are_one_line(
+def test_figures_refuses_wrong_flags_in_one_line(
   arguments, wanted, tmp_path, monkeypatch, capsys
 ):
   monkeypatch.chdir(tmp_path)

@@ -311,12 +311,12 @@ def cycle(sources):
 
 
 @pytest.mark.parametrize('module', MODULES)
-def test_imports_keep_to_the_rules(module):
+def test_imports_follow_the_rules(module):
   source = MODULES[module].read_text()
   assert not list(violations(module, source, MODULES))
 
 
-def test_no_cycle():
+def test_imports_have_no_cycle():
   assert cycle({m: path.read_text() for m, path in MODULES.items()}) is None
 
 
@@ -342,7 +342,7 @@ def test_no_cycle():
     ('jobs', f'def f():\n  from {PACKAGE} import predict', '(verb)'),
   ],
 )
-def test_rules_bite(module, source, message):
+def test_violations_finds_each_forbidden_import(module, source, message):
   known = ['__init__', 'jobs', 'predict', 'evaluate', 'models.__init__']
   known += ['models.vit', 'weights.__init__', 'weights.npz']
   known += ['published.mirrors']
@@ -350,7 +350,7 @@ def test_rules_bite(module, source, message):
   assert len(found) == 1 and message in found[0]
 
 
-def test_cycles_are_found():
+def test_cycle_finds_a_cycle_of_imports():
   sources = {
     'models.a': f'from {PACKAGE}.models import b',
     'models.b': f'def f():\n  from {PACKAGE}.models.a import x',
@@ -382,7 +382,7 @@ for module in sorted(modules):
   ],
   ids=['core', 'all'],
 )
-def test_importing_works_without_heavy_libraries(kinds, needed):
+def test_modules_import_without_heavy_libraries(kinds, needed):
   names = {
     f'{PACKAGE}.{module}'.removesuffix('.__init__')
     for module in of_kind(*kinds)
@@ -400,7 +400,7 @@ def test_importing_works_without_heavy_libraries(kinds, needed):
 
 
 @pytest.mark.parametrize('verb', of_kind('verb'))
-def test_help_answers_quickly(verb):
+def test_help_takes_little_time(verb):
   name = PACKAGE if verb == '__main__' else f'{PACKAGE}.{verb}'
   before = child_cpu_seconds()
   done = subprocess.run(

@@ -72,7 +72,7 @@ def by_hand(path):
 
 @quick
 @pytest.mark.parametrize('batch_size', [1, 7, 512])
-def test_evaluate_counts_every_digit(tiny, batch_size):
+def test_evaluate_counts_every_digit_once(tiny, batch_size):
   result = jobs.evaluate(tiny, 'digits', batch_size=batch_size)
   correct, top5 = by_hand(tiny)
   assert 0 < correct < top5 < 360 == result.num_examples
@@ -106,7 +106,7 @@ def on_one_device(path):
     print(result.correct, result.top5_accuracy, result.num_examples)
 
 
-def test_one_device_counts_as_eight_do(tiny):
+def test_evaluate_counts_the_same_on_one_device(tiny):
   child = child_processes.Child(on_one_device, tiny, devices=1)
   assert child.wait() == 0, child.stderr
   correct, top5 = by_hand(tiny)
@@ -143,7 +143,9 @@ def few_shots(path):
 @pytest.mark.parametrize(
   'count, split, sizes', [(2, 'test[:51]', [1, 64]), (3, 'test[:100]', [7])]
 )
-def test_several_processes_count_as_one_does(tiny, count, split, sizes):
+def test_evaluate_counts_the_same_in_several_processes(
+  tiny, count, split, sizes
+):
   whole = jobs.evaluate(tiny, 'digits', split=split)
   port = child_processes.free_port()
   children = [
@@ -165,7 +167,7 @@ def test_several_processes_count_as_one_does(tiny, count, split, sizes):
 
 
 @quick
-def test_an_unreadable_image_counts_as_wrong_and_is_listed(tiny, tmp_path):
+def test_evaluate_counts_and_lists_unreadable_images_as_wrong(tiny, tmp_path):
   write_folder(tmp_path, 30)
   options = dict(split='train', batch_size=8)
   whole = jobs.evaluate(tiny, str(tmp_path), **options)
@@ -185,7 +187,7 @@ def test_an_unreadable_image_counts_as_wrong_and_is_listed(tiny, tmp_path):
 
 
 @quick
-def test_parts_of_a_split_and_a_data_dir(tiny, tmp_path):
+def test_evaluate_accepts_a_part_of_a_split_and_a_data_dir(tiny, tmp_path):
   result = jobs.evaluate(
     tiny, 'digits', split='train[:10]', data_dir=str(tmp_path), batch_size=4
   )
@@ -193,7 +195,7 @@ def test_parts_of_a_split_and_a_data_dir(tiny, tmp_path):
 
 
 @quick
-def test_predict_photographs(tiny1000):
+def test_predict_orders_classes_by_probability(tiny1000):
   paths = list(PHOTOGRAPHS.values()) * 9  # more than one batch
   results = jobs.predict(tiny1000, paths, top=3)
   assert len(results) == 18
@@ -205,7 +207,7 @@ def test_predict_photographs(tiny1000):
     assert len(classes) == 3
 
 
-def test_predict_is_the_softmax_of_the_model(tiny):
+def test_predict_equals_the_softmax_of_the_logits(tiny):
   path = PHOTOGRAPHS['flower']
   params = weights.load(tiny)
   image = preprocess.read_image(path, preprocessing='vit_jax', image_size=8)
@@ -221,7 +223,7 @@ def test_predict_is_the_softmax_of_the_model(tiny):
 
 @quick
 @pytest.mark.parametrize('names', ['ids', 'readable'])
-def test_folders_of_imagenet_classes_are_matched_by_name(
+def test_evaluate_matches_folders_of_imagenet_classes_by_name(
   tiny1000, tmp_path, capfd, names
 ):
   classes = IDS
@@ -235,7 +237,9 @@ def test_folders_of_imagenet_classes_are_matched_by_name(
 
 
 @quick
-def test_labels_of_other_names_are_used_as_they_are(tiny1000, tmp_path, capfd):
+def test_evaluate_leaves_labels_of_other_classes_unchanged(
+  tiny1000, tmp_path, capfd
+):
   names = {'china': 'zebra fish', 'flower': 'apple pie'}
   result = jobs.evaluate(tiny1000, photographs(tmp_path, names))
   assert (result.correct, result.num_examples) == (0, 2)
@@ -244,7 +248,7 @@ def test_labels_of_other_names_are_used_as_they_are(tiny1000, tmp_path, capfd):
 
 
 @quick
-def test_a_run_s_model_is_applied_as_its_card_says(tmp_path):
+def test_evaluate_and_predict_follow_the_model_card(tmp_path):
   path = tiny_models.save_run(tmp_path / 'model.npz')
   root = photographs(tmp_path, {'china': 'china', 'flower': 'flower'})
   result = jobs.evaluate(path, root)
@@ -253,7 +257,7 @@ def test_a_run_s_model_is_applied_as_its_card_says(tmp_path):
   assert best[:2] == (2, 'china')
 
 
-def test_a_model_name_overrides_the_file(tmp_path):
+def test_predict_accepts_a_model_name(tmp_path):
   path = tmp_path / 'x.npz'
   model = models.create('ViT-Ti_16', num_classes=1000)
   images = jnp.zeros((1, 224, 224, 3))
@@ -274,7 +278,7 @@ def test_a_model_name_overrides_the_file(tmp_path):
 
 
 @quick
-def test_a_head_of_zeros_says_so(tmp_path):
+def test_evaluate_and_predict_refuse_a_head_of_zeros(tmp_path):
   path = tmp_path / 'zeros.npz'
   params = tiny_models.params_of(tiny_models.spec(10))
   weights.save(path, tiny_models.with_head(params, kernel=0))
@@ -301,14 +305,14 @@ def test_a_head_of_zeros_says_so(tmp_path):
     ({'model': 'ViT-Q_16'}, 'ViT-Q_16'),
   ],
 )
-def test_wrong_arguments_of_evaluate(tiny, options, message):
+def test_evaluate_refuses_wrong_arguments_in_one_line(tiny, options, message):
   with pytest.raises(ValueError, match=message) as caught:
     jobs.evaluate(tiny, **{'dataset': 'digits', **options})
   assert '\n' not in str(caught.value)
 
 
 @quick
-def test_more_classes_in_the_data_than_in_the_model(tmp_path):
+def test_evaluate_refuses_data_with_more_classes_than_the_model(tmp_path):
   path = tmp_path / 'three.npz'
   weights.save(path, tiny_models.params_of(tiny_models.spec(3)))
   with pytest.raises(ValueError, match='has 10 classes and the model 3'):
@@ -316,7 +320,7 @@ def test_more_classes_in_the_data_than_in_the_model(tmp_path):
 
 
 @quick
-def test_wrong_arguments_of_predict(tiny, tmp_path):
+def test_predict_refuses_wrong_arguments_in_one_line(tiny, tmp_path):
   china = PHOTOGRAPHS['china']
   (tmp_path / 'x.jpg').write_text('no image')
   for images, options, error, message in [

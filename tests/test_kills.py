@@ -159,7 +159,7 @@ def kill(child, workdir, number, rng, newest, metrics):
   child.kill()
 
 
-def test_twenty_kills_change_nothing(data, whole, tmp_path):
+def test_run_ends_the_same_after_twenty_kills(data, whole, tmp_path):
   """SIGKILL, in saves as well; dropout, mixup and averages on."""
   rng, workdir, inside = random.Random(0), tmp_path / 'run', 0
   for number in range(20):
@@ -200,7 +200,7 @@ def unfinished(whole, workdir):
   return workdir / 'checkpoints'
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+def test_run_resumes_from_the_checkpoint_before_a_damaged_one(
   data, whole, tmp_path
 ):
   children = {}
@@ -229,7 +229,7 @@ def limited(arguments):
   child_processes.verb('main', arguments)
 
 
-def test_a_full_disk_is_named_and_the_run_goes_on_later(data, whole, tmp_path):
+def test_run_resumes_after_a_full_disk(data, whole, tmp_path):
   workdir = tmp_path / 'run'
   checkpoints = unfinished(whole, workdir)
   shutil.rmtree(checkpoints / str(TOTAL_STEPS))

@@ -33,16 +33,16 @@ def lesson(tmp_path_factory):
     yield lesson
 
 
-def test_a_size_that_is_none():
+def test_lesson_refuses_an_unknown_size():
   with pytest.raises(ValueError, match="size='tiny' must be one of digits, sh"):
     Lesson('tiny')
 
 
-def test_the_sizes_are_those_of_studies():
+def test_sizes_equal_the_sizes_of_studies():
   assert set(lessons.SIZES) == set(studies.SIZES)
 
 
-def test_what_is_trained_is_found_again(lesson):
+def test_trained_trains_once(lesson):
   path = lesson.trained()
   assert path.startswith(lesson.folder)
   result = pathlib.Path(path).with_name('result.json')
@@ -52,7 +52,7 @@ def test_what_is_trained_is_found_again(lesson):
   assert lesson.training().total_steps < 2400
 
 
-def test_the_untrained_differs_in_values_alone(lesson):
+def test_untrained_differs_from_trained_in_values_only(lesson):
   path = lesson.untrained()
   mine, theirs = weights.load(path), weights.load(lesson.trained())
   assert jax.tree.map(np.shape, mine) == jax.tree.map(np.shape, theirs)
@@ -63,7 +63,7 @@ def test_the_untrained_differs_in_values_alone(lesson):
   assert restored.image_size == (8, 8) and restored.num_classes == 10
 
 
-def test_pictures_are_test_digits(lesson):
+def test_pictures_writes_test_digits_with_their_labels(lesson):
   from PIL import Image
 
   paths = lesson.pictures(3)
@@ -78,7 +78,7 @@ def test_pictures_are_test_digits(lesson):
     assert path.endswith(f'-is-{label}.png')
 
 
-def test_full_size_wants_pictures():
+def test_pictures_requires_images_at_full_size():
   with pytest.raises(ValueError, match='set images='):
     Lesson('full').pictures()
   assert Lesson('full', images=('a.jpg', 'b.jpg')).pictures(1) == ['a.jpg']
@@ -92,7 +92,9 @@ def test_full_size_wants_pictures():
     (Lesson.training, 'imagenet21k/ViT-B_16'),
   ],
 )
-def test_full_size_looks_for_published_files(call, name, tmp_path):
+def test_trained_and_training_read_published_files_at_full_size(
+  call, name, tmp_path
+):
   """Which are the fine-tuned one to look into, the other to fine-tune."""
   weights_dir = tmp_path / 'weights'
   folder, _, file = name.rpartition('/')
@@ -104,13 +106,13 @@ def test_full_size_looks_for_published_files(call, name, tmp_path):
 
 
 @pytest.mark.quick
-def test_a_path_has_its_folder(tmp_path):
+def test_path_creates_its_folder(tmp_path):
   path = Lesson('full', str(tmp_path / 'new')).path('port')
   assert os.path.isdir(os.path.dirname(path)) and not os.path.exists(path)
 
 
 @pytest.mark.quick
-def test_what_is_left_out_of_a_study_is_said():
+def test_study_plan_names_omitted_sides_seeds_and_updates():
   sides = 'none', '2-D, stem'
   part = dict(sides=sides, num_seeds=2, updates=0.5)
   plan = Lesson('digits', 'F').study_plan('position_embeddings', **part)
@@ -132,7 +134,7 @@ def test_what_is_left_out_of_a_study_is_said():
 
 
 @pytest.mark.quick
-def test_full_studies_have_the_users_data_and_overrides():
+def test_study_plan_applies_data_dir_and_overrides_at_full_size():
   """Also where a side replaces a whole stage; the rest is as it was."""
   lesson = Lesson('full', data_dir='DATA', overrides={'accum_steps': 64})
   plan = lesson.study_plan('data_size')
@@ -149,7 +151,7 @@ def test_full_studies_have_the_users_data_and_overrides():
 
 
 @pytest.mark.quick
-def test_what_a_study_found_is_found(tmp_path):
+def test_studied_reads_the_result_of_a_study(tmp_path):
   lesson = Lesson('short', str(tmp_path))
   sides = outcome.side('ViT', 0.1, [0.5]), outcome.side('BiT', 1, [0.7])
   result = report.StudyResult('families', 'A title', 'short', 1, sides, (), {})
@@ -160,7 +162,7 @@ def test_what_a_study_found_is_found(tmp_path):
   assert found.title == 'A title' and found.sides == ('ViT', 'BiT')
 
 
-def test_costs_of_a_studys_sides():
+def test_costs_counts_parameters_of_each_side():
   (section,) = Lesson('short').costs('families').sections
   assert [row[0] for row in section.rows] == ['ViT', 'BiT']
   parameters = int(section.rows[0][1].replace(',', ''))
@@ -170,14 +172,14 @@ def test_costs_of_a_studys_sides():
   assert [row[3] for row in section.rows] == ['8', '16']
 
 
-def test_elsewhere_numbers_are_shown_with_what_was_measured(tmp_path):
+def test_check_shows_published_numbers_below_full_size(tmp_path):
   lesson = Lesson('digits', str(tmp_path))
   (record,) = lesson.check([table.find(ROW)]).records
   assert record['verdict'] == verdict.NOT_RUN
   assert not os.listdir(tmp_path)
 
 
-def test_at_full_size_they_are_checked(tmp_path, capsys):
+def test_check_runs_rows_at_full_size(tmp_path, capsys):
   """Without weights and a network there is a line on each that fails."""
   (tmp_path / 'weights').write_text('no folder')
   lesson = Lesson('full', str(tmp_path), str(tmp_path / 'weights'))
@@ -186,7 +188,7 @@ def test_at_full_size_they_are_checked(tmp_path, capsys):
   assert ROW in capsys.readouterr().err
 
 
-def test_a_check_has_the_lessons_settings(monkeypatch, tmp_path):
+def test_check_passes_the_settings_of_the_lesson(monkeypatch, tmp_path):
   seen = []
 
   def run(rows, options, resolve, budget_hours):
@@ -205,7 +207,7 @@ def test_a_check_has_the_lessons_settings(monkeypatch, tmp_path):
   assert options.results == str(tmp_path / 'full' / 'results')
 
 
-def test_the_claim_of_the_readme():
+def test_readme_claim_can_agree_and_differ():
   claim = lessons.readme_claim()
   judged = [
     verdict.judge(claim, verdict.Measurement((right / 360,), 360)).kind
@@ -214,6 +216,6 @@ def test_the_claim_of_the_readme():
   assert judged == [verdict.AGREES, verdict.DIFFERS]
 
 
-def test_headings_go_below_those_of_the_notebook():
+def test_shown_lowers_headings_by_two_levels():
   shown = lessons.Shown('# One\n\ntext # not\n## Two')
   assert shown._repr_markdown_() == '### One\n\ntext # not\n#### Two'

@@ -147,7 +147,7 @@ def squeezed(text):
 
 
 @pytest.mark.quick
-def test_help_config_has_every_key_with_its_help(config_help):
+def test_help_config_shows_every_key_with_its_help(config_help):
   out, seconds = config_help
   found = dict(
     re.findall(r'^  --config\.([\w.]+)=(.+(?:\n      .+)*)', out, re.M)
@@ -188,7 +188,7 @@ def test_help_config_shows_types_and_conditions(config_help, line):
 
 
 @pytest.mark.quick
-def test_every_key_has_a_whole_sentence_of_help():
+def test_settings_have_a_sentence_of_help_for_every_key():
   for name, field in KEYS.items():
     assert 'help' in field.metadata, f'{name} is not declared by `setting`'
     assert re.fullmatch(r"['\w].+\.", field.metadata['help']), name
@@ -273,7 +273,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize('name', OPTIONS)
-def test_every_option_through_main(name, monkeypatch, tmp_path):
+def test_main_trains_with_every_option(name, monkeypatch, tmp_path):
   metrics = run(monkeypatch, 'quickstart.py', tmp_path, *TINY, *OPTIONS[name])
   assert [line['step'] for line in metrics] == [1, 2, 3, 4]
   assert all(np.isfinite(line['train_loss']) for line in metrics)
@@ -293,7 +293,7 @@ def finished(tmp_path_factory):
   return workdir
 
 
-def test_the_files_of_a_workdir(finished):
+def test_main_writes_every_file_of_a_workdir(finished):
   metrics, tmp_path = read_metrics(finished), finished
   assert [line['step'] for line in metrics] == [1, 2, 3, 4]
   names = {'step', 'train_loss', 'lr', 'images_per_sec'}
@@ -318,7 +318,7 @@ def test_the_files_of_a_workdir(finished):
   assert any(p.name.startswith('events.out') for p in tmp_path.iterdir())
 
 
-def test_tensorboard_has_the_metrics(finished):
+def test_main_writes_metrics_for_tensorboard(finished):
   from tensorboard.backend.event_processing import event_accumulator
 
   events = event_accumulator.EventAccumulator(
@@ -335,7 +335,7 @@ def test_tensorboard_has_the_metrics(finished):
   )
 
 
-def test_a_finished_run_again_changes_nothing(finished, monkeypatch, tmp_path):
+def test_main_leaves_a_finished_run_unchanged(finished, monkeypatch, tmp_path):
   workdir = shutil.copytree(finished, tmp_path / 'run')
   metrics = run(monkeypatch, 'quickstart.py', workdir, *FINISHED)
   assert len(metrics) == 4
@@ -344,7 +344,9 @@ def test_a_finished_run_again_changes_nothing(finished, monkeypatch, tmp_path):
   assert_same_parameters(workdir, finished)
 
 
-def test_a_folder_of_photographs_is_fine_tuned(folder, monkeypatch, tmp_path):
+def test_main_fine_tunes_on_a_folder_of_photographs(
+  folder, monkeypatch, tmp_path
+):
   """From a file in the published layout with 1000 classes, at another size."""
   spec = models.variant('ViT-Ti_16')
   spec['transformer']['num_layers'] = 1
@@ -375,7 +377,7 @@ def test_a_folder_of_photographs_is_fine_tuned(folder, monkeypatch, tmp_path):
   assert card['class_names'] == ['china', 'flower']
 
 
-def test_damaged_images_do_not_stop_training(folder, tmp_path, capfd):
+def test_train_replaces_and_counts_damaged_images(folder, tmp_path, capfd):
   """Replaced, counted, named once; nor do they stop the test."""
   photos = tmp_path / 'photos'
   shutil.copytree(folder, photos)
@@ -401,7 +403,7 @@ def test_damaged_images_do_not_stop_training(folder, tmp_path, capfd):
 NARROW = dict(block_units=(1,), root_channels=32)
 
 
-def test_bit_by_the_hyperrule(folder, monkeypatch, tmp_path):
+def test_main_fine_tunes_bit_by_the_hyperrule(folder, monkeypatch, tmp_path):
   """Steps, boundaries and mixup come from the 32 training images: none."""
   spec = models.variant('BiT-M-R50x1') | NARROW
   params = tiny_models.params_of(spec, image_size=(32, 32))
@@ -476,7 +478,9 @@ def in_one_process(folder, tmp_path_factory):
   return photos, workdir, jobs.train(small_vit_on(photos), workdir, show=False)
 
 
-def test_two_processes_train_as_one(in_one_process, in_two_processes):
+def test_train_gives_the_same_losses_in_two_processes(
+  in_one_process, in_two_processes
+):
   """The same global batches of a folder, so the same losses."""
   _, workdir, result = in_one_process
   root, _, printed = in_two_processes
@@ -490,7 +494,7 @@ def test_two_processes_train_as_one(in_one_process, in_two_processes):
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
-def test_two_processes_count_damaged_images_together(in_two_processes):
+def test_train_counts_damaged_images_of_both_processes(in_two_processes):
   root, damaged, printed = in_two_processes
   replaced = read_json(root / 'hurt' / 'result.json')['replaced_images']
   assert replaced > 40  # of four epochs, with 12 to replace in each
@@ -582,7 +586,9 @@ ERRORS = {
 
 
 @pytest.mark.parametrize('name', ERRORS)
-def test_what_is_wrong_is_said_in_one_line(name, monkeypatch, tmp_path, capsys):
+def test_main_refuses_wrong_settings_in_one_line(
+  name, monkeypatch, tmp_path, capsys
+):
   (config, *more), says = ERRORS[name]
   with pytest.raises(SystemExit) as stopped:
     run(monkeypatch, config, tmp_path / 'run', *more)
@@ -592,7 +598,7 @@ def test_what_is_wrong_is_said_in_one_line(name, monkeypatch, tmp_path, capsys):
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_workdir_of_other_settings_is_left_alone(
+def test_main_leaves_a_workdir_of_other_settings_unchanged(
   finished, monkeypatch, capsys
 ):
   tmp_path = finished
@@ -606,7 +612,7 @@ def test_a_workdir_of_other_settings_is_left_alone(
   assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*')} == before
 
 
-def test_a_folder_of_something_else_is_left_alone(
+def test_main_leaves_a_folder_without_a_run_unchanged(
   monkeypatch, tmp_path, capsys
 ):
   (tmp_path / 'metrics.jsonl').write_text('mine')
@@ -617,7 +623,7 @@ def test_a_folder_of_something_else_is_left_alone(
   assert (tmp_path / 'metrics.jsonl').read_text() == 'mine'
 
 
-def test_changed_data_is_noticed(in_one_process):
+def test_train_refuses_a_workdir_with_other_data(in_one_process):
   photos, workdir, _ = in_one_process
   next((photos / 'train' / 'china').iterdir()).unlink()
   says = 'holds a run on other data: train_fingerprint was'
@@ -626,7 +632,7 @@ def test_changed_data_is_noticed(in_one_process):
   assert '\n' not in str(error.value)
 
 
-def test_a_run_goes_on_without_its_pretrained_file(monkeypatch, tmp_path):
+def test_main_resumes_without_the_pretrained_file(monkeypatch, tmp_path):
   """And on another mesh; what was left of a killed write is removed."""
   spec = tiny_models.spec(1000, patch_size=(16, 16), num_layers=1, mlp_dim=16)
   path = tmp_path / 'ViT-Ti_16.npz'
@@ -655,7 +661,7 @@ def test_a_run_goes_on_without_its_pretrained_file(monkeypatch, tmp_path):
     np.testing.assert_array_equal(array, before[name])
 
 
-def test_what_fails_while_it_compiles_ends_in_order(finished, tmp_path):
+def test_main_exits_cleanly_on_an_error_during_compilation(finished, tmp_path):
   """In an interpreter of its own, which Python takes down."""
   done = subprocess.run(
     [
@@ -676,7 +682,9 @@ def test_what_fails_while_it_compiles_ends_in_order(finished, tmp_path):
   assert 'weights do not fit the model' in done.stderr.splitlines()[-1]
 
 
-def test_a_diverging_run_stops_with_its_step(monkeypatch, tmp_path, capsys):
+def test_main_stops_a_diverging_run_with_its_step(
+  monkeypatch, tmp_path, capsys
+):
   with pytest.raises(SystemExit):
     run(
       monkeypatch,
@@ -704,7 +712,7 @@ def test_a_diverging_run_stops_with_its_step(monkeypatch, tmp_path, capsys):
     ('quickstart.py', ['--target=h100', '--json=/no/a.json'], 'cannot write'),
   ],
 )
-def test_what_a_dry_run_refuses_is_one_line(
+def test_main_refuses_wrong_dry_runs_in_one_line(
   config, more, wanted, monkeypatch, capsys
 ):
   """On a machine without compilers for accelerators."""

@@ -45,12 +45,12 @@ def tree(path):
   return ast.parse('\n'.join(x for x in lines if not x.startswith('%')))
 
 
-def test_there_are_eight_in_order():
+def test_notebooks_are_numbered_from_one_to_eight():
   assert [path.name[:2] for path in PATHS] == [f'{n:02}' for n in range(1, 9)]
 
 
 @pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
-def test_outputs_are_stripped(path):
+def test_notebooks_have_no_outputs(path):
   notebook = json.loads(path.read_text())
   assert set(notebook['metadata']) <= {'kernelspec', 'language_info'}
   assert notebook['metadata']['kernelspec']['name'] == 'python3'
@@ -60,7 +60,7 @@ def test_outputs_are_stripped(path):
 
 
 @pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
-def test_each_goes_from_a_claim_to_questions(path):
+def test_notebooks_have_all_sections_from_claim_to_questions(path):
   lines = '\n'.join(map(text, cells(path, 'markdown'))).splitlines()
   headings = [line[3:] for line in lines if line.startswith('## ')]
   wanted = [name for name in headings if name in SECTIONS]
@@ -79,7 +79,7 @@ def test_each_goes_from_a_claim_to_questions(path):
   assert numbered(questions) == numbered(lines[fold:]) != []
 
 
-def test_all_have_the_same_cell_of_settings():
+def test_notebooks_share_one_cell_of_settings():
   found = {
     text(cell)
     for path in PATHS
@@ -93,7 +93,7 @@ def test_all_have_the_same_cell_of_settings():
 
 
 @pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
-def test_nothing_is_defined_in_one(path):
+def test_notebooks_define_nothing(path):
   for node in ast.walk(tree(path)):
     assert not isinstance(node, DEFINING), ast.unparse(node)
     if isinstance(node, ast.Attribute | ast.Name):
@@ -108,7 +108,7 @@ def test_nothing_is_defined_in_one(path):
       assert module.split('.')[0] in IMPORTS | {'vit_jax_repro'}
 
 
-def test_the_readme_names_each():
+def test_readme_names_every_notebook():
   readme = (ROOT / 'README.md').read_text()
   for path in PATHS:
     assert f'notebooks/{path.name}' in readme

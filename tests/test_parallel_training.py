@@ -150,7 +150,7 @@ def gathered(text):
     ('bit', FSDP),
   ],
 )
-def test_losses_and_parameters_do_not_depend_on_the_mesh(family, sizes):
+def test_train_step_gives_the_same_parameters_on_every_mesh(family, sizes):
   trained = train(family, sizes)
   check_alike(family, trained.losses, jax.device_get(trained.params))
   if family in ('vit', 'scanned'):  # whose sizes are not those of the batch
@@ -187,7 +187,7 @@ def in_two_processes(function, *arguments, **keys):
   ]
 
 
-def test_two_processes_of_four_devices(tmp_path):
+def test_train_step_gives_the_same_parameters_in_two_processes(tmp_path):
   children = in_two_processes(one_of_two, tmp_path)
   codes = [child.wait() for child in children]
   assert codes == [0, 0], [child.stderr for child in children]
@@ -220,7 +220,7 @@ def losses_of(workdir):
   return [json.loads(line)['train_loss'] for line in lines]
 
 
-def test_a_run_on_eight_devices_goes_on_with_one_two_and_four(tmp_path):
+def test_train_resumes_on_one_two_and_four_devices(tmp_path):
   folder = write_folder(tmp_path / 'digits', 40)
   whole = tmp_path / 'whole'
   jobs.train(settings(folder, fsdp=8), whole, show=False)

@@ -15,7 +15,7 @@ quick = pytest.mark.quick
 CHINA, FLOWER = PHOTOGRAPHS.values()
 
 
-def test_a_vit_of_full_size_on_two_photographs(tmp_path):
+def test_predict_prints_and_writes_classes_of_a_full_size_vit(tmp_path):
   path = tmp_path / 'ViT-Ti_16.npz'
   model = models.create('ViT-Ti_16', num_classes=1000)
   images = jnp.zeros((1, 224, 224, 3))
@@ -44,7 +44,7 @@ def test_a_vit_of_full_size_on_two_photographs(tmp_path):
   assert results[0]['classes'] != results[1]['classes']
 
 
-def test_wrong_values_are_one_line(tmp_path):
+def test_predict_refuses_wrong_values_in_one_line(tmp_path):
   path = tmp_path / 'zeros.npz'
   params = tiny_models.params_of(tiny_models.spec(10))
   weights.save(path, tiny_models.with_head(params, kernel=0))
@@ -60,7 +60,7 @@ def test_wrong_values_are_one_line(tmp_path):
 
 
 @quick
-def test_the_result_replaces_no_input(tmp_path):
+def test_predict_replaces_no_input_by_its_result(tmp_path):
   path = tiny_models.save_run(tmp_path / 'model.npz')
   image = tmp_path / 'a.jpg'
   image.write_bytes(FLOWER.read_bytes())
@@ -73,7 +73,7 @@ def test_the_result_replaces_no_input(tmp_path):
   assert image.read_bytes() == before
 
 
-def test_names_are_printed_as_they_are(tmp_path):
+def test_predict_prints_brackets_in_names_unchanged(tmp_path):
   path = tmp_path / 'm.npz'
   weights.save(path, tiny_models.params_of(tiny_models.spec(20)))
   image = tmp_path / '[red]' / 'a.jpg'

@@ -25,7 +25,7 @@ def random_weights():
 
 
 @pytest.mark.quick
-def test_the_two_commands_are_what_ci_runs():
+def test_readme_begins_with_commands_of_ci():
   run, test = (block.strip() for block in blocks('bash')[:2])
   assert (run, test) == ('make quickstart', 'make test')
   first_screen = README.splitlines()[:30]
@@ -36,14 +36,14 @@ def test_the_two_commands_are_what_ci_runs():
 
 
 @pytest.mark.quick
-def test_make_targets_in_the_text_exist():
+def test_readme_names_existing_make_targets():
   wanted = set(re.findall(r'`make (\w+)', README))
   targets = set(re.findall(r'^(\w+):', (ROOT / 'Makefile').read_text(), re.M))
   assert wanted and wanted <= targets
 
 
 @pytest.mark.quick
-def test_paths_in_the_text_exist():
+def test_readme_names_existing_paths():
   section = README.partition('## Where things are')[2].partition('\n## ')[0]
   rows = [row.split('|')[1] for row in section.splitlines() if row[:3] == '| `']
   paths = re.findall(r'`([\w./]+)`', ' '.join(rows))
@@ -56,7 +56,7 @@ def test_paths_in_the_text_exist():
 
 @pytest.mark.quick
 @pytest.mark.parametrize('verb', ['evaluate', 'predict', 'reproduce'])
-def test_flags_in_the_text_exist(verb):
+def test_readme_names_existing_flags(verb):
   commands = ' '.join(blocks('bash')).replace('\\\n', ' ')
   lines = re.findall(rf'-m vit_jax_repro\.{verb} (.*)', commands)
   known = importlib.import_module(f'vit_jax_repro.{verb}').command_flags()
@@ -65,7 +65,7 @@ def test_flags_in_the_text_exist(verb):
     assert flag in known
 
 
-def test_python_code_runs(tmp_path, monkeypatch):
+def test_readme_python_code_runs(tmp_path, monkeypatch):
   example = random_weights()
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr('sys.argv', ['_', 'ViT-Ti_16', 'ViT-Ti_16.npz'])

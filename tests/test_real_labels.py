@@ -54,7 +54,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.mark.parametrize('num_devices', [1, 8])
 @pytest.mark.parametrize('batch_size', [1, 3, 8])
-def test_counts_are_exact(data_dir, batch_size, num_devices):
+def test_evaluate_counts_real_labels_exactly(data_dir, batch_size, num_devices):
   split = datasets.open_split(
     'imagenet2012_real', 'validation', data_dir=data_dir
   )
@@ -73,7 +73,7 @@ def test_counts_are_exact(data_dir, batch_size, num_devices):
   assert (result['accuracy'], result['top5_accuracy']) == (0.4, 0.8)
 
 
-def test_evaluation_of_a_model_with_its_classes_in_another_order(
+def test_evaluate_maps_real_labels_to_the_order_of_a_model(
   tmp_path, data_dir, capsys
 ):
   architecture = spec(1000)

@@ -34,14 +34,14 @@ def run(capsys):
   return run
 
 
-def test_as_a_process():
+def test_show_runs_as_a_process():
   code, out, err = run_verb('reproduce', 'show', 'ViT section 4.6')
   assert code == 0 and not err
   assert 'not checkable: JFT-300M weights' in out
 
 
 @pytest.mark.quick
-def test_list(run):
+def test_list_counts_numbers_and_names_tables(run):
   out = run('list')
   assert '1471 numbers: 573 by evaluating a released file, 470 by fine' in out
   out = run('list', 'vit table 3')
@@ -49,7 +49,7 @@ def test_list(run):
 
 
 @pytest.mark.quick
-def test_show_a_table(run, folder):
+def test_show_compares_a_table_with_results(run, folder):
   out = run('show', 'ViT Table 5', '21k', f'--results={folder}')
   (line,) = (x for x in out.splitlines() if ' vit-b-16' in x and '84.52' in x)
   assert line.split()[1:6] == ['83.97', '84.52', '(84.20', 'to', '84.84)']
@@ -60,7 +60,7 @@ def test_show_a_table(run, folder):
 
 
 @pytest.mark.quick
-def test_show_a_row(run, folder):
+def test_show_describes_one_row(run, folder):
   out = run('show', f'--row={B16[12:]}', f'--results={folder}')
   assert 'differs by +0.55 points (3.4 sigma)' in out and 'pvc-06' in out
   (line,) = csv.DictReader(
@@ -71,7 +71,7 @@ def test_show_a_row(run, folder):
 
 
 @pytest.mark.quick
-def test_report(run, folder):
+def test_report_counts_verdicts(run, folder):
   out = run('report', f'--results={folder}')
   assert 'agrees 1, differs 1, not checkable 428, not run 1041.' in out
   assert 'the published number with its spread and rounding' in out
@@ -91,7 +91,7 @@ def test_report(run, folder):
 
 
 @pytest.mark.quick
-def test_differences(run):
+def test_differences_lists_entries_that_match(run):
   out = run('differences', 'polyak')
   assert 'pvc-11' in out and 'pvc-12' not in out
   lines = csv.DictReader(io.StringIO(run('differences', '--format=csv')))
@@ -159,12 +159,14 @@ ROW = 'vit-table-5-vit-b-16-imagenet-21k-90ep-cifar-10'
     (['differences', 'zzz'], "no difference fits 'zzz'"),
   ],
 )
-def test_what_a_user_gets_wrong(arguments, message, capsys):
+def test_reproduce_refuses_wrong_command_lines_in_one_line(
+  arguments, message, capsys
+):
   assert message in one_line(arguments, capsys)
 
 
 @pytest.mark.quick
-def test_a_damaged_result_is_named(folder, capsys):
+def test_report_names_a_damaged_result(folder, capsys):
   path = folder / f'{ROW}.json'
   for text in ('{', '{"row": []}'):
     path.write_text(text)
@@ -173,7 +175,7 @@ def test_a_damaged_result_is_named(folder, capsys):
 
 
 @pytest.mark.quick
-def test_files_of_no_row_are_named(folder, capsys):
+def test_report_names_files_without_a_row(folder, capsys):
   (folder / 'x.json').write_text('{')
   reproduce.main(['reproduce', 'report', f'--results={folder}'])
   out, err = capsys.readouterr()
@@ -184,7 +186,7 @@ def test_files_of_no_row_are_named(folder, capsys):
 
 
 @pytest.mark.quick
-def test_rows_that_fail(folder, capsys):
+def test_run_shows_every_row_and_exits_with_1_on_failures(folder, capsys):
   """The table alone on standard output, all rows in it; the exit code is 1."""
   command = ['run', '--table=ViT Table 5', 'vit-b-16', '--format=csv']
   command += [f'--results={folder}', f'--weights_dir={folder}']

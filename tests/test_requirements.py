@@ -46,7 +46,7 @@ def locked(env):
 
 @pytest.mark.parametrize('python', ['3.11', '3.12', '3.13'])
 @pytest.mark.parametrize('platform', PLATFORMS)
-def test_the_lock_holds_every_dependency_within_its_range(python, platform):
+def test_lock_satisfies_every_dependency(python, platform):
   env = environment(python, platform)
   versions = locked(env)
   extras = PROJECT['optional-dependencies']
@@ -56,14 +56,14 @@ def test_the_lock_holds_every_dependency_within_its_range(python, platform):
       assert wanted.specifier.contains(versions[canonicalize_name(wanted.name)])
 
 
-def test_the_lock_is_small_and_names_no_place():
+def test_lock_has_no_urls_and_no_heavy_packages():
   text = (ROOT / 'requirements.txt').read_text()
   assert '://' not in text and '/' not in text
   names = {canonicalize_name(requirement.name) for requirement in LOCK}
   assert not names & {'torch', 'torchvision', 'timm', 'transformers'}
 
 
-def test_no_extra_asks_for_torchvision():
+def test_extras_exclude_torchvision():
   for requirements in PROJECT['optional-dependencies'].values():
     assert not {'torchvision', 'timm'} & {
       Requirement(text).name for text in requirements

@@ -32,7 +32,7 @@ def flags(**present):
   }
 
 
-def test_the_named_command_gets_flags_and_arguments():
+def test_dispatch_passes_flags_and_arguments():
   values = flags(size=3)
   subcommands.dispatch(COMMANDS, values, ['show', 'it'])
   assert ran.pop() == (values, ['it'])
@@ -48,7 +48,7 @@ def test_the_named_command_gets_flags_and_arguments():
     ({}, ['list', 'a'], "list does not take 'a'; usage: list$"),
   ],
 )
-def test_what_a_command_does_not_take(given, arguments, says):
+def test_dispatch_refuses_other_flags_and_arguments(given, arguments, says):
   with pytest.raises(command_line.UsageError, match=says):
     subcommands.dispatch(COMMANDS, flags(**given), arguments)
   assert not ran
@@ -59,7 +59,7 @@ ALL = [(verb, name) for verb, m in VERBS.items() for name in m.commands()]
 
 
 @pytest.mark.parametrize('verb, name', ALL)
-def test_help_of_a_command_shows_its_flags_only(verb, name, capsys):
+def test_help_of_a_command_shows_only_its_flags(verb, name, capsys):
   module = VERBS[verb]
   command = module.commands()[name]
   with pytest.raises(SystemExit) as caught:
@@ -78,7 +78,7 @@ def test_help_of_a_command_shows_its_flags_only(verb, name, capsys):
 
 
 @pytest.mark.parametrize('verb', VERBS)
-def test_help_of_a_verb_lists_its_commands(verb, capsys):
+def test_help_of_a_verb_lists_every_command(verb, capsys):
   module = VERBS[verb]
   assert set(module.command_flags()) == {
     flag for command in module.commands().values() for flag in command.flags
