@@ -134,7 +134,7 @@ def say(line):
 
 
 @pytest.mark.parametrize('case', MATRIX if ALL else CROSS_SECTION, ids=str)
-def test_a_run_compiles_for_its_target(case):
+def test_dry_run_compiles_for_every_target(case):
   target = targets.parse(case.target)
   config = configuration(case)
   found = dry_run.create(config, target, evaluation=case.evaluation, show=say)
