@@ -1,4 +1,4 @@
-"""A small index of AugReg files, as the bucket has it."""
+"""A small index of AugReg files, in the format of the bucket."""
 
 HEADER = (
   'name,ds,lr,aug,wd,do,sd,best_val,final_val,final_test,adapt_ds,adapt_lr,'

@@ -1,4 +1,4 @@
-"""Small states to save, and the checkpoints of a folder."""
+"""Makes small states to save, and lists the checkpoints of a folder."""
 
 import jax
 import jax.numpy as jnp

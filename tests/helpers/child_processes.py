@@ -1,8 +1,8 @@
-"""Processes of their own: forked from one that has the imports behind it.
+"""Starts processes by forking one that has imported TensorFlow and JAX.
 
-Real processes, with outputs and devices of their own, that can be killed; a
-fresh interpreter would spend seconds on importing TensorFlow each time. JAX is
-imported there too, but has not looked for devices yet.
+They have their own outputs and devices, and tests can kill them. A new
+interpreter would import TensorFlow for seconds each time. The forked process
+has not initialized JAX's devices.
 """
 
 import atexit
@@ -32,15 +32,15 @@ atexit.register(_OUTPUTS.cleanup)
 
 
 class Child:
-  """A running call of a function of a test module, or of this one.
+  """Runs a function of a test module, or of this one, in a process.
 
   Attributes:
-    pid: of the process.
-    stdout, stderr: what it has written so far.
+    pid: the process id.
+    stdout, stderr: the output so far.
   """
 
   def __init__(self, function, *arguments, devices=None):
-    """`devices`: how many the process has; as many as this one by default."""
+    """Starts the process, with as many devices as this one by default."""
     folder = tempfile.mkdtemp(dir=_OUTPUTS.name)
     self._paths = [os.path.join(folder, name) for name in ('out', 'err')]
     for path in self._paths:
@@ -58,13 +58,13 @@ class Child:
     return self._process.is_alive()
 
   def wait(self, timeout=300):
-    """Its exit code, that of a signal negative."""
+    """Waits for the end; returns the exit code, negative for a signal."""
     self._process.join(timeout)
     assert not self.is_running(), f'still running after {timeout} s'
     return self._process.exitcode
 
   def kill(self):
-    """By SIGKILL; waits until it is gone."""
+    """Sends SIGKILL and waits for the end."""
     self._process.kill()
     self.wait()
 
@@ -82,27 +82,27 @@ class Child:
 
 
 def xla_flags(devices):
-  """This process's, with another number of devices."""
+  """Returns XLA_FLAGS of this process with another number of devices."""
   flags = os.environ['XLA_FLAGS']
   return re.sub('(device_count)=[0-9]+', rf'\1={devices}', flags)
 
 
 def free_port():
-  """A port of this machine that nobody listens on."""
+  """Returns an unused port of this machine."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     return free.getsockname()[1]
 
 
 def verb(name, arguments):
-  """What `python -m vit_jax_repro.NAME ARGUMENTS` does, for a Child."""
+  """Runs `python -m vit_jax_repro.NAME ARGUMENTS` in a Child."""
   sys.argv = [name, *arguments]
   module = f'vit_jax_repro.{name}' if name else 'vit_jax_repro'
   runpy.run_module(module, run_name='__main__', alter_sys=True)
 
 
 def script(source, *arguments):
-  """What `python -c SOURCE ARGUMENTS` does, for a Child."""
+  """Runs `python -c SOURCE ARGUMENTS` in a Child."""
   sys.argv = ['-c', *map(str, arguments)]
   exec(compile(source, '<script>', 'exec'), {'__name__': '__main__'})
 
@@ -132,14 +132,14 @@ def _run(function, arguments, paths, env):
     code = 1
   sys.stdout.flush()
   sys.stderr.flush()
-  # Not through multiprocessing's own way out, which a verb does not take.
+  # Ends like a verb, without the exit code of multiprocessing.
   sys.exit(code)
 
 
 def _end_together():
-  """What JAX does at the end of an interpreter, which a fork leaves out.
+  """Shuts JAX down, as the end of an interpreter does but that of a fork not.
 
-  The first of several processes waits for the others: without it they abort.
+  The first of several processes waits for the others, or they would abort.
   """
   if 'jax' in sys.modules:
     sys.modules['jax'].distributed.shutdown()

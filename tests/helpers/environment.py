@@ -2,10 +2,10 @@
 
 JAX and TensorFlow read these variables when they are first imported, so
 `conftest.py` imports this module before anything else. The variables also
-reach the processes that tests start. Tests compile fast rather than well:
-without most of XLA's optimisations, each program in one piece, and with a
-cache of compiled programs that all processes of a test run share. Modules that
-compare with the original's numbers take the fixture `as_users_compile`, and
+reach the processes that tests start. Tests compile fast: without most of XLA's
+optimisations, each program in one piece, and with a cache of compiled programs
+that all processes of a test run share. Modules that compare with numbers of
+the original take the fixture `as_users_compile`, and
 `make exact` runs those with the flags that users have (`COMPILE_AS_USERS`).
 """
 
@@ -17,7 +17,7 @@ NUM_DEVICES = 8
 AS_USERS = bool(os.environ.get('COMPILE_AS_USERS'))
 _FLAGS = [f'--xla_force_host_platform_device_count={NUM_DEVICES}']
 if not AS_USERS:
-  # For small programs, dividing the work is most of it.
+  # Splitting a small program takes longer than compiling it.
   _FLAGS.append('--xla_cpu_parallel_codegen_split_count=1')
   if importlib.metadata.version('jaxlib').startswith('0.10.'):
     # The new emitters take twice as long. Later versions have no others, and

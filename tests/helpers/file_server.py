@@ -12,7 +12,7 @@ PIECE = 2**16  # bytes that are sent at once
 
 @dataclasses.dataclass
 class Served:
-  """How one path is answered."""
+  """Describes the answer to requests of one path."""
 
   content: bytes = b''
   status: int = 200
@@ -34,7 +34,7 @@ class Served:
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-  """Answers from `server.files`; tells `server.seen` what was asked."""
+  """Answers from `server.files`; appends requests to `server.seen`."""
 
   protocol_version = 'HTTP/1.1'
 
@@ -66,7 +66,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
       self.close_connection = True
 
   def _start(self, served):
-    """Where the asked range starts, None if all is to be sent."""
+    """Returns the start of the requested range; None for the whole file."""
     asked = self.headers.get('Range')
     if not asked or not served.ranges:
       return None

@@ -1,4 +1,4 @@
-"""What a figure of matplotlib shows, for tests that cannot look at it."""
+"""Checks the texts and pixels of figures of matplotlib."""
 
 import itertools
 
@@ -8,12 +8,12 @@ from PIL import Image
 
 
 def texts(figure):
-  """All that is written, in one string; tick labels if it was drawn."""
+  """Returns all texts in one string; tick labels only of a drawn figure."""
   return '\n'.join(each.get_text() for each in figure.findobj(Text))
 
 
 def assert_readable(figure):
-  """Every text is within the figure, and none lies over another."""
+  """Checks that texts are inside the figure and do not overlap."""
   boxes = [
     (each.get_text(), each.get_window_extent()) for each in _written(figure)
   ]
@@ -29,7 +29,7 @@ def assert_readable(figure):
 
 
 def assert_drawn(path, figure=None):
-  """A PNG that is no blank, of the figure's size; gives its pixels."""
+  """Checks that a PNG is not blank and has the right size; returns pixels."""
   with Image.open(path) as image:
     pixels = np.asarray(image.convert('RGB'))
   if figure is not None:
@@ -41,7 +41,7 @@ def assert_drawn(path, figure=None):
 
 
 def _written(figure):
-  """The texts that can be seen; tick labels beyond the limits cannot."""
+  """Returns visible texts, without tick labels beyond the axis limits."""
   figure.draw_without_rendering()
   hidden = set()
   for axis in figure.axes:

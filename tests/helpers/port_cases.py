@@ -1,4 +1,4 @@
-"""The reference cases as canonical trees, and comparing trees."""
+"""Loads reference cases as canonical trees and compares trees."""
 
 import functools
 
@@ -11,13 +11,13 @@ from vit_jax_repro.weights import npz, trees
 
 @functools.cache
 def heads(case):
-  """The number of attention heads of a case; None: it has none."""
+  """Returns the number of attention heads of a case, or None."""
   fields = reference.config(case)
   return {**fields, **fields.get('transformer', {})}.get('num_heads')
 
 
 def tree(case, folder):
-  """The canonical tree of a case, through a file in a folder."""
+  """Returns the canonical tree of a case, read from a file in a folder."""
   if case.startswith('deit'):
     return ports.from_state_dict(
       reference.checkpoint(case), num_heads=heads(case)
@@ -27,7 +27,7 @@ def tree(case, folder):
 
 
 def assert_same(tree, other):
-  """To the last bit."""
+  """Compares two trees bit for bit."""
   tree, other = trees.flatten(tree), trees.flatten(other)
   assert tree.keys() == other.keys()
   for name in tree:

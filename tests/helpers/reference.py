@@ -1,7 +1,7 @@
-"""The original code's reference cases: weights, images, outputs.
+"""Reads reference cases of the original code: weights, images, outputs.
 
-`data/README.md` says where they come from. Weights and images are drawn again
-from their seeds; arrays are named by linen's numbering when they are drawn.
+`data/README.md` gives their origin. Weights and images are drawn again from
+their seeds. The seed of an array contains its name in linen's numbering.
 """
 
 import csv
@@ -34,13 +34,13 @@ def read_json(name):
 
 @functools.cache
 def forward_cases():
-  """{case: hyper-parameters, `arrays`, `noise`, ...}."""
+  """Returns {case: hyper-parameters, `arrays`, `noise`, ...}."""
   return read_json('forward.json.gz')
 
 
 @functools.cache
 def layouts():
-  """{bucket.name: `layout` {name: [shape, dtype]}, `parameters`, ...}."""
+  """Returns {bucket.name: `layout` {name: [shape, dtype]}, ...}."""
   return read_json('npz_layouts.json.gz')
 
 
@@ -56,19 +56,19 @@ def arrays(name):
 
 
 def parameter_counts():
-  """Rows {model, params_M_1k_head_224, ...} in millions, as text."""
+  """Returns rows {model, params_M_1k_head_224, ...} in millions, as text."""
   with open(DATA / 'model_variants.csv') as file:
     return list(csv.DictReader(file))
 
 
 def config(case):
-  """The hyper-parameters of a case alone, for `models.create`."""
+  """Returns the hyper-parameters of a case, for `models.create`."""
   extra = ('arrays', 'noise', 'intermediate_noise', 'images')
   return {k: v for k, v in forward_cases()[case].items() if k not in extra}
 
 
 def checkpoint(case):
-  """The case's checkpoint file: {name in the file: array}."""
+  """Returns the checkpoint of a case: {name in the file: array}."""
   fields = forward_cases()[case]
   return {
     name: parameter(
@@ -83,7 +83,7 @@ def checkpoint(case):
 
 
 def canonical(case):
-  """The case's parameters as a nested canonical tree (not of BiT)."""
+  """Returns the parameters of a case, except BiT, as a canonical tree."""
   flat = {
     to_linen(name.removeprefix('params/')): array
     for name, array in checkpoint(case).items()
@@ -92,7 +92,7 @@ def canonical(case):
 
 
 def images(case, which=''):
-  """[3, H, W, 3] float32: normal, low amplitude, low contrast."""
+  """Returns three images: normal, low amplitude, low contrast."""
   stored = arrays('forward.npz').get(f'{case}|{which}_images')
   if stored is not None:
     return stored
@@ -107,13 +107,13 @@ def images(case, which=''):
 
 
 def output(case, name, which=''):
-  """`logits`, `logits_f64` or `inter:...` of a case."""
+  """Returns `logits`, `logits_f64` or `inter:...` of a case."""
   prefix = f'{which}_' if which else ''
   return arrays('forward.npz')[f'{case}|{prefix}{name}']
 
 
 def intermediates(case, which=''):
-  """{name: thinned values of image 0}; compare with `thin`."""
+  """Returns {name: values of image 0}, thinned by `thin`."""
   start = f'{case}|' + (f'{which}_' if which else '') + 'inter:'
   return {
     key.removeprefix(start): value
@@ -123,13 +123,13 @@ def intermediates(case, which=''):
 
 
 def thin(x):
-  """What is stored of an intermediate [B, ...]."""
+  """Returns at most 512 values of image 0 of an array [B, ...]."""
   x = np.asarray(x[0]).ravel()
   return x[:: -(-x.size // 512)]
 
 
 def to_linen(name):
-  """Pre-linen numbering -> linen's, part by part."""
+  """Renumbers the parts of a name from before linen."""
   if not re.search(
     'MlpBlock_3|MultiHeadDotProductAttention_1|LayerNorm_2', name
   ):
@@ -138,7 +138,7 @@ def to_linen(name):
 
 
 def parameter(seed, name, shape, *, coarse=False, small=False):
-  """Draws one array; `coarse` ones are multiples of 1/128 times powers of 2."""
+  """Draws one array; coarse values are multiples of 1/128 times powers of 2."""
   rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
   values = rng.standard_normal([n for n in shape if n > 1 or 'gn' not in name])
   leaf = re.split('[/.]', name)[-1]
@@ -183,19 +183,19 @@ def _kernel_scale(name, shape, coarse):
 
 @functools.cache
 def training_cases():
-  """{case: settings of ten official updates}."""
+  """Returns {case: settings of ten official updates}."""
   with open(DATA / 'training.json') as file:
     return json.load(file)
 
 
 def training_start(case):
-  """The flat canonical parameters that a training case starts from."""
+  """Returns the flat initial parameters of a training case."""
   fields = training_cases()[case]
   seed = fields['init_seed']
   model = models.create(fields['model'])
   shapes = parameter_shapes(model, tuple(fields['image_size']))
   flat = {k: parameter(seed, k, v.shape) for k, v in shapes.items()}
-  if seed == 1068:  # a small gradient: what the head sees is small
+  if seed == 1068:  # small inputs of the head give a small gradient
     factors = {'Transformer/encoder_norm/': 0.2, 'head/': 0.05}
     for start, factor in factors.items():
       flat |= {
@@ -207,7 +207,7 @@ def training_start(case):
 
 
 def training_batches(case):
-  """Ten batches of eight."""
+  """Returns ten batches of eight images."""
   seed = training_cases()[case]['batches_seed']
   labels = arrays('training.npz')[f'labels_{seed}']
   images = np.random.default_rng([seed, 5]).uniform(-1, 1, (10, 8, 16, 16, 3))
@@ -218,7 +218,7 @@ def training_batches(case):
 
 
 def training_output(case, name):
-  """`loss`, `grad_norm`, `lr_used` [10], or `final:...` thinned to 16."""
+  """Returns `loss`, `grad_norm` or `lr_used` [10], or thinned `final:...`."""
   return arrays('training.npz')[f'{case}|{name}']
 
 
@@ -229,6 +229,6 @@ def thin_leaf(x):
 
 @functools.cache
 def hyperrule():
-  """Values of the original bit_hyperrule.py."""
+  """Returns values of the original bit_hyperrule.py."""
   with open(DATA / 'bit_hyperrule.json') as file:
     return json.load(file)

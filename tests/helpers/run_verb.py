@@ -1,4 +1,4 @@
-"""Runs a verb as a user does, in a process of its own."""
+"""Runs a verb in a process of its own and checks its errors."""
 
 import child_processes
 
@@ -12,7 +12,7 @@ def run_verb(name, *arguments):
 
 
 def assert_one_line(answer, *wanted):
-  """The verb failed with one line on standard error, and nothing else."""
+  """Checks that a verb printed one line, on standard error, and failed."""
   code, out, err = answer
   assert code in (1, 2) and not out, answer
   assert err.endswith('\n') and err.count('\n') == 1, err

@@ -1,8 +1,7 @@
-"""Stand-ins for published files and data sets, small enough for a test.
+"""Writes small files in place of published weights and data sets.
 
-A file of the published architecture with random weights, and the data set of
-the same name with a few images of noise, whose labels are chosen so that the
-file gets as many right as a test wants.
+The weights are random. The data set has a few images of noise. A test chooses
+their labels to give the weights any accuracy.
 """
 
 import io
@@ -20,11 +19,11 @@ from vit_jax_repro.published import catalogue
 
 
 def write_weights(folder, name, num_classes, image_size, seed=0):
-  """FOLDER/NAME.npz as a published file of that architecture."""
+  """Writes FOLDER/NAME.npz, random weights of a published architecture."""
   entry = catalogue.find(name)
   spec = models.variant(entry.model) | dict(num_classes=num_classes)
   params = tiny_models.params_of(spec, (image_size, image_size), seed)
-  # Random logits of random images are alike; these are not.
+  # Makes the logits of random images differ.
   kernel = params['head']['kernel']
   params['head']['kernel'] = kernel * 1000
   path = folder / f'{entry.name}.npz'
@@ -34,7 +33,7 @@ def write_weights(folder, name, num_classes, image_size, seed=0):
 
 
 def images(number, side=40):
-  """Encoded JPEGs of noise, of many contrasts and colours."""
+  """Returns JPEGs of noise, of many contrasts and colours."""
   rng = np.random.default_rng(0)
   encoded = []
   for _ in range(number):
@@ -48,7 +47,7 @@ def images(number, side=40):
 
 
 def predicted(path, encoded, *, preprocessing, image_size):
-  """The label that a weights file gives each image."""
+  """Returns the class that a weights file predicts for each image."""
   restored = restore(path, None, image_size, preprocessing)
   reading = preprocess.pick_preprocessing(preprocessing)
   batch = np.stack([
@@ -60,7 +59,7 @@ def predicted(path, encoded, *, preprocessing, image_size):
 
 
 def write_imagenet(data_dir, encoded, labels):
-  """The validation split of imagenet2012: these images, with these labels."""
+  """Writes images and labels as the validation split of imagenet2012."""
   examples = [
     dict(image=data, label=int(label), file_name=f'{i}.JPEG')
     for i, (data, label) in enumerate(zip(encoded, labels, strict=True))

@@ -1,4 +1,4 @@
-"""Settings of short runs of a small student, and what they wrote."""
+"""Settings and metrics of short runs of a small student."""
 
 import json
 

@@ -1,6 +1,6 @@
-"""Small TFDS data sets on disk, with the features of the installed builders.
+"""Writes small TFDS data sets with the features of the installed builders.
 
-What opens them afterwards is the real builder of that name.
+The real builder of the same name opens them.
 """
 
 import inspect
@@ -18,10 +18,10 @@ def write(data_dir, name, splits, *, class_names=None, per_file=10):
 
   Args:
     data_dir: the TFDS directory.
-    name: as tfds.builder takes it, such as 'eurosat/rgb' or 'kitti:3.1.0'.
-    splits: {split: examples}, each as the builder generates them; features
-      that are left out become `plain(feature)`.
-    class_names: of `label`, where the builder reads them from its download.
+    name: an argument of tfds.builder, such as 'eurosat/rgb' or 'kitti:3.1.0'.
+    splits: {split: examples} in the form that the builder generates; a missing
+      feature becomes `plain(feature)`.
+    class_names: of `label`, if the builder reads them from its download.
     per_file: examples in a file.
   """
   tensorflow()
@@ -59,7 +59,7 @@ def write(data_dir, name, splits, *, class_names=None, per_file=10):
 
 
 def filled(features, example):
-  """`example` with something plain for every feature that it lacks."""
+  """Returns `example` with plain values for missing features."""
   return {
     key: example[key] if key in example else plain(feature)
     for key, feature in features.items()
@@ -67,7 +67,7 @@ def filled(features, example):
 
 
 def plain(feature):
-  """Any value of a feature."""
+  """Returns a valid value of a feature."""
   import tensorflow_datasets as tfds
 
   if isinstance(feature, tfds.features.Sequence):
@@ -83,12 +83,12 @@ def plain(feature):
 
 
 def labelled(*labels, **more):
-  """Examples of these labels."""
+  """Returns an example of each label."""
   return [{'label': label, **more} for label in labels]
 
 
 def objects(feature, **columns):
-  """Values of a sequence of dicts, from the columns that matter."""
+  """Returns a sequence of dicts with the given columns."""
   size = len(next(iter(columns.values())))
   parts = feature.feature
   return [
@@ -98,7 +98,7 @@ def objects(feature, **columns):
 
 
 def features_of(name):
-  """The features of the installed builder."""
+  """Returns the features of an installed builder."""
   tensorflow()
   import tensorflow_datasets as tfds
 
@@ -107,12 +107,12 @@ def features_of(name):
 
 
 def source_of(builder):
-  """The code of a builder, as text."""
+  """Returns the source code of a builder."""
   return pathlib.Path(inspect.getfile(type(builder))).read_text()
 
 
 def write_imagenet_archive(folder, num_images):
-  """ILSVRC2012_img_val.tar with its first images, grey; returns their names."""
+  """Writes an ILSVRC2012_img_val.tar of grey images; returns their names."""
   tf = tensorflow()
   folder.mkdir()
   encoded = tf.io.encode_jpeg(np.full((8, 8, 3), 127, np.uint8)).numpy()

@@ -1,5 +1,8 @@
-"""timm where torchvision is not installed, which it imports and models do not
-need: its published builds do not fit a CPU torch."""
+"""Imports timm without torchvision.
+
+timm imports torchvision, but its models do not need it. Published builds of
+torchvision do not fit a CPU build of torch.
+"""
 
 import functools
 import importlib.abc
@@ -10,7 +13,7 @@ import types
 
 
 class _Anything(type):
-  """A class with every attribute."""
+  """Metaclass of a class with every attribute."""
 
   def __getattr__(cls, name):
     if name.startswith('__'):
@@ -19,7 +22,7 @@ class _Anything(type):
 
 
 class _Module(types.ModuleType):
-  """A module with every class."""
+  """Module with every class."""
 
   def __getattr__(self, name):
     if name.startswith('__'):
@@ -43,7 +46,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 @functools.cache
 def import_timm():
-  """Imports timm; the stub is gone afterwards, so nothing else finds it."""
+  """Imports timm and removes the stub, so that no other module finds it."""
   if importlib.util.find_spec('torchvision') is None:
     finder = _Finder()
     sys.meta_path.insert(0, finder)

@@ -1,4 +1,4 @@
-"""Small models with random weights, the head included."""
+"""Makes small models with random weights, also in the head."""
 
 import jax
 import jax.numpy as jnp
@@ -34,12 +34,12 @@ BIT = {
 
 
 def spec(num_classes, base=VIT, **fields):
-  """A mapping for models.create."""
+  """Returns hyper-parameters for `models.create`."""
   return {**base, 'num_classes': num_classes, **fields}
 
 
 def params_of(architecture, image_size=(8, 8), seed=0):
-  """Random parameters, numpy arrays; zero nowhere."""
+  """Returns random parameters without zeros, as numpy arrays."""
   model = models.create(architecture)
   images = jnp.zeros((1, *image_size, 3))
   shapes = jax.eval_shape(
@@ -55,7 +55,7 @@ def params_of(architecture, image_size=(8, 8), seed=0):
 
 
 def with_head(params, kernel=1e-3, bias=0.0):
-  """The same parameters with another head: the bias decides."""
+  """Returns the parameters with a head whose bias decides the class."""
   head = params['head']
   return {
     **params,
@@ -67,7 +67,7 @@ def with_head(params, kernel=1e-3, bias=0.0):
 
 
 def save_run(path, class_names=('x', 'flower', 'china'), **card):
-  """A run's model that always says `china`."""
+  """Writes the model of a run that always predicts `china`."""
   architecture = spec(3)
   params = with_head(params_of(architecture, (8, 12)), bias=[0, 1, 2])
   card = {'image_size': (8, 12), 'preprocessing': 'bit', **card}

@@ -1,7 +1,7 @@
-"""PyTorch ports with the weights of the reference cases, right and wrong.
+"""Makes PyTorch ports with the weights of the reference cases.
 
-Each function returns a port that agrees with the reference; its arguments
-plant what ports are known to do differently.
+By default a port agrees with the reference. Arguments of its function plant
+known errors of ports.
 """
 
 import functools
@@ -18,13 +18,13 @@ from vit_jax_repro.weights.adapt import parameter_shapes
 
 
 def save(path, case):
-  """Writes a case's checkpoint; returns its canonical tree."""
+  """Writes the checkpoint of a case; returns its canonical tree."""
   npz.write(path, reference.checkpoint(case).items())
   return weights.load(path)
 
 
 def fill(module, params, library='transformers', **options):
-  """Gives a module the parameters, all of them, by their names."""
+  """Loads all parameters into a module."""
   state = ports.to_state_dict(params, library, **options)
   module.load_state_dict(
     {name: torch.from_numpy(np.array(a)) for name, a in state.items()}
@@ -33,7 +33,7 @@ def fill(module, params, library='transformers', **options):
 
 
 def vit_config(case, *, act='gelu_pytorch_tanh', eps=1e-6, **fields):
-  """transformers' configuration of a reference case."""
+  """Returns transformers' configuration of a reference case."""
   spec = reference.config(case)
   encoder = spec.get('transformer', spec)
   return transformers.ViTConfig(
@@ -51,7 +51,7 @@ def vit_config(case, *, act='gelu_pytorch_tanh', eps=1e-6, **fields):
 
 
 def vit(params, case, *, order='qkv', **fields):
-  """transformers' ViT; `order`: what is taken for query, key and value."""
+  """Returns transformers' ViT; `order` permutes query, key and value."""
   module = transformers.ViTForImageClassification(vit_config(case, **fields))
   fill(module, params)
   for layer in module.vit.layers:
@@ -81,9 +81,9 @@ def split_by_heads(module):
 
 
 def small_bit():
-  """(model, params) of a BiT whose channels have spreads of 2^-13 to 2^-5.
+  """Returns (model, params) of a BiT with channel scales of 2^-13 to 2^-5.
 
-  Only then does the epsilon of the weight standardisation show.
+  At these scales the epsilon of the weight standardisation matters.
   """
   model = models.create(
     dict(
@@ -105,7 +105,7 @@ def small_bit():
 
 
 def bit(params, *, conv_eps=1e-10, norm_eps=1e-5, pool='zeros'):
-  """transformers' form of `small_bit`."""
+  """Returns transformers' form of `small_bit`."""
   config = transformers.BitConfig(
     embedding_size=32,
     hidden_sizes=[128, 256],
@@ -126,7 +126,7 @@ def bit(params, *, conv_eps=1e-10, norm_eps=1e-5, pool='zeros'):
 
 
 def deit_params(case):
-  """The canonical tree of a DeiT case, from its PyTorch names."""
+  """Returns the canonical tree of a DeiT case, from its PyTorch names."""
   return ports.from_state_dict(
     reference.checkpoint(case),
     num_heads=reference.config(case)['num_heads'],
@@ -135,7 +135,7 @@ def deit_params(case):
 
 
 def timm_hybrid(params, case, *, act='gelu_tanh', norm_eps=1e-6, conv=None):
-  """timm's hybrid; `conv` gives a kernel its weights, by default as ours."""
+  """Returns timm's hybrid; `conv=None` standardises weights as this package."""
   timm_stub.import_timm()
   from timm.layers import GroupNormAct, StdConv2dSame
   from timm.models.resnetv2 import ResNetV2
@@ -176,7 +176,7 @@ def timm_hybrid(params, case, *, act='gelu_tanh', norm_eps=1e-6, conv=None):
 
 
 def _standardized_as_ours(conv, x):
-  """The forward pass of a timm convolution with w / (std + 1e-5)."""
+  """Runs a timm convolution with the weights w / (std + 1e-5)."""
   from timm.layers import pad_same
 
   weight = conv.weight

@@ -1,11 +1,11 @@
-"""Small data sets to train on, in files of several kinds."""
+"""Writes small data sets to train on, as TFDS files and as folders."""
 
 from vit_jax_repro.data import digits
 from vit_jax_repro.data.tf_host import silence, tensorflow
 
 
 def write_shards(data_dir, num_shards, config='all'):
-  """The digits as a TFDS set of several files a split."""
+  """Writes the digits as a TFDS set with several files per split."""
   tensorflow()
   import tensorflow_datasets as tfds
 
@@ -17,7 +17,7 @@ def write_shards(data_dir, num_shards, config='all'):
 
 
 def write_folder(root, num_images):
-  """The first digits as ROOT/train/CLASS/*.png."""
+  """Writes the first digits as ROOT/train/CLASS/*.png."""
   tf = tensorflow()
   images, labels = digits.arrays()
   for i in range(num_images):
