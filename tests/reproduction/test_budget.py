@@ -1,4 +1,4 @@
-"""Which rows are run, and in which order; for want of weights they all fail."""
+"""Tests which rows run and in which order; all fail for lack of weights."""
 
 import json
 
@@ -20,7 +20,7 @@ def options(tmp_path):
 
 
 def order(outcomes):
-  """Of the rows that were begun."""
+  """Returns the ids of the checked rows, in order."""
   checkable = {row.id for row in CHECKABLE}
   return [row_id for row_id in outcomes if row_id in checkable]
 
@@ -50,7 +50,7 @@ def test_run_many_checks_the_cheapest_rows_first(options, capsys):
 
 
 def test_run_many_orders_rows_by_remaining_compute(options):
-  """Inference before fine-tuning, and that is the smaller model's first."""
+  """Evaluations come before fine-tuning, small models before large ones."""
   rows = [
     row
     for row in CHECKABLE
@@ -106,7 +106,7 @@ def test_run_many_refuses_an_unwritable_folder(tmp_path):
 
 
 def test_run_many_keeps_results_written_by_hand(options, tmp_path):
-  """One by hand stays, one that is damaged is its row's failure."""
+  """A damaged result is a failure of its row."""
   (tmp_path / 'results').mkdir()
   first, second, none = *CHECKABLE[:2], ROWS[0]
   none = next(row for row in ROWS if row.status == table.NOT)

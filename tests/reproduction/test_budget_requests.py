@@ -1,4 +1,4 @@
-"""Many rows at once: what is shown of them, and which failed."""
+"""Tests the table and the failures of a check of many rows."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Cards of a real run, finished and interrupted, and of the project."""
+"""Tests cards of a finished run, an interrupted run and the project."""
 
 import copy
 import dataclasses

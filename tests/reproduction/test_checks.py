@@ -73,8 +73,9 @@ def test_resolve_leaves_known_choices_open():
   left = collections.Counter(
     each.split(':')[0] for check in all_checks() for each in check.pick
   )
-  # Files of AugReg's tables; ObjectNet and iNaturalist 2019; DeiT's transfer
-  # and one PyTorch port, whose settings are not known.
+  # --weights: files of AugReg's tables. --dataset: ObjectNet and iNaturalist
+  # 2019. --recipe: DeiT's transfer and one PyTorch port, without published
+  # settings.
   assert left == {'--weights': 65, '--dataset': 44, '--recipe': 38}
   numbers = collections.Counter(len(check.pick) for check in all_checks())
   assert numbers == {0: 900, 1: 139, 2: 4}

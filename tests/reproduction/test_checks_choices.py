@@ -1,4 +1,4 @@
-"""Choices for a row: what its source leaves open, and the messages."""
+"""Tests choices that the source of a row leaves open, and their messages."""
 
 import os
 
@@ -79,7 +79,7 @@ def test_resolve_records_a_replaced_data_set():
   assert other.substituted == {'data': 'cifar10:3.0.2'}
   (trained,) = checks.resolve(ALL_OF_VTAB, dataset='./mine').recipes
   assert {recipe.dataset for recipe in trained} == {'vtab/svhn'}
-  # Where a row needs one, nothing is replaced.
+  # A row that needs a folder replaces nothing.
   assert not checks.resolve(OBJECTS, dataset='/objects').substituted
 
 
@@ -102,13 +102,13 @@ def test_resolve_records_a_replaced_recipe():
   assert check.substituted == {'recipe': 'bit-hyperrule-paper'}
   open_row = next(r for r in table.rows() if r.table == 'DeiT Table 7')
   assert not checks.resolve(open_row, recipe='vit-paper').substituted
-  # With its own name it keeps what the source chooses from.
+  # The recipe of the source itself keeps all its settings.
   check = checks.resolve(ALL_OF_VTAB, recipe='augreg-paper')
   assert check == checks.resolve(ALL_OF_VTAB) and len(check.recipes[0]) == 2
 
 
 def test_resolve_notes_a_recipe_for_less_data():
-  """All of a task's images, and 1000 of them."""
+  """The row trains on all images of a task, the recipe on 1000."""
   check = checks.resolve(ALL_OF_VTAB, recipe='vit-paper')
   assert check.substituted['recipe'] == (
     'vit-paper, which trains on train800val200, 1000 of the images'

@@ -1,4 +1,4 @@
-"""How much checks take: pinned for models whose cost is known by hand."""
+"""Tests the compute of checks against a cost counted by hand."""
 
 import pytest
 
@@ -14,7 +14,7 @@ B_16 = 196 * 768**2 + 12 * (197 * 12 * 768**2 + 2 * 197**2 * 768) + 768_000
 def test_evaluation_and_training_count_operations_of_vit_b():
   assert compute_cost.evaluation('ViT-B_16', 224, 10) == 2 * B_16 * 10
   assert compute_cost.evaluation('ViT-B_16', (224, 224), 10) == 2 * B_16 * 10
-  # Forward, and backward twice that.
+  # The backward pass costs twice the forward pass.
   assert compute_cost.training('ViT-B_16', 224, 10) == 3 * 2 * B_16 * 10
 
 

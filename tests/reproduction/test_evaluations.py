@@ -1,4 +1,4 @@
-"""Where evaluations are kept: what they are of has a part in the name."""
+"""Tests the file name of an evaluation, which contains all its inputs."""
 
 import dataclasses
 

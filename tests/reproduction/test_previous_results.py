@@ -1,4 +1,4 @@
-"""Results that are there, held against what is asked for."""
+"""Tests the comparison of existing results with a requested check."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ EVALUATED = table.find('vit-table-5-vit-b-16-imagenet-21k-90ep-imagenet')
 
 @pytest.fixture
 def options(tmp_path):
-  """With a file under the name of each row's weights."""
+  """Options with a file for the weights of each row."""
   made = Options(
     results=str(tmp_path), weights_dir=str(tmp_path / 'weights'), seeds=2,
     overrides={'batch': 128, 'decay_steps': (1, 2)},
@@ -48,7 +48,7 @@ def test_find_returns_the_result_of_the_same_check(options):
     assert previous_results.find(check, options) is None
     written = write(check, options)
     assert previous_results.find(check, options) == written
-    # What changes nothing about the result, or is said about it alone.
+    # Options without influence on the result, and other notes.
     other = dataclasses.replace(
       options,
       batch_size=8,

@@ -1,4 +1,4 @@
-"""Published rows checked end to end, on stand-ins for weights and data."""
+"""Tests checks of published rows end to end, on small weights and data."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ SVHN = next(
 # Multiply-adds of an image at 224 pixels, by hand: patches, 12 layers of
 # four projections, two of an MLP and attention twice, the head.
 TI_16 = 196 * 768 * 192 + 12 * (197 * 12 * 192**2 + 2 * 197**2 * 192) + 192_000
-# A training of seconds in place of an hour's.
+# Shortens an hour of training to seconds.
 SHORT = {
   'total_steps': 12,
   'warmup_steps': 2,
@@ -55,7 +55,7 @@ SHORT = {
 
 @pytest.fixture(scope='module')
 def stage(tmp_path_factory):
-  """Options whose weights and data make TOP1 right."""
+  """Options with weights and data that reproduce the accuracy of TOP1."""
   root = tmp_path_factory.mktemp('stage')
   check = checks.resolve(TOP1)
   path = stand_ins.write_weights(root / 'weights', check.files[0], 1000, 224)
@@ -107,7 +107,7 @@ def test_run_agrees_for_a_right_file_and_shares_top5(stage):
 
 
 def test_run_judges_a_replaced_file_separately(stage, tmp_path):
-  """Of the same path and size: a wrong one, and then the right one."""
+  """A wrong file is replaced by the right one, of the same path and size."""
   check = checks.resolve(TOP1)
   path = stand_ins.write_weights(tmp_path, check.files[0], 1000, 224, seed=1)
   options = dataclasses.replace(
@@ -134,7 +134,7 @@ def test_run_judges_a_replaced_file_separately(stage, tmp_path):
 
 
 def test_run_measures_speed_of_computed_rows_only(stage, tmp_path, capsys):
-  """The second row shares the first one's evaluation, the third is too dear."""
+  """The second row shares the first evaluation; the third is over budget."""
   options = dataclasses.replace(stage, results=str(tmp_path))
   costs = {TOP1.id: {'a': 1.0}, TOP5.id: {'a': 1e40}, SVHN.id: {'b': 2e40}}
 
@@ -159,11 +159,11 @@ def test_run_measures_speed_of_computed_rows_only(stage, tmp_path, capsys):
   known = running.run(checks.resolve(TOP1), options, meter)
   assert (
     known['accuracy'] and meter == compute_cost.ComputeMeter()
-  )  # it was there
+  )  # nothing was computed
   os.remove(options.result(TOP1))
   gone = dataclasses.replace(options, weights_dir=str(tmp_path))
   options = dataclasses.replace(gone, results=str(tmp_path / 'none'))
-  # Nothing is known of the speed: what fails has computed nothing.
+  # A failed row computes nothing, so the speed is unknown.
   assert 'no weights file' in run()[SVHN.id]
 
 
@@ -189,7 +189,7 @@ def test_remaining_counts_unfinished_evaluations(stage, tmp_path):
 
 
 def arguments(options):
-  """Of the verb, to fine-tune on the stand-in for SVHN."""
+  """Returns arguments of `reproduce` that fine-tune on the small SVHN."""
   short = ','.join(f'{key}={value}' for key, value in SHORT.items())
   return [
     'run',
@@ -318,11 +318,11 @@ def test_run_averages_over_tasks_and_seeds(stage, tmp_path):
   assert both['accuracies'] == pytest.approx(means)
   assert both['accuracy'] == pytest.approx(np.mean(means))
   assert both['seeds'] == 2 and both['num_examples'] == 40
-  # Trainings of a step, and the evaluations of what they made.
+  # Four trainings of one step, each followed by an evaluation.
   image = compute_cost.evaluation(check.model, 32, 1)
   assert meter.operations == pytest.approx(4 * image * (3 * 8 + 20))
   os.remove(options.result(SVHN))
   meter = compute_cost.ComputeMeter()
   one = running.run(check, dataclasses.replace(options, seeds=1), meter)
   assert one['accuracies'] == both['accuracies'][:1]
-  assert meter == compute_cost.ComputeMeter()  # all of it was there
+  assert meter == compute_cost.ComputeMeter()  # nothing was computed

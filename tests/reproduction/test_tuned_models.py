@@ -1,4 +1,4 @@
-"""Which trainings checks share, and about what they cost."""
+"""Tests the folders and the compute of fine-tuned models."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_folder_differs_for_another_file_of_the_same_name(tmp_path):
 
 
 def test_remaining_counts_operations_of_trainings(tmp_path):
-  """AugReg: 4 rates, 500 and 2500 steps of 512 images, one again."""
+  """AugReg: 4 rates of 500 and 2500 steps, then 2500 steps, of 512 images."""
   image = compute_cost.training('ViT-Ti_16', 384, 1)
   ti = next(
     r
@@ -63,7 +63,7 @@ def test_remaining_counts_operations_of_trainings(tmp_path):
   small = of(ti, overrides=short).remaining()
   image = compute_cost.training('ViT-Ti_16', 32, 1)
   assert sum(small.values()) == pytest.approx(9 * 10 * 8 * image)
-  # What is finished costs nothing.
+  # A finished training costs nothing.
   tuned = of(ti, results=str(tmp_path))
   done = tmp_path / tuned.seed_folder(0)
   done.mkdir(parents=True)

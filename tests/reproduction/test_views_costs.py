@@ -1,4 +1,4 @@
-"""Costs as they are shown."""
+"""Tests the view of costs."""
 
 import pytest
 
