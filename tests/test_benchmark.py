@@ -29,7 +29,7 @@ TINY = ('--models=ViT-Ti_16', '--image_size=32', '--dtypes=float32')
 
 
 def result_of(tmp_path, *arguments):
-  """The rows of a command's JSON, and what it printed."""
+  """Returns the rows in the JSON of a command, and its standard output."""
   path = tmp_path / 'result.json'
   code, out, err = run_verb('benchmark', *arguments, *TINY, f'--json={path}')
   assert code == 0, err
@@ -78,7 +78,7 @@ def test_profile_writes_a_trace_and_shares_of_time(tmp_path):
 
 
 def test_infer_fails_if_no_row_is_measured(tmp_path):
-  """Rows that say why, and an exit code."""
+  """The table gives the reason; the exit code is 1."""
   code, out, err = run_verb(
     'benchmark', 'infer', *TINY, '--batch_sizes=8', '--mesh=data=3',
   )  # fmt: skip

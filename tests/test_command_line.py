@@ -110,7 +110,7 @@ def test_run_exits_with_2_on_usage_errors_of_main(capsys):
 
 @pytest.mark.parametrize('arguments', [['--help'], []])
 def test_run_ends_quietly_on_a_closed_pipe(arguments):
-  """Standard output is a pipe that nobody reads any more."""
+  """Standard output is a pipe with a closed reading end."""
   program = f"""
 import sys
 from absl import flags
@@ -138,7 +138,7 @@ command_line.run(
 
 
 def outside(values, rest):
-  int('seven')  # a ValueError that is not one of ours
+  int('seven')  # a ValueError of Python itself
 
 
 def in_jax(values, rest):

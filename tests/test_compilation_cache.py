@@ -30,7 +30,7 @@ def test_keep_uses_a_folder_of_the_users_cache(unset):
   assert folder.is_dir() and folder.parents[1] == unset
   assert int(os.environ['JAX_COMPILATION_CACHE_MAX_SIZE']) == 2**32
   for name in NAMES:
-    del os.environ[name]  # not by monkeypatch, which did not set it
+    del os.environ[name]  # monkeypatch did not set it
 
 
 def test_keep_leaves_a_folder_from_the_environment(unset, monkeypatch):
@@ -47,7 +47,7 @@ def test_keep_ignores_an_unwritable_folder(unset):
 
 
 def test_keep_ignores_a_user_without_a_home(unset, monkeypatch):
-  """As in a container that runs as a number."""
+  """Containers often run with a user id without an account."""
   monkeypatch.delenv('XDG_CACHE_HOME')
   monkeypatch.delenv('HOME')
   monkeypatch.setattr('os.getuid', lambda: 54321)
@@ -56,7 +56,7 @@ def test_keep_ignores_a_user_without_a_home(unset, monkeypatch):
 
 
 def test_keep_shares_compiled_programs_between_processes(unset):
-  """In new processes, with the settings of `keep` and a program of its own."""
+  """The second of two new processes finds the program of the first."""
   source = (
     'from vit_jax_repro import compilation_cache; compilation_cache.keep()\n'
     'import os; os.environ[compilation_cache.MIN_SECONDS] = "0"\n'

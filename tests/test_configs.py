@@ -1,4 +1,4 @@
-"""Every configuration file, with the arguments it advertises."""
+"""Tests every configuration file with the arguments in its docstring."""
 
 import importlib.util
 import pathlib

@@ -137,7 +137,7 @@ def test_evaluate_names_shots_if_only_its_other_flags_are_given(tiny):
 
 
 def run_in_process(arguments):
-  """As run_verb, without the seconds that a process takes to start."""
+  """Returns the answer of `run_verb`, without starting a process."""
   import contextlib
   import io
 

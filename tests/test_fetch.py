@@ -1,4 +1,4 @@
-"""The verb, as a process."""
+"""Tests the verb `fetch` in a process of its own."""
 
 import socket
 
@@ -10,12 +10,12 @@ from run_verb import assert_one_line, run_verb
 
 from vit_jax_repro import models, weights
 
-TI = augreg_index.LINES[5].split(',')[-2]  # the pre-trained Ti_16
+TI = augreg_index.LINES[5].split(',')[-2]  # the pre-trained Ti/16
 
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-  """Addresses outside this machine are behind a proxy that is not there."""
+  """Sends requests to other machines to a proxy that does not exist."""
   with socket.socket() as unused:
     unused.bind(('127.0.0.1', 0))
     proxy = f'http://127.0.0.1:{unused.getsockname()[1]}'

@@ -1,4 +1,4 @@
-"""The verb: files, flags, and errors of one line."""
+"""Tests the verb `figures`: its files, flags and one-line errors."""
 
 import json
 
@@ -22,7 +22,7 @@ def tiny(tmp_path_factory):
 
 
 def run(*arguments):
-  """The verb in this process: its exit code."""
+  """Runs the verb in this process and returns its exit code."""
   try:
     figures.main(['figures', *map(str, arguments)])
   except SystemExit as stop:

@@ -1,7 +1,7 @@
-"""The architecture, kept by reading the imports of every module.
+"""Tests that the imports of every module follow the architecture.
 
-`docs/architecture.md` has the rules in words. A new module falls under its
-room's row in KINDS; a new room needs a row in KINDS and one in ARROWS.
+`docs/architecture.md` describes the rules. A new module takes the kind of its
+room in KINDS. A new room needs a row in KINDS and one in ARROWS.
 """
 
 import ast
@@ -19,7 +19,7 @@ PACKAGE = 'vit_jax_repro'
 TESTS = pathlib.Path(__file__).parent
 ROOT = TESTS.parent / PACKAGE
 
-KINDS = {  # the longest matching row counts; a top-level module is a verb
+KINDS = {  # the longest matching row applies; other top-level modules are verbs
   '__init__': 'core',
   'errors': 'core',
   'command_line': 'shell',
@@ -190,8 +190,8 @@ OURS = {  # kind: the kinds of our own modules that it may import
 }
 
 HELP_CPU_SECONDS = 2.0
-FLAX_IMPORTS = {'absl', 'etils', 'rich'}  # so these cannot be done without
-# Test modules of properties that belong to no single module.
+FLAX_IMPORTS = {'absl', 'etils', 'rich'}  # Flax needs these
+# Test modules of properties of the whole project.
 CROSS_CUTTING = {
   'configs', 'forward', 'imports', 'kills', 'notebooks', 'parallel_training',
   'readme', 'real_labels', 'requirements', 'stored_run',
@@ -199,7 +199,7 @@ CROSS_CUTTING = {
 
 
 def discover():
-  """Paths of all modules under dotted names, such as 'models.__init__'."""
+  """Returns the paths of all modules by name, such as 'models.__init__'."""
   return {
     '.'.join(path.relative_to(ROOT).with_suffix('').parts): path
     for path in sorted(ROOT.rglob('*.py'))
@@ -229,7 +229,7 @@ def of_kind(*kinds):
 
 
 def imports(source, module):
-  """Dotted names imported, and whether not at import but later."""
+  """Yields imported names, and whether a function imports them."""
   package = f'{PACKAGE}.{module}'.split('.')[:-1]
 
   def walk(node, inside):
@@ -252,7 +252,7 @@ def imports(source, module):
 
 
 def resolve(name, modules):
-  """The module that a dotted name of ours lies in; None for the package."""
+  """Returns the module that contains a name; None for the package itself."""
   parts = name.split('.')[1:]
   while parts:
     for candidate in ('.'.join(parts), '.'.join([*parts, '__init__'])):
@@ -263,7 +263,7 @@ def resolve(name, modules):
 
 
 def violations(module, source, modules):
-  """One line for each import that breaks a rule."""
+  """Yields one line for each import that breaks a rule."""
   kind = kind_of(module)
   room = room_of(module)
   if room not in ARROWS and (kind != 'verb' and room not in KINDS):
@@ -294,7 +294,7 @@ def _own_violations(module, name, inside, modules):
 
 
 def cycle(sources):
-  """A cycle of imports among modules, wherever they stand; None if none."""
+  """Returns a cycle of imports, also inside functions, or None."""
   graph = {}
   for module, source in sources.items():
     targets = (
@@ -411,7 +411,7 @@ def test_help_takes_little_time(verb):
     cwd=TESTS.parent,
     stdin=subprocess.DEVNULL,
   )
-  # CPU time: on a busy machine the wall clock says little.
+  # CPU time: the wall clock depends on other processes.
   seconds = child_cpu_seconds() - before
   assert done.returncode == 0 and not done.stderr
   assert name in done.stdout
@@ -424,7 +424,7 @@ def child_cpu_seconds():
 
 
 def test_test_modules_mirror_the_package():
-  """tests/ROOM/test_MODULE.py or test_MODULE_TOPIC.py, test_ROOM.py of all."""
+  """Names: ROOM/test_MODULE.py, ROOM/test_MODULE_TOPIC.py or test_ROOM.py."""
   for path in TESTS.rglob('test_*.py'):
     folder = path.relative_to(TESTS).parent.parts
     name = path.stem.removeprefix('test_')

@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def tiny(folder):
-  """A ten-class ViT for 8x8 pixels, as a bare published file."""
+  """A ten-class ViT for 8x8 pixels, in an .npz without a model card."""
   path = folder / 'tiny.npz'
   weights.save(path, tiny_models.params_of(tiny_models.spec(10)))
   return path
@@ -33,7 +33,7 @@ def tiny(folder):
 
 @pytest.fixture(scope='module')
 def tiny1000(folder):
-  """1000 classes; whatever the image, 985 comes first and 483 second."""
+  """A ViT that ranks class 985 first and 483 second for every image."""
   path = folder / 'tiny1000.npz'
   params = tiny_models.params_of(tiny_models.spec(1000))
   bias = np.zeros(1000)
@@ -43,7 +43,7 @@ def tiny1000(folder):
 
 
 def photographs(root, names):
-  """ROOT/test/CLASS/deep/NAME.JPG for {photograph: class}."""
+  """Writes ROOT/test/CLASS/deep/NAME.JPG for {photograph: class}."""
   for name, class_name in names.items():
     target = root / 'test' / class_name / 'deep' / f'{name}.JPG'
     target.parent.mkdir(parents=True)
@@ -53,7 +53,7 @@ def photographs(root, names):
 
 @functools.cache
 def by_hand(path):
-  """Digits counted correct, top 1 and 5, without any of our batching."""
+  """Returns correct digits, top 1 and top 5, computed in one batch."""
   params = weights.load(path)
   model = models.create(weights.describe(params))
   split = datasets.open_split('digits', 'test')
@@ -126,7 +126,7 @@ def one_of_several(port, count, index, path, split, sizes):
 
 @functools.cache
 def few_shots(path):
-  """Images right with one and three shots; parts of unequal size."""
+  """Returns the correct images with one and three shots."""
   result = jobs.fewshot(
     path,
     'digits',

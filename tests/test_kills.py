@@ -1,4 +1,4 @@
-"""Runs that are killed, and runs whose files are damaged, end like others."""
+"""Tests that killed runs and damaged runs end like an undisturbed one."""
 
 import json
 import os
@@ -44,7 +44,7 @@ KEYS = (
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-  """CIFAR-10 as TFDS keeps it, with few images of noise."""
+  """CIFAR-10 in TFDS's format, with a few images of noise."""
   root = tmp_path_factory.mktemp('tfds')
   rng = np.random.default_rng(0)
   examples = [
@@ -66,7 +66,7 @@ def arguments(data, workdir):
 
 
 def start(data, workdir):
-  """`main` in a process of its own."""
+  """Starts `main` in a process of its own."""
   flags = arguments(data, workdir)
   return child_processes.Child(child_processes.verb, 'main', flags, devices=1)
 
@@ -76,7 +76,7 @@ def lines(path):
 
 
 def last_step(workdir):
-  """Of the last whole line; the process may be writing another."""
+  """Returns the step of the last whole line; another may be half written."""
   path = workdir / 'metrics.jsonl'
   whole = path.read_text().split('\n')[:-1] if path.exists() else []
   return json.loads(whole[-1])['step'] if whole else 0
@@ -93,7 +93,7 @@ def is_saving(workdir):
 
 
 def assert_same(left, right):
-  """Parameters, losses and accuracies, bit by bit."""
+  """Compares parameters, losses and accuracies bit by bit."""
   assert_same_parameters(left, right)
   rows = [
     [
@@ -115,7 +115,7 @@ def assert_same_parameters(left, right):
 
 @pytest.fixture(scope='module')
 def whole(data, tmp_path_factory):
-  """A run that nothing happened to."""
+  """The workdir of an undisturbed run."""
   workdir = tmp_path_factory.mktemp('whole') / 'run'
   child = start(data, workdir)
   assert child.wait() == 0, child.stderr
@@ -127,22 +127,22 @@ def inode(path):
 
 
 def kill(child, workdir, number, rng, newest, metrics):
-  """One of twenty times, each kind of moment in turn.
+  """Kills a run: while it starts, after an update or during a save, in turn.
 
-  A run that goes on writes its metrics anew, in a file that is not `metrics`.
+  A resumed run writes a new metrics file, with an inode other than `metrics`.
   """
 
   def wait_until(condition):
     while not condition():
       assert child.is_running(), child.stderr
-      # It goes on from there: else the lines up to there would be gone.
+      # The run resumes at `newest`, or these lines would be gone.
       assert last_step(workdir) >= newest
       time.sleep(0.003)
 
   def goes_on():
     return inode(workdir / 'metrics.jsonl') not in (None, metrics)
 
-  if number % 3 == 0:  # at any time, while it starts or soon after
+  if number % 3 == 0:  # while it starts or soon after
     end = time.monotonic() + rng.uniform(0, LIFE_SECONDS)
     far = newest + 2 * CHECKPOINT_EVERY
     wait_until(lambda: time.monotonic() > end or last_step(workdir) > far)
@@ -160,7 +160,7 @@ def kill(child, workdir, number, rng, newest, metrics):
 
 
 def test_run_ends_the_same_after_twenty_kills(data, whole, tmp_path):
-  """SIGKILL, in saves as well; dropout, mixup and averages on."""
+  """Some kills hit a save. Dropout, mixup and parameter averages are on."""
   rng, workdir, inside = random.Random(0), tmp_path / 'run', 0
   for number in range(20):
     newest = max(steps_in(workdir / 'checkpoints'), default=0)
@@ -188,13 +188,13 @@ def truncate(path):
 
 
 def largest(checkpoint):
-  """The file with most of a state; small ones are there twice."""
+  """Returns the largest file of a state; small files are stored twice."""
   files = (checkpoint / 'state').glob('**/d/*')
   return max(files, key=lambda p: (p.stat().st_size, -len(p.parts)))
 
 
 def unfinished(whole, workdir):
-  """A copy of a run that was killed before it wrote its model."""
+  """Copies a run as if killed before it wrote its model."""
   shutil.copytree(whole, workdir)
   (workdir / 'model.npz').unlink()
   return workdir / 'checkpoints'
@@ -222,7 +222,7 @@ def test_run_resumes_from_the_checkpoint_before_a_damaged_one(
 
 
 def limited(arguments):
-  """`main` on a disk that has room for files of 9000 bytes."""
+  """Runs `main` with files limited to 9000 bytes, like a full disk."""
   signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
   resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))

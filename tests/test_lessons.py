@@ -1,4 +1,4 @@
-"""What the notebooks run."""
+"""Tests the functions that the notebooks call."""
 
 import dataclasses
 import io
@@ -25,7 +25,7 @@ ROW = 'vit-table-5-vit-b-16-imagenet-21k-90ep-imagenet'
 
 @pytest.fixture(scope='module')
 def lesson(tmp_path_factory):
-  """Of size 'short', its model trained for three updates."""
+  """A lesson of size 'short' with a model trained for three updates."""
   with pytest.MonkeyPatch.context() as monkeypatch:
     monkeypatch.setattr(lessons, '_SHORT_STEPS', 3)
     lesson = Lesson('short', str(tmp_path_factory.mktemp('lessons')))
@@ -46,7 +46,7 @@ def test_trained_trains_once(lesson):
   path = lesson.trained()
   assert path.startswith(lesson.folder)
   result = pathlib.Path(path).with_name('result.json')
-  before = json.loads(result.read_text())  # the time of training among it
+  before = json.loads(result.read_text())  # contains the time of training
   assert lesson.trained() == path and json.loads(result.read_text()) == before
   assert Lesson('digits').training().total_steps == 2400
   assert lesson.training().total_steps < 2400
@@ -95,7 +95,7 @@ def test_pictures_requires_images_at_full_size():
 def test_trained_and_training_read_published_files_at_full_size(
   call, name, tmp_path
 ):
-  """Which are the fine-tuned one to look into, the other to fine-tune."""
+  """`trained` needs the fine-tuned file, `training` the pre-trained one."""
   weights_dir = tmp_path / 'weights'
   folder, _, file = name.rpartition('/')
   (weights_dir / folder).mkdir(parents=True)
@@ -135,7 +135,7 @@ def test_study_plan_names_omitted_sides_seeds_and_updates():
 
 @pytest.mark.quick
 def test_study_plan_applies_data_dir_and_overrides_at_full_size():
-  """Also where a side replaces a whole stage; the rest is as it was."""
+  """A side that replaces a whole stage gets them too; the rest is unchanged."""
   lesson = Lesson('full', data_dir='DATA', overrides={'accum_steps': 64})
   plan = lesson.study_plan('data_size')
   before = to_plain(studies.config('data_size', 'full').study)
@@ -180,7 +180,7 @@ def test_check_shows_published_numbers_below_full_size(tmp_path):
 
 
 def test_check_runs_rows_at_full_size(tmp_path, capsys):
-  """Without weights and a network there is a line on each that fails."""
+  """Prints a line for each row that fails, here for lack of weights."""
   (tmp_path / 'weights').write_text('no folder')
   lesson = Lesson('full', str(tmp_path), str(tmp_path / 'weights'))
   (record,) = lesson.check([table.find(ROW)]).records

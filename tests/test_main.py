@@ -1,4 +1,4 @@
-"""The verb `main`, on real data, in processes of its own where that matters."""
+"""Tests the verb `main` on real data."""
 
 import dataclasses
 import importlib.util
@@ -41,7 +41,8 @@ def flags(config, workdir, *more):
 
 
 def run(monkeypatch, config, workdir, *more):
-  """In this process; ml_collections reads sys.argv."""
+  """Runs `main` in this process and returns its metrics."""
+  # ml_collections reads sys.argv.
   monkeypatch.setattr(sys, 'argv', ['main', *flags(config, workdir, *more)])
   main.main()
   return read_metrics(workdir)
@@ -124,7 +125,7 @@ KEYS = keys_of(settings.Settings)
 
 @pytest.fixture(scope='module')
 def config_help():
-  """What --help_config prints, and the seconds of CPU time that it took."""
+  """The output of --help_config, and its CPU time in seconds."""
   before = resource.getrusage(resource.RUSAGE_CHILDREN)
   command = (
     'import sys; from vit_jax_repro import main; main.main(); '
@@ -286,7 +287,7 @@ FINISHED = (*TINY, '--config.eval_every=2', '--config.checkpoint_every=3')
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  """The folder of a run that is over."""
+  """The workdir of a finished run."""
   workdir = tmp_path_factory.mktemp('finished')
   with pytest.MonkeyPatch.context() as monkeypatch:
     run(monkeypatch, 'quickstart.py', workdir, *FINISHED)
@@ -347,7 +348,7 @@ def test_main_leaves_a_finished_run_unchanged(finished, monkeypatch, tmp_path):
 def test_main_fine_tunes_on_a_folder_of_photographs(
   folder, monkeypatch, tmp_path
 ):
-  """From a file in the published layout with 1000 classes, at another size."""
+  """Starts from a published layout with 1000 classes and another size."""
   spec = models.variant('ViT-Ti_16')
   spec['transformer']['num_layers'] = 1
   params = tiny_models.params_of(spec, image_size=(32, 32))
@@ -378,7 +379,7 @@ def test_main_fine_tunes_on_a_folder_of_photographs(
 
 
 def test_train_replaces_and_counts_damaged_images(folder, tmp_path, capfd):
-  """Replaced, counted, named once; nor do they stop the test."""
+  """Each is named once. Damaged test images count as wrong."""
   photos = tmp_path / 'photos'
   shutil.copytree(folder, photos)
   damaged = [*sorted(photos.glob('train/*/1*'))[:3], *photos.glob('test/*/0*')]
@@ -389,7 +390,7 @@ def test_train_replaces_and_counts_damaged_images(folder, tmp_path, capfd):
   assert 9 <= result.replaced_images <= 15  # 3 of 32 in four epochs or more
   notes = capfd.readouterr().err.splitlines()
   named = [note for note in notes if 'is not a readable' in note]
-  # No line of TensorFlow's own; libjpeg itself writes one for some.
+  # TensorFlow prints nothing itself; libjpeg prints a line for some images.
   assert not any('local_rendezvous' in x or 'jpeg_mem' in x for x in notes)
   for path, note in zip(sorted(map(str, damaged)), sorted(named), strict=True):
     wrong = 'counted as wrong' if '/test/' in path else 'takes its place'
@@ -404,7 +405,7 @@ NARROW = dict(block_units=(1,), root_channels=32)
 
 
 def test_main_fine_tunes_bit_by_the_hyperrule(folder, monkeypatch, tmp_path):
-  """Steps, boundaries and mixup come from the 32 training images: none."""
+  """The 32 training images decide the schedule, and that mixup is off."""
   spec = models.variant('BiT-M-R50x1') | NARROW
   params = tiny_models.params_of(spec, image_size=(32, 32))
   weights.save(tmp_path / 'BiT-M-R50x1.npz', params)
@@ -446,8 +447,8 @@ def one_of_two(port, index, runs):
 def in_two_processes(folder, tmp_path_factory):
   """Two runs in the same two processes, the second on damaged images.
 
-  The folder of both, `whole` and `hurt`, the damaged paths, and what each
-  process has said: ([a line of each run], errors).
+  Gives the folder with the workdirs `whole` and `hurt`, the damaged paths, and
+  for each process ([a line of each run], standard error).
   """
   root = tmp_path_factory.mktemp('two')
   photos = shutil.copytree(folder, root / 'photos')
@@ -466,13 +467,13 @@ def in_two_processes(folder, tmp_path_factory):
   codes = [child.wait() for child in children]
   printed = [(child.stdout, child.stderr) for child in children]
   assert codes == [0, 0], printed
-  said = [(re.findall('accuracy .*', out), err) for out, err in printed]
-  return root, damaged, said
+  printed = [(re.findall('accuracy .*', out), err) for out, err in printed]
+  return root, damaged, printed
 
 
 @pytest.fixture(scope='module')
 def in_one_process(folder, tmp_path_factory):
-  """A copy of the folder, the run's own and its result."""
+  """A copy of the data folder, the workdir of a run on it, and its result."""
   root = tmp_path_factory.mktemp('one')
   photos, workdir = shutil.copytree(folder, root / 'photos'), root / 'run'
   return photos, workdir, jobs.train(small_vit_on(photos), workdir, show=False)
@@ -481,7 +482,7 @@ def in_one_process(folder, tmp_path_factory):
 def test_train_gives_the_same_losses_in_two_processes(
   in_one_process, in_two_processes
 ):
-  """The same global batches of a folder, so the same losses."""
+  """Both runs see the same global batches."""
   _, workdir, result = in_one_process
   root, _, printed = in_two_processes
   for lines, _ in printed:
@@ -500,7 +501,7 @@ def test_train_counts_damaged_images_of_both_processes(in_two_processes):
   assert replaced > 40  # of four epochs, with 12 to replace in each
   for lines, _ in printed:
     assert lines[1].endswith(f'replaced {replaced}')
-  for path in damaged:  # named by the process that has read it
+  for path in damaged:  # the process that reads a file names it
     assert any(f'note: {path} is not' in errors for _, errors in printed)
 
 
@@ -633,7 +634,7 @@ def test_train_refuses_a_workdir_with_other_data(in_one_process):
 
 
 def test_main_resumes_without_the_pretrained_file(monkeypatch, tmp_path):
-  """And on another mesh; what was left of a killed write is removed."""
+  """The mesh changes too. A leftover temporary file is removed."""
   spec = tiny_models.spec(1000, patch_size=(16, 16), num_layers=1, mlp_dim=16)
   path = tmp_path / 'ViT-Ti_16.npz'
   weights.save(path, tiny_models.params_of(spec, image_size=(32, 32)))
@@ -662,14 +663,14 @@ def test_main_resumes_without_the_pretrained_file(monkeypatch, tmp_path):
 
 
 def test_main_exits_cleanly_on_an_error_during_compilation(finished, tmp_path):
-  """In an interpreter of its own, which Python takes down."""
+  """A new interpreter shuts down while other threads compile."""
   done = subprocess.run(
     [
       *(sys.executable, '-m', 'vit_jax_repro.main'),
       *flags('quickstart.py', tmp_path / 'run', *TINY),
       f'--config.pretrained_dir={finished}',
       '--config.model_or_filename=model',
-      # Another width; layers that take longer to compile than files to read.
+      # The width differs, and compilation takes longer than reading.
       '--config.model.hidden_size=128',
       '--config.model.transformer.num_layers=8',
     ],
@@ -715,7 +716,7 @@ def test_main_stops_a_diverging_run_with_its_step(
 def test_main_refuses_wrong_dry_runs_in_one_line(
   config, more, wanted, monkeypatch, capsys
 ):
-  """On a machine without compilers for accelerators."""
+  """The machine has no compilers for accelerators."""
   real = importlib.util.find_spec
   compilers = ('libtpu', 'jax_cuda12_plugin', 'jax_cuda13_plugin')
   monkeypatch.setattr(

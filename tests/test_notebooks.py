@@ -1,6 +1,7 @@
-"""The notebooks: stripped, alike in form, and nothing but calls of the package.
+"""Tests the form of the notebooks, without running them.
 
-That they run is seen by `.ci/run`.
+They have no outputs, the same sections, and only call the package. `.ci/run`
+runs them.
 """
 
 import ast
@@ -23,7 +24,7 @@ SECTIONS = (
 )
 SETTINGS = 'settings'
 IMPORTS = {'collections', 'jax', 'json', 'numpy', 'os', 'pathlib', 'shutil'}
-# What would define a model, a loss or a loop.
+# Syntax that defines a model, a loss or a loop.
 DEFINING = (
   ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.For,
   ast.While,
@@ -68,7 +69,7 @@ def test_notebooks_have_all_sections_from_claim_to_questions(path):
     assert name in wanted
   assert wanted[0] == SECTIONS[0] and wanted[-1] == SECTIONS[-1]
   assert lines[0].startswith(f'# {int(path.name[:2])}. ')
-  # Answers are folded, and there is one for every question.
+  # Answers are folded. Every question has one.
   fold = lines.index('<details><summary>Answers</summary>')
   assert lines[-1] == '</details>'
   questions = lines[lines.index('## Questions') : fold]

@@ -1,4 +1,4 @@
-"""That what a run comes to depends on neither the mesh nor the processes."""
+"""Tests that training depends on neither the mesh nor the processes."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ BATCH, SIZE, CLASSES, STEPS = 24, 8, 10, 10
 DATA, FSDP, MIXED = dict(), dict(fsdp=8), dict(data=2, fsdp=2, model=2)
 VIT = dict(tiny_models.VIT, num_heads=4, num_layers=1)
 RANDOM = dict(dropout_rate=0.1, stochastic_depth_rate=0.2)
-FAMILIES = {  # the model, and what the update takes
+FAMILIES = {  # the model, and arguments of the update
   'vit': (dict(VIT, **RANDOM), dict(optim='adamw', mixup=0.8)),
   'three heads': (dict(VIT, num_heads=3, hidden_size=24), {}),
   'scanned': (
@@ -61,7 +61,7 @@ def optimizer(name):
 
 
 def train(family, sizes, num_devices=8, accum_steps=None):
-  """Updates by the same global batches, from the same parameters."""
+  """Trains from the same parameters on the same global batches."""
   base, how = FAMILIES[family]
   architecture = tiny_models.spec(CLASSES, base)
   params = tiny_models.params_of(architecture, (SIZE, SIZE))
@@ -103,7 +103,7 @@ def train(family, sizes, num_devices=8, accum_steps=None):
 
 
 def put(number, mesh):
-  """This process's part of a global batch."""
+  """Puts the part of this process of a global batch on its devices."""
   size = BATCH // jax.process_count()
   rows = slice(jax.process_index() * size, (jax.process_index() + 1) * size)
   part = {key: value[rows] for key, value in batch_of(number).items()}
@@ -112,7 +112,7 @@ def put(number, mesh):
 
 @functools.cache
 def alone(family):
-  """On one device, each batch in one part."""
+  """Trains on one device, without gradient accumulation."""
   return train(family, DATA, num_devices=1, accum_steps=1)
 
 
@@ -122,8 +122,8 @@ def check_alike(family, losses, params):
   np.testing.assert_allclose(losses, whole.losses, rtol=1e-5)
 
   def check(path, value, wanted):
-    # The gradient of a key's bias is nothing but rounding, and Adam divides
-    # it by its own size.
+    # The gradient of a key's bias is only rounding error, and Adam divides it
+    # by its own size.
     if 'key/bias' not in jax.tree_util.keystr(path, simple=True, separator='/'):
       np.testing.assert_allclose(value, wanted, rtol=1e-3, atol=2e-5)
 
@@ -131,7 +131,7 @@ def check_alike(family, losses, params):
 
 
 def gathered(text):
-  """What devices gather or sum that has a row for each example."""
+  """Returns shapes with a row per example that devices gather or sum."""
   found = re.findall(
     r'= \(?(\w+\[[\d,]*\]).* (?:all-gather|all-reduce|all-to-all)', text
   )
@@ -153,14 +153,14 @@ def gathered(text):
 def test_train_step_gives_the_same_parameters_on_every_mesh(family, sizes):
   trained = train(family, sizes)
   check_alike(family, trained.losses, jax.device_get(trained.params))
-  if family in ('vit', 'scanned'):  # whose sizes are not those of the batch
+  if family in ('vit', 'scanned'):  # no dimension equals the batch size
     assert not gathered(trained.text)
   if 'fsdp' in sizes:
     assert trained.bytes < alone(family).bytes / 2
 
 
 def whole(params):
-  """In every process, by one program for all of them."""
+  """Gathers parameters in every process, by one program."""
   mesh = jax.tree.leaves(params)[0].sharding.mesh
   gather = jax.jit(lambda tree: tree, out_shardings=meshes.replicated(mesh))
   return jax.device_get(gather(params))
@@ -179,7 +179,7 @@ def one_of_two(port, index, path):
 
 
 def in_two_processes(function, *arguments, **keys):
-  """Starts both; the Children."""
+  """Starts a function in two processes and returns the Children."""
   port = child_processes.free_port()
   return [
     child_processes.Child(function, port, index, *arguments, devices=4, **keys)
@@ -225,7 +225,7 @@ def test_train_resumes_on_one_two_and_four_devices(tmp_path):
   whole = tmp_path / 'whole'
   jobs.train(settings(folder, fsdp=8), whole, show=False)
   losses, params = losses_of(whole), weights.load(whole / 'model.npz')
-  # What there was after the fourth update.
+  # Leaves the checkpoint of the fourth update.
   shutil.rmtree(whole / 'checkpoints' / '8')
   sizes = {1: {}, 2: dict(fsdp=2), 4: dict(data=2, model=2)}
   for number, mesh in sizes.items():

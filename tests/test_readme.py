@@ -1,4 +1,4 @@
-"""README.md says what is so: its commands are CI's, its Python code runs."""
+"""Tests that the commands, names and Python code of README.md are right."""
 
 import importlib
 import importlib.util
@@ -16,7 +16,7 @@ def blocks(language):
 
 
 def random_weights():
-  """The example script as a module."""
+  """Returns the example script as a module."""
   path = ROOT / 'examples' / 'random_weights.py'
   spec = importlib.util.spec_from_file_location('random_weights', path)
   module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""ImageNet-ReaL from the files to the verb: any label hits, none is skipped."""
+"""Tests ImageNet-ReaL: any label counts, images without labels are skipped."""
 
 import flax.linen as nn
 import jax
@@ -14,8 +14,8 @@ from vit_jax_repro.inference import classify
 from vit_jax_repro.parallel import mesh as meshes
 from vit_jax_repro.weights import model_card
 
-# Grey values, and labels of images whose class is their grey value to the
-# model below, with the two classes on either side in its top five.
+# Grey values and labels of images. The model below predicts the grey value as
+# the class, and the two classes on either side in its top five.
 IMAGES = [
   (10, [10]),  # top 1
   (20, [19, 500]),  # top 5
@@ -29,7 +29,7 @@ COUNTS = {'correct': 2, 'correct_top5': 4, 'num_examples': 5, 'skipped': 2}
 
 
 class Grey(nn.Module):
-  """Takes the grey value of an image for its class."""
+  """Predicts the grey value of an image as its class."""
 
   factor: float = 1.0
 
@@ -78,7 +78,7 @@ def test_evaluate_maps_real_labels_to_the_order_of_a_model(
 ):
   architecture = spec(1000)
   bias = np.zeros(1000)
-  bias[999 - 19] = 3  # the model's classes are ImageNet's from behind
+  bias[999 - 19] = 3  # the model has ImageNet's classes in reverse order
   bias[999 - 40] = 2
   params = with_head(params_of(architecture), bias=bias)
   model_card.save_model(

@@ -1,4 +1,4 @@
-"""The verb: once as a process, then in this one, which is faster."""
+"""Tests the verb `reproduce`, mostly in this process to save time."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def run(capsys):
-  """Runs the verb; returns what it prints."""
+  """A function that runs the verb and returns its standard output."""
 
   def run(*arguments):
     reproduce.main(['reproduce', *arguments])
@@ -80,7 +80,7 @@ def test_report_counts_verdicts(run, folder):
   assert said.startswith(f'{path}: Of 1471 numbers: agrees 1, differs 1')
   text = path.read_text()
   assert '\n| ViT Table 5 | 1 | 1 | 54 | 28 |\n' in text
-  assert text.count('| not run |\n') == 1  # the head's
+  assert text.count('| not run |\n') == 1  # in the head of the table
   path = folder / 'report.csv'
   run('report', f'--results={folder}', f'--out={path}', '--table=vit table 2')
   lines = list(csv.DictReader(path.read_text().splitlines()))
@@ -187,7 +187,7 @@ def test_report_names_files_without_a_row(folder, capsys):
 
 @pytest.mark.quick
 def test_run_shows_every_row_and_exits_with_1_on_failures(folder, capsys):
-  """The table alone on standard output, all rows in it; the exit code is 1."""
+  """Standard output has only the table, with every row."""
   command = ['run', '--table=ViT Table 5', 'vit-b-16', '--format=csv']
   command += [f'--results={folder}', f'--weights_dir={folder}']
   (folder / f'{ROW}.json').write_text('{')
@@ -207,7 +207,7 @@ def test_run_shows_every_row_and_exits_with_1_on_failures(folder, capsys):
 
 
 def one_line(arguments, capsys):
-  """What a command that fails says."""
+  """Returns the error message of a command that fails."""
   with pytest.raises(SystemExit) as stop:
     reproduce.main(['reproduce', *arguments])
   out, err = capsys.readouterr()

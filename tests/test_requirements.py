@@ -1,4 +1,4 @@
-"""requirements.txt is the lock of pyproject.toml, for every Python it names."""
+"""Tests that requirements.txt locks pyproject.toml for every Python."""
 
 import pathlib
 import re
@@ -34,7 +34,7 @@ def environment(python, platform):
 
 
 def locked(env):
-  """Name to version under an environment."""
+  """Returns the version of each package in an environment."""
   chosen = [r for r in LOCK if not r.marker or r.marker.evaluate(env)]
   names = [canonicalize_name(r.name) for r in chosen]
   assert len(names) == len(set(names))

@@ -1,8 +1,8 @@
-"""A workdir that an earlier version wrote is read, resumed and evaluated.
+"""Tests that a workdir of an earlier version is read, resumed and evaluated.
 
-`data/stored_run.tar.xz` holds it, `data/stored_run.json` the SHA-256 of its
-arrays. Neither is ever written again: they show that the runs of users survive
-changes of the code.
+`data/stored_run.tar.xz` contains it and `data/stored_run.json` the SHA-256 of
+its arrays. Never regenerate them: they show that runs of users survive changes
+of the code.
 """
 
 import hashlib
@@ -144,7 +144,7 @@ def test_curves_reads_the_stored_metrics(stored):
 
 
 def test_resume_continues_the_stored_run(stored, resumed):
-  """Losses of any machine are close at first, and drift apart later."""
+  """Losses of two machines are close at first and drift apart later."""
   before, after = metrics(stored), metrics(resumed)
   assert list(before) == list(after)
   for step, row in before.items():
@@ -159,7 +159,7 @@ def test_resume_continues_the_stored_run(stored, resumed):
 
 
 def test_resume_ends_as_an_uninterrupted_run(stored, resumed, hashes, tmp_path):
-  """Bit for bit, where this machine's first half is that of the stored run."""
+  """Bit for bit, if this machine reproduces the first half of the run."""
   workdir = tmp_path / 'run'
   child = train(stored, workdir)
   assert child.wait() == 0, child.stderr

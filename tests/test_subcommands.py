@@ -25,7 +25,7 @@ COMMANDS = {
 
 
 def flags(**present):
-  """What absl knows of flags: whether they were given."""
+  """Returns flags with absl's attribute `present`."""
   return {
     name: types.SimpleNamespace(present=name in present)
     for name in ('out', 'size')
