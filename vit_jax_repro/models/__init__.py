@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models.bit import BiT
-from vit_jax_repro.models.choices import pick
+from vit_jax_repro.models.layers import pick
 from vit_jax_repro.models.mixer import Mixer
 from vit_jax_repro.models.variants import canonical_name, names, variant
 from vit_jax_repro.models.vit import ViT

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.models.choices import Dtype, norm_dtype, pick
-from vit_jax_repro.models.layers import dropout
+from vit_jax_repro.models.layers import Dtype, dropout, norm_dtype, pick
 
 Kernel = Literal['xla', 'cudnn'] | None
 

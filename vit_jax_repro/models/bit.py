@@ -16,9 +16,8 @@ import jax.numpy as jnp
 
 from vit_jax_repro.models import intermediates
 from vit_jax_repro.models.checks import check_input, check_width
-from vit_jax_repro.models.choices import Dtype, norm_dtype
 from vit_jax_repro.models.convolution import GroupNorm, StdConv, max_pool
-from vit_jax_repro.models.layers import classify
+from vit_jax_repro.models.layers import Dtype, classify, norm_dtype
 
 
 def _conv(conv, features, kernel_size, strides, name):

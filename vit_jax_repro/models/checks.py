@@ -7,9 +7,8 @@ import jax
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import positions
-from vit_jax_repro.models.choices import pick
 from vit_jax_repro.models.convolution import POOLS, WEIGHT_STANDARDIZATIONS
-from vit_jax_repro.models.layers import GELUS
+from vit_jax_repro.models.layers import GELUS, pick
 
 # Fields by their allowed values. A model has some of them.
 _RATES = ('dropout_rate', 'attention_dropout_rate', 'stochastic_depth_rate')

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from vit_jax_repro.models.choices import Dtype, norm_dtype, pick
+from vit_jax_repro.models.layers import Dtype, norm_dtype, pick
 
 
 def _std_plus_eps(centred, variance, eps):

@@ -1,15 +1,19 @@
-"""Layers shared by the models: MLP, dropout, stochastic depth and head.
+"""Parts shared by the models: MLP, dropout, stochastic depth, head, dtype rule.
 
 Shapes: B batch, N tokens, D hidden, F mlp, K classes.
 """
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vit_jax_repro.models.choices import Dtype, norm_dtype, pick
+from vit_jax_repro.errors import InputError
+
+Dtype = Any
 
 # The original code uses linen's default, the tanh approximation. PyTorch ports
 # use the exact form with the error function.
@@ -105,3 +109,24 @@ def depth_rates(rate: float, num_layers: int) -> list[float]:
   Source: AugReg paper (arXiv:2106.10270), section 3.3, and DeiT's models.
   """
   return [rate * i / max(num_layers - 1, 1) for i in range(num_layers)]
+
+
+def pick(kind: str, name: Any, table: Mapping[str, Any]) -> Any:
+  """Returns `table[name]`.
+
+  Args:
+    kind: description of the name, for the message.
+    name: the chosen key.
+    table: {name: value}.
+
+  Raises:
+    InputError: the name is unknown; the message has the name and the choices.
+  """
+  if not isinstance(name, str) or name not in table:
+    raise InputError(f'unknown {kind} {name!r}; choose from {sorted(table)}')
+  return table[name]
+
+
+def norm_dtype(dtype: Dtype) -> Dtype:
+  """Returns the dtype of norms, softmax and logits: float32 or wider."""
+  return jnp.promote_types(dtype, jnp.float32)

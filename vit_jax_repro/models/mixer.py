@@ -11,12 +11,13 @@ import jax.numpy as jnp
 
 from vit_jax_repro.models import intermediates
 from vit_jax_repro.models.checks import check_input, check_patches
-from vit_jax_repro.models.choices import Dtype, norm_dtype
 from vit_jax_repro.models.layers import (
+  Dtype,
   Mlp,
   classify,
   depth_rates,
   drop_path,
+  norm_dtype,
   split,
 )
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.models.choices import Dtype, norm_dtype
+from vit_jax_repro.models.layers import Dtype, norm_dtype
 
 KINDS = ('learned', 'sincos2d', 'learned2d', 'relative', 'none')
 # `stem`: added once, before the first block. `every_layer`: added to the input

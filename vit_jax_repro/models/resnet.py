@@ -13,8 +13,8 @@ import functools
 import flax.linen as nn
 import jax
 
-from vit_jax_repro.models.choices import Dtype
 from vit_jax_repro.models.convolution import GroupNorm, StdConv, max_pool
+from vit_jax_repro.models.layers import Dtype
 
 ROOT_CHANNELS = 64  # times the width factor
 GROUPS = 32  # of every norm

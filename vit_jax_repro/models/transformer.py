@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_repro.models import attention
-from vit_jax_repro.models.choices import Dtype, norm_dtype, pick
 from vit_jax_repro.models.layers import (
+  Dtype,
   Mlp,
   depth_rates,
   drop_path,
   dropout,
+  norm_dtype,
+  pick,
   split,
 )
 from vit_jax_repro.models.positions import PositionEmbedding, relative_scores

@@ -21,8 +21,7 @@ from vit_jax_repro.models.checks import (
   check_patches,
   check_width,
 )
-from vit_jax_repro.models.choices import Dtype, pick
-from vit_jax_repro.models.layers import classify
+from vit_jax_repro.models.layers import Dtype, classify, pick
 from vit_jax_repro.models.transformer import Encoder, MapHead
 
 # {classifier: whether a class token is prepended}.
