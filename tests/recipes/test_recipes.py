@@ -12,13 +12,13 @@ pytestmark = pytest.mark.quick
 
 def test_bit_resolution_equals_the_original():
   for row in reference.hyperrule()['resolution']:
-    got = recipes.bit_resolution(*row['original'])
+    got = rules.resolution(*row['original'])
     assert got == (row['precrop'], row['crop'])
 
 
 def test_bit_finetune_has_the_sizes_of_the_original():
   rule = reference.hyperrule()
-  assert {k: list(v) for k, v in recipes.BIT_IMAGE_SIZES.items()} == rule[
+  assert {k: list(v) for k, v in rules.IMAGE_SIZES.items()} == rule[
     'known_dataset_sizes'
   ]
   for name, (resize, crop) in rule['known_dataset_resolution'].items():
@@ -81,8 +81,7 @@ def test_bit_resolution_is_small_for_five_tasks_of_vtab():
   small = {
     name.removeprefix('vtab/')
     for name, row in catalogue.DATA_SETS.items()
-    if row.group
-    and recipes.bit_resolution(*rules.image_size(name)) == (160, 128)
+    if row.group and rules.resolution(*rules.image_size(name)) == (160, 128)
   }
   assert small == {
     'cifar100',

@@ -27,7 +27,6 @@ from vit_jax_repro.training import dividing, objectives, optim, steps
 
 NUM_CLASSES = 1000
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-3, 0.1, 1.0
-KINDS = ('train', 'infer')
 # Fields of the model that do not change its results.
 VARIANTS: dict[str, dict[str, Any]] = {
   'plain': {},

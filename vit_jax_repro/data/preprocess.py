@@ -39,8 +39,6 @@ class Preprocessing:
   pixels: Callable[..., Any]  # (encoded, image_size) -> [H, W, 3] in [0, 255]
   source: str
   description: str
-  decoder: str = 'TensorFlow'
-  dct_method: str = 'INTEGER_FAST'  # JPEG's, by TensorFlow's name
   mean: tuple[float, float, float] = HALF  # subtracted, in units of 0..255
   std: tuple[float, float, float] = HALF  # divided by, in units of 0..255
   # image_size -> crop_pct, passed to `pixels` together with `interpolation`.
@@ -206,11 +204,6 @@ def _deit_crop_pct(image_size):
   return 0.875
 
 
-_PILLOW: dict[str, Any] = {
-  'decoder': 'Pillow',
-  'dct_method': 'INTEGER_ACCURATE',
-}
-
 # By name, as in model.json and --preprocessing.
 PREPROCESSINGS = {
   entry.name: entry
@@ -236,7 +229,6 @@ PREPROCESSINGS = {
     Preprocessing(
       'timm',
       _resize_and_crop,
-      **_PILLOW,
       source='huggingface/pytorch-image-models, data/transforms_factory.py',
       description='short side to size/crop_pct, bicubic, centre crop; [-1, 1]',
       crop_pct=_timm_crop_pct,
@@ -244,7 +236,6 @@ PREPROCESSINGS = {
     Preprocessing(
       'deit',
       _resize_and_crop,
-      **_PILLOW,
       mean=IMAGENET_MEAN,
       std=IMAGENET_STD,
       source='facebookresearch/deit, datasets.py',

@@ -8,7 +8,6 @@ tables of settings, with its source and the settings that the source omits.
 
 from vit_jax_repro.recipes.quickstart import (
   QUICKSTART,
-  QUICKSTART_FEW,
   QUICKSTART_MODEL,
 )
 from vit_jax_repro.recipes.recipe import Recipe
@@ -18,23 +17,18 @@ from vit_jax_repro.recipes.released import (
   vit_finetune,
 )
 from vit_jax_repro.recipes.rules import AUGREG_STRENGTHS, augreg_strength
-from vit_jax_repro.recipes.rules import IMAGE_SIZES as BIT_IMAGE_SIZES
 from vit_jax_repro.recipes.rules import mixup_alpha as bit_mixup_alpha
-from vit_jax_repro.recipes.rules import resolution as bit_resolution
 from vit_jax_repro.recipes.rules import schedule as bit_schedule
 
 __all__ = [
   'AUGREG_STRENGTHS',
-  'BIT_IMAGE_SIZES',
   'QUICKSTART',
-  'QUICKSTART_FEW',
   'QUICKSTART_MODEL',
   'Recipe',
   'augreg_finetune',
   'augreg_strength',
   'bit_finetune',
   'bit_mixup_alpha',
-  'bit_resolution',
   'bit_schedule',
   'vit_finetune',
 ]

@@ -40,13 +40,3 @@ QUICKSTART: dict[str, Any] = dict(
     shift=1,
   ),
 )
-
-# Fine-tuning on 25 images of five new classes.
-QUICKSTART_FEW: dict[str, Any] = dict(
-  dataset='digits/5-9',
-  total_steps=300,
-  warmup_steps=30,
-  batch=25,
-  eval_every=0,
-  checkpoint_every=0,
-)

@@ -89,10 +89,9 @@ class Weights:
   there are only a few.
   """
 
-  files: tuple[str, ...] = ()  # names for published.catalogue.find
+  files: tuple[str, ...] = ()  # for published.catalogue.find, or with <task>
   choices: tuple[str, ...] = ()
   pick: str = ''
-  per_task: bool = False  # whether `files` have '<task>' for VTAB's task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +196,7 @@ def weights_of(checkpoint: str) -> Weights:
     InputError: the name is unknown, or not a pattern of AugReg names.
   """
   if _TASK in checkpoint:
-    return Weights(files=tuple(_expanded(checkpoint, ',')), per_task=True)
+    return Weights(files=tuple(_expanded(checkpoint, ',')))
   if '{' in checkpoint:
     choices = tuple(_expanded(checkpoint, '|'))
     return Weights(

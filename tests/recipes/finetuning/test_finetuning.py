@@ -9,7 +9,7 @@ from vit_jax_repro.data import catalogue
 from vit_jax_repro.paper import table
 from vit_jax_repro.recipes import finetuning
 from vit_jax_repro.recipes.finetuning.vit import FIVE, VTAB
-from vit_jax_repro.recipes.recipe import num_examples
+from vit_jax_repro.recipes.recipe import RecipeRequest, num_examples
 from vit_jax_repro.runs import settings
 
 pytestmark = pytest.mark.quick
@@ -317,7 +317,8 @@ def test_find_applies_its_options():
 
 def test_variants_depend_on_recipe_and_data_set():
   def variants(*arguments):
-    return finetuning.variants(*arguments, 'ViT-B_16')
+    request = RecipeRequest(*arguments, 'ViT-B_16', variant='')
+    return finetuning.RULES[request.name].variants(request)
 
   assert variants('augreg-paper', 'vtab/resisc45') == ('table4', 'vtab')
   assert variants('augreg-paper', 'vtab/dtd') == ('vtab',)
@@ -425,7 +426,7 @@ B16 = 'ViT-B_16'
       {},
       "no recipe of kind='paper' for .*; choose kind from .* and family from",
     ),
-    ('variants', ('x', 'cifar10', B16), {}, 'unknown fine-tuning recipe'),
+    ('find', ('x', 'cifar10', B16), {}, 'unknown fine-tuning recipe'),
   ],
 )
 def test_wrong_requests_have_one_line_errors(

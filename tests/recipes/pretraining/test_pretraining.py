@@ -7,6 +7,7 @@ import pytest
 from vit_jax_repro import models
 from vit_jax_repro.paper import table
 from vit_jax_repro.recipes import pretraining
+from vit_jax_repro.recipes.recipe import RecipeRequest
 from vit_jax_repro.recipes.rules import AUGREG_STRENGTHS
 from vit_jax_repro.runs import settings
 
@@ -338,10 +339,14 @@ def test_notes_name_existing_differences():
 
 
 def test_variants_depend_on_recipe_and_model():
-  assert pretraining.variants('vit-paper-jft', 'ViT-L_16') == ('14', '7')
-  assert pretraining.variants('vit-paper-i21k', 'ViT-L_16') == ('90', '30')
-  assert pretraining.variants('bit-m', 'BiT-M-R50x1') == ('',)
-  assert pretraining.variants('augreg-paper-i1k', 'ViT-B_16') == ()
+  def variants(name, model):
+    request = RecipeRequest(name, '', model, variant='')
+    return pretraining.RULES[name].variants(request)
+
+  assert variants('vit-paper-jft', 'ViT-L_16') == ('14', '7')
+  assert variants('vit-paper-i21k', 'ViT-L_16') == ('90', '30')
+  assert variants('bit-m', 'BiT-M-R50x1') == ('',)
+  assert variants('augreg-paper-i1k', 'ViT-B_16') == ()
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,8 @@ def find(
     dataset: 'imagenet2012', 'vtab/dtd', ...; a recipe that depends only on
       the size of the data set takes any TFDS name or folder.
     model: in the published spelling.
-    variant: one of `variants`; by default the first.
+    variant: one of the source's alternatives; by default the first. An
+      unknown one is refused with their names.
     steps: total steps of one of the source's schedules; by default the first.
     image_size: pixels; replaces the source's.
     dropout: rate that replaces the source's; ignored for models without
@@ -111,17 +112,6 @@ def find(
     return found
   fields = dict(found.model_fields, **common.dropout(model, dropout))
   return dataclasses.replace(found, model_fields=fields)
-
-
-def variants(recipe: str, dataset: str, model: str) -> tuple[str, ...]:
-  """Returns the variants of a source, the default first; ('',) if only one.
-
-  Raises:
-    InputError: the recipe is unknown or has no settings for the data set.
-  """
-  rule = pick('fine-tuning', recipe, RULES)
-  request = choose(rule, RecipeRequest(recipe, dataset, model, ''))
-  return rule.variants(request)
 
 
 def recipe_for(

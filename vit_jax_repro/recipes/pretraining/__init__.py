@@ -40,7 +40,8 @@ def find(
     recipe: a key of `RULES`.
     dataset: a TFDS name or folder; None: the source's own.
     model: in the published spelling.
-    variant: one of `variants`; for AugReg parts of a file's name, see
+    variant: one of the source's alternatives, which the message about an
+      unknown one names; for AugReg parts of a file's name, see
       pretraining/augreg.py.
     num_examples: number of training images, if the catalogue does not have it.
     batch: replaces the source's batch. A learning rate that the source gives
@@ -60,15 +61,3 @@ def find(
     batch=batch,
   )
   return rule.make(choose(rule, request))
-
-
-def variants(recipe: str, model: str) -> tuple[str, ...]:
-  """Returns the variants of a source, the default first.
-
-  Returns () for AugReg, whose variants are parts of a file's name.
-
-  Raises:
-    InputError: the recipe is unknown or has no settings for the model.
-  """
-  rule = pick('pre-training', recipe, RULES)
-  return rule.variants(RecipeRequest(recipe, '', model, ''))
