@@ -81,10 +81,9 @@ def costs_view(
     'Parameters in millions',
     (
       f'At {cost.IMAGE_SIZE} pixels; heads have {sizes.NUM_CLASSES} classes. '
-      'The last column names the counts that give the published one, rounded '
-      'or truncated:',
+      'A count with = gives the published one, rounded or truncated:',
     ),
-    ('system', '>published', *(f'>{name}' for name in sizes.COUNTS), 'fits'),
+    ('system', '>published', *(f'>{name}' for name in sizes.COUNTS)),
     tuple(_counts(row) for row in parameters),
   )
   records = [
@@ -188,6 +187,8 @@ def _counts(row):
   return (
     row.system,
     row.published,
-    *(f'{count / 1e6:.2f}' for count in row.counts.values()),
-    '; '.join(row.fitting) or 'none',
+    *(
+      f'{"= " * (name in row.fitting)}{count / 1e6:.2f}'
+      for name, count in row.counts.items()
+    ),
   )
