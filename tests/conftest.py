@@ -61,6 +61,18 @@ def compile_fast(as_users_compile):
 
 
 @pytest.fixture(scope='session')
+def tiny_vit(tmp_path_factory) -> pathlib.Path:
+  """A ten-class ViT for 8x8 pixels, in an .npz without a model card."""
+  import tiny_models
+
+  from vit_jax_repro import weights
+
+  path = tmp_path_factory.mktemp('weights') / 'tiny.npz'
+  weights.save(path, tiny_models.params_of(tiny_models.spec(10)))
+  return path
+
+
+@pytest.fixture(scope='session')
 def data_dir() -> pathlib.Path:
   """The folder of reference arrays."""
   return _TESTS / 'data'

@@ -11,17 +11,10 @@ from vit_jax_repro import evaluate, weights
 quick = pytest.mark.quick
 
 
-@pytest.fixture(scope='module')
-def tiny(tmp_path_factory):
-  path = tmp_path_factory.mktemp('weights') / 'tiny.npz'
-  weights.save(path, tiny_models.params_of(tiny_models.spec(10)))
-  return path
-
-
-def test_evaluate_prints_and_writes_the_accuracy_on_digits(tiny, tmp_path):
+def test_evaluate_prints_and_writes_the_accuracy_on_digits(tiny_vit, tmp_path):
   path = tmp_path / 'result.json'
   code, out, err = run_verb(
-    'evaluate', f'--weights={tiny}', '--dataset=digits', '--batch_size=7',
+    'evaluate', f'--weights={tiny_vit}', '--dataset=digits', '--batch_size=7',
     f'--json={path}',
   )  # fmt: skip
   assert (code, err) == (0, '')
@@ -54,10 +47,10 @@ def test_evaluate_reads_a_folder_of_photographs(tmp_path):
   assert err.count('\n') == 1
 
 
-def test_evaluate_prints_and_writes_few_shot_accuracies(tiny, tmp_path):
+def test_evaluate_prints_and_writes_few_shot_accuracies(tiny_vit, tmp_path):
   path = tmp_path / 'few.json'
   code, out, err = run_verb(
-    'evaluate', f'--weights={tiny}', '--dataset=digits', '--shots=1,3',
+    'evaluate', f'--weights={tiny_vit}', '--dataset=digits', '--shots=1,3',
     '--seeds=2', '--l2=4', '--train_split=train[:200]', '--split=test[:50]',
     '--preprocessing=vit_jax', f'--json={path}',
   )  # fmt: skip
@@ -76,8 +69,8 @@ def test_evaluate_prints_and_writes_few_shot_accuracies(tiny, tmp_path):
 
 
 @quick
-def test_evaluate_refuses_wrong_values_in_one_line(tiny, tmp_path):
-  given = {'weights': tiny, 'dataset': 'digits'}
+def test_evaluate_refuses_wrong_values_in_one_line(tiny_vit, tmp_path):
+  given = {'weights': tiny_vit, 'dataset': 'digits'}
   for change, wanted in [
     ({'weights': None}, ['--weights must be given']),
     ({'dataset': None}, ['--dataset must be given']),
@@ -100,21 +93,21 @@ def test_evaluate_refuses_wrong_values_in_one_line(tiny, tmp_path):
 
 
 @quick
-def test_evaluate_exits_with_2_on_wrong_usage(tiny):
+def test_evaluate_exits_with_2_on_wrong_usage(tiny_vit):
   for arguments in [
     [],
     ['--dataset=digits'],
-    [f'--weights={tiny}'],
+    [f'--weights={tiny_vit}'],
     ['--weights=', '--dataset=digits'],
-    [f'--weights={tiny}', '--dataset=digits', '--json='],
-    [f'--weights={tiny}', '--dataset=digits', '--image_size=big'],
-    [f'--weights={tiny}', '--dataset=digits', '--batch_size=0'],
-    [f'--weights={tiny}', '--dataset=digits', '--no_such_flag=1'],
-    [f'--weights={tiny}', '--dataset=digits', '--shots=one'],
-    [f'--weights={tiny}', '--dataset=digits', '--shots='],
-    [f'--weights={tiny}', '--dataset=digits', '--shots=1', '--seeds=0'],
-    [f'--weights={tiny}', '--dataset=digits', '--seeds=2'],
-    [f'--weights={tiny}', '--dataset=digits', '--l2=2'],
+    [f'--weights={tiny_vit}', '--dataset=digits', '--json='],
+    [f'--weights={tiny_vit}', '--dataset=digits', '--image_size=big'],
+    [f'--weights={tiny_vit}', '--dataset=digits', '--batch_size=0'],
+    [f'--weights={tiny_vit}', '--dataset=digits', '--no_such_flag=1'],
+    [f'--weights={tiny_vit}', '--dataset=digits', '--shots=one'],
+    [f'--weights={tiny_vit}', '--dataset=digits', '--shots='],
+    [f'--weights={tiny_vit}', '--dataset=digits', '--shots=1', '--seeds=0'],
+    [f'--weights={tiny_vit}', '--dataset=digits', '--seeds=2'],
+    [f'--weights={tiny_vit}', '--dataset=digits', '--l2=2'],
   ]:
     assert run_in_process(arguments)[0] == 2
 
@@ -130,8 +123,8 @@ def test_evaluate_replaces_no_input_by_its_result(tmp_path):
 
 
 @quick
-def test_evaluate_names_shots_if_only_its_other_flags_are_given(tiny):
-  given = [f'--weights={tiny}', '--dataset=digits', '--l2=2', '--seeds=3']
+def test_evaluate_names_shots_if_only_its_other_flags_are_given(tiny_vit):
+  given = [f'--weights={tiny_vit}', '--dataset=digits', '--l2=2', '--seeds=3']
   answer = run_in_process(given)
   assert_one_line(answer, '--seeds and --l2', 'needs --shots; give it')
 
@@ -151,6 +144,6 @@ def run_in_process(arguments):
   return caught.value.code, out.getvalue(), err.getvalue()
 
 
-def test_evaluate_fails_in_one_line_as_a_process(tiny):
-  answer = run_verb('evaluate', f'--weights={tiny}', '--dataset=digitz')
+def test_evaluate_fails_in_one_line_as_a_process(tiny_vit):
+  answer = run_verb('evaluate', f'--weights={tiny_vit}', '--dataset=digitz')
   assert_one_line(answer, "evaluate: unknown data set 'digitz'")

@@ -14,13 +14,6 @@ from vit_jax_repro import figures, weights
 IMAGES = list(PHOTOGRAPHS.values())
 
 
-@pytest.fixture(scope='module')
-def tiny(tmp_path_factory):
-  path = tmp_path_factory.mktemp('weights') / 'tiny.npz'
-  weights.save(path, tiny_models.params_of(tiny_models.spec(10)))
-  return path
-
-
 def run(*arguments):
   """Runs the verb in this process and returns its exit code."""
   try:
@@ -30,10 +23,10 @@ def run(*arguments):
   return 0
 
 
-def test_attention_writes_a_picture_and_arrays(tiny, tmp_path):
+def test_attention_writes_a_picture_and_arrays(tiny_vit, tmp_path):
   out, arrays = tmp_path / 'a.png', tmp_path / 'a.npz'
   answer = run_verb(
-    'figures', 'attention', f'--weights={tiny}', f'--out={out}',
+    'figures', 'attention', f'--weights={tiny_vit}', f'--out={out}',
     f'--arrays={arrays}', '--image_size=12x8', '--heads=max', *IMAGES,
   )  # fmt: skip
   assert answer == (0, f'{out}\n{arrays}\n', '')
@@ -45,7 +38,7 @@ def test_attention_writes_a_picture_and_arrays(tiny, tmp_path):
   assert found['combined'] == 'max'
 
 
-def test_figures_draws_each_figure_of_a_model(tiny, tmp_path, capsys):
+def test_figures_draws_each_figure_of_a_model(tiny_vit, tmp_path, capsys):
   size = '--image_size=16'
   for number, (arguments, name, shape) in enumerate(
     (
@@ -61,7 +54,7 @@ def test_figures_draws_each_figure_of_a_model(tiny, tmp_path, capsys):
     )
   ):
     out, arrays = tmp_path / f'{number}.svg', tmp_path / f'{number}.npz'
-    files = f'--out={out}', f'--arrays={arrays}', f'--weights={tiny}'
+    files = f'--out={out}', f'--arrays={arrays}', f'--weights={tiny_vit}'
     assert run(*files, *arguments) == 0, capsys.readouterr()
     assert '<svg' in out.read_text() and np.load(arrays)[name].shape == shape
 

@@ -19,22 +19,9 @@ IDS = {'china': 'n02980441', 'flower': 'n11939491'}  # castle, daisy
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-  return tmp_path_factory.mktemp('weights')
-
-
-@pytest.fixture(scope='module')
-def tiny(folder):
-  """A ten-class ViT for 8x8 pixels, in an .npz without a model card."""
-  path = folder / 'tiny.npz'
-  weights.save(path, tiny_models.params_of(tiny_models.spec(10)))
-  return path
-
-
-@pytest.fixture(scope='module')
-def tiny1000(folder):
+def tiny1000(tmp_path_factory):
   """A ViT that ranks class 985 first and 483 second for every image."""
-  path = folder / 'tiny1000.npz'
+  path = tmp_path_factory.mktemp('weights') / 'tiny1000.npz'
   params = tiny_models.params_of(tiny_models.spec(1000))
   bias = np.zeros(1000)
   bias[[985, 483]] = 9, 8
@@ -72,9 +59,9 @@ def by_hand(path):
 
 @quick
 @pytest.mark.parametrize('batch_size', [1, 7, 512])
-def test_evaluate_counts_every_digit_once(tiny, batch_size):
-  result = jobs.evaluate(tiny, 'digits', batch_size=batch_size)
-  correct, top5 = by_hand(tiny)
+def test_evaluate_counts_every_digit_once(tiny_vit, batch_size):
+  result = jobs.evaluate(tiny_vit, 'digits', batch_size=batch_size)
+  correct, top5 = by_hand(tiny_vit)
   assert 0 < correct < top5 < 360 == result.num_examples
   assert result.correct == correct and result.accuracy == correct / 360
   assert result.top5_accuracy == top5 / 360
@@ -88,7 +75,7 @@ def test_evaluate_counts_every_digit_once(tiny, batch_size):
       num_examples=360,
       seconds=0,
       images_per_sec=0,
-      weights=str(tiny),
+      weights=str(tiny_vit),
       dataset='digits',
       split='test',
       model='vit',
@@ -106,10 +93,10 @@ def on_one_device(path):
     print(result.correct, result.top5_accuracy, result.num_examples)
 
 
-def test_evaluate_counts_the_same_on_one_device(tiny):
-  child = child_processes.Child(on_one_device, tiny, devices=1)
+def test_evaluate_counts_the_same_on_one_device(tiny_vit):
+  child = child_processes.Child(on_one_device, tiny_vit, devices=1)
   assert child.wait() == 0, child.stderr
-  correct, top5 = by_hand(tiny)
+  correct, top5 = by_hand(tiny_vit)
   assert jax.device_count() == 8
   assert child.stdout == 3 * f'{correct} {top5 / 360} 360\n'
 
@@ -144,13 +131,13 @@ def few_shots(path):
   'count, split, sizes', [(2, 'test[:51]', [1, 64]), (3, 'test[:100]', [7])]
 )
 def test_evaluate_counts_the_same_in_several_processes(
-  tiny, count, split, sizes
+  tiny_vit, count, split, sizes
 ):
-  whole = jobs.evaluate(tiny, 'digits', split=split)
+  whole = jobs.evaluate(tiny_vit, 'digits', split=split)
   port = child_processes.free_port()
   children = [
     child_processes.Child(
-      one_of_several, port, count, index, tiny, split, sizes, devices=2
+      one_of_several, port, count, index, tiny_vit, split, sizes, devices=2
     )
     for index in range(count)
   ]
@@ -158,7 +145,7 @@ def test_evaluate_counts_the_same_in_several_processes(
   printed = [(child.stdout, child.stderr) for child in children]
   assert not any(codes), printed
   size = whole.num_examples
-  one, three = few_shots(tiny)
+  one, three = few_shots(tiny_vit)
   wanted = f'RESULT {whole.correct} {whole.top5_accuracy} {size}'
   for out, err in printed:
     lines = [line for line in out.splitlines() if line.startswith('RESULT')]
@@ -167,18 +154,20 @@ def test_evaluate_counts_the_same_in_several_processes(
 
 
 @quick
-def test_evaluate_counts_and_lists_unreadable_images_as_wrong(tiny, tmp_path):
+def test_evaluate_counts_and_lists_unreadable_images_as_wrong(
+  tiny_vit, tmp_path
+):
   write_folder(tmp_path, 30)
   options = dict(split='train', batch_size=8)
-  whole = jobs.evaluate(tiny, str(tmp_path), **options)
+  whole = jobs.evaluate(tiny_vit, str(tmp_path), **options)
   assert (whole.num_examples, whole.unreadable) == (30, ())
   images = sorted(tmp_path.rglob('*.png'))[::3]
-  predicted = [top[0][0] for top in jobs.predict(tiny, images, top=1)]
+  predicted = [top[0][0] for top in jobs.predict(tiny_vit, images, top=1)]
   wanted = [int(path.parent.name[-1]) for path in images]  # 'digit 7'
   right = np.equal(predicted, wanted).sum()
   for path in images:
     path.write_bytes(path.read_bytes()[:40])
-  result = jobs.evaluate(tiny, str(tmp_path), **options)
+  result = jobs.evaluate(tiny_vit, str(tmp_path), **options)
   assert result.num_examples == 30
   assert right > 0 and result.correct == whole.correct - right
   assert [line.split(' is not')[0] for line in result.unreadable] == [
@@ -187,9 +176,9 @@ def test_evaluate_counts_and_lists_unreadable_images_as_wrong(tiny, tmp_path):
 
 
 @quick
-def test_evaluate_accepts_a_part_of_a_split_and_a_data_dir(tiny, tmp_path):
+def test_evaluate_accepts_a_part_of_a_split_and_a_data_dir(tiny_vit, tmp_path):
   result = jobs.evaluate(
-    tiny, 'digits', split='train[:10]', data_dir=str(tmp_path), batch_size=4
+    tiny_vit, 'digits', split='train[:10]', data_dir=str(tmp_path), batch_size=4
   )
   assert result.num_examples == 10 and (tmp_path / 'digits').is_dir()
 
@@ -207,14 +196,14 @@ def test_predict_orders_classes_by_probability(tiny1000):
     assert len(classes) == 3
 
 
-def test_predict_equals_the_softmax_of_the_logits(tiny):
+def test_predict_equals_the_softmax_of_the_logits(tiny_vit):
   path = PHOTOGRAPHS['flower']
-  params = weights.load(tiny)
+  params = weights.load(tiny_vit)
   image = preprocess.read_image(path, preprocessing='vit_jax', image_size=8)
   model = models.create(weights.describe(params))
   logits = model.apply({'params': params}, image[None], train=False)[0]
   wanted = jax.nn.softmax(logits)
-  (classes,) = jobs.predict(tiny, [path], top=99)
+  (classes,) = jobs.predict(tiny_vit, [path], top=99)
   assert [index for index, _, _ in classes] == np.argsort(-wanted).tolist()
   for index, name, probability in classes:
     assert name == f'class {index}'
@@ -305,9 +294,11 @@ def test_evaluate_and_predict_refuse_a_head_of_zeros(tmp_path):
     ({'model': 'ViT-Q_16'}, 'ViT-Q_16'),
   ],
 )
-def test_evaluate_refuses_wrong_arguments_in_one_line(tiny, options, message):
+def test_evaluate_refuses_wrong_arguments_in_one_line(
+  tiny_vit, options, message
+):
   with pytest.raises(ValueError, match=message) as caught:
-    jobs.evaluate(tiny, **{'dataset': 'digits', **options})
+    jobs.evaluate(tiny_vit, **{'dataset': 'digits', **options})
   assert '\n' not in str(caught.value)
 
 
@@ -320,7 +311,7 @@ def test_evaluate_refuses_data_with_more_classes_than_the_model(tmp_path):
 
 
 @quick
-def test_predict_refuses_wrong_arguments_in_one_line(tiny, tmp_path):
+def test_predict_refuses_wrong_arguments_in_one_line(tiny_vit, tmp_path):
   china = PHOTOGRAPHS['china']
   (tmp_path / 'x.jpg').write_text('no image')
   for images, options, error, message in [
@@ -331,5 +322,5 @@ def test_predict_refuses_wrong_arguments_in_one_line(tiny, tmp_path):
     ([china, tmp_path / 'x.jpg'], {}, ValueError, r'x\.jpg is not a readable'),
   ]:
     with pytest.raises(error, match=message) as caught:
-      jobs.predict(tiny, images, **options)
+      jobs.predict(tiny_vit, images, **options)
     assert '\n' not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Attention of a model: rows, rollout and distance, by hand."""
+"""Attention maps, rollout and mean distance, also by hand."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.quick
 HYBRID = dict(
   patch_size=[1, 1], stem_num_layers=[1], stem_width_factor=0.5, num_layers=1
 )
-# One layer whose heads differ, and one whose heads are alike.
+# The heads differ in the first layer and are equal in the second.
 LAYERS = np.array(
   [
     [[[0.8, 0.2], [0.4, 0.6]], [[0.6, 0.4], [0.4, 0.6]]],
@@ -24,6 +24,7 @@ LAYERS = np.array(
 
 
 def attend(spec, image_size):
+  """Returns the attention maps of a random image."""
   params = tiny_models.params_of(spec, image_size)
   image = np.random.default_rng(1).normal(size=(*image_size, 3))
   return attention.attention_maps(
@@ -40,7 +41,9 @@ def attend(spec, image_size):
     (HYBRID, (16, 24), (4, 6), 1),
   ],
 )
-def test_rows_sum_to_1(fields, size, grid, prefix):
+def test_attention_maps_and_rollout_have_rows_of_sum_1(
+  fields, size, grid, prefix
+):
   spec = tiny_models.spec(3, **fields)
   seen = attend(spec, size)
   tokens = prefix + grid[0] * grid[1]
@@ -53,28 +56,29 @@ def test_rows_sum_to_1(fields, size, grid, prefix):
   assert seen.weights.std() > 0.01 and (mixed >= 0).all()
 
 
-def test_rollout_by_hand():
-  # Heads averaged: [.7 .3; .4 .6]; with the identity: [.85 .15; .2 .8] and
-  # [1 0; .5 .5], the second on the left.
+def test_rollout_matches_a_calculation_by_hand():
+  # The mean over heads of the first layer is [.7 .3; .4 .6]. With the identity
+  # the layers are [.85 .15; .2 .8] and [1 0; .5 .5]. The second multiplies the
+  # first from the left.
   np.testing.assert_allclose(
     attention.rollout(LAYERS), [[0.85, 0.15], [0.525, 0.475]], atol=1e-7
   )
   np.testing.assert_allclose(
     attention.rollout(LAYERS, residual=False), [[0.7, 0.3]] * 2, atol=1e-7
   )
-  # The larger of both heads, to the sum 1: [2/3 1/3; .4 .6].
+  # The maximum of both heads, divided by the sum: [2/3 1/3; .4 .6].
   np.testing.assert_allclose(
     attention.rollout(LAYERS[:1], combined='max'),
     [[5 / 6, 1 / 6], [0.2, 0.8]],
     atol=1e-7,
   )
-  # The smaller: [.75 .25; .4 .6].
+  # The minimum, divided by the sum: [.75 .25; .4 .6].
   np.testing.assert_allclose(
     attention.rollout(LAYERS[:1], combined='min'),
     [[0.875, 0.125], [0.2, 0.8]],
     atol=1e-7,
   )
-  # Nothing in common: the residual connection is left.
+  # The minimum of the first row is 0: only the residual connection remains.
   apart = np.array([[[[1, 0], [1, 0]], [[0, 1], [1, 0]]]], np.float32)
   np.testing.assert_allclose(
     attention.rollout(apart, combined='min'), [[1, 0], [0.5, 0.5]]
@@ -83,8 +87,8 @@ def test_rollout_by_hand():
     attention.rollout(LAYERS, combined='median')
 
 
-def test_distance_by_hand():
-  # Two patches of 4x6 pixels beside each other, and a class token.
+def test_mean_distance_matches_a_calculation_by_hand():
+  # A class token and two patches of 4x6 pixels in one row.
   weights = np.array(
     [[0.2, 0.4, 0.4], [0.5, 0.25, 0.25], [0, 0.25, 0.75]], np.float32
   )
@@ -92,25 +96,27 @@ def test_distance_by_hand():
   seen = attention.AttentionMaps(
     np.stack([weights, aside])[None], (1, 2), (4, 6)
   )
-  # 0.5 of 6 pixels and 0.25; none on patches and all on the other one.
+  # Attention to the class token does not count. First head: 0.5 and 0.25 of
+  # 6 pixels. Second head: the first patch attends to no patch, and the second
+  # only to the first.
   np.testing.assert_allclose(
     attention.mean_distance(seen), [[(3 + 1.5) / 2, (0 + 6) / 2]]
   )
 
 
-def test_patches_are_as_far_apart_as_their_centres():
+def test_patch_distances_are_distances_of_centres():
   distances = attention.patch_distances((2, 2), (4, 3))
   np.testing.assert_allclose(
     distances, [[0, 3, 4, 5], [3, 0, 5, 4], [4, 5, 0, 3], [5, 4, 3, 0]]
   )
 
 
-def test_pixels_that_no_patch_has_change_no_distance():
-  """The last of 9 pixels is in no patch of 4."""
+def test_attention_maps_ignore_pixels_outside_of_patches():
+  """The last of 9 rows is in no patch of 4x4 pixels."""
   assert attend(tiny_models.spec(3), (9, 11)).patch == (4, 4)
 
 
-def test_what_a_token_sees():
+def test_seen_from_returns_the_row_of_a_token():
   matrix = np.arange(49.0).reshape(7, 7)
   seen = attention.AttentionMaps(np.zeros((1, 1, 7, 7)), (2, 3), (1, 1))
   np.testing.assert_array_equal(
@@ -129,21 +135,21 @@ def test_what_a_token_sees():
     without.seen_from(matrix[1:, 1:], 'class')
 
 
-def test_the_grid_is_known_without_computing():
+def test_grid_of_returns_the_grid_of_patches():
   for fields, size, grid in (({}, (8, 12), (2, 3)), (HYBRID, (16, 24), (4, 6))):
     spec = tiny_models.spec(3, **fields)
     params = tiny_models.params_of(spec, size)
     assert attention.grid_of(models.create(spec), params, size) == grid
 
 
-def test_models_without_attention_are_refused():
+def test_attention_maps_reject_models_without_attention():
   for base, name in ((tiny_models.BIT, 'BiT'), (tiny_models.MIXER, 'Mixer')):
     model = models.create(tiny_models.spec(3, base))
     with pytest.raises(ValueError, match=f'a {name} has no att.*`filters`'):
       attention.attention_maps(model, {}, np.zeros((8, 8, 3), np.float32))
 
 
-def test_weights_that_are_not_finite_are_refused():
+def test_attention_maps_reject_weights_with_nan():
   spec = tiny_models.spec(3)
   params = tiny_models.params_of(spec)
   params['embedding']['bias'] = jnp.full(16, jnp.nan)

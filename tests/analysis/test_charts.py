@@ -1,4 +1,4 @@
-"""Figures of numbers: what is drawn, labels, and where the numbers are from."""
+"""Figures of numbers: values, labels and sources."""
 
 import look
 import numpy as np
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.quick
 
 
 def drawn(figure, tmp_path):
-  """Checks a figure and its file; gives what is written in it."""
+  """Checks a figure and its file; returns the texts of the figure."""
   look.assert_readable(figure)
   pictures.save(figure, tmp_path / 'a.png')
   look.assert_drawn(tmp_path / 'a.png', figure)
@@ -19,10 +19,11 @@ def drawn(figure, tmp_path):
 
 
 def assert_has(text, *wanted):
+  """Checks that a text contains all others."""
   assert [each for each in wanted if each not in text] == []
 
 
-def test_accuracy_over_compute_is_the_published_one(tmp_path):
+def test_compute_draws_the_published_accuracies(tmp_path):
   figure = charts.compute(points.compute())
   assert_has(
     drawn(figure, tmp_path),
@@ -42,6 +43,7 @@ def test_accuracy_over_compute_is_the_published_one(tmp_path):
 
 
 def run(name, steps, **evaluated):
+  """Returns curves whose last accuracy of each split is given."""
   losses = np.linspace(2, 1, len(steps))
   found = {
     split: (np.array(steps[1:]), np.linspace(0.1, last, len(steps) - 1))
@@ -50,7 +52,7 @@ def run(name, steps, **evaluated):
   return saved_results.Curves(name, np.array(steps), losses, found)
 
 
-def test_curves_of_runs(tmp_path):
+def test_curves_draw_losses_and_accuracies_of_runs(tmp_path):
   first, second = run('first', [0, 5, 9], test=0.5), run('a$b$', [0, 7, 8])
   figure = charts.curves([first, second])
   assert_has(
@@ -69,7 +71,7 @@ def test_curves_of_runs(tmp_path):
   assert_has(drawn(two, tmp_path), 'one, test', 'one, real')
 
 
-def test_a_study_with_its_seeds_and_claims(tmp_path):
+def test_study_draws_means_seeds_and_claims(tmp_path):
   study = saved_results.SavedStudy(
     'Kinds of models',
     'digits',
@@ -90,11 +92,11 @@ def test_a_study_with_its_seeds_and_claims(tmp_path):
   seeds = [line.get_xdata() for line in axis.lines if line.get_marker() == 'o']
   np.testing.assert_allclose(seeds, [[50, 60], [80, 80]])
   ((whisker,),) = (each.get_segments() for each in axis.collections)
-  spread = 50**0.5  # of 50 and 60
+  spread = 50**0.5  # standard deviation of 50 and 60
   np.testing.assert_allclose(whisker[:, 0], [55 - spread, 55 + spread])
 
 
-def test_verdicts_with_and_without_measurements(tmp_path):
+def test_verdicts_draw_figures_with_and_without_measurements(tmp_path):
   none = charts.verdicts(points.overview({}))
   assert_has(
     drawn(none, tmp_path),
@@ -125,6 +127,7 @@ def test_verdicts_with_and_without_measurements(tmp_path):
 
 
 def measured(sides, labels):
+  """Returns measurements of 1, 2, ... for images of these sizes."""
   values = np.arange(1.0, 1 + len(sides))
   return saved_results.Measured(
     'images per second of a device',
@@ -140,7 +143,7 @@ def measured(sides, labels):
   )
 
 
-def test_speeds_as_bars_or_over_the_image_size(tmp_path):
+def test_speeds_draw_bars_or_lines_over_the_image_size(tmp_path):
   figure = charts.speeds(measured([224, 224], ('S', 'B')))
   assert_has(
     drawn(figure, tmp_path),

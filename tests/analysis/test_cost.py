@@ -1,6 +1,7 @@
-"""Multiply-adds against XLA's count, by hand, and against Table 6."""
+"""Counts of multiply-adds: by XLA, by hand, and of ViT Table 6."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -18,7 +19,7 @@ quick = pytest.mark.quick
 
 
 class Convolution(nn.Module):
-  """One convolution and nothing else."""
+  """A model with only one convolution."""
 
   options: dict
 
@@ -40,13 +41,13 @@ class Convolution(nn.Module):
     (dict(kernel_size=(1, 1), strides=2), (8, 8)),
   ],
 )
-def test_convolutions_are_counted_as_xla_does(options, size):
+def test_multiply_adds_of_a_convolution_match_xla(options, size):
   model = Convolution(options)
   assert 2 * cost.multiply_adds(model, size) == cost.operations(model, size)
 
 
 def of_vit(spec, tokens, patches):
-  """Multiply-adds by hand, without the head."""
+  """Returns the multiply-adds of a ViT without head, counted by hand."""
   width, mlp = spec['hidden_size'], spec['mlp_dim']
   projections = 4 * tokens * width**2
   attention = 2 * tokens**2 * width
@@ -63,21 +64,21 @@ VIT = dict(tiny_models.VIT, num_classes=None)
 @pytest.mark.parametrize(
   'fields', [{}, {'scan': True}, {'remat': True}, {'scan': True, 'remat': True}]
 )
-def test_a_vit_by_hand(fields):
+def test_multiply_adds_of_a_vit_match_a_count_by_hand(fields):
   model = models.create(VIT | fields)
   wanted = of_vit(VIT, tokens=7, patches=6)
   assert cost.multiply_adds(model, (8, 12)) == wanted
 
 
 @quick
-def test_a_head_counts_if_there_is_one():
+def test_multiply_adds_include_the_head():
   size = 8, 12
   with_head = cost.multiply_adds(models.create(VIT | {'num_classes': 10}), size)
   assert with_head == cost.multiply_adds(models.create(VIT), size) + 16 * 10
 
 
 @quick
-def test_xla_counts_the_rest_too():
+def test_operations_include_more_than_multiply_adds():
   spec = VIT | dict(hidden_size=128, mlp_dim=512)
   bit = tiny_models.spec(10, tiny_models.BIT)
   plain = models.create(spec)
@@ -92,7 +93,7 @@ def test_xla_counts_the_rest_too():
 
 
 @quick
-def test_parameters_are_those_of_the_tree():
+def test_parameters_counts_all_arrays_of_the_tree():
   spec = tiny_models.spec(10)
   leaves = jax.tree.leaves(tiny_models.params_of(spec))
   wanted = sum(leaf.size for leaf in leaves)
@@ -102,7 +103,7 @@ def test_parameters_are_those_of_the_tree():
 
 
 @quick
-def test_a_loop_of_unknown_length():
+def test_multiply_adds_reject_a_loop_of_unknown_length():
   kernel = np.ones((3, 3), np.float32)
 
   class Loop(nn.Module):
@@ -115,6 +116,7 @@ def test_a_loop_of_unknown_length():
 
 
 def table_6():
+  """Returns the published exaFLOPs by system and epochs."""
   return {
     (row.model, int(row.epochs)): row.exaflops
     for row in table.select('ViT Table 6')
@@ -122,7 +124,7 @@ def table_6():
 
 
 @quick
-def test_table_6_has_no_system_without_a_model():
+def test_table_6_has_a_model_for_every_system():
   assert {system for system, _ in table_6()} == cost.TABLE_6.keys()
   assert set(cost.TABLE_6.values()) <= {*models.names(), 'BiT-L-R200x3'}
   with pytest.raises(ValueError, match="unknown system 'ViT-B/8' of Table 6"):
@@ -132,7 +134,7 @@ def test_table_6_has_no_system_without_a_model():
 ROUNDING = 0.5  # the table has whole exaFLOPs
 
 
-def test_exaflops_of_the_vits_of_table_6():
+def test_table_has_the_exaflops_of_published_vits():
   published = {k: v for k, v in table_6().items() if k[0].startswith('ViT')}
   rows = cost.table(published)
   assert len(rows) == 6
@@ -140,14 +142,14 @@ def test_exaflops_of_the_vits_of_table_6():
     assert abs(row.exaflops - row.published) <= 0.02 * row.published + ROUNDING
     if row.system != 'ViT-B/32':
       assert abs(row.ratio - 1) < 0.0025
-  # That row alone is what 49 tokens come to.
+  # Only the row of ViT-B/32 leaves out the class token: it has 49 tokens.
   spec = models.create('ViT-B_32')
   sizes = {k: getattr(spec, k) for k in VIT if hasattr(spec, k)}
   without = cost.exaflops(of_vit(sizes, tokens=49, patches=49), 7 * 303e6)
   assert abs(without - 55) < ROUNDING
 
 
-def test_a_hybrid_of_table_6_fits_with_its_class_token():
+def test_table_counts_the_class_token_of_a_hybrid():
   key = 'R50x1+ViT-B/32', 7
   (row,) = cost.table({key: table_6()[key]})
   assert abs(row.exaflops - row.published) < ROUNDING
@@ -170,7 +172,7 @@ def test_a_hybrid_of_table_6_fits_with_its_class_token():
     ('BiT-M-R50x1', {}, 1),
   ],
 )
-def test_an_update_in_bfloat16_has_float32_products_in_the_head_alone(
+def test_products_of_a_bfloat16_update_are_float32_only_in_the_head(
   name, fields, heads
 ):
   model = models.create(name, num_classes=10, dtype='bfloat16', **fields)
@@ -184,12 +186,25 @@ def test_an_update_in_bfloat16_has_float32_products_in_the_head_alone(
   assert found['float32'] == heads * 3 * head < 1e-3 * found['bfloat16']
 
 
+@functools.cache
+def products_of_a_whole_update(model):
+  """Returns the products of an update without sharding."""
+  batch = {
+    'image': jax.ShapeDtypeStruct((8, 32, 32, 3), np.float32),
+    'label': jax.ShapeDtypeStruct((8,), np.int32),
+  }
+  params = cost.shapes(model, (32, 32))['params']
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  update = jax.value_and_grad(objectives.classification(model), has_aux=True)
+  return cost.products(jax.make_jaxpr(update)(params, batch, key))
+
+
 @pytest.mark.parametrize('variant', ['scan', 'scan+remat', 'scan+remat:dots'])
 @pytest.mark.parametrize(
   'mesh', [dict(data=8), dict(data=1, fsdp=8), dict(data=2, fsdp=2, model=2)]
 )
-def test_products_of_a_divided_update_are_those_of_a_whole_one(mesh, variant):
-  """Layers are written for one device of the axes that divide the batch."""
+def test_products_of_a_sharded_update_match_an_unsharded_one(mesh, variant):
+  """Layers are traced for one device of the axes that shard the batch."""
   case = programs.variant(
     programs.Case('train', 'ViT-Ti_16', 8, 'float32', (32, 32)), variant
   )
@@ -200,14 +215,6 @@ def test_products_of_a_divided_update_are_those_of_a_whole_one(mesh, variant):
     traced = program.function.trace(*program.arguments)
     return cost.products(traced.jaxpr)
 
-  model = programs.create_model(case)
-  batch = {
-    'image': jax.ShapeDtypeStruct((8, 32, 32, 3), np.float32),
-    'label': jax.ShapeDtypeStruct((8,), np.int32),
-  }
-  params = cost.shapes(model, (32, 32))['params']
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  update = jax.value_and_grad(objectives.classification(model), has_aux=True)
-  whole = cost.products(jax.make_jaxpr(update)(params, batch, key))
+  whole = products_of_a_whole_update(programs.create_model(case))
   found = products(mesh, 8)
   assert found['float32'] == pytest.approx(whole['float32'], rel=0.02)

@@ -1,4 +1,4 @@
-"""Position embeddings of every kind, and components of filters."""
+"""Position embeddings of every kind, and principal components of filters."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SIZE, GRID = (8, 12), (2, 3)
 
 
 def table_of(layer=0, **fields):
-  """(parameters, what `position_table` gives)."""
+  """Returns the parameters of a model and its position table."""
   spec = tiny_models.spec(3, **fields)
   params = tiny_models.params_of(spec, SIZE)
   model = models.create(spec)
@@ -22,21 +22,21 @@ def table_of(layer=0, **fields):
 
 
 @pytest.mark.parametrize('distilled', [False, True])
-def test_learned_ones_without_those_of_tokens(distilled):
+def test_position_table_leaves_out_extra_tokens(distilled):
   params, table = table_of(distilled=distilled)
   stored = params['Transformer']['posembed_input']['pos_embedding']
   cells = stored[0, 1 + distilled :].reshape(*GRID, 16)
   np.testing.assert_array_equal(table, cells)
 
 
-def test_those_of_big_vision_have_no_slot():
+def test_position_table_of_big_vision_has_no_class_token():
   params, table = table_of(class_token_after_positions=True)
   stored = params['pos_embedding'][0]
   np.testing.assert_array_equal(table, stored.reshape(*GRID, 16))
 
 
 @pytest.mark.parametrize('scan', [False, True])
-def test_each_layer_has_its_own(scan):
+def test_position_table_returns_the_table_of_a_layer(scan):
   params, table = table_of(1, position_embedding_at='every_layer', scan=scan)
   blocks = params['Transformer']
   if scan:
@@ -48,7 +48,7 @@ def test_each_layer_has_its_own(scan):
     table_of(2, position_embedding_at='every_layer')
 
 
-def test_those_of_coordinates_and_fixed_ones():
+def test_position_table_of_learned2d_and_sincos2d():
   params, table = table_of(
     position_embedding='learned2d', position_embedding_at='shared'
   )
@@ -62,7 +62,7 @@ def test_those_of_coordinates_and_fixed_ones():
   np.testing.assert_array_equal(table, fixed.reshape(*GRID, 16))
 
 
-def test_models_without_vectors_to_add_are_refused():
+def test_position_table_rejects_models_without_one():
   for kind in ('none', 'relative'):
     with pytest.raises(ValueError, match=f'position_embedding={kind!r}, with'):
       table_of(position_embedding=kind)
@@ -73,7 +73,7 @@ def test_models_without_vectors_to_add_are_refused():
     table_of(1)
 
 
-def test_similarity_is_that_of_directions():
+def test_similarity_is_the_cosine_of_all_pairs():
   table = np.array([[[1.0, 0], [3, 0], [1, 1]], [[-2, 0], [0, 5], [0, 0]]])
   grids = embeddings.similarity(table)
   half = 0.5**0.5
@@ -85,8 +85,8 @@ def test_similarity_is_that_of_directions():
     embeddings.similarity(table)
 
 
-def test_components_of_filters_by_hand():
-  # Filters vary by 3 along one pattern, by 1 along another, about a mean.
+def test_principal_components_match_a_calculation_by_hand():
+  # Filters differ from their mean by 3 along one pattern or by 1 along another.
   first, second = np.zeros((2, 2, 1, 3))
   first[0, 0], second[1, 0] = [0.6, 0, -0.8], [0, 1, 0]
   kernel = np.stack(
@@ -103,7 +103,7 @@ def test_components_of_filters_by_hand():
     embeddings.principal_components(np.ones((2, 2, 3, 8)))
 
 
-def test_the_filters_that_the_image_meets_first():
+def test_rgb_filters_returns_the_first_kernel_of_each_family():
   hybrid = tiny_models.spec(
     3, patch_size=[1, 1], stem_num_layers=[1], stem_width_factor=0.5
   )

@@ -1,4 +1,4 @@
-"""Parsing of XLA's text, by hand."""
+"""Parsing of a compiled program's text."""
 
 import hlo_text
 import pytest
@@ -6,11 +6,11 @@ import pytest
 pytestmark = pytest.mark.quick
 
 
-def test_custom_calls_count_by_the_trip_count_that_xla_knows():
+def test_custom_calls_are_multiplied_by_the_known_trip_count():
   assert hlo_text.read().custom_calls() == {'__cudnn$fmhaSoftmax': 5}
 
 
-def test_instructions_know_the_arrays_of_their_operands():
+def test_instructions_have_the_arrays_of_their_operands():
   gather, times, computation = next(
     found
     for found in hlo_text.read().instructions()

@@ -1,4 +1,4 @@
-"""What is inside the model of a file, from paths and from arrays."""
+"""Inspection of weights files, with images from paths and from arrays."""
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ IMAGES = list(PHOTOGRAPHS.values())
 
 
 def saved(path, size=(8, 8), base=tiny_models.VIT, **fields):
+  """Saves a tiny model; returns the path."""
   params = tiny_models.params_of(tiny_models.spec(3, base, **fields), size)
   weights.save(path, params)
   return path
@@ -22,10 +23,11 @@ def saved(path, size=(8, 8), base=tiny_models.VIT, **fields):
 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory):
+  """A ViT with three classes in an .npz file."""
   return saved(tmp_path_factory.mktemp('weights') / 'tiny.npz')
 
 
-def test_images_are_read_as_the_file_s_preprocessing_says(tiny):
+def test_rollouts_preprocess_images_as_given(tiny):
   reading = dict(image_size=(8, 12), preprocessing='deit')
   found = inspecting.rollouts(tiny, IMAGES, **reading)
   assert found.names == ('china.jpg', 'flower.jpg')
@@ -34,14 +36,14 @@ def test_images_are_read_as_the_file_s_preprocessing_says(tiny):
   again = inspecting.rollouts(tiny, taken, preprocessing='deit')
   np.testing.assert_array_equal(again.maps, found.maps)
   np.testing.assert_array_equal(again.images, found.images)
-  # Back to what was in the file, whatever mean and deviation were used.
+  # The pixels of the file again, without the mean and deviation.
   pixels = taken * preprocess.IMAGENET_STD + preprocess.IMAGENET_MEAN
   np.testing.assert_allclose(found.images, pixels / 255, atol=1e-6)
   other = inspecting.rollouts(tiny, IMAGES, image_size=(8, 12))
   assert np.abs(other.maps - found.maps).max() > 1e-4
 
 
-def test_tokens(tiny, tmp_path):
+def test_head_maps_select_the_token_layers_and_heads(tiny, tmp_path):
   image = np.random.default_rng(0).uniform(-1, 1, (1, 8, 8, 3))
   image = image.astype(np.float32)
   found = inspecting.head_maps(tiny, image)
@@ -50,14 +52,14 @@ def test_tokens(tiny, tmp_path):
   assert found.maps.shape == (1, 2, 2, 2, 2)
   chosen = inspecting.head_maps(tiny, image, layers=[1], heads=[0])
   np.testing.assert_array_equal(chosen.maps[0, 0, 0], found.maps[0, 1, 0])
-  # Without a class token nothing is left out: all rows sum to 1.
+  # Without a class token no attention is left out, so that maps sum to 1.
   pooled = saved(tmp_path / 'gap.npz', classifier='gap')
   found = inspecting.head_maps(pooled, image)
   assert found.token == 'all patches'
   np.testing.assert_allclose(found.maps.sum((-1, -2)), 1, atol=1e-6)
 
 
-def test_distances_of_a_hybrid_are_in_pixels_of_the_image(tmp_path):
+def test_distances_of_a_hybrid_are_in_image_pixels(tmp_path):
   path = saved(
     tmp_path / 'hybrid.npz',
     (32, 32),
@@ -67,14 +69,14 @@ def test_distances_of_a_hybrid_are_in_pixels_of_the_image(tmp_path):
   )
   image = np.random.default_rng(0).normal(size=(1, 16, 16, 3))
   found = inspecting.distances(path, image.astype(np.float32))
-  # A root of stride 4 and one stage without: 4 pixels from patch to patch.
+  # The root has stride 4 and the stage stride 1: patches are 4 pixels apart.
   assert found.patch == (4, 4) and found.distances.shape == (1, 2, 2)
-  # Of 4x4 patches, the own one among them.
+  # The mean over all 4x4 patches, including the patch itself.
   assert found.even == pytest.approx(8.03, abs=0.01)
   assert (found.distances > 4).all() and (found.distances < 13).all()
 
 
-def test_each_family_has_filters(tmp_path):
+def test_filters_have_components_in_each_family(tmp_path):
   for base, name in (
     (tiny_models.BIT, 'BiT'),
     (tiny_models.MIXER, 'Mixer'),
@@ -85,7 +87,7 @@ def test_each_family_has_filters(tmp_path):
     assert (found.model, len(found.components)) == (name, 4)
 
 
-def test_wrong_values_are_one_line(tiny, tmp_path):
+def test_inspecting_rejects_wrong_arguments_in_one_line(tiny, tmp_path):
   mixer = saved(tmp_path / 'mixer.npz', (8, 8), tiny_models.MIXER)
   broken = tmp_path / 'broken.png'
   broken.write_bytes(b'no image')

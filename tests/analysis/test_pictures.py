@@ -12,6 +12,7 @@ pytestmark = pytest.mark.quick
 
 
 def drawing():
+  """Returns a figure with one line and two labels."""
   figure = pictures.new(3, 2)
   axis = figure.subplots()
   axis.plot([0, 1], [2, 3], color=pictures.BLUE)
@@ -19,7 +20,7 @@ def drawing():
   return figure
 
 
-def test_the_same_figure_gives_the_same_file(tmp_path):
+def test_save_writes_the_same_bytes_for_the_same_figure(tmp_path):
   for ending in pictures.ENDINGS:
     first, second = tmp_path / f'a{ending}', tmp_path / f'b{ending}'
     pictures.save(drawing(), first)
@@ -32,7 +33,7 @@ def test_the_same_figure_gives_the_same_file(tmp_path):
   assert 'time (s)' in look.texts(drawing())
 
 
-def test_other_kinds_of_files_are_refused(tmp_path):
+def test_save_and_save_arrays_reject_other_file_endings(tmp_path):
   for name in ('a.jpg', 'png', 'a.png.txt'):
     with pytest.raises(ValueError, match=r'must end in \.png or \.svg'):
       pictures.save(drawing(), tmp_path / name)
@@ -43,7 +44,7 @@ def test_other_kinds_of_files_are_refused(tmp_path):
   assert not [*tmp_path.iterdir()]
 
 
-def test_what_fails_leaves_the_old_file(tmp_path):
+def test_save_arrays_keeps_the_old_file_after_an_error(tmp_path):
   path = tmp_path / 'a.npz'
   pictures.save_arrays(path, {'x': np.arange(3)})
   with pytest.raises(ValueError, match='allow_pickle'):
@@ -52,12 +53,12 @@ def test_what_fails_leaves_the_old_file(tmp_path):
   assert [*tmp_path.iterdir()] == [path]
 
 
-def test_a_picture_without_end_is_refused():
+def test_new_rejects_a_figure_above_the_size_limit():
   with pytest.raises(ValueError, match='5 x 501 inches, above 500; draw fewer'):
     pictures.new(5, 501)
 
 
-def test_records_become_arrays():
+def test_arrays_converts_records_and_lists_of_records():
   one = types.SimpleNamespace(model='ViT', heads=(0, 2), maps=np.ones((2, 3)))
   found = pictures.arrays(one)
   assert found['model'] == 'ViT' and found['maps'].shape == (2, 3)

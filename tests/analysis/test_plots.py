@@ -1,4 +1,4 @@
-"""Figures of what is in a model, with random weights and trained on digits."""
+"""Figures of models with random weights and trained on digits."""
 
 import look
 import numpy as np
@@ -21,12 +21,13 @@ MODEL = dict(
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
+  """The folder of weights files and images."""
   return tmp_path_factory.mktemp('models')
 
 
 @pytest.fixture(scope='module', params=['random', 'trained'])
 def model(request, folder):
-  """A weights file of each kind, and its name in titles."""
+  """A weights file, the options of its images, and the grid of patches."""
   if request.param == 'random':
     path = folder / 'wide.npz'
     weights.save(path, tiny_models.params_of(tiny_models.spec(3), (8, 12)))
@@ -39,6 +40,7 @@ def model(request, folder):
 
 @pytest.fixture(scope='module')
 def images(folder):
+  """Paths of two digits in PNG files, whose names have dollar signs."""
   digits = sklearn_datasets.load_digits().images[:2]
   paths = []
   for i, digit in enumerate(digits):
@@ -48,7 +50,7 @@ def images(folder):
 
 
 def drawn(figure, path):
-  """Checks a figure and its file; gives what is written in it."""
+  """Checks a figure and its file; returns the texts of the figure."""
   look.assert_readable(figure)
   pictures.save(figure, path)
   look.assert_drawn(path, figure)
@@ -56,11 +58,11 @@ def drawn(figure, path):
 
 
 def shown(panel):
-  """The pixels of a panel's image."""
+  """Returns the pixels of a panel's image."""
   return np.asarray(panel.get_images()[0].get_array())
 
 
-def test_rollout_over_images(model, images, tmp_path):
+def test_rollout_draws_images_and_their_attention(model, images, tmp_path):
   path, size, grid = model
   found = inspecting.rollouts(path, images, **size)
   figure = plots.rollout(found)
@@ -85,7 +87,7 @@ def test_rollout_over_images(model, images, tmp_path):
   assert found.images.std() > 0.1 and (found.maps.sum((1, 2)) < 1).all()
 
 
-def test_maps_of_heads(model, images, tmp_path):
+def test_heads_draws_a_map_of_each_head(model, images, tmp_path):
   path, size, grid = model
   found = inspecting.head_maps(
     path, images, layers=(1,), heads=(1, 0), token=(0, 1), **size
@@ -103,7 +105,7 @@ def test_maps_of_heads(model, images, tmp_path):
   labels = [each.get_text() for each in mosaic.get_xticklabels()]
   assert labels == ['1', '0']
   pixels = np.ma.filled(shown(mosaic), np.nan)
-  # Two maps with a gap between, each up to 1.
+  # Two maps with a gap between them; the largest value of each is 1.
   whole = np.flatnonzero(~np.isnan(pixels).any(axis=0))
   halves = np.split(whole, np.flatnonzero(np.diff(whole) > 1) + 1)
   assert len(halves) == 2
@@ -113,7 +115,7 @@ def test_maps_of_heads(model, images, tmp_path):
     np.testing.assert_allclose(cells, each / each.max())
 
 
-def test_distance_by_depth(model, images, tmp_path):
+def test_distance_draws_each_head_over_the_layers(model, images, tmp_path):
   path, size, _ = model
   found = inspecting.distances(path, images, **size)
   figure = plots.distance(found)
@@ -138,7 +140,7 @@ def test_distance_by_depth(model, images, tmp_path):
   assert set(lines['the same attention to all patches']) == {found.even}
 
 
-def test_similarity_of_positions(model, tmp_path):
+def test_similarity_draws_a_tile_for_each_position(model, tmp_path):
   path, size, grid = model
   found = inspecting.positions(path, **size)
   assert found.similarity.shape == (*grid, *grid)
@@ -150,7 +152,7 @@ def test_similarity_of_positions(model, tmp_path):
     'cosine similarity',
   ):
     assert wanted in text
-  # Of the tile in row i and column j, the cells as they were computed.
+  # The tile in row i and column j has the computed similarities.
   pixels = np.ma.filled(shown(figure.axes[0]), np.nan)
   for i, j in ((0, 1), (1, 0)):
     rows, columns = (
@@ -166,7 +168,7 @@ def test_similarity_of_positions(model, tmp_path):
     )
 
 
-def test_components_of_filters(model, tmp_path):
+def test_filters_draws_principal_components(model, tmp_path):
   path, *_ = model
   found = inspecting.filters(path, number=9)
   figure = plots.filters(found)
@@ -178,6 +180,6 @@ def test_components_of_filters(model, tmp_path):
   assert first.shape == found.components[0].shape and first.max() == 1.0
 
 
-def test_maps_are_linear_between_centres_of_patches():
+def test_enlarged_is_linear_between_centres_of_patches():
   large = plots.enlarged(np.array([[0.0, 4.0]]), (2, 8))
   np.testing.assert_allclose(large, [[0, 0, 0.5, 1.5, 2.5, 3.5, 4, 4]] * 2)

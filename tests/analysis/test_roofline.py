@@ -1,3 +1,5 @@
+"""Lower bounds of a step's time from products, memory and links."""
+
 import types
 
 import pytest
@@ -16,6 +18,7 @@ CHIPS = [
 
 
 def bound(**changes):
+  """Returns the bound of a program on eight v5e chips, with changes."""
   given = dict(
     products={'bfloat16': 8e12},
     traffic=10**9,
@@ -41,7 +44,7 @@ def test_bound_is_the_longest_of_products_memory_and_links():
   assert moved.limited_by == 'memory' and moved.utilisation < 0.1
 
 
-def test_products_have_the_peak_of_their_dtype():
+def test_bound_uses_the_peak_of_the_dtype():
   h100 = targets.parse('h100').chip
   narrow, wide = (
     bound(chip=h100, products={name: 8e12}).compute
@@ -50,7 +53,7 @@ def test_products_have_the_peak_of_their_dtype():
   assert wide == pytest.approx(2 * narrow)
 
 
-def test_links_count_loops():
+def test_bound_multiplies_collectives_by_their_loop_steps():
   array = hlo.Array('f32', (10**8,))
   once, often = (
     bound(
@@ -60,12 +63,13 @@ def test_links_count_loops():
     ).links
     for n in (1, 3)
   )
-  # Twice 7/8 of the array over three ports: one along x, two along y.
+  # Twice 7/8 of the array pass three ports: one along x and two along y.
   assert once == pytest.approx(2 * 7 / 8 * 4e8 / (3 * 50e9))
   assert often == pytest.approx(3 * once)
 
 
 def cards(hosts, each):
+  """Returns devices of several hosts."""
   return [
     types.SimpleNamespace(process_index=host)
     for host in range(hosts)
@@ -73,7 +77,7 @@ def cards(hosts, each):
   ]
 
 
-def test_exchange_between_hosts_is_bounded_by_their_network():
+def test_exchange_seconds_between_hosts_use_their_network():
   chip = targets.parse('h100').chip
   within = roofline.exchange_seconds(
     chip, cards(1, 8), kind='all-reduce', payload=8e9
@@ -82,7 +86,7 @@ def test_exchange_between_hosts_is_bounded_by_their_network():
     chip, cards(2, 8), kind='all-reduce', payload=8e9
   )
   assert within == pytest.approx(2 * 7 / 8 * 8e9 / 450e9)
-  # An eighth of the array from each card, to one other host and back.
+  # Each card exchanges an eighth of the array with the other host.
   assert across == pytest.approx(max(2 * 15 / 16 * 8 / 450, 2 / 2 / 50))
 
 
@@ -90,7 +94,7 @@ def test_exchange_between_hosts_is_bounded_by_their_network():
   'kind, passes',
   [('all-gather', 7 / 8), ('all-reduce', 14 / 8), ('collective-permute', 1)],
 )
-def test_exchange_of_a_slice_uses_the_ports_of_its_sides(kind, passes):
+def test_exchange_seconds_of_a_slice_use_the_ports_of_its_sides(kind, passes):
   chip = targets.parse('v4:2x2x2').chip
   devices = [
     types.SimpleNamespace(coords=(x, y, z))
@@ -102,7 +106,7 @@ def test_exchange_of_a_slice_uses_the_ports_of_its_sides(kind, passes):
   assert found == pytest.approx(passes * 3 / (3 * 50))
 
 
-def test_cores_of_one_chip_need_no_link():
+def test_exchange_seconds_are_0_within_one_chip():
   chip = targets.parse('v3:2x2').chip
   two = [types.SimpleNamespace(coords=(0, 0, 0))] * 2
   seconds = roofline.exchange_seconds(chip, two, kind='all-reduce', payload=1e9)

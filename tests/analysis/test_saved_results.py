@@ -1,4 +1,4 @@
-"""Columns of the files of runs, studies and benchmarks."""
+"""Reading of files written by runs, studies and benchmarks."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from vit_jax_repro.studies import outcome, report
 pytestmark = pytest.mark.quick
 
 
-def test_curves_without_the_line_that_a_kill_cut_off(tmp_path):
+def test_curves_ignore_an_incomplete_last_line(tmp_path):
   lines = [
     {'step': 1, 'train_loss': 2.5, 'lr': 0.1},
     {'step': 2, 'train_loss': 2.0, 'accuracy_test': 0.5},
@@ -33,7 +33,7 @@ def test_curves_without_the_line_that_a_kill_cut_off(tmp_path):
   assert arrays['real_steps'].tolist() == [4] and len(arrays) == 6
 
 
-def test_a_study(tmp_path):
+def test_study_reads_sides_accuracies_and_claims(tmp_path):
   sides = outcome.side('ViT', 0.1, [0.5, 0.6]), outcome.side('BiT', 1, [0.7, 1])
   claim = outcome.Claim('BiT is better', 'ViT 4.3', {'BiT': 1, 'ViT': -1})
   result = report.StudyResult(
@@ -49,6 +49,7 @@ def test_a_study(tmp_path):
 
 
 def write(path, *rows):
+  """Writes a benchmark's result; returns the path."""
   rows = [dataclasses.asdict(row) for row in rows]
   path.write_text(json.dumps({'rows': rows, 'date': '2026-11-21'}))
   return path
@@ -58,7 +59,7 @@ def case(kind, model='ViT-S_16', size=224):
   return programs.Case(kind, model, 8, 'float32', (size, size))
 
 
-def test_speeds_of_several_files(tmp_path):
+def test_measured_joins_speeds_of_several_files(tmp_path):
   def row(size, contender, **more):
     return speed.Speed(case('infer', size=size), contender, **more)
 
@@ -76,12 +77,12 @@ def test_speeds_of_several_files(tmp_path):
   assert found.labels == ('224x224 pixels', '384x384 pixels')
   assert found.series == ('', '') and found.sides.tolist() == [224, 384]
   assert found.values.tolist() == [224, 384]
-  # Half the time of a step is twice the images.
+  # Half the seconds of a step are twice the images per second.
   assert found.low.tolist() == [112, 192] and found.high.tolist() == [448, 768]
 
 
-def test_the_largest_batch(tmp_path):
-  """In place of the memory, where it was looked for; 0 is none that fits."""
+def test_measured_prefers_the_largest_batch_to_the_memory(tmp_path):
+  """The files have both; a largest batch of 0 means that no batch fits."""
   rows = [
     compiling.Fit(case('infer', size=side), 'plain', Memory(1, 2, 3, 4), 9, n)
     for side, n in ((224, 64), (384, 0))
@@ -92,7 +93,7 @@ def test_the_largest_batch(tmp_path):
   assert 'batch' not in found.shared and 'ViT-S_16' in found.shared
 
 
-def test_memory(tmp_path):
+def test_measured_reads_memory_and_rejects_mixed_quantities(tmp_path):
   gib = 2**30
   rows = [
     compiling.Fit(case('train', model), 'plain', Memory(*parts), None, None)
@@ -109,7 +110,7 @@ def test_memory(tmp_path):
     )
 
 
-def test_other_files_are_refused_in_one_line(tmp_path):
+def test_readers_reject_other_files_in_one_line(tmp_path):
   broken, other = tmp_path / 'broken.json', tmp_path / 'other.json'
   broken.write_text('{"rows": [')
   other.write_text('{"rows": [{"case": 1}], "sides": [{"name": "a"}]}')
@@ -144,6 +145,7 @@ def test_other_files_are_refused_in_one_line(tmp_path):
 
 
 def forecast(target, chips, seconds, **changes):
+  """Returns a row of a forecast of ViT-B/16, with changes."""
   bound = None if seconds is None else dict(
     seconds=seconds, limited_by='compute'
   )  # fmt: skip
@@ -158,7 +160,7 @@ def forecast(target, chips, seconds, **changes):
   ) | changes  # fmt: skip
 
 
-def test_scaling_leaves_out_what_does_not_fit(tmp_path):
+def test_scaling_leaves_out_programs_above_the_memory(tmp_path):
   path = tmp_path / 'a.json'
   rows = [
     forecast('v4:2x2x1', 4, 0.1),
@@ -180,7 +182,7 @@ def test_scaling_leaves_out_what_does_not_fit(tmp_path):
     saved_results.scaling([path])
 
 
-def test_memory_is_the_total_also_of_files_that_have_the_parts_alone(tmp_path):
+def test_measured_adds_the_parts_of_memory_in_old_files(tmp_path):
   old = dict(arguments=2**30, outputs=0, temporaries=2**30, program=0)
   new = old | dict(is_refused=False, total=2**31)
   for memory in (old, new):

@@ -1,4 +1,4 @@
-"""Numbers of parameters beside published ones."""
+"""Numbers of parameters compared with published ones."""
 
 import pytest
 
@@ -7,11 +7,12 @@ from vit_jax_repro.paper import facts
 
 
 def published():
+  """Returns the rows with a published size by model."""
   rows = facts.named('Model sizes').rows
   return {row['model']: row for row in rows if row['params_M_published']}
 
 
-def test_every_model_with_a_published_size_has_a_name_of_ours():
+def test_name_of_knows_every_model_with_a_published_size():
   names = {system: sizes.name_of(system) for system in published()}
   assert names['ViT-B/16'] == 'ViT-B_16'
   assert names['BiT R152x4'] == 'BiT-R152x4'
@@ -23,22 +24,22 @@ def test_every_model_with_a_published_size_has_a_name_of_ours():
   'system, fitting',
   [
     ('ViT-H/14', ('head',)),  # 632 M
-    ('ViT-L/16', ()),  # 307 M, that of ViT-L/32
+    ('ViT-L/16', ()),  # 307 M, the size of ViT-L/32
     ('ViT-S/16', ('tanh, head',)),  # 22.2 M
     ('DeiT-Ti distilled', sizes.COUNTS),  # 6 M; 5.52, 5.91 and 5.95
   ],
 )
-def test_which_count_is_the_published_one(system, fitting):
+def test_table_shows_the_counts_equal_to_the_published_size(system, fitting):
   row = published()[system]
   (size,) = sizes.table([row])
   assert size.fitting == fitting
-  # The same counts as in the file, which has them from the sizes.
+  # The counts of the file, which were computed from the architectures.
   backbone, head, _ = (round(n / 1e6, 2) for n in size.counts.values())
   assert backbone == float(row['params_M_backbone_224'])
   assert abs(head - float(row['params_M_1k_head_224'])) < 0.011
 
 
-def test_rows_without_a_published_size_are_left_out():
+def test_table_leaves_out_rows_without_a_published_size():
   assert not sizes.table([{'model': 'ViT-B/8', 'params_M_published': ''}])
 
 
@@ -46,7 +47,7 @@ def test_rows_without_a_published_size_are_left_out():
   'published, count, fits',
   [
     ('86', 86_490_000, True),
-    ('86', 86_990_000, True),  # cut off
+    ('86', 86_990_000, True),  # truncated
     ('86', 85_490_000, False),
     ('86', 87_010_000, False),
     ('5.8', 5_749_000, False),
@@ -54,6 +55,6 @@ def test_rows_without_a_published_size_are_left_out():
     ('87 (paper); 88 (README)', 88_100_000, True),
   ],
 )
-def test_fitting_is_rounded_or_cut_off(published, count, fits):
+def test_fitting_accepts_rounded_and_truncated_counts(published, count, fits):
   size = sizes.Size('x', 'x', published, {'all': count})
   assert size.fitting == (('all',) if fits else ())

@@ -1,4 +1,4 @@
-"""Memory traffic of programs: by hand, and of a compiled product."""
+"""Memory traffic of texts by hand and of a compiled product."""
 
 import hlo_text
 import jax
@@ -10,16 +10,16 @@ from vit_jax_repro.analysis import hlo, traffic
 pytestmark = pytest.mark.quick
 
 
-def test_traffic_leaves_out_what_stays_on_the_chip():
-  """The slice stays there; the gather writes, and kernels read and write."""
+def test_total_leaves_out_arrays_in_on_chip_memory():
+  """The slice stays on the chip; the gather writes; kernels read and write."""
   gather, kernel, part = 8 * 4 * 4, 8 * 2, 2 * 4 * 4
   counting = (4 + 4 + 4) + (4 + 4 + 1)  # the loop adds and compares
   step = part + gather + counting
   assert traffic.total(hlo_text.read()) == 6 * step + 5 * 2 * kernel
 
 
-def test_traffic_of_a_fusion_is_the_part_that_it_takes_and_replaces():
-  """A block's parameters and gradients in a stack, also in a fusion of one."""
+def test_total_of_a_fusion_counts_only_accessed_slices():
+  """Scanned layers slice stacked arrays, also in a fusion within a fusion."""
   found = hlo.HloModule("""
 %inner (stack: f32[24,100], i: s32[]) -> f32[1,100] {
   %stack = f32[24,100]{1,0} parameter(0)
@@ -47,12 +47,13 @@ ENTRY %main (a: f32[24,100], k: s32[], b: f32[24,100]) -> f32[24,100] {
 
 
 def compiled(function, *arguments, **options):
+  """Returns the module of a compiled function."""
   text = jax.jit(function, **options).lower(*arguments).compile().as_text()
   return hlo.HloModule(text)
 
 
-def test_traffic_of_a_product_is_its_operands_and_result():
+def test_total_of_a_product_is_its_operands_and_result():
   x = jnp.zeros((64, 32))
   found = traffic.total(compiled(lambda x: jnp.cos(x @ x.T), x))
   once = 64 * 32 * 4 + 64 * 64 * 4
-  assert once <= found <= once + 4 * 64 * 64 * 4  # cos, and perhaps x twice
+  assert once <= found <= once + 4 * 64 * 64 * 4  # cos, and x may be read twice

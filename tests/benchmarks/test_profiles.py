@@ -60,7 +60,11 @@ def test_is_work_counts_each_operation_once(plane, line, counts):
   assert profiles._is_work(plane, line) is counts
 
 
-def test_profile_divides_all_time_of_a_forward_pass(tmp_path):
+def test_profile_divides_all_time_of_a_forward_pass(tmp_path, monkeypatch):
+  create = programs.create_model
+  monkeypatch.setattr(
+    programs, 'create_model', lambda case: create(case).clone(num_layers=2)
+  )
   case = programs.Case('infer', 'ViT-Ti_16', 8, 'float32', (64, 64))
   rows = profiles.profile(case, 'plain', number=2, trace=str(tmp_path))
   assert sum(row.share for row in rows) == pytest.approx(1)

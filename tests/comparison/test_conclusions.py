@@ -57,7 +57,7 @@ def sentences(*args, **options):
   return ' '.join(conclusions.conclusions(result(*args, **options)))
 
 
-def test_conclusions_of_a_port_that_agrees(examiner):
+def test_conclusions_of_an_equal_port(examiner):
   found = result(examiner, examiner.reference)
   assert found.diagnosis.agrees and not found.diagnosis.not_compared
   assert list(conclusions.conclusions(found)) == [

@@ -39,7 +39,7 @@ def differing(path, answer):
     ]
 
 
-def test_archive_shows_the_first_layer_that_differs(archive):
+def test_archive_shows_the_first_different_layer(archive):
   path, model, params = archive
   assert not differing(
     path, lambda images: activations.run(model, params, images)

@@ -106,7 +106,7 @@ def test_run_computes_in_float64(folder):
   assert found['logits'].dtype == np.float64
 
 
-def test_run_uses_the_layers_that_the_port_names(folder):
+def test_run_uses_the_layers_named_by_the_port(folder):
   port = make('module:my_ports.make_named')
   found = torch_models.run(port, np.zeros((1, 8, 8, 3), np.float32), ())
   assert found['Transformer/encoder_norm'].shape == (1, 5)

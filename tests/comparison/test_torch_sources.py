@@ -86,7 +86,7 @@ def test_make_keeps_the_weights_of_a_function(folder):
     make('module:other_ports.make', own_weights=False)
 
 
-def test_make_rejects_a_folder_that_transformers_cannot_load(tmp_path):
+def test_make_rejects_an_invalid_transformers_folder(tmp_path):
   with pytest.raises(ValueError, match='transformers cannot load') as error:
     make(f'transformers:{tmp_path}')
   assert '\n' not in str(error.value)
@@ -143,7 +143,7 @@ def test_make_shows_the_error_of_timm(saved):
     make(f'timm:local-dir:{saved}')
 
 
-def test_make_names_a_package_that_timm_lacks(monkeypatch):
+def test_make_names_a_package_missing_for_timm(monkeypatch):
   import timm_stub
 
   timm_stub.import_timm()  # so that monkeypatch restores all of it

@@ -18,10 +18,17 @@ from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.published import catalogue
 
 
-def write_weights(folder, name, num_classes, image_size, seed=0):
-  """Writes FOLDER/NAME.npz, random weights of a published architecture."""
+def write_weights(
+  folder, name, num_classes, image_size, *, seed=0, num_layers=None
+):
+  """Writes FOLDER/NAME.npz, random weights of a published architecture.
+
+  With `num_layers` it has fewer layers than the published file.
+  """
   entry = catalogue.find(name)
   spec = models.variant(entry.model) | dict(num_classes=num_classes)
+  if num_layers is not None:
+    spec['transformer'] = spec['transformer'] | dict(num_layers=num_layers)
   params = tiny_models.params_of(spec, (image_size, image_size), seed)
   # Makes the logits of random images differ.
   kernel = params['head']['kernel']

@@ -1,3 +1,5 @@
+"""Accuracy and probabilities of classifiers, compared with numpy."""
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ NUM_IMAGES = 50
 
 
 class Linear(nn.Module):
-  """The smallest thing that has the interface of our models."""
+  """A linear classifier with the interface of the package's models."""
 
   num_classes: int = NUM_CLASSES
   per_token: bool = False
@@ -32,6 +34,7 @@ class Linear(nn.Module):
 
 @pytest.fixture(scope='module')
 def examples():
+  """A batch of synthetic images with labels."""
   (batch,) = batches.synthetic(
     image_size=4, num_classes=NUM_CLASSES, batch_size=NUM_IMAGES, num_batches=1
   )
@@ -40,11 +43,13 @@ def examples():
 
 @pytest.fixture(scope='module')
 def params():
+  """Random parameters of Linear."""
   images = jnp.zeros((1, 4, 4, 3))
   return Linear().init(jax.random.key(0), images, train=False)['params']
 
 
 def in_batches(examples, batch_size):
+  """Yields the examples in batches, the last one padded."""
   for start in range(0, len(examples['label']), batch_size):
     rows = slice(start, start + batch_size)
     part = {key: value[rows] for key, value in examples.items()}
@@ -52,7 +57,7 @@ def in_batches(examples, batch_size):
 
 
 def by_hand(examples, params):
-  """Correct in the top 1 and top 5, counted with numpy."""
+  """Returns the images correct in the top 1 and top 5, counted with numpy."""
   images = examples['image'].reshape(NUM_IMAGES, -1)
   logits = images @ params['head']['kernel'] + params['head']['bias'][None]
   order = np.argsort(-np.asarray(logits), axis=-1)
@@ -62,7 +67,9 @@ def by_hand(examples, params):
 
 @pytest.mark.parametrize('num_devices', [1, 8])
 @pytest.mark.parametrize('batch_size', [1, 7, 64])
-def test_counts_are_exact(examples, params, batch_size, num_devices):
+def test_evaluate_counts_every_image_once(
+  examples, params, batch_size, num_devices
+):
   mesh = meshes.create_mesh(devices=jax.devices()[:num_devices])
   result = classify.evaluate(
     Linear(),
@@ -86,7 +93,7 @@ def test_counts_are_exact(examples, params, batch_size, num_devices):
 
 
 @pytest.mark.parametrize('sizes', [{'fsdp': 4}, {'model': 2}])
-def test_other_meshes(examples, params, sizes):
+def test_evaluate_counts_the_same_on_other_meshes(examples, params, sizes):
   result = classify.evaluate(
     Linear(), params, in_batches(examples, 7), meshes.create_mesh(**sizes)
   )
@@ -95,7 +102,7 @@ def test_other_meshes(examples, params, sizes):
   )
 
 
-def test_masked_rows_never_count(examples, params):
+def test_evaluate_never_counts_masked_rows(examples, params):
   mask = np.arange(NUM_IMAGES) % 3 == 0
   part = {key: value[mask] for key, value in examples.items()}
   masked = classify.evaluate(Linear(), params, [{**examples, 'mask': mask}])
@@ -104,7 +111,7 @@ def test_masked_rows_never_count(examples, params):
 
 
 def several_labels(examples):
-  """The label, for every fifth image none, for every third one more."""
+  """Returns labels: none for each fifth image, one more for each third."""
   label = np.eye(NUM_CLASSES, dtype=np.int32)[examples['label']]  # [B, K]
   label[::5] = 0
   label[1::3, 4] = 1
@@ -113,7 +120,7 @@ def several_labels(examples):
 
 @pytest.mark.parametrize('num_devices', [1, 8])
 @pytest.mark.parametrize('batch_size', [1, 7, 64])
-def test_any_of_several_labels_is_a_hit(
+def test_evaluate_takes_any_of_several_labels_as_correct(
   examples, params, batch_size, num_devices
 ):
   label = several_labels(examples)
@@ -144,7 +151,7 @@ def test_any_of_several_labels_is_a_hit(
   assert result['accuracy'] == correct / (NUM_IMAGES - skipped)
 
 
-def test_one_label_each_counts_as_ever(examples, params):
+def test_evaluate_counts_one_hot_labels_as_single_labels(examples, params):
   one_hot = np.eye(NUM_CLASSES, dtype=np.int32)[examples['label']]
   several = in_batches({**examples, 'label': one_hot}, 7)
   single = in_batches(examples, 7)
@@ -153,7 +160,7 @@ def test_one_label_each_counts_as_ever(examples, params):
   )
 
 
-def test_skipped_images_must_have_been_read_too(examples, params):
+def test_evaluate_requires_reading_skipped_images_too(examples, params):
   batch = {**examples, 'label': several_labels(examples)}
   with pytest.raises(ValueError, match='counted 50 images instead of 51'):
     classify.evaluate(
@@ -166,7 +173,7 @@ def test_skipped_images_must_have_been_read_too(examples, params):
     classify.evaluate(Linear(), params, in_batches(batch, 7))
 
 
-def test_top_5_of_few_classes(examples):
+def test_evaluate_top_5_of_fewer_classes_is_1(examples):
   model = Linear(num_classes=3)
   params = model.init(jax.random.key(0), examples['image'], train=False)
   batch = {**examples, 'label': examples['label'] % 3}
@@ -174,13 +181,13 @@ def test_top_5_of_few_classes(examples):
   assert result['top5_accuracy'] == 1.0 and result['accuracy'] < 1
 
 
-def test_parameters_are_not_donated(examples, params):
+def test_evaluate_does_not_donate_parameters(examples, params):
   on_mesh = meshes.replicate(params, meshes.create_mesh())
   first = classify.evaluate(Linear(), on_mesh, in_batches(examples, 16))
   assert first == classify.evaluate(Linear(), on_mesh, in_batches(examples, 7))
 
 
-def test_compiles_once_for_all_batches(examples, params):
+def test_evaluate_compiles_once_for_all_batches(examples, params):
   step = classify.compiled_step(Linear(), meshes.create_mesh())
   step.clear_cache()
   for _ in range(2):
@@ -188,7 +195,7 @@ def test_compiles_once_for_all_batches(examples, params):
   assert step._cache_size() == 1
 
 
-def test_a_wrong_number_of_images_is_refused(examples, params):
+def test_evaluate_refuses_a_wrong_number_of_images(examples, params):
   with pytest.raises(ValueError, match='counted 50 images instead of 51'):
     classify.evaluate(
       Linear(), params, in_batches(examples, 7), num_examples=51
@@ -197,7 +204,7 @@ def test_a_wrong_number_of_images_is_refused(examples, params):
     classify.evaluate(Linear(), params, [])
 
 
-def test_logits_that_are_not_finite_are_refused(examples, params):
+def test_classify_refuses_logits_not_finite(examples, params):
   broken = jax.tree.map(np.array, params)
   broken['head']['bias'][2] = np.nan
   message = 'logits of 50 of 50 images are not finite'
@@ -207,7 +214,7 @@ def test_logits_that_are_not_finite_are_refused(examples, params):
     classify.probabilities(Linear(), broken, examples['image'])
 
 
-def test_logits_must_be_one_number_a_class(examples, params):
+def test_classify_refuses_logits_of_another_shape(examples, params):
   model = Linear(per_token=True)
   for call in (
     lambda: classify.evaluate(model, params, in_batches(examples, 7)),
@@ -220,7 +227,7 @@ def test_logits_must_be_one_number_a_class(examples, params):
     assert not getattr(caught.value, '__notes__', [])  # raised outside jit
 
 
-def test_probabilities(examples, params):
+def test_probabilities_sum_to_1_and_agree_with_the_counts(examples, params):
   values = classify.probabilities(Linear(), params, examples['image'])
   assert values.shape == (NUM_IMAGES, NUM_CLASSES)
   assert values.dtype == np.float32

@@ -1,3 +1,5 @@
+"""Choice between the two heads of distilled models."""
+
 import jax
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ pytestmark = pytest.mark.quick
 CASE = 'deit_distilled_tiny'
 
 
-def test_each_head_is_the_originals():
+def test_pick_head_gives_the_logits_of_the_original():
   model = models.create(reference.config(CASE))
   params = ports.from_state_dict(
     reference.checkpoint(CASE), num_heads=model.num_heads
@@ -32,7 +34,7 @@ def test_each_head_is_the_originals():
   assert np.abs(logits['class'] - logits['distillation']).max() > 0.1
 
 
-def test_other_models_have_one():
+def test_pick_head_refuses_a_choice_for_models_with_one_head():
   model = models.create('ViT-Ti_16')
   assert classify.pick_head(model, 'both') is model
   with pytest.raises(ValueError, match="head='class' is only for distilled"):

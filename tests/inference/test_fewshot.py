@@ -1,4 +1,4 @@
-"""Few-shot accuracy of weights files, counted again by hand."""
+"""Few-shot accuracy of weights files, compared with a dense solution."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ CLASSES = 10
 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory):
-  """A ViT for 8x8 pixels whose head is all zeros, as published."""
+  """A ViT for 8x8 pixels with a head of zeros, like published ones."""
   path = tmp_path_factory.mktemp('weights') / 'tiny.npz'
   params = tiny_models.params_of(tiny_models.spec(CLASSES))
   weights.save(path, tiny_models.with_head(params, kernel=0))
@@ -28,7 +28,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def of_split(tiny):
-  """Features and labels of a split of digits, without our batching."""
+  """A function to the features and labels of a split, computed unbatched."""
   params = weights.load(tiny)
   spec = weights.describe(params) | {'num_classes': None}
   model = models.create(spec)
@@ -47,7 +47,7 @@ def of_split(tiny):
 
 
 def by_hand(train, test, l2):
-  """Test images right, from a dense solution of the stated objective."""
+  """Returns the number of correct test images from a dense solution."""
   (features, labels), (new, wanted) = train, test
   mean, std = features.mean(0), features.std(0) + 1e-5
 
@@ -65,7 +65,7 @@ def by_hand(train, test, l2):
 
 
 @pytest.mark.parametrize('batch_size', [64, 7])
-def test_every_digit_is_counted_for_each_seed(tiny, of_split, batch_size):
+def test_fewshot_counts_every_digit_for_each_seed(tiny, of_split, batch_size):
   # Ten images are fewer than the 17 features with the bias, fifty are more.
   result = jobs.fewshot(
     tiny,
@@ -97,7 +97,9 @@ def test_every_digit_is_counted_for_each_seed(tiny, of_split, batch_size):
   assert result.preprocessing == 'big_vision' and not result.unreadable
 
 
-def test_preprocessing_and_size(tiny, tmp_path, capfd):
+def test_fewshot_notes_default_preprocessing_and_image_size(
+  tiny, tmp_path, capfd
+):
   path = tmp_path / 'sizeless.npz'
   spec = tiny_models.spec(
     3, classifier='gap', position_embedding='sincos2d', patch_size=[32, 32]
@@ -117,7 +119,7 @@ def test_preprocessing_and_size(tiny, tmp_path, capfd):
   assert capfd.readouterr().err == ''
 
 
-def test_unreadable_images_are_left_out_to_learn_from_and_wrong_otherwise(
+def test_fewshot_skips_unreadable_images_and_counts_them_as_wrong(
   tiny, tmp_path
 ):
   write_folder(tmp_path, 40)
@@ -149,14 +151,14 @@ def test_unreadable_images_are_left_out_to_learn_from_and_wrong_otherwise(
     ({'preprocessing': 'caffe'}, "unknown preprocessing 'caffe'"),
   ],
 )
-def test_wrong_arguments_are_one_line(tiny, options, message):
+def test_fewshot_refuses_wrong_arguments_in_one_line(tiny, options, message):
   given = dict(dataset='digits', shots=(1, 4), seeds=1) | options
   with pytest.raises(ValueError, match=message) as caught:
     jobs.fewshot(tiny, **given)
   assert '\n' not in str(caught.value)
 
 
-def test_the_result_is_of_json_s_types(tiny):
+def test_fewshot_result_can_be_written_as_json(tiny):
   result = jobs.fewshot(tiny, 'digits', shots=[3], seeds=1, split='test[:9]')
   written = json.loads(json.dumps(dataclasses.asdict(result)))
   assert written['results'][0]['shots'] == 3

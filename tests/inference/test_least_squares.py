@@ -14,11 +14,12 @@ pytestmark = pytest.mark.quick
 
 
 def random(*shape, seed=0):
+  """Returns normally distributed numbers."""
   return np.random.default_rng(seed).normal(size=shape)
 
 
 def dense(x, y, l2):
-  """The same minimum as a plain least-squares problem of more rows."""
+  """Solves the same problem as plain least squares with more rows."""
   rows = np.concatenate([x, np.sqrt(l2) * np.eye(x.shape[1])])
   targets = np.concatenate([y, np.zeros((x.shape[1], y.shape[1]))])
   return np.linalg.lstsq(rows, targets, rcond=None)[0]
@@ -26,7 +27,7 @@ def dense(x, y, l2):
 
 @pytest.mark.parametrize('l2', [1e-3, 1.0, 1024.0])
 @pytest.mark.parametrize('size', [(60, 20), (20, 60), (20, 20), (19, 20)])
-def test_both_forms_are_the_dense_solution(size, l2):
+def test_solve_equals_the_dense_solution_in_both_forms(size, l2):
   x, y = random(*size), random(size[0], 3, seed=1)
   w = least_squares.solve(x, y, l2)
   assert w.shape == (size[1], 3) and w.dtype == np.float64
@@ -36,9 +37,9 @@ def test_both_forms_are_the_dense_solution(size, l2):
 
 
 @pytest.mark.parametrize('number', [8, 200])  # fewer and more than features
-def test_a_head_is_what_big_vision_says(number):
+def test_fit_equals_the_formula_of_big_vision(number):
   features = (3 + 5 * random(number, 12)).astype(np.float32)
-  features[:, 4] = 7  # a constant one is divided by STD_FLOOR alone
+  features[:, 4] = 7  # constant: its divisor is STD_FLOOR
   labels = np.arange(number) % 4
   head = least_squares.fit(features, labels, 5, l2=1024.0)
   mean = features.mean(0, dtype=np.float64)
@@ -60,7 +61,7 @@ def test_a_head_is_what_big_vision_says(number):
   np.testing.assert_array_equal(head.predict(new), expected)
 
 
-def test_classes_that_lie_apart_are_told_apart():
+def test_fit_separates_distant_classes():
   centres = 10 * random(3, 40)
   train = centres[[0, 1, 2]] + random(3, 40, seed=1)
   test = centres[np.arange(90) % 3] + random(90, 40, seed=2)
@@ -68,7 +69,7 @@ def test_classes_that_lie_apart_are_told_apart():
   np.testing.assert_array_equal(head.predict(test), np.arange(90) % 3)
 
 
-def test_what_cannot_be_solved_is_one_line():
+def test_fit_refuses_unsolvable_problems_in_one_line():
   features, labels = random(4, 3), np.arange(4)
   broken = features.copy()
   broken[1, 2] = np.inf
@@ -83,6 +84,7 @@ def test_what_cannot_be_solved_is_one_line():
 
 
 def in_batches(images, labels, size):
+  """Yields batches, the last one padded."""
   for start in range(0, len(images), size):
     part = {
       'image': images[start : start + size],
@@ -96,10 +98,10 @@ LABELS = np.arange(21, dtype=np.int32)
 
 
 @pytest.mark.parametrize('num_devices', [1, 8])
-def test_features_are_what_enters_the_head(num_devices):
+def test_features_are_the_input_of_the_head(num_devices):
   spec = tiny_models.spec(10, representation_size=12)
   params = tiny_models.params_of(spec)
-  head = np.eye(12, 10, dtype=np.float32)  # gives back ten of the features
+  head = np.eye(12, 10, dtype=np.float32)  # returns ten of the features
   params = tiny_models.with_head(params, kernel=0)
   shown = {**params, 'head': dict(kernel=head, bias=np.zeros(10, np.float32))}
   model = models.create(spec)
@@ -131,10 +133,10 @@ def test_features_of_other_families(spec, size):
     in_batches(IMAGES[:8], LABELS[:8], 8),
   )
   assert values.shape == (8, size)
-  assert (values.std(axis=0) > 0).mean() > 0.5  # a BiT's ReLU stops some
+  assert (values.std(axis=0) > 0).mean() > 0.5  # the ReLU of a BiT zeroes some
 
 
-def test_wrong_batches_and_models_are_one_line():
+def test_features_refuses_wrong_batches_and_models_in_one_line():
   spec = tiny_models.spec(10)
   params = tiny_models.params_of(spec)
   unpooled = models.create(spec | {'classifier': 'token_unpooled'})

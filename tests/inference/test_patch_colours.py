@@ -1,4 +1,4 @@
-"""Evaluating masked patch prediction."""
+"""Evaluation of masked patch prediction."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from vit_jax_repro.training import masked_patches
 SPEC = tiny_models.spec(512, classifier='unpooled', corruptible=True)
 MODEL = models.create(SPEC)
 PARAMS = tiny_models.params_of(SPEC, (8, 8))
-# Patches of few colours, and a bias towards one, so that there are hits.
+# Few colours, and a bias towards one of them, make some predictions correct.
 IMAGES = np.random.default_rng(0).choice([-1.0, 1.0], (30, 2, 1, 2, 1, 1))
 IMAGES = np.broadcast_to(IMAGES, (30, 2, 4, 2, 4, 3)).reshape(30, 8, 8, 3)
 IMAGES = IMAGES.astype('f4')
@@ -20,12 +20,14 @@ PARAMS = tiny_models.with_head(PARAMS, bias=np.arange(512) == 511)
 
 
 def batches(size):
+  """Yields the images in batches."""
   for start in range(0, len(IMAGES), size):
     image = IMAGES[start : start + size]
     yield {'image': image, 'label': np.zeros(len(image), 'i4')}
 
 
 def by_hand(params, seed):
+  """Returns top-1 hits, top-5 hits and patches, counted with numpy."""
   draws = [
     masked_patches.corruption(jax.random.fold_in(jax.random.key(seed), i), 4)
     for i in range(len(IMAGES))
@@ -38,7 +40,7 @@ def by_hand(params, seed):
   return hits[:, 0].sum(), hits.any(1).sum(), len(labels)
 
 
-def test_every_corrupted_patch_counts_once_at_any_batch_size():
+def test_evaluate_counts_every_corrupted_patch_once():
   hits, top5, count = by_hand(PARAMS, 0)
   assert count == 60 and 0 < hits < count
   for size in (7, 30):
@@ -55,7 +57,7 @@ def test_every_corrupted_patch_counts_once_at_any_batch_size():
     )
 
 
-def test_the_number_of_images_is_checked():
+def test_evaluate_refuses_a_wrong_number_of_images():
   with pytest.raises(ValueError, match='counted 30 images instead of 31'):
     patch_colours.evaluate(MODEL, PARAMS, batches(30), num_examples=31)
   with pytest.raises(ValueError, match='counted 0 images instead of None'):

@@ -1,4 +1,4 @@
-"""A model ready to be applied, from any weights file."""
+"""Restoring models, with image size and preprocessing, from weights files."""
 
 import json
 
@@ -19,23 +19,15 @@ POSITIONS = 'Transformer/posembed_input/pos_embedding'
 READ_AS = 'note: no preprocessing is recorded for the file; using {!r}'
 
 
-@pytest.fixture(scope='module')
-def tiny(tmp_path_factory):
-  """A ten-class ViT for 8x8 pixels, as a bare published file."""
-  path = tmp_path_factory.mktemp('weights') / 'tiny.npz'
-  weights.save(path, tiny_models.params_of(tiny_models.spec(10)))
-  return path
-
-
-def test_a_run_s_model_brings_names_size_and_preprocessing(tmp_path):
+def test_restore_reads_names_size_and_preprocessing_of_a_run(tmp_path):
   restored = restoring.restore(tiny_models.save_run(tmp_path / 'model.npz'))
   assert restored.image_size == (8, 12)
   assert restored.class_names == ('x', 'flower', 'china')
   assert (restored.preprocessing, restored.num_classes) == ('bit', 3)
 
 
-def test_another_image_size(tiny, tmp_path):
-  restored = restoring.restore(tiny, image_size=(16, 8))
+def test_restore_resizes_positions_to_another_image_size(tiny_vit, tmp_path):
+  restored = restoring.restore(tiny_vit, image_size=(16, 8))
   positions = restored.params['Transformer']['posembed_input']['pos_embedding']
   assert restored.image_size == (16, 8) and positions.shape == (1, 9, 16)
   logits = restored.model.apply(
@@ -61,7 +53,9 @@ def test_another_image_size(tiny, tmp_path):
     (tiny_models.spec(3, tiny_models.MIXER), (8, 8), 'vit_jax'),
   ],
 )
-def test_image_size_of_a_bare_file(tmp_path, capfd, spec, size, preprocessing):
+def test_restore_chooses_the_image_size_of_a_bare_file(
+  tmp_path, capfd, spec, size, preprocessing
+):
   path = tmp_path / 'm.npz'
   layout = 'big_vision' if 'position_embedding' in spec else 'official'
   sizes = (64, 64) if size[0] > 64 else size
@@ -85,14 +79,14 @@ def test_image_size_of_a_bare_file(tmp_path, capfd, spec, size, preprocessing):
     ({}, 'official', 'vit_jax'),
     ({'classifier': 'gap'}, 'official', 'vit_jax'),
     ({'stem_num_layers': [1]}, 'official', 'vit_jax'),
-    # Once read, nothing is left of its layout.
+    # The parameters that are read do not record the layout of the file.
     ({'classifier': 'gap'}, 'big_vision', 'vit_jax'),
     ({'class_token_after_positions': True}, 'big_vision_scan', 'big_vision'),
     ({'classifier': 'map'}, 'big_vision', 'big_vision'),
     ({'distilled': True, 'gelu': 'erf'}, 'official', 'deit'),
   ],
 )
-def test_how_a_bare_file_is_read(
+def test_restore_chooses_the_preprocessing_of_a_bare_file(
   tmp_path, capfd, fields, layout, preprocessing
 ):
   path = tmp_path / 'm.npz'
@@ -107,8 +101,8 @@ def test_how_a_bare_file_is_read(
   assert not capfd.readouterr().err
 
 
-def test_a_named_deit_is_read_as_such(tmp_path):
-  """Its file alone does not tell it from a ViT."""
+def test_restore_takes_the_preprocessing_of_a_named_deit(tmp_path):
+  """Its file alone cannot be distinguished from one of a ViT."""
   model = models.create('DeiT-Ti_16', num_classes=3)
   images = jnp.zeros((1, 224, 224, 3))
   shapes = jax.eval_shape(
@@ -120,7 +114,7 @@ def test_a_named_deit_is_read_as_such(tmp_path):
   assert restoring.restore(path, 'DeiT-Ti_16').preprocessing == 'deit'
 
 
-def test_the_preprocessing_of_a_card(tmp_path):
+def test_restore_takes_the_preprocessing_of_a_card(tmp_path):
   path = tmp_path / 'm.npz'
   for name in [*preprocess.PREPROCESSINGS, 'deit:crop_pct=1.0']:
     tiny_models.save_run(path, preprocessing=name)
@@ -139,7 +133,7 @@ def test_the_preprocessing_of_a_card(tmp_path):
     assert restoring.restore(path, preprocessing='bit').preprocessing == 'bit'
 
 
-def test_the_mixer_has_one_size(tmp_path):
+def test_restore_refuses_another_image_size_for_a_mixer(tmp_path):
   path = tmp_path / 'mixer.npz'
   weights.save(
     path, tiny_models.params_of(tiny_models.spec(3, tiny_models.MIXER))
@@ -151,9 +145,9 @@ def test_the_mixer_has_one_size(tmp_path):
   assert '\n' not in str(caught.value)
 
 
-def test_a_card_of_another_file(tiny, tmp_path):
+def test_restore_refuses_the_card_of_another_file(tiny_vit, tmp_path):
   path = tiny_models.save_run(tmp_path / 'model.npz', image_size=(8, 8))
-  path.write_bytes(tiny.read_bytes())
+  path.write_bytes(tiny_vit.read_bytes())
   with pytest.raises(ValueError, match=r'model\.npz.*head') as caught:
     restoring.restore(path)
   assert '\n' not in str(caught.value)
@@ -168,11 +162,11 @@ def test_a_card_of_another_file(tiny, tmp_path):
     ('[' * 10_000, 'it is not valid JSON'),
   ],
 )
-def test_another_json_beside_the_weights_is_ignored(
-  tiny, tmp_path, capfd, text, says
+def test_restore_ignores_other_json_next_to_the_weights(
+  tiny_vit, tmp_path, capfd, text, says
 ):
   path = tmp_path / 'm.npz'
-  path.write_bytes(tiny.read_bytes())
+  path.write_bytes(tiny_vit.read_bytes())
   path.with_suffix('.json').write_text(text)
   assert restoring.restore(path).image_size == (8, 8)
   said = capfd.readouterr().err
@@ -181,7 +175,7 @@ def test_another_json_beside_the_weights_is_ignored(
   assert said.endswith('is ignored\n') and said.count('\n') == 1
 
 
-def test_a_card_that_contradicts_itself_stays_an_error(tmp_path):
+def test_restore_refuses_a_contradictory_card(tmp_path):
   path = tiny_models.save_run(tmp_path / 'm.npz')
   card_path = path.with_suffix('.json')
   card = json.loads(card_path.read_text())
@@ -196,8 +190,8 @@ def test_a_card_that_contradicts_itself_stays_an_error(tmp_path):
     assert str(tmp_path) in str(caught.value)
 
 
-def test_what_is_no_model_is_named_with_its_file(tiny, tmp_path):
-  arrays = dict(npz.read(tiny))
+def test_restore_names_a_file_without_a_known_architecture(tiny_vit, tmp_path):
+  arrays = dict(npz.read(tiny_vit))
   path = tmp_path / 'half.npz'
   kept = {k: v for k, v in arrays.items() if 'encoderblock_0' not in k}
   npz.write(path, kept.items())
@@ -208,10 +202,10 @@ def test_what_is_no_model_is_named_with_its_file(tiny, tmp_path):
   assert str(caught.value).startswith(f'{path}: ')
 
 
-def test_positions_read_as_those_of_the_patches_alone_are_noted(
-  tiny, tmp_path, capfd
+def test_restore_notes_positions_read_as_those_of_patches_alone(
+  tiny_vit, tmp_path, capfd
 ):
-  flat = trees.flatten(weights.load(tiny))
+  flat = trees.flatten(weights.load(tiny_vit))
   flat[POSITIONS] = flat[POSITIONS][:, 1:]
   path = tmp_path / 'm.npz'
   weights.save(path, trees.nest(flat))
@@ -225,13 +219,14 @@ def test_positions_read_as_those_of_the_patches_alone_are_noted(
   assert not np.any(fitted[:, 0])
 
 
-def test_an_absurd_image_size(tiny):
+def test_restore_refuses_an_absurd_image_size(tiny_vit):
   largest = preprocess.MAX_IMAGE_SIZE
   with pytest.raises(ValueError, match=f'above {largest} pixels'):
-    restoring.restore(tiny, image_size=(8, largest + 1))
+    restoring.restore(tiny_vit, image_size=(8, largest + 1))
 
 
 def with_heads(**kernels):
+  """Returns a restored model with heads filled with these values."""
   params = {
     name: {'kernel': np.full((4, 3), kernel), 'bias': np.ones(3)}
     for name, kernel in kernels.items()
@@ -239,7 +234,7 @@ def with_heads(**kernels):
   return restoring.Restored(None, params, 'vit', (8, 8), None, 'vit_jax')
 
 
-def test_a_kernel_of_zeros_is_refused_whatever_the_bias():
+def test_require_trained_head_refuses_zero_kernels_with_any_bias():
   with_heads(head=1.0, head_dist=1.0).require_trained_head('a.npz')
   for heads, says in [
     ({'head': 0.0}, 'kernel of the head of a.npz is all zeros'),

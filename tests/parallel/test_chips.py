@@ -1,3 +1,5 @@
+"""Chips: their peaks and memory, and recognition by device kind."""
+
 import types
 
 import pytest
@@ -22,15 +24,15 @@ pytestmark = pytest.mark.quick
     ('TPU v4', 'float32', 275),
   ],
 )
-def test_devices_as_they_name_themselves(kind, dtype, teraflops):
+def test_peak_of_device_kinds(kind, dtype, teraflops):
   assert chips.peak(kind, dtype) == teraflops * 1e12
 
 
-def test_an_unknown_device_has_no_peak():
+def test_peak_of_an_unknown_device_is_none():
   assert chips.peak('cpu', 'float32') is None
 
 
-def test_every_chip_is_found_by_each_of_its_kinds():
+def test_chip_of_finds_every_chip_by_each_of_its_kinds():
   for chip in chips.CHIPS:
     for kind in chip.kinds:
       assert chips.chip_of(f'NVIDIA {kind} x') is chip
@@ -39,7 +41,7 @@ def test_every_chip_is_found_by_each_of_its_kinds():
   assert chips.chip_of('TPU v5p').name == 'v5p'
 
 
-def test_usable_memory_of_a_card_is_the_fraction_that_jax_takes(monkeypatch):
+def test_usable_memory_of_a_card_is_the_fraction_jax_reserves(monkeypatch):
   chip = targets.parse('h100').chip
   monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
   assert chip.usable() == pytest.approx(0.75 * 84942979072)
@@ -52,7 +54,7 @@ def test_usable_memory_of_a_card_is_the_fraction_that_jax_takes(monkeypatch):
   assert targets.parse('v5e:1x1').chip.usable() == int(15.75 * 2**30)
 
 
-def test_advice_where_a_card_has_no_bfloat16():
+def test_advice_on_dtype_is_float32_for_a_card_without_bfloat16():
   t4 = types.SimpleNamespace(device_kind='Tesla T4')
   assert 'take float32' in chips.advice_on_dtype(t4, 'bfloat16')
   assert chips.advice_on_dtype(t4, 'float32') is None

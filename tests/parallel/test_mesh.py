@@ -1,3 +1,5 @@
+"""Meshes and the sharding of batches and states over them."""
+
 import functools
 
 import jax
@@ -24,14 +26,14 @@ pytestmark = pytest.mark.quick
     ({'data': 1, 'fsdp': 8}, (1, 8, 1)),
   ],
 )
-def test_axes(sizes, shape):
+def test_create_mesh_shapes_the_axes(sizes, shape):
   mesh = meshes.create_mesh(**sizes)
   assert dict(mesh.shape) == dict(zip(meshes.AXES, shape, strict=True))
   assert mesh.axis_types == (AxisType.Auto,) * 3
   assert meshes.local_batch_multiple(mesh) == shape[0] * shape[1]
 
 
-def test_part_of_the_devices():
+def test_create_mesh_takes_a_part_of_the_devices():
   mesh = meshes.create_mesh(devices=jax.devices()[:2], fsdp=2)
   assert dict(mesh.shape) == {'data': 1, 'fsdp': 2, 'model': 1}
 
@@ -39,12 +41,12 @@ def test_part_of_the_devices():
 @pytest.mark.parametrize(
   'sizes', [{'data': 3}, {'fsdp': 3}, {'model': 16}, {'data': 0}, {'fsdp': -1}]
 )
-def test_sizes_that_do_not_fit(sizes):
+def test_create_mesh_refuses_sizes_unequal_to_the_devices(sizes):
   with pytest.raises(ValueError, match='does not cover 8 devices'):
     meshes.create_mesh(**sizes)
 
 
-def test_a_batch_is_divided_over_data_and_fsdp():
+def test_to_global_divides_a_batch_over_data_and_fsdp():
   mesh = meshes.create_mesh(fsdp=2, model=2)
   image = np.arange(8 * 2, dtype=np.float32).reshape(8, 2)
   batch = meshes.to_global({'image': image, 'mask': np.ones(8, bool)}, mesh)
@@ -70,7 +72,7 @@ def test_replicate_copies_once():
 
 
 def shapes_of(base, mesh, size=32, **fields):
-  """The state of AdamW with averages, as shapes with shardings."""
+  """Returns the state of AdamW with averages, as shapes with shardings."""
   model = models.create(tiny_models.spec(1000, base, **fields))
   images = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
   params = jax.eval_shape(model.init, jax.random.key(0), images)['params']
@@ -84,7 +86,7 @@ def shapes_of(base, mesh, size=32, **fields):
 
 
 def specs(tree):
-  """The axes of each leaf, by the ends of their paths."""
+  """Returns {path: axes} of the leaves."""
   return {
     jax.tree_util.keystr(path, simple=True, separator='/'): tuple(
       leaf.sharding.spec
@@ -93,7 +95,7 @@ def specs(tree):
   }
 
 
-# Of the widths that are published.
+# Widths of published models.
 WIDE = dict(hidden_size=256, mlp_dim=1024, num_heads=4, num_layers=1)
 VIT = tiny_models.VIT | WIDE
 MIXER = tiny_models.MIXER | dict(
@@ -117,7 +119,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_fsdp_divides_the_whole_state(kind):
+def test_parameter_sharding_divides_the_whole_state_over_fsdp(kind):
   base, fields = KINDS[kind]
   mesh = meshes.create_mesh(fsdp=8)
   one = meshes.create_mesh(devices=jax.devices()[:1])
@@ -126,13 +128,13 @@ def test_fsdp_divides_the_whole_state(kind):
   assert whole / 8 < meshes.bytes_per_device(state) < 1.08 * whole / 8
   assert meshes.unsharded_parameters(state.params, mesh) == []
   for name, axes in specs(state).items():
-    if 'fsdp' not in axes:  # vectors alone
+    if 'fsdp' not in axes:  # only vectors
       assert name.endswith(
         ('bias', 'scale', 'cls', 'dist', 'probe', 'count', 'rng', 'step')
       )
 
 
-def test_model_divides_heads_and_mlps():
+def test_parameter_sharding_divides_heads_and_mlps_over_model():
   mesh = meshes.create_mesh(data=2, fsdp=2, model=2)
   state = shapes_of(VIT, mesh, scan=True)
   found = specs(state.params['Transformer']['encoderblock'])
@@ -153,7 +155,7 @@ def test_model_divides_heads_and_mlps():
   assert adam.count.sharding.is_fully_replicated
 
 
-def test_another_dimension_is_divided_where_the_first_cannot_be():
+def test_parameter_sharding_divides_another_dimension_if_needed():
   shapes = {  # whole, and on each of eight devices
     'head/kernel': ((64, 21843), (8, 21843)),
     'embedding/kernel': ((4, 4, 3, 64), (4, 4, 3, 8)),
@@ -171,7 +173,7 @@ def test_another_dimension_is_divided_where_the_first_cannot_be():
     assert placed[name].shard_shape(whole) == part
 
 
-def test_what_no_axis_divides_is_said_once():
+def test_unsharded_parameters_names_each_group_once():
   mesh = meshes.create_mesh(data=2, fsdp=2, model=2)
   three = shapes_of(VIT, mesh, num_heads=3, hidden_size=192, num_layers=2)
   assert meshes.unsharded_parameters(three.params, mesh) == [

@@ -1,4 +1,4 @@
-"""Several processes: who joins whom, and what goes wrong, said in one line."""
+"""Several processes: how they join, and errors in one line."""
 
 import json
 import signal
@@ -35,7 +35,7 @@ SLURM = ALONE | {
     ({'KUBERNETES_SERVICE_HOST': '10.0.0.1'}, None),
   ],
 )
-def test_launchers_are_found(environ, found):
+def test_launcher_recognizes_slurm_and_open_mpi(environ, found):
   assert processes.launcher(environ) == found
 
 
@@ -45,14 +45,14 @@ def test_launchers_are_found(environ, found):
     ({}, None),  # no GPU
     ({'CUDA_VISIBLE_DEVICES': '0,1,2,3'}, [1]),  # a task for each
     ({'CUDA_VISIBLE_DEVICES': '0,1,2,3,4,5,6,7'}, [2, 3]),
-    ({'CUDA_VISIBLE_DEVICES': '0'}, [0]),  # SLURM shows each task its own
+    ({'CUDA_VISIBLE_DEVICES': '0'}, [0]),  # SLURM shows each task only its own
     ({'CUDA_VISIBLE_DEVICES': '0,1,2,3', 'SLURM_GPUS_PER_TASK': '4'},
      [0, 1, 2, 3]),
     ({'CUDA_VISIBLE_DEVICES': '0,1', 'SLURM_STEP_NUM_NODES': '8',
       'SLURM_LOCALID': '0'}, [0, 1]),  # one task a node
   ],
 )  # fmt: skip
-def test_devices_of_a_task(more, devices):
+def test_slurm_devices_of_a_task(more, devices):
   assert processes.slurm_devices(SLURM | more) == devices
 
 
@@ -87,19 +87,19 @@ FLAGS = ['--weights=x.npz', '--dataset=digits']
     (['--distributed=yes'], 'distributed'),
   ],
 )
-def test_flags_that_do_not_go_together(flags, message):
+def test_evaluate_refuses_incompatible_process_flags(flags, message):
   answer = run_verb('evaluate', *FLAGS, *flags)
   assert answer[0] == 2
   assert_one_line(answer, message)
 
 
-def test_processes_that_cannot_be_joined():
+def test_evaluate_reports_processes_not_joined_in_one_line():
   taken = socket.create_server(('', 0))
   address = f'localhost:{child_processes.free_port()}'
   cases = {
     f'localhost:{taken.getsockname()[1]}': (0, 'cannot listen on port'),
     address: (1, f'coordinator at {address} could not be joined within 1 s'),
-    # Nobody else comes.
+    # No other process joins.
     f'localhost:{child_processes.free_port()}': (
       0,
       'could not be joined within 1 s',
@@ -128,7 +128,7 @@ def test_processes_that_cannot_be_joined():
 
 
 def in_two(name, *arguments, each=((), ())):
-  """The Children of a verb in two processes of two devices."""
+  """Starts a command in two processes of two devices; returns the Children."""
   address = f'--coordinator_address=localhost:{child_processes.free_port()}'
   return [
     child_processes.Child(
@@ -147,7 +147,7 @@ def in_two(name, *arguments, each=((), ())):
   ]
 
 
-def test_evaluate_in_two_processes(tmp_path):
+def test_evaluate_in_two_processes_counts_as_in_one(tmp_path):
   path = tmp_path / 'model.npz'
   weights.save(path, tiny_models.params_of(tiny_models.spec(10)))
   flags = f'--weights={path}', '--dataset=digits', '--split=test[:101]'
@@ -167,8 +167,8 @@ def test_evaluate_in_two_processes(tmp_path):
     assert results[0][key] == results[1][key]
 
 
-def test_a_process_that_fails_does_not_wait_for_the_others(tmp_path):
-  """Process 1 cannot read the weights, which process 0 can."""
+def test_evaluate_in_a_failing_process_does_not_wait_for_others(tmp_path):
+  """Process 0 can read the weights, process 1 cannot."""
   path = tmp_path / 'model.npz'
   tiny_models.save_run(path)
   started = time.monotonic()
@@ -184,8 +184,8 @@ def test_a_process_that_fails_does_not_wait_for_the_others(tmp_path):
   first.kill()
 
 
-def test_main_refuses_a_folder_that_is_not_shared(tmp_path):
-  """Each machine has a disk of its own: two folders."""
+def test_main_refuses_an_unshared_workdir(tmp_path):
+  """Two folders act as the separate disks of two machines."""
   folders = [tmp_path / name / 'run' for name in 'ab']
   for folder in folders:
     folder.parent.mkdir()
@@ -203,6 +203,7 @@ def test_main_refuses_a_folder_that_is_not_shared(tmp_path):
 
 
 def wait_together(port, number):
+  """Joins two processes, then waits for a signal that never comes."""
   processes.initialize(
     f'localhost:{port}', 2, number, timeout=60, heartbeat_timeout=4
   )
@@ -213,7 +214,7 @@ def wait_together(port, number):
   multihost_utils.sync_global_devices('never')
 
 
-def test_when_one_dies_the_other_does_not_go_on():
+def test_process_ends_after_another_was_killed():
   port = child_processes.free_port()
   first, second = (
     child_processes.Child(wait_together, port, number) for number in range(2)

@@ -1,4 +1,4 @@
-"""Two processes: what they tell each other, and the checkpoints they share."""
+"""Two processes: the texts they exchange and the checkpoints they share."""
 
 import json
 
@@ -12,14 +12,14 @@ from vit_jax_repro.runs import checkpoint, integrity
 
 
 @pytest.mark.quick
-def test_one_process_agrees_with_itself():
+def test_first_text_in_one_process_returns_its_text():
   assert processes.first_text('x') == 'x'
   assert processes.first_text(None) is None
   processes.wait_for_all('nobody else')
 
 
 def together(port, index, root):
-  """Saves a divided state twice, damages a part of the second, restores."""
+  """Saves a divided state twice, truncates the second and restores."""
   jax.distributed.initialize(
     coordinator_address=f'localhost:{port}',
     num_processes=2,
@@ -45,7 +45,7 @@ def together(port, index, root):
   jax.distributed.shutdown()
 
 
-def test_two_processes_agree(tmp_path):
+def test_two_processes_restore_the_same_checkpoint(tmp_path):
   port = child_processes.free_port()
   children = [
     child_processes.Child(together, port, index, tmp_path, devices=1)

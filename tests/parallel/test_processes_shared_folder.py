@@ -1,4 +1,4 @@
-"""Whether processes see one folder; see also test_distributed.py."""
+"""Check that processes share a folder; see also test_processes.py."""
 
 import child_processes
 import jax
@@ -7,7 +7,7 @@ from vit_jax_repro.parallel import processes
 
 
 def look(port, number, *folders):
-  """Checks folders one after the other."""
+  """Checks folders one after the other and prints the results."""
   processes.initialize(f'localhost:{port}', 2, number, timeout=60)
   for folder in folders:
     try:
@@ -18,7 +18,7 @@ def look(port, number, *folders):
   jax.distributed.shutdown()
 
 
-def test_a_shared_folder_is_left_as_it_was(tmp_path):
+def test_require_shared_folder_leaves_no_files(tmp_path):
   (tmp_path / 'old').mkdir()
   (tmp_path / 'file').touch()
   port = child_processes.free_port()

@@ -1,3 +1,5 @@
+"""Targets of dry runs: parsing, and compilers that are missing."""
+
 import pytest
 
 from vit_jax_repro.parallel import targets
@@ -17,7 +19,9 @@ pytestmark = pytest.mark.quick
     ('a100-80gb', 'a100', (1, 1), 1),
   ],
 )
-def test_parse(text, name, shape, devices):
+def test_parse_reads_name_shape_and_number_of_devices(
+  text, name, shape, devices
+):
   found = targets.parse(text)
   assert (found.name, found.shape) == (name, shape)
   assert found.num_devices == devices
@@ -34,12 +38,12 @@ def test_parse(text, name, shape, devices):
     ('h100:1x', 'h100:SHAPE'),
   ],
 )
-def test_parse_refuses_what_is_no_target(text, message):
+def test_parse_refuses_other_text(text, message):
   with pytest.raises(ValueError, match=message):
     targets.parse(text)
 
 
-def test_devices_of_chips_without_a_compiler():
+def test_devices_refuses_chips_without_a_compiler():
   with pytest.raises(ValueError, match='needs the card itself'):
     targets.parse('t4').devices()
 
@@ -51,7 +55,7 @@ def test_devices_of_chips_without_a_compiler():
     ('h100', r'pip install --no-deps jax-cuda12-plugin==\d'),
   ],
 )
-def test_devices_names_the_wheel_that_is_missing(text, message, monkeypatch):
+def test_devices_names_the_missing_wheel(text, message, monkeypatch):
   monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
   with pytest.raises(ValueError, match=message):
     targets.parse(text).devices()

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: what is saved comes back, on any devices."""
+"""Checkpoints on disk: saving, restoring, damage and full disks."""
 
 import contextlib
 import json
@@ -20,11 +20,13 @@ from vit_jax_repro.runs import checkpoint
 
 
 def leaves(state):
+  """Returns the leaves of a state as arrays, with the data of its key."""
   state = state.replace(rng=jax.random.key_data(state.rng))
   return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
 def same(left, right):
+  """Returns whether two states have the same dtypes and values."""
   return all(
     a.dtype == b.dtype and np.array_equal(a, b)
     for a, b in zip(leaves(left), leaves(right), strict=True)
@@ -32,12 +34,12 @@ def same(left, right):
 
 
 def divided(count):
-  """Each device has a part of the parameters."""
+  """Returns a mesh whose devices each hold a part of the parameters."""
   return mesh.create_mesh(1, count, devices=jax.devices()[:count])
 
 
 @pytest.mark.parametrize('count', [1, 2, 4])
-def test_what_is_saved_comes_back_on_other_devices(count, tmp_path):
+def test_restore_on_other_devices_gives_the_same_state(count, tmp_path):
   state = make_state(divided(8), value=2.5)
   block = state.params['block']['kernel']
   assert block.addressable_shards[0].data.size == block.size / 8
@@ -57,20 +59,20 @@ def test_what_is_saved_comes_back_on_other_devices(count, tmp_path):
 
 
 @pytest.mark.parametrize('keep', [1, 3])
-def test_the_newest_stay(keep, tmp_path):
+def test_save_keeps_the_newest_checkpoints(keep, tmp_path):
   saved = checkpoint.Checkpoints(tmp_path, keep=keep)
   for step in range(1, 5):
     saved.save(make_state(devices(1), value=step, step=step), {})
   saved.wait()
-  saved.save(make_state(devices(1), value=99, step=4), {})  # it is there
+  saved.save(make_state(devices(1), value=99, step=4), {})  # already saved
   restored, _ = saved.restore(make_state(devices(1)))
   saved.close()
   assert float(restored.params['head']['kernel'][0, 0]) == 4
   assert steps_in(tmp_path) == [1, 2, 3, 4][-keep:]
 
 
-def test_the_best_stays_too(tmp_path):
-  """Also when the process is another one; without a score it is none."""
+def test_save_keeps_the_best_checkpoint(tmp_path):
+  """A second process keeps it, too; a step without a score is never best."""
   scores = {1: 0.2, 2: 0.5, 3: 0.5, 4: None, 5: 0.4, 6: 0.1}
   for part in ((1, 2, 3), (4, 5, 6)):
     saved = checkpoint.Checkpoints(tmp_path, keep=1, keep_best=True)
@@ -88,7 +90,7 @@ def test_the_best_stays_too(tmp_path):
     assert int(newest.step) == part[-1]
 
 
-def test_the_state_may_be_donated_right_after_saving(tmp_path):
+def test_save_copies_the_state_before_it_returns(tmp_path):
   state = make_state(devices(1), value=1.5)
   before = leaves(state)
   saved = checkpoint.Checkpoints(tmp_path)
@@ -100,8 +102,10 @@ def test_the_state_may_be_donated_right_after_saving(tmp_path):
     np.testing.assert_array_equal(a, b)
 
 
-# What may happen to the files of checkpoint 6; the data is in the largest.
+# Damages the files of checkpoint 6. Its largest file has the data.
 def flip(part):
+  """Returns a function that flips a bit at this part of the data."""
+
   def damage(folder):
     data = largest(folder)
     content = bytearray(data.read_bytes())
@@ -129,6 +133,8 @@ def empty(folder):
 
 
 def zeros(name):
+  """Returns a function that overwrites a file with zeros."""
+
   def damage(folder):
     size = (folder / name).stat().st_size
     (folder / name).write_bytes(bytes(size))
@@ -150,10 +156,10 @@ DAMAGE = {
 
 
 def restore_each(root):
-  """What restoring says of every damage, as JSON lines.
+  """Prints the result of restoring after each damage, as JSON lines.
 
-  In a process of its own: Orbax leaves futures behind that complain when they
-  are collected, which would be in the middle of some other test.
+  It needs its own process: Orbax leaves futures behind that print errors when
+  they are collected, which would be in the middle of another test.
   """
   logging.getLogger('absl').setLevel(logging.ERROR)
   for name, damage in DAMAGE.items():
@@ -163,7 +169,7 @@ def restore_each(root):
     notes = []
     saved = checkpoint.Checkpoints(folder, note=notes.append)
     restored, meta = saved.restore(make_state(devices(1)))
-    used = 3 if notes else 6  # there are bytes that nothing depends on
+    used = 3 if notes else 6  # no array depends on some bytes
     right = same(restored, make_state(devices(1), value=used, step=used))
     saved.save(make_state(devices(1), value=6, step=6), {'seed': 6})
     again, _ = saved.restore(make_state(devices(1)))
@@ -174,7 +180,7 @@ def restore_each(root):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  """Checkpoints 3 and 6."""
+  """A folder with undamaged checkpoints of steps 3 and 6."""
   root = tmp_path_factory.mktemp('damage')
   saved = checkpoint.Checkpoints(root / 'whole')
   for step in (3, 6):
@@ -184,13 +190,14 @@ def whole(tmp_path_factory):
 
 
 def output_of(function, *arguments):
+  """Returns the lines that a function prints in its own process."""
   child = child_processes.Child(function, *arguments, devices=1)
   assert child.wait() == 0 and not child.stderr, child.stderr
   return child.stdout.splitlines()
 
 
-def test_the_checkpoint_before_a_damaged_one_is_used(whole):
-  """It is named, kept, and not in the way of another save."""
+def test_restore_uses_the_checkpoint_before_a_damaged_one(whole):
+  """Restoring names and keeps the damaged one; its step can be saved again."""
   lines = [json.loads(line) for line in output_of(restore_each, whole)]
   assert [name for name, _, _ in lines] == list(DAMAGE)
   said = {}
@@ -208,19 +215,19 @@ def test_the_checkpoint_before_a_damaged_one_is_used(whole):
     assert steps_in(folder / 'damaged') == [6]
     assert steps_in(folder / 'checkpoints') == [3, 6]
   flipped = [said.get(name, '') for name in said if name.startswith('flip')]
-  leaf = 'the checksum of params/block/kernel is another'
+  leaf = 'the checksum of params/block/kernel differs'
   assert len(flipped) > 3 and any(leaf in text for text in flipped)
   for name, says in {
     'truncated': 'params/block/kernel cannot be read',
     'manifest deleted': 'cannot be read',
-    'description changed': 'the checksum of its description is another',
+    'description changed': 'the checksum of its description differs',
     'empty': 'meta/metadata',
   }.items():
     assert says in said[name], said[name]
 
 
 def restore_all_damaged(root, target):
-  """What is said when nothing can be used."""
+  """Prints the error and the notes if no checkpoint can be restored."""
   logging.getLogger('absl').setLevel(logging.ERROR)
   notes = []
   saved = checkpoint.Checkpoints(root, note=notes.append)
@@ -231,7 +238,9 @@ def restore_all_damaged(root, target):
   print(notes)
 
 
-def test_without_a_whole_checkpoint_all_are_named_and_stay(whole, tmp_path):
+def test_restore_names_and_keeps_all_checkpoints_if_all_are_damaged(
+  whole, tmp_path
+):
   folder = tmp_path / 'checkpoints'
   shutil.copytree(whole / 'whole', folder)
   truncate(folder / '3')
@@ -260,7 +269,7 @@ def other_dtype():
   return state.replace(params=jax.tree.map(jnp.bfloat16, state.params))
 
 
-def test_other_settings_are_not_taken_for_damage(whole):
+def test_restore_does_not_take_other_settings_for_damage(whole):
   folder = whole / 'whole'
   path = 'holds another kind of state: params/'
   for target, says in (
@@ -280,7 +289,7 @@ def test_other_settings_are_not_taken_for_damage(whole):
   assert steps_in(folder) == [3, 6] and not (whole / 'damaged').exists()
 
 
-def test_checkpoints_from_before_there_were_checksums(whole, tmp_path):
+def test_restore_reads_old_checkpoints_without_checksums(whole, tmp_path):
   folder = tmp_path / 'checkpoints'
   shutil.copytree(whole / 'whole', folder)
   (folder / '6' / 'meta' / 'metadata').write_text('{"processes": 6}')
@@ -290,12 +299,10 @@ def test_checkpoints_from_before_there_were_checksums(whole, tmp_path):
   saved.close()
   assert same(restored, make_state(devices(1), value=6, step=6))
   assert meta == {'processes': 6}
-  assert notes == [
-    f'{folder}/6 is from before there were checksums: not checked'
-  ]
+  assert notes == [f'{folder}/6 is old and has no checksums: it is not checked']
 
 
-def test_a_second_damaged_checkpoint_of_a_step_is_kept_too(whole, tmp_path):
+def test_restore_keeps_two_damaged_checkpoints_of_one_step(whole, tmp_path):
   folder = tmp_path / 'checkpoints'
   for number in range(2):
     shutil.copytree(whole / 'whole', folder, dirs_exist_ok=True)
@@ -309,7 +316,7 @@ def test_a_second_damaged_checkpoint_of_a_step_is_kept_too(whole, tmp_path):
 
 
 def fill_the_disk(folder):
-  """Files may grow to 2000 bytes; tells what saving says then."""
+  """Limits files to 2000 bytes; prints the error of saving a larger one."""
   signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   logging.getLogger('absl').setLevel(logging.ERROR)
   saved = checkpoint.Checkpoints(folder)
@@ -325,7 +332,7 @@ def fill_the_disk(folder):
     saved.close()
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_earlier_ones(whole, tmp_path):
+def test_save_on_a_full_disk_keeps_the_earlier_checkpoints(whole, tmp_path):
   folder = tmp_path / 'checkpoints'
   shutil.copytree(whole / 'whole', folder)
   child = child_processes.Child(fill_the_disk, folder, devices=1)

@@ -1,5 +1,6 @@
 """Dry runs, here for eight CPUs; `make accelerators` has the real targets."""
 
+import functools
 import json
 import types
 
@@ -15,10 +16,11 @@ from vit_jax_repro.runs import dry_run
 from vit_jax_repro.weights import model_card
 
 CPUS = types.SimpleNamespace(name='cpu:8', devices=jax.devices)
+SMALL = tiny_models.VIT | dict(num_layers=1)
 
 
 def config(**keys):
-  """Of a data set that is not on this machine."""
+  """Returns the configuration of a run with a data set not on this machine."""
   return (
     dict(
       dataset='cifar10',
@@ -35,17 +37,28 @@ def config(**keys):
   )
 
 
-def create(largest_batch=False, **keys):
+def create(largest_batch=False, evaluation=True, **keys):
+  """Returns the dry run of a configuration on eight CPUs."""
   lines = []
   found = dry_run.create(
-    config(**keys), CPUS, largest_batch=largest_batch, show=lines.append
+    config(**keys),
+    CPUS,
+    largest_batch=largest_batch,
+    evaluation=evaluation,
+    show=lines.append,
   )
   assert any('compiling the update' in line for line in lines)
   return found
 
 
-def test_it_needs_no_data_no_weights_and_no_workdir():
-  found = create()
+@pytest.fixture(scope='module')
+def unchanged():
+  """The dry run of the configuration without changes."""
+  return create()
+
+
+def test_create_needs_no_data_no_weights_and_no_workdir(unchanged):
+  found = unchanged
   assert found.num_classes == 10 and found.fits and found.remedy is None
   assert found.limit is None and found.update.bound is None  # a CPU
   assert found.mesh == {'data': 1, 'fsdp': 8, 'model': 1}
@@ -54,19 +67,19 @@ def test_it_needs_no_data_no_weights_and_no_workdir():
   assert not found.update.gathered + found.update.undivided
 
 
-def test_what_does_not_fit_gets_a_remedy_that_does(capsys):
+def test_create_proposes_a_remedy_for_an_update_too_large(capsys):
   wide = dict(
     model=STUDENT, batch=64, pp=dict(train='train', test='test', crop=32)
   )
-  whole = create(**wide).needed / 2**30
+  whole = create(**wide, evaluation=False).needed / 2**30
   found = create(**wide, memory_limit_gb=0.7 * whole)
   assert not found.fits and '--config.' in found.remedy
   dry_run_tables.show_run(found)
   assert 'It does not fit: with --config.' in capsys.readouterr().out
 
 
-def test_an_evaluation_that_does_not_fit_is_named():
-  whole = create().needed / 2**30
+def test_create_proposes_a_batch_eval_for_an_evaluation_too_large(unchanged):
+  whole = unchanged.needed / 2**30
   found = create(memory_limit_gb=1.1 * whole, batch_eval=8000)
   line, _, batch = found.remedy.removesuffix(' or less').rpartition(' to ')
   assert line.endswith('lower --config.batch_eval=8000')
@@ -74,25 +87,28 @@ def test_an_evaluation_that_does_not_fit_is_named():
   assert fitting.fits and fitting.batch_eval < 8000
 
 
-def test_the_largest_batch_just_fits():
-  limit = create(batch=64).needed / 2**30
-  found = create(largest_batch=True, memory_limit_gb=1.01 * limit, prefetch=2)
+def test_largest_batch_just_fits():
+  smaller = functools.partial(create, model=SMALL, evaluation=False)
+  largest = functools.partial(smaller, largest_batch=True)
+  limit = smaller(batch=64).needed / 2**30
+  found = largest(memory_limit_gb=1.01 * limit, prefetch=2)
   assert found.largest_batch == 64
-  assert not create(largest_batch=True, memory_limit_gb=1e-6).largest_batch
+  assert not largest(memory_limit_gb=1e-6).largest_batch
 
 
-def test_the_largest_batch_is_a_multiple_of_devices_and_parts():
-  small = create(batch=16, accum_steps=2).needed / 2**30
+def test_largest_batch_is_a_multiple_of_devices_and_parts():
+  parts = dict(model=SMALL, accum_steps=2, evaluation=False)
+  small = create(**parts, batch=16).needed / 2**30
   found = create(
-    largest_batch=True, batch=80, accum_steps=2, memory_limit_gb=1.1 * small
+    **parts, largest_batch=True, batch=80, memory_limit_gb=1.1 * small
   )
   assert found.largest_batch in (16, 32)
   with pytest.raises(ValueError, match='the largest batch needs a limit'):
     create(largest_batch=True, memory_limit_gb=0)
 
 
-def test_nothing_is_written_to_the_compilation_cache(tmp_path):
-  """Also where JAX has compiled, and so read its settings, before."""
+def test_create_writes_nothing_to_the_compilation_cache(tmp_path):
+  """JAX has already compiled a program and thereby read its settings."""
   folder = jax.config.jax_compilation_cache_dir
   jax.config.update('jax_compilation_cache_dir', str(tmp_path))
   compilation_cache.reset_cache()
@@ -109,7 +125,7 @@ def test_nothing_is_written_to_the_compilation_cache(tmp_path):
     compilation_cache.reset_cache()
 
 
-def test_a_teacher_on_disk_is_described_too(tmp_path):
+def test_create_counts_the_memory_of_a_teacher_on_disk(unchanged, tmp_path):
   names = tuple(str(label) for label in range(10))
   spec = tiny_models.spec(10, tiny_models.VIT)
   model_card.save_model(
@@ -123,12 +139,11 @@ def test_a_teacher_on_disk_is_described_too(tmp_path):
   found = create(
     objective='distillation', teacher=str(tmp_path / 'teacher.npz')
   )
-  alone = create()
-  assert found.update.memory.arguments > alone.update.memory.arguments
-  assert found.needed_evaluation > alone.needed_evaluation
+  assert found.update.memory.arguments > unchanged.update.memory.arguments
+  assert found.needed_evaluation > unchanged.needed_evaluation
 
 
-def test_other_objectives(tmp_path):
+def test_create_takes_masked_patches_and_distillation(tmp_path):
   patches = create(
     objective='masked_patches',
     pp=dict(train='train', test='test', crop=8),
@@ -138,19 +153,20 @@ def test_other_objectives(tmp_path):
     objective='distillation',
     teacher=str(tmp_path / 'ViT-Ti_16.npz'),
     pp=dict(train='train', test='test', crop=16),
+    evaluation=False,
   )
   assert taught.update.memory.arguments > 5 * patches.update.memory.arguments
   with pytest.raises(ValueError, match='no model has the name'):
     create(objective='distillation', teacher='/nowhere/mine.npz')
 
 
-def test_a_data_set_that_nobody_knows():
+def test_create_refuses_an_unknown_data_set():
   with pytest.raises((ValueError, OSError), match='nothing'):
     create(dataset='nothing')
 
 
-def test_the_table_and_the_json_have_the_same_figures(capsys):
-  found = create()
+def test_show_run_and_as_dict_have_the_same_figures(unchanged, capsys):
+  found = unchanged
   dry_run_tables.show_run(found)
   text = capsys.readouterr().out
   assert 'It fits.' in text and 'The batch stays divided' in text

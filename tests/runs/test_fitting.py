@@ -1,3 +1,5 @@
+"""Proposals of settings with which an update fits into memory."""
+
 import types
 
 import pytest
@@ -9,6 +11,7 @@ GIB = 2**30
 
 
 def proposal(needed, limit, **changes):
+  """Returns the proposal for needed and available memory in GiB."""
   given = dict(
     model=types.SimpleNamespace(remat=False, num_layers=12),
     arguments=1 * GIB,
@@ -22,32 +25,32 @@ def proposal(needed, limit, **changes):
   )
 
 
-def test_recomputing_alone_where_that_is_enough():
+def test_proposal_is_remat_alone_if_it_is_enough():
   assert proposal(10, 8) == {'model.remat': True}
 
 
-def test_the_fewest_parts_where_it_is_not():
+def test_proposal_has_the_smallest_accum_steps_enough():
   found = proposal(100, 8)
   assert found == {'model.remat': True, 'accum_steps': 8}
   again = types.SimpleNamespace(remat=True, num_layers=12)
   assert proposal(20, 8, model=again) == {'accum_steps': 4}
 
 
-def test_parts_divide_the_rows_and_are_multiples_of_what_they_were():
+def test_proposal_divides_rows_by_a_multiple_of_accum_steps():
   again = types.SimpleNamespace(remat=True, num_layers=12)
   found = proposal(20, 8, model=again, rows=30, accum_steps=2)
   assert found == {'accum_steps': 10}
 
 
-def test_nothing_where_parameters_alone_are_too_much():
+def test_proposal_is_none_if_parameters_alone_are_too_large():
   assert proposal(10, 1) is None
 
 
-def test_a_run_that_is_continued_keeps_its_parts():
+def test_proposal_for_a_continued_run_keeps_accum_steps():
   assert proposal(100, 8, fresh=False) == {'model.remat': True}
   again = types.SimpleNamespace(remat=True, num_layers=12)
   assert proposal(100, 8, fresh=False, model=again) is None
 
 
-def test_the_least_memory_where_nobody_knows_how_much_is_needed():
+def test_proposal_is_the_least_memory_if_the_need_is_unknown():
   assert proposal(None, 8) == {'model.remat': True, 'accum_steps': 32}

@@ -1,3 +1,5 @@
+"""Batches of training: their order, augmentation and continuation."""
+
 import dataclasses
 import hashlib
 import itertools
@@ -29,7 +31,7 @@ TRAINING = {
 
 @pytest.fixture(scope='module')
 def sets(tmp_path_factory):
-  """A TFDS set of 5 files, 22 images in parts of them, and a folder of 23."""
+  """A TFDS data set with 22 images in a part of 5 files; a folder of 23."""
   data_dir = tmp_path_factory.mktemp('tfds')
   write_shards(data_dir, 5, '5-9')
   folder = write_folder(tmp_path_factory.mktemp('folder'), 23)
@@ -50,7 +52,7 @@ def open_set(sets, kind='folder'):
 
 
 def read(split, num_batches, **options):
-  """The first batches, as (images, labels) of all of them together."""
+  """Returns (images, labels) of the first batches, concatenated."""
   found = pipeline.training_batches(split, **{**TRAINING, **options})
   found = list(itertools.islice(found, num_batches))
   assert len(found) == num_batches
@@ -69,6 +71,7 @@ def read(split, num_batches, **options):
 
 
 def same(found, expected):
+  """Returns whether two sequences of arrays have the same bytes and shapes."""
   return all(
     one.tobytes() == two.tobytes() and one.shape == two.shape
     for one, two in zip(found, expected, strict=True)
@@ -76,7 +79,7 @@ def same(found, expected):
 
 
 def rows(found):
-  """The examples in a sorted order, to compare them as sets."""
+  """Returns the examples as sorted bytes, to compare them as sets."""
   images, labels = found
   return sorted(
     image.tobytes() + label.tobytes()
@@ -84,7 +87,7 @@ def rows(found):
   )
 
 
-def test_goes_on_with_the_same_batches(train_set):
+def test_training_batches_continue_with_the_same_batches(train_set):
   whole = read(train_set, 9)
   for step in (1, 3, 8):
     rest = read(train_set, 9 - step, start_step=step)
@@ -98,7 +101,7 @@ def test_goes_on_with_the_same_batches(train_set):
     dict(randaugment_layers=2, randaugment_policy='deit', dtype='uint8'),
   ],
 )
-def test_goes_on_with_the_same_batches_of_randaugment(sets, options):
+def test_training_batches_with_randaugment_continue_the_same(sets, options):
   augmentation = dataclasses.replace(TRAINING['augmentation'], **options)
 
   def found(start_step):
@@ -113,8 +116,8 @@ def test_goes_on_with_the_same_batches_of_randaugment(sets, options):
     assert same(one.values(), two.values())
 
 
-def test_copies_are_augmented_anew(train_set):
-  """Three in a row are of one image, and none of them the same."""
+def test_training_batches_augment_each_repeat_differently(train_set):
+  """Three consecutive examples are different views of one image."""
   whole = read(train_set, 3, repeats=3)
   for start in range(0, 21, 3):
     assert len(set(whole[1][start : start + 3])) == 1
@@ -123,7 +126,7 @@ def test_copies_are_augmented_anew(train_set):
   assert same(rest, [array[14:] for array in whole])
 
 
-def test_does_not_depend_on_the_batch_size(train_set):
+def test_training_batches_do_not_depend_on_the_batch_size(train_set):
   whole = read(train_set, 9)
   assert same(read(train_set, 63, batch_size=1), whole)
   larger = read(train_set, 1, batch_size=60)  # more than the split
@@ -132,7 +135,7 @@ def test_does_not_depend_on_the_batch_size(train_set):
   assert same(later, [array[20:60] for array in whole])
 
 
-def test_is_another_in_each_epoch_and_with_each_seed(train_set):
+def test_training_batches_differ_by_epoch_and_by_seed(train_set):
   size = train_set.num_examples
   first, second = (
     read(train_set, 1, batch_size=size, start_step=i) for i in range(2)
@@ -140,7 +143,7 @@ def test_is_another_in_each_epoch_and_with_each_seed(train_set):
   other = read(train_set, 1, batch_size=size, seed=4)
   assert np.bincount(first[1]).tolist() == np.bincount(second[1]).tolist()
   seen = rows(first) + rows(second) + rows(other)
-  assert len(set(seen)) == 3 * size  # no image is ever the same again
+  assert len(set(seen)) == 3 * size  # no augmented image occurs twice
 
 
 def test_augmentation_depends_neither_on_order_nor_on_process(train_set):
@@ -161,7 +164,7 @@ def test_augmentation_depends_neither_on_order_nor_on_process(train_set):
     assert sorted(row for part in parts for row in rows(part)) == epoch
 
 
-def test_augments_as_the_function_does(train_set):
+def test_training_batches_augment_as_train_image_does(train_set):
   size = train_set.num_examples
   expected = []
   for record in train_set.records():
@@ -191,8 +194,9 @@ for name, split, data_dir, options in eval(sys.argv[1]):
 """
 
 
-@quick
-def test_another_process_elsewhere_sees_the_same(sets, tmp_path):
+def test_training_batches_are_the_same_in_another_process_and_folder(
+  sets, tmp_path
+):
   digests = []
   for kind in sets:
     digest = hashlib.sha256()
@@ -213,7 +217,7 @@ def test_another_process_elsewhere_sees_the_same(sets, tmp_path):
     check=False,
     cwd=pathlib.Path(__file__).parents[2],
   )
-  # Nor does an iterator that is not used up complain when Python ends.
+  # An unfinished iterator also prints no error when Python ends.
   assert (done.stdout.split(), done.stderr) == (digests, '')
 
 
@@ -227,7 +231,7 @@ def line_by_line(name, split, data_dir, options):
 
 
 def killed_after(number, given):
-  """Digests of the first batches of a process that is then killed."""
+  """Returns digests of the first batches of a process, then kills it."""
   child = child_processes.Child(line_by_line, *given)
   while child.is_running() and child.stdout.count('\n') < number:
     time.sleep(0.01)
@@ -236,7 +240,7 @@ def killed_after(number, given):
 
 
 @pytest.mark.parametrize('kind', ['files', 'folder'])
-def test_killed_at_a_random_step_it_goes_on_with_the_same_bytes(sets, kind):
+def test_training_batches_continue_bit_for_bit_after_a_kill(sets, kind):
   augmentation = dataclasses.replace(
     TRAINING['augmentation'], randaugment_layers=2
   )
@@ -256,7 +260,9 @@ def test_killed_at_a_random_step_it_goes_on_with_the_same_bytes(sets, kind):
 
 @quick
 @pytest.mark.parametrize('batch_size, start_step', [(1, 0), (4, 5), (64, 0)])
-def test_names_a_damaged_image(tmp_path, batch_size, start_step):
+def test_training_batches_name_a_damaged_image(
+  tmp_path, batch_size, start_step
+):
   path = write_folder(tmp_path, 5) / 'train' / 'digit 0' / 'broken.png'
   path.write_bytes(PHOTOGRAPHS['china'].read_bytes()[:5000])
   split = datasets.open_split(str(tmp_path), 'train')
@@ -268,7 +274,7 @@ def test_names_a_damaged_image(tmp_path, batch_size, start_step):
 
 
 @quick
-def test_a_cut_off_file_is_one_line(sets, tmp_path):
+def test_training_batches_refuse_a_cut_off_file_in_one_line(sets, tmp_path):
   name, split, data_dir = sets['files']
   shutil.copytree(data_dir, tmp_path / 'cut')
   for file in (tmp_path / 'cut').rglob('*few.tfrecord*2-of*'):
@@ -280,7 +286,7 @@ def test_a_cut_off_file_is_one_line(sets, tmp_path):
 
 
 @quick
-def test_a_file_with_too_few_examples_is_one_line(sets, tmp_path):
+def test_training_batches_refuse_a_file_with_too_few_examples(sets, tmp_path):
   name, split, data_dir = sets['files']
   shutil.copytree(data_dir, tmp_path / 'less')
   for file in (tmp_path / 'less').rglob('*few.tfrecord*2-of*'):
@@ -302,7 +308,7 @@ def test_a_file_with_too_few_examples_is_one_line(sets, tmp_path):
     ({'process_index': 1}, 'process_index=1 must lie in'),
   ],
 )
-def test_wrong_arguments_are_refused_at_once(sets, change, message):
+def test_training_batches_refuse_wrong_arguments_at_once(sets, change, message):
   with pytest.raises(ValueError, match=message) as caught:
     pipeline.training_batches(open_set(sets), **{**TRAINING, **change})
   assert '\n' not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Checksums: what they notice, and what they do not depend on."""
+"""Checksums of leaves: which changes they detect and which they ignore."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,12 @@ pytestmark = pytest.mark.quick
 
 
 def checksum(array):
+  """Returns the kind and checksum of an array."""
   return integrity.describe_leaves({'x': array})['x']
 
 
 def arrays():
-  """One of each kind that a state may hold."""
+  """Returns an array of each dtype that a state may hold."""
   rng = np.random.default_rng(0)
   floats = rng.normal(size=(8, 6)).astype(np.float32)
   return {
@@ -28,7 +29,7 @@ def arrays():
 
 
 def by_hand(array):
-  """The rule in Python's whole numbers, word by word."""
+  """Computes the checksum in Python integers, word by word."""
   words = array.view(np.uint32).ravel().tolist()
   sums = [0, 0]
   for index, word in enumerate(words):
@@ -39,18 +40,19 @@ def by_hand(array):
 
 
 def mixed(x):
+  """Returns the mixed bits of a 32-bit word."""
   for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
     x = ((x ^ (x >> shift)) * factor) % 2**32
   return x
 
 
-def test_the_rule():
+def test_describe_leaves_computes_the_documented_checksum():
   array = arrays()['float32'].reshape(2, 4, 6)
   assert checksum(jnp.array(array)) == f'float32[2,4,6] {by_hand(array)}'
 
 
 @pytest.mark.parametrize('kind', arrays())
-def test_every_bit_counts(kind):
+def test_describe_leaves_depends_on_every_bit(kind):
   array = arrays()[kind]
   whole = checksum(jnp.array(array))
   kinds, _, sums = whole.partition(' ')
@@ -66,7 +68,7 @@ def test_every_bit_counts(kind):
       assert found[:8] != sums[:8] and found[8:] != sums[8:]
 
 
-def test_order_and_form_count():
+def test_describe_leaves_depends_on_order_shape_and_dtype():
   array = arrays()['float32']
   swapped = array.copy()
   swapped[[0, 5]] = array[[5, 0]]
@@ -76,8 +78,8 @@ def test_order_and_form_count():
   assert checksum(jnp.array(-0.0)) != checksum(jnp.array(0.0))
 
 
-def test_the_sharding_does_not_count():
-  """Whole, divided over eight devices, over both axes, over two devices."""
+def test_describe_leaves_does_not_depend_on_the_sharding():
+  """The array is replicated or divided over one, two or three axes."""
   array = arrays()['float32'].repeat(4, axis=1)
   whole = checksum(jnp.array(array))
   devices = mesh.create_mesh(2, 2, 2)
@@ -86,7 +88,7 @@ def test_the_sharding_does_not_count():
     assert checksum(jax.device_put(array, sharding)) == whole, spec
 
 
-def test_a_tree_with_a_key_and_a_number():
+def test_describe_leaves_takes_random_keys_and_scalars():
   key = jax.random.key(7)
   tree = {'rng': key, 'step': jnp.int32(3), 'more': [jnp.zeros((0, 2))]}
   found = integrity.describe_leaves(tree)

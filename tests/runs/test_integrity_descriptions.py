@@ -1,4 +1,4 @@
-"""What lies beside a saved state, written and compared."""
+"""Descriptions saved with a state: writing, reading and comparing them."""
 
 import json
 
@@ -13,12 +13,13 @@ STATE = {'a': jnp.arange(3.0), 'b': jnp.ones((2, 2), jnp.bfloat16)}
 
 
 def write(folder, description):
+  """Writes a description where Orbax would."""
   path = folder / integrity.FILE
   path.parent.mkdir(exist_ok=True)
   path.write_text(json.dumps(description))
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_read_description_returns_a_written_description(tmp_path):
   made = integrity.describe(STATE, {'processes': 2}, 0.5)
   write(tmp_path, made)
   found = integrity.read_description(tmp_path)
@@ -29,15 +30,15 @@ def test_what_is_written_is_read(tmp_path):
 
 
 @pytest.mark.parametrize('key', ['meta', 'score', 'leaves', 'digest'])
-def test_a_change_of_any_part_is_noticed(tmp_path, key):
+def test_read_description_refuses_a_change_of_any_key(tmp_path, key):
   made = integrity.describe(STATE, {'processes': 2}, 0.5)
   write(tmp_path, made | {key: {'a': 'float32[3] 0'}})
-  with pytest.raises(integrity.DamagedError, match='of its description is'):
+  with pytest.raises(integrity.DamagedError, match='of its description'):
     integrity.read_description(tmp_path)
 
 
-def test_a_change_of_any_byte_is_noticed(tmp_path):
-  """Of any kind: text that is no JSON, or other JSON; none passes as old."""
+def test_read_description_refuses_a_change_of_any_byte(tmp_path):
+  """The result may be invalid or other JSON; none is taken for an old file."""
   write(tmp_path, integrity.describe(STATE, {'processes': 2}, 0.5))
   path = tmp_path / integrity.FILE
   content = path.read_bytes()
@@ -50,13 +51,13 @@ def test_a_change_of_any_byte_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize('content', [[], 3, {}, {'processes': 1, 'score': 2}])
-def test_what_is_no_description(tmp_path, content):
+def test_read_description_refuses_other_json(tmp_path, content):
   write(tmp_path, content)
   with pytest.raises(integrity.DamagedError):
     integrity.read_description(tmp_path)
 
 
-def test_before_there_were_checksums(tmp_path):
+def test_read_description_reads_old_files_without_checksums(tmp_path):
   write(tmp_path, {'processes': 2})
   found = integrity.read_description(tmp_path)
   assert found == {'meta': {'processes': 2}, 'score': None, 'leaves': None}
@@ -75,7 +76,9 @@ def test_before_there_were_checksums(tmp_path):
     ({'c': jnp.ones(2)}, r'c is not there and the settings make float32\[2\]'),
   ],
 )
-def test_another_kind_of_state(tmp_path, change, says):
+def test_require_kind_names_the_first_leaf_of_another_kind(
+  tmp_path, change, says
+):
   made = integrity.describe(STATE, {}, None)
   with pytest.raises(integrity.OtherStateError, match=says) as caught:
     integrity.require_kind(made, STATE | change, tmp_path)
@@ -84,11 +87,11 @@ def test_another_kind_of_state(tmp_path, change, says):
     integrity.require_kind(made, {'a': STATE['a']}, tmp_path)
 
 
-def test_the_first_other_leaf_is_named():
+def test_require_same_names_the_first_leaf_with_other_bits():
   made = integrity.describe(STATE, {}, None)
   changed = STATE | {'b': STATE['b'].at[1, 0].set(2)}
   with pytest.raises(integrity.DamagedError) as caught:
     integrity.require_same(made, changed)
-  assert str(caught.value) == 'the checksum of b is another'
-  with pytest.raises(integrity.DamagedError, match='of a and of 1 more is'):
+  assert str(caught.value) == 'the checksum of b differs'
+  with pytest.raises(integrity.DamagedError, match='of a and of 1 more'):
     integrity.require_same(made, changed | {'a': STATE['a'] + 1})

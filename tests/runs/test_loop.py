@@ -1,4 +1,4 @@
-"""The loop: number of updates, what happens when, and when it stops."""
+"""The training loop: updates, evaluations, checkpoints and stops."""
 
 import dataclasses
 import itertools
@@ -17,7 +17,7 @@ class State:
 
 
 class Recorder:
-  """Runs the loop with functions that note when they are called."""
+  """Runs the loop with functions that record their calls."""
 
   def __init__(self, losses=None):
     self.written, self.saved, self.evaluated, self.seen = [], [], [], []
@@ -68,7 +68,7 @@ class Recorder:
     )
 
 
-def test_as_many_updates_as_asked_for_and_the_end_is_evaluated_and_saved():
+def test_run_evaluates_and_saves_after_the_last_update():
   recorder = Recorder()
   state, evaluated = recorder.run(total=10, progress=3)
   assert state.params == 10 and recorder.seen == list(range(10))
@@ -77,14 +77,14 @@ def test_as_many_updates_as_asked_for_and_the_end_is_evaluated_and_saved():
   assert evaluated == {'accuracy_test': 0.1}
 
 
-def test_checkpoints_are_not_tied_to_evaluation():
+def test_run_saves_independently_of_evaluations():
   recorder = Recorder()
   recorder.run(total=12, progress=5, evaluation=6, checkpoint=4)
   assert recorder.evaluated == [6, 12]
   assert recorder.saved == [4, 8, 12]
 
 
-def test_what_is_written():
+def test_run_writes_loss_rate_speed_and_accuracy():
   recorder = Recorder()
   recorder.run(total=4, progress=2, evaluation=4)
   (_, first), (_, last) = recorder.written
@@ -93,28 +93,28 @@ def test_what_is_written():
   assert 'accuracy_test' not in first and last['accuracy_test'] == 0.04
 
 
-def test_a_continued_run_makes_the_rest():
+def test_run_makes_the_remaining_updates_if_continued():
   recorder = Recorder()
   state, _ = recorder.run(start=7, total=10)
   assert recorder.seen == [7, 8, 9] and state.params == 10
 
 
-def test_a_finished_run_is_evaluated_only():
+def test_run_only_evaluates_a_finished_state():
   recorder = Recorder()
   _, evaluated = recorder.run(start=10, total=10)
   assert evaluated == {'accuracy_test': 0.1}
   assert not recorder.seen and not recorder.saved
 
 
-def test_a_checkpoint_gets_the_evaluation_of_its_step():
+def test_run_saves_the_evaluation_of_the_same_step():
   recorder = Recorder()
   recorder.run(total=6, evaluation=2, checkpoint=3)
   assert recorder.scores == {3: {}, 6: {'accuracy_test': 0.06}}
 
 
 @pytest.mark.parametrize('last', [5, 10])
-def test_a_stop_saves_after_the_update_and_goes_no_further(last):
-  """Also after the last one, which a later call evaluates."""
+def test_run_saves_after_the_update_if_stopped(last):
+  """A stop at the last update leaves the evaluation to a later call."""
   recorder = Recorder()
   state, evaluated = recorder.run(
     progress=3, evaluation=5, checkpoint=2, stop_after=last
@@ -127,7 +127,7 @@ def test_a_stop_saves_after_the_update_and_goes_no_further(last):
   assert step == last and scalars['train_loss'] == np.float32(1 / last)
 
 
-def test_an_evaluation_that_is_left_stops_with_its_step_saved():
+def test_run_saves_the_step_of_an_interrupted_evaluation():
   recorder = Recorder()
   recorder.interrupted = 6
   state, evaluated = recorder.run(evaluation=3)
@@ -137,7 +137,7 @@ def test_an_evaluation_that_is_left_stops_with_its_step_saved():
 
 
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])
-def test_a_loss_that_is_not_finite_stops_with_its_step(bad):
+def test_run_names_the_step_of_a_loss_not_finite(bad):
   recorder = Recorder({5: bad})
   with pytest.raises(
     ValueError, match=f'the loss is {bad} at step 5; training'
@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(bad):
 
 
 @pytest.mark.parametrize('size', [0, 1, 3, 50])
-def test_prefetch_keeps_order_and_everything(size):
+def test_prefetch_keeps_all_elements_in_order(size):
   out = loop.prefetch(iter(range(10)), lambda x: x * 2, size)
   assert list(out) == list(range(0, 20, 2))
 

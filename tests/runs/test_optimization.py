@@ -1,4 +1,4 @@
-"""Settings to schedule and optimiser."""
+"""Schedules and optimisers from settings."""
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +14,24 @@ PARAMS = {'head': {'kernel': jnp.ones((2, 3)), 'bias': jnp.ones(3)}}
 
 
 def read(**keys):
+  """Returns the settings of a small run with some keys changed."""
   pp = dict(train='train', test='test', crop=8)
   config = dict(dataset='digits', model={}, base_lr=0.5, pp=pp) | keys
   return settings.from_config(config)
 
 
 def rates(num_examples=100, **keys):
+  """Returns the number of steps and the learning rate at each."""
   total, schedule = optimization.create_schedule(read(**keys), num_examples)
   return total, [round(float(schedule(step)), 6) for step in range(total)]
 
 
-def test_a_tenth_after_each_of_the_steps():
+def test_create_schedule_divides_by_ten_at_each_of_decay_steps():
   total, found = rates(total_steps=7, decay_type='steps', decay_steps=(2, 4))
   assert total == 7 and found == [0.5] * 3 + [0.05] * 2 + [0.005] * 2
 
 
-def test_the_hyperrule_fills_in_what_is_left_open():
+def test_create_schedule_takes_missing_steps_from_the_hyperrule():
   keys = dict(decay_type='bit_hyperrule', total_steps=None, warmup_steps=None)
   total, found = rates(**keys)
   assert (total, found[:2], found[100]) == (500, [0.0, 0.005], 0.5)
@@ -39,11 +41,12 @@ def test_the_hyperrule_fills_in_what_is_left_open():
 
 
 def made(**keys):
+  """Returns an optimiser with a learning rate of 0.5 for 10 steps."""
   keys = dict(total_steps=10, grad_norm_clip=0) | keys
   return optimization.create_optimizer(read(**keys), lambda _: 0.5, 10)
 
 
-def test_options_reach_the_optimizer():
+def test_create_optimizer_passes_decay_and_dtype():
   tx = made(weight_decay=0.1, weight_decay_on='kernels')
   zeros = jax.tree.map(jnp.zeros_like, PARAMS)
   updates, _ = tx.update(zeros, tx.init(PARAMS), PARAMS)
@@ -55,14 +58,14 @@ def test_options_reach_the_optimizer():
     assert jnp.dtype('bfloat16') in dtypes
 
 
-def test_averages_where_they_are_asked_for(capsys):
+def test_create_optimizer_averages_only_with_polyak_decay(capsys):
   state = made(polyak_decay=0.5).init(PARAMS)
   jax.tree.map(np.testing.assert_array_equal, state.average, PARAMS)
   assert not capsys.readouterr().err
   assert not isinstance(made().init(PARAMS), averaging.Averaging)
 
 
-def test_averages_that_hardly_leave_the_start_are_remarked(capsys):
+def test_create_optimizer_notes_averages_close_to_the_start(capsys):
   made(polyak_decay=0.9999)
   err = capsys.readouterr().err
   assert err.startswith(

@@ -1,4 +1,4 @@
-"""What Orbax prints of errors that it raises is kept off the terminal."""
+"""Traces that Orbax logs of errors it also raises are not printed."""
 
 import logging as python_logging
 import sys
@@ -11,7 +11,7 @@ from vit_jax_repro.runs import orbax_noise
 pytestmark = pytest.mark.quick
 
 
-def test_our_own_errors_are_still_logged(caplog):
+def test_silence_keeps_other_errors_in_the_log(caplog):
   orbax_noise.silence()
   orbax_noise.silence()  # once is enough
   assert logging.get_absl_logger().filters.count(orbax_noise._keep) == 1
@@ -23,7 +23,7 @@ def test_our_own_errors_are_still_logged(caplog):
   assert [r.message for r in caplog.records] == ['of ours', 'with its trace']
 
 
-def test_traces_of_orbax_are_not(caplog):
+def test_silence_removes_traces_of_orbax(caplog):
   orbax_noise.silence()
   logger = logging.get_absl_logger()
   for pathname, error in (
@@ -38,7 +38,7 @@ def test_traces_of_orbax_are_not(caplog):
   assert len(caplog.records) == 1 and not caplog.records[0].exc_info
 
 
-def test_other_unraisable_errors_go_on(monkeypatch):
+def test_silence_passes_on_other_unraisable_errors(monkeypatch):
   seen = []
   orbax_noise.silence.cache_clear()
   monkeypatch.setattr(sys, 'unraisablehook', seen.append)

@@ -19,7 +19,7 @@ from vit_jax_repro.weights import npz
 
 @pytest.mark.quick
 @pytest.mark.parametrize('signum', preemption.SIGNALS)
-def test_the_first_signal_is_noted_and_the_next_one_is_as_before(signum):
+def test_watch_notes_the_first_signal_and_passes_on_the_next(signum):
   seen = []
   outside = signal.signal(signum, lambda number, _: seen.append(number))
   try:
@@ -42,8 +42,8 @@ def test_the_first_signal_is_noted_and_the_next_one_is_as_before(signum):
 
 
 @pytest.mark.quick
-def test_a_signal_that_comes_too_late_does_what_it_did():
-  # A shell's background job ignores it, if nobody says otherwise.
+def test_watch_raises_a_late_signal_again():
+  # Background jobs of a shell ignore SIGINT by default.
   outside = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     with pytest.raises(KeyboardInterrupt), preemption.Watch():
@@ -54,14 +54,14 @@ def test_a_signal_that_comes_too_late_does_what_it_did():
 
 
 @pytest.mark.quick
-def test_an_error_stays_the_error():
+def test_watch_keeps_an_error_despite_a_signal():
   with pytest.raises(ValueError, match='mine'), preemption.Watch():
     signal.raise_signal(signal.SIGINT)
     raise ValueError('mine')
 
 
 @pytest.mark.quick
-def test_other_threads_leave_signals_alone():
+def test_watch_in_another_thread_changes_no_handler():
   before, found = signal.getsignal(signal.SIGTERM), []
 
   def run():
@@ -75,7 +75,7 @@ def test_other_threads_leave_signals_alone():
 
 
 @pytest.mark.quick
-def test_an_evaluation_is_left_between_batches():
+def test_unless_stopped_interrupts_between_batches():
   with preemption.Watch() as watch:
     batches = watch.unless_stopped(iter(range(3)))
     assert next(batches) == 0
@@ -87,10 +87,12 @@ def test_an_evaluation_is_left_between_batches():
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
+  """A folder of 40 digits."""
   return write_folder(tmp_path_factory.mktemp('digits'), 40)
 
 
 def settings(folder, total_steps):
+  """Returns the configuration of a small run on a folder of digits."""
   return dict(
     dataset=str(folder),
     model=dict(
@@ -113,7 +115,7 @@ def settings(folder, total_steps):
 
 
 def train(config, workdir, *distributed):
-  """As the verb does; SystemExit ends the process with its code."""
+  """Trains as the command does; SystemExit ends the process with its code."""
   if distributed:
     port, index = distributed
     jax.distributed.initialize(
@@ -130,19 +132,21 @@ def train(config, workdir, *distributed):
 
 
 def metrics_of(workdir):
+  """Returns the complete lines of metrics.jsonl written until now."""
   path = workdir / 'metrics.jsonl'
   text = path.read_text() if path.exists() else ''
   return [json.loads(line) for line in text.split('\n')[:-1]]
 
 
 def wait_for_step(workdir, step, children):
+  """Waits until the metrics have reached a step."""
   while not metrics_of(workdir) or metrics_of(workdir)[-1]['step'] < step:
     assert all(child.is_running() for child in children), children[0].stderr
     time.sleep(0.005)
 
 
 def stopped_at(child, signame):
-  """The step of the one line that says so."""
+  """Returns the step in the note about the stop."""
   (line,) = [x for x in child.stderr.splitlines() if x.startswith('note: ')]
   start, end = f'note: stopped by {signame} after step ', '; the same command '
   assert line.startswith(start) and line.endswith(f'{end}continues')
@@ -152,8 +156,8 @@ def stopped_at(child, signame):
 STEPS = 60
 
 
-def test_a_run_saves_and_goes_on_as_if_nothing_had_been(folder, tmp_path):
-  """Stopped by one signal, continued, stopped by the other, continued."""
+def test_train_stopped_by_signals_continues_bit_for_bit(folder, tmp_path):
+  """SIGTERM and SIGINT stop the run in turn; each time it is continued."""
   config = settings(folder, STEPS)
   whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
   child = child_processes.Child(train, config, whole, devices=1)
@@ -180,8 +184,8 @@ def test_a_run_saves_and_goes_on_as_if_nothing_had_been(folder, tmp_path):
     np.testing.assert_array_equal(array, found[name], err_msg=name)
 
 
-def test_two_processes_stop_after_the_same_update(folder, tmp_path):
-  """Whichever is told, and with a part of the parameters in each."""
+def test_train_in_two_processes_stops_after_the_same_update(folder, tmp_path):
+  """Process 1 receives the signal; each holds a part of the parameters."""
   config = settings(folder, 100_000) | dict(mesh=dict(data=1, fsdp=2, model=1))
   port = child_processes.free_port()
   children = [

@@ -1,4 +1,4 @@
-"""Which published file a run starts from."""
+"""Choice of the published file from which a run starts."""
 
 import dataclasses
 
@@ -16,6 +16,7 @@ COLUMNS = (
 
 
 def settings(folder, **fields):
+  """Returns settings with this folder of pretrained files."""
   fields = {'model': {}, **fields}
   return Settings(
     dataset='digits',
@@ -28,6 +29,7 @@ def settings(folder, **fields):
 
 
 def write_index(folder, **accuracies):
+  """Writes an AugReg index of files with these accuracies."""
   rows = [
     f'i21k,{val},pets,224,0.9,1e6,100,B_16-i21k-{name},B_16-i21k-{name}--pets'
     for name, val in accuracies.items()
@@ -35,7 +37,7 @@ def write_index(folder, **accuracies):
   (folder / 'index.csv').write_text('\n'.join([','.join(COLUMNS), *rows]))
 
 
-def test_a_model_of_augreg_means_its_best_file(tmp_path):
+def test_best_augreg_file_has_the_best_accuracy(tmp_path):
   write_index(tmp_path, good=0.4, best=0.5, bad=0.3)
   assert pretrained.best_augreg_file(tmp_path, 'B_16') == 'B_16-i21k-best'
   with pytest.raises(ValueError, match=r'no file with model=ViT-L_16'):
@@ -45,7 +47,7 @@ def test_a_model_of_augreg_means_its_best_file(tmp_path):
   assert pretrained.pretrained_path(chosen).endswith('B_16-i21k-best.npz')
 
 
-def test_the_only_file_of_a_model_needs_no_index(tmp_path):
+def test_best_augreg_file_needs_no_index_for_a_single_file(tmp_path):
   for name in ('B_16-i21k-x.npz', 'B_16-i21k-x--pets.npz', 'L_16-i21k-y.npz'):
     (tmp_path / name).touch()
   assert pretrained.best_augreg_file(tmp_path, 'B_16') == 'B_16-i21k-x.npz'
@@ -56,7 +58,7 @@ def test_the_only_file_of_a_model_needs_no_index(tmp_path):
     pretrained.best_augreg_file(tmp_path, 'B_16')
 
 
-def test_what_is_missing_can_be_fetched(tmp_path):
+def test_pretrained_path_names_the_command_to_fetch_a_file(tmp_path):
   chosen = settings(tmp_path, model={'model_name': 'ViT-B_16'})
   with pytest.raises(FileNotFoundError, match=r'fetch ViT-B_16 --dir='):
     pretrained.pretrained_path(chosen)
@@ -64,9 +66,9 @@ def test_what_is_missing_can_be_fetched(tmp_path):
     pretrained.pretrained_path(settings('gs://vit_models/augreg'))
 
 
-def test_the_fingerprint_is_that_of_the_contents(tmp_path):
+def test_fingerprint_is_the_sha256_of_the_contents(tmp_path):
   of = settings(tmp_path, model_or_filename='a-b')
-  assert pretrained.fingerprint(of) is None  # not there any more
+  assert pretrained.fingerprint(of) is None  # the file does not exist
   (tmp_path / 'a-b.npz').write_bytes(b'abc')
   # The example of FIPS 180-4.
   assert pretrained.fingerprint(of) == 'ba7816bf8f01cfea'

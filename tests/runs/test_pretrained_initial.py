@@ -1,4 +1,4 @@
-"""What training starts from: fresh, published, shrunk and perturbed."""
+"""Initial parameters: fresh, published, shrunk and perturbed."""
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ MODEL = models.create(SPEC)
 
 
 def parameters(model=MODEL, **keys):
+  """Returns the initial parameters of a run with these keys."""
   pp = dict(train='train', test='test', crop=8)
   config = dict(dataset='x', model={}, base_lr=1.0, total_steps=1, pp=pp)
   read = settings.from_config(config | keys)
@@ -21,7 +22,7 @@ def parameters(model=MODEL, **keys):
 
 @pytest.fixture(scope='module')
 def published(tmp_path_factory):
-  """(keys of the settings, what the file holds)."""
+  """(keys of the settings, parameters in the file)."""
   folder = tmp_path_factory.mktemp('published')
   params = tiny_models.params_of(SPEC)
   weights.save(folder / 'tiny.npz', params)
@@ -33,14 +34,14 @@ def assert_same(found, wanted):
   jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
-def test_fresh_parameters_follow_the_seed():
+def test_parameters_follow_the_seed():
   fresh = parameters(seed=3)
   assert_same(parameters(seed=3), fresh)
   kernels = [tree['embedding']['kernel'] for tree in (fresh, parameters())]
   assert (kernels[0] != kernels[1]).any()
 
 
-def test_the_head_of_a_file_starts_anew_or_is_kept(published):
+def test_parameters_zero_or_keep_the_head_of_a_file(published):
   keys, params = published
   found = parameters(**keys)
   assert not found['head']['kernel'].any() and params['head']['kernel'].all()
@@ -49,7 +50,7 @@ def test_the_head_of_a_file_starts_anew_or_is_kept(published):
     parameters(MODEL.clone(num_classes=4), **keys, head='keep')
 
 
-def test_shrunk_and_perturbed(published):
+def test_parameters_shrink_and_perturb_a_file(published):
   keys, params = published
   found = parameters(**keys, head='keep', shrink=0.4, perturb=0.1, seed=5)
   fresh = parameters(seed=5)

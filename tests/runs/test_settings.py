@@ -1,4 +1,4 @@
-"""Settings: every key known, checked, and used."""
+"""Settings: defaults, checks, and the use of every key."""
 
 import ast
 import dataclasses
@@ -22,7 +22,7 @@ GOOD = dict(
 DISTILLED = {'objective': 'distillation', 'teacher': 'teacher.npz'}
 
 
-def test_defaults_are_filled_in():
+def test_from_config_fills_in_defaults():
   read = settings.from_config(GOOD)
   assert read.batch == 512 and read.optim == 'sgd' and read.pp.flip
 
@@ -146,7 +146,7 @@ def test_defaults_are_filled_in():
     ),
   ],
 )
-def test_wrong_settings_get_one_line(change, says):
+def test_from_config_refuses_wrong_settings_in_one_line(change, says):
   with pytest.raises(ValueError, match=says) as error:
     settings.from_config(GOOD | change)
   assert '\n' not in str(error.value)
@@ -173,12 +173,12 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize(('name', 'value'), OUTSIDE)
-def test_declared_bounds_and_choices_are_kept(name, value):
+def test_from_config_enforces_declared_bounds_and_choices(name, value):
   with pytest.raises(ValueError, match=rf'config\.{name}={value!r} '):
     settings.from_config(GOOD | {name: value})
 
 
-def test_conditions_name_settings_that_exist():
+def test_conditions_of_fields_name_existing_settings():
   fields = {
     field.name: field for field in dataclasses.fields(settings.Settings)
   }
@@ -190,17 +190,17 @@ def test_conditions_name_settings_that_exist():
     assert set(field.metadata['unused_by']) <= objectives
 
 
-def test_missing_keys_are_named():
+def test_from_config_names_missing_keys():
   with pytest.raises(ValueError, match=r"config lacks the keys \['base_lr'"):
     settings.from_config({'dataset': 'digits', 'model': {}, 'pp': GOOD['pp']})
 
 
-def test_every_key_is_read_somewhere():
-  """No dead key: each is read off `settings` or `pp` by the training job.
+def test_every_key_is_read_by_the_training_job():
+  """The training job reads each key as an attribute of `settings` or `pp`.
 
-  The settings of an image are read off `wanted` in data/augment.py.
+  data/augment.py reads the settings of an image as attributes of `wanted`.
   """
-  read = {('settings', 'augreg_strength')}  # by settings.py itself: see below
+  read = {('settings', 'augreg_strength')}  # read by settings.py
   for name in (
     'optimization.py',
     'pretrained.py',
@@ -235,13 +235,13 @@ def test_every_key_is_read_somewhere():
     {'teacher': '', 'weight_decay': 1e-4, 'weight_decay_on': 'kernels'},
   ],
 )
-def test_what_goes_together(change):
+def test_from_config_takes_compatible_settings(change):
   read = settings.from_config(GOOD | change)
   for name, value in settings.to_plain(change).items():
     assert getattr(read, name) == value
 
 
-def test_augreg_strength_stands_for_three_settings():
+def test_augreg_strength_sets_randaugment_and_mixup():
   read = settings.from_config(GOOD | {'augreg_strength': 'medium2'})
   pp = read.pp
   found = pp.randaugment_layers, pp.randaugment_magnitude, read.mixup_alpha
@@ -251,12 +251,12 @@ def test_augreg_strength_stands_for_three_settings():
   assert not none.pp.randaugment_layers and not none.mixup_alpha
 
 
-def test_configurations_spell_out_every_key():
+def test_configuration_create_has_every_key():
   config = configuration.create(recipes.QUICKSTART, recipes.QUICKSTART_MODEL)
   names = {field.name for field in dataclasses.fields(settings.Settings)}
   assert set(config) == names
   assert config.is_locked
-  config.total_steps = 3  # what flags do
+  config.total_steps = 3  # as flags do
   config.pp.resize = 16
   config.model.dtype = 'bfloat16'
   config.decay_steps = (1, 2)

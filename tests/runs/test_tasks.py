@@ -1,4 +1,4 @@
-"""What the objectives make of a model and a data set."""
+"""Tasks that an objective creates from a model and a data set."""
 
 import jax
 import pytest
@@ -11,17 +11,19 @@ from vit_jax_repro.runs import input, settings, tasks
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
+  """A folder of twelve digits."""
   return str(write_folder(tmp_path_factory.mktemp('digits'), 12))
 
 
 def create(folder, **keys):
+  """Returns the task of a small run with some keys changed."""
   pp = dict(train='train', test='train', crop=8)
   config = dict(dataset=folder, model=tiny_models.VIT, base_lr=1.0, pp=pp)
   read = settings.from_config(config | dict(total_steps=1) | keys)
   return tasks.create(read, input.Input(read), jax.devices()[0])
 
 
-def test_classes_are_those_of_the_data_set(folder):
+def test_create_takes_classes_from_the_data_set(folder):
   task = create(folder)
   assert task.model.num_classes == len(task.class_names) == 10
   assert task.class_names[3] == 'digit 3' and task.teacher is None
@@ -35,8 +37,10 @@ def test_classes_are_those_of_the_data_set(folder):
     ('unpooled', 'unpooled'),
   ],
 )
-def test_patches_are_told_by_their_outputs(folder, classifier, becomes):
-  """In colours of the images' own scale, which has no class names."""
+def test_create_gives_masked_patches_an_output_for_each_patch(
+  folder, classifier, becomes
+):
+  """The outputs are colours in the scale of the images, without names."""
   task = create(
     folder,
     model=tiny_models.VIT | dict(classifier=classifier),
@@ -51,6 +55,6 @@ def test_patches_are_told_by_their_outputs(folder, classifier, becomes):
   assert task.evaluate.keywords == dict(mean=scale.mean, std=scale.std)
 
 
-def test_a_model_without_patches(folder):
+def test_create_refuses_a_model_without_patches(folder):
   with pytest.raises(ValueError, match=r'unknown fields .* for BiT'):
     create(folder, model=tiny_models.BIT, objective='masked_patches')

@@ -1,4 +1,4 @@
-"""Teachers: what they see, the order of their classes, what is refused."""
+"""Teachers: their preprocessing, the order of their classes, refusals."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ LEVELS = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype('f4')
 
 
 def load(path, class_names=NAMES, image_size=(8, 8)):
-  """For a run that scales as DeiT does."""
+  """Returns the teacher for a run with the preprocessing of DeiT."""
   return tasks.load_teacher(
     str(path),
     image_size=image_size,
@@ -27,7 +27,11 @@ def load(path, class_names=NAMES, image_size=(8, 8)):
 
 
 def saved(path, names, spec=SMALL, params=None):
-  """A run's model, which scales to [-1, 1]."""
+  """Saves the model of a run that scales images to [-1, 1].
+
+  Returns:
+    (path, model, parameters).
+  """
   architecture = tiny_models.spec(len(names), spec)
   params = params or tiny_models.params_of(architecture)
   model_card.save_model(
@@ -41,7 +45,7 @@ def saved(path, names, spec=SMALL, params=None):
   return path, models.create(architecture), params
 
 
-def test_it_sees_the_images_in_its_own_scale(tmp_path):
+def test_teacher_logits_use_the_preprocessing_of_the_teacher(tmp_path):
   path, model, params = saved(tmp_path / 'x.npz', NAMES)
   found = load(path)
   mean, std = (np.float32(x).reshape(1, 1, 1, 3) for x in (DEIT.mean, DEIT.std))
@@ -50,7 +54,9 @@ def test_it_sees_the_images_in_its_own_scale(tmp_path):
   np.testing.assert_allclose(logits, wanted, atol=1e-5)
 
 
-def test_classes_come_in_the_order_of_the_data_set(tmp_path, capsys):
+def test_teacher_logits_follow_the_class_order_of_the_data_set(
+  tmp_path, capsys
+):
   path, _, _ = saved(tmp_path / 'x.npz', NAMES)
   found = []
   for names in (NAMES, ('c', 'a', 'b'), ('x', 'y', 'z')):
@@ -63,22 +69,22 @@ def test_classes_come_in_the_order_of_the_data_set(tmp_path, capsys):
   np.testing.assert_array_equal(unknown, same)
 
 
-def test_positions_are_resized_to_the_images(tmp_path):
+def test_load_teacher_resizes_positions_to_the_images(tmp_path):
   path, _, _ = saved(tmp_path / 'x.npz', NAMES)
   found = load(path, image_size=(12, 8))
   positions = found.params['Transformer']['posembed_input']['pos_embedding']
   assert positions.shape == (1, 1 + 3 * 2, 16)
 
 
-def test_a_convnet_of_a_published_file(tmp_path, capsys):
-  """It takes any image size, and nothing has to be said about it."""
+def test_load_teacher_takes_a_published_convnet_silently(tmp_path, capsys):
+  """It accepts any image size without a note."""
   architecture = tiny_models.spec(3, tiny_models.BIT)
   weights.save(tmp_path / 'bit.npz', tiny_models.params_of(architecture))
   found = load(tmp_path / 'bit.npz', image_size=(20, 12))
   assert isinstance(found, tasks.Teacher) and not capsys.readouterr().err
 
 
-def test_the_digest_is_of_the_contents(tmp_path):
+def test_teacher_digest_depends_on_the_contents_only(tmp_path):
   path, _, params = saved(tmp_path / 'x.npz', NAMES)
   again, _, _ = saved(tmp_path / 'y.npz', NAMES)
   head = tiny_models.with_head(params)
@@ -89,12 +95,13 @@ def test_the_digest_is_of_the_contents(tmp_path):
 
 
 def refused(path, says, **options):
+  """Checks that loading raises one line with the path and this text."""
   with pytest.raises(ValueError, match=says) as error:
     load(path, **options)
   assert '\n' not in str(error.value) and str(path) in str(error.value)
 
 
-def test_what_is_refused(tmp_path):
+def test_load_teacher_refuses_unsuitable_models(tmp_path):
   path, _, params = saved(tmp_path / 'x.npz', NAMES)
   refused(path, 'has 3 classes and the data set 2;', class_names=('a', 'b'))
   zeros = tiny_models.with_head(params, kernel=0)
@@ -111,13 +118,13 @@ def test_what_is_refused(tmp_path):
   refused(tmp_path / 'm.npz', 'fix the image size at 8x8', image_size=(12, 12))
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_load_teacher_names_a_missing_file(tmp_path):
   with pytest.raises(OSError, match=r'none\.npz'):
     load(tmp_path / 'none.npz')
 
 
-def test_it_computes_in_the_dtype_of_the_run(tmp_path):
-  """Its logits stay float32, and close to those of its own dtype."""
+def test_teacher_computes_in_the_dtype_of_the_run(tmp_path):
+  """Its logits stay float32 and close to those computed in float32."""
   path, _, _ = saved(tmp_path / 'x.npz', NAMES)
   common = dict(
     image_size=(8, 8), mean=DEIT.mean, std=DEIT.std, class_names=NAMES

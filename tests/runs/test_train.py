@@ -1,4 +1,4 @@
-"""Whole runs of the objectives beside classification, and what they keep."""
+"""Whole runs with other objectives than classification, and their files."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ from vit_jax_repro.weights import npz, trees
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Forty digits, and a teacher that says something of each."""
+  """A folder with forty digits and a teacher with random weights."""
   root = tmp_path_factory.mktemp('digits')
   write_folder(root, 40)
   weights.save(
@@ -29,11 +29,12 @@ def folder(tmp_path_factory):
 
 
 def distilled(folder):
+  """Returns the configuration of a run with a teacher and averages."""
   return settings(
     folder,
     objective='distillation',
     teacher=str(folder / 'teacher.npz'),
-    base_lr=1.0,  # so that averages predict other classes
+    base_lr=1.0,  # makes the averages predict other classes
     polyak_decay=0.8,
     repeated_augmentation=3,
     mixup_alpha=0.5,
@@ -43,6 +44,7 @@ def distilled(folder):
 
 @pytest.fixture(scope='module')
 def run(folder, tmp_path_factory):
+  """The workdir of a finished run with a teacher."""
   workdir = tmp_path_factory.mktemp('run') / 'whole'
   jobs.train(distilled(folder), workdir, show=False)
   return workdir
@@ -52,17 +54,17 @@ def parameters(workdir):
   return dict(npz.read(workdir / 'model.npz'))
 
 
-def test_a_student_learns_from_labels_and_its_teacher(run):
+def test_train_with_a_teacher_trains_both_heads(run):
   metrics = metrics_of(run)
   assert [line['step'] for line in metrics] == [1, 2, 3, 4]
   assert all(0 <= line['teacher_accuracy'] <= 1 for line in metrics)
   found = trees.flatten(weights.load(run / 'model.npz'))
   heads = [np.asarray(found[f'{x}/kernel']) for x in ('head', 'head_dist')]
-  assert all(head.any() for head in heads)  # which start at zero
+  assert all(head.any() for head in heads)  # heads start at zero
   assert (heads[0] != heads[1]).any()
 
 
-def test_the_averages_are_what_is_published(run):
+def test_train_publishes_the_averages(run):
   with ocp.StandardCheckpointer() as reader:
     state = reader.restore(pathlib.Path(run) / 'checkpoints' / '4' / 'state')
   published = trees.flatten(weights.load(run / 'model.npz'))
@@ -73,7 +75,7 @@ def test_the_averages_are_what_is_published(run):
   assert (published['head/kernel'] != raw['head/kernel']).any()
 
 
-def test_the_averages_are_what_is_evaluated(folder, run):
+def test_train_evaluates_the_averages(folder, run):
   result = json.loads((run / 'result.json').read_text())
   found = jobs.evaluate(run / 'model.npz', str(folder), split='train')
   assert (
@@ -82,8 +84,8 @@ def test_the_averages_are_what_is_evaluated(folder, run):
   assert found.top5_accuracy == result['top5_accuracy']
 
 
-def test_it_goes_on_with_the_same_bits(folder, run, tmp_path):
-  """Stopped after the second step's checkpoint, and begun again."""
+def test_train_continues_bit_for_bit(folder, run, tmp_path):
+  """The run is stopped after the checkpoint of step 2 and started again."""
   stopped = tmp_path / 'stopped'
   shutil.copytree(run, stopped)
   shutil.rmtree(stopped / 'checkpoints' / '4')
@@ -100,14 +102,14 @@ def test_it_goes_on_with_the_same_bits(folder, run, tmp_path):
   assert losses[0] == losses[1]
 
 
-def test_the_best_is_kept_beside_the_newest(folder, tmp_path):
-  """Its averages are published; changed keys, and again, change nothing."""
+def test_train_with_keep_best_keeps_the_best_and_the_newest(folder, tmp_path):
+  """Its averages are published; another call, with or without, keeps them."""
   keys = dict(
     polyak_decay=0.5,
     eval_every=1,
     checkpoint_every=1,
     total_steps=6,
-    base_lr=3.0,  # so that the last is not the best
+    base_lr=3.0,  # makes the last step worse than the best
     keep_checkpoints=1,
   )
   model = STUDENT | dict(distilled=False)
@@ -131,7 +133,7 @@ def test_the_best_is_kept_beside_the_newest(folder, tmp_path):
   assert jobs.train(config, tmp_path, show=False).best_step is None
 
 
-def test_two_runs_in_a_folder_do_not_meet(folder, tmp_path):
+def test_train_refuses_a_workdir_in_use(folder, tmp_path):
   lock = locks.Lock(tmp_path / '.lock', tmp_path, 'wait')
   with pytest.raises(OSError, match='is in use by process'):
     jobs.train(settings(folder), tmp_path, show=False)
@@ -139,8 +141,8 @@ def test_two_runs_in_a_folder_do_not_meet(folder, tmp_path):
   lock.release()
 
 
-def test_a_run_from_before_there_was_a_key_goes_on(folder, run, tmp_path):
-  """And a key that was left out is as good as its default."""
+def test_train_continues_a_run_older_than_a_key(folder, run, tmp_path):
+  """A missing key has its default; other values are refused."""
   older = tmp_path / 'older'
   shutil.copytree(run, older)
   config = json.loads((older / 'config.json').read_text())
@@ -159,7 +161,7 @@ def test_a_run_from_before_there_was_a_key_goes_on(folder, run, tmp_path):
     jobs.train(distilled(folder), older, show=False)
 
 
-def test_another_teacher_is_noticed(folder, run, tmp_path):
+def test_train_refuses_to_continue_with_another_teacher(folder, run, tmp_path):
   params = tiny_models.params_of(tiny_models.spec(10), seed=1)
   weights.save(tmp_path / 'teacher.npz', params)
   kept = tmp_path / 'kept.npz'
@@ -172,8 +174,8 @@ def test_another_teacher_is_noticed(folder, run, tmp_path):
     shutil.move(kept, folder / 'teacher.npz')
 
 
-def test_patches_are_learned_without_labels(folder, tmp_path):
-  """And the file that is left may be fine-tuned to classes."""
+def test_train_on_masked_patches_needs_no_labels(folder, tmp_path):
+  """The resulting file can be fine-tuned to classes."""
   model = STUDENT | dict(distilled=False)
   config = settings(folder, model=model, objective='masked_patches')
   config['total_steps'] = 1
@@ -199,7 +201,9 @@ def test_patches_are_learned_without_labels(folder, tmp_path):
     ({'distilled': True}, "classifier='token_unpooled' must be 'token' in a"),
   ],
 )
-def test_models_that_cannot_learn_patches(folder, tmp_path, change, says):
+def test_train_refuses_models_unfit_for_masked_patches(
+  folder, tmp_path, change, says
+):
   model = STUDENT | dict(distilled=False) | change
   config = settings(folder, model=model, objective='masked_patches')
   with pytest.raises(ValueError, match=says) as error:

@@ -1,3 +1,5 @@
+"""Training within a memory limit: refusals and the settings they advise."""
+
 import re
 import shutil
 
@@ -14,13 +16,14 @@ GIB = 2**30
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
+  """A folder of forty digits."""
   root = tmp_path_factory.mktemp('digits')
   write_folder(root, 40)
   return root
 
 
 def refused(folder, workdir, **keys):
-  """What is said of a run whose update does not fit."""
+  """Returns the error of a run whose update does not fit."""
   with pytest.raises(ValueError, match='an update needs') as error:
     jobs.train(settings(folder, **keys), workdir, show=False)
   assert not workdir.exists()
@@ -28,15 +31,17 @@ def refused(folder, workdir, **keys):
 
 
 def flags_of(line):
+  """Returns {key: value} of the flags that a message names."""
   return dict(re.findall(r'--config\.([\w.]+)=(\w+)', line))
 
 
 def needed(line):
+  """Returns the GiB that an update needs, from its message."""
   return float(re.search(r'needs ([\d.e-]+) GiB', line)[1])
 
 
 def wide(**keys):
-  """Settings whose activations are most of what is needed."""
+  """Returns settings whose activations need most of the memory."""
   return (
     dict(
       model=STUDENT,
@@ -49,8 +54,10 @@ def wide(**keys):
   )
 
 
-def test_what_fits_is_found_and_fits(folder, tmp_path, capfd):
-  """The setting that the message names trains; the limit stays."""
+def test_train_names_settings_with_which_the_update_fits(
+  folder, tmp_path, capfd
+):
+  """A run with the settings of the message trains under the same limit."""
   whole = refused(folder, tmp_path / 'no', **wide(memory_limit_gb=1e-6))
   assert 'no number of accum_steps helps' in whole
   limit = 0.7 * needed(whole)
@@ -69,7 +76,7 @@ def test_what_fits_is_found_and_fits(folder, tmp_path, capfd):
   assert len(metrics_of(tmp_path / 'run')) == 1
 
 
-def test_a_proposal_that_does_not_fit_is_not_named(
+def test_train_does_not_name_a_proposal_too_large(
   folder, tmp_path, monkeypatch, capfd
 ):
   monkeypatch.setattr(fitting, 'proposal', lambda *_, **__: {'accum_steps': 2})
@@ -79,8 +86,10 @@ def test_a_proposal_that_does_not_fit_is_not_named(
   assert 'choose a larger --config.accum_steps, a smaller model' in line
 
 
-def test_the_device_reports_a_limit(folder, tmp_path, monkeypatch):
-  """As a GPU or TPU does; a part of it stays free."""
+def test_train_takes_the_memory_limit_from_the_device(
+  folder, tmp_path, monkeypatch
+):
+  """GPUs and TPUs report one; the run leaves a part of it free."""
   whole = needed(refused(folder, tmp_path / 'no', **wide(memory_limit_gb=1e-6)))
   limits = {False: int(whole / 0.97 * GIB), True: int(whole / 0.93 * GIB)}
   for fits, limit in limits.items():
@@ -92,7 +101,7 @@ def test_the_device_reports_a_limit(folder, tmp_path, monkeypatch):
       assert f'which has {int(limit * 0.95) / GIB:.4g}' in line
 
 
-def test_batches_that_lie_ready_count(folder, tmp_path):
+def test_needed_memory_includes_prefetched_batches(folder, tmp_path):
   few, many = (
     needed(
       refused(folder, tmp_path / 'no', **wide(memory_limit_gb=1e-6, prefetch=n))
@@ -103,10 +112,8 @@ def test_batches_that_lie_ready_count(folder, tmp_path):
   assert many - few == pytest.approx(ready, abs=2e-3)
 
 
-def test_recomputing_alone_is_advised_and_a_run_goes_on_with_it(
-  folder, tmp_path
-):
-  """Deep, so that it is what helps; the promise is what is needed then."""
+def test_train_continues_a_run_with_the_advised_remat(folder, tmp_path):
+  """The model is deep: remat alone helps, by as much as promised."""
   deep = dict(STUDENT, num_layers=12, scan=True)
   begun = wide(model=deep, total_steps=2, checkpoint_every=1, eval_every=0)
   jobs.train(settings(folder, **begun), tmp_path / 'run', show=False)
@@ -133,7 +140,7 @@ def test_recomputing_alone_is_advised_and_a_run_goes_on_with_it(
   assert [line['step'] for line in metrics_of(tmp_path / 'run')] == [1, 2]
 
 
-def test_nothing_is_refused_with_0(folder, tmp_path):
+def test_train_refuses_nothing_with_a_memory_limit_of_0(folder, tmp_path):
   jobs.train(
     settings(folder, memory_limit_gb=0, total_steps=1), tmp_path / 'run',
     show=False,

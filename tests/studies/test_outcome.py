@@ -1,4 +1,4 @@
-"""Sides, claims, and the rule by which they are judged."""
+"""Sides and claims of a study, and the verdicts on claims."""
 
 import math
 import statistics
@@ -12,15 +12,17 @@ pytestmark = pytest.mark.quick
 
 
 def sides(**accuracies):
+  """Returns sides with these accuracies of seeds."""
   return [outcome.side(name, 0.1, a) for name, a in accuracies.items()]
 
 
 def judged(kind, a, b, **fields):
+  """Judges a claim about the difference of two sides."""
   claim = Claim('text', 'source', {'a': 1.0, 'b': -1.0}, kind=kind, **fields)
   return outcome.judge(claim, sides(a=a, b=b))
 
 
-def test_mean_and_spread_of_a_side():
+def test_side_has_the_mean_and_spread_of_its_seeds():
   (side,) = sides(a=(0.5, 0.7, 0.9))
   assert side.mean == pytest.approx(0.7)
   assert side.spread == pytest.approx(statistics.stdev((0.5, 0.7, 0.9)))
@@ -28,7 +30,7 @@ def test_mean_and_spread_of_a_side():
   assert (single.mean, single.spread) == (0.5, 0.0)
 
 
-def test_difference_and_spread_of_a_claim():
+def test_judge_computes_the_difference_and_its_spread():
   a, b = (0.9, 0.8), (0.5, 0.3)
   got = judged('more', a, b)
   assert got.difference == pytest.approx(0.85 - 0.4)
@@ -62,8 +64,10 @@ def test_difference_and_spread_of_a_claim():
     ('alike', -0.071, FAILS),
   ],
 )
-def test_verdicts(kind, difference, verdict):
-  half = 0.02 / math.sqrt(2)  # of two values that far from their mean
+def test_judge_returns_the_verdict_of_each_kind_of_claim(
+  kind, difference, verdict
+):
+  half = 0.02 / math.sqrt(2)  # standard deviation 0.02
   a = [0.5 + difference - half, 0.5 + difference + half]
   got = judged(kind, a, [0.5, 0.5], margin=0.05)
   assert got.spread == pytest.approx(0.02)
@@ -71,23 +75,23 @@ def test_verdicts(kind, difference, verdict):
   assert ': ' in got.verdict or got.verdict != UNDECIDED
 
 
-def test_one_seed_decides_nothing():
+def test_judge_leaves_a_claim_with_one_seed_undecided():
   assert judged('more', (0.9,), (0.1,)).verdict.startswith(
     f'{UNDECIDED}: one seed'
   )
 
 
-def test_equal_sides_are_not_more():
+def test_judge_of_equal_sides_finds_them_alike_and_not_more():
   assert judged('more', (0.5, 0.5), (0.5, 0.5)).verdict.startswith(UNDECIDED)
   assert judged('alike', (0.5, 0.5), (0.5, 0.5)).verdict == HOLDS
 
 
-def test_a_claim_about_sides_that_were_not_run_is_left_out():
+def test_judge_returns_none_for_a_side_without_runs():
   claim = Claim('', '', {'a': 1.0, 'c': -1.0})
   assert outcome.judge(claim, sides(a=(0.5, 0.6), b=(0.1, 0.2))) is None
 
 
-def test_a_margin_may_be_a_part_of_another_difference():
+def test_judge_accepts_a_margin_relative_to_another_difference():
   made = sides(a=(0.6, 0.6), b=(0.5, 0.5), c=(0.1, 0.1))
   for margin, verdict in ((0.2, FAILS), (0.3, HOLDS)):  # 0.08 and 0.12
     claim = Claim(
@@ -102,7 +106,7 @@ def test_a_margin_may_be_a_part_of_another_difference():
   assert outcome.judge(claim, made[:2]) is None
 
 
-def test_a_claim_about_position_embeddings():
+def test_judge_compares_localities_of_position_embeddings():
   claim = Claim('', '', {'a': 1.0, 'b': -1.0}, measure=outcome.LOCALITY)
   a, b = (
     outcome.side(name, 0.1, (0.5, 0.5), localities=localities)

@@ -1,4 +1,4 @@
-"""The plans of all studies, at every size, and the claims about them."""
+"""Plans of all studies at every size, and the claims about them."""
 
 import jax
 import pytest
@@ -13,11 +13,12 @@ pytestmark = pytest.mark.quick
 
 
 def plan_of(name, size):
+  """Returns the checked plan of a study."""
   return running.checked(to_plain(studies.config(name, size).study))
 
 
 def trainings(plan):
-  """Settings of the first seed's trainings, as they are given to jobs.train."""
+  """Yields side and settings of the first seed's calls of jobs.train."""
   for side, changes in plan['sides'].items():
     before = False
     rate = running.rates_of(changes, plan, dict.fromkeys(plan['sides']))[0]
@@ -30,7 +31,7 @@ def trainings(plan):
 
 @pytest.mark.parametrize('size', studies.SIZES)
 @pytest.mark.parametrize('name', studies.NAMES)
-def test_every_training_has_settings_that_can_be(name, size):
+def test_plans_have_valid_and_distinct_trainings(name, size):
   plan = plan_of(name, size)
   assert len(plan['seeds']) >= (2 if size == 'short' else 3)
   seen = {}
@@ -45,7 +46,7 @@ def test_every_training_has_settings_that_can_be(name, size):
 
 
 @pytest.mark.parametrize('name', studies.NAMES)
-def test_claims_are_about_sides_that_are_there(name):
+def test_claims_are_about_sides_of_their_plan(name):
   study = claims.STUDIES[name]
   assert study.claims and study.title
   for size in ('digits', 'full'):
@@ -62,10 +63,11 @@ def test_claims_are_about_sides_that_are_there(name):
   }
 
 
-def test_published_numbers():
-  """Of Table 8, the cells that the text of D.4 speaks of; of Table 7, means.
+def test_published_values_are_the_cells_of_the_paper():
+  """Compares with Tables 6, 7 and 8.
 
-  Of Table 6, ImageNet after 7 epochs of JFT-300M.
+  Table 8: the cells discussed in appendix D.4. Table 7: means. Table 6:
+  ImageNet after 7 epochs of JFT-300M.
   """
   published = claims.STUDIES['position_embeddings'].published_values()
   assert len(published) == 8
@@ -91,7 +93,7 @@ def test_published_numbers():
   assert round(ahead, 2) == 1.43 and round(less, 2) == 1.13
 
 
-def test_hybrids_at_full_size_are_those_of_table_6():
+def test_plan_of_full_scaling_has_the_models_of_table_6():
   for side, made in trainings(plan_of('scaling', 'full')):
     row = table.find(claims.STUDIES['scaling'].published[side])
     name = row.model.replace('R50x1', 'R50').replace('/', '_')
@@ -100,8 +102,8 @@ def test_hybrids_at_full_size_are_those_of_table_6():
 
 
 @pytest.mark.parametrize('size', ['digits', 'full'])
-def test_a_hybrid_differs_from_the_vit_of_its_size_by_the_stem(size):
-  """The same Transformer over as many patches, and the same training."""
+def test_plan_of_scaling_has_hybrids_equal_to_vits_but_for_the_stem(size):
+  """Transformer, number of patches and training are the same."""
   shapes, rest = {}, {}
   for side, made in trainings(plan_of('scaling', size)):
     model = models.create(dict(made.pop('model'), num_classes=10))
@@ -121,11 +123,11 @@ def test_a_hybrid_differs_from_the_vit_of_its_size_by_the_stem(size):
   assert all(made == rest['ViT, small'] for made in rest.values())
 
 
-def test_names_and_sizes():
-  for arguments, says in (
+def test_config_rejects_unknown_names_and_sizes():
+  for arguments, message in (
     (('mnist',), "unknown study 'mnist'; choose from"),
     (('transfer', 'huge'), "unknown size 'huge'; choose from"),
   ):
-    with pytest.raises(ValueError, match=says) as error:
+    with pytest.raises(ValueError, match=message) as error:
       studies.config(*arguments)
     assert '\n' not in str(error.value)

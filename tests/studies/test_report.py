@@ -1,4 +1,4 @@
-"""How a result reads."""
+"""Results of studies as Markdown and in the terminal."""
 
 import pytest
 
@@ -22,7 +22,7 @@ RESULT = report.StudyResult(
 )
 
 
-def test_markdown():
+def test_markdown_has_sides_and_claims():
   assert report.markdown(RESULT).splitlines() == [
     '# With or without',
     '',
@@ -37,7 +37,7 @@ def test_markdown():
   ]
 
 
-def test_what_the_terminal_shows(capsys, monkeypatch):
+def test_show_prints_sides_and_claims(capsys, monkeypatch):
   monkeypatch.setenv('COLUMNS', '100')
   report.show(RESULT)
   shown = capsys.readouterr().out
@@ -45,7 +45,7 @@ def test_what_the_terminal_shows(capsys, monkeypatch):
     assert text in shown
 
 
-def test_columns_that_nothing_fills_are_left_out():
+def test_header_and_rows_leave_out_empty_columns():
   bare = report.StudyResult(
     name='',
     title='',

@@ -1,4 +1,4 @@
-"""Studies at their smallest: chains of real trainings."""
+"""The smallest studies, with real trainings."""
 
 import copy
 import glob
@@ -26,6 +26,7 @@ RATES = [0.001, 0.01]
 
 
 def settings(dataset, **changes):
+  """Returns the settings of a training of three steps."""
   made = copy.deepcopy(recipes.QUICKSTART) | dict(
     dataset=dataset,
     total_steps=3,
@@ -39,7 +40,7 @@ def settings(dataset, **changes):
 
 
 def study(**changes):
-  """Transfer, with a third side that is as the second."""
+  """Returns a plan of `transfer` whose third side equals the second."""
   plan = dict(
     name='transfer',
     size='test',
@@ -64,11 +65,12 @@ def study(**changes):
 
 
 def finished(workdir):
+  """Returns the result files of finished runs."""
   return set(glob.glob(f'{workdir}/runs/*/result.json'))
 
 
 def times(folder):
-  """When the files of runs were last changed."""
+  """Returns the modification times of the files of runs."""
   return {
     path: os.stat(path).st_mtime_ns
     for path in glob.glob(f'{folder}/**', recursive=True)
@@ -77,13 +79,14 @@ def times(folder):
 
 
 def read(*path):
+  """Returns the content of a JSON file."""
   with open(os.path.join(*path), encoding='utf-8') as file:
     return json.load(file)
 
 
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
-  """(workdir, result) of a study that was killed and went on."""
+  """Workdir and result of a study that was killed and resumed."""
   workdir = tmp_path_factory.mktemp('study')
   child = child_processes.Child(studies.run, study(), str(workdir))
   while len(finished(workdir)) < 2 and child.is_running():
@@ -98,7 +101,7 @@ def results(tmp_path_factory):
   return workdir, result
 
 
-def test_the_better_rate_is_taken_with_every_seed(results):
+def test_run_trains_every_seed_with_the_best_held_out_rate(results):
   workdir, result = results
   side = result.sides[0]
   means = {}
@@ -116,16 +119,16 @@ def test_the_better_rate_is_taken_with_every_seed(results):
   for seed, run in enumerate(side.runs):
     config = read(workdir, 'runs', run, 'config.json')
     assert (config['seed'], config['base_lr']) == (seed, side.base_lr)
-    # The choice was made on the held-out images, the result on the others.
+    # The rate was chosen on held-out images; the accuracy is of test images.
     assert config['pp']['test'] == 'held_out'
     model = workdir / 'runs' / run / 'model.npz'
     again = jobs.evaluate(model, 'digits/5-9')
     assert again.accuracy == side.accuracies[seed]
 
 
-def test_stages_follow_each_other(results):
+def test_run_starts_a_stage_from_the_stage_before(results):
   workdir, result = results
-  (before,) = glob.glob(f'{workdir}/runs/pretrain-*')  # once, for all seeds
+  (before,) = glob.glob(f'{workdir}/runs/pretrain-*')  # one run for all seeds
   assert read(before, 'config.json')['seed'] == 7
   for run in result.sides[0].runs:
     config = read(workdir, 'runs', run, 'config.json')
@@ -138,7 +141,7 @@ def test_stages_follow_each_other(results):
   assert 0 < np.abs(tuned[name] - started[name]).max() < 0.1
 
 
-def test_sides_share_the_runs_that_they_have_in_common(results):
+def test_run_shares_trainings_among_sides(results):
   workdir, result = results
   _, scratch, same = result.sides
   assert scratch.base_lr == same.base_lr == 0.01 and not scratch.held_out
@@ -146,7 +149,7 @@ def test_sides_share_the_runs_that_they_have_in_common(results):
   assert len(finished(workdir)) == 1 + 2 * 2 + 2
 
 
-def test_the_result_is_written_and_nothing_is_repeated(results):
+def test_run_writes_the_result_and_repeats_no_training(results):
   workdir, result = results
   written = read(workdir, 'study.json')
   assert [side['mean'] for side in written['sides']] == [
@@ -166,7 +169,7 @@ def test_the_result_is_written_and_nothing_is_repeated(results):
   assert only == result.sides[1]
 
 
-def test_a_run_knows_the_file_that_it_started_from(results, tmp_path):
+def test_run_records_the_fingerprint_of_pretrained_weights(results, tmp_path):
   workdir, result = results
   run = workdir / 'runs' / result.sides[0].runs[0]
   config = read(run, 'config.json')
@@ -187,13 +190,15 @@ def test_a_run_knows_the_file_that_it_started_from(results, tmp_path):
     with pytest.raises(ValueError, match='pretrained_fingerprint was'):
       jobs.train(config, copy, show=False)
     os.remove(before)
-    jobs.train(config, copy, show=False)  # it has no need of the file
+    jobs.train(
+      config, copy, show=False
+    )  # a finished run does not read the file
     assert fingerprint() == digest
   finally:
     shutil.move(kept, before)
 
 
-def test_a_folder_holds_one_study(results, tmp_path):
+def test_run_rejects_a_folder_of_another_study_or_training(results, tmp_path):
   workdir, _ = results
   before = times(workdir)
   assert read(workdir, 'begun.json') == {'name': 'transfer', 'size': 'test'}
@@ -203,7 +208,7 @@ def test_a_folder_holds_one_study(results, tmp_path):
       studies.run(wrong, workdir)
     assert '\n' not in str(e.value)
   assert times(workdir) == before
-  # Also one that was begun before there was begun.json, and a training.
+  # A folder of a version without begun.json, and a training's workdir.
   (tmp_path / 'study.json').write_text('{"name": "transfer", "size": "full"}')
   with pytest.raises(ValueError, match="of size 'full', not 'transfer' of"):
     studies.run(study(), tmp_path)
@@ -221,7 +226,7 @@ def test_a_folder_holds_one_study(results, tmp_path):
 
 
 @pytest.mark.quick
-def test_what_a_side_changes():
+def test_stages_apply_the_changes_of_a_side():
   plan = study(held_out=None, base_lrs=[])
   plan['stages']['finetune']['pp']['train'] = 'train@5#{seed}'
   changes = dict(
@@ -247,7 +252,7 @@ def test_what_a_side_changes():
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-  ('changes', 'says'),
+  ('changes', 'message'),
   [
     (dict(name='mnist'), "unknown study 'mnist'; choose from"),
     (dict(seeds=[]), 'has no seeds; give at least one'),
@@ -272,15 +277,15 @@ def test_what_a_side_changes():
     ),
   ],
 )
-def test_wrong_studies_are_refused_in_one_line(changes, says, tmp_path):
-  with pytest.raises(ValueError, match=says) as error:
+def test_run_rejects_a_wrong_study_in_one_line(changes, message, tmp_path):
+  with pytest.raises(ValueError, match=message) as error:
     studies.run(study(**changes), tmp_path)
   assert '\n' not in str(error.value)
   assert not os.listdir(tmp_path)
 
 
 @pytest.mark.quick
-def test_a_configuration_has_no_order_of_its_own():
+def test_checked_restores_the_order_of_stages():
   plan = to_plain(studies.config('masked_patches').study)
   assert list(plan['stages']) == ['finetune', 'pretrain']  # by name
   assert list(running.checked(plan)['stages']) == ['pretrain', 'finetune']

@@ -1,4 +1,4 @@
-"""Which runs of a study are the same, and which are not."""
+"""Names of a study's runs: equal settings share a run."""
 
 import pytest
 
@@ -11,23 +11,25 @@ pytestmark = pytest.mark.quick
 
 
 class Named(Trainings):
-  """Gives runs their names, as if each was there."""
+  """Returns names of runs without training: all runs seem finished."""
 
   def _read(self, name, file):
     return {}
 
 
 def named(settings, before=None):
+  """Returns the name of a run with these settings."""
   return Named('folder').train('train', settings, before, 'about')
 
 
 @pytest.fixture
 def settings():
+  """Settings of the fine-tuning of `transfer`."""
   plan = running.checked(to_plain(studies.config('transfer').study))
   return plan['stages']['finetune']
 
 
-def test_free_settings_change_no_name(settings):
+def test_train_keeps_the_name_if_a_free_setting_changes(settings):
   other = settings | dict(prefetch=7, mesh=dict(settings['mesh'], fsdp=8))
   other['model'] = settings['model'] | dict(remat=True, attention='plain')
   assert named(other) == named(settings)
@@ -43,15 +45,17 @@ def test_free_settings_change_no_name(settings):
     dict(model=dict(classifier='gap')),
   ],
 )
-def test_any_other_does(settings, change):
+def test_train_gives_another_name_if_any_other_setting_changes(
+  settings, change
+):
   assert named(running._merged(settings, change)) != named(settings)
   assert named(settings, 'before') != named(settings)
 
 
 @pytest.mark.parametrize('size', studies.SIZES)
 @pytest.mark.parametrize('name', studies.NAMES)
-def test_no_two_sides_share_their_last_run(name, size):
-  """Where they differ at all: a rate of its own is not in the plan."""
+def test_train_gives_each_side_its_own_last_run(name, size):
+  """Sides with `rate_of` are left out: the plan does not have their rate."""
   plan = running.checked(to_plain(studies.config(name, size).study))
   seen = {}
   for side, changes in plan['sides'].items():

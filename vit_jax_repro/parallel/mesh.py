@@ -30,7 +30,7 @@ def create_mesh(
   """Returns a mesh over all devices of all processes.
 
   Args:
-    data, fsdp, model: sizes of the axes; `data=None` stands for the number of
+    data, fsdp, model: sizes of the axes; `data=None` means the number of
       devices divided by the other two.
     devices: the devices to use; by default all devices.
 

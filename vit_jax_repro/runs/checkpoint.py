@@ -208,7 +208,7 @@ class Checkpoints:
     read = jax.tree.map(_with_keys, read, shapes)
     integrity.require_same(description, read)
     if description['leaves'] is None:
-      self._note(f'{folder} is from before there were checksums: not checked')
+      self._note(f'{folder} is old and has no checksums: it is not checked')
     return read, description
 
   def _move_aside(self, faults, used):

@@ -29,7 +29,7 @@ from vit_jax_repro.errors import InputError
 _ROUNDS = ((16, 0x85EBCA6B), (13, 0xC2B2AE35))
 FILE = os.path.join('meta', 'metadata')  # written by Orbax's JsonSave
 _KEYS = {'meta', 'score', 'leaves'}
-_OLD = {'processes'}  # keys of descriptions from before there were checksums
+_OLD = {'processes'}  # keys of old descriptions, which have no checksums
 
 
 class DamagedError(Exception):
@@ -102,7 +102,7 @@ def read_description(folder: pathlib.Path) -> dict:
     return {'meta': content, 'score': None, 'leaves': None}
   digest = content.pop('digest', None)
   if content.keys() != _KEYS or digest != _digest(content):
-    raise DamagedError('the checksum of its description is another')
+    raise DamagedError('the checksum of its description differs')
   return content
 
 
@@ -145,7 +145,7 @@ def require_same(description: dict, state: Any) -> None:
   wrong = [path for path in found if found[path] != leaves[path]]
   if wrong:
     more = f' and of {len(wrong) - 1} more' if len(wrong) > 1 else ''
-    raise DamagedError(f'the checksum of {wrong[0]}{more} is another')
+    raise DamagedError(f'the checksum of {wrong[0]}{more} differs')
 
 
 def _digest(description):

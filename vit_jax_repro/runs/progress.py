@@ -47,7 +47,7 @@ def bar(start_step: int, total_steps: int) -> Generator[Callable]:
 
 
 def silent(step: int, scalars: dict) -> None:
-  """Ignores its arguments; stands in for a progress bar."""
+  """Ignores its arguments; replaces the function of `bar` in quiet runs."""
   del step, scalars
 
 
