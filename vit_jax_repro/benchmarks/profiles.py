@@ -12,6 +12,8 @@ import jax
 from vit_jax_repro.benchmarks import programs
 
 # Numbers of blocks, units and layers; those of one kind count as one part.
+# Parts of a path that JAX adds for loops and rematerialisation.
+_CONTROL = ('while', 'body', 'checkpoint', 'closed_call')
 _NUMBER = re.compile(r'(?<=[a-z])_?\d+(?=/|$)')
 _INSTRUCTION = re.compile(
   r'^\s*(?:ROOT )?%?([\w.\-]+) = .*metadata=\{[^}]*op_name="([^"]*)"', re.M
@@ -88,7 +90,7 @@ def part_of(op_name: str) -> str:
   backward = any(piece.startswith('transpose(') for piece in pieces)
   *modules, operation = pieces or [_OTHER]
   modules = [p for p in modules if re.fullmatch(r'[A-Za-z]\w*', p)]
-  modules = [p for p in modules if p not in ('while', 'body', 'checkpoint')]
+  modules = [p for p in modules if p not in _CONTROL]
   if 'shard_map' in modules:  # the layer's name is repeated after it
     modules = modules[: modules.index('shard_map')]
   if modules:  # operations of the backward pass have the path twice
