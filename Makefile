@@ -18,6 +18,9 @@ LIBTPU = libtpu==0.0.50.1
 CUDA = jax-cuda12-plugin==0.12.0.1 jax-cuda12-pjrt==0.12.0.1 \
   nvidia-cudnn-cu12==9.28.0.42
 
+# The fast subset of the tests. QUICK=quick has its slower ones, too.
+QUICK ?= quick and not slow
+
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 RUN = $(VENV)/bin/python
 
@@ -84,7 +87,8 @@ exact: install
 	  COMPILE_AS_USERS=1 $(RUN) -m pytest -n 2 --dist loadfile $$files
 
 quick: install
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m quick
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  -m '$(QUICK)'
 
 # Compiles runs for TPUs and NVIDIA cards, which this machine need not have. It
 # has an environment of its own, because the compilers take gigabytes and need

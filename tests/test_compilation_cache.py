@@ -55,6 +55,7 @@ def test_keep_ignores_a_user_without_a_home(unset, monkeypatch):
   assert 'JAX_COMPILATION_CACHE_DIR' not in os.environ
 
 
+@pytest.mark.slow
 def test_keep_shares_compiled_programs_between_processes(unset):
   """The second of two new processes finds the program of the first."""
   source = (

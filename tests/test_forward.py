@@ -76,6 +76,7 @@ def outputs(tmp_path_factory):
   return functools.cache(lambda case, which: run(case, which, folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('case', 'which'),
   [

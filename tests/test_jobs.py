@@ -57,6 +57,7 @@ def by_hand(path):
   return int(hits[:, 0].sum()), int(hits[:, :5].sum())
 
 
+@pytest.mark.slow
 @quick
 @pytest.mark.parametrize('batch_size', [1, 7, 512])
 def test_evaluate_counts_every_digit_once(tiny_vit, batch_size):
@@ -153,6 +154,7 @@ def test_evaluate_counts_the_same_in_several_processes(
     assert f'SHOTS {one} {three}\n' in out
 
 
+@pytest.mark.slow
 @quick
 def test_evaluate_counts_and_lists_unreadable_images_as_wrong(
   tiny_vit, tmp_path
@@ -236,6 +238,7 @@ def test_evaluate_leaves_labels_of_other_classes_unchanged(
   assert 'labels are used unchanged' in notes
 
 
+@pytest.mark.slow
 @quick
 def test_evaluate_and_predict_follow_the_model_card(tmp_path):
   path = tiny_models.save_run(tmp_path / 'model.npz')

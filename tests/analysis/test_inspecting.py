@@ -59,6 +59,7 @@ def test_head_maps_select_the_token_layers_and_heads(tiny, tmp_path):
   np.testing.assert_allclose(found.maps.sum((-1, -2)), 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_distances_of_a_hybrid_are_in_image_pixels(tmp_path):
   path = saved(
     tmp_path / 'hybrid.npz',

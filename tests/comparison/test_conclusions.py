@@ -57,6 +57,7 @@ def sentences(*args, **options):
   return ' '.join(conclusions.conclusions(result(*args, **options)))
 
 
+@pytest.mark.slow
 def test_conclusions_of_an_equal_port(examiner):
   found = result(examiner, examiner.reference)
   assert found.diagnosis.agrees and not found.diagnosis.not_compared

@@ -39,6 +39,7 @@ def differing(path, answer):
     ]
 
 
+@pytest.mark.slow
 def test_archive_shows_the_first_different_layer(archive):
   path, model, params = archive
   assert not differing(

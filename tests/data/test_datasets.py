@@ -106,6 +106,7 @@ def test_open_split_writes_digits_to_the_default_tfds_directory(tmp_path):
   assert (tmp_path / 'digits').is_dir()
 
 
+@pytest.mark.slow
 @quick
 @pytest.mark.parametrize('process_count', [1, 2, 7, 400])
 @pytest.mark.parametrize('split', ['test', 'train[:98%]', 'train[1400:]+test'])

@@ -94,6 +94,7 @@ def ids_in_order(split, number):
   return [name.decode().split('/')[-1].split('.')[0] for name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('batch_size, start', [(1, 0), (4, 1), (4, 2), (7, 3)])
 def test_replacement_depends_on_the_order_only(broken, batch_size, start):
   split, _ = broken

@@ -46,6 +46,7 @@ def test_halves_have_few_and_held_out():
       assert [i for i in half['few'] if labels[i] == digit] == of_class[:5]
 
 
+@pytest.mark.slow
 @quick
 @pytest.mark.parametrize(
   'name, first, names',

@@ -92,6 +92,7 @@ def test_order_is_random_over_the_whole_epoch(split):
   assert abs(correlation) < 4 / size**0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('at', ['1', 'size - 1', 'size', '2 * size + 7'])
 def test_order_continues_from_any_start(split, at):
   size = split.num_examples
@@ -106,6 +107,7 @@ def test_order_continues_after_very_many_epochs(split):
   assert [epoch for epoch, _ in found] == [10**12] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('repeats', [2, 3])
 def test_repeats_keep_the_length_of_an_epoch(split, repeats):
   """An epoch keeps its length and repeats its first examples."""
@@ -137,6 +139,7 @@ def test_skipped_examples_are_not_loaded(places):
   assert not loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('process_count', [2, 3])
 def test_processes_share_an_epoch(split, process_count):
   every = []

@@ -76,6 +76,7 @@ def test_evaluation_yields_each_image_once_at_any_batch_size(
   np.testing.assert_array_equal(labels, one_by_one[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('process_count', [2, 3, 7])
 def test_processes_yield_equally_many_batches_and_disjoint_rows(
   digits_test, one_by_one, process_count

@@ -309,6 +309,7 @@ def test_decode_gives_three_channels():
   assert preprocess.decode(buffer.getvalue()).shape == (6, 4, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name', [*preprocess.PREPROCESSINGS, 'deit:crop_pct=1']
 )

@@ -16,6 +16,7 @@ def data_dir(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 @quick
 @pytest.mark.parametrize('split', ['train', 'train[30%:62%]', 'test+train[:9]'])
 def test_examples_and_ids_equal_those_of_tfds(data_dir, split):

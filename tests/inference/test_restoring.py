@@ -26,6 +26,7 @@ def test_restore_reads_names_size_and_preprocessing_of_a_run(tmp_path):
   assert (restored.preprocessing, restored.num_classes) == ('bit', 3)
 
 
+@pytest.mark.slow
 def test_restore_resizes_positions_to_another_image_size(tiny_vit, tmp_path):
   restored = restoring.restore(tiny_vit, image_size=(16, 8))
   positions = restored.params['Transformer']['posembed_input']['pos_embedding']
@@ -73,6 +74,7 @@ def test_restore_chooses_the_image_size_of_a_bare_file(
   assert capfd.readouterr().err.splitlines() == said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'fields, layout, preprocessing',
   [
@@ -114,6 +116,7 @@ def test_restore_takes_the_preprocessing_of_a_named_deit(tmp_path):
   assert restoring.restore(path, 'DeiT-Ti_16').preprocessing == 'deit'
 
 
+@pytest.mark.slow
 def test_restore_takes_the_preprocessing_of_a_card(tmp_path):
   path = tmp_path / 'm.npz'
   for name in [*preprocess.PREPROCESSINGS, 'deit:crop_pct=1.0']:

@@ -43,6 +43,7 @@ def test_attend_follows_the_definition(implementation):
   np.testing.assert_allclose(out, by_hand(*arrays)[0], rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_attend_has_the_same_gradients_in_all_kernels():
   def loss(implementation):
     def of(query, key, value):
@@ -150,6 +151,7 @@ def test_resolve_returns_models_without_attention_unchanged():
   assert attention.resolve(model, H100) is model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('multiple', [2, 8])
 @pytest.mark.parametrize('lengths', [(1, 5), (5, 5), (3, 4), (4, 4), (1, 1)])
 def test_padded_changes_neither_values_nor_gradients(lengths, multiple):

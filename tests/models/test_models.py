@@ -381,6 +381,7 @@ def test_distilled_model_returns_both_heads_in_training():
   assert np.abs(logits - distilled).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.quick
 @pytest.mark.parametrize('num_classes', [None, 0])
 @pytest.mark.parametrize('case', ['vit_token', 'mixer', 'bit_tiny_1_1_1_1'])

@@ -35,6 +35,7 @@ def test_lock_names_its_owner_to_the_second(tmp_path):
   lock(tmp_path).release()
 
 
+@pytest.mark.slow
 def test_lock_of_a_killed_process_is_free(tmp_path):
   child = child_processes.Child(hold, tmp_path, devices=1)
   while not child.stdout:

@@ -193,6 +193,7 @@ def test_convert_names_the_file_and_the_missing_library(
   assert os.listdir(tmp_path) == ['vit.npz']
 
 
+@pytest.mark.slow
 @quick
 def test_convert_to_official_adds_a_position_for_the_token(tmp_path, capsys):
   """Compares the logits of big_vision's numbers in the authors' layout."""

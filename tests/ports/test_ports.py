@@ -52,6 +52,7 @@ def changed(state, **arrays):
   return kept | {n: a for n, a in arrays.items() if a is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('library', ports.LIBRARIES)
 @pytest.mark.parametrize('case', reference.forward_cases())
 def test_state_dict_round_trip_is_bit_exact(case, library, tree):

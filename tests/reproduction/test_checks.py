@@ -26,6 +26,7 @@ def all_checks():
   return [checks.resolve(row) for row in CHECKABLE]
 
 
+@pytest.mark.slow
 def test_resolve_settles_every_checkable_row_or_lists_choices():
   counts = collections.Counter()
   for row, check in zip(CHECKABLE, all_checks(), strict=True):

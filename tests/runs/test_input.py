@@ -87,6 +87,7 @@ def rows(found):
   )
 
 
+@pytest.mark.slow
 def test_training_batches_continue_with_the_same_batches(train_set):
   whole = read(train_set, 9)
   for step in (1, 3, 8):
@@ -146,6 +147,7 @@ def test_training_batches_differ_by_epoch_and_by_seed(train_set):
   assert len(set(seen)) == 3 * size  # no augmented image occurs twice
 
 
+@pytest.mark.slow
 def test_augmentation_depends_neither_on_order_nor_on_process(train_set):
   size = train_set.num_examples
   epoch = rows(read(train_set, 1, batch_size=size))
@@ -258,6 +260,7 @@ def test_training_batches_continue_bit_for_bit_after_a_kill(sets, kind):
     step += number
 
 
+@pytest.mark.slow
 @quick
 @pytest.mark.parametrize('batch_size, start_step', [(1, 0), (4, 5), (64, 0)])
 def test_training_batches_name_a_damaged_image(

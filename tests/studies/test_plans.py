@@ -101,6 +101,7 @@ def test_plan_of_full_scaling_has_the_models_of_table_6():
     assert made['dataset'] == 'imagenet2012' and made['pp']['crop'] == 224
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', ['digits', 'full'])
 def test_plan_of_scaling_has_hybrids_equal_to_vits_but_for_the_stem(size):
   """Transformer, number of patches and training are the same."""

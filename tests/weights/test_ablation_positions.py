@@ -31,6 +31,7 @@ def model_of(kind, place, **fields):
   return models.create(architecture), params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('kind', 'place'), CASES)
 def test_describe_gives_kind_and_place(kind, place, tmp_path):
   model, params = model_of(kind, place)
@@ -56,6 +57,7 @@ def test_describe_gives_every_layer_for_one_block():
   assert weights.describe(params)['position_embedding_at'] == 'every_layer'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('kind', 'place'), CASES)
 def test_adapt_rejects_another_image_size(kind, place):
   if (kind, place) == ('learned', 'stem'):  # the released files have these

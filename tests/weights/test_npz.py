@@ -239,6 +239,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.quick
 @pytest.mark.parametrize('kind', BAD)
 def test_load_has_a_one_line_error_for_a_bad_file(kind, tmp_path):
@@ -271,6 +272,7 @@ def assert_loads_or_has_a_clear_error(path, content):
     assert '\n' not in message and message.isprintable()
 
 
+@pytest.mark.slow
 @pytest.mark.quick
 def test_load_has_a_short_one_line_error_for_any_damage(tmp_path):
   """Changes single bytes and truncates at seeded random positions."""

@@ -227,6 +227,7 @@ def test_save_keeps_bfloat16_of_big_vision_files(tmp_path):
   assert {a.dtype for a in jax.tree.leaves(fitted)} == {np.dtype('float32')}
 
 
+@pytest.mark.slow
 @pytest.mark.quick
 @pytest.mark.parametrize(
   'case', ['vit_token', 'vit_gap', 'vit_token_prelogits']
