@@ -9,7 +9,7 @@ and the speed of the input pipelines."""
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Runs the verb on a command line and exits."""
+  """Parses a command line, runs it and exits."""
   from vit_jax_repro import subcommands
 
   subcommands.run(

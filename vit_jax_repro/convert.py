@@ -13,7 +13,7 @@ token."""
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Runs the verb on a command line and exits."""
+  """Parses a command line, runs it and exits."""
   from vit_jax_repro import command_line
 
   command_line.run(

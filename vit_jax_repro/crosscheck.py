@@ -11,7 +11,7 @@ any language can be tested. docs/crosscheck.md explains the tables."""
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Runs the verb on a command line and exits."""
+  """Parses a command line, runs it and exits."""
   from vit_jax_repro import command_line
 
   command_line.run(

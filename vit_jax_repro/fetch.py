@@ -25,7 +25,7 @@ _WIDTH = 200  # characters a line when stdout is not a terminal
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Runs the verb on a command line and exits."""
+  """Parses a command line, runs it and exits."""
   from vit_jax_repro import command_line
 
   command_line.run(

@@ -18,7 +18,7 @@ also give (H, W)."""
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Runs the verb on a command line and exits."""
+  """Parses a command line, runs it and exits."""
   from ml_collections import config_flags
 
   from vit_jax_repro import command_line

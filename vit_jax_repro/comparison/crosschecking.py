@@ -191,7 +191,7 @@ def check(
   if state_dicts.is_port(weights_path):
     raise InputError(
       f'{os.fspath(weights_path)} holds weights of a PyTorch port; bring them '
-      'into an .npz file first, with the verb convert'
+      'into an .npz file first, with the command convert'
     )
   if len(images) > MAX_IMAGES:
     raise InputError(

@@ -16,12 +16,12 @@ from vit_jax_repro.comparison.activations import LOGITS
 from vit_jax_repro.comparison.causes import Cause
 
 _MOST_CAUSES = 5
-# A cause must reduce the differences at least to exp(-0.1) = 90 %, on average
+# A cause must reduce the differences by at least 10 % (exp(-0.1)), on average
 # over the layers outside their tolerance. The bound is this weak because
 # matching one of two causes of the same size removes only part of a difference.
 _LEAST_GAIN = 0.1
 # A cause that alone increases the largest difference more than this many times
-# is not tried on top of another cause, because the two would have to cancel.
+# is not tried on top of another cause: it could help only by cancelling it.
 _MOST_WORSE = 3
 
 
@@ -52,7 +52,8 @@ class Diagnosis:
   layers: tuple[differences.LayerDifference, ...]
   trials: tuple[CauseTrial, ...]  # of each cause alone, the best one first
   named: tuple[Cause, ...]  # causes that together explain most, main one first
-  alternatives: tuple[Cause, ...]  # causes as good as the last named one
+  # Causes that explain as much as the last named one.
+  alternatives: tuple[Cause, ...]
   remaining: tuple[differences.LayerDifference, ...]  # with `named` substituted
   # (name, reason) of the reference's activations that the port does not have in
   # this shape, see `differences.not_compared`.
@@ -71,7 +72,7 @@ class Diagnosis:
 
   @property
   def explained(self) -> bool:
-    """Returns whether they are once the named causes are substituted."""
+    """Returns whether all is within tolerance with the causes substituted."""
     return self.complete and differences.first_outside(self.remaining) is None
 
   @property

@@ -18,6 +18,8 @@ import numpy as np
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
 
+# Files with other endings, such as .tif, are ignored. The message on a file
+# that cannot be decoded is `preprocess.undecodable`.
 EXTENSIONS = ('.jpg', '.jpeg', '.png')
 LAYOUT = 'ROOT/SPLIT/CLASS/*.{jpg,jpeg,png}'
 _PART = re.compile(r'([^\[\]]+)\[(-?\d+%?)?:(-?\d+%?)?\]')

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models.bit import BiT
-from vit_jax_repro.models.layers import pick
+from vit_jax_repro.models.layers import TORCH_GELU, pick
 from vit_jax_repro.models.mixer import Mixer
 from vit_jax_repro.models.variants import canonical_name, names, variant
 from vit_jax_repro.models.vit import ViT
@@ -139,7 +139,7 @@ def _read_vit(spec):
 
 
 def _read_deit(spec):
-  return dict({'gelu': 'erf'}, **_read_vit(spec))  # PyTorch's GELU is exact
+  return dict({'gelu': TORCH_GELU}, **_read_vit(spec))
 
 
 def _read_big_vision(spec):

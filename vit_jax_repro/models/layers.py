@@ -16,7 +16,9 @@ from vit_jax_repro.errors import InputError
 Dtype = Any
 
 # The original code uses linen's default, the tanh approximation. PyTorch ports
-# use the exact form with the error function.
+# use the exact form with the error function. The field `gelu` of a model
+# selects one; models that were trained in PyTorch get `TORCH_GELU`.
+TORCH_GELU = 'erf'
 GELUS = {
   'tanh': functools.partial(nn.gelu, approximate=True),
   'erf': functools.partial(nn.gelu, approximate=False),

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models.layers import TORCH_GELU
 from vit_jax_repro.output import messages
 
 VIT_SIZES = {  # hidden_size, mlp_dim, num_heads, num_layers
@@ -110,7 +111,8 @@ def variant(name: str) -> dict[str, Any]:
   if name.startswith('DeiT-'):
     size, patch = name.removeprefix('DeiT-').split('-')[0].split('_')
     distilled = name.endswith('-distilled')
-    return dict(_vit(name, size, int(patch)), gelu='erf', distilled=distilled)
+    fields = _vit(name, size, int(patch))
+    return dict(fields, gelu=TORCH_GELU, distilled=distilled)
   if name.startswith('Mixer-'):
     return _mixer(name)
   return _bit(name)

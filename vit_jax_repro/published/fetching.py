@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from vit_jax_repro import ports, weights
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models.layers import TORCH_GELU
 from vit_jax_repro.output import files, reports
 from vit_jax_repro.ports import state_dicts
 from vit_jax_repro.published import (
@@ -214,8 +215,7 @@ def _convert(copy, path, entry, source):
     model_card.save_model(
       path,
       params,
-      # The model was trained in PyTorch, whose GELU is exact.
-      architecture={**spec, 'gelu': 'erf'},
+      architecture={**spec, 'gelu': TORCH_GELU},
       preprocessing=entry.card,
       image_size=spec['image_size'],
     )

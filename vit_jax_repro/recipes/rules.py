@@ -1,6 +1,7 @@
-"""Rules of BiT and AugReg: resolution, schedule, mixup and augmentation.
+"""BiT-HyperRule (resolution, schedule, mixup) and AugReg's augmentations.
 
-BiT's HyperRule depends on the size of the task. Sources: bit_hyperrule.py of
+The HyperRule depends on the size of the task. The warm-up steps of AugReg's
+fine-tuning are in `finetuning/common.py` (WARMUP). Sources: bit_hyperrule.py of
 google-research/big_transfer; BiT paper (arXiv:1912.11370), section 3.3. The
 paper drops the learning rate at 30, 60 and 90 % of the steps; for small tasks
 the code uses 40, 60 and 80 %.

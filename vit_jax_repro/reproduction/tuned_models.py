@@ -2,8 +2,9 @@
 
 RESULTS/work/runs/KEY/ holds workdirs of jobs.train: `tune/*` for the training
 with each learning rate, and `seed_*` for the trainings whose models are
-evaluated. KEY has a hash of the contents of the pre-trained file, the training
-data set and all settings. So checks on several test sets share a training.
+evaluated. KEY has a hash of the contents of the pre-trained file, the name of
+the training data set and the settings that change the result. So checks on
+several test sets share a training.
 """
 
 import dataclasses
@@ -118,7 +119,8 @@ class TunedModel:
     """Trains if needed; returns result.json."""
     known = evaluations.read_json(os.path.join(where, 'result.json'))
     model = os.path.join(where, 'model.npz')
-    if 'accuracy' in known and os.path.exists(model) and _same(config, where):
+    is_finished = 'accuracy' in known and os.path.exists(model)
+    if is_finished and _data_unchanged(config, where):
       return known
     begun = _last_step(where)
     result = jobs.train(config, where, show=self.options.show)
@@ -219,7 +221,7 @@ def _without_free(config):
   }
 
 
-def _same(config, where):
+def _data_unchanged(config, where):
   """Returns whether the data still have the fingerprints in the manifest."""
   made = evaluations.read_json(os.path.join(where, 'manifest.json'))
   data = made.get('data', {})

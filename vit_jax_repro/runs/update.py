@@ -57,7 +57,7 @@ class Update:
   def begin(self) -> None:
     """Starts to compile in a thread; the caller can read files meanwhile.
 
-    A process that fails meanwhile reports its error at once, but ends only
+    A process that fails meanwhile reports its error at once, but exits only
     after compiling: Python cannot end while a daemon thread is in the compiler.
     """
     if self._compiling is None:
@@ -158,7 +158,7 @@ class Update:
         return f'no number of accum_steps helps; choose {_OTHERS}'
       return f'recomputing blocks does not help; choose {_OTHERS}'
     flags = ' '.join(f'--config.{k}={v}' for k, v in changes.items())
-    note(f'does it fit with {flags}?')
+    note(f'trying {flags}')
     found = memory.compile_and_measure(self._changed(changes)._compile)
     if found is not None and not found.is_refused:
       total = found.total + self.ready()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models.layers import TORCH_GELU
 from vit_jax_repro.output import messages
 from vit_jax_repro.weights import ablation_positions, layouts, positions, trees
 
@@ -128,7 +129,7 @@ def _vit(shapes):
       width_factor=int(width) if width == int(width) else width,
     )
   if 'dist' in shapes:
-    spec.update(distilled=True, gelu='erf')  # DeiT is a PyTorch model
+    spec.update(distilled=True, gelu=TORCH_GELU)  # a DeiT
   if layouts.POSITIONS_BEFORE_CLS in shapes:
     spec['class_token_after_positions'] = True
   elif layouts.POSITIONS not in shapes:
