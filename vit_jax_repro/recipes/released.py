@@ -9,7 +9,6 @@ from typing import Any
 
 from vit_jax_repro.data import catalogue
 from vit_jax_repro.recipes import rules
-from vit_jax_repro.recipes.finetuning.common import WARMUP
 
 # vit_jax/configs/common.py, which does not train on all of the training images.
 VIT_STEPS = {'cifar10': 10_000, 'cifar100': 10_000, 'imagenet2012': 20_000}
@@ -71,7 +70,7 @@ def augreg_finetune() -> dict[str, Any]:
   recipe.update(
     base_lr=0.03,
     total_steps=500,
-    warmup_steps=WARMUP[500],
+    warmup_steps=rules.WARMUP[500],
     pp=dict(train='train', test='test', crop=384),
   )
   return recipe

@@ -1,7 +1,7 @@
 """BiT-HyperRule (resolution, schedule, mixup) and AugReg's augmentations.
 
-The HyperRule depends on the size of the task. The warm-up steps of AugReg's
-fine-tuning are in `finetuning/common.py` (WARMUP). Sources: bit_hyperrule.py of
+The HyperRule depends on the size of the task. `WARMUP` has the warm-up steps
+of ViT and AugReg. Sources: bit_hyperrule.py of
 google-research/big_transfer; BiT paper (arXiv:1912.11370), section 3.3. The
 paper drops the learning rate at 30, 60 and 90 % of the steps; for small tasks
 the code uses 40, 60 and 80 %.
@@ -31,6 +31,13 @@ VTAB_IMAGE_SIZES = {
   'vtab/dsprites-xpos': (64, 64),
   'vtab/dsprites-orientation': (64, 64),
 }
+
+
+# Warm-up steps by total steps, for ViT and AugReg. Sources:
+# vit_jax/configs (500 of 10,000 and of 20,000; 100 of 500 for AugReg);
+# big_vision's transfer.py (the same); AugReg paper, Table 4 (the same, and 200
+# of 2500); scenic's vtab_plainvit_config.py (200 of 2500).
+WARMUP = {500: 100, 2500: 200, 10_000: 500, 20_000: 500}
 
 
 def image_size(dataset: str) -> tuple[int, int]:

@@ -9,12 +9,12 @@ from typing import Any
 from vit_jax_repro.data import catalogue
 from vit_jax_repro.recipes.finetuning.common import (
   SGD,
-  WARMUP,
   dropout,
   random_box,
 )
 from vit_jax_repro.recipes.finetuning.vit import VTAB
 from vit_jax_repro.recipes.recipe import Recipe, RecipeRequest, Rule, build
+from vit_jax_repro.recipes.rules import WARMUP
 
 # Table 4: (total steps of each schedule, learning rates).
 _GRID = (0.001, 0.003, 0.01)

@@ -24,12 +24,6 @@ SGD: dict[str, Any] = dict(
   **ONCE,
 )
 
-# Warm-up steps by total steps, for ViT and AugReg. Sources:
-# vit_jax/configs (500 of 10,000 and of 20,000; 100 of 500 for AugReg);
-# big_vision's transfer.py (the same); AugReg paper, Table 4 (the same, and 200
-# of 2500); scenic's vtab_plainvit_config.py (200 of 2500).
-WARMUP = {500: 100, 2500: 200, 10_000: 500, 20_000: 500}
-
 # DeiT's augmentation (arXiv:2012.12877, Table 9; facebookresearch/deit,
 # main.py). As in timm, weight decay does not apply to biases, norms, tokens and
 # position embeddings.

@@ -14,7 +14,6 @@ from vit_jax_repro.recipes.finetuning import bit
 from vit_jax_repro.recipes.finetuning.common import (
   ONCE,
   SGD,
-  WARMUP,
   dropout,
   random_box,
   splits,
@@ -28,6 +27,7 @@ from vit_jax_repro.recipes.recipe import (
   build,
   variants,
 )
+from vit_jax_repro.recipes.rules import WARMUP
 
 # Table 4: total steps, and the learning rates to choose from.
 _GRID = (0.001, 0.003, 0.01, 0.03)
