@@ -46,7 +46,6 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   'runs.checkpoint': 'shell',
   'runs.loop': 'shell',
   'runs.manifest': 'shell',
-  'runs.orbax_noise': 'shell',
   'studies': 'edge',
   'models': 'core',
   'weights': 'core',

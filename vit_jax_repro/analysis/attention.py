@@ -17,7 +17,7 @@ import numpy as np
 
 from vit_jax_repro import models
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.models import intermediates
+from vit_jax_repro.models.layers import INTERMEDIATES
 
 # Functions that combine the heads of a layer into one matrix. The ViT paper
 # averages them (D.8), as do Abnar and Zuidema (arXiv:2005.00928).
@@ -202,9 +202,9 @@ def _apply(model, params, images):
     {'params': params},
     images,
     train=False,
-    mutable=[intermediates.COLLECTION],
+    mutable=[INTERMEDIATES],
   )
-  named = variables[intermediates.COLLECTION]
+  named = variables[INTERMEDIATES]
   layers = [
     named[f'Transformer/encoderblock_{i}/attention_weights'][0]
     for i in range(model.num_layers)

@@ -14,10 +14,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vit_jax_repro.models import intermediates
 from vit_jax_repro.models.checks import check_input, check_width
 from vit_jax_repro.models.convolution import GroupNorm, StdConv, max_pool
-from vit_jax_repro.models.layers import Dtype, classify, norm_dtype
+from vit_jax_repro.models.layers import (
+  Dtype,
+  classify,
+  norm_dtype,
+  record_intermediates,
+)
 
 
 def _conv(conv, features, kernel_size, strides, name):
@@ -185,5 +189,5 @@ class BiT(nn.Module):
     x = nn.relu(norm(name='group_norm')(x))
     x = x.astype(norm_dtype(self.dtype)).mean(axis=(1, 2))  # [B, C]
     named['pre_logits'] = x
-    intermediates.record(self, named)
+    record_intermediates(self, named)
     return classify(self, x)  # [B, K]

@@ -24,6 +24,15 @@ GELUS = {
   'erf': functools.partial(nn.gelu, approximate=False),
 }
 
+# The collection of named activations, kept if it is mutable.
+# `model.apply(..., mutable=[INTERMEDIATES])` returns a flat mapping
+# {name: (array,)}, the form of linen's `sow`. Names are the paths of modules in
+# the original code, with slashes ('Transformer/encoderblock_0'). In a flat
+# mapping, an output and an activation inside its module
+# ('Transformer/encoderblock_0/attention_weights') can both have their names,
+# also in scanned encoders.
+INTERMEDIATES = 'intermediates'
+
 
 class Mlp(nn.Module):
   """Applies dense, GELU and dense to the last axis: [..., D] -> [..., D]."""
@@ -132,3 +141,18 @@ def pick(kind: str, name: Any, table: Mapping[str, Any]) -> Any:
 def norm_dtype(dtype: Dtype) -> Dtype:
   """Returns the dtype of norms, softmax and logits: float32 or wider."""
   return jnp.promote_types(dtype, jnp.float32)
+
+
+def intermediates_requested(module: nn.Module) -> bool:
+  """Returns whether the caller requested the named activations."""
+  return module.is_mutable_collection(INTERMEDIATES)
+
+
+def record_intermediates(
+  module: nn.Module, named: Mapping[str, jax.Array]
+) -> None:
+  """Stores the named activations of the top-level module `module`."""
+  if intermediates_requested(module):
+    for name, value in named.items():
+      # `sow` would reject names that submodules have, too ('embedding').
+      module.put_variable(INTERMEDIATES, name, (value,))

@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vit_jax_repro.models import intermediates
 from vit_jax_repro.models.checks import check_input, check_patches
 from vit_jax_repro.models.layers import (
   Dtype,
@@ -18,6 +17,7 @@ from vit_jax_repro.models.layers import (
   depth_rates,
   drop_path,
   norm_dtype,
+  record_intermediates,
   split,
 )
 
@@ -116,5 +116,5 @@ class Mixer(nn.Module):
     named['pre_head_layer_norm'] = x
     x = x.mean(axis=1)  # [B, D]
     named['pre_logits'] = x
-    intermediates.record(self, named)
+    record_intermediates(self, named)
     return classify(self, x)  # [B, K]

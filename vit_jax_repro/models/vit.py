@@ -15,13 +15,19 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.models import intermediates, positions, resnet
+from vit_jax_repro.models import positions, resnet
 from vit_jax_repro.models.checks import (
   check_input,
   check_patches,
   check_width,
 )
-from vit_jax_repro.models.layers import Dtype, classify, pick
+from vit_jax_repro.models.layers import (
+  Dtype,
+  classify,
+  intermediates_requested,
+  pick,
+  record_intermediates,
+)
 from vit_jax_repro.models.transformer import Encoder, MapHead
 
 # {classifier: whether a class token is prepended}.
@@ -161,12 +167,12 @@ class ViT(nn.Module):
       scan=self.scan,
       remat=self.remat,
       remat_policy=self.remat_policy,
-      keep=intermediates.is_requested(self),
+      keep=intermediates_requested(self),
       name='Transformer',
     )(x, self._dropout_key(train))
     named.update(encoded)
     logits = self._head(x, named, train)
-    intermediates.record(self, named)
+    record_intermediates(self, named)
     return logits
 
   def _check(self, images, sources):

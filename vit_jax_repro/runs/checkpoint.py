@@ -6,18 +6,22 @@ docs/checkpoints.md describes the checkpoints from a user's view.
 """
 
 import contextlib
+import functools
+import logging as python_logging
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.parallel import processes
-from vit_jax_repro.runs import integrity, orbax_noise
+from vit_jax_repro.runs import integrity
 
 DAMAGED = 'damaged'  # a folder next to the folder of the checkpoints
 _LONGEST = 160  # characters of a description of damage
@@ -64,7 +68,7 @@ class Checkpoints:
     policies = [ocp.checkpoint_managers.LatestN(keep)]
     if keep_best:
       policies.append(_Best(self._scores))
-    orbax_noise.silence()
+    silence_orbax()
     self._manager = _Manager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -312,3 +316,31 @@ def _short(error, folder):
   line = ' '.join(str(error).replace(f'{folder}/', '').split())
   line = line or type(error).__name__
   return line if len(line) <= _LONGEST else f'{line[: _LONGEST - 3]}...'
+
+
+@functools.cache
+def silence_orbax() -> None:
+  """Keeps Orbax from printing the errors that it also raises.
+
+  A command prints the raised error in one line. Orbax also logs the whole
+  trace, and its threads warn that an exception was never retrieved, some of
+  them much later.
+  """
+  logging.get_absl_logger().addFilter(_keep_record)
+  python_logging.getLogger('asyncio').addFilter(_keep_record)
+  before = sys.unraisablehook
+
+  def hook(unraisable):
+    text = str(unraisable.exc_value)
+    if 'TensorStore' not in text and 'Event loop is closed' not in text:
+      before(unraisable)
+
+  sys.unraisablehook = hook
+
+
+def _keep_record(record):
+  """Returns whether to print a log record: not if it is an error of Orbax."""
+  if not record.exc_info:
+    return True
+  source = pathlib.Path(record.pathname).parts
+  return 'orbax' not in source and 'never retrieved' not in record.getMessage()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vit_jax_repro.comparison import torch_layers
+from vit_jax_repro.comparison import torch_models
 
 pytestmark = pytest.mark.quick
 
@@ -42,13 +42,13 @@ VIT = (
     (('nothing', 'of.the.kind'), (None,) * 4),
   ],
 )
-def test_paths_in_a_vit(modules, expected):
-  found = torch_layers.paths(VIT, modules)
+def test_module_paths_in_a_vit(modules, expected):
+  found = torch_models.module_paths(VIT, modules)
   assert tuple(map(found.get, VIT)) == expected
 
 
-def test_paths_count_stages_from_0():
-  found = torch_layers.paths(
+def test_module_paths_count_stages_from_0():
+  found = torch_models.module_paths(
     ('root_block', 'block1', 'block4'),
     ('bit.embedder', 'bit.encoder.stages.0', 'bit.encoder.stages.3'),
   )

@@ -6,15 +6,15 @@ import sys
 import pytest
 from absl import logging
 
-from vit_jax_repro.runs import orbax_noise
+from vit_jax_repro.runs import checkpoint
 
 pytestmark = pytest.mark.quick
 
 
-def test_silence_keeps_other_errors_in_the_log(caplog):
-  orbax_noise.silence()
-  orbax_noise.silence()  # once is enough
-  assert logging.get_absl_logger().filters.count(orbax_noise._keep) == 1
+def test_silence_orbax_keeps_other_errors_in_the_log(caplog):
+  checkpoint.silence_orbax()
+  checkpoint.silence_orbax()  # once is enough
+  assert logging.get_absl_logger().filters.count(checkpoint._keep_record) == 1
   logging.error('of ours')
   try:
     raise ValueError('mine')
@@ -23,8 +23,8 @@ def test_silence_keeps_other_errors_in_the_log(caplog):
   assert [r.message for r in caplog.records] == ['of ours', 'with its trace']
 
 
-def test_silence_removes_traces_of_orbax(caplog):
-  orbax_noise.silence()
+def test_silence_orbax_removes_traces_of_orbax(caplog):
+  checkpoint.silence_orbax()
   logger = logging.get_absl_logger()
   for pathname, error in (
     ('/site-packages/orbax/checkpoint/x.py', (ValueError, None, None)),
@@ -38,11 +38,11 @@ def test_silence_removes_traces_of_orbax(caplog):
   assert len(caplog.records) == 1 and not caplog.records[0].exc_info
 
 
-def test_silence_passes_on_other_unraisable_errors(monkeypatch):
+def test_silence_orbax_passes_on_other_unraisable_errors(monkeypatch):
   seen = []
-  orbax_noise.silence.cache_clear()
+  checkpoint.silence_orbax.cache_clear()
   monkeypatch.setattr(sys, 'unraisablehook', seen.append)
-  orbax_noise.silence()
+  checkpoint.silence_orbax()
 
   class Unraisable:
     def __init__(self, text):
