@@ -228,14 +228,27 @@ def test_evaluate_matches_folders_of_imagenet_classes_by_name(
 
 
 @quick
-def test_evaluate_leaves_labels_of_other_classes_unchanged(
-  tiny1000, tmp_path, capfd
+def test_evaluate_refuses_other_classes_unless_labels_are_as_they_are(
+  tiny1000, tmp_path
 ):
+  """A 1000-class model on a folder of two other classes is no 0.00 %."""
   names = {'china': 'zebra fish', 'flower': 'apple pie'}
-  result = jobs.evaluate(tiny1000, photographs(tmp_path, names))
+  root = photographs(tmp_path, names)
+  with pytest.raises(ValueError, match=r"no class .*'apple pie', 'zebra fish'"):
+    jobs.evaluate(tiny1000, root)
+  result = jobs.evaluate(tiny1000, root, labels='as_is')
   assert (result.correct, result.num_examples) == (0, 2)
+
+
+@quick
+def test_evaluate_lists_the_classes_that_the_model_lacks(tmp_path, capfd):
+  path = tiny_models.save_run(tmp_path / 'model.npz')
+  names = {'china': 'China', 'flower': 'unsorted'}
+  result = jobs.evaluate(path, photographs(tmp_path, names))
+  assert (result.correct, result.num_examples) == (1, 2)
+  assert result.unmatched == ('unsorted',)
   notes = capfd.readouterr().err
-  assert 'labels are used unchanged' in notes
+  assert "'China' is 'china'" in notes and "('unsorted')" in notes
 
 
 @pytest.mark.slow

@@ -36,6 +36,12 @@ def command_flags() -> flags.FlagValues:
     'version 5), deit; for .npz: official (the default), linen, big_vision, '
     'big_vision_scan',
     'model': 'a model name; by default inferred from the files',
+    'image_size': 'pixels that the weights are made for, S or HEIGHTxWIDTH, '
+    'if IN does not say it',
+    'preprocessing': 'how images are read, such as timm:crop_pct=0.9, if IN '
+    'does not say it',
+    'class_names': 'file with the name of each class on a line of its own, if '
+    'IN does not have them',
   }.items():
     command_line.define_string(values, name, None, text)
   flags.DEFINE_integer(
@@ -70,6 +76,7 @@ def _convert(values, paths):
     raise command_line.UsageError(
       f'{len(paths)} paths given; convert takes two: IN OUT'
     )
+  image_size = command_line.image_size(values.image_size)
   from vit_jax_repro.ports import converting
 
   show(
@@ -79,9 +86,17 @@ def _convert(values, paths):
       num_heads=values.num_heads,
       drop=tuple(values.drop),
       model=values.model,
+      image_size=image_size,
+      preprocessing=values.preprocessing,
+      class_names=values.class_names and _lines(values.class_names),
       overwrite=values.overwrite,
     )
   )
+
+
+def _lines(path):
+  with open(path, encoding='utf-8') as file:
+    return file.read().splitlines()
 
 
 if __name__ == '__main__':

@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> None:
 def command_flags() -> flags.FlagValues:
   """Returns the flags of this command, a new FlagValues."""
   from vit_jax_repro import command_line
+  from vit_jax_repro.data import class_matching
 
   values = flags.FlagValues()
   command_line.define_weights_flags(values)
@@ -44,6 +45,14 @@ def command_flags() -> flags.FlagValues:
     64,
     'images of a step, any number',
     lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'labels',
+    class_matching.BY_NAME,
+    [class_matching.BY_NAME, class_matching.AS_IS],
+    "find the data set's classes in the model by name, or take its labels as "
+    'they are',
     flag_values=values,
   )
   _define_few_shot_flags(values)
@@ -95,6 +104,10 @@ def show(result: Any) -> None:
   }
   if result.skipped:
     rows['images'] += f'; {result.skipped} without a label skipped'
+  if result.unmatched:
+    rows['not in the model'] = _listed(
+      result.unmatched, 'classes whose images count as wrong'
+    )
   if result.unreadable:
     rows['unreadable'] = _listed(result.unreadable, 'counted as wrong')
   reports.pairs(rows)
@@ -160,7 +173,9 @@ def _evaluate(values, _):
 
   if shots is None:
     result, display = (
-      jobs.evaluate(values.weights, values.dataset, **options),
+      jobs.evaluate(
+        values.weights, values.dataset, labels=values.labels, **options
+      ),
       show,
     )
   else:
@@ -179,6 +194,11 @@ def _few_shot_options(values):
   """Returns the arguments that only jobs.fewshot has; None without --shots."""
   from vit_jax_repro import command_line
 
+  if values.shots is not None and values['labels'].present:
+    raise command_line.UsageError(
+      '--labels is for the head of the file, which --shots does not use; leave '
+      'one out'
+    )
   if values.shots is None:
     given = [f'--{name}' for name in FEW_SHOT_FLAGS if values[name].present]
     if given:

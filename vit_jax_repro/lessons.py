@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from vit_jax_repro import jobs, models, recipes, studies, weights
+from vit_jax_repro import jobs, models, recipes, studies
 from vit_jax_repro.analysis import cost, saved_results
 from vit_jax_repro.data import digits
 from vit_jax_repro.errors import InputError
@@ -121,9 +121,7 @@ class Lesson:
     """Writes a file like that of `trained` with fresh parameters."""
     source = self.trained()
     restored = restoring.restore(source)
-    card = model_card.read_card(source)
-    if card is None:
-      card = model_card.ModelCard(weights.describe(weights.load(source)))
+    card = model_card.load(source).card
     images = jnp.zeros((1, *restored.image_size, 3))
     init = jax.jit(restored.model.init)
     path = self.path('untrained.npz')

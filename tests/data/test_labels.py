@@ -7,64 +7,6 @@ from vit_jax_repro.data.batches import NO_CLASS
 pytestmark = pytest.mark.quick
 
 
-def test_align_reorders_a_subset_of_classes():
-  model = ('cat', 'dog', 'eel')
-  assert labels.align(('cat', 'dog', 'eel'), model, 3).tolist() == [0, 1, 2]
-  assert labels.align(('eel', 'cat'), model, 3).tolist() == [2, 0]
-  assert labels.align(('eel', 'cat'), model, 3).dtype == np.int32
-
-
-def test_align_returns_none_for_other_names():
-  assert labels.align(('cat', 'fox'), ('cat', 'dog'), 2) is None
-  assert labels.align(('cat',), None, 2) is None
-  assert labels.align(('n01440764',), ('cat', 'dog'), 2) is None
-
-
-@pytest.mark.parametrize('num_classes', [1000, 21843])
-def test_align_matches_imagenet_by_id_and_by_name(num_classes):
-  ids = labels.wordnet_ids(num_classes)
-  names = labels.class_names(num_classes)
-  chosen = [991, 2, 207]
-  by_id = [ids[i] for i in chosen]
-  for model_names in (None, names, list(ids)):
-    assert labels.align(by_id, model_names, num_classes).tolist() == chosen
-  assert labels.align(ids, None, num_classes).tolist() == [*range(num_classes)]
-
-
-def test_align_gives_no_class_for_imagenet_21ks_teddy_bear():
-  ids = labels.wordnet_ids(1000)
-  table = labels.align(ids, None, 21843)
-  lacking = [ids[i] for i in np.flatnonzero(table == NO_CLASS)]
-  assert lacking == ['n04399382']
-  of_21k = labels.wordnet_ids(21843)
-  assert [of_21k[i] for i in table[:3]] == list(ids[:3])
-
-
-def test_align_returns_none_if_two_of_a_hundred_are_missing():
-  names = [str(i) for i in range(100)]
-  table = labels.align(names, names[1:], 99)
-  assert table.tolist() == [NO_CLASS, *range(99)]
-  assert labels.align(names, names[2:], 98) is None
-
-
-def test_align_accepts_readable_imagenet_names():
-  names = labels.class_names()
-  chosen = [names[991], names[207]]
-  assert labels.align(chosen, None, 1000).tolist() == [991, 207]
-
-
-def test_align_ignores_a_name_of_two_classes():
-  assert labels.align(('crane',), None, 1000) is None  # a bird and a machine
-  assert labels.align(('b', 'a'), ('a', 'a', 'b'), 3) is None
-  assert labels.align(('b',), ('a', 'a', 'b'), 3).tolist() == [2]
-
-
-def test_align_prefers_the_names_of_a_model_with_1000_classes():
-  own = tuple(f'x{i}' for i in range(1000))
-  assert labels.align(('x5',), own, 1000).tolist() == [5]
-  assert labels.align(('n01440764',), own, 1000) is None
-
-
 def test_class_names_of_published_heads():
   assert labels.class_names_of(1000) == labels.class_names()
   assert labels.class_names_of(10) is None

@@ -17,7 +17,8 @@ def parameters(model=MODEL, **keys):
   pp = dict(train='train', test='test', crop=8)
   config = dict(dataset='x', model={}, base_lr=1.0, total_steps=1, pp=pp)
   read = settings.from_config(config | keys)
-  return pretrained.parameters(read, model, (8, 8))
+  source = pretrained.load(read)
+  return pretrained.parameters(read, model, (8, 8), None, source)
 
 
 @pytest.fixture(scope='module')

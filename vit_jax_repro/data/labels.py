@@ -1,10 +1,9 @@
-"""ImageNet's class names; translation of a data set's labels to a model's."""
+"""ImageNet's class names; translation of labels by a table."""
 
 import functools
 import gzip
 import importlib.resources
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,9 +16,6 @@ FILES = {  # class lists of ImageNet and ImageNet-21k, by number of classes
   1000: 'imagenet_classes.tsv',  # id, names
   21843: 'imagenet21k_classes.tsv.gz',  # id minus the previous id, names
 }
-# Fraction of a data set's classes that a model must have for a match by name.
-# ImageNet-21k has all of ImageNet's 1000 but n04399382, the teddy bear.
-_NEARLY_ALL = 0.99
 
 
 def class_names_of(num_classes: int) -> tuple[str, ...] | None:
@@ -45,38 +41,6 @@ def readable(label: int, class_names: Sequence[str] | None) -> str:
   return class_names[label] if class_names else f'class {label}'
 
 
-def align(
-  dataset_names: Sequence[str],
-  model_names: Iterable[str] | None,
-  num_classes: int,
-) -> np.ndarray | None:
-  """Matches the classes of a data set to those of a model by name.
-
-  The data set may have fewer classes than the model, in another order.
-  ImageNet classes may have their WordNet ids or readable names on either side.
-
-  Args:
-    dataset_names: the data set's classes in label order.
-    model_names: the model's classes in label order, or None.
-    num_classes: of the model.
-
-  Returns:
-    [len(dataset_names)] int32 labels of the model, with NO_CLASS for each name
-    that the model lacks. None if the model lacks more than 1 % of the names;
-    then the data set's labels must be used unchanged.
-  """
-  for names in _vocabularies(model_names, num_classes):
-    label_of = {name: label for label, name in enumerate(names)}
-    # A name of two classes, such as ImageNet's two cranes, is ambiguous.
-    unique = {name for name, times in Counter(names).items() if times == 1}
-    labels = [
-      label_of[name] if name in unique else NO_CLASS for name in dataset_names
-    ]
-    if labels.count(NO_CLASS) <= (1 - _NEARLY_ALL) * len(labels):
-      return np.array(labels, np.int32)
-  return None
-
-
 def translated(
   batches: Iterable[dict[str, Any]],
   table: np.ndarray | None,
@@ -87,7 +51,7 @@ def translated(
   Args:
     batches: dicts with label [B] int32, or [B, classes of the data set] with
       1 for each class of the image. They may have a mask [B] bool.
-    table: from `align`; None keeps the labels.
+    table: labels from `class_matching.match`; None keeps the labels.
     num_classes: of the model.
 
   Yields:
@@ -126,16 +90,6 @@ def _translated_columns(label, table, num_classes):  # [B, K] -> [B, classes]
   lost = label.any(axis=1) & ~result.any(axis=1)
   result[lost] = -1  # the model lacks all classes of the image
   return result
-
-
-def _vocabularies(model_names, num_classes):
-  """Returns the possible tuples of a model's class names, in label order."""
-  imagenets = []
-  if num_classes in FILES:
-    imagenets = [wordnet_ids(num_classes), class_names(num_classes)]
-  if model_names is None or tuple(model_names) in imagenets:
-    return imagenets
-  return [tuple(model_names)]
 
 
 @functools.cache

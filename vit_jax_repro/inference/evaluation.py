@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
-from vit_jax_repro.data import datasets, labels, pipeline, preprocess
-from vit_jax_repro.data.batches import NO_CLASS
+from vit_jax_repro.data import class_matching, datasets, pipeline, preprocess
+from vit_jax_repro.data.labels import translated
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify
 from vit_jax_repro.inference.restoring import restore
@@ -36,6 +36,8 @@ class Evaluation:
   # One line for each image that this process could not decode. These images
   # count as wrong.
   unreadable: tuple[str, ...] = ()
+  # Classes of the data set that the model lacks. Their images count as wrong.
+  unmatched: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -49,11 +51,12 @@ def evaluate(
   image_size: int | tuple[int, ...] | list[int] | None = None,
   data_dir: str | None = None,
   head: str = 'both',
+  labels: str = class_matching.BY_NAME,
 ) -> Evaluation:
   """Measures top-1 and top-5 accuracy; every image counts once.
 
-  If the data set's class names are among the model's, labels are matched by
-  name; otherwise they are used unchanged. If an image has several classes, a
+  Classes are matched by name, see data/class_matching.py. The images of a class
+  that the model lacks count as wrong. If an image has several classes, a
   prediction of any of them is correct; an image without a class is skipped. An
   image that cannot be decoded counts as wrong.
 
@@ -62,13 +65,15 @@ def evaluate(
     dataset, split, data_dir: see data.datasets.open_split.
     batch_size: images of a step, over all processes and devices; any number.
     head: 'class' or 'distillation' evaluates one head of a distilled model.
+    labels: 'as_is' takes the data set's labels as the model's, whatever the
+      names of their classes.
 
   Returns:
     The accuracies and the settings of the evaluation.
 
   Raises:
     InputError: an argument or a file is wrong, the head is all zeros, or the
-      model has no class for a label. The message is one line.
+      model has no class of the data set. The message is one line.
     OSError: a file or data set is missing or cannot be read.
   """
   if batch_size < 1:
@@ -79,11 +84,13 @@ def evaluate(
     restored, model=classify.pick_head(restored.model, head)
   )
   source = datasets.open_split(dataset, split, data_dir=data_dir)
+  match = _match(source, restored, labels)
   started = time.perf_counter()
   unreadable: list[str] = []
   measured = _measured(
     source,
     restored,
+    match,
     batch_size,
     lambda *fault: unreadable.append(preprocess.undecodable(*fault)),
   )
@@ -91,6 +98,7 @@ def evaluate(
   return Evaluation(
     **measured,
     unreadable=tuple(unreadable),
+    unmatched=match.unmatched,
     seconds=seconds,
     images_per_sec=source.num_examples / seconds,
     weights=os.fspath(weights),
@@ -103,9 +111,8 @@ def evaluate(
   )
 
 
-def _measured(source, restored, batch_size, report) -> dict[str, Any]:
+def _measured(source, restored, match, batch_size, report) -> dict[str, Any]:
   """Returns accuracies and counts, over all processes."""
-  table = _label_table(source, restored)
   examples = pipeline.evaluation_batches(
     source,
     preprocessing=restored.preprocessing,
@@ -118,39 +125,24 @@ def _measured(source, restored, batch_size, report) -> dict[str, Any]:
   measured = classify.evaluate(
     restored.model,
     restored.params,
-    labels.translated(examples, table, restored.num_classes),
+    translated(examples, match.labels, restored.num_classes),
     num_examples=source.num_examples,
   )
   measured.pop('correct_top5')
   return measured
 
 
-def _label_table(source, restored):
-  """Returns the model's label for each label of the data set.
-
-  Returns None if labels are used unchanged.
-  """
-  names, num_classes = restored.class_names, restored.num_classes
-  table = labels.align(source.class_names, names, num_classes)
-  if table is None and source.num_classes > num_classes:
-    raise InputError(
-      f'data set {source.name!r} has {source.num_classes} classes and the '
-      f'model {num_classes}; use weights for this data set'
-    )
-  if table is None and names is not None:
+def _match(source, restored, how):
+  """Returns the model's class of each class of the data set; prints notes."""
+  number = restored.num_classes
+  match = class_matching.match(
+    source.class_names, restored.class_names, number, how=how
+  )
+  for line in match.notes(repr(source.name)):
+    note(line)
+  if source.num_classes < number:
     note(
-      f'class names of {source.name!r} are not those of the model; labels are '
-      'used unchanged'
+      f'the model has {number} classes, more than the {source.num_classes} of '
+      f'{source.name!r}'
     )
-  lacking = 0 if table is None else int((table == NO_CLASS).sum())
-  if lacking:
-    note(
-      f'the model has no class for {lacking} of the {source.num_classes} of '
-      f'{source.name!r}; their images count as wrong'
-    )
-  if source.num_classes < num_classes:
-    note(
-      f'the model has {num_classes} classes, more than the '
-      f'{source.num_classes} of {source.name!r}'
-    )
-  return table
+  return match

@@ -69,7 +69,7 @@ def restore(
   *,
   default_image_size: tuple[int, int] | None = None,
 ) -> Restored:
-  """Reads a weights file and builds its model.
+  """Reads a weights file with its card, and builds its model.
 
   Args:
     path: a published .npz file, or a run's model.npz next to its model.json.
@@ -91,20 +91,16 @@ def restore(
     preprocess.pick_preprocessing(preprocessing)
   if image_size is not None:
     image_size = preprocess.check_image_size(image_size)
-  card = _card(path)
-  params = weights.load(path)
-  with _about(path):
-    spec = weights.describe(params)
+  read = model_card.load(path)
+  params, spec, card = read.params, read.spec, read.card
   family = spec['model']
   if model is not None:
     module = _named(model, spec)
   else:
-    with _about(model_card.card_path(path) if card else path):
-      module = models.create(card.architecture if card else spec)
-  bare = card is None
+    with _about(model_card.card_path(path) if read.has_card else path):
+      module = models.create(card.architecture)
   if preprocessing is None:
-    preprocessing = _preprocessing_of(card, path, spec, module)
-  card = card or model_card.ModelCard(spec)
+    preprocessing = _preprocessing_of(read, path, module)
   size = image_size or card.image_size or spec.get('image_size')
   if size is None:
     size = default_image_size or model_card.DEFAULT_IMAGE_SIZE.get(
@@ -114,7 +110,7 @@ def restore(
   with _about(path):
     size = preprocess.check_image_size(size)
   fitted = _fit(params, module, size, card, path)
-  if bare:
+  if not read.has_card:
     _note_token_without_slot(params, fitted)
   names = card.class_names
   return Restored(
@@ -127,28 +123,15 @@ def restore(
   )
 
 
-def _preprocessing_of(card, path, spec, module):
-  if card is not None and card.preprocessing is not None:
+def _preprocessing_of(read, path, module):
+  if read.has_card and read.card.preprocessing is not None:
     with _about(model_card.card_path(path)):
-      preprocess.pick_preprocessing(card.preprocessing)
-    return card.preprocessing
-  name = model_card.default_preprocessing(spec, module)
-  # The other defaults need no note, because they give the same pixels.
-  if name in ('deit', 'big_vision'):
+      preprocess.pick_preprocessing(read.card.preprocessing)
+    return read.card.preprocessing
+  name = model_card.default_preprocessing(read.spec, module)
+  if name in model_card.TELLING:
     note(f'no preprocessing is recorded for the file; using {name!r}')
   return name
-
-
-def _card(path):
-  """Returns the card of a weights file; None if it has none.
-
-  A JSON file of that name that is not a card is ignored, with a note.
-  """
-  try:
-    return model_card.read_card(path)
-  except model_card.NotACardError as error:
-    note(f'{error}; the file is ignored')
-    return None
 
 
 @contextlib.contextmanager

@@ -24,6 +24,17 @@ __all__ = [
   'variant',
 ]
 
+# Fields that change what a model computes but that no array of its file shows.
+# In a mapping, None means the default.
+CONSTANTS = (
+  'gelu',
+  'layer_norm_eps',
+  'group_norm_eps',
+  'weight_standardization',
+  'weight_standardization_eps',
+  'pool_padding',
+)
+
 # Keys that describe a weights file and are not fields of a model.
 BOOKKEEPING = frozenset(
   (
@@ -61,6 +72,11 @@ def create(model: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
   if not isinstance(model, str | Mapping):
     raise InputError(f'a model is a name or a mapping of fields, not {model!r}')
   spec = variant(model) if isinstance(model, str) else dict(model)
+  spec = {
+    key: value
+    for key, value in spec.items()
+    if value is not None or key not in CONSTANTS
+  }
   kind = pick('kind of model', spec.pop('model', 'vit'), _READERS)
   cls, read = kind
   fields = read({k: v for k, v in spec.items() if k not in BOOKKEEPING})

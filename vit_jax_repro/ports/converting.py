@@ -9,6 +9,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -42,6 +43,9 @@ def convert(
   num_heads: int | None = None,
   drop: tuple[str, ...] = (),
   model: str | None = None,
+  image_size: tuple[int, int] | None = None,
+  preprocessing: str | None = None,
+  class_names: Sequence[str] | None = None,
   overwrite: bool = False,
 ) -> Converted:
   """Converts a weights file.
@@ -59,6 +63,10 @@ def convert(
     num_heads: number of attention heads, if no file has it.
     drop: keys of `ports.PARTS` to leave out.
     model: name of the model; its architecture overrides that of the files.
+    image_size: (height, width) in pixels that the weights are made for.
+    preprocessing: a name for `preprocess.pick_preprocessing`.
+    class_names: a name for each class, in the order of the labels. These three
+      override what the files say, and are written to the description of `out`.
     overwrite: whether existing files at `out` may be replaced. `source` never
       is.
 
@@ -72,6 +80,12 @@ def convert(
   to = _target(out, to)
   _check_paths(source, out, overwrite)
   read = weight_sources.read(source, num_heads=num_heads, model=model)
+  read = weight_sources.described(
+    read,
+    image_size=image_size,
+    preprocessing=preprocessing,
+    class_names=class_names,
+  )
   read = weight_sources.without(read, drop)
   if to == 'official':
     read = weight_sources.with_token_slot(read)

@@ -6,14 +6,15 @@ kept, so that the converted model computes the same as the port.
 
 import dataclasses
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from vit_jax_repro import models, ports, weights
+from vit_jax_repro.data import preprocess
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output.messages import note
+from vit_jax_repro.output.messages import by, note
 from vit_jax_repro.ports import configs, state_dicts
 from vit_jax_repro.weights import layouts, model_card, trees
 
@@ -77,7 +78,8 @@ def read(
       'in the shapes of its arrays'
     )
   else:
-    params, card = weights.load(source), _card_of(source)
+    loaded = model_card.load(source)
+    params, card = loaded.params, loaded.card if loaded.has_card else None
   spec = weights.describe(params)
   image_size = spec.pop('image_size')
   is_described = card is not None or model is not None
@@ -91,14 +93,6 @@ def read(
     )
   card = dataclasses.replace(card, image_size=card.image_size or image_size)
   return WeightSource(params, card, is_described)
-
-
-def _card_of(source):
-  try:
-    return model_card.read_card(source)
-  except model_card.NotACardError as error:
-    note(f'{error}; the file is ignored')
-    return None
 
 
 def _read_port(source, num_heads, name):
@@ -157,6 +151,55 @@ def _named(name, params, spec):
     fields['representation_size'] = spec.get('representation_size')
   weights.adapt(params, models.create(fields), head='keep')
   return fields
+
+
+def described(
+  read: WeightSource,
+  *,
+  image_size: tuple[int, int] | None = None,
+  preprocessing: str | None = None,
+  class_names: Sequence[str] | None = None,
+) -> WeightSource:
+  """Returns the source with what the caller knows of it in its card.
+
+  Args:
+    read: the source.
+    image_size: (height, width) in pixels that the weights are made for.
+    preprocessing: a name for `preprocess.pick_preprocessing`.
+    class_names: a name for each class, in the order of the labels.
+
+  Raises:
+    InputError: a value does not fit the weights.
+  """
+  changes: dict[str, Any] = {}
+  if image_size is not None:
+    module = models.create(read.card.architecture)
+    try:
+      weights.adapt(
+        read.params,
+        module,
+        image_size=image_size,
+        source_image_size=image_size,
+        head='keep',
+      )
+    except InputError as error:
+      raise InputError(f'image size {by(image_size)}: {error}') from None
+    changes['image_size'] = image_size
+  if preprocessing is not None:
+    preprocess.pick_preprocessing(preprocessing)
+    changes['preprocessing'] = preprocessing
+  if class_names is not None:
+    number = read.card.architecture.get('num_classes')
+    if len(class_names) != number or not all(class_names):
+      raise InputError(
+        f'{len(class_names)} class names for {number} classes; give one name '
+        'for each, on a line of its own'
+      )
+    changes['class_names'] = tuple(class_names)
+  if not changes:
+    return read
+  card = dataclasses.replace(read.card, **changes)
+  return WeightSource(read.params, card, is_described=True)
 
 
 def without(read: WeightSource, drop: Collection[str]) -> WeightSource:

@@ -24,7 +24,7 @@ from vit_jax_repro.reproduction import (
   evaluations,
 )
 from vit_jax_repro.reproduction.options import Options, apply_overrides
-from vit_jax_repro.runs import configuration, settings
+from vit_jax_repro.runs import card_settings, configuration, settings
 from vit_jax_repro.runs.workdir import FREE
 
 
@@ -199,7 +199,8 @@ def _config(check, recipe, base_lr, path, options):
       'override seed: trainings have the seeds 0, 1, ...; leave it out and '
       'give their number as --seeds'
     )
-  config = settings.to_plain(config)
+  # A published row keeps its own values, also where a card differs.
+  config = card_settings.settled(settings.to_plain(config))
   settings.from_config(config)
   return config
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax_repro import models
-from vit_jax_repro.runs import settings
+from vit_jax_repro.runs import card_settings, settings
 
 
 def create(
@@ -39,13 +39,17 @@ def create(
     _add_placeholders(section, cls)
   config.mesh = ml_collections.ConfigDict(dict(config.mesh))
   _placeholder(config.mesh, 'data', int)
+  constants = card_settings.constants(model)
   for name in list(config.model):
-    _placeholder(config.model, name, int)
+    _placeholder(config.model, name, type(constants.get(name, 0)))
   return config.lock()
 
 
 def with_defaults(model: Mapping[str, Any]) -> dict[str, Any]:
-  """Adds a model's missing fields with their defaults for flags to set."""
+  """Adds a model's missing fields with their defaults for flags to set.
+
+  The fields of `models.CONSTANTS` become None, see `card_settings`.
+  """
   module: Any = models.create(dict(model, num_classes=1))
   named = set(model) | set(model.get('transformer', {}))
   model = {k: v for k, v in model.items() if k != 'num_classes'}
@@ -53,6 +57,8 @@ def with_defaults(model: Mapping[str, Any]) -> dict[str, Any]:
     if field.name in named | _NOT_SET or field.name.startswith('stem_'):
       continue
     value = getattr(module, field.name)
+    if field.name in models.CONSTANTS:
+      value = None
     is_dtype = field.name in ('dtype', 'param_dtype')
     model[field.name] = 'float32' if is_dtype else value
   return model

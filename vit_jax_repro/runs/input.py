@@ -13,7 +13,7 @@ from vit_jax_repro.data import augment, datasets, labels, pipeline, preprocess
 from vit_jax_repro.data.image_settings import ImageSettings
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.runs.settings import Settings
+from vit_jax_repro.runs.settings import DEFAULT_PREPROCESSING, Settings
 from vit_jax_repro.training import mixing
 
 
@@ -36,6 +36,7 @@ class Input:
     # Counts every replacement in this process so far.
     self.replaced_images = 0
     self._reported = set()  # names of images in a note
+    self.preprocessing = settings.preprocessing or DEFAULT_PREPROCESSING
     self.augmentation = self._augmentation()
     self.image_size = self.augmentation.crop
     self.train = self._split(settings.pp.train)
@@ -58,7 +59,7 @@ class Input:
 
   def _augmentation(self):
     pp = self.settings.pp
-    scale = preprocess.pick_preprocessing(self.settings.preprocessing)
+    scale = preprocess.pick_preprocessing(self.preprocessing)
     wanted: dict[str, Any] = {
       field.name: getattr(pp, field.name)
       for field in dataclasses.fields(ImageSettings)
@@ -95,7 +96,7 @@ class Input:
     """Returns this process's part of the test split."""
     batches = pipeline.evaluation_batches(
       self.test,
-      preprocessing=self.settings.preprocessing,
+      preprocessing=self.preprocessing,
       image_size=self.image_size,
       batch_size=-(-self.settings.batch_eval // jax.process_count()),
       process_index=jax.process_index(),

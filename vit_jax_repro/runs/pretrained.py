@@ -1,6 +1,7 @@
 """The published file and the parameters that a run starts from."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -8,10 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_repro import weights
+from vit_jax_repro.data import class_matching, labels
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
+from vit_jax_repro.output.messages import note
 from vit_jax_repro.published import augreg
 from vit_jax_repro.runs.settings import Settings
+from vit_jax_repro.weights import model_card
 
 
 def pretrained_path(settings: Settings) -> str:
@@ -99,10 +103,29 @@ def best_augreg_file(folder: str, model: str) -> str:
   )
 
 
+def load(settings: Settings) -> model_card.DescribedWeights | None:
+  """Reads the file that a run starts from; None for fresh parameters.
+
+  Raises:
+    InputError: the file is no weights file.
+    OSError: the file does not exist or cannot be read.
+  """
+  if not settings.pretrained_dir:
+    return None
+  return model_card.load(pretrained_path(settings))
+
+
 def parameters(
-  settings: Settings, model: nn.Module, image_size: tuple[int, int]
+  settings: Settings,
+  model: nn.Module,
+  image_size: tuple[int, int],
+  class_names: Sequence[str] | None,
+  source: model_card.DescribedWeights | None,
 ) -> Any:
-  """Returns a published file's parameters, fitted to the task, or fresh ones.
+  """Returns a file's parameters, fitted to the task, or fresh ones.
+
+  Position embeddings are resized from the image size in the file's card. A kept
+  head keeps its rows of the data set's classes, which are found by name.
 
   The settings may shrink and perturb the parameters of a file. Then each value
   becomes shrink * value + perturb * fresh value, also in biases, norms and the
@@ -111,19 +134,32 @@ def parameters(
   the size of each layer's own initialisation. Shrinking the head has an effect
   only with `head='keep'`, because a reset head is zero.
 
+  Args:
+    settings: the settings of the run.
+    model: the model of the run.
+    image_size: (height, width) in pixels.
+    class_names: the data set's classes; None if the outputs are no classes.
+    source: result of `load`.
+
   Returns:
     A tree of host arrays.
 
   Raises:
-    InputError: the file is no weights file, or does not fit the model.
-    OSError: the file does not exist or cannot be read.
+    InputError: the file does not fit the model or the classes.
   """
-  if not settings.pretrained_dir:
+  if source is None:
     return _fresh(settings, model, image_size)
   path = pretrained_path(settings)
   try:
+    params = source.params
+    if settings.head == 'keep' and class_names is not None:
+      params = _with_classes(params, source, class_names, settings.labels)
     params = weights.adapt(
-      weights.load(path), model, image_size=image_size, head=settings.head
+      params,
+      model,
+      image_size=image_size,
+      source_image_size=source.card.image_size,
+      head=settings.head,
     )
   except InputError as error:
     text = str(error)
@@ -136,6 +172,29 @@ def parameters(
     return value.astype(old.dtype)
 
   return jax.tree.map(mixed, params, _fresh(settings, model, image_size))
+
+
+def _with_classes(params, source, class_names, how):
+  """Returns parameters whose heads have the rows of the data set's classes."""
+  heads = [name for name in ('head', 'head_dist') if name in params]
+  if not heads:
+    return params
+  number = len(params[heads[0]]['bias'])
+  names = source.card.class_names or labels.class_names_of(number)
+  try:
+    match = class_matching.rows(class_names, names, number, how=how)
+  except InputError as error:
+    raise InputError(f"config.head='keep': {error}") from None
+  for line in match.notes('the data set'):
+    note(line)
+  rows = {
+    name: {
+      'kernel': params[name]['kernel'][:, match.labels],
+      'bias': params[name]['bias'][match.labels],
+    }
+    for name in heads
+  }
+  return {**params, **rows}
 
 
 def _fresh(settings, model, image_size):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax_repro import recipes
+from vit_jax_repro.data import class_matching
 from vit_jax_repro.data.image_settings import (
   DTYPES,
   REQUIRED,
@@ -15,6 +16,8 @@ from vit_jax_repro.data.image_settings import (
 )
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.runs import settings_checks
+
+DEFAULT_PREPROCESSING = 'vit_jax'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +94,16 @@ class Settings:
   head: str = setting(
     'reset',
     "The head of the published file. 'reset' replaces it by a new one, as "
-    "fine-tuning does; 'keep' keeps it and needs a data set with as many "
-    'classes.',
+    "fine-tuning does; 'keep' keeps its rows of the data set's classes, found "
+    'by name.',
     choices=('reset', 'keep'),
     needs=('pretrained_dir', None),
+  )
+  labels: str = setting(
+    class_matching.BY_NAME,
+    "How the data set's classes are found in a kept head and in a teacher. "
+    "'as_is': its labels are taken as theirs, whatever the names.",
+    choices=(class_matching.BY_NAME, class_matching.AS_IS),
   )
   shrink: float = setting(
     1.0,
@@ -313,10 +322,11 @@ class Settings:
   prefetch: int = setting(
     2, 'Batches that are put on the devices ahead of time.', least=0
   )
-  preprocessing: str = setting(
-    'vit_jax',
+  preprocessing: str | None = setting(
+    None,
     'How images are read for evaluation, as by the flag --preprocessing of '
-    '`evaluate`. Training scales its images in the same way.',
+    '`evaluate`. Training scales its images in the same way. None: as the '
+    f'weights file says, else {DEFAULT_PREPROCESSING!r}.',
   )
   seed: int = setting(
     0, 'Seed of everything that is random in the run.', least=0

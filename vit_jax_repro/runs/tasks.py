@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_repro import models
-from vit_jax_repro.data import labels, preprocess
-from vit_jax_repro.data.batches import NO_CLASS
+from vit_jax_repro.data import class_matching, preprocess
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify, patch_colours
 from vit_jax_repro.inference.restoring import restore
@@ -118,6 +117,7 @@ def load_teacher(
   mean: Sequence[float],
   std: Sequence[float],
   class_names: Sequence[str],
+  labels: str = class_matching.BY_NAME,
   dtype: str = 'float32',
   device: Any = None,
 ) -> Teacher:
@@ -126,7 +126,7 @@ def load_teacher(
   As in DeiT, the teacher sees the same pixels as the model: images of the run's
   size, for which its position embeddings are resized as for fine-tuning. They
   are scaled as in the teacher's own preprocessing. Its classes are brought into
-  the order of the data set if the names of both are known.
+  the order of the data set, by their names.
 
   Args:
     path: any file that `restoring.restore` reads.
@@ -134,6 +134,8 @@ def load_teacher(
     mean, std: mean and deviation with which the run scales pixels, in levels
       (0 to 255).
     class_names: names of the data set's classes.
+    labels: 'as_is' takes the teacher's classes in their order, whatever their
+      names.
     dtype: dtype of the computation. The run's own is best: next to a model in
       bfloat16, a teacher in float32 would take most of an update's time.
     device: a device that programs are compiled for, see `attention.fastest`.
@@ -145,7 +147,7 @@ def load_teacher(
   """
   restored = restore(path, image_size=image_size)
   restored.require_trained_head(path)
-  order = _order(restored, path, tuple(class_names))
+  order = _order(restored, path, tuple(class_names), labels)
   scale = preprocess.pick_preprocessing(restored.preprocessing)
   factor, shift = (
     np.float32(values).reshape(1, 1, 1, -1)
@@ -202,6 +204,7 @@ def _distillation(settings, data, device):
       mean=data.augmentation.mean,
       std=data.augmentation.std,
       class_names=data.train.class_names,
+      labels=settings.labels,
       dtype=task.model.dtype,
       device=device,
     )
@@ -245,29 +248,24 @@ def _masked_patches(settings, data, device):
   )
 
 
-def _order(restored, path, names):
+def _order(restored, path, names, how):
   """Returns [K] teacher classes in the data set's order; None if the same."""
   if restored.num_classes != len(names):
     raise InputError(
       f'config.teacher={path!r} has {restored.num_classes} classes and the '
       f'data set {len(names)}; choose a teacher for these classes'
     )
-  if restored.class_names in (None, names):
-    return None
-  table = labels.align(names, restored.class_names, len(names))
-  if table is None:
-    note(
-      'class names of the data set are not those of the teacher; its classes '
-      'are taken in their order'
+  try:
+    match = class_matching.rows(
+      names, restored.class_names, len(names), how=how
     )
+  except InputError as error:
+    raise InputError(f'config.teacher={path!r}: {error}') from None
+  for line in match.notes('the data set'):
+    note(f'the teacher: {line}')
+  if (match.labels == np.arange(len(names))).all():
     return None
-  lacking = np.flatnonzero(table == NO_CLASS)
-  if lacking.size:
-    raise InputError(
-      f'config.teacher={path!r} has no class {names[lacking[0]]!r}, as the '
-      'data set has; choose a teacher for these classes'
-    )
-  return table
+  return match.labels
 
 
 def _check_output(logits, params, image_size, path):

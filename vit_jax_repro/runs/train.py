@@ -13,6 +13,7 @@ import jax
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.parallel import mesh, processes
 from vit_jax_repro.runs import (
+  card_settings,
   checkpoint,
   input,
   loop,
@@ -77,7 +78,11 @@ def train(
   processes.require_shared_folder(workdir)
   folder = Workdir(workdir, settings_lib.to_plain(config))
   fresh = not os.path.isdir(folder.path('checkpoints'))
-  run = _Run(settings, load=fresh)
+  source = pretrained.load(settings) if fresh else None
+  folder.config = card_settings.decided_by(
+    None if source is None else source.card, folder.config
+  )
+  run = _Run(settings_lib.from_config(folder.config), source, load=fresh)
   with contextlib.closing(folder):
     folder.begin(run.manifest())
     with contextlib.closing(run.checkpoints(folder)) as checkpoints:
@@ -112,9 +117,10 @@ def train(
 class _Run:
   """The parts of a run, made and checked before anything is computed."""
 
-  def __init__(self, settings, load):
-    """Checks the settings; if `load`, also reads the pretrained file."""
+  def __init__(self, settings, source, load):
+    """Checks the settings; if `load`, also makes the initial parameters."""
     self.settings = settings
+    self.source = source
     self.mesh = mesh.create_mesh(**settings.mesh)
     update.check_batch(settings, self.mesh)
     self.input = input.Input(settings)
@@ -243,7 +249,7 @@ class _Run:
         params,
         architecture=settings_lib.to_plain(self.task.architecture),
         class_names=self.task.class_names,
-        preprocessing=self.settings.preprocessing,
+        preprocessing=self.input.preprocessing,
         image_size=self.image_size,
       )
 
@@ -259,7 +265,12 @@ class _Run:
     )
 
   def _initial_params(self):
-    return pretrained.parameters(self.settings, self.model, self.image_size)
+    # A run that was killed before its first checkpoint has not read the file.
+    source = self.source or pretrained.load(self.settings)
+    self.source = None  # frees the host's memory
+    return pretrained.parameters(
+      self.settings, self.model, self.image_size, self.task.class_names, source
+    )
 
   def _batches(self, start_step):
     batches = self.input.batches(start_step)

@@ -26,7 +26,7 @@ from flax import traverse_util
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, locks
-from vit_jax_repro.runs import configuration, settings
+from vit_jax_repro.runs import card_settings, configuration, settings
 
 # Settings that change the result by no more than rounding, or only name the
 # folders of the data. A run may continue with other values.
@@ -63,7 +63,9 @@ class Workdir:
   def __init__(self, folder: str | os.PathLike, config: Mapping[str, Any]):
     """Checks that the folder is new or holds a run of this configuration.
 
-    Nothing is written before `begin`.
+    The attribute `config` is the configuration. If the folder holds a run,
+    keys that are None have the values of that run. Nothing is written before
+    `begin`, which writes `config`.
 
     Raises:
       InputError: the folder holds another run, or other files with the names
@@ -79,8 +81,7 @@ class Workdir:
     self._first = jax.process_index() == 0
     self._tensorboard = None
     self._lock = None
-    self._config = config
-    self._check_config()
+    self.config = self._continued(config)
     above = self.folder
     while not os.path.exists(above):
       above = os.path.dirname(above)
@@ -112,7 +113,7 @@ class Workdir:
       for name in ('model', 'best'):
         for left in glob.glob(self.path(f'.{name}.npz.*.tmp')):
           os.remove(left)  # from a process that was killed while writing
-      self.write_json('config.json', self._config)
+      self.write_json('config.json', self.config)
       # `old` may have fingerprints of files that do not exist any more.
       self.write_json('manifest.json', dict(manifest, data=old | new))
 
@@ -165,7 +166,7 @@ class Workdir:
       self._lock.release()
       self._lock = None
 
-  def _check_config(self):
+  def _continued(self, config):
     begun = self.read_json('config.json')
     if not begun:
       found = [n for n in FILES if os.path.exists(self.path(n))]
@@ -174,18 +175,22 @@ class Workdir:
           f'{self.folder} has {found} and no config.json, so it holds no run '
           'that could continue; choose another workdir'
         )
-      return
-    before, config = _complete(begun), _complete(self._config)
+      return config
+    config = card_settings.settled(
+      config, traverse_util.flatten_dict(begun, sep='.')
+    )
+    before, now = _complete(begun), _complete(config)
     changed = [
-      f'{key} was {before.get(key)!r} and is {config.get(key)!r}'
-      for key in sorted(before.keys() | config.keys())
-      if key not in FREE and before.get(key) != config.get(key)
+      f'{key} was {before.get(key)!r} and is {now.get(key)!r}'
+      for key in sorted(before.keys() | now.keys())
+      if key not in FREE and before.get(key) != now.get(key)
     ]
     if changed:
       raise InputError(
         f'{self.folder} holds a run with other settings: '
         f'{"; ".join(changed)}; choose another workdir'
       )
+    return config
 
 
 def _complete(config):
@@ -193,9 +198,8 @@ def _complete(config):
 
   So a run can be continued that began before the package had these keys.
   """
-  complete = settings.defaults() | traverse_util.flatten_dict(
-    dict(config), sep='.'
-  )
+  config = card_settings.settled(config)
+  complete = settings.defaults() | traverse_util.flatten_dict(config, sep='.')
   if isinstance(config.get('model'), Mapping):
     model = configuration.with_defaults(config['model'])
     complete = traverse_util.flatten_dict({'model': model}, sep='.') | complete

@@ -18,7 +18,9 @@ from typing import Any
 
 from vit_jax_repro import weights
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models.layers import TORCH_GELU
 from vit_jax_repro.output import files
+from vit_jax_repro.output.messages import note
 
 # Image size for weights if neither the caller nor the file gives one. The
 # published ImageNet files of BiT were fine-tuned and evaluated at 480
@@ -26,6 +28,9 @@ from vit_jax_repro.output import files
 # are pre-trained at 224.
 DEFAULT_IMAGE_SIZE = {'bit_resnetv2': (480, 480)}
 OTHER_DEFAULT_IMAGE_SIZE = (224, 224)
+# The preprocessings that the names in a file without a card show. All other
+# files get one that reads the same pixels as 'vit_jax'.
+TELLING = ('deit', 'big_vision')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,24 @@ class ModelCard:
   class_names: tuple[str, ...] | None = None
   preprocessing: str | None = None
   image_size: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DescribedWeights:
+  """The parameters of a weights file, with what the file and its card say.
+
+  Attributes:
+    params: canonical tree, nested and unrolled.
+    spec: what names and shapes show, from `weights.describe`.
+    card: the card. A file without one gets the architecture and image size of
+      `spec`, and the preprocessing only if names show it.
+    has_card: whether there is a card.
+  """
+
+  params: dict[str, Any]
+  spec: dict[str, Any]
+  card: ModelCard
+  has_card: bool
 
 
 class NotACardError(InputError):
@@ -83,6 +106,40 @@ def save_model(
   files.check_writable(path)
   files.write_json(card_path(path), card)
   weights.save(path, params, layout='official')
+
+
+def load(path: str | os.PathLike) -> DescribedWeights:
+  """Reads a weights file together with its card.
+
+  A JSON file of the card's name that is not a card is ignored, with a note.
+
+  Raises:
+    InputError: the file is no weights file, or its card is inconsistent.
+    OSError: a file cannot be read.
+  """
+  path = os.fspath(path)
+  try:
+    card = read_card(path)
+  except NotACardError as error:
+    note(f'{error}; the file is ignored')
+    card = None
+  params = weights.load(path)
+  try:
+    spec = weights.describe(params)
+  except InputError as error:
+    raise InputError(f'{path}: {error}') from error
+  shown = default_preprocessing(spec)
+  return DescribedWeights(
+    params=params,
+    spec=spec,
+    card=card
+    or ModelCard(
+      architecture=spec,
+      preprocessing=shown if shown in TELLING else None,
+      image_size=spec.get('image_size'),
+    ),
+    has_card=card is not None,
+  )
 
 
 def read_card(weights_path: str | os.PathLike) -> ModelCard | None:
@@ -140,7 +197,7 @@ def _all(value, container, kind):
   )
 
 
-def default_preprocessing(spec: Mapping[str, Any], module: Any) -> str:
+def default_preprocessing(spec: Mapping[str, Any], module: Any = None) -> str:
   """Returns the preprocessing of the code that released a published file.
 
   Sources: data.preprocess.PREPROCESSINGS. A DeiT is recognised by its exact
@@ -151,14 +208,15 @@ def default_preprocessing(spec: Mapping[str, Any], module: Any) -> str:
 
   Args:
     spec: the fields that `weights.describe` returns for the file.
-    module: the model to which the file is restored.
+    module: the model to which the file is restored; by default that of `spec`.
 
   Returns:
     A name in data.preprocess.PREPROCESSINGS.
   """
   if spec['model'] == 'bit_resnetv2':
     return 'bit'
-  if getattr(module, 'gelu', None) == 'erf':
+  gelu = spec.get('gelu') if module is None else getattr(module, 'gelu', None)
+  if gelu == TORCH_GELU:
     return 'deit'
   if (
     spec.get('class_token_after_positions')
