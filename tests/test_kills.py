@@ -188,9 +188,12 @@ def truncate(path):
 
 
 def largest(checkpoint):
-  """Returns the largest file of a state; small files are stored twice."""
-  files = (checkpoint / 'state').glob('**/d/*')
-  return max(files, key=lambda p: (p.stat().st_size, -len(p.parts)))
+  """Returns the largest file that a state is read from.
+
+  The folders of single processes have copies that nothing reads.
+  """
+  files = (checkpoint / 'state' / 'd').iterdir()
+  return max(files, key=lambda path: path.stat().st_size)
 
 
 def unfinished(whole, workdir):

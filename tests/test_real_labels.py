@@ -9,7 +9,7 @@ import tfds_fixtures
 from tiny_models import params_of, spec, with_head
 
 from vit_jax_repro import evaluate, jobs
-from vit_jax_repro.data import datasets, labels, pipeline
+from vit_jax_repro.data import class_matching, datasets, labels, pipeline
 from vit_jax_repro.inference import classify
 from vit_jax_repro.parallel import mesh as meshes
 from vit_jax_repro.weights import model_card
@@ -61,7 +61,7 @@ def test_evaluate_counts_real_labels_exactly(data_dir, batch_size, num_devices):
   batches = pipeline.evaluation_batches(
     split, preprocessing='vit_jax', image_size=8, batch_size=batch_size
   )
-  table = labels.align(split.class_names, None, 1000)
+  table = class_matching.match(split.class_names, None, 1000).labels
   result = classify.evaluate(
     Grey(),
     {},

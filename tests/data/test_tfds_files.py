@@ -3,7 +3,7 @@ import tfds_fixtures
 from tfds_fixtures import labelled
 from training_sets import write_shards
 
-from vit_jax_repro.data import datasets, digits, labels
+from vit_jax_repro.data import class_matching, datasets, digits, labels
 from vit_jax_repro.data.tf_host import silence
 
 quick = pytest.mark.quick
@@ -100,8 +100,8 @@ def test_open_split_opens_the_data_sets_of_the_paper(
   names = model_names or (None if last_names == IMAGENET_END else last_names)
   if names == last_names:  # a model that was trained on this set
     names = opened.class_names
-  table = labels.align(opened.class_names, names, opened.num_classes)
-  assert table[found].tolist() == expected
+  match = class_matching.match(opened.class_names, names, opened.num_classes)
+  assert match.labels[found].tolist() == expected
 
 
 def test_labels_of_imagenet_real_are_multi_hot(tmp_path):
