@@ -12,7 +12,7 @@ from vit_jax_repro.data.batches import NO_CLASS
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify
 from vit_jax_repro.inference.restoring import restore
-from vit_jax_repro.output.messages import note
+from vit_jax_repro.output.messages import note, note_unapplied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Evaluation:
   image_size: tuple[int, int]
   preprocessing: str
   num_classes: int  # of the model
+  orientation: str  # 'exif' or 'none', see `evaluate`
   skipped: int = 0  # further images without a label (ImageNet-ReaL)
   # One line for each image that this process could not decode. These images
   # count as wrong.
@@ -49,6 +50,7 @@ def evaluate(
   image_size: int | tuple[int, ...] | list[int] | None = None,
   data_dir: str | None = None,
   head: str = 'both',
+  orientation: str | None = None,
 ) -> Evaluation:
   """Measures top-1 and top-5 accuracy; every image counts once.
 
@@ -62,6 +64,9 @@ def evaluate(
     dataset, split, data_dir: see data.datasets.open_split.
     batch_size: images of a step, over all processes and devices; any number.
     head: 'class' or 'distillation' evaluates one head of a distilled model.
+    orientation: 'exif' turns images upright by their EXIF orientation, 'none'
+      takes them as they are stored; by default that of model.json, else 'exif'
+      for a folder and 'none' for other data sets.
 
   Returns:
     The accuracies and the settings of the evaluation.
@@ -73,12 +78,15 @@ def evaluate(
   """
   if batch_size < 1:
     raise InputError(f'{batch_size=} must be at least 1')
-  restored = restore(weights, model, image_size, preprocessing)
+  restored = restore(
+    weights, model, image_size, preprocessing, orientation=orientation
+  )
   restored.require_trained_head(weights)
   restored = dataclasses.replace(
     restored, model=classify.pick_head(restored.model, head)
   )
   source = datasets.open_split(dataset, split, data_dir=data_dir)
+  restored = restored.for_data(source)
   started = time.perf_counter()
   unreadable: list[str] = []
   measured = _measured(
@@ -100,12 +108,14 @@ def evaluate(
     image_size=restored.image_size,
     preprocessing=restored.preprocessing,
     num_classes=restored.num_classes,
+    orientation=restored.orientation or source.orientation,
   )
 
 
 def _measured(source, restored, batch_size, report) -> dict[str, Any]:
   """Returns accuracies and counts, over all processes."""
   table = _label_table(source, restored)
+  turned = set() if source.is_folder else None
   examples = pipeline.evaluation_batches(
     source,
     preprocessing=restored.preprocessing,
@@ -114,6 +124,8 @@ def _measured(source, restored, batch_size, report) -> dict[str, Any]:
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     report=report,
+    orientation=restored.orientation,
+    turned=turned,
   )
   measured = classify.evaluate(
     restored.model,
@@ -121,6 +133,7 @@ def _measured(source, restored, batch_size, report) -> dict[str, Any]:
     labels.translated(examples, table, restored.num_classes),
     num_examples=source.num_examples,
   )
+  note_unapplied(turned)
   measured.pop('correct_top5')
   return measured
 

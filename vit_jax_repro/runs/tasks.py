@@ -118,6 +118,7 @@ def load_teacher(
   mean: Sequence[float],
   std: Sequence[float],
   class_names: Sequence[str],
+  orientation: str = 'none',
   dtype: str = 'float32',
   device: Any = None,
 ) -> Teacher:
@@ -134,6 +135,7 @@ def load_teacher(
     mean, std: mean and deviation with which the run scales pixels, in levels
       (0 to 255).
     class_names: names of the data set's classes.
+    orientation: the run's; a note reports that the teacher learned otherwise.
     dtype: dtype of the computation. The run's own is best: next to a model in
       bfloat16, a teacher in float32 would take most of an update's time.
     device: a device that programs are compiled for, see `attention.fastest`.
@@ -145,6 +147,11 @@ def load_teacher(
   """
   restored = restore(path, image_size=image_size)
   restored.require_trained_head(path)
+  if restored.orientation not in (None, orientation):
+    note(
+      f'the teacher learned from images of orientation {restored.orientation!r}'
+      f" and sees the run's, {orientation!r}; config.pp.orientation sets it"
+    )
   order = _order(restored, path, tuple(class_names))
   scale = preprocess.pick_preprocessing(restored.preprocessing)
   factor, shift = (
@@ -202,6 +209,7 @@ def _distillation(settings, data, device):
       mean=data.augmentation.mean,
       std=data.augmentation.std,
       class_names=data.train.class_names,
+      orientation=data.orientation,
       dtype=task.model.dtype,
       device=device,
     )

@@ -245,6 +245,7 @@ class _Run:
         class_names=self.task.class_names,
         preprocessing=self.settings.preprocessing,
         image_size=self.image_size,
+        orientation=self.input.orientation,
       )
 
   def save_best(self, result, state, accuracy):
@@ -277,6 +278,7 @@ class _Run:
       )
     except preemption.InterruptedEvaluationError:
       return None
+    self.input.note_orientation()
     return {
       'accuracy_test': result['accuracy'],
       'top5_accuracy_test': result['top5_accuracy'],
