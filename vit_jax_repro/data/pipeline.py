@@ -157,7 +157,9 @@ def training_batches(
     batch_size,
     report=report,
     repair=_next_readable,
-    limit=split.num_examples,  # of all parts, as a part may vary by epoch
+    # All but one image may be damaged: that many at the end of an epoch and
+    # again at the start of the next. Of all parts, as a part may vary by epoch.
+    limit=(2 * split.num_examples - 1) * repeats,
   )
 
 

@@ -403,4 +403,4 @@ def first_line(error: Any) -> str:
   line = error.message.splitlines()[0].split(' [Op:')[0]
   line = re.sub(r'{{.*?}} *', '', line).strip()
   line = re.sub(r'Error in user-defined function .*? Iterator::\S+: ', '', line)
-  return line.replace('ValueError: ', '')
+  return re.sub(r'^(ValueError|InputError): ', '', line)
