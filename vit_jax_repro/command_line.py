@@ -138,6 +138,19 @@ def define_weights_flags(flag_values: flags.FlagValues) -> None:
     define_string(flag_values, name, None, text)
 
 
+def define_orientation_flag(flag_values: flags.FlagValues) -> None:
+  """Defines the flag of commands that read photographs."""
+  flags.DEFINE_enum(
+    'orientation',
+    None,
+    ['exif', 'none'],
+    'exif: turns photographs upright by their EXIF orientation; none: takes '
+    'them as they are stored; by default as recorded with the weights, else '
+    'exif for folders and single files and none for other data sets',
+    flag_values=flag_values,
+  )
+
+
 def image_size(text: str | None) -> tuple[int, int] | None:
   """Parses '224' or '224x384' to (height, width) in pixels; None stays None.
 

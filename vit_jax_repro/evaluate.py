@@ -28,6 +28,7 @@ def command_flags() -> flags.FlagValues:
 
   values = flags.FlagValues()
   command_line.define_weights_flags(values)
+  command_line.define_orientation_flag(values)
   command_line.define_string(
     values,
     'dataset',
@@ -165,6 +166,7 @@ def _evaluate(values, _):
     preprocessing=values.preprocessing,
     image_size=command_line.image_size(values.image_size),
     data_dir=values.data_dir,
+    orientation=values.orientation,
   )
 
   import dataclasses

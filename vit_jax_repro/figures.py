@@ -38,6 +38,7 @@ def command_flags() -> flags.FlagValues:
     'results': 'a folder of measured results',
   }.items():
     command_line.define_string(values, name, None, text)
+  command_line.define_orientation_flag(values)
   flags.DEFINE_enum(
     'heads',
     'mean',
@@ -62,7 +63,7 @@ def commands() -> dict[str, Any]:
 
   files = ('out', 'arrays')
   model = (*files, 'weights', 'model', 'image_size')
-  images = (*model, 'preprocessing')
+  images = (*model, 'preprocessing', 'orientation')
   many = 10_000
   return {
     'attention': Command(
@@ -307,6 +308,7 @@ def _reading(values):
     model=values.model,
     image_size=command_line.image_size(values.image_size),
     preprocessing=values.preprocessing,
+    orientation=values.orientation,
   )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from absl import flags
 
 DESCRIPTION = """Prints the most probable classes of image files (JPEG, PNG,
-GIF, BMP), with probabilities."""
+WebP, BMP, GIF, TIFF), with probabilities."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,6 +29,7 @@ def command_flags() -> flags.FlagValues:
 
   values = flags.FlagValues()
   command_line.define_weights_flags(values)
+  command_line.define_orientation_flag(values)
   flags.DEFINE_integer(
     'top',
     5,
@@ -89,6 +90,7 @@ def _predict(values, images):
     top=values.top,
     image_size=image_size,
     preprocessing=values.preprocessing,
+    orientation=values.orientation,
   )
   if values.json is not None:
     files.write_json(values.json, as_json(images, results))

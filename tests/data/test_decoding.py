@@ -147,7 +147,7 @@ def test_training_without_a_readable_image_is_an_error(tmp_path, number):
   for path in tmp_path.rglob('*.png'):
     path.write_bytes(b'')
   split = datasets.open_split(str(tmp_path), 'train')
-  wanted = f'{number} images in a row cannot be decoded'
+  wanted = f'{2 * number - 1} images in a row cannot be decoded'
   with pytest.raises(ValueError, match=wanted) as caught:
     rows(training(split, report=print), 5)
   assert '\n' not in str(caught.value)

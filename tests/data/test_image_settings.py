@@ -20,7 +20,7 @@ FIELDS = {
   ('cls', 'more'),
   [
     (settings.Preprocessing, {'train', 'test'}),
-    (augment.Augmentation, {'dtype', 'mean', 'std'}),
+    (augment.Augmentation, {'dtype', 'mean', 'std', 'decoder'}),
   ],
 )
 def test_settings_classes_inherit_the_fields_of_image_settings(cls, more):

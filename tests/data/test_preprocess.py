@@ -7,7 +7,7 @@ import pytest
 from photographs import PHOTOGRAPHS
 from PIL import Image
 
-from vit_jax_repro.data import preprocess
+from vit_jax_repro.data import image_files, preprocess
 from vit_jax_repro.data.tf_host import tensorflow
 
 pytestmark = pytest.mark.quick
@@ -42,7 +42,7 @@ def random_image(shape, seed=0):
 
 
 def test_decode_of_jpeg_equals_the_original(reference):
-  image = preprocess.decode(PHOTOGRAPHS['china'].read_bytes()).numpy()
+  image = image_files.decode(PHOTOGRAPHS['china'].read_bytes()).numpy()
   assert image.shape == (427, 640, 3) and image.dtype == np.uint8
   assert hashlib.sha256(image.tobytes()).hexdigest() == CHINA_SHA256
   for name, (top, left) in CROPS.items():
@@ -66,7 +66,7 @@ def test_read_image_equals_the_original(reference, source, size, name):
   np.testing.assert_allclose(image, wanted, rtol=0, atol=TOLERANCE)
 
 
-def accurate_decode(encoded):
+def accurate_decode(encoded, **_):
   return tensorflow().io.decode_jpeg(encoded, dct_method='INTEGER_ACCURATE')
 
 
@@ -99,7 +99,7 @@ def test_decoders_of_tensorflow_and_pillow_differ_in_their_dct():
     for method in ('INTEGER_FAST', 'INTEGER_ACCURATE')
   }
   by = {
-    'INTEGER_FAST': preprocess.decode(data).numpy(),
+    'INTEGER_FAST': image_files.decode(data).numpy(),
     'INTEGER_ACCURATE': np.asarray(Image.open(PHOTOGRAPHS['china'])),
   }
   for method, image in decoded.items():
@@ -226,11 +226,19 @@ def test_deit_accepts_crop_pct():
     ('caffe', "unknown preprocessing 'caffe'; choose from ['big_vision', 'bit"),
     (3, 'unknown preprocessing 3'),
     (None, 'unknown preprocessing None'),
-    ('timm:', "are ['crop_pct=NUMBER', 'interpolation=bicubic|bilinear'], not"),
+    (
+      'timm:',
+      "are ['decoder=right|original', 'crop_pct=NUMBER', "
+      "'interpolation=bicubic|bilinear'], not",
+    ),
+    ('timm:decoder=other', "decoder must be one of ['right', 'original']"),
     ('timm:crop=1', "'interpolation=bicubic|bilinear'], not 'crop=1'"),
     ('timm:interpolation=area', "must be one of ['bicubic', 'bilinear']"),
-    ('bit:crop_pct=1', "parameters of 'bit' are [], not 'crop_pct=1'"),
-    ('big_vision:x', "parameters of 'big_vision' are [], not 'x'"),
+    (
+      'bit:crop_pct=1',
+      "parameters of 'bit' are ['decoder=right|original'], not 'crop_pct=1'",
+    ),
+    ('big_vision:x', "['decoder=right|original'], not 'x'"),
     *(
       (f'deit:crop_pct={value}', 'must be a number above 0 and at most 1')
       for value in ('', '0', '-0.5', '1.01', 'nan', 'inf', 'all')
@@ -296,17 +304,17 @@ def test_image_size_is_height_and_width(tmp_path):
 
 def test_decode_gives_three_channels():
   grey = random_image((6, 4))
-  image = preprocess.decode(encoded(grey)).numpy()
+  image = image_files.decode(encoded(grey)).numpy()
   np.testing.assert_array_equal(image, np.repeat(grey[..., None], 3, -1))
   rgba = random_image((6, 4, 4))
-  image = preprocess.decode(encoded(rgba)).numpy()
+  image = image_files.decode(encoded(rgba)).numpy()
   np.testing.assert_array_equal(image, rgba[..., :3])
   for kind, array in [('gif', grey), ('bmp', rgba[..., :3])]:
-    assert preprocess.decode(encoded(array, kind)).shape == (6, 4, 3)
+    assert image_files.decode(encoded(array, kind)).shape == (6, 4, 3)
   cmyk = Image.fromarray(rgba[..., :3]).convert('CMYK')
   buffer = io.BytesIO()
   cmyk.save(buffer, 'jpeg')
-  assert preprocess.decode(buffer.getvalue()).shape == (6, 4, 3)
+  assert image_files.decode(buffer.getvalue()).shape == (6, 4, 3)
 
 
 @pytest.mark.slow

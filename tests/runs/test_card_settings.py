@@ -1,4 +1,4 @@
-"""What a weights file says of itself, in the run that starts from it."""
+"""The card of a weights file, in the run that starts from the file."""
 
 import json
 

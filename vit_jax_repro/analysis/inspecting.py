@@ -20,6 +20,7 @@ from vit_jax_repro.analysis import attention, embeddings
 from vit_jax_repro.data import preprocess
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import restoring
+from vit_jax_repro.output.messages import note_unapplied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,15 +220,12 @@ def _restore(path, images, reading):
 
 def _attend(restored, images) -> Iterator:
   """Yields each preprocessed image and its attention."""
-  params = jax.device_put(restored.params)
+  params, turned = jax.device_put(restored.params), set()
   for image in images:
     if not isinstance(image, np.ndarray):
-      image = preprocess.read_image(  # noqa: PLW2901
-        image,
-        preprocessing=restored.preprocessing,
-        image_size=restored.image_size,
-      )
+      image = restored.read_image(image, turned)  # noqa: PLW2901
     yield image, attention.attention_maps(restored.model, params, image)
+  note_unapplied(turned)
 
 
 def _shown(image, restored):

@@ -178,7 +178,9 @@ def batches(
     'training, uint8': {'dtype': 'uint8'},
     'training, exact': {'exact_decode': True},
   }
-  wanted = augment.Augmentation(crop=image_size, **changes[name])
+  wanted = augment.Augmentation(
+    crop=image_size, orientation=split.orientation, **changes[name]
+  )
   return pipeline.training_batches(split, augmentation=wanted, **options)
 
 
@@ -189,7 +191,7 @@ def _evaluation(split, image_size, batch_size):
   return decoding.batches_of(
     split,
     split.examples().repeat().skip,
-    lambda encoded, _: function(encoded, size),
+    lambda encoded, _: function(encoded, size, split.orientation),
     batch_size,
     report=None,
     repair=iter,

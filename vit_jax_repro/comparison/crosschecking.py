@@ -225,6 +225,7 @@ def _inputs(images, restored):  # -> [B, H, W, 3] float32
         path,
         preprocessing=restored.preprocessing,
         image_size=restored.image_size,
+        orientation='none',  # as torchvision and timm read them
       )
       for path in images
     ]

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vit_jax_repro.data import pillow, preprocess
+from vit_jax_repro.data import image_files, pillow, preprocess
 from vit_jax_repro.data.tf_host import tensorflow
 
 SQUASH = 'squashed to the size'
@@ -89,7 +89,7 @@ def known_reading(
   """
   entry = preprocess.pick_preprocessing(name)
   if entry.crop_pct is None:
-    squashed = entry.name in ('vit_jax', 'bit')
+    squashed = entry.base in ('vit_jax', 'bit')
     return ImageReading() if squashed else None
   scaling = next(
     key for key, value in SCALINGS.items() if value == (entry.mean, entry.std)
@@ -116,7 +116,7 @@ def _decode(encoded, decoder):  # -> [h, w, 3] uint8
     return tf.io.decode_jpeg(
       encoded, channels=3, dct_method='INTEGER_ACCURATE'
     ).numpy()
-  return preprocess.decode(encoded).numpy()
+  return image_files.decode(encoded).numpy()
 
 
 def _resize(pixels, image_size, reading):  # -> [H, W, 3] float32, 0..255

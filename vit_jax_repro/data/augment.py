@@ -12,13 +12,13 @@ Letters in shapes: H W pixels of the result, h w pixels of the file.
 import dataclasses
 from typing import Any
 
-from vit_jax_repro.data import randaugment
+from vit_jax_repro.data import image_files, randaugment
 from vit_jax_repro.data.image_settings import DTYPES, ImageSettings
 from vit_jax_repro.data.order import fold_in
 from vit_jax_repro.data.preprocess import (
   HALF,
   check_image_size,
-  decode,
+  check_orientation,
   normalize,
   squash,
 )
@@ -37,11 +37,12 @@ class Augmentation(ImageSettings):
   """Checked image settings, and the scaling of pixel values.
 
   `crop` and `resize` are converted to (H, W). The default of `resize` is
-  `crop`.
+  `crop`, that of `orientation` is 'none'.
 
   Raises:
-    InputError: a size, shift or dtype is not allowed, `resize` is smaller than
-      `crop`, or randaugment.check rejects a value.
+    InputError: a size, shift, dtype or orientation is not allowed, `resize` is
+      smaller than `crop`, `exact_decode` and `reduced_decode` are both set, or
+      randaugment.check rejects a value.
   """
 
   # 'float32' gives (pixel - mean) / std. 'uint8' rounds pixel values; then the
@@ -49,12 +50,20 @@ class Augmentation(ImageSettings):
   dtype: str = 'float32'
   mean: tuple[float, float, float] = HALF  # in units of 0..255
   std: tuple[float, float, float] = HALF
+  decoder: str = 'right'  # or 'original', see image_files.decode
 
   def __post_init__(self):
     crop = check_image_size(self.crop)
     resize = crop if self.resize is None else check_image_size(self.resize)
     object.__setattr__(self, 'crop', crop)
     object.__setattr__(self, 'resize', resize)
+    object.__setattr__(self, 'orientation', self.orientation or 'none')
+    check_orientation(self.orientation or 'none')
+    if self.exact_decode and self.reduced_decode:
+      raise InputError(
+        'exact_decode=True and reduced_decode=True contradict each other; '
+        'leave one of them out'
+      )
     if resize[0] < crop[0] or resize[1] < crop[1]:
       raise InputError(
         f'{resize=} must be at least as large as {crop=}, which is cut out of '
@@ -79,7 +88,7 @@ def train_image(
   """Decodes, augments and scales an image.
 
   Args:
-    encoded: scalar string, a whole JPEG, PNG, GIF or BMP file.
+    encoded: scalar string, a whole file of one of pillow.FORMATS.
     key: [2] int64, see order.py.
     augmentation: the settings.
 
@@ -91,12 +100,7 @@ def train_image(
   """
   tf = tensorflow()
   wanted = augmentation
-  if not wanted.inception_crop:
-    image = decode(encoded)
-  elif wanted.exact_decode:
-    image = _box_of(decode(encoded), box_key(key))
-  else:
-    image = _decoded_box(encoded, box_key(key))
+  image = _cut_out(encoded, key, wanted)
   image = squash(image, wanted.resize)
   if wanted.resize != wanted.crop:
     image = tf.image.stateless_random_crop(
@@ -161,28 +165,77 @@ def random_box(shape: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
   return begin, size
 
 
-def decode_box(encoded: Tensor, key: Tensor) -> Tensor:
+def decode_box(
+  encoded: Tensor,
+  key: Tensor,
+  *,
+  orientation: Tensor | None = None,
+  resize: tuple[int, int] | None = None,
+) -> Tensor:
   """Decodes a random box of a JPEG file, and little of the rest.
+
+  The box is drawn on the upright image.
 
   Args:
     encoded: scalar string, a JPEG file.
     key: [2] int64, the key of the box.
+    orientation: see image_files.orientation_of; None: the file is upright.
+    resize: (height, width); if given, the box is decoded at the smallest of
+      the scales 1/8, 1/4, 1/2 and 1 that is at least as large.
 
   Returns:
-    [h, w, 3] uint8, the size of the box.
+    [h, w, 3] uint8, the size of the box, or of the reduced box.
   """
   tf = tensorflow()
-  begin, size = random_box(tf.io.extract_jpeg_shape(encoded), key)
-  window = tf.concat([begin[:2], size[:2]], axis=0)
-  return tf.io.decode_and_crop_jpeg(encoded, window, channels=3)
+  shape = tf.io.extract_jpeg_shape(encoded)
+  if orientation is None:
+    begin, size = random_box(shape, key)
+    window = tf.concat([begin[:2], size[:2]], axis=0)
+    return image_files.decode_window(encoded, window, resize)
+  shape = image_files.upright_shape(shape, orientation)
+  begin, size = random_box(shape, key)
+  window = image_files.stored_window(begin, size, shape, orientation)
+  lies = orientation >= 5
+  if resize is not None:
+    resize = tf.where(lies, resize[::-1], resize)
+  box = image_files.decode_window(encoded, window, resize)
+  return image_files.upright(box, orientation)
 
 
-def _decoded_box(encoded, key):
+def _cut_out(encoded, key, wanted):
+  """Returns the pixels [h, w, 3] that `train_image` resizes."""
   tf = tensorflow()
+  reading = dict(orientation=wanted.orientation, decoder=wanted.decoder)
+
+  def whole():
+    return image_files.decode(encoded, **reading)
+
+  if not wanted.inception_crop:
+    if not wanted.reduced_decode:
+      return whole()
+    return image_files.decode_reduced(encoded, wanted.resize, **reading)
+  key = box_key(key)
+  if wanted.exact_decode:
+    return _box_of(whole(), key)
+  resize = wanted.resize if wanted.reduced_decode else None
+
+  def of_jpeg():
+    orientation = None
+    if wanted.orientation == 'exif':
+      orientation = image_files.orientation_of(encoded)
+    return decode_box(encoded, key, orientation=orientation, resize=resize)
+
+  def of_others():
+    return tf.cond(
+      tf.io.is_jpeg(encoded) & ~image_files.is_large_jpeg(encoded),
+      of_jpeg,
+      lambda: _box_of(whole(), key),
+    )
+
   box = tf.cond(
-    tf.io.is_jpeg(encoded),
-    lambda: decode_box(encoded, key),
-    lambda: _box_of(decode(encoded), key),
+    image_files.is_usual_jpeg(encoded, wanted.orientation),
+    lambda: decode_box(encoded, key, resize=resize),
+    of_others,
   )
   return tf.ensure_shape(box, [None, None, 3])
 

@@ -3,7 +3,7 @@
   digits  digits/0-4  digits/5-9   scikit-learn's digits, prepared on first use
   cifar10  imagenet_v2/topimages  cifar10:3.0.2      TFDS names
   vtab/dtd  vtab/clevr-count       the tasks of VTAB-1k, see vtab.py
-  ./photos  /data/pets  ~/x  a folder ROOT/SPLIT/CLASS/**/*.{jpg,jpeg,png}
+  ./photos  /data/pets  ~/x  a folder ROOT/SPLIT/CLASS/**/*.{jpg,png,...}
 
 A known name never means a folder, even if the working directory has one of
 that name; write `./NAME` for the folder. Splits are TFDS's, and the data set's
@@ -44,6 +44,7 @@ class Split:
   num_classes: int
   class_names: tuple[str, ...]  # in label order
   multi_label: bool  # whether an image may have several classes, or none
+  is_folder: bool  # of files that a person collected
   # None: from `describe_split`, without images.
   _source: folders.Folder | tfds_files.Files | None
 
@@ -120,6 +121,14 @@ class Split:
     examples = self.examples(process_index, process_count)
     return parallel_map(examples, self.load)
 
+  @property
+  def orientation(self) -> str:
+    """Returns the EXIF orientation's use by default: 'exif' for a folder.
+
+    Other data sets are read as the papers did, 'none'.
+    """
+    return 'exif' if self.is_folder else 'none'
+
   def locate(self, example_id: str) -> str:
     """Returns where a person can find the example with this id."""
     return self._images.locate(example_id)
@@ -185,6 +194,7 @@ def open_split(
     num_classes=len(source.class_names),
     class_names=source.class_names,
     multi_label=source.multi_label,
+    is_folder=isinstance(source, folders.Folder),
     _source=source,
   )
 
@@ -230,6 +240,7 @@ def describe_split(
     num_classes=len(classes),
     class_names=tuple(classes),
     multi_label=name.startswith('imagenet2012_real'),
+    is_folder=False,
     _source=None,
   )
 

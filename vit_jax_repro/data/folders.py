@@ -1,8 +1,8 @@
-"""Folders of images as data sets: ROOT/SPLIT/CLASS/**/*.{jpg,jpeg,png}.
+"""Folders of images as data sets: ROOT/SPLIT/CLASS/**/*.{jpg,png,...}.
 
-Extensions may have any letter case and images may be at any depth below CLASS.
-Symbolic links are followed. Hidden files, hidden folders and all other files
-are ignored. A label is a position in the sorted class names of all splits
+The endings are EXTENSIONS, in any letter case. Images may be at any depth below
+CLASS. Symbolic links are followed. Hidden files, hidden folders and all other
+files are ignored. A label is a position in the sorted class names of all splits
 together, so a class has the same label in each split even if some split lacks
 a class.
 """
@@ -18,10 +18,21 @@ import numpy as np
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
 
-# Files with other endings, such as .tif, are ignored. The message on a file
-# that cannot be decoded is `preprocess.undecodable`.
-EXTENSIONS = ('.jpg', '.jpeg', '.png')
-LAYOUT = 'ROOT/SPLIT/CLASS/*.{jpg,jpeg,png}'
+# The usual endings of pillow.FORMATS. Files with other endings are ignored. The
+# message on a file that cannot be decoded is `preprocess.undecodable`.
+EXTENSIONS = (
+  '.jpg',
+  '.jpeg',
+  '.jfif',
+  '.png',
+  '.webp',
+  '.bmp',
+  '.gif',
+  '.tif',
+  '.tiff',
+)
+_ENDINGS = ','.join(ending[1:] for ending in EXTENSIONS)
+LAYOUT = f'ROOT/SPLIT/CLASS/*.{{{_ENDINGS}}}'
 _PART = re.compile(r'([^\[\]]+)\[(-?\d+%?)?:(-?\d+%?)?\]')
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 REQUIRED = dataclasses.MISSING  # default of a setting without a default value
 DTYPES = ('float32', 'uint8')  # of training images
+ORIENTATIONS = ('exif', 'none')  # 'exif': turned upright; 'none': as stored
 
 
 def setting(
@@ -95,6 +96,21 @@ class ImageSettings:
     "original's pixels. Otherwise the decoder starts at the box. This changes "
     "0.05 % of the values, at the box's edges, by up to 25 of 255, and does "
     'not notice a file that is cut short below the box.',
+  )
+  reduced_decode: bool = setting(
+    False,
+    'Decode a large JPEG, or the box cut out of it, at 1/2, 1/4 or 1/8 of its '
+    'size where that is still at least `resize`. Faster for photographs of '
+    'several megapixels, but the pixels differ (docs/data.md). Evaluation '
+    'never uses it.',
+  )
+  orientation: str | None = setting(
+    None,
+    "'exif': turn photographs upright by the orientation in their EXIF data; "
+    "'none': take them as they are stored, as the original code does. None: "
+    "'exif' for a folder of images, 'none' for other data sets. Evaluation "
+    'reads in the same way.',
+    choices=ORIENTATIONS,
   )
   flip: bool = setting(
     True, 'Swap left and right in a random half of the images.'

@@ -8,8 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax_repro.data import augment, batches, decoding, order
-from vit_jax_repro.data.preprocess import check_image_size, pick_preprocessing
+from vit_jax_repro.data import (
+  augment,
+  batches,
+  decoding,
+  image_files,
+  order,
+)
+from vit_jax_repro.data.preprocess import (
+  check_image_size,
+  check_orientation,
+  pick_preprocessing,
+)
 from vit_jax_repro.errors import InputError
 
 
@@ -22,6 +32,8 @@ def evaluation_batches(
   process_index: int = 0,
   process_count: int = 1,
   report: Callable[[str, str], Any] | None = None,
+  orientation: str = 'none',
+  turned: set[str] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Returns batches of one process's part of `split` in a fixed order.
 
@@ -39,22 +51,29 @@ def evaluation_batches(
     process_index, process_count: which part of the split is read.
     report: called with (name, reason) for each image that cannot be decoded;
       None: such an image raises an InputError.
+    orientation: 'exif' turns images upright by their EXIF orientation, 'none'
+      takes them as they are stored.
+    turned: if given, gets the id of each image with an EXIF orientation that
+      'none' does not apply.
 
   Returns:
     An iterator of dicts of numpy arrays: image [B, H, W, 3] float32, label [B]
     int32, or [B, K] if an image may have several classes, mask [B] bool.
 
   Raises:
-    InputError: the preprocessing is unknown, or a size, process or batch size
-      is invalid; while iterating, if the data set cannot be read.
+    InputError: the preprocessing is unknown, or a size, process, batch size or
+      orientation is invalid; while iterating, if the data set cannot be read.
   """
+  check_orientation(orientation)
   function = pick_preprocessing(preprocessing)
   image_size = check_image_size(image_size)
   _check_batch_size(batch_size)
   num_batches = -(-split.part_size(0, process_count) // batch_size)
 
-  def prepare(encoded, _):
-    return function(encoded, image_size)
+  def prepare(encoded, example):
+    if turned is not None and orientation == 'none':
+      encoded = image_files.noting_orientation(encoded, example['id'], turned)
+    return function(encoded, image_size, orientation)
 
   decoded = decoding.batches_of(
     split,
@@ -138,7 +157,9 @@ def training_batches(
     batch_size,
     report=report,
     repair=_next_readable,
-    limit=split.num_examples,  # of all parts, as a part may vary by epoch
+    # All but one image may be damaged: that many at the end of an epoch and
+    # again at the start of the next. Of all parts, as a part may vary by epoch.
+    limit=(2 * split.num_examples - 1) * repeats,
   )
 
 

@@ -3,7 +3,7 @@
 A preprocessing is called as `(encoded, image_size) -> image`, in tf.data or
 eagerly:
 
-  encoded     scalar string tensor or bytes: a whole JPEG, PNG, GIF or BMP file
+  encoded     scalar string tensor or bytes: a whole file of pillow.FORMATS
   image_size  (height, width) in pixels
   image       [height, width, 3] float32
 
@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from vit_jax_repro.data import pillow
+from vit_jax_repro.data.image_files import decode
+from vit_jax_repro.data.image_settings import ORIENTATIONS
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
 
@@ -36,7 +38,8 @@ class Preprocessing:
   """An evaluation preprocessing; see the top of this file for its call."""
 
   name: str  # in model.json and --preprocessing
-  pixels: Callable[..., Any]  # (encoded, image_size) -> [H, W, 3] in [0, 255]
+  # (encoded, image_size, orientation=..., decoder=...) -> [H, W, 3], 0..255
+  pixels: Callable[..., Any]
   source: str
   description: str
   mean: tuple[float, float, float] = HALF  # subtracted, in units of 0..255
@@ -45,13 +48,30 @@ class Preprocessing:
   # None: `pixels` takes neither.
   crop_pct: Callable[[tuple[int, int]], float] | None = None
   interpolation: str = 'bicubic'  # a key of pillow.FILTERS
+  # 'right', or 'original' for the original's reading of formats that its
+  # decoder reads wrong; see pillow.DECODERS.
+  decoder: str = 'right'
 
-  def __call__(self, encoded: Any, image_size: tuple[int, int]) -> Any:
+  @property
+  def base(self) -> str:
+    """Returns the name without parameters."""
+    return self.name.partition(':')[0]
+
+  @property
+  def training_decoder(self) -> str:
+    """Returns the decoder for training, which always reads by TensorFlow."""
+    return 'right' if self.crop_pct is not None else self.decoder
+
+  def __call__(
+    self, encoded: Any, image_size: tuple[int, int], orientation: str = 'none'
+  ) -> Any:
     """Decodes, resizes and normalises an image.
 
     Args:
       encoded: scalar string tensor or bytes, a whole image file.
       image_size: (H, W) pixels.
+      orientation: 'exif' turns the image upright by its EXIF orientation;
+        'none' takes it as it is stored, as the originals do.
 
     Returns:
       [H, W, 3] float32 tensor.
@@ -59,35 +79,15 @@ class Preprocessing:
     Raises:
       tf.errors.InvalidArgumentError: the bytes are not an image, or truncated.
     """
-    options = {}
+    options: dict[str, Any] = dict(
+      orientation=orientation, decoder=self.decoder
+    )
     if self.crop_pct is not None:
-      options = dict(
+      options.update(
         crop_pct=self.crop_pct(image_size), interpolation=self.interpolation
       )
     image = self.pixels(encoded, image_size, **options)
     return normalize(image, self.mean, self.std)
-
-
-def decode(encoded: Any) -> Any:
-  """Decodes an image file of any number of channels to three channels.
-
-  JPEG is decoded by TensorFlow's default decoder (the fast, slightly inexact
-  DCT), as in the original pipelines. Pillow differs by up to 18 of 255. Grey
-  is repeated and alpha is dropped. A GIF gives its first frame.
-
-  Args:
-    encoded: scalar string tensor or bytes, a whole JPEG, PNG, GIF or BMP file.
-
-  Returns:
-    [h, w, 3] uint8 tensor.
-
-  Raises:
-    tf.errors.InvalidArgumentError: the bytes are not an image, or truncated.
-  """
-  tf = tensorflow()
-  image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-  image.set_shape([None, None, 3])
-  return image
 
 
 def squash(
@@ -134,8 +134,8 @@ def normalize(
   return (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
-def _squashed(encoded, image_size):  # bytes -> [H, W, 3] float32
-  return squash(decode(encoded), image_size)
+def _squashed(encoded, image_size, **reading):  # bytes -> [H, W, 3] float32
+  return squash(decode(encoded, **reading), image_size)
 
 
 # The short side before the crop. big_vision's configs name two pairs, 256 for
@@ -144,7 +144,7 @@ _SHORT_SIDE_FOR = {384: 448}
 _SHORT_SIDE_RATIO = (8, 7)  # 256 / 224, for every other size
 
 
-def _area_and_crop(encoded, image_size):  # bytes -> [H, W, 3] float32
+def _area_and_crop(encoded, image_size, **reading):  # -> [H, W, 3] float32
   """Applies big_vision's `resize_small` and `central_crop` (pp/ops_image.py).
 
   The area method resizes to the smallest size that covers the short side, or
@@ -152,7 +152,7 @@ def _area_and_crop(encoded, image_size):  # bytes -> [H, W, 3] float32
   with an odd margin starts half a pixel further to the top and left.
   """
   tf = tensorflow()
-  image = decode(encoded)
+  image = decode(encoded, **reading)
   more, less = _SHORT_SIDE_RATIO
   short = [
     _SHORT_SIDE_FOR.get(side, side * more // less) for side in image_size
@@ -168,7 +168,7 @@ def _area_and_crop(encoded, image_size):  # bytes -> [H, W, 3] float32
 
 
 def _resize_and_crop(  # bytes -> [H, W, 3] float32
-  encoded, image_size, *, crop_pct, interpolation
+  encoded, image_size, *, crop_pct, interpolation, **reading
 ):
   """Applies timm's `transforms_imagenet_eval`.
 
@@ -185,7 +185,9 @@ def _resize_and_crop(  # bytes -> [H, W, 3] float32
       f'{crop_pct=} asks for {max(scaled)} pixels before the crop, above the '
       f'{MAX_IMAGE_SIZE} that are read; give a larger crop_pct'
     )
-  image = pillow.resize_and_crop(encoded, image_size, scaled, interpolation)
+  image = pillow.resize_and_crop(
+    encoded, image_size, scaled, interpolation, **reading
+  )
   return tensorflow().cast(image, 'float32')
 
 
@@ -276,12 +278,19 @@ def check_image_size(
   return sides[0], sides[1]
 
 
+def check_orientation(orientation: str) -> None:
+  """Raises an InputError unless `orientation` is one of ORIENTATIONS."""
+  if orientation not in ORIENTATIONS:
+    raise InputError(f'{orientation=} must be one of {list(ORIENTATIONS)}')
+
+
 def pick_preprocessing(name: str) -> Preprocessing:
   """Returns the preprocessing of a name.
 
   Args:
     name: in PREPROCESSINGS. `timm` and `deit` take parameters, as in
-      'timm:crop_pct=0.95' and 'timm:crop_pct=1.0,interpolation=bilinear'.
+      'timm:crop_pct=0.95' and 'timm:crop_pct=1.0,interpolation=bilinear'. All
+      take 'decoder=original', see docs/data.md.
 
   Raises:
     InputError: the name, a parameter or the filter is unknown, or crop_pct is
@@ -296,8 +305,10 @@ def pick_preprocessing(name: str) -> Preprocessing:
   if not colon:
     return entry
   given = dict(each.partition('=')[::2] for each in parameters.split(','))
-  allowed = {'crop_pct': 'NUMBER', 'interpolation': '|'.join(pillow.FILTERS)}
-  allowed = {} if entry.crop_pct is None else allowed
+  allowed = {'decoder': '|'.join(pillow.DECODERS)}
+  if entry.crop_pct is not None:
+    allowed['crop_pct'] = 'NUMBER'
+    allowed['interpolation'] = '|'.join(pillow.FILTERS)
   if given.keys() - allowed.keys():
     names = [f'{key}={value}' for key, value in allowed.items()]
     raise InputError(
@@ -314,6 +325,13 @@ def pick_preprocessing(name: str) -> Preprocessing:
       raise InputError(
         f'preprocessing {name!r}: interpolation must be one of '
         f'{list(pillow.FILTERS)}'
+      )
+  if 'decoder' in given:
+    changes['decoder'] = given['decoder']
+    if given['decoder'] not in pillow.DECODERS:
+      raise InputError(
+        f'preprocessing {name!r}: decoder must be one of '
+        f'{list(pillow.DECODERS)}'
       )
   return dataclasses.replace(entry, name=name, **changes)
 
@@ -336,13 +354,16 @@ def read_image(
   *,
   preprocessing: str,
   image_size: int | tuple[int, ...] | list[int],
+  orientation: str = 'exif',
 ) -> np.ndarray:
   """Reads and preprocesses one image file.
 
   Args:
-    path: of a JPEG, PNG, GIF or BMP file.
+    path: of a file of one of pillow.FORMATS.
     preprocessing: a name, see `pick_preprocessing`.
     image_size: S or (H, W) pixels.
+    orientation: 'exif' turns the image upright by its EXIF orientation, 'none'
+      takes it as it is stored.
 
   Returns:
     [H, W, 3] float32 numpy array.
@@ -350,21 +371,24 @@ def read_image(
   Raises:
     OSError: the file does not exist or cannot be read.
     InputError: the file is not an image or damaged, the preprocessing is
-      unknown, or the size is invalid.
+      unknown, or the size or orientation is invalid.
   """
+  check_orientation(orientation)
   function = pick_preprocessing(preprocessing)
   image_size = check_image_size(image_size)
   with open(path, 'rb') as file:
     encoded = file.read()
   try:
-    return function(encoded, image_size).numpy()
+    return function(encoded, image_size, orientation).numpy()
   except tensorflow().errors.InvalidArgumentError as error:
     raise InputError(undecodable(path, first_line(error))) from None
 
 
 def undecodable(name: str | os.PathLike, why: str) -> str:
   """Returns a one-line message about an image that could not be decoded."""
-  return f'{name} is not a readable JPEG, PNG, GIF or BMP image ({why})'
+  *formats, last = pillow.FORMATS
+  known = f'{", ".join(formats)} or {last}'
+  return f'{name} is not a readable {known} image ({why})'
 
 
 def first_line(error: Any) -> str:
@@ -379,4 +403,4 @@ def first_line(error: Any) -> str:
   line = error.message.splitlines()[0].split(' [Op:')[0]
   line = re.sub(r'{{.*?}} *', '', line).strip()
   line = re.sub(r'Error in user-defined function .*? Iterator::\S+: ', '', line)
-  return line.replace('ValueError: ', '')
+  return re.sub(r'^(ValueError|InputError): ', '', line)

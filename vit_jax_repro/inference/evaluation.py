@@ -12,7 +12,7 @@ from vit_jax_repro.data.labels import translated
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify
 from vit_jax_repro.inference.restoring import restore
-from vit_jax_repro.output.messages import note
+from vit_jax_repro.output.messages import note, note_unapplied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Evaluation:
   image_size: tuple[int, int]
   preprocessing: str
   num_classes: int  # of the model
+  orientation: str  # 'exif' or 'none', see `evaluate`
   skipped: int = 0  # further images without a label (ImageNet-ReaL)
   # One line for each image that this process could not decode. These images
   # count as wrong.
@@ -52,6 +53,7 @@ def evaluate(
   data_dir: str | None = None,
   head: str = 'both',
   labels: str = class_matching.BY_NAME,
+  orientation: str | None = None,
 ) -> Evaluation:
   """Measures top-1 and top-5 accuracy; every image counts once.
 
@@ -67,6 +69,9 @@ def evaluate(
     head: 'class' or 'distillation' evaluates one head of a distilled model.
     labels: 'as_is' takes the data set's labels as the model's, whatever the
       names of their classes.
+    orientation: 'exif' turns images upright by their EXIF orientation, 'none'
+      takes them as they are stored; by default that of model.json, else 'exif'
+      for a folder and 'none' for other data sets.
 
   Returns:
     The accuracies and the settings of the evaluation.
@@ -78,13 +83,16 @@ def evaluate(
   """
   if batch_size < 1:
     raise InputError(f'{batch_size=} must be at least 1')
-  restored = restore(weights, model, image_size, preprocessing)
+  restored = restore(
+    weights, model, image_size, preprocessing, orientation=orientation
+  )
   restored.require_trained_head(weights)
   restored = dataclasses.replace(
     restored, model=classify.pick_head(restored.model, head)
   )
   source = datasets.open_split(dataset, split, data_dir=data_dir)
   match = _match(source, restored, labels)
+  restored = restored.for_data(source)
   started = time.perf_counter()
   unreadable: list[str] = []
   measured = _measured(
@@ -108,11 +116,13 @@ def evaluate(
     image_size=restored.image_size,
     preprocessing=restored.preprocessing,
     num_classes=restored.num_classes,
+    orientation=restored.orientation or source.orientation,
   )
 
 
 def _measured(source, restored, match, batch_size, report) -> dict[str, Any]:
   """Returns accuracies and counts, over all processes."""
+  turned = set() if source.is_folder else None
   examples = pipeline.evaluation_batches(
     source,
     preprocessing=restored.preprocessing,
@@ -121,6 +131,8 @@ def _measured(source, restored, match, batch_size, report) -> dict[str, Any]:
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     report=report,
+    orientation=restored.orientation,
+    turned=turned,
   )
   measured = classify.evaluate(
     restored.model,
@@ -128,6 +140,7 @@ def _measured(source, restored, match, batch_size, report) -> dict[str, Any]:
     translated(examples, match.labels, restored.num_classes),
     num_examples=source.num_examples,
   )
+  note_unapplied(turned)
   measured.pop('correct_top5')
   return measured
 

@@ -19,7 +19,7 @@ from vit_jax_repro.data.tf_host import parallel_map, tensorflow
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import least_squares
 from vit_jax_repro.inference.restoring import restore
-from vit_jax_repro.output.messages import note
+from vit_jax_repro.output.messages import note, note_unapplied
 from vit_jax_repro.parallel import mesh as meshes
 
 # Preprocessings that resize to a square. The few-shot protocol has the same
@@ -58,6 +58,7 @@ class FewShot:
   model: str
   image_size: tuple[int, int]
   preprocessing: str
+  orientation: str  # 'exif' or 'none', see `evaluate`
   seconds: float
   # One line for each image that could not be decoded, as in jobs.Evaluation.
   # Training images are left out, test images count as wrong.
@@ -78,6 +79,7 @@ def fewshot(
   preprocessing: str | None = None,
   image_size: int | tuple[int, ...] | list[int] | None = None,
   data_dir: str | None = None,
+  orientation: str | None = None,
 ) -> FewShot:
   """Measures the accuracy of a linear classifier from a few images a class.
 
@@ -97,6 +99,7 @@ def fewshot(
     preprocessing: by default the file's, or the protocol's 'big_vision' if the
       file's is 'bit' or 'vit_jax'.
     image_size: by default the file's, else 224.
+    orientation: as for `evaluate`.
 
   Returns:
     The accuracies and the settings of the evaluation.
@@ -108,16 +111,18 @@ def fewshot(
   """
   shots = tuple(shots)
   _check(shots, seeds, l2, batch_size)
-  restored = _restored(weights, model, image_size, preprocessing)
+  restored = _restored(weights, model, image_size, preprocessing, orientation)
   started = time.perf_counter()
   test = datasets.open_split(dataset, split, data_dir=data_dir)
   train = datasets.open_split(dataset, train_split, data_dir=data_dir)
+  restored = restored.for_data(test)
   choice = choose(train, shots, range(seeds))
   unreadable: list[str] = []
-  features = _Features(restored, batch_size, unreadable)
+  features = _Features(restored, batch_size, unreadable, test.is_folder)
   rows, places = features.extract(choice.split)
   row_of = {place: row for row, place in enumerate(places) if place >= 0}
   test_rows, test_labels = features.extract(test)
+  note_unapplied(features.turned)
   correct = {}
   for key, chosen in choice.places.items():
     readable = [place for place in chosen if place in row_of]
@@ -145,6 +150,7 @@ def fewshot(
     model=restored.name,
     image_size=restored.image_size,
     preprocessing=restored.preprocessing,
+    orientation=restored.orientation,
     seconds=time.perf_counter() - started,
     unreadable=tuple(dict.fromkeys(unreadable)),
   )
@@ -209,12 +215,15 @@ def choose(
 class _Features:
   """Features and labels of a split, from a restored model."""
 
-  def __init__(self, restored, batch_size, unreadable):
+  def __init__(self, restored, batch_size, unreadable, is_folder):
     self._restored = restored
+    self._is_folder = is_folder
     self._batch_size = -(-batch_size // jax.process_count())
     self._unreadable = unreadable
     self._mesh = meshes.create_mesh()
     self._params = meshes.replicate(restored.params, self._mesh)
+    # Ids of images with an EXIF orientation that is not applied.
+    self.turned: set[str] = set()
 
   def extract(self, source):
     restored = self._restored
@@ -228,6 +237,8 @@ class _Features:
       report=lambda *fault: self._unreadable.append(
         preprocess.undecodable(*fault)
       ),
+      orientation=restored.orientation,
+      turned=self.turned if self._is_folder else None,
     )
     return least_squares.features(
       restored.model,
@@ -252,13 +263,14 @@ def _check(shots, seeds, l2, batch_size):
     raise InputError(f'{batch_size=} must be at least 1')
 
 
-def _restored(weights, model, image_size, preprocessing):
+def _restored(weights, model, image_size, preprocessing, orientation):
   restored = restore(
     weights,
     model,
     image_size,
     preprocessing,
     default_image_size=IMAGE_SIZE,
+    orientation=orientation,
   )
   if preprocessing is None and restored.preprocessing in _SQUARE:
     note(

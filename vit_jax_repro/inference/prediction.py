@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from vit_jax_repro.data import labels, preprocess
+from vit_jax_repro.data import labels
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify
 from vit_jax_repro.inference.restoring import restore
+from vit_jax_repro.output.messages import note_unapplied
 
 _PREDICT_BATCH_SIZE = 16
 
@@ -22,13 +23,15 @@ def predict(
   top: int = 5,
   image_size: int | tuple[int, ...] | list[int] | None = None,
   preprocessing: str | None = None,
+  orientation: str | None = None,
 ) -> list[list[tuple[int, str, float]]]:
   """Returns the most probable classes of image files.
 
   Args:
     weights, model, image_size, preprocessing: see `restoring.restore`.
-    images: paths of JPEG, PNG, GIF or BMP files.
+    images: paths of files of data.pillow.FORMATS.
     top: number of classes to return for each image, at least 1.
+    orientation: as for `evaluate`; by default that of model.json, else 'exif'.
 
   Returns:
     For each image a list of (class index, class name, probability), the most
@@ -50,23 +53,22 @@ def predict(
       raise FileNotFoundError(f'no such image: {path}')
     if os.path.isdir(path):
       raise IsADirectoryError(f'{path} is a folder; give the image files in it')
-  restored = restore(weights, model, image_size, preprocessing)
+  restored = restore(
+    weights, model, image_size, preprocessing, orientation=orientation
+  )
   restored.require_trained_head(weights)
   params = jax.device_put(restored.params)
-  results = []
+  results, turned = [], set()
   for start in range(0, len(images), _PREDICT_BATCH_SIZE):
     chunk = np.stack(
       [
-        preprocess.read_image(
-          path,
-          preprocessing=restored.preprocessing,
-          image_size=restored.image_size,
-        )
+        restored.read_image(path, turned)
         for path in images[start : start + _PREDICT_BATCH_SIZE]
       ]
     )
     probabilities = classify.probabilities(restored.model, params, chunk)
     results += [_top(row, top, restored.class_names) for row in probabilities]
+  note_unapplied(turned)
   return results
 
 

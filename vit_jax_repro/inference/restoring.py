@@ -6,12 +6,12 @@ Notes on the defaults that were used go to standard error, one line each.
 import contextlib
 import dataclasses
 import os
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from vit_jax_repro import models, weights
-from vit_jax_repro.data import labels, preprocess
+from vit_jax_repro.data import datasets, labels, pillow, preprocess
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import by, note
 from vit_jax_repro.weights import model_card, positions
@@ -27,11 +27,45 @@ class Restored:
   image_size: tuple[int, int]  # height, width
   class_names: tuple[str, ...] | None
   preprocessing: str
+  # 'exif' or 'none'; None: neither the caller nor the file gives it, and it
+  # depends on the kind of data.
+  orientation: str | None = None
 
   @property
   def num_classes(self) -> int:
     """Returns the number of classes."""
     return self.model.num_classes
+
+  def for_data(self, split: datasets.Split) -> Self:
+    """Returns the model with an orientation, by default that of the data."""
+    orientation = self.orientation or split.orientation
+    return dataclasses.replace(self, orientation=orientation)
+
+  def read_image(
+    self, path: str | os.PathLike, turned: set[str]
+  ) -> np.ndarray:  # [H, W, 3] float32
+    """Reads an image file that a person named, a photograph by default.
+
+    Args:
+      path: of a file of one of data.pillow.FORMATS.
+      turned: gets the path if the image has an EXIF orientation that is not
+        applied.
+
+    Raises:
+      InputError, OSError: as data.preprocess.read_image.
+    """
+    orientation = self.orientation or 'exif'
+    image = preprocess.read_image(
+      path,
+      preprocessing=self.preprocessing,
+      image_size=self.image_size,
+      orientation=orientation,
+    )
+    if orientation == 'none':
+      with open(path, 'rb') as file:
+        if pillow.orientation_of(file.read()) != 1:
+          turned.add(os.fspath(path))
+    return image
 
   def require_trained_head(self, path: str | os.PathLike) -> None:
     """Raises if the head is missing or its kernel is all zeros.
@@ -68,6 +102,7 @@ def restore(
   preprocessing: str | None = None,
   *,
   default_image_size: tuple[int, int] | None = None,
+  orientation: str | None = None,
 ) -> Restored:
   """Reads a weights file with its card, and builds its model.
 
@@ -80,6 +115,8 @@ def restore(
       that of model.json, else `model_card.default_preprocessing`.
     default_image_size: (H, W) for files that do not record an image size; by
       default that of the family.
+    orientation: 'exif' turns images upright by their EXIF orientation, 'none'
+      takes them as they are stored; by default that of model.json.
 
   Raises:
     InputError: a name is unknown; the file is not a weights file, does not fit
@@ -89,6 +126,8 @@ def restore(
   path = os.fspath(path)
   if preprocessing is not None:
     preprocess.pick_preprocessing(preprocessing)
+  if orientation is not None:
+    preprocess.check_orientation(orientation)
   if image_size is not None:
     image_size = preprocess.check_image_size(image_size)
   read = model_card.load(path)
@@ -120,6 +159,7 @@ def restore(
     image_size=size,
     class_names=names or labels.class_names_of(module.num_classes),
     preprocessing=preprocessing,
+    orientation=orientation or card.orientation,
   )
 
 

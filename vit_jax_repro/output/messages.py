@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import jax
 
@@ -121,3 +121,20 @@ def note(text: str, *, every_process: bool = False) -> None:
   """
   if every_process or jax.process_index() == 0:
     print(f'note: {text}', file=sys.stderr, flush=True)
+
+
+def note_unapplied(
+  turned: Collection[str] | None, remedy: str = '--orientation=exif'
+) -> None:
+  """Notes how many images have an EXIF orientation that is not applied.
+
+  Args:
+    turned: names of these images, of this process; None or empty: no note.
+    remedy: the flag that applies it.
+  """
+  if turned:
+    note(
+      f'{len(turned)} image{"s carry" if len(turned) > 1 else " carries"} an '
+      f'EXIF orientation that is not applied; {remedy} applies it',
+      every_process=True,
+    )

@@ -178,6 +178,7 @@ def _write_npz(path, read, layout):
       class_names=card.class_names,
       preprocessing=card.preprocessing,
       image_size=card.image_size,
+      orientation=card.orientation,
     )
   if not read.is_described or layout != 'official':
     weights.save(path, read.params, layout=layout)

@@ -279,4 +279,4 @@ def _timm_images(preprocessing, image_size):
 def _crop_pct(entry, image_size):
   if entry.crop_pct is not None:
     return entry.crop_pct(image_size)
-  return 0.875 if entry.name == 'big_vision' else None  # 224 of 256
+  return 0.875 if entry.base == 'big_vision' else None  # 224 of 256

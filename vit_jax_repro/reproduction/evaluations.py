@@ -81,6 +81,7 @@ class CheckEvaluation:
       image_size=self.image_size,
       data_dir=options.data_dir,
       head=check.head,
+      orientation='none',  # as the published figures, also from a folder
     )
     meter.add(
       compute_cost.evaluation(

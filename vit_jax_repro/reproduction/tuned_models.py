@@ -193,6 +193,8 @@ def _config(check, recipe, base_lr, path, options):
     model_or_filename=name.removesuffix('.npz'),
     tfds_data_dir=options.data_dir,
   )
+  # As the published figures, also from a folder.
+  config['pp'] = dict(config['pp'], orientation='none')
   apply_overrides(config, options.overrides)
   if 'seed' in options.overrides:
     raise InputError(

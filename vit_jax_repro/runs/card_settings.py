@@ -19,10 +19,10 @@ def decided_by(
   """Gives a value to each key that None leaves to the weights file.
 
   The file decides how images are read and the constants of the model. A note
-  has what it decided, and what it says otherwise than a key that has a value.
+  has what it decided, and where a key that has a value differs from the file.
 
   Args:
-    card: what the file says; None for a run from fresh parameters.
+    card: of the file; None for a run from fresh parameters.
     config: plain mapping of settings.
 
   Returns:
@@ -79,8 +79,8 @@ def settled(
 
   Args:
     config: plain mapping of settings, see `settings.to_plain`.
-    said: {'preprocessing': 'deit', 'model.gelu': 'erf', ...}, what the file
-      says. A key that is missing here gets its default.
+    said: values from the file, {'preprocessing': 'deit', 'model.gelu': 'erf',
+      ...}. A key that is missing here gets its default.
   """
   said = said or {}
   if config.get('preprocessing') in (None, ''):

@@ -12,7 +12,7 @@ from vit_jax_repro import recipes
 from vit_jax_repro.data import augment, datasets, labels, pipeline, preprocess
 from vit_jax_repro.data.image_settings import ImageSettings
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output.messages import note
+from vit_jax_repro.output.messages import note, note_unapplied
 from vit_jax_repro.runs.settings import DEFAULT_PREPROCESSING, Settings
 from vit_jax_repro.training import mixing
 
@@ -41,6 +41,12 @@ class Input:
     self.image_size = self.augmentation.crop
     self.train = self._split(settings.pp.train)
     self.test = self._split(settings.pp.test)
+    self.orientation = settings.pp.orientation or self.train.orientation
+    self.augmentation = dataclasses.replace(
+      self.augmentation, orientation=self.orientation
+    )
+    # Ids of test images with an EXIF orientation that is not applied.
+    self._turned = set() if self.test.is_folder else None
     if self.train.multi_label:
       raise InputError(
         f'config.dataset={settings.dataset!r} has several labels an image and '
@@ -71,6 +77,7 @@ class Input:
         dtype=self.settings.transfer_dtype,
         mean=scale.mean,
         std=scale.std,
+        decoder=scale.training_decoder,
       )
     except InputError as error:
       raise InputError(f'config.pp: {error}') from None
@@ -102,8 +109,15 @@ class Input:
       process_index=jax.process_index(),
       process_count=jax.process_count(),
       report=functools.partial(self._report_once, 'counted as wrong'),
+      orientation=self.orientation,
+      turned=self._turned,
     )
     return labels.translated(batches, None, self.train.num_classes)
+
+  def note_orientation(self) -> None:
+    """Notes once how many test images have an orientation not applied."""
+    note_unapplied(self._turned, '--config.pp.orientation=exif')
+    self._turned = None
 
   def replaced_by_all(self) -> int:
     """Returns the sum of `replaced_images`; all processes must call it."""

@@ -118,6 +118,7 @@ def load_teacher(
   std: Sequence[float],
   class_names: Sequence[str],
   labels: str = class_matching.BY_NAME,
+  orientation: str = 'none',
   dtype: str = 'float32',
   device: Any = None,
 ) -> Teacher:
@@ -136,6 +137,7 @@ def load_teacher(
     class_names: names of the data set's classes.
     labels: 'as_is' takes the teacher's classes in their order, whatever their
       names.
+    orientation: the run's; a note reports that the teacher learned otherwise.
     dtype: dtype of the computation. The run's own is best: next to a model in
       bfloat16, a teacher in float32 would take most of an update's time.
     device: a device that programs are compiled for, see `attention.fastest`.
@@ -147,6 +149,11 @@ def load_teacher(
   """
   restored = restore(path, image_size=image_size)
   restored.require_trained_head(path)
+  if restored.orientation not in (None, orientation):
+    note(
+      f'the teacher learned from images of orientation {restored.orientation!r}'
+      f" and sees the run's, {orientation!r}; config.pp.orientation sets it"
+    )
   order = _order(restored, path, tuple(class_names), labels)
   scale = preprocess.pick_preprocessing(restored.preprocessing)
   factor, shift = (
@@ -205,6 +212,7 @@ def _distillation(settings, data, device):
       std=data.augmentation.std,
       class_names=data.train.class_names,
       labels=settings.labels,
+      orientation=data.orientation,
       dtype=task.model.dtype,
       device=device,
     )

@@ -251,6 +251,9 @@ class _Run:
         class_names=self.task.class_names,
         preprocessing=self.input.preprocessing,
         image_size=self.image_size,
+        # Other data than photographs do not show how to read photographs.
+        orientation=self.settings.pp.orientation
+        or (self.input.orientation if self.train.is_folder else None),
       )
 
   def save_best(self, result, state, accuracy):
@@ -288,6 +291,7 @@ class _Run:
       )
     except preemption.InterruptedEvaluationError:
       return None
+    self.input.note_orientation()
     return {
       'accuracy_test': result['accuracy'],
       'top5_accuracy_test': result['top5_accuracy'],

@@ -7,6 +7,8 @@ A run writes both files. The JSON file contains
   preprocessing  a name for data.preprocess.pick_preprocessing, such as
                  'vit_jax' or 'timm:crop_pct=0.95', or null
   image_size     [height, width] pixels that the weights are made for
+  orientation    'exif' if images were turned upright by their EXIF orientation,
+                 'none' if not, or null
 
 A published file has no JSON file. Its names and shapes describe the model.
 """
@@ -31,6 +33,7 @@ OTHER_DEFAULT_IMAGE_SIZE = (224, 224)
 # The preprocessings that the names in a file without a card show. All other
 # files get one that reads the same pixels as 'vit_jax'.
 TELLING = ('deit', 'big_vision')
+_ORIENTATIONS = (None, 'exif', 'none')  # data.image_settings.ORIENTATIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,7 @@ class ModelCard:
   class_names: tuple[str, ...] | None = None
   preprocessing: str | None = None
   image_size: tuple[int, int] | None = None
+  orientation: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +82,7 @@ def save_model(
   class_names: Iterable[str] | None = None,
   preprocessing: str | None = None,
   image_size: Iterable[int] | None = None,
+  orientation: str | None = None,
 ) -> None:
   """Writes weights to `path` (official layout), and their JSON file.
 
@@ -87,8 +92,8 @@ def save_model(
   Args:
     path: ends in '.npz'.
     params: the tree of the model, stacked or not.
-    architecture, class_names, preprocessing, image_size: the contents of the
-      JSON file, see the top of this file.
+    architecture, class_names, preprocessing, image_size, orientation: the
+      contents of the JSON file, see the top of this file.
 
   Raises:
     InputError: `path` does not end in '.npz', or the card is inconsistent.
@@ -101,6 +106,7 @@ def save_model(
     'class_names': None if class_names is None else list(class_names),
     'preprocessing': preprocessing,
     'image_size': None if image_size is None else list(image_size),
+    'orientation': orientation,
   }
   _check(card, card_path(path))
   files.check_writable(path)
@@ -169,6 +175,7 @@ def read_card(weights_path: str | os.PathLike) -> ModelCard | None:
     class_names=None if names is None else tuple(names),
     preprocessing=card.get('preprocessing'),
     image_size=None if size is None else tuple(size),
+    orientation=card.get('orientation'),
   )
 
 
@@ -189,6 +196,12 @@ def _check(card, path):
   name = card.get('preprocessing')
   if not isinstance(name, str | None):
     raise InputError(f"{path}: 'preprocessing' must be a name, not {name!r}")
+  orientation = card.get('orientation')
+  if orientation not in _ORIENTATIONS:
+    raise InputError(
+      f"{path}: 'orientation' must be 'exif', 'none' or null, not "
+      f'{orientation!r}'
+    )
 
 
 def _all(value, container, kind):
