@@ -5,8 +5,8 @@ import pathlib
 import environment
 import pytest
 
-# Modules that take longest, the longest first, so that neither of two
-# processes is left with them at the end. `make test` keeps the order.
+# Modules that take longest, the longest first, so that no process is left with
+# them at the end. `make test` keeps the order.
 _LONG = (
   'test_main',
   'reproduction/test_running',

@@ -99,7 +99,7 @@ def test_export_replaces_earlier_exports_only(folder, tmp_path):
     export.write(path, images, {'logits': images}, {'logits': 1.0}, {})
   other = tmp_path / 'other.npz'
   other.write_bytes((folder / 'model.npz').read_bytes())
-  with pytest.raises(ValueError, match='is there and is no archive') as error:
+  with pytest.raises(ValueError, match='exists and was not written') as error:
     export.check_path(other)
   assert '\n' not in str(error.value)
   assert other.read_bytes() == (folder / 'model.npz').read_bytes()
@@ -113,7 +113,7 @@ def test_export_replaces_earlier_exports_only(folder, tmp_path):
     (['--port=a:b', '--export=b.npz'], 2, 'not both'),
     (['--export={}/x.npz', '--json={}/x.json'], 2, '--json does not go'),
     (['--export={}/model.npz'], 1, 'it would replace'),
-    (['--export={}/other.npz'], 1, 'is no archive of this command'),
+    (['--export={}/other.npz'], 1, 'was not written by this command'),
     (['--port=a:b', '--json={}/x', '--report={}/./x'], 2, 'give different'),
     (['--export={}/x.npz', '--weights={}'], 1, 'with the command convert'),
     (['--export={}/x.txt'], 1, 'must end in .npz'),

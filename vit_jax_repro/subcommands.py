@@ -79,7 +79,7 @@ def help_text(
   from vit_jax_repro import command_line
 
   module = f'python -m vit_jax_repro.{verb}'
-  name = next((each for each in arguments if each in commands), None)
+  name = _command_in(arguments, commands, values)
   if name is not None:
     command = commands[name]
     usage = ' '.join(filter(None, [name, command.arguments, '[flags]']))
@@ -107,6 +107,19 @@ def help_text(
   return '\n'.join(
     [*lines, '', f'Flags and an example: {module} COMMAND --help']
   )
+
+
+def _command_in(arguments, commands, values):
+  """Returns the command in the arguments, or None.
+
+  A text after a flag that takes one is no command: `--table list show`.
+  """
+  for before, text in zip(('', *arguments), arguments, strict=False):
+    flag = before.lstrip('-')
+    takes = before != flag and flag in values and not values[flag].boolean
+    if text in commands and not takes:
+      return text
+  return None
 
 
 def dispatch(
@@ -140,7 +153,7 @@ def dispatch(
   ]
   if wrong:
     raise command_line.UsageError(
-      f'{name} does not take {", ".join(wrong)}; see {name} --help'
+      f'{name} does not take {", ".join(wrong)}; see `{name} --help`'
     )
   if len(rest) > command.most:
     raise command_line.UsageError(

@@ -194,5 +194,5 @@ def test_resolve_rejects_a_kernel_that_the_device_does_not_support():
     model = models.create(
       'ViT-Ti_16', num_classes=2, dtype=dtype, attention='cudnn'
     )
-    with pytest.raises(ValueError, match="attention='cudnn' does not take"):
+    with pytest.raises(ValueError, match="attention='cudnn' cannot run here"):
       attention.resolve(model, device)

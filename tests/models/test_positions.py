@@ -191,7 +191,7 @@ def test_bfloat16_keeps_logits_in_float32(kind):
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    (dict(kind='none', place='shared'), "leave it at 'stem'"),
+    (dict(kind='none', place='shared'), "use position_embedding_at='stem'"),
     (dict(kind='relative', scan=True), 'set scan=False'),
     (
       dict(kind='learned', place='layers'),

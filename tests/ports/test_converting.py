@@ -273,7 +273,7 @@ def test_convert_writes_to_the_target_of_a_link(vit, tmp_path):
     ('none/b', {'to': 'timm'}, 'there is no folder'),
     ('vit.npz/b', {'to': 'timm'}, 'there is no folder'),
     ('file', {'to': 'timm'}, 'is a file; give the name of a folder'),
-    ('b.npz', {'num_heads': 3}, '--num_heads=3 is for files of ports'),
+    ('b.npz', {'num_heads': 3}, '--num_heads=3 is only for files of ports'),
     ('b.npz', {'drop': ('neck',)}, 'cannot drop'),
     ('b.npz', {'model': 'ViT-X_16'}, 'unknown model'),
   ],

@@ -179,7 +179,12 @@ STEM = {'resnet': {'num_layers': (), 'width_factor': 1}, 'patch_size': (2, 2)}
     (tiny_models.VIT, STEM, 'timm', 'hybrids, BiT and Mixers'),
     (tiny_models.MIXER, {}, 'timm', 'hybrids, BiT and Mixers'),
     (tiny_models.BIT, {}, 'timm', 'hybrids, BiT and Mixers'),
-    (tiny_models.BIT, {'pool_padding': 'same'}, 'transformers', 'with zeros'),
+    (
+      tiny_models.BIT,
+      {'pool_padding': 'same'},
+      'transformers',
+      "pool_padding='zeros'",
+    ),
     (tiny_models.BIT, {'group_norm_eps': 1e-6}, 'transformers', '1e-06'),
   ],
 )

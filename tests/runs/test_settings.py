@@ -30,7 +30,7 @@ def test_from_config_fills_in_defaults():
 @pytest.mark.parametrize(
   ('change', 'says'),
   [
-    ({'bas_lr': 1}, "unknown key config.bas_lr; did you mean 'base_lr'?"),
+    ({'bas_lr': 1}, "unknown key config.bas_lr; did you mean 'base_lr' or"),
     ({'pp': {'cropp': 1}}, "unknown key config.pp.cropp; did you mean 'crop'"),
     ({'pp': {'crop': 8}}, r"config.pp lacks the keys \['test', 'train'\]"),
     ({'batch': 0}, 'config.batch=0 must be a whole number of at least 1'),
@@ -73,16 +73,22 @@ def test_from_config_fills_in_defaults():
     ({'distillation_alpha': 1.1}, 'distillation_alpha=1.1 must .* at most 1'),
     ({'repeated_augmentation': 0}, 'repeated_augmentation=0 must be a whole'),
     ({'head': 'drop'}, "config.head='drop' is unknown; choose from"),
-    ({'head': 'keep'}, "config.head='keep' needs a pretrained_dir; leave it"),
-    ({'shrink': 0.0}, 'config.shrink=0.0 needs a pretrained_dir; leave it out'),
+    (
+      {'head': 'keep'},
+      "config.head='keep' needs a pretrained_dir; set that",
+    ),
+    (
+      {'shrink': 0.0},
+      'config.shrink=0.0 needs a pretrained_dir; set that',
+    ),
     (
       {'perturb': 0.1, 'pretrained_dir': ''},
-      'config.perturb=0.1 needs a pretrained_dir; leave it out',
+      'config.perturb=0.1 needs a pretrained_dir; set that',
     ),
     ({'decay_type': 'steps'}, 'config.decay_steps is not set; decay_type='),
     (
       {'decay_steps': [3]},
-      r"decay_steps=\[3\] needs decay_type='steps'; leave",
+      r"decay_steps=\[3\] needs decay_type='steps'; set that",
     ),
     (
       {'decay_type': 'steps', 'decay_steps': (4, 4)},
@@ -99,10 +105,13 @@ def test_from_config_fills_in_defaults():
     ),
     ({'objective': 'distillation'}, 'config.teacher is not set; objective='),
     ({'teacher': 'x.npz'}, "teacher='x.npz' needs objective='distillation'"),
-    ({'distillation': 'soft'}, "'soft' needs objective='distillation'; leave"),
+    (
+      {'distillation': 'soft'},
+      "'soft' needs objective='distillation'; set",
+    ),
     (
       DISTILLED | {'distillation_tau': 3},
-      "config.distillation_tau=3 needs distillation='soft'; leave it out",
+      "config.distillation_tau=3 needs distillation='soft'; set that",
     ),
     (
       DISTILLED | {'distillation': 'soft', 'distillation_tau': 0},

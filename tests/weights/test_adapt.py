@@ -121,9 +121,9 @@ def test_adapt_names_unsuitable_positions_with_other_differences():
     for part in (
       "missing=['embedding/bias'] extra=['extra']",
       'head/kernel: file (48, 10), model (48, 7)',
-      f'{layouts.POSITIONS}: 8 position embeddings, 1 or none of them for '
-      'tokens',
-      'are no square grid; give the image size they were made for',
+      f'{layouts.POSITIONS}: 8 position embeddings (with or without 1 for '
+      'tokens)',
+      'do not form a square grid; give the image size that they were made for',
     ):
       assert part in message
     assert message.count('pos_embedding') == 1 and '\n' not in message

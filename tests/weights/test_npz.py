@@ -197,7 +197,7 @@ BAD = {
     ),
     "'embedding/kernel' is not a NumPy array",
   ),
-  'no file': (no_file, 'is no regular file'),
+  'no file': (no_file, 'is a device or pipe'),
   'leaf and branch': (
     lambda p: np.savez(p, **ARRAYS, **{'embedding/kernel/x': np.zeros(1)}),
     'also have arrays below them: embedding/kernel;',

@@ -55,7 +55,9 @@ def test_resize_of_rectangles_interpolates_linearly():
   np.testing.assert_allclose(
     grid, scipy.ndimage.zoom(source, (2, 3, 1), order=1), atol=1e-6
   )
-  with pytest.raises(ValueError, match=r'6 position embeddings .* no grid'):
+  with pytest.raises(
+    ValueError, match=r'6 position embeddings .* do not form a grid'
+  ):
     weights.resize_position_embedding(posemb, (4, 9))
 
 
@@ -171,7 +173,7 @@ def test_adapt_with_source_image_size_decides_between_grids():
     )
     np.testing.assert_array_equal(got[:, -64:], wanted[:, -64:])
     assert np.any(got[:, 0]) == has_slot
-  with pytest.raises(ValueError, match=r'no grid of \(4, 5\)'):
+  with pytest.raises(ValueError, match=r'do not form a grid of \(4, 5\)'):
     weights.adapt(
       params, model, image_size=(64, 64), source_image_size=(32, 40)
     )
@@ -213,6 +215,6 @@ def test_adapt_resizes_positions_of_a_rectangle():
   wide = trees.nest(flat)
   weights.adapt(wide, model, image_size=(32, 64))
   with pytest.raises(
-    ValueError, match='give the image size they were made for'
+    ValueError, match='give the image size that they were made for'
   ):
     weights.adapt(wide, model, image_size=(64, 64))

@@ -193,7 +193,11 @@ def _analyse(
 
 
 def _undivided(program, params, mesh, whole):
-  """Lists arrays with `whole` rows, unless a parameter has such a dimension."""
+  """Lists arrays of a program that hold the whole batch on every device.
+
+  An array is recognised by a dimension in `whole`, the numbers of rows of the
+  whole batch. Dimensions that parameters have, too, are ignored.
+  """
   if meshes.batch_shards(mesh) == 1:
     return ()
   sizes = {side for leaf in jax.tree.leaves(params) for side in leaf.shape}

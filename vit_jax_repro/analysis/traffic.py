@@ -99,7 +99,10 @@ class _Fusions:
     }
 
   def _taken(self, name, value):
-    """Returns the bytes of a value that a computation reads; None for all."""
+    """Returns how many bytes of a value a computation reads.
+
+    None means that it may read the whole value.
+    """
     taken = 0
     for user in self._users_of(name).get(value, ()):
       part = None
@@ -117,7 +120,7 @@ class _Fusions:
     return taken
 
   def _taken_by_fusion(self, fusion, value):
-    """Returns the same as `_taken` for a fusion within a fusion."""
+    """Returns the result of `_taken` for a fusion inside a computation."""
     name = _fused(fusion)
     parameters = self._parameters(name)
     parts = [

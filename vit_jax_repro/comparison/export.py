@@ -76,7 +76,7 @@ def check_path(path: str | os.PathLike) -> None:
     raise InputError(f'{path!r} must end in .npz')
   if os.path.lexists(path) and not _is_export(path):
     raise InputError(
-      f'{path!r} is there and is no archive of this command; give another '
+      f'{path!r} exists and was not written by this command; give another '
       'name, or remove it'
     )
 

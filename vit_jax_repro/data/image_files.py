@@ -7,8 +7,8 @@ that are too large for TensorFlow. docs/data.md names the decoder of each
 format. Letters in shapes: h w pixels of the stored image.
 
 Phones store a photograph as the sensor lies, with an EXIF orientation that
-records how to turn it. A box of an image that is drawn upright is mapped to the stored
-image, so that only the box is decoded.
+records how to turn it. A box of an image that is drawn upright is mapped to the
+stored image, so that only the box is decoded.
 """
 
 import os

@@ -170,10 +170,10 @@ def resolve(model: nn.Module, device: jax.Device | None = None) -> nn.Module:
   found = fastest(model.dtype, head_dim, device)
   if wanted == 'cudnn' and found != 'cudnn':
     raise InputError(
-      f"attention='cudnn' does not take dtype={jnp.dtype(model.dtype).name}, "
-      f'heads of {head_dim} and this device; it needs bfloat16 or float16, '
-      f'heads of a multiple of 8 up to {_WIDEST}, and an NVIDIA card from '
-      "Ampere on; use 'auto'"
+      f"attention='cudnn' cannot run here with dtype="
+      f'{jnp.dtype(model.dtype).name} and heads of width {head_dim}; it needs '
+      'bfloat16 or float16, a width that is a multiple of 8 and at most '
+      f"{_WIDEST}, and an NVIDIA card from Ampere on; use 'auto'"
     )
   return model.clone(attention=found)
 

@@ -83,7 +83,10 @@ def classify(
 
 
 def split(key: jax.Array | None, num: int) -> jax.Array | list[None]:
-  """Returns `num` keys, or `num` times None without a key (not training)."""
+  """Splits a random key into `num` keys.
+
+  Without a key, as outside training, each of them is None.
+  """
   return [None] * num if key is None else jax.random.split(key, num)
 
 

@@ -119,7 +119,10 @@ def check(module: nn.Module) -> None:
   kind, place = module.position_embedding, module.position_embedding_at
   where = f'position_embedding={kind!r} with position_embedding_at={place!r}'
   if kind == 'none' and place != 'stem':
-    raise InputError(f"{where} adds nothing anywhere; leave it at 'stem'")
+    raise InputError(
+      f'{where} adds no embedding in any layer; use '
+      "position_embedding_at='stem'"
+    )
   if kind == 'relative' and place == 'stem' and module.scan:
     raise InputError(
       f'{where} makes the first block unlike the others, so that they cannot '

@@ -263,7 +263,12 @@ def _require_free(address):
 
 
 def _write(folder):
-  """Returns the file or None, and 'LEVELS_ABOVE NAME' or ' the reason'."""
+  """Writes a file for the other processes to look for.
+
+  Returns:
+    The file, or None if it cannot be written; and the text that the others get:
+    'LEVELS NAME' for a file that many levels above `folder`, or ' REASON'.
+  """
   levels = [folder, *folder.parents]
   above = next(i for i, level in enumerate(levels) if level.is_dir())
   token = levels[above] / f'.seen-by-all-{uuid.uuid4().hex}'

@@ -247,13 +247,13 @@ def _check_holds(flat, found, library):
   missing, extra = wanted - flat.keys(), flat.keys() - wanted
   if layouts.POSITIONS in missing:
     raise InputError(
-      f'{library} has no place for computed positions (sincos2d); only models '
-      'that learned theirs can be converted'
+      f'models of {library} learn their position embeddings, and these are '
+      'computed (sincos2d); they cannot be converted'
     )
   if not missing and extra == {'pre_logits/kernel', 'pre_logits/bias'}:
     keep = ', or keep it and use --drop=head'
     raise InputError(
-      f'{library} has no place for pre_logits with a head behind it; use '
+      f'models of {library} have no pre_logits layer before the head; use '
       '--drop=pre_logits,head (only features) or --drop=pre_logits (the head '
       'then receives features that it was not trained on)'
       + (keep if library.startswith('transformers') else '')

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models.variants import VIT_SIZES
 from vit_jax_repro.output import messages
 from vit_jax_repro.weights import trees
 
 # {hidden size: number of heads} of every published ViT. Heads are 64 wide, in
 # H/14 80 (ViT paper, Table 1; AugReg paper, Table 1).
-NUM_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
+NUM_HEADS = {width: heads for width, _, heads, _ in VIT_SIZES.values()}
 
 
 class Leaf(NamedTuple):

@@ -124,8 +124,8 @@ def _vit_config(model, params, image_size):
 def _bit_config(model):
   if model.pool_padding != 'zeros' or model.group_norm_eps != 1e-5:
     raise InputError(
-      "transformers' BiT pools with zeros around and has GroupNorm epsilon "
-      f'1e-5, not {model.pool_padding!r} and {model.group_norm_eps}; write a '
+      "transformers' BiT has pool_padding='zeros' and group_norm_eps=1e-05, "
+      f'not {model.pool_padding!r} and {model.group_norm_eps}; write a '
       '.safetensors file'
     )
   widths = [

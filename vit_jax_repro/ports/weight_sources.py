@@ -74,8 +74,8 @@ def read(
     params, card = _read_port(source, num_heads, model)
   elif num_heads is not None:
     raise InputError(
-      f'--num_heads={num_heads} is for files of ports; {source} has the number '
-      'in the shapes of its arrays'
+      f'--num_heads={num_heads} is only for files of ports; the shapes in '
+      f'{source} show the number of heads; leave it out'
     )
   else:
     loaded = model_card.load(source)

@@ -8,6 +8,9 @@ from typing import Any
 from vit_jax_repro.data import catalogue
 from vit_jax_repro.errors import InputError
 
+# A value of `Recipe.model_fields`: the model's own width.
+HIDDEN_SIZE = 'hidden_size'
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -19,7 +22,8 @@ class Recipe:
     dataset: for jobs.train; '' if the user has to choose it.
     settings: for jobs.train, without pretrained_dir and model. Its base_lr is
       the middle one of `base_lrs`, the larger of two.
-    model_fields: fields of the model that the source sets.
+    model_fields: fields of the model that the source sets; HIDDEN_SIZE stands
+      for the width of the model.
     base_lrs: learning rates that the source chooses from; often only one.
     tune: splits for that choice, dict(train=..., test=...); None: no choice.
     notes: one line for each setting that the source omits, with the value
@@ -45,7 +49,11 @@ class Recipe:
     """
     group = model.get('transformer', {})
     grouped = {k: v for k, v in self.model_fields.items() if k in group}
-    fields = {k: v for k, v in self.model_fields.items() if k not in group}
+    fields = {
+      k: model[HIDDEN_SIZE] if v == HIDDEN_SIZE else v
+      for k, v in self.model_fields.items()
+      if k not in group
+    }
     if grouped:
       fields['transformer'] = dict(group, **grouped)
     return dict(model, **fields)

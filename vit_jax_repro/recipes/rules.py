@@ -33,7 +33,8 @@ VTAB_IMAGE_SIZES = {
 }
 
 
-# Warm-up steps by total steps, for ViT and AugReg. Sources:
+# Warm-up steps of fine-tuning by total steps, shared by ViT and AugReg, whose
+# sources agree. Pre-training has its own. Sources:
 # vit_jax/configs (500 of 10,000 and of 20,000; 100 of 500 for AugReg);
 # big_vision's transfer.py (the same); AugReg paper, Table 4 (the same, and 200
 # of 2500); scenic's vtab_plainvit_config.py (200 of 2500).

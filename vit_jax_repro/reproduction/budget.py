@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 
 from vit_jax_repro.errors import InputError
@@ -72,8 +73,8 @@ def run_many(
       outcome, check = _state(row, options, resolve)
       if check is not None:
         ready.append((row.id, check, dict(cost(check))))
-    except (ValueError, OSError) as error:
-      outcome = _line(error)
+    except Exception as error:
+      outcome = _failure(error)
     if outcome is not None:
       outcomes[row.id] = outcome
   started, done, meter = time.perf_counter(), set(), compute_cost.ComputeMeter()
@@ -89,8 +90,8 @@ def run_many(
     note(f'checking {row_id}')
     try:
       running.run(check, options, meter)
-    except (ValueError, OSError) as error:
-      outcomes[row_id] = _line(error)
+    except Exception as error:
+      outcomes[row_id] = _failure(error)
       note(f'{row_id}: {outcomes[row_id]}')
       continue
     done |= pieces.keys()
@@ -172,6 +173,16 @@ def _state(row, options, resolve):
   if previous_results.find(check, options) is not None:
     return THERE, None
   return None, check
+
+
+def _failure(error):
+  """Returns an error as one line; prints the traceback of a bug.
+
+  One row's failure does not stop the others, which may take days.
+  """
+  if not isinstance(error, InputError | OSError):
+    traceback.print_exception(error)
+  return _line(error)
 
 
 def _line(error):

@@ -18,7 +18,7 @@ def create_schedule(
     num_examples: number of examples in the training split.
 
   Raises:
-    InputError: the settings describe no valid schedule.
+    InputError: the settings contradict each other, see `optim.create_schedule`.
   """
   total, warmup = settings.total_steps, settings.warmup_steps
   decay, boundaries = settings.decay_type, settings.decay_steps or None

@@ -1,7 +1,6 @@
 """The settings of a training run: every key with its default and its help."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from vit_jax_repro.data.image_settings import (
   setting,
 )
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import messages
 from vit_jax_repro.runs import settings_checks
 
 DEFAULT_PREPROCESSING = 'vit_jax'
@@ -410,8 +410,7 @@ def _checked(section, cls, where):
   fields = {field.name: field for field in dataclasses.fields(cls)}
   for key in section:
     if key not in fields:
-      near = difflib.get_close_matches(key, fields, n=1)
-      hint = f'did you mean {near[0]!r}? ' if near else ''
+      hint = messages.did_you_mean(key, list(fields))
       raise InputError(
         f'unknown key {where}.{key}; {hint}keys are {sorted(fields)}'
       )

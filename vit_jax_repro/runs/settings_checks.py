@@ -204,7 +204,10 @@ def _check_needs(settings):
     if met or _is_default(settings, name):
       continue
     need = f'{other}={wanted!r}' if wanted else f'a {other}'
-    raise InputError(f'{_shown(settings, name)} needs {need}; leave it out')
+    raise InputError(
+      f'{_shown(settings, name)} needs {need}; set that, or '
+      f'leave config.{name} out'
+    )
 
 
 def _check_objective(settings):

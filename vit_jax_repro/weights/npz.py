@@ -177,7 +177,7 @@ def _opened(path):
   if not path.exists():
     raise FileNotFoundError(f'no weights file {path}; check the path')
   if not path.is_file():
-    raise InputError(f'{path} is no regular file; give an .npz file')
+    raise InputError(f'{path} is a device or pipe; give an .npz file')
   with open(path, 'rb') as file:
     with _converting_errors(f'{path} is a damaged .npz archive'):
       if not zipfile.is_zipfile(file):

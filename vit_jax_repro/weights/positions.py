@@ -137,8 +137,9 @@ def resize_position_embedding(
   source_grid = source_grid or (side, side)
   if math.prod(source_grid) != cells:
     raise InputError(
-      f'{cells} position embeddings (after {count} of class tokens) are no '
-      f'grid of {tuple(source_grid)}; give the image size they were made for'
+      f'{cells} position embeddings (after {count} of class tokens) do '
+      f'not form a grid of {tuple(source_grid)}; give the image size that they '
+      'were made for (convert --image_size)'
     )
   return _resize(posemb, grid, count, source_grid)
 
@@ -163,11 +164,11 @@ def _read(num_embeddings, num_tokens, grid, source_grid):
     return count, (math.isqrt(num_embeddings - count),) * 2
   elif num_embeddings == math.prod(grid):
     return 0, grid
-  tokens = f', {num_tokens} or none of them for tokens,' if num_tokens else ''
-  shape = f'grid of {tuple(source_grid)}' if source_grid else 'square grid'
+  tokens = f' (with or without {num_tokens} for tokens)' if num_tokens else ''
+  shape = f'a grid of {tuple(source_grid)}' if source_grid else 'a square grid'
   raise InputError(
-    f'{num_embeddings} position embeddings{tokens} are no {shape}; give the '
-    'image size they were made for'
+    f'{num_embeddings} position embeddings{tokens} do not form {shape}; give '
+    'the image size that they were made for (convert --image_size)'
   )
 
 

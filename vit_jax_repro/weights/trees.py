@@ -101,13 +101,13 @@ def _check_stacked(flat):
     return
   if any(_UNROLLED.fullmatch(name) for name in flat):
     raise InputError(
-      'blocks are there both stacked (Transformer/encoderblock) and one by one '
-      '(Transformer/encoderblock_0, ...); one model has either'
+      'the file has blocks both stacked (Transformer/encoderblock) and one by '
+      'one (Transformer/encoderblock_0, ...); a model has only one of the two'
     )
   layers = {shape[:1] for shape in shapes.values()}
   if len(layers) > 1 or not 0 < (*next(iter(layers)), 0)[0] <= MAX_LAYERS:
     odd = {shape[:1]: f'{name} {shape}' for name, shape in shapes.items()}
     raise InputError(
-      f'stacked blocks must all have the same number of layers, 1 to '
-      f'{MAX_LAYERS}, as first side: {messages.listed(odd.values())}'
+      'the first dimension of every stacked array must be the same number of '
+      f'layers, 1 to {MAX_LAYERS}: {messages.listed(odd.values())}'
     )

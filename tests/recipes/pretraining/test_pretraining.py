@@ -262,10 +262,12 @@ def test_objective_and_head_match_the_row(row):
       assert 'loss' not in have and 'head_bias_init' not in fields
     elif '512 colours' in row['loss']:
       assert have['objective'] == 'masked_patches'
-    hidden = models.variant(model).get('hidden_size')
+    architecture = found.architecture(models.variant(model))
+    hidden = architecture.get('hidden_size')
     tanh = 'tanh' in row['classifier'] and hidden and not bias_free(found)
     if row['classifier'] and found.name != 'augreg-paper-i1k':
-      assert fields.get('representation_size') == (hidden if tanh else None)
+      width = architecture.get('representation_size')
+      assert width == (hidden if tanh else None)
     pooled = row['classifier'].startswith('GAP')
     assert fields.get('classifier', 'token') == ('gap' if pooled else 'token')
     fixed = 'sincos' in row['posemb']

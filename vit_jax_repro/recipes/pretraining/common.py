@@ -1,15 +1,10 @@
 """Shared parts of pre-training recipes: data sets, steps, losses."""
 
 import dataclasses
-import re
 from typing import Any
 
 from vit_jax_repro.data import catalogue
-from vit_jax_repro.recipes.recipe import RecipeRequest, steps
-
-# Widths of the ViTs (ViT paper, Table 1; AugReg paper, Table 1). The tanh layer
-# before the head has the same width (ViT paper, section 3.1).
-_WIDTHS = {'Ti': 192, 'S': 384, 'B': 768, 'L': 1024, 'H': 1280}
+from vit_jax_repro.recipes.recipe import HIDDEN_SIZE, RecipeRequest, steps
 
 COMMON: dict[str, Any] = dict(
   optim_dtype='float32',
@@ -122,10 +117,12 @@ def sigmoid(own: PretrainingSet) -> tuple[dict[str, Any], dict[str, Any]]:
   return dict(loss='sigmoid'), dict(head_bias_init=own.head_bias)
 
 
-def tanh_layer(model: str) -> dict[str, int]:
-  """Returns the field of a ViT head's hidden layer; {} for other models."""
-  size = re.search(r'ViT-(\w+?)_', model)
-  return {'representation_size': _WIDTHS[size[1]]} if size else {}
+def tanh_layer(model: str) -> dict[str, str]:
+  """Returns the field of a ViT head's hidden layer; {} for other models.
+
+  The layer is as wide as the model (ViT paper, section 3.1).
+  """
+  return {'representation_size': HIDDEN_SIZE} if 'ViT-' in model else {}
 
 
 def adamw_decay(code: float, base_lr: float) -> float:
