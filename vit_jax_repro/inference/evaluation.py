@@ -7,7 +7,13 @@ from typing import Any
 
 import jax
 
-from vit_jax_repro.data import datasets, labels, pipeline, preprocess
+from vit_jax_repro.data import (
+  class_checks,
+  datasets,
+  labels,
+  pipeline,
+  preprocess,
+)
 from vit_jax_repro.data.batches import NO_CLASS
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify
@@ -36,6 +42,8 @@ class Evaluation:
   # One line for each image that this process could not decode. These images
   # count as wrong.
   unreadable: tuple[str, ...] = ()
+  # Lines on the data: files left out, classes without a readable image.
+  notes: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -80,17 +88,26 @@ def evaluate(
   )
   source = datasets.open_split(dataset, split, data_dir=data_dir)
   started = time.perf_counter()
-  unreadable: list[str] = []
+  faults: list[tuple[str, str]] = []  # (name, reason)
+  table = _label_table(source, restored)
+  notes = [
+    *source.notes,
+    *class_checks.check_evaluation(source, by_name=table is not None),
+  ]
+  for line in notes:
+    note(line)
   measured = _measured(
-    source,
-    restored,
-    batch_size,
-    lambda *fault: unreadable.append(preprocess.undecodable(*fault)),
+    source, restored, table, batch_size, lambda *fault: faults.append(fault)
   )
+  counts = class_checks.unreadable_by_class(source, (x for x, _ in faults))
+  lost = class_checks.notes_on_unreadable(source, counts, 'they count as wrong')
+  for line in lost:
+    note(line)
   seconds = time.perf_counter() - started
   return Evaluation(
     **measured,
-    unreadable=tuple(unreadable),
+    unreadable=tuple(preprocess.undecodable(*fault) for fault in faults),
+    notes=(*notes, *lost),
     seconds=seconds,
     images_per_sec=source.num_examples / seconds,
     weights=os.fspath(weights),
@@ -103,9 +120,8 @@ def evaluate(
   )
 
 
-def _measured(source, restored, batch_size, report) -> dict[str, Any]:
+def _measured(source, restored, table, batch_size, report) -> dict[str, Any]:
   """Returns accuracies and counts, over all processes."""
-  table = _label_table(source, restored)
   examples = pipeline.evaluation_batches(
     source,
     preprocessing=restored.preprocessing,

@@ -101,9 +101,10 @@ class Update:
     )
 
   def notes(self) -> list[str]:
-    """Lists recommendations to change settings, one line each."""
+    """Lists what a user should know about data and settings, a line each."""
     model, settings = self._task.model, self._settings
-    lines = mesh_lib.unsharded_parameters(self.shapes.params, self._mesh)
+    lines = list(self._data.notes)
+    lines += mesh_lib.unsharded_parameters(self.shapes.params, self._mesh)
     advice = chips.advice_on_dtype(
       self._mesh.devices.flat[0], settings.model.get('dtype')
     )
