@@ -181,7 +181,7 @@ def test_evaluate_counts_and_lists_unreadable_images_as_wrong(
 def test_evaluate_names_a_class_without_a_readable_image(
   tiny_vit, tmp_path, capfd
 ):
-  """A class lost to decoding: its images count as wrong, which is said."""
+  """A class lost to decoding: its images counted as wrong in silence."""
   folder = write_folder(tmp_path, 30)
   for path in folder.glob('train/digit 7/*'):
     path.write_bytes(path.read_bytes()[:40])

@@ -66,7 +66,7 @@ def test_check_training_refuses_a_tfds_set_of_one_class(tmp_path):
 def test_check_training_refuses_a_test_split_of_one_class(tmp_path):
   """One class in the test: a model that knows no other reaches 100 %."""
   splits = make(tmp_path, *several('train/a', 'train/b', 'test/b'))
-  with pytest.raises(ValueError, match="split 'test' .* of one class, 'b'"):
+  with pytest.raises(ValueError, match=r"'test' .* of one class, 'b'"):
     class_checks.check_training(*splits)
   (line,) = class_checks.check_training(*splits, as_is=True)
   assert "split 'test' are of one of 2 classes, 'b'" in line
@@ -100,8 +100,8 @@ def test_check_training_counts_classes_that_the_test_split_lacks(tmp_path):
   assert class_checks.check_training(*splits) == [
     "split 'test' has no image of 2 of 5 classes (c, d): its accuracy does not "
     'cover them',
-    f'only other splits of {tmp_path} have 1 of 5 classes (run1): the model gets '
-    'an output for each and never sees an image',
+    f'only other splits of {tmp_path} have 1 of 5 classes (run1): the model '
+    'gets an output for each and never sees an image',
   ]
 
 
