@@ -1,4 +1,4 @@
-"""Splits on whose classes an accuracy says nothing, or less than it seems."""
+"""Class names and splits: what is refused, and what is noted."""
 
 import dataclasses
 

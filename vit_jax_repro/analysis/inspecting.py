@@ -32,6 +32,7 @@ class Rollouts:
   names: tuple[str, ...]  # names of the images
   images: np.ndarray  # [B, H, W, 3] in [0, 1], as preprocessed for the model
   maps: np.ndarray  # [B, h, w], parts of 1
+  patch: tuple[int, int]  # pixels between adjacent patches: down, right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ class HeadMaps:
   names: tuple[str, ...]
   images: np.ndarray  # [B, H, W, 3] in [0, 1]
   maps: np.ndarray  # [B, layers, heads, h, w], parts of 1
+  patch: tuple[int, int]  # pixels between adjacent patches: down, right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Distances:
 
   model: str
   image_size: tuple[int, int]
-  patch: tuple[float, float]  # pixels between adjacent patches: down, right
+  patch: tuple[int, int]  # pixels between adjacent patches: down, right
   even: float  # pixels; distance of uniform attention to all patches
   distances: np.ndarray  # [B, L, A], pixels
 
@@ -107,6 +109,7 @@ def rollouts(
     _names(images),
     np.stack(shown),
     np.stack(maps),
+    seen.patch,
   )
 
 
@@ -146,6 +149,7 @@ def head_maps(
     _names(images),
     np.stack(shown),
     np.stack(maps),
+    seen.patch,
   )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from vit_jax_repro import models, weights
 from vit_jax_repro.data import labels, preprocess
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models import patches
 from vit_jax_repro.output.messages import by, note
 from vit_jax_repro.weights import model_card, positions
 
@@ -116,6 +117,9 @@ def restore(
   fitted = _fit(params, module, size, card, path)
   if bare:
     _note_token_without_slot(params, fitted)
+  unseen = patches.note_on_unseen(module, size)
+  if unseen:
+    note(unseen)
   names = card.class_names
   return Restored(
     model=module,

@@ -13,6 +13,7 @@ import optax
 
 from vit_jax_repro.analysis import dry_run, memory
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models import patches
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.parallel import chips
 from vit_jax_repro.parallel import mesh as mesh_lib
@@ -103,7 +104,8 @@ class Update:
   def notes(self) -> list[str]:
     """Lists what a user should know about data and settings, a line each."""
     model, settings = self._task.model, self._settings
-    lines = list(self._data.notes)
+    unseen = patches.note_on_unseen(model, self._data.image_size)
+    lines = [*self._data.notes, *([unseen] if unseen else [])]
     lines += mesh_lib.unsharded_parameters(self.shapes.params, self._mesh)
     advice = chips.advice_on_dtype(
       self._mesh.devices.flat[0], settings.model.get('dtype')
