@@ -56,6 +56,7 @@ class Input:
         'is for evaluation; choose a data set with one'
       )
     self.notes = [] if is_described else self._checked()
+    self.notes += self._notes_on_sizes()
 
   def _split(self, split):
     settings = self.settings
@@ -73,6 +74,25 @@ class Input:
     if self.settings.objective != 'masked_patches':  # which has no classes
       lines += class_checks.check_training(self.train, self.test)
     return list(dict.fromkeys(lines))
+
+  def _notes_on_sizes(self):
+    """Returns lines on batches with several copies of an image."""
+    settings, size = self.settings, self.train.num_examples
+    batch, copies = settings.batch, settings.repeated_augmentation
+    lines = []
+    if batch > size:
+      lines.append(
+        f'config.batch={batch} is larger than the training split of {size} '
+        f'images: an update has each image {batch / size:.2g} times, with '
+        f'augmentations of its own; {size} or less has it once'
+      )
+    if copies > 1 and copies >= min(batch, size):
+      lines.append(
+        f'config.repeated_augmentation={copies} is not below '
+        f'config.batch={batch} or the {size} images of the training split: an '
+        'update or an epoch has copies of a single image'
+      )
+    return lines
 
   def _augmentation(self):
     pp = self.settings.pp

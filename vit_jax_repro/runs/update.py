@@ -47,11 +47,13 @@ class Update:
     """Computes the shapes of the state; compiles nothing.
 
     Raises:
-      InputError: the model does not give one output for each class.
+      InputError: the model does not give one output for each class, or the
+        axis `model` of the mesh divides nothing.
     """
     self._settings, self._task, self._mesh = settings, task, mesh
     self._data, self._tx = data, tx
     self.shapes = _state_shapes(task, tx, mesh, data.image_size)
+    mesh_lib.check_model_axis(self.shapes.params, mesh)
     self._compiling: concurrent.futures.Future | None = None
     self._teacher = None  # parameters on the mesh, after their first use
 
