@@ -31,7 +31,7 @@ MODELS = {  # (specification, stride of a patch)
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', MODELS)
-def test_unseen_pixels_are_those_without_influence(kind):
+def test_uncovered_pixels_have_no_influence_except_on_a_stem(kind):
   """Pixels dropped in silence, where the size is no multiple of the patch."""
   size, (spec, _) = (26, 27), MODELS[kind]
   model, params = models.create(spec), tiny_models.params_of(spec, size)
@@ -42,13 +42,15 @@ def test_unseen_pixels_are_those_without_influence(kind):
 
   slopes = jax.grad(output)(image.astype(np.float32))
   has_effect = np.abs(slopes[0]).sum(axis=-1) > 0  # [H, W]
-  rows, columns = patches.unseen_pixels(model, size)
-  seen = size[0] - rows, size[1] - columns
-  assert has_effect[: seen[0], : seen[1]].any(axis=1).all()
-  assert has_effect[: seen[0], : seen[1]].any(axis=0).all()
-  assert has_effect.sum() == has_effect[: seen[0], : seen[1]].sum()
-  wanted = {'vit': 4, 'mixer': 4, 'rectangles': (4, 6)}.get(kind, 1)
-  assert (rows, columns) == tuple(np.remainder(size, wanted))
+  rows, columns = patches.uncovered_pixels(model, size)
+  wanted = {'vit': (2, 3), 'mixer': (2, 3), 'rectangles': (2, 3)}
+  wanted['root only'] = (2, 3)  # 3 patches of 8 pixels
+  assert (rows, columns) == wanted.get(kind, (0, 0))
+  if hasattr(model, 'stem_num_layers') and model.stem_num_layers is not None:
+    rows, columns = 0, 0  # all pixels are in means and deviations of its norms
+  seen = has_effect[: size[0] - rows, : size[1] - columns]
+  assert seen.any(axis=1).all() and seen.any(axis=0).all()
+  assert has_effect.sum() == seen.sum()
 
 
 @pytest.mark.parametrize('kind', [kind for kind in MODELS if kind != 'bit'])
@@ -103,6 +105,15 @@ def test_patch_grid_is_that_of_the_model():
     ),
   ],
 )
-def test_note_on_unseen_counts_the_pixels(size, line):
-  assert patches.note_on_unseen(models.create('ViT-B_16'), size) == line
-  assert patches.note_on_unseen(models.create('R50+ViT-B_16'), size) is None
+def test_note_on_uncovered_counts_the_pixels(size, line):
+  assert patches.note_on_uncovered(models.create('ViT-B_16'), size) == line
+  assert patches.note_on_uncovered(models.create('R50+ViT-B_16'), size) is None
+
+
+def test_note_on_uncovered_counts_pixels_that_only_a_stem_sees():
+  """63 cells of the stem make 7 patches of 8 cells; the last 7 are dropped."""
+  line = patches.note_on_uncovered(models.create('R_Ti_16'), (250, 250))
+  assert line == (
+    '26 of 250 pixels at the lower and the right edge are in no patch and '
+    'hardly seen: 250 is no multiple of the patch of 32'
+  )

@@ -117,9 +117,9 @@ def restore(
   fitted = _fit(params, module, size, card, path)
   if bare:
     _note_token_without_slot(params, fitted)
-  unseen = patches.note_on_unseen(module, size)
-  if unseen:
-    note(unseen)
+  uncovered = patches.note_on_uncovered(module, size)
+  if uncovered:
+    note(uncovered)
   names = card.class_names
   return Restored(
     model=module,

@@ -1,13 +1,13 @@
 """Patches in pixels: which pixels of an image a model's patches cover.
 
 A ViT and a Mixer cut an image into whole patches, so that pixels beyond the
-last one are not seen. BiT and the stems of hybrids pad their images: every
-pixel is seen, and a patch of a hybrid may reach beyond the image.
+last one are not seen. The stems of hybrids pad images: a patch of one cell may
+reach beyond the image. Cells that make no whole patch are dropped, and their
+pixels have an effect only through the norms of the stem and on its neighbouring
+cells. BiT pads images and drops nothing.
 """
 
 from typing import Any
-
-from vit_jax_repro.models.bit import BiT
 
 
 def patch_grid(
@@ -28,31 +28,42 @@ def patch_stride(model: Any) -> tuple[int, int]:
   return height * _stem_stride(model), width * _stem_stride(model)
 
 
-def unseen_pixels(model: Any, image_size: tuple[int, int]) -> tuple[int, int]:
+def uncovered_pixels(
+  model: Any, image_size: tuple[int, int]
+) -> tuple[int, int]:
   """Returns the numbers of rows at the bottom and columns at the right.
 
-  These pixels of an image have no influence on the output of the model.
+  These pixels are in no patch of the model.
   """
-  if isinstance(model, BiT) or _stem_stride(model) > 1:
+  grid = patch_grid(model, image_size)
+  if grid is None:
     return 0, 0
-  height, width = image_size
-  return height % model.patch_size[0], width % model.patch_size[1]
+  rows, columns = (
+    max(0, side - number * stride)
+    for side, number, stride in zip(
+      image_size, grid, patch_stride(model), strict=True
+    )
+  )
+  return rows, columns
 
 
-def note_on_unseen(model: Any, image_size: tuple[int, int]) -> str | None:
-  """Returns one line on the pixels that a model does not see, if any."""
-  unseen = unseen_pixels(model, image_size)
-  if not any(unseen):
+def note_on_uncovered(model: Any, image_size: tuple[int, int]) -> str | None:
+  """Returns one line on the pixels of images that are in no patch, if any."""
+  uncovered = uncovered_pixels(model, image_size)
+  if not any(uncovered):
     return None
+  fate = 'not seen'
+  if _stem_stride(model) > 1:
+    fate = 'in no patch and hardly seen'
   parts = {}  # {(pixels, of, patch): [edge, ...]}
   for edge, *values in zip(
-    ('lower', 'right'), unseen, image_size, model.patch_size, strict=True
+    ('lower', 'right'), uncovered, image_size, patch_stride(model), strict=True
   ):
     if values[0]:
       parts.setdefault(tuple(values), []).append(edge)
   return '; '.join(
-    f'{number} of {side} pixels at the {" and the ".join(edges)} edge are not '
-    f'seen: {side} is no multiple of the patch of {patch}'
+    f'{number} of {side} pixels at the {" and the ".join(edges)} edge are '
+    f'{fate}: {side} is no multiple of the patch of {patch}'
     for (number, side, patch), edges in parts.items()
   )
 

@@ -106,8 +106,8 @@ class Update:
   def notes(self) -> list[str]:
     """Lists what a user should know about data and settings, a line each."""
     model, settings = self._task.model, self._settings
-    unseen = patches.note_on_unseen(model, self._data.image_size)
-    lines = [*self._data.notes, *([unseen] if unseen else [])]
+    uncovered = patches.note_on_uncovered(model, self._data.image_size)
+    lines = [*self._data.notes, *([uncovered] if uncovered else [])]
     lines += mesh_lib.unsharded_parameters(self.shapes.params, self._mesh)
     advice = chips.advice_on_dtype(
       self._mesh.devices.flat[0], settings.model.get('dtype')
