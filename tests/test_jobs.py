@@ -179,6 +179,37 @@ def test_evaluate_counts_and_lists_unreadable_images_as_wrong(
 
 
 @quick
+def test_evaluate_names_a_class_without_a_readable_image(
+  tiny_vit, tmp_path, capfd
+):
+  """A class lost to decoding: its images counted as wrong in silence."""
+  folder = write_folder(tmp_path, 30)
+  for path in folder.glob('train/digit 7/*'):
+    path.write_bytes(path.read_bytes()[:40])
+  result = jobs.evaluate(tiny_vit, str(folder), split='train', batch_size=8)
+  (line,) = result.notes
+  assert line == (
+    "most images of 1 of 10 classes of split 'train' cannot be decoded (digit "
+    '7 all of 3); they count as wrong'
+  )
+  assert f'note: {line}\n' in capfd.readouterr().err
+
+
+@quick
+def test_evaluate_takes_images_of_one_class_only_by_its_name(
+  tiny1000, tmp_path
+):
+  """One class: by position, it would be class 0 of the model."""
+  named = photographs(tmp_path / 'named', {'flower': IDS['flower']})
+  result = jobs.evaluate(tiny1000, named)
+  assert (result.correct, result.num_examples) == (1, 1)
+  assert "are of one of 1 classes, 'n11939491'" in result.notes[0]
+  own = photographs(tmp_path / 'own', {'flower': 'images'})
+  with pytest.raises(ValueError, match='test/images has deep: are these the'):
+    jobs.evaluate(tiny1000, own)
+
+
+@quick
 def test_evaluate_accepts_a_part_of_a_split_and_a_data_dir(tiny_vit, tmp_path):
   result = jobs.evaluate(
     tiny_vit, 'digits', split='train[:10]', data_dir=str(tmp_path), batch_size=4

@@ -401,6 +401,76 @@ def test_train_replaces_and_counts_damaged_images(folder, tmp_path, capfd):
   assert read_json(tmp_path / 'run' / 'result.json')['num_examples'] == 16
 
 
+def test_train_refuses_a_class_without_a_readable_image(folder, tmp_path):
+  """A class lost to decoding: images of other classes took its place."""
+  photos = tmp_path / 'photos'
+  shutil.copytree(folder, photos)
+  for path in photos.glob('train/china/*'):
+    path.write_bytes(path.read_bytes()[:100])
+  with pytest.raises(ValueError, match='none of the 16 images of class ') as e:
+    jobs.train(small_vit_on(photos), tmp_path / 'run', show=False)
+  assert "'china' in split 'train' can be decoded" in str(e.value)
+  assert '\n' not in str(e.value)
+
+
+def test_train_counts_a_class_that_lost_most_images(folder, tmp_path, capfd):
+  """A class lost to decoding, but for a few images."""
+  photos = tmp_path / 'photos'
+  shutil.copytree(folder, photos)
+  lost = sorted(photos.glob('train/china/*'))[:14]
+  for path in [*lost, *photos.glob('test/flower/*')]:
+    path.write_bytes(path.read_bytes()[:100])
+  result = jobs.train(small_vit_on(photos), tmp_path / 'run', show=False)
+  wanted = [
+    "most images of 1 of 2 classes of split 'train' cannot be decoded (china "
+    '14 of 16); others take their place',
+    "most images of 1 of 2 classes of split 'test' cannot be decoded (flower "
+    'all of 8); they count as wrong',
+  ]
+  assert result.unreadable_by_class == {'china': 14}
+  assert list(result.notes) == wanted
+  found = read_json(tmp_path / 'run' / 'result.json')
+  assert found['unreadable_by_class'] == {'china': 14}
+  assert found['notes'] == wanted
+  err = capfd.readouterr().err
+  assert (
+    err.count("classes of split 'train' cannot be decoded (china 8 of") == 1
+  )
+  main.show(result)
+  shown = ' '.join(capfd.readouterr().out.replace('│', ' ').split())
+  assert 'that cannot be decoded, by class: china 14' in shown
+  assert all(line in shown for line in wanted)
+
+
+def test_train_refuses_a_folder_one_level_too_deep(tmp_path):
+  """One class: loss 0 and 100 % after a training that learns nothing."""
+  for name in ('train/images/Cat', 'train/images/Dog', 'test/images/Cat'):
+    (tmp_path / name).mkdir(parents=True)
+    shutil.copy(PHOTOGRAPHS['china'], tmp_path / name / '1.jpg')
+  with pytest.raises(ValueError, match='train/images has Cat, Dog: are these'):
+    jobs.train(small_vit_on(tmp_path), tmp_path / 'run', show=False)
+
+
+def test_train_notes_files_left_out_and_classes_not_tested(
+  folder, tmp_path, capfd
+):
+  """Files and classes left out in silence."""
+  photos = tmp_path / 'photos'
+  shutil.copytree(folder, photos)
+  shutil.copytree(photos / 'train' / 'china', photos / 'train' / 'castle')
+  (photos / 'train' / 'castle' / 'x.heic').touch()
+  (photos / 'train' / '@eaDir').mkdir()
+  config = small_vit_on(photos) | dict(total_steps=1)
+  result = jobs.train(config, tmp_path / 'run', show=False)
+  left_out, untested = result.notes
+  assert f'{photos}/train: left out 1 .heic, 1 @eaDir/; ' in left_out
+  assert "'test' has no image of 1 of 3 classes (castle)" in untested
+  err = capfd.readouterr().err
+  assert all(err.count(f'note: {line}\n') == 1 for line in result.notes)
+  card = read_json(tmp_path / 'run' / 'model.json')
+  assert card['class_names'] == ['castle', 'china', 'flower']
+
+
 NARROW = dict(block_units=(1,), root_channels=32)
 
 

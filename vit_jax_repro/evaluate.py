@@ -111,6 +111,8 @@ def show(result: Any) -> None:
     )
   if result.unreadable:
     rows['unreadable'] = _listed(result.unreadable, 'counted as wrong')
+  if result.notes:
+    rows['notes'] = '\n'.join(result.notes)
   reports.pairs(rows)
 
 
@@ -138,6 +140,8 @@ def show_few_shot(result: Any) -> None:
     rows['unreadable'] = _listed(
       result.unreadable, 'left out of training, counted as wrong in the test'
     )
+  if result.notes:
+    rows['notes'] = '\n'.join(result.notes)
   reports.pairs(rows)
 
 

@@ -64,13 +64,20 @@ def show(result: Any) -> None:
   """Prints a TrainResult of jobs.train."""
   from vit_jax_repro.output import reports
 
-  reports.pairs(
-    {
-      'test accuracy': f'{result.accuracy:.2%} of {result.num_examples} images',
-      'steps': f'{result.step}, {result.seconds:.1f} s',
-      'model': result.model,
-    }
-  )
+  rows = {
+    'test accuracy': f'{result.accuracy:.2%} of {result.num_examples} images',
+    'steps': f'{result.step}, {result.seconds:.1f} s',
+    'model': result.model,
+  }
+  if result.replaced_images:
+    counts = result.unreadable_by_class.items()
+    by_class = ', '.join(f'{name} {number}' for name, number in counts)
+    rows['replaced images'] = f'{result.replaced_images}' + (
+      f'; images that cannot be decoded, by class: {by_class}' if counts else ''
+    )
+  if result.notes:
+    rows['notes'] = '\n'.join(result.notes)
+  reports.pairs(rows)
 
 
 def _train(values, _):

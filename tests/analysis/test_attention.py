@@ -116,6 +116,22 @@ def test_attention_maps_ignore_pixels_outside_of_patches():
   assert attend(tiny_models.spec(3), (9, 11)).patch == (4, 4)
 
 
+def test_distances_of_a_hybrid_have_its_stride():
+  """Pixels divided by the number of patches, which is no stride."""
+  fields = HYBRID | dict(stem_num_layers=[1, 1])  # 4 cells of 8 pixels
+  seen = attend(tiny_models.spec(3, **fields), (25, 26))
+  assert (seen.grid, seen.patch) == ((4, 4), (8, 8))
+  # Equal attention to all patches, of which the class token is none.
+  even = np.full_like(seen.weights, 1 / 17)
+  y, x = 8 * np.mgrid[:4, :4].reshape(2, -1)
+  distances = np.hypot(y[:, None] - y, x[:, None] - x)
+  np.testing.assert_allclose(
+    attention.mean_distance(attention.AttentionMaps(even, (4, 4), seen.patch)),
+    np.full((1, 2), distances.mean()),
+    rtol=1e-6,
+  )
+
+
 def test_seen_from_returns_the_row_of_a_token():
   matrix = np.arange(49.0).reshape(7, 7)
   seen = attention.AttentionMaps(np.zeros((1, 1, 7, 7)), (2, 3), (1, 1))

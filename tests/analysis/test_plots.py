@@ -183,3 +183,48 @@ def test_filters_draws_principal_components(model, tmp_path):
 def test_enlarged_is_linear_between_centres_of_patches():
   large = plots.enlarged(np.array([[0.0, 4.0]]), (2, 8))
   np.testing.assert_allclose(large, [[0, 0, 0.5, 1.5, 2.5, 3.5, 4, 4]] * 2)
+
+
+@pytest.mark.parametrize('name', ['rollout', 'heads'])
+def test_figures_of_attention_cover_only_pixels_in_patches(folder, name):
+  """A map of 8x12 pixels was stretched over 11x13 pixels."""
+  path = folder / 'odd.npz'
+  weights.save(path, tiny_models.params_of(tiny_models.spec(3), (11, 13)))
+  images = np.random.default_rng(0).normal(size=(1, 11, 13, 3)) / 4
+  function = {'rollout': inspecting.rollouts, 'heads': inspecting.head_maps}
+  found = function[name](path, images.astype(np.float32))
+  assert found.patch == (4, 4) and found.maps.shape[-2:] == (2, 3)
+  figure = {'rollout': plots.rollout, 'heads': plots.heads}[name](found)
+  assert 'grey: pixels in no patch' in look.texts(figure)
+  image = figure.axes[0]
+  below, beside = (each.get_bbox() for each in image.patches)
+  assert (below.y0, below.y1) == (7.5, 10.5)
+  assert (beside.x0, beside.x1) == (11.5, 12.5)
+  assert image.get_xlim() == (-0.5, 12.5) and image.get_ylim() == (10.5, -0.5)
+  if name == 'rollout':
+    _, weighted, attention = figure.axes[:3]
+    assert attention.get_images()[0].get_extent() == [-0.5, 11.5, 7.5, -0.5]
+    assert attention.get_xlim() == image.get_xlim()
+    pixels = shown(weighted)
+    assert not pixels[8:].any() and not pixels[:, 12:].any()
+    large = plots.enlarged(found.maps[0], (8, 12))
+    np.testing.assert_allclose(
+      pixels[:8, :12],
+      found.images[0, :8, :12] * (large / large.max())[..., None],
+      rtol=1e-5,
+    )
+
+
+def test_over_image_leaves_pixels_beyond_the_patches_open():
+  """The peak of a patch lies on its pixels, also beyond the image."""
+  cells = np.zeros((13, 13))
+  cells[12, 12] = 1  # pixels 192 to 207 of 222
+  large = plots.over_image(cells, (16, 16), (222, 239))
+  assert np.isnan(large[208:]).all() and np.isnan(large[:, 208:]).all()
+  assert large[200:208, 200:208].min() == 1 and large[191, 191] < 0.3
+  # A hybrid's last patch reaches 6 pixels beyond an image of 250.
+  large = plots.over_image(np.eye(8), (32, 32), (250, 250))
+  assert not np.isnan(large).any() and large.shape == (250, 250)
+  np.testing.assert_array_equal(
+    large, plots.enlarged(np.eye(8), (256, 256))[:250, :250]
+  )

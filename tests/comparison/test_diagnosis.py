@@ -12,7 +12,7 @@ from vit_jax_repro.comparison import (
   position_rules,
   torch_models,
 )
-from vit_jax_repro.weights.adapt import patch_grid
+from vit_jax_repro.models.patches import patch_grid
 
 # A LayerNorm of this case has inputs with variances of 1e-4, so that epsilons
 # matter.

@@ -1,4 +1,5 @@
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -52,6 +53,96 @@ def test_class_names_come_from_all_splits(tmp_path):
   assert folder.class_names == ('a', 'b', 'c')
   assert folder.labels == (1, 2)
   assert folders.scan(tmp_path, 'train').labels == (0, 2)
+
+
+@pytest.mark.parametrize(
+  'names, wanted',
+  [
+    (['10', '2', '0', '1'], ('0', '1', '2', '10')),
+    (['010', '002', '000', '001'], ('000', '001', '002', '010')),
+    (['10', '2', 'x'], ('10', '2', 'x')),  # not all of them are numbers
+    (['10', '2', '-1'], ('-1', '10', '2')),
+  ],
+)
+def test_class_names_that_are_whole_numbers_have_the_order_of_numbers(
+  tmp_path, names, wanted
+):
+  """A number read as a text: class 10 became class 2."""
+  make(tmp_path, *(f'test/{name}/1.png' for name in names))
+  folder = folders.scan(tmp_path, 'test')
+  assert folder.class_names == wanted
+  for path, label in zip(folder.paths, folder.labels, strict=True):
+    assert path.split('/')[1] == wanted[label]
+
+
+def test_slices_of_numbered_classes_keep_their_images(tmp_path):
+  """The order of classes is new; parts of such splits are as before."""
+  make(tmp_path, *(f'test/{c}/{i}.png' for c in range(11) for i in range(3)))
+  found = folders.scan(tmp_path, 'test[:4]').paths
+  whole = sorted(f'test/{c}/{i}.png' for c in range(11) for i in range(3))
+  order = np.random.RandomState(0).permutation(33)[:4]
+  assert list(found) == [whole[i] for i in sorted(order)]
+
+
+ACCENTS = [unicodedata.normalize(form, 'café') for form in ('NFC', 'NFD')]
+
+
+@pytest.mark.parametrize(
+  'names, shown',
+  [
+    (['train/Cat', 'test/cat'], 'test/cat and train/Cat'),
+    (['train/Cat', 'train/cat', 'test/dog'], 'train/Cat and train/cat'),
+    (
+      [f'train/{ACCENTS[0]}', f'test/{ACCENTS[1]}'],
+      r"'test/cafe\u0301' and 'train/caf\xe9'",
+    ),
+    ([f'test/{ACCENTS[1]}X', f'test/{ACCENTS[0]}x'], 'X and test/'),
+    (['train/STRASSE', 'test/straße'], 'test/straße and train/STRASSE'),
+  ],
+)
+def test_scan_refuses_two_spellings_of_a_class(tmp_path, names, shown):
+  """One class taken for two: each split had a class that the other lacked."""
+  make(tmp_path, *(f'{name}/1.png' for name in names))
+  with pytest.raises(ValueError, match='give them one name') as caught:
+    folders.scan(tmp_path, 'test')
+  assert shown in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_scan_takes_letters_for_different_classes(tmp_path):
+  make(tmp_path, *(f'{s}/{c}/1.png' for s in ('train', 'test') for c in 'Aa'))
+  assert folders.scan(tmp_path, 'test').class_names == ('A', 'a')
+
+
+def test_scan_leaves_out_folders_of_tools_and_counts_what_it_leaves_out(
+  tmp_path,
+):
+  """Files left out in silence, and folders that became classes."""
+  make(
+    tmp_path,
+    *('test/a/1.jpg', 'test/a/2.HEIC', 'test/a/3.heic', 'test/a/notes.txt'),
+    *('test/a/deep/4.pdf', 'test/a/Thumbs.db', 'test/a/desktop.ini'),
+    *('test/a/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg', 'test/a/.DS_Store'),
+    *('test/@eaDir/b.jpg', 'test/__MACOSX/c/5.jpg', 'test/loose.jpg'),
+    *('test/a/README', '__MACOSX/d/6.jpg', '@eaDir/e/7.jpg'),
+    *('train/b/1.jpg', 'train/b/Thumbs.db'),
+  )
+  folder = folders.scan(tmp_path, 'test')
+  assert folder.class_names == ('a', 'b') and folder.paths == ('test/a/1.jpg',)
+  (line,) = folder.notes
+  assert line.startswith(
+    f'{tmp_path}/test: left out 2 .heic, 2 @eaDir/, 1 .pdf, 1 .txt, '
+    '1 __MACOSX/, 1 images outside of class folders and 1 more; images are'
+  )
+  assert folders.scan(tmp_path, 'train').notes == ()
+  with pytest.raises(ValueError, match=r"choose from \['test', 'train'\]"):
+    folders.scan(tmp_path, '__MACOSX')
+
+
+def test_scan_counts_images_outside_of_class_folders(tmp_path):
+  """Images that lie one level too high are no part of the split."""
+  make(tmp_path, 'test/a/1.jpg', 'test/2.jpg', 'test/3.png', 'test/list.csv')
+  (line,) = folders.scan(tmp_path, 'test[:1]').notes
+  assert 'left out 2 images outside of class folders;' in line
 
 
 def test_error_names_an_empty_class_folder(tmp_path):

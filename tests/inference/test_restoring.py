@@ -222,6 +222,17 @@ def test_restore_notes_positions_read_as_those_of_patches_alone(
   assert not np.any(fitted[:, 0])
 
 
+def test_restore_notes_pixels_that_are_not_seen(tiny_vit, capfd):
+  """Pixels dropped in silence, where the size is no multiple of the patch."""
+  restoring.restore(tiny_vit, image_size=(9, 12))
+  assert capfd.readouterr().err == (
+    'note: 1 of 9 pixels at the lower edge are not seen: 9 is no multiple of '
+    'the patch of 4\n'
+  )
+  restoring.restore(tiny_vit, image_size=(8, 12))
+  assert not capfd.readouterr().err
+
+
 def test_restore_refuses_an_absurd_image_size(tiny_vit):
   largest = preprocess.MAX_IMAGE_SIZE
   with pytest.raises(ValueError, match=f'above {largest} pixels'):

@@ -173,21 +173,55 @@ def test_parameter_sharding_divides_another_dimension_if_needed():
     assert placed[name].shard_shape(whole) == part
 
 
+NARROW = dict(tokens_mlp_dim=4, channels_mlp_dim=6)
+
+
+@pytest.mark.parametrize(
+  'base, fields, what',
+  [
+    (VIT, dict(num_heads=4, mlp_dim=252), 'the 252 units or the 4 heads'),
+    (MIXER, NARROW, 'the 6 units or the 4 units'),
+    (BIT, {}, 'a model without attention and MLP'),
+  ],
+)
+def test_check_model_axis_refuses_an_axis_that_divides_nothing(
+  base, fields, what
+):
+  """A mesh axis for nothing: eight devices did the work of one."""
+  mesh = meshes.create_mesh(model=8)
+  params = shapes_of(base, mesh, **fields).params
+  message = f'model=8 does not divide {what}: 8 devices would each do the same'
+  with pytest.raises(ValueError, match=message):
+    meshes.check_model_axis(params, mesh)
+  meshes.check_model_axis(params, meshes.create_mesh())
+
+
+def test_check_model_axis_takes_an_axis_that_divides_a_part():
+  mesh = meshes.create_mesh(model=8)
+  params = shapes_of(VIT, mesh, num_heads=4).params  # 1024 units
+  meshes.check_model_axis(params, mesh)
+  (line,) = meshes.unsharded_parameters(params, mesh)
+  assert '8 devices hold them whole and each do all of their work' in line
+
+
 def test_unsharded_parameters_names_each_group_once():
   mesh = meshes.create_mesh(data=2, fsdp=2, model=2)
   three = shapes_of(VIT, mesh, num_heads=3, hidden_size=192, num_layers=2)
   assert meshes.unsharded_parameters(three.params, mesh) == [
-    'model=2 does not divide the 3 heads of key, out, query, value: each '
-    'device holds them whole'
+    'model=2 does not divide the 3 heads of key, out, query, value: 2 devices '
+    'hold them whole and each do all of their work'
   ]
   name = 'Transformer/encoderblock_1/MultiHeadDotProductAttention_0/out/kernel'
   assert specs(three.params)[name] == (None, None, 'fsdp')
-  (line,) = meshes.unsharded_parameters(shapes_of(BIT, mesh).params, mesh)
-  assert line.startswith('model=2 divides no parameter of a model without ')
   wide = meshes.create_mesh(fsdp=8)
   odd = {'head': {'kernel': jax.ShapeDtypeStruct((3, 10), np.float32)}}
-  assert meshes.unsharded_parameters(odd, wide) == [
+  even = {'stem': {'kernel': jax.ShapeDtypeStruct((8, 16), np.float32)}}
+  assert meshes.unsharded_parameters(odd | even, wide) == [
     'fsdp=8 divides no dimension of head/kernel [3, 10]: each device holds '
     'them whole'
+  ]
+  assert meshes.unsharded_parameters(odd, wide) == [
+    'fsdp=8 divides no parameter: it divides the batch, as data does, and '
+    'saves no memory'
   ]
   assert meshes.unsharded_parameters(odd, meshes.create_mesh()) == []

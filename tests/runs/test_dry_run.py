@@ -12,7 +12,7 @@ from student_runs import STUDENT
 
 from vit_jax_repro.analysis import dry_run as analysis
 from vit_jax_repro.analysis import dry_run_tables
-from vit_jax_repro.runs import dry_run
+from vit_jax_repro.runs import dry_run, settings
 from vit_jax_repro.weights import model_card
 
 CPUS = types.SimpleNamespace(name='cpu:8', devices=jax.devices)
@@ -158,6 +158,35 @@ def test_create_takes_masked_patches_and_distillation(tmp_path):
   assert taught.update.memory.arguments > 5 * patches.update.memory.arguments
   with pytest.raises(ValueError, match='no model has the name'):
     create(objective='distillation', teacher='/nowhere/mine.npz')
+
+
+def test_notes_come_before_anything_is_compiled():
+  """Numbers of a run that mean less than they seem, found after compiling."""
+  pp = dict(train='train[:12]', test='test', crop=11)
+  keys = dict(pp=pp, repeated_augmentation=20)
+  parts = dry_run._Parts(settings.from_config(config(**keys)), jax.devices())
+  assert parts.update.notes()[:3] == [
+    'config.batch=16 is larger than the training split of 12 images: an update '
+    'has each image 1.3 times, with augmentations of its own; 12 or less has '
+    'it once',
+    'config.repeated_augmentation=20 is not below config.batch=16 or the 12 '
+    'images of the training split: an update or an epoch has copies of a '
+    'single image',
+    '3 of 11 pixels at the lower and the right edge are not seen: 11 is no '
+    'multiple of the patch of 4',
+  ]
+  assert not dry_run._Parts(
+    settings.from_config(config()), jax.devices()
+  ).update.notes()
+
+
+def test_parts_refuse_a_mesh_axis_that_divides_nothing():
+  """A mesh axis for nothing: eight devices did the work of one."""
+  keys = dict(
+    model=SMALL | dict(mlp_dim=30), mesh=dict(data=1, fsdp=1, model=8)
+  )
+  with pytest.raises(ValueError, match='30 units or the 2 heads: 8 devices'):
+    dry_run._Parts(settings.from_config(config(**keys)), jax.devices())
 
 
 def test_create_refuses_an_unknown_data_set():

@@ -40,6 +40,21 @@ def test_create_schedule_takes_missing_steps_from_the_hyperrule():
   assert (total, found) == (4, [0.0, 0.25, 0.5, 0.5])
 
 
+def test_create_schedule_compares_the_hyperrule_with_total_steps(capsys):
+  """Steps that a run never reaches: a warm-up and drops of the rate."""
+  rule = dict(decay_type='bit_hyperrule', warmup_steps=None)
+  with pytest.raises(ValueError, match="=50 must be above the BiT-HyperRule's"):
+    rates(**rule, total_steps=50)
+  assert not capsys.readouterr().err
+  rates(**rule, total_steps=300)
+  assert capsys.readouterr().err == (
+    'note: config.total_steps=300: 2 of 3 drops of the learning rate by the '
+    'BiT-HyperRule, after steps 300, 400, are never reached\n'
+  )
+  rates(**rule, total_steps=None)
+  assert not capsys.readouterr().err
+
+
 def made(**keys):
   """Returns an optimiser with a learning rate of 0.5 for 10 steps."""
   keys = dict(total_steps=10, grad_norm_clip=0) | keys

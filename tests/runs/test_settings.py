@@ -149,6 +149,26 @@ def test_from_config_fills_in_defaults():
     ({'pp': GOOD['pp'] | {'test': 5}}, 'config.pp.test=5 must be a text'),
     ({'pp': GOOD['pp'] | {'shift': 0.5}}, 'pp.shift=0.5 must be a whole'),
     ({'total_steps': None}, 'config.total_steps is not known'),
+    ({'total_steps': 0}, 'config.total_steps=0 must be at least 1'),
+    (
+      {'total_steps': 20, 'warmup_steps': 500},
+      'warmup_steps=500 must .* below config.total_steps=20; set '
+      '--config.warmup_steps=2, a tenth of the steps',
+    ),
+    ({'warmup_steps': -1}, 'config.warmup_steps=-1 must be at least 0'),
+    (
+      {'pp': GOOD['pp'] | {'randaugment_magnitude': 15}},
+      'randaugment_magnitude=15 needs config.pp.randaugment_layers above 0',
+    ),
+    (
+      {'pp': GOOD['pp'] | {'randaugment_policy': 'deit'}},
+      "randaugment_policy='deit' needs config.pp.randaugment_layers above 0",
+    ),
+    (
+      {'batch': 1, 'mixup_alpha': 0.2},
+      'mixup_alpha=0.2 would mix each image with itself: config.batch=1',
+    ),
+    ({'batch': 1, 'cutmix_alpha': 1.0}, 'cutmix_alpha=1.0 would mix each'),
     (
       {'pp': dict(train='train', test='test', crop=None)},
       "config.pp.crop is not known for 'digits'; set it, in pixels",
@@ -266,6 +286,7 @@ def test_configuration_create_has_every_key():
   assert set(config) == names
   assert config.is_locked
   config.total_steps = 3  # as flags do
+  config.warmup_steps = 1
   config.pp.resize = 16
   config.model.dtype = 'bfloat16'
   config.decay_steps = (1, 2)

@@ -18,6 +18,7 @@ import numpy as np
 from vit_jax_repro import models
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models.layers import INTERMEDIATES
+from vit_jax_repro.models.patches import patch_stride
 
 # Functions that combine the heads of a layer into one matrix. The ViT paper
 # averages them (D.8), as do Abnar and Zuidema (arXiv:2005.00928).
@@ -30,7 +31,7 @@ class AttentionMaps:
 
   weights: np.ndarray  # [L, A, N (queries), N (keys)] float32; rows sum to 1
   grid: tuple[int, int]
-  patch: tuple[float, float]  # pixels between adjacent patches: down, right
+  patch: tuple[int, int]  # pixels between adjacent patches: down, right
 
   @property
   def num_prefix(self) -> int:
@@ -106,13 +107,7 @@ def attention_maps(
       'the attention of the model is not finite: its weights hold NaN or '
       'infinity, or are too large'
     )
-  grid = cells.shape[1:3]
-  patch = model.patch_size
-  if model.stem_num_layers is not None:  # the stem reduces the image first
-    patch = tuple(
-      pixels / count for pixels, count in zip(image.shape, grid, strict=False)
-    )
-  return AttentionMaps(weights, grid, tuple(patch))
+  return AttentionMaps(weights, cells.shape[1:3], patch_stride(model))
 
 
 def grid_of(
@@ -159,7 +154,7 @@ def rollout(
 
 
 def patch_distances(
-  grid: tuple[int, int], patch: tuple[float, float]
+  grid: tuple[int, int], patch: tuple[int, int]
 ) -> np.ndarray:
   """Returns the distances [h*w, h*w] in pixels between centres of patches.
 

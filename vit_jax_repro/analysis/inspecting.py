@@ -33,6 +33,7 @@ class Rollouts:
   names: tuple[str, ...]  # names of the images
   images: np.ndarray  # [B, H, W, 3] in [0, 1], as preprocessed for the model
   maps: np.ndarray  # [B, h, w], parts of 1
+  patch: tuple[int, int]  # pixels between adjacent patches: down, right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ class HeadMaps:
   names: tuple[str, ...]
   images: np.ndarray  # [B, H, W, 3] in [0, 1]
   maps: np.ndarray  # [B, layers, heads, h, w], parts of 1
+  patch: tuple[int, int]  # pixels between adjacent patches: down, right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Distances:
 
   model: str
   image_size: tuple[int, int]
-  patch: tuple[float, float]  # pixels between adjacent patches: down, right
+  patch: tuple[int, int]  # pixels between adjacent patches: down, right
   even: float  # pixels; distance of uniform attention to all patches
   distances: np.ndarray  # [B, L, A], pixels
 
@@ -108,6 +110,7 @@ def rollouts(
     _names(images),
     np.stack(shown),
     np.stack(maps),
+    seen.patch,
   )
 
 
@@ -147,6 +150,7 @@ def head_maps(
     _names(images),
     np.stack(shown),
     np.stack(maps),
+    seen.patch,
   )
 
 

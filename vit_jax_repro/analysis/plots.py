@@ -23,6 +23,7 @@ _MAP = 'viridis'
 # Each map of a mosaic has at least `_FINE` pixels per side, so that gaps can be
 # narrow: a gap is `_GAP` of a map's width.
 _FINE, _GAP = 24, 0.08
+_UNSEEN = '0.6'  # grey of pixels that are in no patch
 
 
 def rollout(found: inspecting.Rollouts) -> Any:
@@ -36,25 +37,48 @@ def rollout(found: inspecting.Rollouts) -> Any:
     fontsize=10,
   )
   panels = figure.subplots(len(images), 3, squeeze=False)
-  per_cent = 100 * found.maps
+  per_cent, covered = 100 * found.maps, _covered(found)
   limits = dict(vmin=0, vmax=per_cent.max())
   for row, image, shares, name in zip(
     panels, images, per_cent, found.names, strict=True
   ):
-    large = enlarged(shares, (height, width))
-    row[0].imshow(image)
+    large = over_image(shares, found.patch, (height, width))
+    weighted = image * (large / (np.nanmax(large) or 1))[..., None]
+    _draw_image(row[0], image, covered)
     row[0].set_ylabel(_short(name), fontsize=8)
-    row[1].imshow(image * (large / (large.max() or 1))[..., None])
-    drawn = row[2].imshow(shares, cmap=_MAP, **limits)
-    for panel in row:
-      panel.set(xticks=[], yticks=[])
+    _draw_image(row[1], np.nan_to_num(weighted), covered)
+    bottom, right = covered - 0.5
+    drawn = row[2].imshow(
+      shares, cmap=_MAP, extent=(-0.5, right, bottom, -0.5), **limits
+    )
+    row[2].set_facecolor(_UNSEEN)
+    _limit(row[2], image)
   for panel, head in zip(
     panels[0], ('image', 'image, weighted', 'attention'), strict=True
   ):
     panel.set_title(head, fontsize=9)
   bar = figure.colorbar(drawn, ax=panels[:, 2], fraction=0.05)
   bar.set_label('attention to a patch (%)', fontsize=9)
+  _explain_grey(figure, found)
   return figure
+
+
+def over_image(
+  cells: np.ndarray, patch: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+  """Enlarges a map of patches [h, w] to the pixels [H, W] of their image.
+
+  Args:
+    cells: the map.
+    patch: pixels between adjacent patches: down, right.
+    size: H and W. Pixels beyond the last patch are NaN. A part of a patch that
+      lies beyond the image, as of hybrids, is cut off.
+  """
+  height, width = np.multiply(cells.shape, patch)
+  large = enlarged(cells, (height, width))[: size[0], : size[1]]
+  found = np.full(size, np.nan)
+  found[: large.shape[0], : large.shape[1]] = large
+  return found
 
 
 def enlarged(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -87,8 +111,7 @@ def heads(found: inspecting.HeadMaps) -> Any:
   for row, image, each, name in zip(
     panels, images, found.maps, found.names, strict=True
   ):
-    row[0].imshow(image)
-    row[0].set(xticks=[], yticks=[])
+    _draw_image(row[0], image, _covered(found))
     row[0].set_xlabel(_short(name), fontsize=8)
     largest = each.max(axis=(-2, -1), keepdims=True)
     scaled = each / np.where(largest > 0, largest, 1)
@@ -97,6 +120,7 @@ def heads(found: inspecting.HeadMaps) -> Any:
     )
   bar = figure.colorbar(drawn, ax=panels[:, 1], fraction=0.04)
   bar.set_label("attention (part of the map's largest)", fontsize=8)
+  _explain_grey(figure, found)
   return figure
 
 
@@ -187,6 +211,35 @@ def filters(found: inspecting.Filters) -> Any:
     panel.set_title(f'{i + 1}: {100 * share:.2g} %', fontsize=8, pad=3)
   figure.supxlabel('number of the component: its part of the variance', size=9)
   return figure
+
+
+def _draw_image(panel, image, covered):
+  """Draws an image; grey covers the pixels that are in no patch."""
+  height, width = image.shape[:2]
+  panel.imshow(image)
+  if covered[0] < height:
+    panel.axhspan(covered[0] - 0.5, height - 0.5, color=_UNSEEN)
+  if covered[1] < width:
+    panel.axvspan(covered[1] - 0.5, width - 0.5, color=_UNSEEN)
+  _limit(panel, image)
+
+
+def _limit(panel, image):
+  """Limits a panel to the pixels of an image."""
+  height, width = image.shape[:2]
+  panel.set(
+    xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5)
+  )
+
+
+def _covered(found):
+  """Returns the pixels (down, right) that all patches cover."""
+  return np.multiply(found.maps.shape[-2:], found.patch)
+
+
+def _explain_grey(figure, found):
+  if (_covered(found) < found.images.shape[1:3]).any():
+    figure.supxlabel('grey: pixels in no patch', size=9)
 
 
 def _mosaic(axis, maps, *, columns, rows, labels, limits=(0, 1)):

@@ -11,11 +11,12 @@ from vit_jax_repro import ports, weights
 from vit_jax_repro.comparison import causes, torch_models
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference.restoring import Restored
+from vit_jax_repro.models.patches import patch_grid
 from vit_jax_repro.output import messages
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import state_dicts
 from vit_jax_repro.weights import positions, trees
-from vit_jax_repro.weights.adapt import HEADS, patch_grid
+from vit_jax_repro.weights.adapt import HEADS
 
 
 @dataclasses.dataclass(frozen=True)

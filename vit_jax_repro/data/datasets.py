@@ -15,7 +15,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Self
 
 from vit_jax_repro.data import (
   catalogue,
@@ -47,6 +48,24 @@ class Split:
   is_folder: bool  # of files that a person collected
   # None: from `describe_split`, without images.
   _source: folders.Folder | tfds_files.Files | None
+
+  @property
+  def folder(self) -> folders.Folder | None:
+    """Returns the folder of images that this is a split of, if it is one."""
+    source = self._source
+    return source if isinstance(source, folders.Folder) else None
+
+  @property
+  def notes(self) -> tuple[str, ...]:
+    """Returns lines on files of a folder that are left out, for the user."""
+    return self.folder.notes if self.folder else ()
+
+  def subset(self, positions: Iterable[int]) -> Self:
+    """Returns the split of the images at these positions of `examples`."""
+    part = self._images.subset(positions)
+    return dataclasses.replace(
+      self, _source=part, num_examples=part.num_examples
+    )
 
   def part_size(self, process_index: int = 0, process_count: int = 1) -> int:
     """Counts the examples in one process's part; parts differ by at most 1.

@@ -1,22 +1,27 @@
 """Folders of images as data sets: ROOT/SPLIT/CLASS/**/*.{jpg,png,...}.
 
 The endings are EXTENSIONS, in any letter case. Images may be at any depth below
-CLASS. Symbolic links are followed. Hidden files, hidden folders and all other
-files are ignored. A label is a position in the sorted class names of all splits
+CLASS. Symbolic links are followed. Hidden files and folders, folders of tools
+(`TOOL_FOLDERS`) and all other files are left out; `Folder.notes` counts what is
+not hidden. A label is a position in the sorted class names of all splits
 together, so a class has the same label in each split even if some split lacks
-a class.
+a class. Names that are all whole numbers are sorted as numbers.
 """
 
 import dataclasses
+import functools
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 import numpy as np
 
+from vit_jax_repro.data import class_checks
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output.messages import MOST_NAMES, short
 
 # The usual endings of pillow.FORMATS. Files with other endings are ignored. The
 # message on a file that cannot be decoded is `preprocess.undecodable`.
@@ -33,6 +38,21 @@ EXTENSIONS = (
 )
 _ENDINGS = ','.join(ending[1:] for ending in EXTENSIONS)
 LAYOUT = f'ROOT/SPLIT/CLASS/*.{{{_ENDINGS}}}'
+# Folders that systems and tools make, in lower case: thumbnails, snapshots and
+# bins of Synology, QNAP and Windows, halves of macOS's files in archives. They
+# are neither splits nor classes, and images in them do not count.
+TOOL_FOLDERS = (
+  '@eadir',
+  '@recycle',
+  '#recycle',
+  '#snapshot',
+  '__macosx',
+  '$recycle.bin',
+  'system volume information',
+  'lost+found',
+)
+_TOOL_FILES = ('thumbs.db', 'ehthumbs.db', 'desktop.ini')  # need no note
+_LOOSE = 'images outside of class folders'
 _PART = re.compile(r'([^\[\]]+)\[(-?\d+%?)?:(-?\d+%?)?\]')
 
 
@@ -44,6 +64,9 @@ class Folder:
   class_names: tuple[str, ...]
   paths: tuple[str, ...]  # relative to root; also the ids of the examples
   labels: tuple[int, ...]
+  # Labels of the class folders of the splits, of which `labels` may be a part.
+  folder_labels: tuple[int, ...] = ()
+  notes: tuple[str, ...] = ()  # a line on what was left out, if anything was
   multi_label = False
 
   @property
@@ -87,6 +110,16 @@ class Folder:
     """Implements datasets.Split.locate."""
     return os.path.join(self.root, example_id)
 
+  def positions(self, names: Iterable[str]) -> list[int]:
+    """Returns the positions in `paths` of names from `locate`."""
+    start = len(os.path.join(self.root, ''))
+    return [self._positions[name[start:]] for name in names]
+
+  def folders_below(self, label: int) -> list[str]:
+    """Returns the names of the folders in a class folder of these images."""
+    parts = self.paths[self.labels.index(label)].split(os.sep)[:2]
+    return _entries(os.path.join(self.root, *parts), folders=True)
+
   def contents(self) -> Iterator[tuple[str, int]]:
     """Yields the data that datasets.Split.fingerprint hashes: path and size."""
     for path in self.paths:
@@ -103,6 +136,10 @@ class Folder:
       paths=tuple(self.paths[i] for i in positions),
       labels=tuple(self.labels[i] for i in positions),
     )
+
+  @functools.cached_property
+  def _positions(self):
+    return {path: position for position, path in enumerate(self.paths)}
 
   def _columns(self):
     tf = tensorflow()
@@ -125,8 +162,9 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
 
   Raises:
     FileNotFoundError: `root` is not a folder.
-    InputError: `root` has no such split or not the layout LAYOUT, or a class
-      folder of the split contains no image.
+    InputError: `root` has no such split or not the layout LAYOUT, a class
+      folder of the split contains no image, or two classes differ only in
+      letter case or in the form of their accents.
     OSError: an image of the split cannot be read, for example because it is a
       broken link.
   """
@@ -137,11 +175,19 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
   splits = _splits(root)
   if not splits:
     raise InputError(f'no images in {root}; an image folder is {LAYOUT}')
-  class_names = sorted({c for classes in splits.values() for c in classes})
+  class_checks.check_spellings(root, splits)
+  class_names = class_checks.in_order(
+    {c for classes in splits.values() for c in classes}
+  )
   label_of = {name: label for label, name in enumerate(class_names)}
   examples = []  # (path, label)
+  folder_labels, notes = set(), {}
   for part in [split] if split in splits else split.split('+'):
-    examples += _examples(root, part.strip(), splits, label_of)
+    found, name, left_out = _examples(root, part.strip(), splits, label_of)
+    examples += found
+    folder_labels |= {label_of[each] for each in splits[name]}
+    if left_out:
+      notes[name] = _note(os.path.join(root, name), left_out)
   if not examples:
     raise InputError(f'split {split!r} of {root} holds no image')
   for path, _ in examples:
@@ -153,6 +199,19 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
     class_names=tuple(class_names),
     paths=tuple(path[start:] for path in paths),
     labels=labels,
+    folder_labels=tuple(sorted(folder_labels)),
+    notes=tuple(notes.values()),
+  )
+
+
+def _note(folder, left_out):
+  most = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+  counts = ', '.join(f'{n} {short(what)}' for what, n in most[:MOST_NAMES])
+  rest = sum(n for _, n in most[MOST_NAMES:])
+  counts += f' and {rest} more' if rest else ''
+  return (
+    f'{folder}: left out {counts}; images are files {", ".join(EXTENSIONS)} in '
+    'class folders'
   )
 
 
@@ -171,6 +230,7 @@ def _splits(root):
 
 
 def _examples(root, part, splits, label_of):
+  """Returns (path, label) of a part, its split, and counts of what is not."""
   match = None if part in splits else _PART.fullmatch(part)
   split, start, stop = match.groups() if match else (part, None, None)
   if split not in splits:
@@ -184,18 +244,20 @@ def _examples(root, part, splits, label_of):
         f'class folder {os.path.join(root, split, name)} holds no image '
         f'({", ".join(EXTENSIONS)}); remove it, or put its images there'
       )
+  left_out = _left_out_beside(os.path.join(root, split))
   found = [
     (path, label_of[name])
     for name in splits[split]
-    for path in _images(os.path.join(root, split, name))
+    for path in _images(os.path.join(root, split, name), left_out)
   ]
   if match is None:
-    return found
+    return found, split, left_out
   start = _position(start, len(found), part) if start else 0
   stop = _position(stop, len(found), part) if stop else len(found)
   # NumPy never changes RandomState's stream, unlike newer generators'.
   order = np.random.RandomState(0).permutation(len(found))
-  return [found[i] for i in sorted(order[start:stop])]
+  chosen = [found[i] for i in sorted(order[start:stop])]
+  return chosen, split, left_out
 
 
 def _position(text, size, part):
@@ -215,24 +277,47 @@ def _check_readable(path):
     raise OSError(f'{path} cannot be read: {reason}; remove or mend it')
 
 
-def _images(folder, above=()):
-  """Yields the paths of the images below `folder`, sorted level by level."""
+def _images(folder, left_out=None, above=()):
+  """Yields the paths of the images below `folder`, sorted level by level.
+
+  Counts in `left_out` the endings of other files and the folders of tools.
+  """
   here = os.path.realpath(folder)
   if here in above:  # a symbolic link to a parent folder
     return
-  for name in _entries(folder, folders=False):
+  for name in _entries(folder, folders=False, left_out=left_out):
     path = os.path.join(folder, name)
     if os.path.isdir(path):
-      yield from _images(path, (*above, here))
-    elif name.lower().endswith(EXTENSIONS):
+      yield from _images(path, left_out, (*above, here))
+    elif _is_image(name):
       yield path
+    elif left_out is not None and name.lower() not in _TOOL_FILES:
+      left_out[os.path.splitext(name)[1].lower() or 'without ending'] += 1
 
 
-def _entries(folder, *, folders):
-  """Returns the sorted names in a folder without hidden ones."""
+def _left_out_beside(folder):
+  """Counts what lies in the folder of a split and is no class folder."""
+  left_out = Counter()
+  for name in _entries(folder, folders=False, left_out=left_out):
+    if _is_image(name) and not os.path.isdir(os.path.join(folder, name)):
+      left_out[_LOOSE] += 1
+  return left_out
+
+
+def _is_image(name):
+  return name.lower().endswith(EXTENSIONS)
+
+
+def _entries(folder, *, folders, left_out=None):
+  """Returns the sorted names in a folder without hidden and tools' ones."""
+  names = []
   with os.scandir(folder) as entries:
-    return sorted(
-      entry.name
-      for entry in entries
-      if not entry.name.startswith('.') and (entry.is_dir() or not folders)
-    )
+    for entry in entries:
+      if entry.name.startswith('.'):
+        continue
+      if entry.name.lower() in TOOL_FOLDERS and entry.is_dir():
+        if left_out is not None:
+          left_out[f'{entry.name}{os.sep}'] += 1
+      elif entry.is_dir() or not folders:
+        names.append(entry.name)
+  return sorted(names)

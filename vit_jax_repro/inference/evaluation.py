@@ -7,7 +7,13 @@ from typing import Any
 
 import jax
 
-from vit_jax_repro.data import class_matching, datasets, pipeline, preprocess
+from vit_jax_repro.data import (
+  class_checks,
+  class_matching,
+  datasets,
+  pipeline,
+  preprocess,
+)
 from vit_jax_repro.data.labels import translated
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify
@@ -39,6 +45,8 @@ class Evaluation:
   unreadable: tuple[str, ...] = ()
   # Classes of the data set that the model lacks. Their images count as wrong.
   unmatched: tuple[str, ...] = ()
+  # Lines on the data: files left out, classes without a readable image.
+  notes: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -94,19 +102,28 @@ def evaluate(
   match = _match(source, restored, labels)
   restored = restored.for_data(source)
   started = time.perf_counter()
-  unreadable: list[str] = []
+  faults: list[tuple[str, str]] = []  # (name, reason)
+  notes = [
+    *source.notes,
+    *class_checks.check_evaluation(
+      source, by_name=match.by == class_matching.NAMES
+    ),
+  ]
+  for line in notes:
+    note(line)
   measured = _measured(
-    source,
-    restored,
-    match,
-    batch_size,
-    lambda *fault: unreadable.append(preprocess.undecodable(*fault)),
+    source, restored, match, batch_size, lambda *fault: faults.append(fault)
   )
+  counts = class_checks.unreadable_by_class(source, (x for x, _ in faults))
+  lost = class_checks.notes_on_unreadable(source, counts, 'they count as wrong')
+  for line in lost:
+    note(line)
   seconds = time.perf_counter() - started
   return Evaluation(
     **measured,
-    unreadable=tuple(unreadable),
+    unreadable=tuple(preprocess.undecodable(*fault) for fault in faults),
     unmatched=match.unmatched,
+    notes=(*notes, *lost),
     seconds=seconds,
     images_per_sec=source.num_examples / seconds,
     weights=os.fspath(weights),
@@ -148,9 +165,13 @@ def _measured(source, restored, match, batch_size, report) -> dict[str, Any]:
 def _match(source, restored, how):
   """Returns the model's class of each class of the data set; prints notes."""
   number = restored.num_classes
-  match = class_matching.match(
-    source.class_names, restored.class_names, number, how=how
-  )
+  try:
+    match = class_matching.match(
+      source.class_names, restored.class_names, number, how=how
+    )
+  except InputError:
+    class_checks.check_evaluation(source, by_name=False)
+    raise
   for line in match.notes(repr(source.name)):
     note(line)
   if source.num_classes < number:

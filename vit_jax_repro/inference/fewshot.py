@@ -14,12 +14,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from vit_jax_repro.data import datasets, labels, pipeline, preprocess, subsets
+from vit_jax_repro.data import (
+  class_checks,
+  datasets,
+  labels,
+  pipeline,
+  preprocess,
+  subsets,
+)
 from vit_jax_repro.data.tf_host import parallel_map, tensorflow
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import least_squares
 from vit_jax_repro.inference.restoring import restore
-from vit_jax_repro.output.messages import note, note_unapplied
+from vit_jax_repro.output.messages import listed, note, note_unapplied
 from vit_jax_repro.parallel import mesh as meshes
 
 # Preprocessings that resize to a square. The few-shot protocol has the same
@@ -63,6 +70,7 @@ class FewShot:
   # One line for each image that could not be decoded, as in jobs.Evaluation.
   # Training images are left out, test images count as wrong.
   unreadable: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()  # on the data, as in jobs.Evaluation
 
 
 def fewshot(
@@ -116,16 +124,31 @@ def fewshot(
   test = datasets.open_split(dataset, split, data_dir=data_dir)
   train = datasets.open_split(dataset, train_split, data_dir=data_dir)
   restored = restored.for_data(test)
+  notes = [*train.notes, *test.notes, *class_checks.check_training(train, test)]
+  for line in notes:
+    note(line)
   choice = choose(train, shots, range(seeds))
-  unreadable: list[str] = []
-  features = _Features(restored, batch_size, unreadable, test.is_folder)
+  faults: list[tuple[str, str]] = []  # (name, reason)
+  features = _Features(restored, batch_size, faults, test.is_folder)
   rows, places = features.extract(choice.split)
+  drawn = len(faults)
   row_of = {place: row for row, place in enumerate(places) if place >= 0}
   test_rows, test_labels = features.extract(test)
   note_unapplied(features.turned)
+  wrong = (name for name, _ in faults[drawn:])
+  counts = class_checks.unreadable_by_class(test, wrong)
+  lost = class_checks.notes_on_unreadable(test, counts, 'they count as wrong')
   correct = {}
   for key, chosen in choice.places.items():
     readable = [place for place in chosen if place in row_of]
+    gone = set(choice.labels[chosen]) - set(choice.labels[readable])
+    if gone:
+      classes = listed(train.class_names[label] for label in gone)
+      lost.append(
+        f'{key[0]} shots, seed {key[1]}: no image of {len(gone)} of '
+        f'{train.num_classes} classes can be decoded ({classes}), so that they '
+        'are never the answer'
+      )
     head = least_squares.fit(
       rows[[row_of[place] for place in readable]],
       choice.labels[readable],
@@ -133,6 +156,9 @@ def fewshot(
       l2=l2,
     )
     correct[key] = int((head.predict(test_rows) == test_labels).sum())
+  for line in lost:
+    note(line)
+  unreadable = [preprocess.undecodable(*fault) for fault in faults]
   return FewShot(
     results=tuple(
       _summary(number, [correct[number, seed] for seed in range(seeds)], test)
@@ -153,6 +179,7 @@ def fewshot(
     orientation=restored.orientation,
     seconds=time.perf_counter() - started,
     unreadable=tuple(dict.fromkeys(unreadable)),
+    notes=(*notes, *lost),
   )
 
 
@@ -215,11 +242,11 @@ def choose(
 class _Features:
   """Features and labels of a split, from a restored model."""
 
-  def __init__(self, restored, batch_size, unreadable, is_folder):
+  def __init__(self, restored, batch_size, faults, is_folder):
     self._restored = restored
     self._is_folder = is_folder
     self._batch_size = -(-batch_size // jax.process_count())
-    self._unreadable = unreadable
+    self._faults = faults
     self._mesh = meshes.create_mesh()
     self._params = meshes.replicate(restored.params, self._mesh)
     # Ids of images with an EXIF orientation that is not applied.
@@ -234,9 +261,7 @@ class _Features:
       batch_size=self._batch_size,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
-      report=lambda *fault: self._unreadable.append(
-        preprocess.undecodable(*fault)
-      ),
+      report=lambda *fault: self._faults.append(fault),
       orientation=restored.orientation,
       turned=self.turned if self._is_folder else None,
     )

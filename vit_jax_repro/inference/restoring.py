@@ -13,6 +13,7 @@ import numpy as np
 from vit_jax_repro import models, weights
 from vit_jax_repro.data import datasets, labels, pillow, preprocess
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models import patches
 from vit_jax_repro.output.messages import by, note
 from vit_jax_repro.weights import model_card, positions
 
@@ -151,6 +152,9 @@ def restore(
   fitted = _fit(params, module, size, card, path)
   if not read.has_card:
     _note_token_without_slot(params, fitted)
+  uncovered = patches.note_on_uncovered(module, size)
+  if uncovered:
+    note(uncovered)
   names = card.class_names
   return Restored(
     model=module,

@@ -116,6 +116,30 @@ def parameter_sharding(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map_with_path(place, tree)
 
 
+def check_model_axis(params: Any, mesh: Mesh) -> None:
+  """Refuses a `model` axis whose devices would all do the same work.
+
+  Args:
+    params: arrays or shapes of the parameters, without optimiser state.
+    mesh: the device mesh.
+
+  Raises:
+    InputError: the size of the axis is above 1 and divides no parameter.
+  """
+  used, kept, _ = _division(params, mesh)
+  model = mesh.shape['model']
+  if model == 1 or 'model' in used:
+    return
+  what = 'a model without attention and MLP'
+  if kept:
+    what = ' or '.join(f'the {name}' for name in kept)
+  raise InputError(
+    f'config.mesh.model={model} does not divide {what}: {model} devices would '
+    'each do the same work; choose a number that does, or use config.mesh.data '
+    'or fsdp instead'
+  )
+
+
 def unsharded_parameters(params: Any, mesh: Mesh) -> list[str]:
   """Returns one warning per parameter group that the mesh cannot shard.
 
@@ -128,37 +152,48 @@ def unsharded_parameters(params: Any, mesh: Mesh) -> list[str]:
     `fsdp`. It is empty if the mesh shards every group.
   """
   model, fsdp = mesh.shape['model'], mesh.shape['fsdp']
-  ruled, kept, whole = False, {}, []
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    name = _name(path)
-    axes, what = _rule(name, leaf.shape)
-    divided = {
-      axis for axes in _places(name, leaf.shape, mesh) for axis in axes
-    }
-    ruled |= what is not None
-    if 'model' in axes and 'model' not in divided:
-      size = leaf.shape[axes.index('model')]
-      part = re.sub('/(kernel|bias)$', '', name).rpartition('/')[2]
-      kept.setdefault(f'{size} {what}', set()).add(part)
-    if 'fsdp' in axes and 'fsdp' not in divided:
-      whole.append(f'{name} {list(leaf.shape)}')
+  used, kept, whole = _division(params, mesh)
   lines = [
     f'model={model} does not divide the {what} of {", ".join(sorted(parts))}: '
-    'each device holds them whole'
+    f'{model} devices hold them whole and each do all of their work'
     for what, parts in kept.items()
   ]
-  if model > 1 and not ruled:
+  if whole and 'fsdp' not in used:
     lines.append(
-      f'model={model} divides no parameter of a model without attention and '
-      f'MLP: {model} devices each do the same work; use data or fsdp instead'
+      f'fsdp={fsdp} divides no parameter: it divides the batch, as data does, '
+      'and saves no memory'
     )
-  if whole:
+  elif whole:
     more = f' and {len(whole) - 3} more' if len(whole) > 3 else ''
     lines.append(
       f'fsdp={fsdp} divides no dimension of {", ".join(whole[:3])}{more}: each '
       'device holds them whole'
     )
   return lines
+
+
+def _division(params, mesh):
+  """Returns what the axes of a mesh divide and do not divide.
+
+  Returns:
+    The axes that divide a parameter; {'4 heads': {part, ...}} that `model`
+    leaves whole; and the names of parameters that `fsdp` leaves whole.
+  """
+  used, kept, whole = set(), {}, []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    name = _name(path)
+    axes, what = _rule(name, leaf.shape)
+    divided = {
+      axis for axes in _places(name, leaf.shape, mesh) for axis in axes
+    }
+    used |= divided
+    if 'model' in axes and 'model' not in divided:
+      size = leaf.shape[axes.index('model')]
+      part = re.sub('/(kernel|bias)$', '', name).rpartition('/')[2]
+      kept.setdefault(f'{size} {what}', set()).add(part)
+    if 'fsdp' in axes and 'fsdp' not in divided:
+      whole.append(f'{name} {list(leaf.shape)}')
+  return used, kept, whole
 
 
 def local_device(mesh: Mesh) -> Any:

@@ -12,9 +12,9 @@ from typing import Any
 
 from vit_jax_repro.data import labels, preprocess
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models.patches import patch_grid
 from vit_jax_repro.ports import configs
 from vit_jax_repro.weights import positions, trees
-from vit_jax_repro.weights.adapt import patch_grid
 
 _TRANSFORMERS_GELUS = {'tanh': 'gelu_pytorch_tanh', 'erf': 'gelu'}
 _TIMM_GELUS = {'tanh': 'gelu_tanh', 'erf': 'gelu'}

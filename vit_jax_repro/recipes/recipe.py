@@ -22,8 +22,8 @@ class Recipe:
     dataset: for jobs.train; '' if the user has to choose it.
     settings: for jobs.train, without pretrained_dir and model. Its base_lr is
       the middle one of `base_lrs`, the larger of two.
-    model_fields: fields of the model that the source sets; HIDDEN_SIZE stands
-      for the width of the model.
+    model_fields: fields of the model that the source sets. HIDDEN_SIZE means
+      the width of the model.
     base_lrs: learning rates that the source chooses from; often only one.
     tune: splits for that choice, dict(train=..., test=...); None: no choice.
     notes: one line for each setting that the source omits, with the value

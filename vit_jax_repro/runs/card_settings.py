@@ -31,23 +31,23 @@ def decided_by(
   if card is None:
     return settled(config)
   architecture = _ungrouped(card.architecture)
-  said = {
+  found_in_file = {
     f'model.{name}': architecture[name]
     for name in constants(config['model'])
     if architecture.get(name) is not None
   }
   if card.preprocessing is not None:
-    said['preprocessing'] = card.preprocessing
-  found = settled(config, said)
+    found_in_file['preprocessing'] = card.preprocessing
+  found = settled(config, found_in_file)
   now, default = _flat(found), _flat(settled(config))
   taken = [
     f'{key}={value}'
-    for key, value in said.items()
+    for key, value in found_in_file.items()
     if now[key] == value != default[key]
   ]
   other = [
     f'config.{key}={now[key]} where the file says {value}'
-    for key, value in said.items()
+    for key, value in found_in_file.items()
     if now[key] != value
   ]
   if taken:
@@ -73,25 +73,25 @@ def _ungrouped(model):
 
 
 def settled(
-  config: Mapping[str, Any], said: Mapping[str, Any] | None = None
+  config: Mapping[str, Any], found_in_file: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
   """Gives a value to each key that None leaves to the weights file.
 
   Args:
     config: plain mapping of settings, see `settings.to_plain`.
-    said: values from the file, {'preprocessing': 'deit', 'model.gelu': 'erf',
-      ...}. A key that is missing here gets its default.
+    found_in_file: {'preprocessing': 'deit', 'model.gelu': 'erf', ...}. A key
+      that is missing here gets its default.
   """
-  said = said or {}
+  found_in_file = found_in_file or {}
   if config.get('preprocessing') in (None, ''):
-    found = said.get('preprocessing', DEFAULT_PREPROCESSING)
+    found = found_in_file.get('preprocessing', DEFAULT_PREPROCESSING)
     config = dict(config, preprocessing=found)
   if not isinstance(config.get('model'), Mapping):
     return dict(config)
   model = dict(config['model'])
   for name, value in constants(model).items():
     if _ungrouped(model).get(name) is None:
-      model[name] = said.get(f'model.{name}', value)
+      model[name] = found_in_file.get(f'model.{name}', value)
   return dict(config, model=model)
 
 

@@ -9,7 +9,15 @@ import jax
 import numpy as np
 
 from vit_jax_repro import recipes
-from vit_jax_repro.data import augment, datasets, labels, pipeline, preprocess
+from vit_jax_repro.data import (
+  augment,
+  class_checks,
+  class_matching,
+  datasets,
+  labels,
+  pipeline,
+  preprocess,
+)
 from vit_jax_repro.data.image_settings import ImageSettings
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import note, note_unapplied
@@ -35,8 +43,11 @@ class Input:
     self.is_described = is_described
     # Counts every replacement in this process so far.
     self.replaced_images = 0
-    self._reported = set()  # names of images in a note
     self.preprocessing = settings.preprocessing or DEFAULT_PREPROCESSING
+    # Names of the images that this process could not decode.
+    self._unreadable: dict[str, set[str]] = {'train': set(), 'test': set()}
+    self._readable_classes: set[int] = set()  # have a readable training image
+    self._mostly_lost: set[str] = set()  # notes on classes
     self.augmentation = self._augmentation()
     self.image_size = self.augmentation.crop
     self.train = self._split(settings.pp.train)
@@ -52,6 +63,8 @@ class Input:
         f'config.dataset={settings.dataset!r} has several labels an image and '
         'is for evaluation; choose a data set with one'
       )
+    self.notes = [] if is_described else self._checked()
+    self.notes += self._notes_on_sizes()
 
   def _split(self, split):
     settings = self.settings
@@ -62,6 +75,36 @@ class Input:
     return datasets.open_split(
       name, split, data_dir=data_dir, manual_dir=manual_dir
     )
+
+  def _checked(self):
+    """Returns lines for the user on data that say less than they seem to."""
+    lines = [*self.train.notes, *self.test.notes]
+    if self.settings.objective != 'masked_patches':  # which has no classes
+      lines += class_checks.check_training(
+        self.train,
+        self.test,
+        as_is=self.settings.labels == class_matching.AS_IS,
+      )
+    return list(dict.fromkeys(lines))
+
+  def _notes_on_sizes(self):
+    """Returns lines on batches with several copies of an image."""
+    settings, size = self.settings, self.train.num_examples
+    batch, copies = settings.batch, settings.repeated_augmentation
+    lines = []
+    if batch > size:
+      lines.append(
+        f'config.batch={batch} is larger than the training split of {size} '
+        f'images: an update has each image {batch / size:.2g} times, with '
+        f'augmentations of its own; {size} or less has it once'
+      )
+    if copies > 1 and copies >= min(batch, size):
+      lines.append(
+        f'config.repeated_augmentation={copies} is not below '
+        f'config.batch={batch} or the {size} images of the training split: an '
+        'update or an epoch has copies of a single image'
+      )
+    return lines
 
   def _augmentation(self):
     pp = self.settings.pp
@@ -108,7 +151,7 @@ class Input:
       batch_size=-(-self.settings.batch_eval // jax.process_count()),
       process_index=jax.process_index(),
       process_count=jax.process_count(),
-      report=functools.partial(self._report_once, 'counted as wrong'),
+      report=functools.partial(self._report_once, 'test', 'counted as wrong'),
       orientation=self.orientation,
       turned=self._turned,
     )
@@ -177,12 +220,83 @@ class Input:
 
     return augmented
 
+  def unreadable(self) -> tuple[dict[str, int], list[str]]:
+    """Counts the images that no process could decode; all must call it.
+
+    Only those of a folder are counted, and of those that this call of the run
+    has read.
+
+    Returns:
+      {class: unreadable images of the training split}, and lines on the
+      classes of both splits that lost most of their images.
+    """
+    counts = {
+      which: class_checks.unreadable_by_class(
+        split, self._unreadable[which], in_all_processes=True
+      )
+      for which, split in (('train', self.train), ('test', self.test))
+    }
+    return {name: lost for name, (lost, _) in counts['train'].items()}, [
+      *self._notes_on_classes('train', counts['train']),
+      *self._notes_on_classes('test', counts['test']),
+    ]
+
+  def _notes_on_classes(self, which, counts):
+    split = self.train if which == 'train' else self.test
+    fate = (
+      'others take their place' if which == 'train' else 'they count as wrong'
+    )
+    return class_checks.notes_on_unreadable(split, counts, fate)
+
   def _replaced(self, name, why):
     self.replaced_images += 1
-    self._report_once('another image takes its place', name, why)
+    is_new = name not in self._unreadable['train']
+    self._report_once('train', 'another image takes its place', name, why)
+    if is_new and self.train.folder:
+      self._check_class_of(name)
 
-  def _report_once(self, what, name, why):
-    if name not in self._reported:
-      self._reported.add(name)
+  def _report_once(self, which, what, name, why):
+    if name not in self._unreadable[which]:
+      self._unreadable[which].add(name)
       line = preprocess.undecodable(name, why)
       note(f'{line}; {what}', every_process=True)
+
+  def _check_class_of(self, name):
+    """Refuses a class without a readable image; notes one that lost most."""
+    folder, split = self.train.folder, self.train
+    (position,) = folder.positions([name])
+    label = folder.labels[position]
+    if label not in self._readable_classes:
+      self._require_readable(label)
+      self._readable_classes.add(label)
+    counts = class_checks.unreadable_by_class(
+      split, self._unreadable['train'], in_all_processes=False
+    )
+    name = split.class_names[label]
+    lines = self._notes_on_classes('train', {name: counts[name]})
+    if lines and name not in self._mostly_lost:
+      self._mostly_lost.add(name)
+      note(lines[0], every_process=True)
+
+  def _require_readable(self, label):
+    """Reads images of a class, as in training, until one can be decoded."""
+    of_class = self.train.subset(
+      np.flatnonzero(self.train.folder.all_labels() == label)
+    )
+    batches = pipeline.training_batches(
+      of_class,
+      augmentation=self.augmentation,
+      seed=self.settings.seed,
+      start_step=0,
+      batch_size=1,
+      shuffle_buffer=1,
+      report=lambda *_: None,
+    )
+    try:
+      next(batches)
+    except InputError as error:
+      raise InputError(
+        f'none of the {of_class.num_examples} images of class '
+        f'{of_class.class_names[label]!r} in split {of_class.split!r} can be '
+        f'decoded: {error}; mend them or remove the class'
+      ) from None

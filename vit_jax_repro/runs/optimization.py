@@ -3,6 +3,7 @@
 import optax
 
 from vit_jax_repro import recipes
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.training import averaging, optim
@@ -27,6 +28,7 @@ def create_schedule(
     decay = 'steps'
     total = rule_total if total is None else total
     warmup = rule_warmup if warmup is None else warmup
+    _check_rule(total, warmup, boundaries)
   # `settings_checks` refuses None without the rule.
   assert total is not None and warmup is not None
   schedule = optim.create_schedule(
@@ -37,6 +39,23 @@ def create_schedule(
     boundaries=boundaries,
   )
   return total, schedule
+
+
+def _check_rule(total, warmup, boundaries):
+  """Compares total_steps with the other steps of the BiT-HyperRule."""
+  if warmup >= total:
+    raise InputError(
+      f"config.total_steps={total} must be above the BiT-HyperRule's warm-up "
+      f'of {warmup} steps; set --config.warmup_steps={total // 10}, a tenth of '
+      'the steps, or more steps'
+    )
+  beyond = [step for step in boundaries if step >= total]
+  if beyond:
+    note(
+      f'config.total_steps={total}: {len(beyond)} of {len(boundaries)} drops '
+      f'of the learning rate by the BiT-HyperRule, after steps '
+      f'{", ".join(map(str, beyond))}, are never reached'
+    )
 
 
 def create_optimizer(

@@ -40,7 +40,9 @@ def check(settings: Any) -> None:
     _check_value(field.name, getattr(settings, field.name), field)
   _check_mesh(settings)
   _check_known(settings)
+  _check_warmup(settings)
   _check_decay_steps(settings)
+  _check_augmentation(settings)
   _check_needs(settings)
   _check_objective(settings)
   _check_best(settings)
@@ -174,6 +176,38 @@ def _check_known(settings):
     if getattr(settings, name) is None and not rule:
       raise InputError(
         f'config.{name} is not known for {settings.dataset!r}; set it'
+      )
+
+
+def _check_warmup(settings):
+  """Refuses a run that ends before its learning rate has risen."""
+  total, warmup = settings.total_steps, settings.warmup_steps
+  if total is None or warmup is None or 0 <= warmup < total:
+    return
+  if total < 1:
+    raise InputError(f'config.total_steps={total} must be at least 1')
+  raise InputError(
+    f'config.warmup_steps={warmup} must be at least 0 and below '
+    f'config.total_steps={total}; set --config.warmup_steps={total // 10}, a '
+    'tenth of the steps, or more steps'
+  )
+
+
+def _check_augmentation(settings):
+  """Refuses augmentation that would have no effect."""
+  pp = settings.pp
+  if not pp.randaugment_layers and not settings.augreg_strength:
+    for name in ('randaugment_magnitude', 'randaugment_policy'):
+      if not _is_default(pp, name):
+        raise InputError(
+          f'config.pp.{name}={getattr(pp, name)!r} needs '
+          'config.pp.randaugment_layers above 0; leave it out'
+        )
+  for name in ('mixup_alpha', 'cutmix_alpha'):
+    if settings.batch == 1 and getattr(settings, name):
+      raise InputError(
+        f'{_shown(settings, name)} would mix each image with itself: '
+        'config.batch=1 must be at least 2'
       )
 
 

@@ -49,6 +49,12 @@ class TrainResult:
   best_model: str | None = None  # path of best.npz
   best_step: int | None = None
   best_accuracy: float | None = None
+  # Images of the training split, by class, that this call could not decode;
+  # only classes of a folder that lost some.
+  unreadable_by_class: Mapping[str, int] = dataclasses.field(
+    default_factory=dict
+  )
+  notes: tuple[str, ...] = ()  # notes of the run on its data and settings
 
 
 def train(
@@ -93,6 +99,7 @@ def train(
       seconds = time.perf_counter() - started
       if start_step == run.total_steps:  # already complete: keeps its time
         seconds = folder.read_json('result.json').get('seconds', seconds)
+      unreadable_by_class, lost = run.input.unreadable()
       result = TrainResult(
         accuracy=evaluated['accuracy_test'],
         top5_accuracy=evaluated['top5_accuracy_test'],
@@ -102,6 +109,8 @@ def train(
         seconds=seconds,
         workdir=folder.folder,
         model=folder.path('model.npz'),
+        unreadable_by_class=unreadable_by_class,
+        notes=(*run.notes, *lost),
       )
       run.save_model(result.model, averaging.evaluated(state))
       if settings.keep_best:
@@ -139,7 +148,8 @@ class _Run:
       settings, self.task, self.input, self.tx, self.mesh
     )
     self.shapes = self.step.shapes
-    for line in self.step.notes():
+    self.notes = self.step.notes()
+    for line in self.notes:
       note(line)
     self.params = None
     if load:

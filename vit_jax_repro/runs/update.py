@@ -13,6 +13,7 @@ import optax
 
 from vit_jax_repro.analysis import dry_run, memory
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models import patches
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.parallel import chips
 from vit_jax_repro.parallel import mesh as mesh_lib
@@ -46,11 +47,13 @@ class Update:
     """Computes the shapes of the state; compiles nothing.
 
     Raises:
-      InputError: the model does not give one output for each class.
+      InputError: the model does not give one output for each class, or the
+        axis `model` of the mesh divides nothing.
     """
     self._settings, self._task, self._mesh = settings, task, mesh
     self._data, self._tx = data, tx
     self.shapes = _state_shapes(task, tx, mesh, data.image_size)
+    mesh_lib.check_model_axis(self.shapes.params, mesh)
     self._compiling: concurrent.futures.Future | None = None
     self._teacher = None  # parameters on the mesh, after their first use
 
@@ -101,9 +104,11 @@ class Update:
     )
 
   def notes(self) -> list[str]:
-    """Lists recommendations to change settings, one line each."""
+    """Lists what a user should know about data and settings, a line each."""
     model, settings = self._task.model, self._settings
-    lines = mesh_lib.unsharded_parameters(self.shapes.params, self._mesh)
+    uncovered = patches.note_on_uncovered(model, self._data.image_size)
+    lines = [*self._data.notes, *([uncovered] if uncovered else [])]
+    lines += mesh_lib.unsharded_parameters(self.shapes.params, self._mesh)
     advice = chips.advice_on_dtype(
       self._mesh.devices.flat[0], settings.model.get('dtype')
     )

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models.patches import patch_grid
 from vit_jax_repro.output import messages
 from vit_jax_repro.weights import (
   ablation_positions,
@@ -133,21 +134,6 @@ def check_fit(
       f'weights do not fit the model: {missing=} {extra=} {shapes=}; check the '
       'model name, number of classes and image size'
     )
-
-
-def patch_grid(
-  model: nn.Module, image_size: tuple[int, int]
-) -> tuple[int, int] | None:
-  """Returns (h, w) of an image's patch grid, None for models without one."""
-  patch_size = getattr(model, 'patch_size', None)
-  if patch_size is None:
-    return None
-  height, width = image_size
-  stages = getattr(model, 'stem_num_layers', None)
-  if stages is not None:  # each 'SAME' stride of 2 rounds up
-    for _ in range(2 + max(len(stages) - 1, 0)):
-      height, width = -(-height // 2), -(-width // 2)
-  return height // patch_size[0], width // patch_size[1]
 
 
 def _shown(names):
