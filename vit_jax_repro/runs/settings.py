@@ -73,8 +73,10 @@ class Settings:
   )
   model: Mapping[str, Any] = setting(
     REQUIRED,
-    'Fields for models.create, and `model_name`; --config.model.FIELD=VALUE '
-    'changes one.',
+    'Fields of the model, and `model_name`. --config.model.FIELD=VALUE changes '
+    'one: dtype, remat, gelu, transformer.dropout_rate, ... The classes in '
+    'models/vit.py, mixer.py and bit.py explain them. A field that is None is '
+    'as the weights file says, else as the class has it.',
   )
   pp: Preprocessing = setting(
     REQUIRED, 'Splits and training images', keys=Preprocessing
