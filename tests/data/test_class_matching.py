@@ -108,12 +108,13 @@ def test_match_takes_whole_numbers_as_class_numbers(how):
     by_number = [0, 1, 10, 100] if how == 'by_name' else [0, 1, 2, 3]
     assert result.labels.tolist() == by_number
   assert found(('0', '3', '11'), None, 12) == [0, 3, 11]
+  assert found(('0', '11', 'unsorted'), None, 12) == [0, 11, None]
   with pytest.raises(InputError, match='no class of the data set'):
     match(('5', '6'), ('0', '1'), 2)
 
 
 def test_match_takes_positions_only_if_names_are_unknown():
-  result = match(('a', 'b'), None, 12)
+  result = match(('a', 'b'), None, 2)
   assert result.labels.tolist() == [0, 1]
   assert 'no class names are known' in result.notes('x')[0]
   with pytest.raises(InputError, match=r"'a', 'b'.*'c', 'd'.*as_is"):
@@ -121,6 +122,9 @@ def test_match_takes_positions_only_if_names_are_unknown():
   assert found(('a', 'b'), ('c', 'd'), 2, how='as_is') == [0, 1]
   with pytest.raises(InputError, match='3 classes and the model 2'):
     match(('a', 'b', 'c'), None, 2)
+  with pytest.raises(InputError, match='12 classes of the model have no names'):
+    match(('a', 'b'), None, 12)
+  assert found(('a', 'b'), None, 12, how='as_is') == [0, 1]
   with pytest.raises(InputError, match="labels='other' must be"):
     match(('a', 'b'), None, 2, how='other')
 

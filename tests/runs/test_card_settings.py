@@ -97,6 +97,15 @@ def test_train_takes_constants_and_preprocessing_from_the_card(
     assert part in lines[0]
 
 
+def test_train_turns_images_as_the_card_has_it(digits, tmp_path):
+  save(tmp_path, orientation='none')
+  begun, card, _ = trained(config(digits, tmp_path), tmp_path / 'run')
+  assert begun['pp']['orientation'] == card['orientation'] == 'none'
+  given = config(digits, tmp_path, pp=dict(orientation='exif'))
+  begun, card, _ = trained(given, tmp_path / 'given')
+  assert begun['pp']['orientation'] == card['orientation'] == 'exif'
+
+
 def test_train_prefers_keys_that_were_given_to_the_card(
   digits, tmp_path, capfd
 ):

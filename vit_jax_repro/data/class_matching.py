@@ -103,30 +103,31 @@ def match(
     how: BY_NAME, or AS_IS to take the data set's labels as they are.
 
   Raises:
-    InputError: no name matches, or the model has too few classes for labels
-      without names.
+    InputError: no name matches; or the model has no names and another number
+      of classes.
   """
   if how not in (BY_NAME, AS_IS):
     raise InputError(f'labels={how!r} must be {BY_NAME!r} or {AS_IS!r}')
   model_names = model_names or labels.class_names_of(num_classes)
-  if how == AS_IS or model_names is None:
-    by = AS_IS if how == AS_IS else POSITIONS
-    found = np.arange(len(dataset_names), dtype=np.int32)
-    numbers = _numbers(dataset_names, num_classes)
-    if how != AS_IS and numbers is not None:
-      by, found = NUMBERS, numbers
-    if len(found) > num_classes:
-      raise InputError(
-        f'the data set has {len(found)} classes and the model {num_classes}; '
-        'use weights for this data set'
-      )
-    return Match(found, by)
-  named = _by_name(dataset_names, model_names)
-  if len(named.unmatched) < len(dataset_names):
-    return named
-  numbers = _numbers(dataset_names, num_classes)
-  if numbers is not None and not _are_numbers(model_names):
-    return Match(numbers, NUMBERS)
+  if how == AS_IS:
+    return _by_position(dataset_names, num_classes, AS_IS)
+  if model_names is not None:
+    named = _by_name(dataset_names, model_names)
+    if len(named.unmatched) < len(dataset_names):
+      return named
+  numbered = None
+  if not any(name.isdecimal() for name in model_names or ()):
+    numbered = _by_number(dataset_names, num_classes)
+  if numbered is not None:
+    return numbered
+  if model_names is None and len(dataset_names) >= num_classes:
+    return _by_position(dataset_names, num_classes, POSITIONS)
+  if model_names is None:
+    raise InputError(
+      f'the {num_classes} classes of the model have no names, so those of the '
+      f'data set ({_listed(dataset_names)}) cannot be found among them; give '
+      "the file names (convert --class_names), or labels='as_is'"
+    )
   raise InputError(
     f'no class of the data set ({_listed(dataset_names)}) is one of '
     f'the model ({_listed(model_names)}); use weights for this data '
@@ -278,13 +279,29 @@ def _listed(names):
   return messages.listed(map(messages.quoted, names))
 
 
-def _are_numbers(names):
-  return all(name.isdecimal() for name in names)
+def _by_position(dataset_names, num_classes, by):
+  number = len(dataset_names)
+  if number > num_classes:
+    raise InputError(
+      f'the data set has {number} classes and the model {num_classes}; use '
+      'weights for this data set'
+    )
+  return Match(np.arange(number, dtype=np.int32), by)
 
 
-def _numbers(dataset_names, num_classes):
-  """Returns names as class numbers, int32; None if they are no such numbers."""
-  if not _are_numbers(dataset_names):
+def _by_number(dataset_names, num_classes):
+  """Takes names as class numbers; None if none or one too large is a number.
+
+  Names that are no numbers, such as 'unsorted', are no class of the model.
+  """
+  numbers = {
+    place: int(name)
+    for place, name in enumerate(dataset_names)
+    if name.isdecimal()
+  }
+  if not numbers or max(numbers.values()) >= num_classes:
     return None
-  numbers = np.array([int(name) for name in dataset_names])
-  return numbers.astype(np.int32) if numbers.max() < num_classes else None
+  found = np.full(len(dataset_names), NO_CLASS, np.int32)
+  found[list(numbers)] = list(numbers.values())
+  lacking = tuple(name for name in dataset_names if not name.isdecimal())
+  return Match(found, NUMBERS, lacking=lacking)

@@ -38,6 +38,8 @@ def decided_by(
   }
   if card.preprocessing is not None:
     found_in_file['preprocessing'] = card.preprocessing
+  if card.orientation is not None:
+    found_in_file['pp.orientation'] = card.orientation
   found = settled(config, found_in_file)
   now, default = _flat(found), _flat(settled(config))
   taken = [
@@ -64,6 +66,7 @@ def _flat(config):
   model = _ungrouped(config['model'])
   return {
     'preprocessing': config['preprocessing'],
+    'pp.orientation': config['pp'].get('orientation'),
     **{f'model.{name}': value for name, value in model.items()},
   }
 
@@ -86,6 +89,10 @@ def settled(
   if config.get('preprocessing') in (None, ''):
     found = found_in_file.get('preprocessing', DEFAULT_PREPROCESSING)
     config = dict(config, preprocessing=found)
+  # Without a value it depends on the kind of data, see runs/input.py.
+  turned = found_in_file.get('pp.orientation')
+  if turned is not None and not config['pp'].get('orientation'):
+    config = dict(config, pp=dict(config['pp'], orientation=turned))
   if not isinstance(config.get('model'), Mapping):
     return dict(config)
   model = dict(config['model'])
