@@ -614,11 +614,11 @@ ERRORS = {
   ),
   'unused setting': (
     ('quickstart.py', '--config.decay_steps=(3,5)'),
-    "config.decay_steps=[3, 5] needs decay_type='steps'; leave it out",
+    "config.decay_steps=[3, 5] needs decay_type='steps'; set that",
   ),
   'schedule': (
     ('quickstart.py', '--config.warmup_steps=5000'),
-    'warmup_steps=5000 must be at least 0 and less than total_steps',
+    'warmup_steps=5000 must be at least 0 and below',
   ),
   'mesh': (
     ('quickstart.py', '--config.mesh.data=3'),
