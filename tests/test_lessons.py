@@ -118,7 +118,7 @@ def test_study_plan_names_omitted_sides_seeds_and_updates():
   plan = Lesson('digits', 'F').study_plan('position_embeddings', **part)
   assert plan['order']['sides'] == list(sides) and plan['seeds'] == [0, 1]
   assert plan['size'] == (
-    'digits with 2 of 10 sides, 2 of 3 seeds, 0.5 of the updates'
+    'digits with 2 of 10 sides, 2 of 5 seeds, 0.5 of the updates'
   )
   whole = studies.config('position_embeddings').study.stages.train
   for key in ('total_steps', 'warmup_steps'):

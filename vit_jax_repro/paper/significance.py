@@ -5,6 +5,7 @@ single number. Differences are in percentage points, accuracies are fractions.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -152,6 +153,7 @@ def t_quantile(degrees: float, alpha: Numbers = ALPHA) -> np.ndarray:
   return -special.stdtrit(degrees, tail)
 
 
+@functools.cache
 def estimate_quantiles(degrees: float) -> np.ndarray:
   """Returns quantiles of the estimate of a standard deviation of 1."""
   tail = (np.arange(_QUANTILES) + 0.5) / _QUANTILES

@@ -28,7 +28,7 @@ the exact binomial tail.
 
 A row **differs** if its p-value is below 0.05 after the correction of Benjamini
 and Hochberg over all measured rows that are judged together. So of the numbers
-that are called different, at most one in twenty is right. A row differs by
+that are called different, at most one in twenty is expected to be right, by
 `points`, measured minus published, and by `sigmas`, the normal deviate of the
 row's own p-value.
 
