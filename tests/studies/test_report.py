@@ -86,8 +86,13 @@ def test_header_and_rows_leave_out_empty_columns():
     (
       outcome.Claim('It is nothing', 'Paper', {'b': 1.0, 'c': -1.0}),
       'Claim: It is nothing (Paper). Verdict: undecided, difference +0.0 ± 0.0 '
+      'points (95 %, 5 seeds); all seeds have the same difference',
+    ),
+    (
+      outcome.Claim('It is little', 'Paper', {'a': 1.0, 'd': -1.0}),
+      'Claim: It is little (Paper). Verdict: undecided, difference +0.0 ± 2.0 '
       'points (95 %, 5 seeds); even 1,000 seeds would probably not decide it; '
-      'power over 99% if the true difference is 1.0 points',
+      'power 19% if the true difference is 1.0 points',
     ),
     (
       outcome.Claim(
@@ -119,6 +124,7 @@ def test_sentences_have_verdict_interval_and_power(claim, sentence):
     outcome.side('a', 1, 0.51 + steps, localities=tuple(0.8 + steps)),
     outcome.side('b', 1, [0.5] * 5, localities=(0.5,) * 5),
     outcome.side('c', 1, [0.5] * 5),
+    outcome.side('d', 1, [0.51] * 5),
   )
   result = dataclasses.replace(
     RESULT, sides=sides, judgements=(outcome.judge(claim, sides),)

@@ -24,6 +24,7 @@ HOLDS, FAILS, UNDECIDED = 'holds', 'fails', 'undecided'
 TOO_FEW = 'too few seeds'
 MIN_SEEDS = 3  # for a verdict
 PROBABLY = 0.8  # chance of a verdict with `Judgement.seeds_needed`
+_NO_SPREAD = 1e-9  # less is a rounding error of equal sums
 MOST_SEEDS = 1000  # that are tried for it
 
 
@@ -89,10 +90,11 @@ class Judgement:
       following fields.
     margin: the margin of the claim, in the same unit.
     power: chance that as many seeds with the same spread decide the claim if
-      the true sum is 0 ('alike') or the margin (the other kinds).
+      the true sum is 0 ('alike') or the margin (the other kinds); None if all
+      seeds have the same sum, as when two sides are the same runs.
     seeds_needed: for UNDECIDED, the number of seeds that would decide the claim
       with a chance of PROBABLY if the measured difference and spread are the
-      true ones; None if MOST_SEEDS would not.
+      true ones; None if MOST_SEEDS would not, or if `power` is None.
   """
 
   claim: str
@@ -146,17 +148,19 @@ def judge(claim: Claim, sides: Sequence[Side]) -> Judgement | None:
     margins = claim.margin * np.sign(np.mean(gaps)) * gaps
   verdict = _verdict(claim.kind, sums, margins)
   margin, spread = float(np.mean(margins)), statistics.stdev(sums)
-  needed = None
-  if verdict == UNDECIDED:
+  power = needed = None
+  if spread > _NO_SPREAD:
+    low, high = _regions(claim.kind, margin)[0]
+    truth = 0.0 if claim.kind == 'alike' else margin
+    power = chance_within(truth, spread, number, low, high)
+  if verdict == UNDECIDED and power is not None:
     needed = _seeds_needed(claim.kind, difference, spread, margin, number)
-  low, high = _regions(claim.kind, margin)[0]
-  truth = 0.0 if claim.kind == 'alike' else margin
   return dataclasses.replace(
     found,
     verdict=verdict,
     half_width=_half_width(sums),
     margin=margin,
-    power=chance_within(truth, spread, number, low, high),
+    power=power,
     seeds_needed=needed,
   )
 
@@ -167,11 +171,11 @@ def chance_within(
   """Returns how often the 95 % interval of a mean lies between two values.
 
   Args:
-    mean, spread: true mean and standard deviation of a seed's sum.
+    mean, spread: true mean and standard deviation, above 0, of a seed's sum.
     number: number of seeds.
     low, high: the two values; may be infinite.
   """
-  error = max(spread, 1e-12) / math.sqrt(number)
+  error = spread / math.sqrt(number)
   estimates = significance.estimate_quantiles(number - 1)
   width = significance.t_quantile(number - 1) * error * estimates
   inside = special.ndtr((high - width - mean) / error) - special.ndtr(

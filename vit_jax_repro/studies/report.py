@@ -82,6 +82,9 @@ def _parts(judged):
   yield f'{difference} ± {half}{_unit(judged)} (95 %, {count})'
   if judged.kind == 'alike':
     yield f'alike means within ± {margin}'
+  if judged.power is None:
+    yield 'all seeds have the same difference'
+    return
   if judged.verdict == UNDECIDED:
     yield (
       f'{judged.seeds_needed} seeds would probably decide it'
