@@ -174,7 +174,7 @@ def test_judge_all_corrects_for_the_number_of_tested_rows():
   assert alone.p_value == pytest.approx(0.03, abs=0.003)
   others = [row for row in rows if row.id != odd.id]
   judged = verdict.judge_all([odd, *others], measurements)
-  assert judged[odd.id].kind == verdict.AGREES
+  assert str(judged[odd.id]) == 'agrees (but p = 0.031 by itself)'
   assert judged[odd.id].p_value == alone.p_value
   assert judged[odd.id].corrected == pytest.approx(
     min(1, alone.p_value * (1 + len(others)))

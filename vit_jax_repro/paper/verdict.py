@@ -202,6 +202,9 @@ class Verdict:
       return f'differs by {self.points:+.2f} points ({self.sigmas:.1f} sigma)'
     if self.blocker:
       return f'{self.kind}: {BLOCKERS[self.blocker][0]}'
+    alone = 1.0 if self.p_value is None else self.p_value
+    if self.kind == AGREES and alone < ALPHA:
+      return f'{self.kind} (but p = {alone:.2g} by itself)'
     return self.reason or self.kind
 
 

@@ -175,13 +175,14 @@ def _false_alarms(judged):
   alone = sum(each.p_value < verdict.ALPHA for each in tested)
   differing = sum(each.kind == verdict.DIFFERS for each in tested)
   expected = verdict.ALPHA * len(tested)
-  return (
-    f'Tested numbers: {len(tested)}. Judged '
-    f'one by one, {alone} would differ; up to {expected:.1f} would do so by '
-    'chance alone if all were right. By the correction of Benjamini and '
-    f'Hochberg {differing} differ, of which at most 5 % are expected to be '
-    'right.',
+  text = (
+    f'Tested numbers: {len(tested)}. Judged one by one, {alone} would differ; '
+    f'up to {expected:.1f} would do so by chance alone if all were right. By the '
+    f'correction of Benjamini and Hochberg {differing or "none"} differ'
   )
+  if differing:
+    text += ', of which at most 5 % are expected to be right'
+  return (f'{text}.',)
 
 
 def _listed(source_table, rows, results, verdicts_by_id):
