@@ -177,8 +177,8 @@ def _false_alarms(judged):
   expected = verdict.ALPHA * len(tested)
   text = (
     f'Tested numbers: {len(tested)}. Judged one by one, {alone} would differ; '
-    f'up to {expected:.1f} would do so by chance alone if all were right. By the '
-    f'correction of Benjamini and Hochberg {differing or "none"} differ'
+    f'up to {expected:.1f} would do so by chance alone if all were right. By '
+    f'the correction of Benjamini and Hochberg {differing or "none"} differ'
   )
   if differing:
     text += ', of which at most 5 % are expected to be right'
