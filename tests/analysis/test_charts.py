@@ -108,7 +108,7 @@ def test_verdicts_draw_figures_with_and_without_measurements(tmp_path):
     points.Checked('a', 80.0, 81.0, 80.5, 81.5, verdict.DIFFERS),
     points.Checked('b', 90.0, 90.1, 89.0, 91.0, verdict.AGREES),
   )
-  counts = {'ViT paper': dict(zip(verdict.KINDS, (1, 1, 5, 7), strict=True))}
+  counts = {'ViT paper': dict(zip(verdict.KINDS, (1, 1, 0, 5, 7), strict=True))}
   figure = charts.verdicts(points.Overview(counts, checked))
   text = drawn(figure, tmp_path)
   assert_has(

@@ -34,18 +34,38 @@ def test_curves_ignore_an_incomplete_last_line(tmp_path):
 
 
 def test_study_reads_sides_accuracies_and_claims(tmp_path):
-  sides = outcome.side('ViT', 0.1, [0.5, 0.6]), outcome.side('BiT', 1, [0.7, 1])
+  vit, bit = [0.5, 0.6, 0.55], [0.9, 1, 0.95]
+  sides = outcome.side('ViT', 0.1, vit), outcome.side('BiT', 1, bit)
   claim = outcome.Claim('BiT is better', 'ViT 4.3', {'BiT': 1, 'ViT': -1})
   result = report.StudyResult(
-    'data', 'A title', 'short', 2, sides, (outcome.judge(claim, sides),), {}
+    'data', 'A title', 'short', 3, sides, (outcome.judge(claim, sides),), {}
   )
   path = tmp_path / 'study.json'
   path.write_text(json.dumps(dataclasses.asdict(result)))
   found = saved_results.study(path)
   assert (found.title, found.size) == ('A title', 'short')
   assert found.sides == ('ViT', 'BiT')
-  assert found.accuracies.tolist() == [[0.5, 0.6], [0.7, 1]]
+  assert found.accuracies.tolist() == [vit, bit]
   assert found.claims == ('BiT is better: holds',)
+
+
+def test_study_refuses_verdicts_of_the_earlier_rule(tmp_path):
+  """Kind of fault: a verdict of another rule in a new figure."""
+  old = {
+    'title': 'A title',
+    'size': 'digits',
+    'sides': [{'name': 'ViT', 'accuracies': [0.5, 0.6, 0.7]}],
+    'judgements': [
+      {'claim': 'c', 'source': 's', 'difference': 0.1, 'spread': 0.0,
+       'verdict': 'holds'}
+    ],
+  }  # fmt: skip
+  path = tmp_path / 'study.json'
+  path.write_text(json.dumps(old))
+  with pytest.raises(ValueError, match='earlier version; repeat the command'):
+    saved_results.study(path)
+  path.write_text(json.dumps(old | {'judgements': []}))
+  assert saved_results.study(path).claims == ()
 
 
 def write(path, *rows):

@@ -25,9 +25,12 @@ def test_read_returns_the_results_of_a_folder(tmp_path):
   write(tmp_path, ROW, accuracy=0.8522, num_examples=50_000, seed=1)
   write(tmp_path, CIFAR, accuracies=[0.99, 0.98], num_examples=10_000)
   tasks = {
-    'dtd': {'accuracy': 0.7, 'num_examples': 1880},
+    'dtd': {'accuracies': [0.6, 0.8], 'num_examples': 1880},
     'svhn': {'accuracies': [0.8, 0.9], 'num_examples': 26_032},
-    **TASKS,
+    **{
+      name: {'accuracies': [0.5, 0.5], 'num_examples': task['num_examples']}
+      for name, task in TASKS.items()
+    },
   }
   write(tmp_path, VTAB, tasks=tasks)
   (tmp_path / 'notes.txt').write_text('mine')

@@ -32,7 +32,7 @@ def test_numbers_shows_paper_measured_and_verdict():
       'vit-b-16-imagenet-21k-90ep-imagenet',
       '83.97',
       '84.52 (84.20 to 84.84)',
-      'differs by +0.55 points (3.4 sigma)',
+      'differs by +0.55 points (3.3 sigma)',
     ),
     (
       'vit-b-16-imagenet-300ep-imagenet',
@@ -50,14 +50,15 @@ def test_numbers_shows_the_remark_of_a_table():
 
 
 def test_records_hold_all_fields():
-  record = views.record(table.find(B16), RESULTS)
+  record, empty = views.numbers(
+    table.select(ids=[B16, SCRATCH]), RESULTS
+  ).records
   assert record['value'] == '83.97' and record['measured'] == 84.52
   assert record['points'] == 0.55 and record['verdict'] == 'differs'
   low, high = RESULTS[B16].measurement.interval()
   assert record['measured_low'] == pytest.approx(100 * low, abs=1e-5)
   assert record['measured_high'] == pytest.approx(100 * high, abs=1e-5)
   assert record['num_examples'] == 50_000 and record['reason'] == ''
-  empty = views.record(table.find(SCRATCH), RESULTS)
   assert list(empty) == list(record)
   assert empty['measured'] is None and empty['verdict'] == 'not checkable'
   assert empty['reason'].endswith('training from scratch by the published '
@@ -77,7 +78,7 @@ def test_views_show_departures_with_each_verdict():
   (section,) = listed.sections
   assert [row[-1] for row in section.rows] == [
     f'agrees\n{settings}',
-    'differs by +0.55 points (3.4 sigma)\ndata: /images',
+    'differs by +0.55 points (3.3 sigma)\ndata: /images',
   ]
   assert [record['measured_otherwise'] for record in listed.records] == [
     settings, 'data: /images',
@@ -105,7 +106,7 @@ def test_one_row_shows_facts_and_differences():
   assert known['published'] == '83.97'
   assert known['measured'] == '84.52 (84.20 to 84.84)'
   assert known['in'] == f'results/{B16}.json'
-  assert known['verdict'] == 'differs by +0.55 points (3.4 sigma)'
+  assert known['verdict'] == 'differs by +0.55 points (3.3 sigma)'
   assert known['checkpoint'] == 'imagenet21k+imagenet2012/ViT-B_16.npz'
   assert known['metric'] == 'top-1' and 'std' not in known
   assert 'exaflops' not in known
@@ -124,12 +125,16 @@ def test_report_lists_measured_rows_or_all():
   view = views.report(rows, RESULTS, whole=False)
   head, listed = view.sections
   assert head.text == (
-    'Of 96 numbers: agrees 1, differs 1, not checkable 54, not run 40.',
+    'Of 96 numbers: agrees 1, differs 1, cannot tell 0, not checkable 54, not '
+    'run 40.',
+    'Tested numbers: 2. Judged one by one, 1 would differ; up to 0.1 would do '
+    'so by chance alone if all were right. By the correction of Benjamini and '
+    'Hochberg 1 differ, of which at most 5 % are expected to be right.',
     verdict.RULE,
   )
   assert head.rows == (
-    ('ViT Table 5', '1', '1', '54', '28'),
-    ('BiT Table 2', '', '', '', '12'),
+    ('ViT Table 5', '1', '1', '', '54', '28'),
+    ('BiT Table 2', '', '', '', '', '12'),
   )
   assert len(listed.rows) == 2 and len(view.records) == 96
   whole = views.report(rows, RESULTS, whole=True)

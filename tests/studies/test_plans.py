@@ -7,7 +7,7 @@ from vit_jax_repro import models, studies
 from vit_jax_repro.paper import table
 from vit_jax_repro.runs import settings
 from vit_jax_repro.runs.settings import to_plain
-from vit_jax_repro.studies import claims, running
+from vit_jax_repro.studies import claims, outcome, running
 
 pytestmark = pytest.mark.quick
 
@@ -33,7 +33,8 @@ def trainings(plan):
 @pytest.mark.parametrize('name', studies.NAMES)
 def test_plans_have_valid_and_distinct_trainings(name, size):
   plan = plan_of(name, size)
-  assert len(plan['seeds']) >= (2 if size == 'short' else 3)
+  least = {'short': 2, 'digits': 5, 'full': outcome.MIN_SEEDS}
+  assert len(plan['seeds']) >= least[size]
   seen = {}
   for side, made in trainings(plan):
     settings.from_config(made)

@@ -1,5 +1,8 @@
 """Results of studies as Markdown and in the terminal."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from vit_jax_repro.studies import outcome, report
@@ -33,7 +36,8 @@ def test_markdown_has_sides_and_claims():
     '| with | 0.003 | 85.0% ± 7.1% | 90.0%  80.0% | 0.60 ± 0.14 | 84.15 |',
     '| without | 0.0001 | 30.0% ± 0.0% | 30.0%  30.0% | 0.10 ± 0.14 |  |',
     '',
-    '- It helps (Paper, 1): holds; the difference is +0.550 ± 0.071',
+    '- Claim: It helps (Paper, 1). Verdict: too few seeds, difference +55.0 '
+    'points (2 seeds; a verdict needs 3)',
   ]
 
 
@@ -41,7 +45,13 @@ def test_show_prints_sides_and_claims(capsys, monkeypatch):
   monkeypatch.setenv('COLUMNS', '100')
   report.show(RESULT)
   shown = capsys.readouterr().out
-  for text in ('With or without', '85.0% ± 7.1%', '84.15', 'It helps', 'holds'):
+  for text in (
+    'With or without',
+    '85.0% ± 7.1%',
+    '84.15',
+    'It helps',
+    'too few',
+  ):
     assert text in shown
 
 
@@ -62,3 +72,61 @@ def test_header_and_rows_leave_out_empty_columns():
     'each seed',
   ]
   assert [len(row) for row in report.rows(bare)] == [4]
+
+
+@pytest.mark.parametrize(
+  ('claim', 'sentence'),
+  [
+    (
+      outcome.Claim('It helps', 'Paper', {'a': 1.0, 'b': -1.0}),
+      'Claim: It helps (Paper). Verdict: undecided, difference +1.0 ± 2.0 '
+      'points (95 %, 5 seeds); 23 seeds would probably decide it; power 19% if '
+      'the true difference is 1.0 points',
+    ),
+    (
+      outcome.Claim('It is nothing', 'Paper', {'b': 1.0, 'c': -1.0}),
+      'Claim: It is nothing (Paper). Verdict: undecided, difference +0.0 ± 0.0 '
+      'points (95 %, 5 seeds); all seeds have the same difference',
+    ),
+    (
+      outcome.Claim('It is little', 'Paper', {'a': 1.0, 'd': -1.0}),
+      'Claim: It is little (Paper). Verdict: undecided, difference +0.0 ± 2.0 '
+      'points (95 %, 5 seeds); even 1,000 seeds would probably not decide it; '
+      'power 19% if the true difference is 1.0 points',
+    ),
+    (
+      outcome.Claim(
+        'It is alike', 'Paper', {'a': 1.0, 'b': -1.0}, 'alike', margin=0.05
+      ),
+      'Claim: It is alike (Paper). Verdict: holds, difference +1.0 ± 2.0 '
+      'points (95 %, 5 seeds); alike means within ± 5.0 points; '
+      'power over 99% if the true difference is 0',
+    ),
+    (
+      outcome.Claim(
+        'It looks so',
+        'Paper',
+        {'a': 1.0, 'b': -1.0},
+        'differs',
+        margin=0.05,
+        measure=outcome.LOCALITY,
+      ),
+      'Claim: It looks so (Paper). Verdict: holds, difference +0.30 ± 0.02 '
+      '(95 %, 5 seeds); power over 99% if the true difference is 0.05',
+    ),
+  ],
+)
+def test_sentences_have_verdict_interval_and_power(claim, sentence):
+  """Kind of fault: a difference in another unit than its interval."""
+  steps = 0.01 * np.array([-2.0, -1, 0, 1, 2])
+  steps = steps * 0.02 * 5**0.5 / (2.776445 * steps.std(ddof=1))
+  sides = (
+    outcome.side('a', 1, 0.51 + steps, localities=tuple(0.8 + steps)),
+    outcome.side('b', 1, [0.5] * 5, localities=(0.5,) * 5),
+    outcome.side('c', 1, [0.5] * 5),
+    outcome.side('d', 1, [0.51] * 5),
+  )
+  result = dataclasses.replace(
+    RESULT, sides=sides, judgements=(outcome.judge(claim, sides),)
+  )
+  assert report.sentences(result) == [sentence]

@@ -1,6 +1,7 @@
 """The smallest studies, with real trainings."""
 
 import copy
+import dataclasses
 import glob
 import hashlib
 import json
@@ -15,7 +16,7 @@ import pytest
 from vit_jax_repro import jobs, recipes, studies
 from vit_jax_repro.runs import configuration
 from vit_jax_repro.runs.settings import to_plain
-from vit_jax_repro.studies import running
+from vit_jax_repro.studies import outcome, running
 from vit_jax_repro.weights import npz
 
 MODEL = recipes.QUICKSTART_MODEL | dict(
@@ -155,7 +156,9 @@ def test_run_writes_the_result_and_repeats_no_training(results):
   assert [side['mean'] for side in written['sides']] == [
     side.mean for side in result.sides
   ]
-  assert written['judgements'][0]['verdict'] == result.judgements[0].verdict
+  (judged,) = result.judgements
+  assert written['judgements'][0] == dataclasses.asdict(judged)
+  assert (judged.verdict, judged.num_seeds) == (outcome.TOO_FEW, 2)
   text = (workdir / 'study.md').read_text()
   assert '| from scratch |' in text and '77.91' in text
   before = times(workdir)

@@ -24,6 +24,7 @@ from vit_jax_repro.analysis.pictures import (
 VERDICTS = {
   'agrees': COLOURS[0],
   'differs': COLOURS[3],
+  'cannot tell': COLOURS[1],
   'not checkable': '#dddddd',
   'not run': '#aaaaaa',
 }
@@ -181,7 +182,7 @@ def _differences(axis, checked):
     placeholder(axis, 'nothing measured yet')
     return
   axis.axhline(0, color=GREY, linewidth=1)
-  for kind, marker in (('agrees', 'o'), ('differs', 's')):
+  for kind, marker in zip(list(VERDICTS)[:3], MARKERS, strict=False):
     some = [each for each in checked if each.kind == kind]
     if some:
       published, measured, low, high = np.array(

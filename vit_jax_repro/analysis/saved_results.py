@@ -107,10 +107,16 @@ def curves(workdir: str | os.PathLike) -> Curves:
 
 
 def study(path: str | os.PathLike) -> SavedStudy:
-  """Reads the sides and verdicts of a study."""
+  """Reads the sides and verdicts of a study.
+
+  Raises:
+    InputError: the file is no such result, or its verdicts are those of an
+      earlier version, which called more claims true.
+  """
   found = files.read_json(path, 'result of a study')
   try:
-    return SavedStudy(
+    current = all('num_seeds' in each for each in found['judgements'])
+    study = SavedStudy(
       found['title'],
       found['size'],
       tuple(side['name'] for side in found['sides']),
@@ -121,6 +127,12 @@ def study(path: str | os.PathLike) -> SavedStudy:
     raise InputError(
       f'{path} is no result of a study; give the study.json of one'
     ) from None
+  if not current:
+    raise InputError(
+      f'{path} was judged by the rule of an earlier version; repeat the '
+      'command of the study, which keeps its finished runs'
+    )
+  return study
 
 
 def measured(paths: Sequence[str | os.PathLike]) -> Measured:

@@ -8,7 +8,7 @@ from vit_jax_repro.paper import listings, table, verdict, views
 from vit_jax_repro.paper.results import Result
 
 _WIDEST = 9  # most columns; a wider table is transposed if that is narrower
-_MARKS = {verdict.AGREES: '=', verdict.DIFFERS: '!'}
+_MARKS = {verdict.AGREES: '=', verdict.DIFFERS: '!', verdict.CANNOT_TELL: '?'}
 # Additions to the name of a model, used if its rows need them to be distinct.
 _LABELS = {
   'pretrain_dataset': '{}',
@@ -26,19 +26,21 @@ def grid(found: Sequence[table.Row], results: Mapping[str, Result]) -> View:
     results: measured results by id of the row; see `results.read`.
   """
   by_table = views.by_table(found)
+  judged = views.verdicts(found, results)
   return View(
     tuple(
-      _grid(table.named(name), rows, results) for name, rows in by_table.items()
+      _grid(table.named(name), rows, results, judged)
+      for name, rows in by_table.items()
     ),
-    tuple(views.record(row, results) for row in found),
+    views.records(found, results, judged),
   )
 
 
-def _grid(source_table, rows, results):
+def _grid(source_table, rows, results, judged):
   labels, places = _labels(rows), _places(rows)
   cells = collections.defaultdict(list)
   for row, label, place in zip(rows, labels, places, strict=True):
-    cells[label, place].append(_cell(row, results))
+    cells[label, place].append(_cell(row, results, judged[row.id]))
   down, across = list(dict.fromkeys(labels)), list(dict.fromkeys(places))
   if len(across) > _WIDEST and len(down) < len(across):
     down, across = across, down
@@ -47,8 +49,9 @@ def _grid(source_table, rows, results):
     listings.heading(source_table),
     (
       f'{source_table.source}. In per cent; the measured number is below the '
-      'published one. = agrees, ! differs; in brackets: not checkable; * '
-      'measured with other settings or data, which `show --row` lists.',
+      'published one. = agrees, ! differs, ? too few images or seeds to tell; '
+      'in brackets: not checkable; * measured with other settings or data, '
+      'which `show --row` lists.',
       *([source_table.remark] if source_table.remark else []),
     ),
     ('', *(f'>{name}' for name in across)),
@@ -90,9 +93,8 @@ def _distinct(labels, places):
   return len(set(zip(labels, places, strict=True)))
 
 
-def _cell(row, results):
+def _cell(row, results, judged):
   result = results.get(row.id)
-  judged = verdict.judge(row, result and result.measurement)
   if judged.kind == verdict.NOT_CHECKABLE:
     return f'({row.published})'
   if judged.kind == verdict.NOT_RUN:

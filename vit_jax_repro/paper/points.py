@@ -50,7 +50,7 @@ class Checked:
   measured: float
   low: float  # interval of the measurement
   high: float
-  kind: str  # verdict.AGREES or DIFFERS
+  kind: str  # verdict.AGREES, DIFFERS or CANNOT_TELL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,18 +81,19 @@ def overview(results: Mapping[str, Result]) -> Overview:
     results: measured results by id of the row; see `results.read`.
   """
   sources = {each.name: _SOURCES[each.file] for each in table.tables()}
+  judged = verdict.judge_all(
+    table.rows(), {name: each.measurement for name, each in results.items()}
+  )
   counts = {each: dict.fromkeys(verdict.KINDS, 0) for each in sources.values()}
   checked = []
   for row in table.rows():
     result = results.get(row.id)
-    judged = verdict.judge(row, None if result is None else result.measurement)
-    counts[sources[row.table]][judged.kind] += 1
-    if result is not None and judged.kind in (verdict.AGREES, verdict.DIFFERS):
+    kind = judged[row.id].kind
+    counts[sources[row.table]][kind] += 1
+    if result is not None and judged[row.id].p_value is not None:
       ends = result.measurement.interval()
       measured, low, high = (
         100 * part for part in (result.measurement.accuracy, *ends)
       )
-      checked.append(
-        Checked(row.id, row.value, measured, low, high, judged.kind)
-      )
+      checked.append(Checked(row.id, row.value, measured, low, high, kind))
   return Overview(counts, tuple(checked))

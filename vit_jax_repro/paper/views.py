@@ -19,16 +19,18 @@ def numbers(found: Sequence[table.Row], results: Mapping[str, Result]) -> View:
     found: the rows.
     results: measured results by id of the row; see `results.read`.
   """
+  judged = verdicts(found, results)
   sections = tuple(
-    _listed(table.named(name), rows, results)
+    _listed(table.named(name), rows, results, judged)
     for name, rows in by_table(found).items()
   )
-  return View(sections, tuple(record(row, results) for row in found))
+  return View(sections, records(found, results, judged))
 
 
 def one_row(row: table.Row, results: Mapping[str, Result]) -> View:
   """Returns a view of all facts on a row, and of its differences."""
-  judged = _judged(row, results)
+  verdicts_by_id = verdicts([row], results)
+  judged = verdicts_by_id[row.id]
   result = results.get(row.id)
   known = {'published': row.published}
   if result is not None:
@@ -36,6 +38,8 @@ def one_row(row: table.Row, results: Mapping[str, Result]) -> View:
     if result.departures:
       known['measured otherwise'] = result.departures
   known['verdict'] = str(judged)
+  if judged.p_value is not None:
+    known['p-value'] = f'{judged.p_value:.2g}'
   known |= {
     name.replace('_', ' '): str(value)
     for name, value in vars(row).items()
@@ -49,7 +53,7 @@ def one_row(row: table.Row, results: Mapping[str, Result]) -> View:
     sections.append(
       listings.differing('Differences that concern it', concerned)
     )
-  return View(tuple(sections), (record(row, results),))
+  return View(tuple(sections), records([row], results, verdicts_by_id))
 
 
 def report(
@@ -62,7 +66,7 @@ def report(
     results: measured results by id of the row.
     whole: list all rows, not only the measured ones.
   """
-  judged = {row.id: _judged(row, results) for row in found}
+  judged = verdicts(found, results)
   departing = [
     row.id for row in found if row.id in results and results[row.id].departures
   ]
@@ -75,6 +79,7 @@ def report(
       + ', '.join(f'{kind} {kinds[kind]}' for kind in verdict.KINDS)
       + '.',
       *([_departures_text(len(departing))] if departing else []),
+      *_false_alarms(judged.values()),
       verdict.RULE,
     ),
     ('table', *(f'>{kind}' for kind in verdict.KINDS)),
@@ -87,17 +92,34 @@ def report(
   for name, rows in grouped.items():
     shown = [row for row in rows if whole or row.id in results]
     if shown:
-      sections.append(_listed(table.named(name), shown, results))
-  return View(tuple(sections), tuple(record(row, results) for row in found))
+      sections.append(_listed(table.named(name), shown, results, judged))
+  return View(tuple(sections), records(found, results, judged))
 
 
-def record(row: table.Row, results: Mapping[str, Result]) -> dict[str, Any]:
-  """Returns the fields of a row, with the measurement and the verdict.
+def verdicts(
+  found: Sequence[table.Row], results: Mapping[str, Result]
+) -> dict[str, verdict.Verdict]:
+  """Returns the verdicts on rows that are judged together, by their ids."""
+  return verdict.judge_all(
+    found, {row_id: result.measurement for row_id, result in results.items()}
+  )
+
+
+def records(
+  found: Sequence[table.Row],
+  results: Mapping[str, Result],
+  judged: Mapping[str, verdict.Verdict],
+) -> tuple[dict[str, Any], ...]:
+  """Returns the fields of each row, with the measurement and the verdict.
 
   Values of the measurement are None if there is none.
   """
-  judged = _judged(row, results)
-  result = results.get(row.id)
+  return tuple(
+    _record(row, results.get(row.id), judged[row.id]) for row in found
+  )
+
+
+def _record(row, result, judged):
   low = high = accuracy = number = None
   if result is not None:
     low, high = result.measurement.interval()
@@ -114,6 +136,8 @@ def record(row: table.Row, results: Mapping[str, Result]) -> dict[str, Any]:
     'verdict': judged.kind,
     'points': _rounded(judged.points),
     'sigmas': _rounded(judged.sigmas),
+    'p_value': judged.p_value,
+    'p_value_corrected': judged.corrected,
     'measured_otherwise': result.departures if result is not None else '',
     'reason': verdict.BLOCKERS[judged.blocker][1] if judged.blocker else '',
   }
@@ -143,14 +167,27 @@ def _rounded(number):
   return None if number is None else round(number, 5)
 
 
-def _judged(row, results):
-  result = results.get(row.id)
-  return verdict.judge(row, None if result is None else result.measurement)
+def _false_alarms(judged):
+  """Returns a sentence on the false alarms to expect; none without tests."""
+  tested = [each for each in judged if each.p_value is not None]
+  if not tested:
+    return ()
+  alone = sum(each.p_value < verdict.ALPHA for each in tested)
+  differing = sum(each.kind == verdict.DIFFERS for each in tested)
+  expected = verdict.ALPHA * len(tested)
+  text = (
+    f'Tested numbers: {len(tested)}. Judged one by one, {alone} would differ; '
+    f'up to {expected:.1f} would do so by chance alone if all were right. By '
+    f'the correction of Benjamini and Hochberg {differing or "none"} differ'
+  )
+  if differing:
+    text += ', of which at most 5 % are expected to be right'
+  return (f'{text}.',)
 
 
-def _listed(source_table, rows, results):
+def _listed(source_table, rows, results, verdicts_by_id):
   """Returns a section with rows of a table."""
-  judged = [_judged(row, results) for row in rows]
+  judged = [verdicts_by_id[row.id] for row in rows]
   counts = collections.Counter(row.status for row in rows)
   return Section(
     listings.heading(source_table),

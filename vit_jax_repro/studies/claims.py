@@ -224,6 +224,7 @@ STUDIES = {
         f'{_VIT}, D.4 and Figure 10',
         {one: 1.0, other: -1.0},
         kind='differs',
+        margin=0.05,
         measure=LOCALITY,
       )
       for what, one, other in (

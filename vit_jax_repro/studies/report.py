@@ -4,7 +4,15 @@ import dataclasses
 from collections.abc import Mapping
 
 from vit_jax_repro.output import reports, sections
-from vit_jax_repro.studies.outcome import Judgement, Side, deviation
+from vit_jax_repro.studies.outcome import (
+  LOCALITY,
+  MIN_SEEDS,
+  MOST_SEEDS,
+  UNDECIDED,
+  Judgement,
+  Side,
+  deviation,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +60,61 @@ def rows(result: StudyResult) -> list[list[str]]:
 
 
 def sentences(result: StudyResult) -> list[str]:
-  """Returns one line for each claim."""
+  """Returns one line for each claim.
+
+  For example 'Claim: It helps (ViT paper, D.4). Verdict: undecided, difference
+  -4.7 ± 4.6 points (95 %, 5 seeds); 7 seeds would probably decide it; ...'.
+  """
   return [
-    f'{each.claim} ({each.source}): {each.verdict}; the difference is '
-    f'{each.difference:+.3f} ± {each.spread:.3f}'
+    f'Claim: {each.claim} ({each.source}). Verdict: {"; ".join(_parts(each))}'
     for each in result.judgements
   ]
 
 
+def _parts(judged):
+  """Yields the verdict with its interval, and what more seeds would show."""
+  count = f'{judged.num_seeds} seed{"s" if judged.num_seeds > 1 else ""}'
+  difference = f'{judged.verdict}, difference {_amount(judged, sign="+")}'
+  if judged.half_width is None:
+    yield f'{difference}{_unit(judged)} ({count}; a verdict needs {MIN_SEEDS})'
+    return
+  half, margin = _amount(judged, judged.half_width), _margin(judged)
+  yield f'{difference} ± {half}{_unit(judged)} (95 %, {count})'
+  if judged.kind == 'alike':
+    yield f'alike means within ± {margin}'
+  if judged.power is None:
+    yield 'all seeds have the same difference'
+    return
+  if judged.verdict == UNDECIDED:
+    yield (
+      f'{judged.seeds_needed} seeds would probably decide it'
+      if judged.seeds_needed
+      else f'even {MOST_SEEDS:,} seeds would probably not decide it'
+    )
+  truth = '0' if judged.kind == 'alike' else margin
+  power = 'over 99%' if judged.power > 0.99 else f'{judged.power:.0%}'
+  yield f'power {power} if the true difference is {truth}'
+
+
+def _margin(judged):
+  return f'{_amount(judged, judged.margin)}{_unit(judged)}'
+
+
+def _amount(judged, value=None, sign=''):
+  """Returns a difference in points, or a locality with two decimals."""
+  value = judged.difference if value is None else value
+  if judged.measure == LOCALITY:
+    return f'{value:{sign}z.2f}'
+  return f'{100 * value:{sign}z.1f}'
+
+
+def _unit(judged):
+  return '' if judged.measure == LOCALITY else ' points'
+
+
 def markdown(result: StudyResult) -> str:
   """Returns the whole result as a Markdown text."""
-  # The size of a shortened study is such as 'digits with 2 of 3 seeds'.
+  # The size of a shortened study is such as 'digits with 2 of 5 seeds'.
   size, _, changed = result.size.partition(' ')
   plan = f'`configs/studies.py:{result.name},{size}` {changed}'.strip()
   lines = [
