@@ -240,10 +240,11 @@ def test_intermediates_have_the_same_names_in_scanned_encoders():
   (attended,) = outputs[0][f'{block}/MultiHeadDotProductAttention_0']
   before, after = (outputs[0][f'Transformer/encoderblock_{i}'][0] for i in '12')
   np.testing.assert_allclose(before + attended + mlp, after, atol=1e-5)
-  for part, residual in (('LayerNorm_0', before), ('LayerNorm_1', None)):
+  for part, residual in (
+    ('LayerNorm_0', before),
+    ('LayerNorm_1', before + attended),
+  ):
     (normed,) = outputs[0][f'{block}/{part}']
-    if residual is None:
-      residual = before + attended
     values = layer_norm(residual, params['Transformer']['encoderblock_2'][part])
     np.testing.assert_allclose(normed, values, atol=1e-4)
   (attention,) = outputs[0]['Transformer/encoderblock_2/attention_weights']
