@@ -8,6 +8,7 @@ from photographs import PHOTOGRAPHS
 
 from vit_jax_repro import models, ports, weights
 from vit_jax_repro.comparison import (
+  activations,
   causes,
   crosschecking,
   diagnosis,
@@ -158,7 +159,8 @@ def test_as_cause_replaces_a_head_with_other_classes(hub):
   restored = restore(hub / 'vit.npz')
   cause = parameters.as_cause(params, source, restored)
   assert cause.topic == 'weights' and 'but for its head' in cause.port
-  _, fitted = cause.substitute(restored.model, restored.params)
+  start = activations.Variant(restored.model, restored.params, np.zeros(0))
+  fitted = cause.substitute(start).params
   np.testing.assert_array_equal(
     fitted['Transformer']['encoder_norm']['scale'],
     params['Transformer']['encoder_norm']['scale'],

@@ -1,6 +1,7 @@
 """Progress of a long job: one line for each step, repeated while it lasts."""
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -22,7 +23,7 @@ def shown(
   """
   ended, lock = threading.Event(), threading.Lock()
   step, since = '', time.monotonic()
-  last = since - interval  # time of the last line
+  last = -math.inf  # time of the last line
 
   def announce(text):
     nonlocal step, since, last

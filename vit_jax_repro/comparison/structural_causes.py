@@ -24,6 +24,7 @@ from vit_jax_repro.comparison.activations import Variant
 from vit_jax_repro.models.layers import Mlp, norm_dtype
 from vit_jax_repro.models.transformer import Attention, Encoder, EncoderBlock
 from vit_jax_repro.weights import layouts, positions, trees
+from vit_jax_repro.weights.adapt import patch_grid
 
 Row = tuple[str, str, str, Callable[[Variant], Variant], str]
 
@@ -232,8 +233,6 @@ def _positions_by_columns(name, variant):
 
 def _grid(variant):
   """Returns (h, w) of the patches."""
-  from vit_jax_repro.weights.adapt import patch_grid
-
   grid = patch_grid(variant.model, variant.images.shape[1:3])
   assert grid is not None
   return grid

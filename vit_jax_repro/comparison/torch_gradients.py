@@ -46,13 +46,10 @@ def of_port(
         )
 
   module.zero_grad(set_to_none=True)
-  with (
-    torch_models.failing_in_one_line(port, images),
-    torch.enable_grad(),
-    torch_layers.watching(torch, module, places, keep),
-  ):
-    tensor = torch_models.as_tensor(images, dtype)
-    logits = torch_models.logits_of(module(tensor, **port.keywords))
+  with torch.enable_grad(), torch_layers.watching(torch, module, places, keep):
+    with torch_models.failing_in_one_line(port, images):
+      tensor = torch_models.as_tensor(images, dtype)
+      logits = torch_models.logits_of(module(tensor, **port.keywords))
     if not isinstance(logits, torch.Tensor) or not logits.requires_grad:
       raise InputError(
         f'the logits of {port.name} do not depend on parameters that require '
@@ -60,7 +57,10 @@ def of_port(
       )
     keep('logits', logits)
     labels = torch.from_numpy(gradients.labels(*logits.shape))
-    torch.nn.functional.cross_entropy(logits, labels).backward()
+    with torch_models.guarded(
+      f'the backward pass of {port.name} fails', 'leave out --gradients'
+    ):
+      torch.nn.functional.cross_entropy(logits, labels).backward()
   by_parameter = {
     name: None if value.grad is None else value.grad.numpy().copy()
     for name, value in module.named_parameters()
