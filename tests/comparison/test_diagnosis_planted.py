@@ -87,6 +87,11 @@ KNOWN = [
     {'scale of the images': 'scaled from [0, 1]'},
     ('images', 'embedding'),
   ),
+  (
+    {'pool': 'patch 1'},
+    {'input of the head': 'the first patch'},
+    ('last norm', 'head'),
+  ),
   # Two faults at once, and three.
   (
     {'scale': 'width', 'act': 'erf'},
@@ -120,7 +125,7 @@ UNKNOWN = [
   ({'rolled': True}, ('head', 'logits')),
   ({'no_positions': True}, ('embedding', 'positions')),
   ({'clamped': 0.5}, ('attention 0', 'norm b 0')),
-  ({'pool': 'patch'}, ('last norm', 'head')),
+  ({'pool': 'patch 2'}, ('last norm', 'head')),
   # A known one together with an unknown one.
   ({'heads': 6, 'sigmoid': True}, ('norm a 0', 'attention 0')),
 ]
@@ -232,6 +237,33 @@ def test_diagnose_never_names_a_wrong_cause(setting, planted, where):
   assert not found.agrees and not found.explained
   assert not found.named and not found.alternatives
   assert place(found) == tuple(NAMES[name] for name in where)
+
+
+@pytest.mark.parametrize('planted', [{'pool': 'patch 1'}, {'columns': True}])
+def test_diagnose_lists_causes_that_logits_do_not_distinguish(setting, planted):
+  """With nothing but logits, two causes may have the same effect."""
+  outputs = observe(setting, port(setting, **planted)).outputs
+  known = [
+    cause
+    for cause in causes.known(setting.model, setting.params)
+    if cause.topic
+    in ('input of the head', 'class token', 'order of the patches')
+    or 'grid' in cause.port
+  ]
+  found = setting.examiner.diagnose({'logits': outputs['logits']}, known)
+  assert found.explained
+  others = [cause for causes_ in found.alternatives for cause in causes_]
+  assert [f'{c.topic}: {c.port}' for c in (*found.named, *others)] == {
+    'pool': [
+      'input of the head: the first patch',
+      'class token: last, with its own position; the head reads the first '
+      'patch',
+    ],
+    'columns': [
+      'order of the patches: column by column',
+      'height and width: exchanged in the grid of positions',
+    ],
+  }[next(iter(planted))]
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,8 @@ class Settings:
   transposed: bool = False  # height and width exchanged in the input
   bgr: bool = False
   normalizes: bool = False  # takes the images for ones in [0, 1]
-  pool: str = 'token'  # 'mean', 'patch'
+  pool: str = 'token'  # 'mean', 'patch 1', 'patch 2', ...
   head_bias: bool = True
-  head_reads: str = 'token'
   # Faults that are not among the known causes.
   no_residual: int | None = None  # block without its attention's residual
   twice: int | None = None  # block that is applied twice
@@ -148,8 +147,10 @@ class PlainViT(nn.Module):
     x = self.ln_end(x) if s.final_norm else x
     if s.pool == 'mean':
       x = x.mean(1)
+    elif s.pool == 'token':
+      x = x[:, -1 if s.token == 'last' else 0]
     else:
-      x = x[:, -1 if s.token == 'last' else int(s.pool == 'patch')]
+      x = x[:, int(s.pool.removeprefix('patch '))]
     x = self.classify(x)
     return x.roll(1, -1) if s.rolled else x
 

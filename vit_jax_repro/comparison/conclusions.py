@@ -109,7 +109,12 @@ def _explanation(result):
   """Yields sentences that explain the first layer over its tolerance."""
   found = result.diagnosis
   place = _place(result, found.layers)
-  yield f'Differs: {place}.'
+  is_unknown = not found.named and not result.is_random
+  yield (
+    f'Differs. Cause: unknown; {place}.'
+    if is_unknown
+    else (f'Differs: {place}.')
+  )
   if result.is_random:
     yield (
       'The port is random: the logits of two passes over the same images '
@@ -119,7 +124,6 @@ def _explanation(result):
     return
   left = differences.first_outside(found.remaining)
   if not found.named:
-    yield f'Cause: unknown; {place}.'
     yield (
       f'Tried without success: {_tried(found.tried)}.'
       if found.tried
@@ -180,7 +184,8 @@ def _constants(result):
 def _gradients(result):
   """Yields sentences on the gradients."""
   found = result.gradients
-  given = ', with the cause above matched' if result.diagnosis.named else ''
+  matched = result.diagnosis.named or result.constants
+  given = ', with these causes and constants matched' if matched else ''
   layers = [*found.layers]
   if found.agrees:
     yield f'Gradients agree{given} ({gradients.LOSS}).'

@@ -148,7 +148,7 @@ def crosscheck(
   blocks = torch_layers.block_paths(observed.places)
   constants = torch_facts.constants(torch, observed.calls, blocks)
   tolerance = examiner.tolerances[activations.LOGITS]
-  found = _diagnose(
+  found, read_off = _diagnose(
     examiner,
     observed,
     constants,
@@ -161,8 +161,12 @@ def crosscheck(
     note('the logits cannot be compared, so gradients are not compared either')
   elif with_gradients:
     show('gradients')
+    # Gradients may show constants that the activations do not.
+    topics = {cause.topic for cause in found.named}
+    more = [cause for cause in read_off if cause.topic not in topics]
+    variant = examiner.variant((*found.named, *more))
     slopes = _gradients(
-      other, tensor, observed, examiner, found, library, dtype
+      other, tensor, observed, variant, examiner.reference, library, dtype
     )
   reading, end_to_end = None, ()
   if images and other.preprocess is not None:
@@ -220,20 +224,19 @@ def _diagnose(
 ):
   start = examiner.variant(())
   if is_random:  # no substitution can reproduce it
-    return examiner.diagnose(observed.outputs, ())
+    return examiner.diagnose(observed.outputs, ()), ()
   known = causes.known(start.model, start.params, resized, constants)
   read_off = causes.read_off(known, constants)
   if own_weights is not None:
     read_off.append(own_weights)
-  return examiner.diagnose(observed.outputs, known, read_off)
+  return examiner.diagnose(observed.outputs, known, read_off), read_off
 
 
-def _gradients(port, images, observed, examiner, found, library, dtype):
-  """Compares gradients, with the causes substituted that were found."""
+def _gradients(port, images, observed, variant, outputs, library, dtype):
+  """Compares gradients with those of a variant of the reference."""
   by_name, by_parameter = torch_gradients.of_port(
     port, images, observed.places, dtype=dtype
   )
-  variant = examiner.variant(found.named)
   return gradients.compare(
     variant,
     by_name,
@@ -241,7 +244,7 @@ def _gradients(port, images, observed, examiner, found, library, dtype):
       port, by_parameter, library, getattr(variant.model, 'num_heads', None)
     ),
     [name for name, value in by_parameter.items() if value is None],
-    {name: array.shape for name, array in examiner.reference.items()},
+    {name: array.shape for name, array in outputs.items()},
     dtype,
   )
 

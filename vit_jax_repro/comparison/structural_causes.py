@@ -157,6 +157,14 @@ def _token_rows(model, flat):
       changed = functools.partial(_with_param, name, change)
       yield 'position embeddings', shown, ours, changed, POSITIONS
   if not model.distilled:
+    for theirs, tokens in {
+      'the mean over all tokens': slice(None),
+      'the mean over the patches': slice(1, None),
+      'the first patch': slice(1, 2),
+      'the last patch': slice(-1, None),
+    }.items():
+      change = functools.partial(_around, _mean(tokens))
+      yield 'input of the head', theirs, 'the class token', change, POOLED
     before = model.class_token_after_positions
     for own in (False,) if before else (False, True):
       for pooled in (-1, 0):
@@ -165,10 +173,6 @@ def _token_rows(model, flat):
         change = functools.partial(_token_last, own, pooled)
         where = f'{POSITIONS}|{POOLED}'
         yield 'class token', shown, 'first', change, where
-    for shown, start in {'all tokens': 0, 'the patches': 1}.items():
-      change = functools.partial(_around, _mean(start))
-      theirs = f'the mean over {shown}'
-      yield 'input of the head', theirs, 'the class token', change, POOLED
 
 
 def _around(interceptor, variant):
@@ -288,14 +292,14 @@ def _token_last(own, pooled, variant):
   return _around(interceptor, variant)
 
 
-def _mean(start):
-  """Returns an interceptor that gives the head the mean of the tokens."""
+def _mean(tokens):
+  """Returns an interceptor that gives the head the mean of some tokens."""
 
   def interceptor(call, args, kwargs, context):
     out = call(*args, **kwargs)
     if _is(context, 'Transformer'):
       x, named = out
-      mean = x[:, start:].mean(axis=1, keepdims=True)
+      mean = x[:, tokens].mean(axis=1, keepdims=True)
       return jnp.concatenate([mean, x[:, 1:]], axis=1), named
     return out
 

@@ -150,8 +150,12 @@ def _counted(noun, what, values):
 
 def _heads(parts):
   """Returns the numbers of heads of modules that have such an attribute."""
-  values = (getattr(part, name, None) for part in parts for name in _HEADS)
-  return [str(v) for v in values if isinstance(v, int) and v > 0]
+  found = []
+  for part in parts:
+    values = (getattr(part, name, None) for name in _HEADS)
+    values = [v for v in values if isinstance(v, int) and v > 0]
+    found += map(str, values[:1])
+  return found
 
 
 def _dropout_rate(part):
