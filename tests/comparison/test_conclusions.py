@@ -14,6 +14,8 @@ from vit_jax_repro.comparison import (
   causes,
   conclusions,
   diagnosis,
+  differences,
+  gradients,
   parameters,
   report,
 )
@@ -33,8 +35,14 @@ def examiner():
   return diagnosis.Examiner(models.create(spec), params, images)
 
 
-def result(examiner, port, known=(), *, found=SAME, name='timm:x'):
+def result(examiner, port, known=(), *, found=SAME, name='timm:x', **others):
   """Returns the result of a cross-check of these activations."""
+  fields = dict(
+    modules={}, facts=(), constants={}, spread=0.0, is_random=False,
+    gradients=None,
+  )  # fmt: skip
+  diagnosed = examiner.diagnose(port, known)
+  fields |= dict(agrees=diagnosed.agrees, **others)
   return types.SimpleNamespace(
     weights='w.npz',
     port=name,
@@ -46,7 +54,8 @@ def result(examiner, port, known=(), *, found=SAME, name='timm:x'):
     versions={},
     library='timm',
     parameters=found,
-    diagnosis=examiner.diagnose(port, known),
+    diagnosis=diagnosed,
+    **fields,
     top=(),
     reading=None,
     end_to_end=(),
@@ -117,19 +126,110 @@ def test_cause_does_not_explain_a_port_without_logits(examiner):
   )
 
 
-def test_conclusions_blame_different_weights(examiner):
+def test_conclusions_mention_different_weights(examiner):
   port = {n: a + 1 for n, a in examiner.reference.items()}
-  assert 'The difference has no known cause: embedding' in sentences(
-    examiner, port
-  )
+  text = sentences(examiner, port)
+  assert 'Cause: unknown; first difference between the images and emb' in text
+  assert text.endswith('Tried: nothing, because no known cause acts there.')
   text = sentences(examiner, port, found=OTHER)
-  assert 'no known cause' not in text
   assert text.endswith(
-    'The weights differ (see their table); try --port_weights=reference.'
+    'The weights differ, too (see their table); try --port_weights=reference.'
   )
   # The module of a function keeps its weights.
-  text = sentences(examiner, port, found=OTHER, name='module:x.y')
-  assert text.endswith('The weights differ (see their table).')
+  for name in ('module:x.y', 'a/b.py:y'):
+    text = sentences(examiner, port, found=OTHER, name=name)
+    assert text.endswith('The weights differ, too (see their table).')
+
+
+BLOCK = 'Transformer/encoderblock_1'
+
+
+def test_conclusions_name_the_place_and_what_was_not_compared(examiner):
+  """The first difference may lie before a layer that cannot be seen."""
+  port = dict(examiner.reference)
+  for part in ('/LayerNorm_1', '/MlpBlock_0'):
+    del port[BLOCK + part]
+  port[BLOCK] = port[BLOCK] + np.float32(0.5)
+  modules = {BLOCK: 'body.1'}
+  text = sentences(examiner, port, modules=modules)
+  assert (
+    f'first difference between {BLOCK}/MultiHeadDotProductAttention_0 (agrees) '
+    f'and {BLOCK} [body.1] (differs by 0.5, tolerance '
+  ) in text
+  assert (
+    f'; {BLOCK}/LayerNorm_1, {BLOCK}/MlpBlock_0 in between could not be '
+    'compared. '
+  ) in text
+  record = report.as_json(result(examiner, port, modules=modules))
+  assert record['first_difference'] == {
+    'after': f'{BLOCK}/MultiHeadDotProductAttention_0',
+    'at': BLOCK,
+    'between': [f'{BLOCK}/LayerNorm_1', f'{BLOCK}/MlpBlock_0'],
+  }
+  layer = next(x for x in record['layers'] if x['name'] == BLOCK)
+  assert layer['module'] == 'body.1'
+
+
+def test_conclusions_list_what_was_tried(examiner):
+  known = [
+    causes.Cause('fault A', 'x', 'y', lambda v: v, 'embedding$'),
+    causes.Cause('fault B', 'x', 'y', lambda v: v, 'logits$'),
+  ]
+  port = dict(examiner.reference)
+  port['embedding'] = port['embedding'] + np.float32(1)
+  text = sentences(examiner, port, known)
+  # Fault B acts only after the first difference.
+  assert 'Tried without success: fault A (1 values, alone and tog' in text
+
+
+def test_conclusions_state_a_part_with_what_remains(examiner):
+  port = dict(examiner.reference)
+  port['embedding'] = port['embedding'] + np.float32(1)
+  port['logits'] = port['logits'] + np.float32(1e-3)
+
+  def moved(variant):
+    def seen(named):
+      return named | {'embedding': named['embedding'] + np.float32(1)}
+
+    return variant._replace(seen=(seen,))
+
+  known = [causes.Cause('offset', 'one', 'none', moved, 'embedding$')]
+  text = sentences(examiner, port, known)
+  assert 'Cause of a part: offset: one, not none. With it matched the' in text
+  assert 'What remains is unknown; first difference between pre_logits' in text
+
+
+def test_conclusions_seek_no_cause_of_a_random_port(examiner):
+  port = {n: a + 1 for n, a in examiner.reference.items()}
+  text = sentences(examiner, port, spread=0.5, is_random=True)
+  assert 'The port is random: the logits of two passes' in text
+  assert 'Cause' not in text
+
+
+def test_conclusions_mention_constants_that_no_difference_needs(examiner):
+  constants = {'layer_norm_eps': (1e-12, 1e-6)}
+  text = sentences(examiner, examiner.reference, constants=constants)
+  assert text.startswith('Agrees: ')
+  assert 'Read off its modules: LayerNorm epsilon: 1e-12, not 1e-06.' in text
+
+
+def test_conclusions_on_gradients_follow_the_backward_pass(examiner):
+  layers = [
+    differences.LayerDifference(name, gap, gap, 1.0, 1e-3)
+    for name, gap in (('logits', 0.0), (BLOCK, 0.0), ('embedding', 0.5))
+  ]
+  found = gradients.Gradients(tuple(layers), (), ('patches.bias',))
+  assert not found.agrees
+  text = sentences(examiner, examiner.reference, gradients=found)
+  assert (
+    f'backwards, first difference between {BLOCK} (agrees) and embedding '
+    '(differs by 0.5, tolerance 0.001).'
+  ) in text
+  assert 'No gradient reaches: patches.bias.' in text
+  found = gradients.Gradients(tuple(layers[:2]), (), ())
+  assert found.agrees
+  text = sentences(examiner, examiner.reference, gradients=found)
+  assert 'Gradients agree (mean cross-entropy' in text
 
 
 def test_as_json_writes_nan_as_null(examiner):

@@ -4,10 +4,12 @@ import jax
 import numpy as np
 import pytest
 import reference
+import tiny_models
 from photographs import PHOTOGRAPHS
 
 from vit_jax_repro import models, ports, weights
 from vit_jax_repro.comparison import (
+  activations,
   causes,
   crosschecking,
   diagnosis,
@@ -158,7 +160,8 @@ def test_as_cause_replaces_a_head_with_other_classes(hub):
   restored = restore(hub / 'vit.npz')
   cause = parameters.as_cause(params, source, restored)
   assert cause.topic == 'weights' and 'but for its head' in cause.port
-  _, fitted = cause.substitute(restored.model, restored.params)
+  start = activations.Variant(restored.model, restored.params, np.zeros(0))
+  fitted = cause.substitute(start).params
   np.testing.assert_array_equal(
     fitted['Transformer']['encoder_norm']['scale'],
     params['Transformer']['encoder_norm']['scale'],
@@ -252,6 +255,58 @@ def test_diagnosis_of_timms_hybrid(tmp_path):
   }
   first = next(layer for layer in found.layers if not layer.within)
   assert first.name == 'conv_root'
+
+
+SCANNED_PORT = """
+import plain_vit
+from vit_jax_repro import weights
+
+def make():
+  return plain_vit.vit(weights.load({path!r}), 2)
+"""
+
+
+def test_crosscheck_of_a_scanned_model_compares_each_block(tmp_path):
+  """A card may ask for stacked blocks, which have no parts of their own."""
+  architecture = tiny_models.spec(3)
+  path = tmp_path / 'scanned.npz'
+  model_card.save_model(
+    path,
+    tiny_models.params_of(architecture),
+    architecture=architecture | {'scan': True},
+    image_size=(8, 8),
+  )
+  (tmp_path / 'scanned_port.py').write_text(SCANNED_PORT.format(path=str(path)))
+  steps = []
+  found = crosschecking.crosscheck(
+    path,
+    f'{tmp_path}/scanned_port.py:make',
+    with_gradients=True,
+    show=steps.append,
+  )
+  assert found.agrees and found.gradients.agrees
+  assert not found.diagnosis.not_compared
+  assert len(found.diagnosis.layers) == len(found.gradients.layers) == 15
+  assert found.modules['Transformer/encoderblock_1'] == 'tower.1'
+  assert found.facts[0].startswith('eval() was called; before, all ')
+  assert 'all 5 LayerNorms have eps=1e-06.' in found.facts
+  assert steps[0] == 'loading PyTorch' and 'gradients' in steps
+  record = report.as_json(found)
+  assert record['gradients']['agrees'] and record['first_difference'] is None
+  titles = [part.title for part in report.sections(found)]
+  assert titles[1:4] == [
+    'Layers, same tensor',
+    'Read off the port',
+    'Gradients by the activations',
+  ]
+
+
+def test_crosscheck_compares_gradients_of_a_known_library(hub):
+  found = crosscheck(hub, 'same', with_gradients=True)
+  assert found.agrees and len(found.gradients.parameters) == 56
+  found = crosscheck(hub, 'defaults', with_gradients=True)
+  assert not found.agrees
+  assert found.diagnosis.explained and found.gradients.agrees
 
 
 @pytest.mark.parametrize(

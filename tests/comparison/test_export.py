@@ -48,7 +48,7 @@ def test_archive_shows_the_first_different_layer(archive):
   other = model.clone(gelu='erf')
   assert (
     differing(path, lambda images: activations.run(other, params, images))[0]
-    == 'Transformer/encoderblock_0'
+    == 'Transformer/encoderblock_0/MlpBlock_0'
   )
 
 

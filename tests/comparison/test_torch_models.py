@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vit_jax_repro.comparison import torch_models, torch_sources
+from vit_jax_repro.comparison.torch_layers import Form
 
 PORT_FILE = """
 import torch
@@ -89,8 +90,7 @@ def test_run_recognises_parts_of_a_module_with_unknown_names(folder):
     port,
     images.astype(np.float32),
     ('embedding', *(f'Transformer/encoderblock_{i}' for i in range(3))),
-    num_layers=3,
-    patch_size=(4, 4),
+    form=Form(num_layers=3, hidden_size=8, patch_size=(4, 4)),
   )
   assert found['embedding'].shape == (2, 8, 2, 2)
   assert found['Transformer/encoderblock_2'].shape == (2, 4, 8)

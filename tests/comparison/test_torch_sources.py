@@ -82,8 +82,43 @@ def test_make_rejects_a_wrong_port_in_one_line(folder, name, text):
 
 
 def test_make_keeps_the_weights_of_a_function(folder):
-  with pytest.raises(ValueError, match='leave out --port_weights'):
-    make('module:other_ports.make', own_weights=False)
+  for name in ('module:other_ports.make', f'{folder}/other_ports.py:make'):
+    with pytest.raises(ValueError, match='leave out --port_weights'):
+      make(name, own_weights=False)
+
+
+def test_make_reads_a_function_of_a_file(tmp_path, monkeypatch):
+  """The file may be outside of sys.path, and import a file next to it."""
+  monkeypatch.setattr(sys, 'path', [*sys.path])
+  folder = tmp_path / 'my ports'
+  folder.mkdir()
+  (folder / 'file_port_part.py').write_text('WIDTH = 3\n')
+  (folder / 'file_port.py').write_text(
+    'import dataclasses\nimport torch\nfrom file_port_part import WIDTH\n'
+    '@dataclasses.dataclass\nclass Width:\n  n: "int" = WIDTH\n'
+    'def make():\n  return torch.nn.Linear(Width().n, 1)\n'
+  )
+  port = make(f'{folder}/file_port.py:make')
+  assert port.module.in_features == 3 and not port.module.training
+  assert port.name == f'{folder}/file_port.py:make'
+  assert 'before, all 1 modules were in training mode' in port.modes
+
+
+@pytest.mark.parametrize(
+  ('name', 'text'),
+  [
+    ('absent.py:make', r"there is no file '.*absent.py'; give PATH/FILE.py"),
+    ('other_ports.py:absent', r"no function '.*other_ports.py:absent' \("),
+    ('bad_syntax.py:make', r'SyntaxError: .*bad_syntax.py:2\)'),
+    ('other_ports.py:make_failing', r"KeyError: 'weights', at .*ports.py:14"),
+    ('other_ports.py:make_nothing', 'returned NoneType; it must return'),
+    ('other_ports.py', "port '.*' must be transformers:ID"),
+  ],
+)
+def test_make_rejects_a_wrong_file_in_one_line(folder, name, text):
+  with pytest.raises(ValueError, match=text) as error:
+    make(f'{folder}/{name}')
+  assert '\n' not in str(error.value)
 
 
 def test_make_rejects_an_invalid_transformers_folder(tmp_path):

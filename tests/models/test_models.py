@@ -213,6 +213,13 @@ def test_scan_and_remat_do_not_change_results(options, stochastic_depth_rate):
   )
 
 
+def layer_norm(x, params):
+  x = np.asarray(x, np.float64)
+  x = x - x.mean(-1, keepdims=True)
+  x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+  return x * params['scale'] + params['bias']
+
+
 def test_intermediates_have_the_same_names_in_scanned_encoders():
   plain, scanned = tiny(), tiny(scan=True)
   params = random_params(plain)
@@ -228,6 +235,18 @@ def test_intermediates_have_the_same_names_in_scanned_encoders():
   assert outputs[0].keys() == outputs[1].keys()
   for name, (value,) in outputs[0].items():
     np.testing.assert_allclose(value, outputs[1][name][0], atol=1e-5, rtol=0)
+  block = 'Transformer/encoderblock_2'
+  (mlp,) = outputs[0][f'{block}/MlpBlock_0']
+  (attended,) = outputs[0][f'{block}/MultiHeadDotProductAttention_0']
+  before, after = (outputs[0][f'Transformer/encoderblock_{i}'][0] for i in '12')
+  np.testing.assert_allclose(before + attended + mlp, after, atol=1e-5)
+  for part, residual in (
+    ('LayerNorm_0', before),
+    ('LayerNorm_1', before + attended),
+  ):
+    (normed,) = outputs[0][f'{block}/{part}']
+    values = layer_norm(residual, params['Transformer']['encoderblock_2'][part])
+    np.testing.assert_allclose(normed, values, atol=1e-4)
   (attention,) = outputs[0]['Transformer/encoderblock_2/attention_weights']
   assert attention.shape == (2, 2, 17, 17)
   np.testing.assert_allclose(attention.sum(-1), 1, atol=1e-6)

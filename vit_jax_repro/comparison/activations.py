@@ -3,9 +3,10 @@
 Shapes: B images, H W pixels, K classes.
 """
 
+import contextlib
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -31,6 +32,17 @@ _ORDER = (
   'pre_logits_tanh',
   LOGITS,
 )
+# Ends of the names of a block's activations, in the order of computation.
+PARTS = (
+  '/LayerNorm_0',
+  '/MultiHeadDotProductAttention_0',
+  '/LayerNorm_1',
+  '/MlpBlock_0',
+)
+BLOCK_ENDS = (*PARTS, '')  # '' is the block's own output
+_NUMBERED = re.compile(
+  r'(Transformer/encoderblock_|MixerBlock_|block)(\d+)(.*)'
+)
 _ATTENTION = '/attention_weights'
 
 # Ratio of a tolerance to the difference between the reference in float32 and in
@@ -42,6 +54,24 @@ _LEAST_ULPS = 8
 # Tolerance in float64, as a fraction of the largest value. There is no wider
 # dtype to measure the noise with.
 _FLOAT64_TOLERANCE = 1e-10
+
+
+class Variant(NamedTuple):
+  """The reference, or a change of it, with its input.
+
+  Attributes:
+    model: a linen module.
+    params: its parameters.
+    images: [B, H, W, 3] floats.
+    around: interceptors of linen (`nn.intercept_methods`), the outermost first.
+    seen: changes of the named activations, such as another order of tokens.
+  """
+
+  model: Any
+  params: Mapping[str, Any]
+  images: np.ndarray
+  around: tuple[Callable, ...] = ()
+  seen: tuple[Callable[[dict], dict], ...] = ()
 
 
 def run(
@@ -64,20 +94,21 @@ def run(
   Returns:
     {name: array}, with the names of `models` and 'logits' [B, K].
   """
-  with jax.enable_x64(dtype == 'float64'):
-    model = model.clone(dtype=dtype, param_dtype=dtype)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
+  return run_variant(Variant(model, params, images), dtype=dtype)
+
+
+def run_variant(
+  variant: Variant, *, dtype: str = 'float32'
+) -> dict[str, np.ndarray]:
+  """Returns what `run` returns, of a variant."""
+  with computing(variant, dtype) as (apply, params, images):
     # The model is not jitted as a whole: a comparison runs many variants of it
     # once each, and JAX compiles the operations that they share only once.
-    with jax.default_matmul_precision('highest'):
-      logits, state = model.apply(
-        {'params': params},
-        np.asarray(images, dtype),
-        train=False,
-        mutable=['intermediates'],
-      )
+    logits, state = apply(params, images, mutable=['intermediates'])
     named = {name: value[0] for name, value in state['intermediates'].items()}
     named[LOGITS] = logits
+    for change in variant.seen:
+      named = change(named)
     return {
       name: np.asarray(named[name])
       for name in sorted(named, key=position)
@@ -85,12 +116,38 @@ def run(
     }
 
 
-def position(name: str) -> tuple[int, int]:
+@contextlib.contextmanager
+def computing(variant: Variant, dtype: str):
+  """Yields a variant ready to be computed in a dtype.
+
+  Yields:
+    A function (params, images, **options) -> the result of `model.apply`, the
+    parameters, and the images.
+  """
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(jax.enable_x64(dtype == 'float64'))
+    stack.enter_context(jax.default_matmul_precision('highest'))
+    for interceptor in variant.around:
+      stack.enter_context(nn.intercept_methods(interceptor))
+    model = variant.model.clone(dtype=dtype, param_dtype=dtype)
+
+    def apply(params, images, **options):
+      return model.apply({'params': params}, images, train=False, **options)
+
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), variant.params)
+    yield apply, params, np.asarray(variant.images, dtype)
+
+
+def position(name: str) -> tuple[int, int, int]:
   """Returns a key that sorts names of activations in order of computation."""
-  number = re.search(r'\d+$', name)
-  pattern = re.sub(r'\d+$', '{}', name)
+  match = _NUMBERED.fullmatch(name)
+  pattern = f'{match[1]}{{}}' if match else name
   rank = _ORDER.index(pattern) if pattern in _ORDER else len(_ORDER)
-  return rank, int(number[0]) if number else 0
+  if match is None:
+    return rank, 0, 0
+  end = match[3]
+  part = BLOCK_ENDS.index(end) if end in BLOCK_ENDS else -1
+  return rank, int(match[2]), part
 
 
 def tolerances(
@@ -103,20 +160,37 @@ def tolerances(
 ) -> dict[str, float]:
   """Returns the absolute tolerance of each activation, for a faithful port.
 
-  In float32 it is `NOISE_MARGIN` times the largest difference between the
-  reference in float32 and in float64, on these weights and images. In float64
-  it is a fixed fraction of the largest value of the activation.
+  See `noise_tolerances`.
 
   Args:
     outputs: result of `run` for the other arguments.
     model, params, images, dtype: see `run`.
+  """
+  exact = outputs
+  if dtype != 'float64':
+    exact = run(model, params, images, dtype='float64')
+  return noise_tolerances(outputs, exact, dtype)
+
+
+def noise_tolerances(
+  outputs: Mapping[str, np.ndarray], exact: Mapping[str, np.ndarray], dtype: str
+) -> dict[str, float]:
+  """Returns absolute tolerances of arrays.
+
+  In float32 a tolerance is `NOISE_MARGIN` times the largest difference between
+  the reference in float32 and in float64, on the same weights and images. In
+  float64 it is a fixed fraction of the largest value.
+
+  Args:
+    outputs: {name: array} of the reference.
+    exact: the same in float64.
+    dtype: dtype of `outputs`, 'float32' or 'float64'.
   """
   if dtype == 'float64':
     return {
       name: _FLOAT64_TOLERANCE * float(np.abs(array).max())
       for name, array in outputs.items()
     }
-  exact = run(model, params, images, dtype='float64')
   least = _LEAST_ULPS * np.finfo(np.float32).eps
   return {
     name: max(

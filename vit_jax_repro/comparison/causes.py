@@ -1,19 +1,23 @@
 """Known causes of differences between ports and the reference.
 
-A cause is a substitution on the reference's side: a field of the model, or a
-change of the parameters. Sources of the values: timm 1.0, transformers 5 and
-facebookresearch/deit, as installed, and the defaults of PyTorch and Keras.
+A cause is a substitution on the reference's side: of a field of the model, of
+parameters, or of what a module returns (`structural_causes`). Sources of the
+values: timm 1.0, transformers 5 and facebookresearch/deit, as installed, and
+the defaults of PyTorch and Keras.
 """
 
 import dataclasses
+import functools
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import numpy as np
 
-from vit_jax_repro.comparison import position_rules
+from vit_jax_repro.comparison import position_rules, structural_causes
+from vit_jax_repro.comparison.activations import Variant
 from vit_jax_repro.models.layers import GELUS
 from vit_jax_repro.weights import layouts, positions, trees
 
@@ -38,18 +42,26 @@ PORT_WEIGHTS_BUT_HEAD = (
 _PROJECTIONS = ('query', 'key', 'value')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Cause:
   """A possible difference between a port and the reference."""
 
   topic: str  # 'GELU form', ...; two causes of a topic exclude each other
   port: str  # value or behaviour of the port
   reference: str  # value or behaviour of the reference
-  # (model, params) -> (model, params), without changes in place.
-  substitute: Callable[[Any, Mapping[str, Any]], tuple[Any, Mapping[str, Any]]]
+  substitute: Callable[[Variant], Variant]  # without changes in place
+  # Regular expression for the names of activations whose computation it
+  # changes, to be found anywhere in a name.
+  acts: str = ''
+  # Its effect may be below the tolerance where it acts, and show only later.
+  is_small: bool = False
 
   def __str__(self) -> str:
     return f'{self.topic}: {self.port}, not {self.reference}'
+
+  def acts_on(self, name: str) -> bool:
+    """Returns whether it changes the computation of a named activation."""
+    return re.search(self.acts, name) is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +81,7 @@ def known(
   model: nn.Module,
   params: Mapping[str, Any],
   resized: ResizedPositions | None = None,
+  constants: Mapping[str, Any] | None = None,
 ) -> list[Cause]:
   """Returns the causes that apply to a model.
 
@@ -76,16 +89,25 @@ def known(
     model: the reference.
     params: its parameters.
     resized: its position embeddings before resizing, if they were resized.
+    constants: {field: value} that is known of the port, see
+      `torch_facts.constants`. Other values of these fields are left out.
   """
   flat = trees.flatten(params)
-  found = [*_field_causes(model, flat)]
+  constants = constants or {}
+  found = [*_field_causes(model, flat, constants)]
   if any('/query/' in name for name in flat):
     found += _order_causes()
   if getattr(model, 'representation_size', None) == getattr(
     model, 'hidden_size', 0
   ):
     found.append(
-      Cause('pre_logits', 'left out', 'a tanh layer', _without_pre_logits)
+      Cause(
+        'pre_logits',
+        'left out',
+        'a tanh layer',
+        _without_pre_logits,
+        'pre_logits|logits$',
+      )
     )
   if resized is not None:
     found += [
@@ -94,10 +116,36 @@ def known(
         rule,
         'bilinear, corners aligned',
         _Repositioned(resized, rule),
+        structural_causes.POSITIONS,
+        is_small=True,
       )
       for rule in position_rules.RULES
     ]
+  found += [
+    Cause(*row)
+    for row in structural_causes.rows(model, flat)
+    if row[0] != 'activation' or _may_be(row[1], constants)
+  ]
   return found
+
+
+def read_off(causes: list[Cause], constants: Mapping[str, Any]) -> list[Cause]:
+  """Returns the causes that are known facts of the port.
+
+  Args:
+    causes: result of `known` with the same constants.
+    constants: see `known`.
+  """
+  topics = {TOPICS[field] for field in constants if field in TOPICS}
+  if 'gelu' in constants:
+    topics.add('activation')
+  return [cause for cause in causes if cause.topic in topics]
+
+
+def _may_be(shown, constants):
+  value = constants.get('gelu')
+  known_name = structural_causes.ACTIVATIONS.get(value, (None,))[0]
+  return 'gelu' not in constants or known_name == shown
 
 
 def port_weights(params: Mapping[str, Any], text: str = PORT_WEIGHTS) -> Cause:
@@ -111,11 +159,21 @@ def port_weights(params: Mapping[str, Any], text: str = PORT_WEIGHTS) -> Cause:
     'weights',
     text,
     "the file's",
-    lambda model, _: (model, params),
+    lambda variant: variant._replace(params=params),
+    is_small=True,
   )
 
 
-def _field_causes(model, flat):
+TOPICS = {  # of the fields that `torch_facts.constants` reads
+  'gelu': 'GELU form',
+  'layer_norm_eps': 'LayerNorm epsilon',
+  'group_norm_eps': 'GroupNorm epsilon',
+}
+_NORMS = '(/LayerNorm_[01]|_norm|block[0-9]+|gn_root|MixerBlock_[0-9]+)$'
+_CONVS = '(conv_root|root_block|block[0-9]+)$'
+
+
+def _field_causes(model, flat, constants):
   """Yields the causes that change a field of the model."""
   fields = {
     name: getattr(model, name)
@@ -129,17 +187,21 @@ def _field_causes(model, flat):
     )
     if hasattr(model, name)
   }
-  topics = {'gelu': 'GELU form', 'layer_norm_eps': 'LayerNorm epsilon'}
   values = {'gelu': tuple(GELUS), 'layer_norm_eps': NORM_EPSILONS}
   if 'conv_root/kernel' in flat or 'root_block/conv/kernel' in flat:
-    topics |= {'group_norm_eps': 'GroupNorm epsilon'}
     values |= {'group_norm_eps': NORM_EPSILONS}
     yield from _convolution_causes(fields)
-  for field, topic in topics.items():
-    if field in fields:
-      for value in values[field]:
-        if value != fields[field]:
-          yield _field_cause(topic, {field: value}, fields)
+  for field in values.keys() & constants.keys():
+    values[field] = tuple(
+      value
+      for value in (constants[field],)
+      if field != 'gelu' or value in GELUS
+    )
+  for field in (name for name in values if name in fields):
+    acts = structural_causes.MLPS if field == 'gelu' else _NORMS
+    for value in values[field]:
+      if value != fields[field]:
+        yield _field_cause(TOPICS[field], {field: value}, fields, acts)
 
 
 def _convolution_causes(fields):
@@ -149,20 +211,23 @@ def _convolution_causes(fields):
       'weight_standardization_eps': eps,
     }
     if any(fields[name] != value for name, value in changed.items()):
-      yield _field_cause(
-        'weight standardisation', changed, fields, _standardization
-      )
+      topic = 'weight standardisation'
+      yield _field_cause(topic, changed, fields, _CONVS, _standardization)
   for padding in sorted(POOL_PADDINGS.keys() - {fields['pool_padding']}):
     changed = {'pool_padding': padding}
-    yield _field_cause('pool padding', changed, fields, POOL_PADDINGS.get)
+    yield _field_cause(
+      'pool padding', changed, fields, _CONVS, POOL_PADDINGS.get
+    )
 
 
-def _field_cause(topic, changed, fields, shown=str):
+def _field_cause(topic, changed, fields, acts, shown=str):
   return Cause(
     topic,
     shown(*changed.values()),
     shown(*(fields[name] for name in changed)),
-    lambda model, params: (model.clone(**changed), params),
+    lambda variant: variant._replace(model=variant.model.clone(**changed)),
+    acts,
+    is_small=True,
   )
 
 
@@ -181,35 +246,32 @@ def _order_causes():
         'q/k/v order',
         ', '.join(order),
         ', '.join(_PROJECTIONS),
-        _Reordered(order),
+        functools.partial(_reordered, order),
+        structural_causes.ATTENTION,
       )
   yield Cause(
     'q/k/v order',
     'the fused projection split into heads first',
     'into query, key, value first',
     _split_by_heads,
+    structural_causes.ATTENTION,
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Reordered:
+def _reordered(order, variant):
   """Replaces query, key and value by the projections named in `order`."""
-
-  order: tuple[str, ...]
-
-  def __call__(self, model, params):
-    flat = trees.flatten(params)
-    changed = dict(flat)
-    for part, other in zip(_PROJECTIONS, self.order, strict=True):
-      for name in flat:
-        if f'/{part}/' in name:
-          changed[name] = flat[name.replace(f'/{part}/', f'/{other}/')]
-    return model, trees.nest(changed)
+  flat = trees.flatten(variant.params)
+  changed = dict(flat)
+  for part, other in zip(_PROJECTIONS, order, strict=True):
+    for name in flat:
+      if f'/{part}/' in name:
+        changed[name] = flat[name.replace(f'/{part}/', f'/{other}/')]
+  return variant._replace(params=trees.nest(changed))
 
 
-def _split_by_heads(model, params):
+def _split_by_heads(variant):
   """Reads the fused [q, k, v] x heads x d as heads x [q, k, v] x d."""
-  flat = trees.flatten(params)
+  flat = trees.flatten(variant.params)
   changed = dict(flat)
   for name in flat:
     if '/query/' in name:
@@ -217,12 +279,19 @@ def _split_by_heads(model, params):
       fused = np.stack([flat[p] for p in parts], axis=-3)  # [..., 3, A, d]
       heads = fused.reshape(*fused.shape[:-3], fused.shape[-2], 3, -1)
       changed |= {p: heads[..., i, :] for i, p in enumerate(parts)}
-  return model, trees.nest(changed)
+  return variant._replace(params=trees.nest(changed))
 
 
-def _without_pre_logits(model, params):
-  params = {k: v for k, v in params.items() if k != 'pre_logits'}
-  return model.clone(representation_size=None), params
+def _without_pre_logits(variant):
+  params = {k: v for k, v in variant.params.items() if k != 'pre_logits'}
+  model = variant.model.clone(representation_size=None)
+  variant = variant._replace(model=model, params=params)
+  return variant._replace(seen=(*variant.seen, _with_same_tanh))
+
+
+def _with_same_tanh(named):
+  """Names the input of the head as the port does, which has no tanh."""
+  return named | {'pre_logits_tanh': named['pre_logits']}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,14 +301,18 @@ class _Repositioned:
   resized: ResizedPositions
   rule: str
 
-  def __call__(self, model, params):
-    flat = trees.flatten(params)
+  def __call__(self, variant):
+    flat = trees.flatten(variant.params)
     name = positions.name_in(flat) or layouts.POSITIONS
-    flat[name] = position_rules.resize(
+    resized = position_rules.resize(
       self.resized.embeddings,
       self.resized.grid,
       source_grid=self.resized.source_grid,
       num_tokens=self.resized.num_tokens,
       rule=self.rule,
     )
-    return model, trees.nest(flat)
+    # The class token has an embedding of zeros if the file has none for it.
+    missing = flat[name].shape[1] - resized.shape[1]
+    tokens = np.asarray(flat[name])[:, :missing]
+    flat[name] = np.concatenate([tokens, resized], axis=1)
+    return variant._replace(params=trees.nest(flat))

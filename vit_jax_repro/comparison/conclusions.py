@@ -1,13 +1,18 @@
 """The findings of a cross-check, in sentences."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 
 from vit_jax_repro.comparison import (
+  causes,
   crosschecking,
   differences,
+  gradients,
   preprocessing_search,
+  torch_sources,
 )
 from vit_jax_repro.comparison.activations import LOGITS
+from vit_jax_repro.output import messages
 
 _MOST_NAMES = 4  # listed in a sentence
 
@@ -25,47 +30,185 @@ def conclusions(result: crosschecking.Crosscheck) -> Iterator[str]:
       f'{left_out.pop(LOGITS)}.'
     )
   else:
-    yield from _explanation(result, first)
+    yield from _explanation(result)
+  yield from _constants(result)
+  if result.gradients is not None:
+    yield from _gradients(result)
   if left_out:
     yield f'Not compared: {_listed(left_out)}.'
+  if found.indistinguishable:
+    yield (
+      'These weights and images cannot show: '
+      f'{"; ".join(map(str, found.indistinguishable))}'
+      f'{"" if result.dtype == "float64" else " (see --dtype=float64)"}.'
+    )
   if result.reading is not None:
     yield _image_sentence(result.reading)
 
 
-def _explanation(result, first):
+@dataclasses.dataclass(frozen=True)
+class Gap:
+  """The place of the first difference.
+
+  Attributes:
+    after: the last activation before it that agrees, or None.
+    at: the first one that differs.
+    between: activations between them that could not be compared.
+  """
+
+  after: str | None
+  at: differences.LayerDifference
+  between: tuple[str, ...]
+
+
+def gap(
+  layers: Sequence[differences.LayerDifference], order: Sequence[str]
+) -> Gap | None:
+  """Returns the place of the first difference, None if all agree.
+
+  Args:
+    layers: differences of the layers that were compared, in an order.
+    order: names of all activations in this order.
+  """
+  first = differences.first_outside(layers)
+  if first is None:
+    return None
+  compared = [layer.name for layer in layers]
+  before = compared[: compared.index(first.name)]
+  after = before[-1] if before else None
+  start = order.index(after) + 1 if after else 0
+  return Gap(after, first, tuple(order[start : order.index(first.name)]))
+
+
+def _place(result, layers, order=None):
+  """Returns 'first difference between X (agrees) and Y (differs by ...)'."""
+  found = gap(layers, order or result.diagnosis.order)
+  assert found is not None
+  text = 'the images'
+  if found.after is not None:
+    text = f'{_named(result, found.after)} (agrees)'
+  text = (
+    f'first difference between {text} and {_named(result, found.at.name)} '
+    f'(differs by {found.at.max_abs:.2g}, tolerance {found.at.tolerance:.2g})'
+  )
+  hidden = [
+    n for n in found.between if n in dict(result.diagnosis.not_compared)
+  ]
+  if hidden:
+    text += f'; {_several(hidden)} in between could not be compared'
+  return text
+
+
+def _named(result, name):
+  """Returns the name of a layer with that of the port's module."""
+  where = result.modules.get(name)
+  return name if where is None else f'{name} [{where}]'
+
+
+def _explanation(result):
   """Yields sentences that explain the first layer over its tolerance."""
   found = result.diagnosis
+  place = _place(result, found.layers)
+  is_unknown = not found.named and not result.is_random
   yield (
-    f'Differs: the first layer over its tolerance is {first.name} '
-    f'({first.max_abs:.2g} against {first.tolerance:.2g}).'
+    f'Differs. Cause: unknown; {place}.'
+    if is_unknown
+    else (f'Differs: {place}.')
   )
-  if found.named:
-    yield f'Cause: {"; and ".join(map(str, found.named))}.'
-  if found.alternatives:
-    others = '; or '.join(map(str, found.alternatives))
-    yield f'These weights and images do not distinguish it from: {others}.'
+  if result.is_random:
+    yield (
+      'The port is random: the logits of two passes over the same images '
+      f'differ by up to {result.spread:.2g}, as with a dropout that stays on '
+      'after eval(). So no cause is sought.'
+    )
+    return
   left = differences.first_outside(found.remaining)
-  if left is None:
+  if not found.named:
+    yield (
+      f'Tried without success: {_tried(found.tried)}.'
+      if found.tried
+      else 'Tried: nothing, because no known cause acts there.'
+    )
+  elif left is not None:
+    before, after = map(differences.worst, (found.layers, found.remaining))
+    yield (
+      f'Cause of a part: {_joined(found.named)}. With it matched the largest '
+      f'difference falls from {before:.3g} to {after:.3g} tolerances. What '
+      f'remains is unknown; {_place(result, found.remaining)}.'
+    )
+  else:
+    yield f'Cause: {_joined(found.named)}.'
+    if found.alternatives:
+      others = '; or '.join(map(_joined, found.alternatives))
+      yield (f'These weights and images do not distinguish it from: {others}.')
     logits = '' if found.complete else '; logits were not compared'
     yield (
       'With that matched, every layer that was compared is within its '
       f'tolerance{logits}.'
     )
-    return
-  off = (
-    f'{left.name} is off by {left.max_abs:.2g}, {left.excess:.3g} times its '
-    'tolerance'
-  )
-  subject = 'The rest' if found.named else 'The difference'
-  if result.parameters is None or result.parameters.equal:
-    yield f'{subject} has no known cause: {off}.'
-  else:
+  if left is not None and not (
+    result.parameters is None or result.parameters.equal
+  ):
     # The module of a function keeps its weights, see torch_sources.
-    module = result.port.startswith('module:')
+    own = torch_sources.has_own_function(result.port)
     yield (
-      f'{subject} is not explained: {off}. The weights differ (see their table)'
-      f'{"" if module else "; try --port_weights=reference"}.'
+      'The weights differ, too (see their table)'
+      f'{"" if own else "; try --port_weights=reference"}.'
     )
+
+
+def _joined(causes):
+  return '; and '.join(map(str, causes))
+
+
+def _tried(causes):
+  topics = dict.fromkeys(cause.topic for cause in causes)
+  return f'{", ".join(topics)} ({len(causes)} values, alone and together)'
+
+
+def _constants(result):
+  """Yields a sentence on constants that differ and are not named as causes."""
+  topics = {cause.topic for cause in result.diagnosis.named}
+  shown = {
+    causes.TOPICS[field]: f'{theirs}, not {ours}'
+    for field, (theirs, ours) in result.constants.items()
+  }
+  rest = [f'{t}: {text}' for t, text in shown.items() if t not in topics]
+  if rest and not topics & {'activation'}:
+    yield (
+      f'Read off its modules: {"; ".join(rest)}. It is not needed to explain '
+      'what differs on these weights and images.'
+    )
+
+
+def _gradients(result):
+  """Yields sentences on the gradients."""
+  found = result.gradients
+  matched = result.diagnosis.named or result.constants
+  given = ', with these causes and constants matched' if matched else ''
+  layers = [*found.layers]
+  if found.agrees:
+    yield f'Gradients agree{given} ({gradients.LOSS}).'
+    return
+  if differences.first_outside(layers) is not None:
+    place = _place(result, layers, [layer.name for layer in layers])
+    yield f'Gradients differ{given} ({gradients.LOSS}): backwards, {place}.'
+  else:
+    yield f'Gradients by the activations agree{given} ({gradients.LOSS}).'
+  if not all(layer.within for layer in found.parameters):
+    worst = found.parameters[0]
+    yield (
+      f'Gradients by the parameters differ, the most at {worst.name} (by '
+      f'{worst.max_abs:.2g}, tolerance {worst.tolerance:.2g}).'
+    )
+  if found.without:
+    yield f'No gradient reaches: {messages.listed(found.without)}.'
+
+
+def _several(names):
+  more = len(names) - _MOST_NAMES
+  text = ', '.join(names[:_MOST_NAMES])
+  return f'{text} and {more} more' if more > 0 else text
 
 
 def _listed(left_out):
@@ -74,30 +217,27 @@ def _listed(left_out):
   for name, why in left_out.items():
     reasons.setdefault(why, []).append(name)
   return '; '.join(
-    ', '.join(names[:_MOST_NAMES])
-    + (f' and {more} more' if (more := len(names) - _MOST_NAMES) > 0 else '')
-    + f' ({why})'
-    for why, names in reasons.items()
+    f'{_several(names)} ({why})' for why, names in reasons.items()
   )
 
 
 def _image_sentence(reading):
   if reading.agrees:
     return 'Images: both sides read them to the same values.'
-  gap = (
+  text = (
     f'Images: values differ by up to {reading.gap:.3g} of 255 '
     f'({reading.mean_gap:.2g} on average)'
   )
   if reading.found is None:
     return (
-      f'{gap}; no known way of reading them gives the values of the port '
+      f'{text}; no known way of reading them gives the values of the port '
       f'(the nearest is off by {reading.remaining:.3g}).'
     )
   if reading.start is None:
-    return f'{gap}; the port reads them as in the table.'
+    return f'{text}; the port reads them as in the table.'
   if not reading.named:
-    return f'{gap}, which is rounding.'
-  causes = '; and '.join(change(reading, field) for field in reading.named)
+    return f'{text}, which is rounding.'
+  changes = '; and '.join(change(reading, field) for field in reading.named)
   rest = (
     ''
     if reading.remaining <= preprocessing_search.EXACT
@@ -105,7 +245,7 @@ def _image_sentence(reading):
       f' With that matched they differ by {reading.remaining:.2g}, rounding.'
     )
   )
-  return f'{gap}. Cause: {causes}.{rest}'
+  return f'{text}. Cause: {changes}.{rest}'
 
 
 def change(reading: preprocessing_search.Comparison, field: str) -> str:

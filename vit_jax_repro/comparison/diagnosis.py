@@ -1,64 +1,53 @@
 """The diagnosis of a port: the known causes that explain its differences.
 
-Each cause is substituted on the reference's side. The cause that makes the
-reference agree with the port is named. If several causes act together, they are
-found one after the other, beginning with the one that closes most of the gap.
+Each cause is substituted on the reference's side. Causes are named only if with
+them every compared layer is within its tolerance and without any of them not
+all are, or if one of them reduces the largest difference `GREAT_GAIN` times.
+The search follows the order of computation: it tries what acts where the first
+difference is.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vit_jax_repro.comparison import activations, differences
-from vit_jax_repro.comparison.activations import LOGITS
+from vit_jax_repro.comparison.activations import LOGITS, Variant
 from vit_jax_repro.comparison.causes import Cause
+from vit_jax_repro.comparison.differences import LayerDifference
 
-_MOST_CAUSES = 5
-# A cause must reduce the differences by at least 10 % (exp(-0.1)), on average
-# over the layers outside their tolerance. The bound is this weak because
-# matching one of two causes of the same size removes only part of a difference.
-_LEAST_GAIN = 0.1
-# A cause that alone increases the largest difference more than this many times
-# is not tried on top of another cause: it could help only by cancelling it.
-_MOST_WORSE = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class CauseTrial:
-  """The result of substituting one cause on the reference."""
-
-  cause: Cause
-  effect: float  # largest change of the reference, in units of the tolerance
-  remaining: float  # differences.total_excess from the port afterwards
-  worst: float  # largest difference from the port afterwards, in tolerances
-
-  @property
-  def distinguishable(self) -> bool:
-    """Returns whether these weights and images show the cause at all."""
-    return self.effect > 1
-
-  @property
-  def closes(self) -> bool:
-    """Returns whether the cause alone explains all differences."""
-    return self.remaining == 0
+GREAT_GAIN = 100
+_MOST_CAUSES = 4  # besides those that are read off the port
+_BEAM = 4  # sets of causes that are extended
+# Where no cause corrects the first difference, those that reduce it to this
+# part are extended: two causes may act at the same place.
+_REDUCED = 0.9
+# A part of a block that is off by more than this fraction, while the block
+# agrees, is no counterpart of the reference's.
+_UNLIKE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
   """The differences of a port, and the causes that explain them."""
 
-  layers: tuple[differences.LayerDifference, ...]
-  trials: tuple[CauseTrial, ...]  # of each cause alone, the best one first
-  named: tuple[Cause, ...]  # causes that together explain most, main one first
-  # Causes that explain as much as the last named one.
-  alternatives: tuple[Cause, ...]
-  remaining: tuple[differences.LayerDifference, ...]  # with `named` substituted
+  layers: tuple[LayerDifference, ...]
+  # Causes that together explain all, or a part: see `remaining`.
+  named: tuple[Cause, ...]
+  # Sets of causes that explain as much as `named`.
+  alternatives: tuple[tuple[Cause, ...], ...]
+  remaining: tuple[LayerDifference, ...]  # with `named` substituted
   # (name, reason) of the reference's activations that the port does not have in
   # this shape, see `differences.not_compared`.
   not_compared: tuple[tuple[str, str], ...]
   has_head: bool  # whether the reference has a head, and so logits to compare
+  tried: tuple[Cause, ...]  # alone or together with others
+  # Small causes whose effect is below the noise.
+  indistinguishable: tuple[Cause, ...]
+  order: tuple[str, ...]  # names of the reference's activations
 
   @property
   def complete(self) -> bool:
@@ -74,11 +63,6 @@ class Diagnosis:
   def explained(self) -> bool:
     """Returns whether all is within tolerance with the causes substituted."""
     return self.complete and differences.first_outside(self.remaining) is None
-
-  @property
-  def indistinguishable(self) -> tuple[Cause, ...]:
-    """Returns the causes whose effect is below the noise."""
-    return tuple(t.cause for t in self.trials if not t.distinguishable)
 
 
 class Examiner:
@@ -96,12 +80,19 @@ class Examiner:
     images: np.ndarray,
     *,
     dtype: str = 'float32',
+    show: Callable[[str], Any] = str,
   ):
-    """Runs the reference; for the arguments see `activations.run`."""
-    self._start = model, params
-    self._images = images
+    """Runs the reference.
+
+    Args:
+      model, params, images, dtype: see `activations.run`.
+      show: called with one line on what is done next.
+    """
+    self._start = Variant(model, params, images)
     self._dtype = dtype
-    self.reference = self._run(*self._start)
+    self._show = show
+    self.reference = activations.run_variant(self._start, dtype=dtype)
+    show('reference in float64, for the tolerances')
     self.tolerances = activations.tolerances(
       self.reference, model, params, images, dtype=dtype
     )
@@ -110,95 +101,232 @@ class Examiner:
     self,
     port: Mapping[str, np.ndarray],
     causes: Sequence[Cause],
-    last_resort: Cause | None = None,
+    read_off: Sequence[Cause] = (),
   ) -> Diagnosis:
-    """Returns the diagnosis: every cause alone, then more while they help.
+    """Returns the diagnosis.
 
     Args:
       port: {name of the reference: the port's activation} on the same images,
         computed in the same dtype.
       causes: causes from `causes.known`.
-      last_resort: a less specific cause, such as `causes.port_weights`. It is
-        tried, alone and then with the others added, if `causes` do not explain
-        the port.
+      read_off: causes that are facts of the port, such as an epsilon of its
+        modules or its own weights. They are part of every set that is tried.
+        They are named only where they are needed.
     """
-    layers = self._compare(self.reference, port)
-    trials = [self._try(port, cause) for cause in causes]
-    trials = tuple(sorted(trials, key=_rank))
-    limit = _MOST_WORSE * differences.worst(layers)
-    causes = [trial.cause for trial in trials if trial.worst <= limit]
-    found = self._explain(port, causes, trials)
-    if found.remaining and last_resort is not None:
-      first = self._try(port, last_resort)
-      other = self._explain(port, causes, [first])
-      if _gain(found.remaining, other.remaining, layers) >= _LEAST_GAIN:
-        found = other
+    port = self._without_unlike(port)
+    search = _Search(self, port, causes, tuple(read_off))
+    layers = search.differences(())
+    named, others = search.explain()
+    left_out = dict(differences.not_compared(self.reference, port))
+    if 'pre_logits' not in self._start.params:  # the input of the head
+      left_out.pop('pre_logits', None)
+    small = [c for c in (*read_off, *causes) if c.is_small]
+    unique = {str(c): c for c in small if c.topic != 'weights'}
     return Diagnosis(
       tuple(layers),
-      trials,
-      found.named,
-      found.alternatives,
-      tuple(self._compare(self._variant(found.named), port)),
-      differences.not_compared(self.reference, port),
-      bool(getattr(self._start[0], 'num_classes', None)),
+      named,
+      others,
+      tuple(search.differences(named)),
+      tuple(left_out.items()),
+      bool(getattr(self._start.model, 'num_classes', None)),
+      search.tried,
+      tuple(c for c in unique.values() if self._effect(c) <= 1),
+      tuple(self.reference),
     )
 
-  def _explain(self, port, causes, ranked):
-    """Returns causes that explain the port, beginning with the best `ranked`.
-
-    Adds causes while there are differences and the next cause reduces them.
-    """
-    layers = self._compare(self.reference, port)
-    found = _Explanation((), (), differences.total_excess(layers))
-    while found.remaining and ranked and len(found.named) < _MOST_CAUSES:
-      best, *others = ranked
-      if _gain(found.remaining, best.remaining, layers) < _LEAST_GAIN:
-        break
-      equals = tuple(t.cause for t in others if t.closes and best.closes)
-      named = (*found.named, best.cause)
-      found = _Explanation(named, equals, best.remaining)
-      topics = {cause.topic for cause in named}
-      rest = [cause for cause in causes if cause.topic not in topics]
-      ranked = []
-      if found.remaining:
-        ranked = sorted((self._try(port, c, named) for c in rest), key=_rank)
-    return found
-
-  def _try(self, port, cause, matched=()):
-    outputs = self._variant((*matched, cause))
-    found = self._compare(outputs, port)
-    effect = self._compare(self.reference, outputs)
-    return CauseTrial(
-      cause,
-      differences.worst(effect),
-      differences.total_excess(found),
-      differences.worst(found),
-    )
-
-  def _variant(self, causes):
-    model, params = self._start
+  def variant(self, causes: Sequence[Cause]) -> Variant:
+    """Returns the reference with causes substituted."""
+    variant = self._start
     for cause in causes:
-      model, params = cause.substitute(model, params)
-    return self._run(model, params)
+      variant = cause.substitute(variant)
+    return variant
 
-  def _run(self, model, params):
-    return activations.run(model, params, self._images, dtype=self._dtype)
+  def compare(
+    self, causes: Sequence[Cause], port: Mapping[str, np.ndarray]
+  ) -> list[LayerDifference]:
+    """Returns the differences of a port from a variant of the reference."""
+    outputs = self.reference
+    if causes:
+      self._show(f'trying {"; ".join(cause.topic for cause in causes)}')
+      outputs = activations.run_variant(self.variant(causes), dtype=self._dtype)
+    return differences.compare(outputs, port, self.tolerances)
 
-  def _compare(self, outputs, others):
-    return differences.compare(outputs, others, self.tolerances)
+  def _effect(self, cause):
+    """Returns the largest change that a cause makes, in tolerances."""
+    return differences.worst(self.compare([cause], self.reference))
+
+  def _without_unlike(self, port):
+    """Leaves out parts that are unlike the reference's in a block that agrees.
+
+    Such a part was recognised wrongly, or the port divides the computation of
+    the block into other steps.
+    """
+    layers = {layer.name: layer for layer in self.compare((), port)}
+    unlike = set()
+    for name, layer in layers.items():
+      for part in activations.PARTS:
+        block = layers.get(name.removesuffix(part))
+        if (
+          name.endswith(part)
+          and block is not None
+          and block.within
+          and not layer.within
+          and layer.relative > _UNLIKE
+        ):
+          unlike.add(name)
+    return {name: array for name, array in port.items() if name not in unlike}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Explanation:
-  named: tuple[Cause, ...]
-  alternatives: tuple[Cause, ...]
-  remaining: float  # differences.total_excess
+class _Search:
+  """The search for sets of causes that explain a port."""
 
+  def __init__(self, examiner, port, causes, read_off):
+    self._examiner = examiner
+    self._port = port
+    self._read_off = read_off
+    known = {cause.topic for cause in read_off}
+    self._causes = [c for c in causes if c.topic not in known]
+    self._order = {name: i for i, name in enumerate(examiner.reference)}
+    self._found = {}
 
-def _rank(trial):
-  return trial.remaining, trial.worst
+  @property
+  def tried(self):
+    """Returns all causes that were substituted."""
+    found = itertools.chain.from_iterable(
+      key for key, _ in self._found.values()
+    )
+    return tuple(dict.fromkeys(found))
 
+  def differences(self, causes):
+    """Returns the differences with causes substituted."""
+    key = frozenset(map(id, causes))
+    if key not in self._found:
+      layers = self._examiner.compare(causes, self._port)
+      self._found[key] = tuple(causes), layers
+    return self._found[key][1]
 
-def _gain(before, after, layers):
-  """Returns the mean reduction of the logarithm of a layer's difference."""
-  return (before - after) / max(sum(not d.within for d in layers), 1)
+  def explain(self):
+    """Returns causes to name, and sets that explain as much."""
+    before = self.differences(())
+    if differences.first_outside(before) is None:
+      return (), ()
+    sets = self._closing()
+    if not sets:
+      names = self._before_gain(before)
+      singles = [
+        (cause,)
+        for cause in (*self._read_off, *self._causes)
+        if cause.is_small or any(map(cause.acts_on, names))
+      ]
+      sets = [s for s in singles if not self._outside(s)]
+    if not sets:
+      great = [s for s in singles if self._is_great(s)]
+      sets = sorted(great, key=lambda s: differences.worst(self.differences(s)))
+      sets = sets[:1]
+    sets = list({frozenset(map(str, s)): s for s in sets}.values())
+    return (sets[0], tuple(sets[1:])) if sets else ((), ())
+
+  def _closing(self):
+    """Returns the smallest sets found with which all layers agree."""
+    states = [self._read_off]
+    for _ in range(1 + _MOST_CAUSES):
+      closing = [s for s in states if not self._outside(s)]
+      if closing:
+        return [self._minimal(s) for s in closing]
+      grown = {}
+      for state in states:
+        new = self._extended(state)
+        # A set may be reached in several orders.
+        grown |= {frozenset(map(id, s)): s for s in new}
+      states = list(grown.values())
+      closed = [s for s in states if not self._outside(s)]
+      states = closed or sorted(states, key=self._rank)[:_BEAM]
+    return []
+
+  def _extended(self, state):
+    """Returns the state with each cause that brings it forward."""
+    layers = self.differences(state)
+    place = self._place(layers)
+    names = self._before_first(layers)
+    topics = {cause.topic for cause in state}
+    sets = [
+      (*state, cause)
+      for cause in self._causes
+      if cause.topic not in topics
+      and (cause.is_small or any(map(cause.acts_on, names)))
+    ]
+    forward = [s for s in sets if self._place(self.differences(s)) > place]
+    if forward:
+      return forward
+    first = differences.first_outside(layers)
+    assert first is not None
+    return [
+      s for s in sets if self._excess(s, first.name) < _REDUCED * first.excess
+    ]
+
+  def _before_first(self, layers):
+    """Returns the names after the last layer that agrees, up to the first."""
+    return self._names(layers, self._place(layers))
+
+  def _before_gain(self, layers):
+    """Returns the names where a cause of a great gain may act.
+
+    A cause that acts only after the first difference leaves that one.
+    """
+    worst = max(layers, key=lambda layer: layer.excess)
+    first = differences.first_outside(layers)
+    assert first is not None
+    if first.excess * GREAT_GAIN > worst.excess:
+      return self._before_first(layers)
+    return self._names(layers, self._order[worst.name])
+
+  def _names(self, layers, end):
+    """Returns the names after the last layer that agrees, up to a place."""
+    first = self._place(layers)
+    places = [self._order[layer.name] for layer in layers if layer.within]
+    start = max((p for p in places if p < first), default=-1)
+    return [name for name, p in self._order.items() if start < p <= end]
+
+  def _place(self, layers):
+    first = differences.first_outside(layers)
+    return len(self._order) if first is None else self._order[first.name]
+
+  def _excess(self, causes, name):
+    layers = {layer.name: layer for layer in self.differences(causes)}
+    return layers[name].excess if name in layers else np.inf
+
+  def _outside(self, causes):
+    """Returns whether layers differ, or fewer are compared than before."""
+    layers = self.differences(causes)
+    fewer = len(layers) < len(self.differences(()))
+    return fewer or differences.first_outside(layers) is not None
+
+  def _rank(self, causes):
+    layers = self.differences(causes)
+    return -self._place(layers), differences.total_excess(layers)
+
+  def _minimal(self, causes):
+    """Leaves out each cause without which all layers agree as well."""
+    for cause in causes:
+      fewer = tuple(c for c in causes if c is not cause)
+      if not self._outside(fewer):
+        return self._minimal(fewer)
+    return causes
+
+  def _is_great(self, causes):
+    """Returns whether causes reduce the largest difference very much.
+
+    They may not increase any difference.
+    """
+    before, after = self.differences(()), self.differences(causes)
+    known = {layer.name: layer for layer in after}
+    if any(
+      layer.name not in known
+      or not (
+        known[layer.name].within or known[layer.name].excess <= layer.excess
+      )
+      for layer in before
+    ):
+      return False
+    worst = differences.worst(before)
+    return np.isfinite(worst) and worst >= GREAT_GAIN * differences.worst(after)

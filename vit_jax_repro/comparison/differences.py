@@ -76,8 +76,9 @@ def not_compared(
 def aligned(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
   """Returns a port's activation in the reference's layout.
 
-  Converts [B, C, h, w] to [B, h, w, C], [B, N, C] to [B, h, w, C], and
-  [B, C, 1, 1] to [B, C]. Returns None if the shape does not fit.
+  Converts [B, C, h, w] to [B, h, w, C], [B, N, C] to [B, h, w, C], [N, B, C]
+  to [B, N, C], and [B, C, 1, 1] to [B, C]. Returns None if the shape does not
+  fit.
   """
   if len(shape) == array.ndim == 4:
     moved = np.moveaxis(array, 1, -1)
@@ -85,6 +86,8 @@ def aligned(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
   if len(shape) == 4 and array.ndim == 3:
     rows = (shape[0], shape[1] * shape[2], shape[3])
     return array.reshape(shape) if array.shape == rows else None
+  if len(shape) == array.ndim == 3 and array.shape != shape:
+    array = np.swapaxes(array, 0, 1)
   if len(shape) == 2 and array.ndim == 4 and array.shape[2:] == (1, 1):
     array = array[:, :, 0, 0]
   return _if_shape(array, shape)

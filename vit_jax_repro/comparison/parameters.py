@@ -160,7 +160,8 @@ def resized_positions(
   if tokens is None:
     return None
   side = math.isqrt(embeddings.shape[1] - tokens)
-  if (side, side) == grid:
+  fitted = np.asarray(trees.flatten(restored.params)[name])
+  if (side, side) == grid or np.array_equal(fitted, embeddings):
     return None
   return causes.ResizedPositions(embeddings, (side, side), grid, tokens)
 

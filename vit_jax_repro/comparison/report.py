@@ -8,13 +8,15 @@ from vit_jax_repro.comparison import (
   conclusions,
   crosschecking,
   differences,
+  gradients,
   preprocessing_search,
 )
 from vit_jax_repro.output.sections import Section
 
 # Columns of long texts, which are folded in a narrow terminal.
 TEXT_COLUMNS = (
-  'array', 'cause', 'image', 'layer', 'port', 'reference', 'step', 'the port',
+  'array', 'image', 'in the port', 'layer', 'parameter', 'port', 'reference',
+  'step',
 )  # fmt: skip
 
 _MOST_ROWS = 12  # of tables whose last rows matter little
@@ -25,8 +27,9 @@ def sections(result: crosschecking.Crosscheck) -> list[Section]:
   parts = [
     _verdict(result),
     _weights(result),
-    _layers(result.diagnosis),
-    _causes(result.diagnosis),
+    _layers(result),
+    Section('Read off the port', result.facts),
+    *_gradients(result),
     _tops('Best classes, same tensor', result.top, result.files),
   ]
   if result.reading is not None:
@@ -57,18 +60,34 @@ def as_json(result: crosschecking.Crosscheck) -> dict[str, Any]:
       'files': list(result.files),
       'preprocessing': result.preprocessing,
       'versions': result.versions,
-      'agrees': found.agrees,
+      'agrees': result.agrees,
       'explained': found.explained,
       'causes': [str(cause) for cause in found.named],
-      'alternatives': [str(cause) for cause in found.alternatives],
+      'alternatives': [
+        '; and '.join(map(str, causes)) for causes in found.alternatives
+      ],
+      'first_difference': _gap(found.layers, found.order),
+      'remaining': _gap(found.remaining, found.order),
+      'tried': [str(cause) for cause in found.tried],
+      'facts': list(result.facts),
+      'random': result.is_random,
       'indistinguishable': [str(cause) for cause in found.indistinguishable],
       'weights_equal': None
       if result.parameters is None
       else result.parameters.equal,
       'layers': [
-        dataclasses.asdict(layer) | {'within': layer.within}
+        _layer(layer) | {'module': result.modules.get(layer.name)}
         for layer in found.layers
       ],
+      'gradients': None
+      if result.gradients is None
+      else {
+        'agrees': result.gradients.agrees,
+        'loss': gradients.LOSS,
+        'layers': [_layer(layer) for layer in result.gradients.layers],
+        'parameters': [_layer(layer) for layer in result.gradients.parameters],
+        'without': list(result.gradients.without),
+      },
       'not_compared': [
         {'name': name, 'why': why} for name, why in found.not_compared
       ],
@@ -83,6 +102,19 @@ def as_json(result: crosschecking.Crosscheck) -> dict[str, Any]:
       },
     }
   )
+
+
+def _layer(layer):
+  return dataclasses.asdict(layer) | {'within': layer.within}
+
+
+def _gap(layers, order):
+  found = conclusions.gap(layers, order)
+  return found and {
+    'after': found.after,
+    'at': found.at.name,
+    'between': list(found.between),
+  }
 
 
 def _finite(value):
@@ -141,54 +173,56 @@ def _cut(section):
   return dataclasses.replace(section, rows=rows)
 
 
-def _layers(found):
-  rows = []
-  first = differences.first_outside(found.layers)
-  for layer in found.layers:
-    mark = '' if layer.within else 'over'
-    rows.append(
-      (
-        layer.name,
-        f'{layer.max_abs:.2e}',
-        f'{layer.relative:.2e}',
-        f'{layer.cosine:.6f}',
-        f'{layer.tolerance:.2e}',
-        'first' if layer is first else mark,
-      )
+def _layers(result):
+  found = result.diagnosis
+  return _compared('Layers, same tensor', (), found.layers, result.modules)
+
+
+def _compared(title, text, layers, modules, noun='layer'):
+  """Returns a section with a table of differences."""
+  first = differences.first_outside(layers)
+  rows = [
+    (
+      layer.name,
+      *((modules.get(layer.name, ''),) if modules else ()),
+      f'{layer.max_abs:.2e}',
+      f'{layer.relative:.2e}',
+      f'{layer.cosine:.6f}',
+      f'{layer.tolerance:.2e}',
+      'first' if layer is first else '' if layer.within else 'over',
     )
+    for layer in layers
+  ]
   columns = (
-    'layer', 'max abs', 'relative', 'cosine', 'tolerance', '',
-  )  # fmt: skip
-  return Section('Layers, same tensor', (), columns, tuple(rows))
-
-
-def _causes(found):
-  named = set(map(id, found.named))
-  rows = []
-  for trial in found.trials:
-    mark = ''
-    if not trial.distinguishable:
-      mark = 'indistinguishable'
-    elif id(trial.cause) in named:
-      mark = 'named'
-    elif trial.closes and not found.agrees:
-      mark = 'explains as well'
-    rows.append(
-      (
-        trial.cause.topic,
-        trial.cause.port,
-        f'{trial.effect:.3g}',
-        f'{trial.worst:.3g}',
-        mark,
-      )
-    )
-  text = (
-    'Each cause is substituted alone on the side of the reference. Numbers are '
-    'in units of the tolerance, at the worst layer. Indistinguishable: the '
-    'effect is below the noise on these weights and images.'
+    noun,
+    *(('in the port',) if modules else ()),
+    'max abs',
+    'relative',
+    'cosine',
+    'tolerance',
+    '',
   )
-  columns = ('cause', 'the port', 'effect', 'then off by', '')
-  return Section('Known causes', (text,), columns, tuple(rows))
+  return Section(title, text, columns, tuple(rows))
+
+
+def _gradients(result):
+  """Returns the sections on gradients."""
+  found = result.gradients
+  if found is None:
+    return []
+  text = (f'Of the {gradients.LOSS}. In the order of the backward pass.',)
+  parts = [
+    _compared(
+      'Gradients by the activations', text, found.layers, result.modules
+    )
+  ]
+  if found.parameters:
+    text = ('The largest differences first, in tolerances.',)
+    table = _compared(
+      'Gradients by the parameters', text, found.parameters, {}, 'parameter'
+    )
+    parts.append(_cut(table))
+  return parts
 
 
 def _tops(title, tops, files):

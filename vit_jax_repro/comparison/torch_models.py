@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import importlib
 import os
-import re
 import sysconfig
 import traceback
 from collections.abc import Callable, Collection, Generator, Mapping
@@ -16,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax_repro.comparison import torch_layers
 from vit_jax_repro.comparison.activations import LOGITS
+from vit_jax_repro.comparison.torch_layers import Call, Form, Place
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 
@@ -32,47 +33,6 @@ _NOT_OWN = (
   },
 )
 
-# Paths of the modules that compute the reference's activations: the output of
-# the module at a path is compared with the named activation. Sources: timm 1.0,
-# transformers 4 and 5, facebookresearch/deit.
-
-# Prefixes of the paths below in a model with a head, or in a wrapper (as in
-# ports.WRAPPERS).
-_HOLDERS = ('', 'module.', '_orig_mod.', 'model.', 'backbone.')
-_PREFIXES = tuple(
-  holder + part for holder in _HOLDERS for part in ('', 'vit.', 'deit.', 'bit.')
-)
-
-_BLOCK = 'Transformer/encoderblock_{}'
-# {name of the reference: paths, of which the first existing one is used}. `{}`
-# is a number, and `{-1}` a number that the port counts from 0 and the reference
-# from 1.
-_PATHS = {
-  'conv_root': (
-    'patch_embed.backbone.stem.conv',
-    'patch_embed.backbone.conv',
-  ),
-  'gn_root': (  # between the norm and the ReLU of timm's GroupNormAct
-    'patch_embed.backbone.stem.norm.drop',
-    'patch_embed.backbone.norm.drop',
-  ),
-  'root_block': ('embedder', 'stem'),
-  'block{}': (
-    'patch_embed.backbone.stages.{-1}',
-    'encoder.stages.{-1}',
-    'stages.{-1}',
-  ),
-  'embedding': ('embeddings.patch_embeddings', 'patch_embed'),
-  'stem': ('stem',),
-  'Transformer/posembed_input': ('embeddings', 'norm_pre', 'pos_drop'),
-  _BLOCK: ('encoder.layer.{}', 'layers.{}', 'blocks.{}'),
-  'MixerBlock_{}': ('blocks.{}',),
-  'Transformer/encoder_norm': ('layernorm', 'norm'),
-  'pre_head_layer_norm': ('norm',),
-  'pre_logits': ('pooler.dense', 'head_drop', 'head.global_pool', 'pooler'),
-  'pre_logits_tanh': ('pooler.activation',),
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Port:
@@ -84,6 +44,17 @@ class Port:
   # path of an image file -> [3, H, W] numbers; None if unknown.
   preprocess: Callable[[str], Any] | None = None
   keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  modes: str = ''  # sentence on the modules that were in training mode
+
+
+@dataclasses.dataclass(frozen=True)
+class Observed:
+  """What a port computes from images, and where."""
+
+  outputs: dict[str, np.ndarray]  # under the reference's names
+  places: dict[str, Place]
+  calls: list[Call]  # of its modules, in one pass
+  spread: float  # largest difference of the logits of two passes
 
 
 def require_torch() -> Any:
@@ -158,19 +129,32 @@ def run(
   images: np.ndarray,
   names: Collection[str],
   *,
-  num_layers: int = 0,
-  patch_size: tuple[int, int] | None = None,
+  form: Form | None = None,
   dtype: str = 'float32',
 ) -> dict[str, np.ndarray]:
-  """Returns logits and activations under the reference's names.
+  """Returns the `outputs` of `observe`."""
+  return observe(port, images, names, form=form, dtype=dtype).outputs
+
+
+def observe(
+  port: Port,
+  images: np.ndarray,
+  names: Collection[str],
+  *,
+  form: Form | None = None,
+  dtype: str = 'float32',
+) -> Observed:
+  """Runs a port and returns logits and activations.
+
+  It runs twice. The first pass shows which modules are called, so that layers
+  can be recognised, and whether the port is random.
 
   Args:
     port: a port from `torch_sources.make`; its module stays in the dtype.
     images: [B, H, W, 3], the same as for the reference.
     names: names of the reference's activations to look for.
-    num_layers: number of blocks of the reference, to recognise the blocks of a
-      module with unknown names.
-    patch_size: patch size of the reference, to recognise its patch embedding.
+    form: sizes of the reference, to recognise the parts of a module with
+      unknown names.
     dtype: dtype of parameters and computation, 'float32' or 'float64'.
 
   Raises:
@@ -184,104 +168,59 @@ def run(
       f'{port.name} has no modules {messages.listed(missing)}, which its '
       '`layers` name; see named_modules()'
     )
-  found = module_paths(names, modules.keys())
-  found |= _recognised(torch, modules, found, num_layers, patch_size)
-  found |= port.layers
-  outputs, hooks = {}, []
-  for name, path in found.items():
-    hooks.append(modules[path].register_forward_hook(_keep(outputs, name)))
-  tensor = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
-  try:
-    with (
-      guarded(
-        f'{port.name} fails on images of {images.shape[1:3]}',
-        'see --image_size',
-      ),
-      torch.no_grad(),
-    ):
-      module = port.module.to(getattr(torch, dtype))
-      answer = module(tensor.to(getattr(torch, dtype)), **port.keywords)
-  finally:
-    for hook in hooks:
-      hook.remove()
-  outputs[LOGITS] = _logits(answer)
-  return {
-    name: output.detach().cpu().to(getattr(torch, dtype)).numpy()
+  tensor = as_tensor(images, dtype)
+  module = port.module.to(getattr(torch, dtype))
+  with failing_in_one_line(port, images), torch.no_grad():
+    with torch_layers.tracing(torch, module) as calls:
+      first = logits_of(module(tensor, **port.keywords))
+    places = torch_layers.find(
+      torch, names, calls, modules.keys(), form or Form()
+    )
+    places |= {name: Place(path) for name, path in port.layers.items()}
+    outputs = {}
+
+    def keep(name, value):
+      # The first call counts. The copy is needed because the next layer, such
+      # as a ReLU, may work in place.
+      if name not in outputs:
+        outputs[name] = value.detach().clone()
+
+    with torch_layers.watching(torch, module, places, keep):
+      outputs[LOGITS] = logits_of(module(tensor, **port.keywords))
+  spread = 0.0
+  if isinstance(first, torch.Tensor):
+    gap = (first.double() - outputs[LOGITS].double()).abs().nan_to_num(0)
+    spread = float(gap.max()) if gap.numel() else 0.0
+  arrays = {
+    name: output.cpu().to(getattr(torch, dtype)).numpy()
     for name, output in outputs.items()
     if isinstance(output, torch.Tensor)
   }
+  return Observed(arrays, places, calls, spread)
 
 
-def _logits(answer):
+def as_tensor(images: np.ndarray, dtype: str) -> Any:
+  """Converts [B, H, W, 3] to a tensor [B, 3, H, W]."""
+  torch = require_torch()
+  tensor = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
+  return tensor.to(getattr(torch, dtype))
+
+
+def failing_in_one_line(
+  port: Port, images: np.ndarray
+) -> contextlib.AbstractContextManager:
+  """Turns an exception of a port's pass into an InputError; see `guarded`."""
+  return guarded(
+    f'{port.name} fails on images of {images.shape[1:3]}', 'see --image_size'
+  )
+
+
+def logits_of(answer: Any) -> Any:
   """Returns the logits in the output of a model, or None."""
   if hasattr(answer, 'logits'):
     return answer.logits
   if isinstance(answer, Mapping):
     return answer.get(LOGITS)
   if isinstance(answer, tuple | list) and answer:
-    return _logits(answer[0])
+    return logits_of(answer[0])
   return answer
-
-
-def _keep(outputs, name):
-  def hook(module, inputs, output):
-    del module, inputs
-    if isinstance(output, tuple | list) and output:
-      output = output[0]
-    output = getattr(output, 'last_hidden_state', output)
-    # The copy is needed because the next layer, such as a ReLU, may work in
-    # place.
-    if hasattr(output, 'detach'):
-      outputs[name] = output.detach().clone()
-
-  return hook
-
-
-def _recognised(torch, modules, found, num_layers, patch_size):
-  """Returns paths of blocks and patch embedding, recognised by their form."""
-  more = {}
-  block = 'Transformer/encoderblock_{}'
-  if num_layers and block.format(0) not in found:
-    for path, module in modules.items():
-      lists = torch.nn.ModuleList, torch.nn.Sequential
-      if isinstance(module, lists) and len(module) == num_layers:
-        more |= {block.format(i): f'{path}.{i}' for i in range(num_layers)}
-        break
-  if patch_size and 'embedding' not in found:
-    for path, module in modules.items():
-      if isinstance(module, torch.nn.Conv2d) and (
-        module.kernel_size == module.stride == tuple(patch_size)
-      ):
-        more['embedding'] = path
-        break
-  return more
-
-
-def module_paths(
-  names: Collection[str], modules: Collection[str]
-) -> dict[str, str]:
-  """Returns {name of the reference: path of a module} for the names found.
-
-  Args:
-    names: names of activations of the reference.
-    modules: paths of all modules of the port.
-  """
-  found = {}
-  for name in names:
-    number = re.search(r'\d+$', name)
-    candidates = [
-      prefix + _numbered(path, number)
-      for path in _PATHS.get(re.sub(r'\d+$', '{}', name), ())
-      for prefix in _PREFIXES
-    ]
-    there = [path for path in candidates if path in modules]
-    if there:
-      found[name] = there[0]
-  return found
-
-
-def _numbered(path, number):
-  if number is None:
-    return path
-  path = path.replace('{-1}', str(int(number[0]) - 1))
-  return path.replace('{}', number[0])

@@ -8,6 +8,7 @@ A port is written as
                           nn.Module, or a pair of one and a mapping: `layers`
                           {name of the reference: path of a module},
                           `preprocess` (path of an image -> [3, H, W])
+  PATH/FILE.py:FUNCTION   the same, of a file
 
 The module takes [B, 3, H, W] and returns logits [B, K], a mapping or an object
 that has them as `logits`, or a tuple that begins with them.
@@ -15,12 +16,13 @@ that has them as `logits`, or a tuple that begins with them.
 
 import dataclasses
 import importlib
+import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Mapping
 
-from vit_jax_repro.comparison import torch_models
+from vit_jax_repro.comparison import torch_facts, torch_models
 from vit_jax_repro.comparison.torch_models import INSTALL, Port, guarded
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
@@ -37,7 +39,8 @@ def make(
   """Creates the port that a flag names; see the top of this file.
 
   Args:
-    text: 'transformers:ID', 'timm:NAME' or 'module:PACKAGE.FUNCTION'.
+    text: 'transformers:ID', 'timm:NAME', 'module:PACKAGE.FUNCTION' or
+      'PATH/FILE.py:FUNCTION'.
     image_size: (H, W) of its images.
     own_weights: load the weights that the library has for the name.
 
@@ -46,19 +49,29 @@ def make(
       message has one line.
   """
   kind, _, name = text.partition(':')
-  if kind not in KINDS or not name:
+  path, _, function = text.rpartition(':')
+  if path.endswith('.py') and function.isidentifier():
+    kind, name = 'file', text
+  if kind not in (*KINDS, 'file') or not name:
     raise InputError(
-      f'port {text!r} must be transformers:ID, timm:NAME or '
-      'module:PACKAGE.FUNCTION'
+      f'port {text!r} must be transformers:ID, timm:NAME, '
+      'module:PACKAGE.FUNCTION or PATH/FILE.py:FUNCTION'
     )
   torch_models.require_torch()
   port = {
     'transformers': _transformers,
     'timm': _timm,
     'module': _module,
+    'file': _file,
   }[kind](name, image_size, own_weights)
+  modes = torch_facts.training_modes(port.module)
   port.module.eval()
-  return dataclasses.replace(port, name=text)
+  return dataclasses.replace(port, name=text, modes=modes)
+
+
+def has_own_function(text: str) -> bool:
+  """Returns whether a port is the result of a user's function."""
+  return text.startswith('module:') or '.py:' in text
 
 
 def _transformers(name, image_size, own_weights):
@@ -150,19 +163,50 @@ def _timm_reader(library, module):
 
 def _module(name, image_size, own_weights):
   del image_size
-  if not own_weights:
-    raise InputError(
-      f'module:{name} has the weights that its function gives it; leave out '
-      '--port_weights=reference'
-    )
+  _check_own_weights(f'module:{name}', own_weights)
   where, _, function = name.rpartition('.')
   if os.getcwd() not in sys.path:  # `python -m` would have added it
     sys.path.insert(0, os.getcwd())
   with guarded(
     f'there is no function {name!r}',
-    'give module:PACKAGE.FUNCTION, to be found from this folder',
+    'give module:PACKAGE.FUNCTION, to be found from this folder, or '
+    'PATH/FILE.py:FUNCTION',
   ):
     function = getattr(importlib.import_module(where), function)
+  return _called(name, function)
+
+
+def _file(text, image_size, own_weights):
+  del image_size
+  _check_own_weights(text, own_weights)
+  path, _, function = text.rpartition(':')
+  if not os.path.isfile(path):
+    raise InputError(f'there is no file {path!r}; give PATH/FILE.py:FUNCTION')
+  folder, name = os.path.split(os.path.abspath(path))
+  if folder not in sys.path:  # for the file's own imports
+    sys.path.insert(0, folder)
+  with guarded(f'there is no function {text!r}', 'give PATH/FILE.py:FUNCTION'):
+    spec = importlib.util.spec_from_file_location(
+      name.removesuffix('.py'), path
+    )
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, made)  # dataclasses look there
+    spec.loader.exec_module(made)
+    function = getattr(made, function)
+  return _called(text, function)
+
+
+def _check_own_weights(text, own_weights):
+  if not own_weights:
+    raise InputError(
+      f'{text} has the weights that its function gives it; leave out '
+      '--port_weights=reference'
+    )
+
+
+def _called(name, function):
+  """Returns the port that a user's function makes."""
   with guarded(f'{name} fails', 'it is called without arguments'):
     made = function()
   module, extra = made, {}

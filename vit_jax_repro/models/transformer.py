@@ -114,7 +114,8 @@ class EncoderBlock(nn.Module):
 
   These are equations 2 and 3 of the ViT paper. `position_embedding` is the kind
   that acts in this block, or 'none'. With `own_positions` the block has its own
-  embedding, `posembed_layer`. Otherwise it uses the one in its arguments.
+  embedding, `posembed_layer`. Otherwise it uses the one in its arguments. With
+  `keep` it also returns its intermediates.
   """
 
   num_heads: int
@@ -124,7 +125,7 @@ class EncoderBlock(nn.Module):
   dropout_rate: float
   attention_dropout_rate: float
   attention: str
-  keep_weights: bool
+  keep: bool
   position_embedding: str
   own_positions: bool
   position_grid: tuple[int, int]
@@ -138,7 +139,7 @@ class EncoderBlock(nn.Module):
     key: jax.Array | None,
     drop_path_rate: float | jax.Array | None,
     positions: jax.Array | None,
-  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+  ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
     """Returns the tokens, and in the form of `nn.scan` the intermediates.
 
     Args:
@@ -148,8 +149,9 @@ class EncoderBlock(nn.Module):
       positions: position embeddings shared with other blocks.
 
     Returns:
-      [B, N, D], and a pair of the same tokens and the attention weights
-      [B, A, N, N], or None without `keep_weights`.
+      [B, N, D], and {end of a name: array}: the same tokens under '', the
+      outputs of the parts [B, N, D] under their names, and the attention
+      weights [B, A, N, N]. None without `keep`.
     """
     x, relative = self._with_positions(x, positions)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -160,18 +162,22 @@ class EncoderBlock(nn.Module):
       param_dtype=self.param_dtype,
     )
     attend_key, attended_key, mlp_key, path1_key, path2_key = split(key, 5)
+    named = {}
     y = norm(name='LayerNorm_0')(x)
-    y, weights = Attention(
+    named['/LayerNorm_0'] = y
+    y, named['/attention_weights'] = Attention(
       num_heads=self.num_heads,
       implementation=self.attention,
-      keep_weights=self.keep_weights,
+      keep_weights=self.keep,
       dropout_rate=self.attention_dropout_rate,
       **dtypes,
       name='MultiHeadDotProductAttention_0',
     )(y, y, attend_key, relative)
+    named['/MultiHeadDotProductAttention_0'] = y
     y = dropout(y, self.dropout_rate, attended_key)
     x = x + drop_path(y, drop_path_rate, path1_key)
     y = norm(name='LayerNorm_1')(x)
+    named['/LayerNorm_1'] = y
     y = Mlp(
       mlp_dim=self.mlp_dim,
       gelu=self.gelu,
@@ -181,8 +187,10 @@ class EncoderBlock(nn.Module):
       **dtypes,
       name='MlpBlock_0',
     )(y, mlp_key)
+    named['/MlpBlock_0'] = y
     x = x + drop_path(y, drop_path_rate, path2_key)
-    return x, None if weights is None else (x, weights)
+    named[''] = x
+    return x, named if self.keep else None
 
   def _with_positions(self, x, positions):
     """Adds position embeddings; returns tokens and the table of `relative`."""
@@ -238,9 +246,8 @@ class Encoder(nn.Module):
     input_key, *block_keys = split(key, 1 + self.num_layers)
     x = dropout(x, fields['dropout_rate'], input_key)
     x, kept = self._blocks(x, block_keys, fields, shared)
-    for i, (output, weights) in enumerate(kept):
-      named[f'encoderblock_{i}'] = output
-      named[f'encoderblock_{i}/attention_weights'] = weights
+    for i, values in enumerate(kept):
+      named |= {f'encoderblock_{i}{end}': v for end, v in values.items()}
     x = nn.LayerNorm(
       epsilon=fields['layer_norm_eps'],
       dtype=norm_dtype(fields['dtype']),
@@ -279,7 +286,7 @@ class Encoder(nn.Module):
     if self.remat:
       # The loop of a scan already prevents XLA from merging both passes.
       block = nn.remat(block, prevent_cse=not self.scan, policy=policy)
-    fields: dict[str, Any] = dict(fields, keep_weights=self.keep)
+    fields: dict[str, Any] = dict(fields, keep=self.keep)
     if not self.scan:
       kept = []
       for i, (key, rate) in enumerate(zip(keys, rates, strict=True)):
@@ -300,8 +307,10 @@ class Encoder(nn.Module):
     x, kept = stacked(x, keys, rates, shared)
     if kept is None:
       return x, []
-    outputs, weights = kept  # [L, B, N, D], [L, B, A, N, N]
-    return x, list(zip(outputs, weights, strict=True))
+    return x, [  # from arrays [L, ...]
+      {end: values[i] for end, values in kept.items()}
+      for i in range(self.num_layers)
+    ]
 
 
 class MapHead(nn.Module):

@@ -81,9 +81,10 @@ class ViT(nn.Module):
     param_dtype: dtype of fresh parameters.
 
   Intermediates: `conv_root`, `gn_root`, `block1`... (hybrids), `embedding`,
-  `Transformer/posembed_input`, `Transformer/encoderblock_0` and
-  `Transformer/encoderblock_0/attention_weights`..., `Transformer/encoder_norm`,
-  `pre_logits` (before the tanh), `pre_logits_tanh`.
+  `Transformer/posembed_input`, `Transformer/encoderblock_0` and inside it
+  `/LayerNorm_0`, `/attention_weights`, `/MultiHeadDotProductAttention_0`,
+  `/LayerNorm_1`, `/MlpBlock_0`..., `Transformer/encoder_norm`, `pre_logits`
+  (before the tanh), `pre_logits_tanh`.
 
   big_vision has other names for them: `stem` is `embedding`, `with_posemb` is
   `Transformer/posembed_input`, `encoded` is `Transformer/encoder_norm`, and

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vit_jax_repro.comparison import torch_models
+from vit_jax_repro.comparison import torch_paths
 
 pytestmark = pytest.mark.quick
 
@@ -43,12 +43,12 @@ VIT = (
   ],
 )
 def test_module_paths_in_a_vit(modules, expected):
-  found = torch_models.module_paths(VIT, modules)
+  found = torch_paths.module_paths(VIT, modules)
   assert tuple(map(found.get, VIT)) == expected
 
 
 def test_module_paths_count_stages_from_0():
-  found = torch_models.module_paths(
+  found = torch_paths.module_paths(
     ('root_block', 'block1', 'block4'),
     ('bit.embedder', 'bit.encoder.stages.0', 'bit.encoder.stages.3'),
   )
