@@ -235,6 +235,7 @@ def test_refused_formats_are_named_with_the_way_on(tmp_path, kind, name):
     (b'%PDF-1.7', 'unknown image format'),
     (FILES['webp'][0][:200], ''),
     (FILES['tiff'][0][:-50], ''),
+    (b'II*\x00' + bytes(30), 'it is a TIFF that is damaged or of a kind'),
     (written(grey().astype(np.float32) / 255, 'tiff'), 'no known range'),
     (written(grey().astype(np.int32), 'tiff'), 'no known range'),
   ],

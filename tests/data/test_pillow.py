@@ -3,7 +3,7 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from vit_jax_repro.data import pillow
 from vit_jax_repro.data.tf_host import tensorflow
@@ -181,3 +181,13 @@ def test_image_with_too_many_pixels_is_rejected(monkeypatch):
     match='it has more than 80 pixels, the most that are read',
   ):
     middle(data, (9, 9))
+
+
+def test_png_with_a_large_text_is_read():
+  """Editors write comments of more than Pillow's limit of 1 MB."""
+  text = PngImagePlugin.PngInfo()
+  text.add_text('history', 'x' * 3_000_000, zip=True)
+  file = io.BytesIO()
+  Image.new('RGB', (8, 8), (10, 20, 30)).save(file, 'PNG', pnginfo=text)
+  image = pillow.resize_and_crop(file.getvalue(), (8, 8), (8, 8)).numpy()
+  assert (image == (10, 20, 30)).all()

@@ -422,3 +422,11 @@ def test_name_of_finds_the_name_of_a_model():
   assert models.name_of(models.create('BiT-M-R101x3')) == 'BiT-R101x3'
   assert models.name_of(models.create('ViT-S_16', gelu='erf')) == 'DeiT-S_16'
   assert models.name_of(tiny()) is None
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('value', ['1e-6', True, {'a': 1}])
+def test_create_refuses_a_constant_that_is_no_number(value):
+  """A text in a card was a TypeError when the model was applied."""
+  with pytest.raises(ValueError, match=r'layer_norm_eps=.* must be a number'):
+    models.create('ViT-Ti_16', layer_norm_eps=value)

@@ -10,7 +10,7 @@ from training_sets import write_folder
 
 from vit_jax_repro import jobs, models, recipes, weights
 from vit_jax_repro.runs import card_settings, configuration
-from vit_jax_repro.weights import model_card, trees
+from vit_jax_repro.weights import model_card, positions, trees
 
 SPEC = tiny_models.spec(10, STUDENT, distilled=False)
 PORT = dict(gelu='erf', layer_norm_eps=1e-5)  # constants of another library
@@ -148,6 +148,22 @@ def test_train_reads_images_as_the_arrays_of_a_bare_file_show(
   begun, _, _ = trained(run, tmp_path / 'run')
   assert (begun['model']['gelu'], begun['preprocessing']) == ('erf', 'deit')
   assert 'as the weights file says' in capfd.readouterr().err
+
+
+def test_train_notes_that_the_class_token_gets_a_position(
+  digits, tmp_path, capfd
+):
+  """Only the number of positions in a bare file shows that it has none."""
+  spec = SPEC | {'class_token_after_positions': True}
+  params = tiny_models.params_of(spec)
+  path = ('Transformer', 'posembed_input', 'pos_embedding')
+  flat = trees.flatten(params)
+  position = flat.pop(positions.name_in(flat))
+  weights.save(
+    tmp_path / 'file.npz', trees.nest(flat | {'/'.join(path): position})
+  )
+  trained(config(digits, tmp_path, pp=dict(crop=16)), tmp_path / 'run')
+  assert 'the class token gets one of zeros' in capfd.readouterr().err
 
 
 def test_kept_head_follows_the_names_of_the_classes(digits, tmp_path):

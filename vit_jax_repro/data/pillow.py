@@ -34,6 +34,14 @@ _REFUSED = {
   'HEIC': rb'.{4}ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)',
   'JPEG XL': rb'\xff\x0a|\x00\x00\x00\x0cJXL ',
 }
+_READ = {
+  'JPEG': rb'\xff\xd8\xff',
+  'PNG': rb'\x89PNG',
+  'WebP': rb'RIFF.{4}WEBP',
+  'BMP': rb'BM',
+  'GIF': rb'GIF8',
+  'TIFF': rb'II[*+]\x00|MM\x00[*+]',
+}
 _LEADING = 64  # bytes in which these are looked for
 _ORIENTATION = 0x0112  # the tag of EXIF
 _UPRIGHT = 1
@@ -48,8 +56,11 @@ def pillow() -> Any:
   Returns:
     The `PIL.Image` module.
   """
-  from PIL import Image
+  from PIL import Image, PngImagePlugin
 
+  # Profiles and comments of editors may be larger than Pillow's 1 MB.
+  png: Any = PngImagePlugin  # ty takes its numbers for constants
+  png.MAX_TEXT_CHUNK = png.MAX_TEXT_MEMORY
   # Warnings are useless because an image is either read or rejected. The
   # filter is permanent because all threads share temporary ones.
   warnings.filterwarnings('ignore', module=r'PIL\.')
@@ -236,6 +247,12 @@ def _why_unknown(encoded):
       return (
         f'{name} is not read; convert it to JPEG or PNG, for example by '
         f'`magick IMAGE.{ending} IMAGE.jpg`'
+      )
+  for name, pattern in _READ.items():
+    if re.match(pattern, encoded[:_LEADING], re.DOTALL):
+      return (
+        f'it is a {name} that is damaged or of a kind that is not read; save '
+        'it again as JPEG or as PNG of 8 bits'
       )
   return 'unknown image format'
 

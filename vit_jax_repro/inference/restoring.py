@@ -150,8 +150,8 @@ def restore(
   with _about(path):
     size = preprocess.check_image_size(size)
   fitted = _fit(params, module, size, card, path)
-  if not read.has_card:
-    _note_token_without_slot(params, fitted)
+  if not read.has_card and (line := positions.note_on_slot(params, fitted)):
+    note(line)
   uncovered = patches.note_on_uncovered(module, size)
   if uncovered:
     note(uncovered)
@@ -209,17 +209,4 @@ def _fit(params, module, size, card, path):
       image_size=size,
       source_image_size=card.image_size,
       head='keep',
-    )
-
-
-def _note_token_without_slot(params, fitted):
-  """Notes that the class token gets a position embedding of zeros.
-
-  That the file has none for it is inferred only from the number of positions.
-  """
-  number, fitted_number = map(positions.count_in, (params, fitted))
-  if positions.is_token_without_slot(params) and number != fitted_number:
-    note(
-      f'{number} position embeddings form a square, so they are taken to be '
-      'those of the patches only; the class token gets one of zeros'
     )

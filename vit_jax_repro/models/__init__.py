@@ -88,6 +88,7 @@ def create(model: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
   for key in ('dtype', 'param_dtype'):
     if key in fields:
       _check_dtype(key, fields[key])
+  _check_numbers(cls, fields)
   unknown = sorted(fields.keys() - allowed)
   if unknown:
     raise InputError(
@@ -137,6 +138,16 @@ def _check_dtype(key, value):
     raise InputError(
       f"unknown {key} {value!r}; choose 'float32', 'bfloat16' or 'float64'"
     ) from None
+
+
+def _check_numbers(cls, fields):
+  defaults = inspect.signature(cls).parameters
+  for key, value in fields.items():
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    wanted = key in defaults and isinstance(defaults[key].default, float)
+    # Rates may be traced, and fields that no class has are reported above.
+    if wanted and not is_number and isinstance(value, str | bool | Mapping):
+      raise InputError(f'{key}={value!r} must be a number')
 
 
 def _required(cls):

@@ -15,7 +15,7 @@ from vit_jax_repro.output import files
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.published import augreg
 from vit_jax_repro.runs.settings import Settings
-from vit_jax_repro.weights import model_card
+from vit_jax_repro.weights import model_card, positions
 
 
 def pretrained_path(settings: Settings) -> str:
@@ -164,6 +164,9 @@ def parameters(
   except InputError as error:
     text = str(error)
     raise InputError(text if path in text else f'{path}: {text}') from error
+  line = positions.note_on_slot(source.params, params)
+  if line and not source.has_card:
+    note(line)
   if settings.shrink == 1 and not settings.perturb:
     return params
 

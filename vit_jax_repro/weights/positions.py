@@ -33,6 +33,25 @@ def prefix(flat: Mapping[str, Any], name: str) -> int:
   return ('cls' in flat) + ('dist' in flat)
 
 
+def note_on_slot(params: Mapping[str, Any], fitted: Any) -> str | None:
+  """Returns a note if the class token gets a position embedding of zeros.
+
+  Only the number of positions in a file without a card shows that it has none.
+
+  Args:
+    params: the tree of the file.
+    fitted: the tree of the model.
+  """
+  if not is_token_without_slot(params) or is_token_without_slot(fitted):
+    return None
+  if 'cls' not in fitted:
+    return None
+  return (
+    f'{count_in(params)} position embeddings form a square, so they are taken '
+    'to be those of the patches only; the class token gets one of zeros'
+  )
+
+
 def slots(num_embeddings: int, prefix: int) -> int | None:
   """Returns S, the number of token slots among N embeddings of a square image.
 
