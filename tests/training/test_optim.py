@@ -135,6 +135,23 @@ def test_accumulator_dtype_applies_to_the_momentum(dtype):
   assert dtypes == {jnp.dtype(dtype)}
 
 
+def test_bfloat16_momentum_decays_by_bfloat16s_nine_tenths():
+  """A momentum that is 0.9 in float32 although it is stored in bfloat16."""
+  tx = optim.create_optimizer(
+    'sgd', lambda _: 1.0, accumulator_dtype='bfloat16'
+  )
+  params = {'a': jnp.zeros(1)}
+  state = tx.init(params)
+  _, state = tx.update({'a': jnp.ones(1)}, state, params)
+  updates, state = tx.update({'a': jnp.zeros(1)}, state, params)
+  assert float(updates['a'][0]) == -0.8984375
+  gradient = jnp.asarray([1 / 3], jnp.float32)
+  updates, _ = tx.update({'a': gradient}, state, params)
+  product = jnp.bfloat16(0.8984375) * jnp.bfloat16(0.8984375)  # rounded
+  assert float(product) != 0.8984375**2
+  assert float(updates['a'][0]) == -float(gradient[0] + jnp.float32(product))
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_accumulator_dtype_applies_to_adams_first_moment(dtype):
   """Tolerates optax's rounding of the decayed moment, which XLA may skip."""

@@ -1,10 +1,12 @@
 """The table of published weights files: official paths, sizes and copies.
 
 `catalogue.csv` has a row for each file. Official paths come from the READMEs of
-google-research/vision_transformer and big_transfer and from the addresses that
-timm 1.0.31 records. Sizes are computed from the names and shapes in a file, one
-for each form in which NumPy has written zip entries. Copies on the Hub are
-timm's (from its registry) and transformers' (by their names in public code).
+google-research/vision_transformer (which recommends one AugReg file for each
+model) and big_transfer, from big_vision/models/vit.py and vit_jax_augreg.ipynb
+(B/8), and from the addresses that timm 1.0.31 records. Sizes are computed from
+the names and shapes in a file, one for each form in which NumPy has written zip
+entries. Copies on the Hub are timm's (from its registry) and transformers' (by
+their names in public code).
 DeiT's files are also at the address in facebookresearch/deit's README.
 """
 

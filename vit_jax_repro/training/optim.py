@@ -106,8 +106,10 @@ def create_optimizer(
     momentum: for SGD only; 0.9 by default (ViT Table 4, BiT section 3.3).
     accumulator_dtype: dtype of SGD's momentum ('float32' by default) or of
       Adam's first moment (the parameters' dtype by default). It is 'float32',
-      or 'bfloat16' as in the original code and big_vision. The update itself
-      uses the unrounded sum.
+      or 'bfloat16' as in the original code and big_vision. In bfloat16 the
+      stored sum is decayed by bfloat16's 0.9, which is 0.8984375, and the
+      product is rounded, too. The update is this product plus the float32
+      gradient; only the sum that is stored is rounded.
     weight_decay: coefficient, 0 by default. AdamW subtracts coefficient *
       learning rate * parameters. For SGD the decay is coupled: coefficient *
       parameters is added to the gradients after clipping and before the

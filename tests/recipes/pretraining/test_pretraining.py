@@ -5,7 +5,9 @@ import re
 import pytest
 
 from vit_jax_repro import models
+from vit_jax_repro.models.variants import DROPOUT
 from vit_jax_repro.paper import table
+from vit_jax_repro.published import catalogue
 from vit_jax_repro.recipes import pretraining
 from vit_jax_repro.recipes.recipe import RecipeRequest
 from vit_jax_repro.recipes.rules import AUGREG_STRENGTHS
@@ -378,3 +380,65 @@ def test_wrong_requests_have_one_line_errors(
   with pytest.raises(ValueError, match=message) as caught:
     pretraining.find(recipe, dataset, model, variant=variant)
   assert '\n' not in str(caught.value)
+
+
+RECOMMENDED = {  # README of vision_transformer; B/8: big_vision/models/vit.py
+  'ViT-Ti_16': ('none', 0.03, 0.0, 0.0),
+  'ViT-S_32': ('none', 0.1, 0.0, 0.0),
+  'ViT-S_16': ('light1', 0.03, 0.0, 0.0),
+  'ViT-B_32': ('light1', 0.1, 0.0, 0.0),
+  'ViT-B_16': ('medium1', 0.1, 0.0, 0.0),
+  'ViT-B_8': ('medium2', 0.1, 0.0, 0.0),
+  'ViT-L_16': ('strong1', 0.1, 0.0, 0.0),
+  'R+ViT-Ti_16': ('none', 0.03, 0.0, 0.0),
+  'R26+ViT-S_32': ('light1', 0.1, 0.0, 0.0),
+  'R50+ViT-L_32': ('medium1', 0.1, 0.1, 0.1),
+}
+
+
+@pytest.mark.parametrize('model', RECOMMENDED)
+def test_find_has_the_settings_of_the_recommended_augreg_file(model):
+  """A recipe that trains with settings of a file that is not recommended."""
+  found = pretraining.find('augreg-paper-i21k', None, model)
+  strength, decay, dropout, depth = RECOMMENDED[model]
+  assert found.settings['augreg_strength'] == strength
+  assert found.settings['weight_decay'] == decay
+  assert found.model_fields['dropout_rate'] == dropout
+  assert found.model_fields['stochastic_depth_rate'] == depth
+  name = '_'.join(re.sub(r'ViT-', '', model).split('+'))
+  file = (
+    f'{name}-i21k-300ep-lr_0.001-aug_{strength}-wd_{decay}-do_{dropout}'
+    f'-sd_{depth}.npz'
+  )
+  entry = next(e for e in catalogue.table() if e.file_name == file)
+  assert (entry.model, entry.num_classes) == (model, 21_843)
+
+
+def test_recommended_augreg_settings_equal_those_of_the_published_rows():
+  """A list of recommended files that differs from the README's table."""
+  rows = table.select('README recommended AugReg checkpoints')
+  parts = re.compile(r'aug_(\w+)-wd_([\d.]+)-do_([\d.]+)-sd_([\d.]+)--')
+  found = [parts.search(row.checkpoint).groups() for row in rows]
+  found = sorted((name, *map(float, rest)) for name, *rest in found)
+  wanted = {
+    key: value for key, value in RECOMMENDED.items() if key != 'ViT-B_8'
+  }
+  assert found == sorted(wanted.values())
+  fine_tuned = {entry.path for entry in catalogue.table()}
+  assert all('vit_models/' + row.checkpoint in fine_tuned for row in rows)
+
+
+def test_dropout_differences_name_the_models_of_the_code():
+  """A difference that leaves out a model whose code has dropout."""
+  (row,) = (r for r in table.read_csv('differences') if r['id'] == 'pvc-08')
+  named = row['second'].split(' and 0.0')[0].removeprefix('0.1 for ')
+  assert named.split(', ') == ['L/16', 'H/14', 'R50+B/16', 'R50+L/32']
+  spelt = [name.replace('ViT-', '').replace('_', '/') for name in DROPOUT]
+  assert named.split(', ') == spelt
+
+
+def test_deit_notes_tell_the_schedule_of_the_code():
+  """A note on epochs that the original program never runs."""
+  notes = ' '.join(pretraining.find('deit-code', None, 'DeiT-B_16').notes)
+  assert 'changes once an epoch' in notes
+  assert 'further epochs' not in notes

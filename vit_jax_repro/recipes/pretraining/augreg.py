@@ -40,19 +40,23 @@ _BIG_VISION = 'google-research/big_vision, configs/'
 
 _PART = re.compile(r'(?P<ep>\d+)ep|(?P<key>lr|aug|wd|do|sd)_(?P<value>[\w.]+)')
 _PARTS = '300ep-lr_0.001-aug_NAME-wd_0.1-do_0.0-sd_0.0'
-# Settings of the recommended released files, by model.
+# Settings of the recommended released files, by model. They are in the names of
+# the files: README of google-research/vision_transformer; for B/8, which it
+# does not have, google-research/big_vision, models/vit.py.
 _IMAGENET21K = {
   'ViT-Ti_16': 'aug_none-wd_0.03',
-  'ViT-S_32': 'aug_light1-wd_0.03',
+  'ViT-S_32': 'aug_none-wd_0.1',
   'ViT-S_16': 'aug_light1-wd_0.03',
   'ViT-B_32': 'aug_light1-wd_0.1',
   'ViT-B_16': 'aug_medium1-wd_0.1',
-  'ViT-B_8': 'aug_medium1-wd_0.1',
+  'ViT-B_8': 'aug_medium2-wd_0.1',
   'ViT-L_16': 'aug_strong1-wd_0.1',
   'R+ViT-Ti_16': 'aug_none-wd_0.03',
-  'R26+ViT-S_32': 'aug_medium2-wd_0.03',
-  'R50+ViT-L_32': 'aug_medium2-wd_0.1',
+  'R26+ViT-S_32': 'aug_light1-wd_0.1',
+  'R50+ViT-L_32': 'aug_medium1-wd_0.1-do_0.1-sd_0.1',
 }
+# No list recommends files that were pre-trained on ImageNet alone. These are
+# the files that timm has.
 _IMAGENET = {
   'ViT-S_16': 'aug_medium2-wd_0.1',
   'ViT-B_32': 'aug_medium2-wd_0.1-do_0.1-sd_0.1',

@@ -28,8 +28,9 @@ _SOFT_OF_PAPER, _SOFT_OF_CODE = (3.0, 0.1), (1.0, 0.5)
 
 _NOTES = (
   *DEIT_OPEN,
-  'the learning rate ends at 0; in the code at 1e-5, with 10 further epochs '
-  'at that rate',
+  'the learning rate changes with each update, falls from the end of the '
+  'warm-up and ends at 0; in the code it changes once an epoch, is 1e-6 in the '
+  'first two epochs, falls as if from the first one and ends at 1e-5',
   "weights start from Flax's initializers; DeiT draws them from a truncated "
   'normal distribution',
   'pvc-72: the published numbers are of the model itself, not of its moving '
