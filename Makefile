@@ -76,10 +76,10 @@ strip: install-notebooks
 	$(RUN) -m nbconvert --log-level=WARN --clear-output --inplace \
 	  notebooks/*.ipynb
 
-# Four processes on two cores, because many tests wait for other processes. Each
+# Three processes on two cores, because many tests wait for other processes. Each
 # takes whole modules, so that compiled programs are shared within one.
 test: install-torch
-	$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Runs the tests that compare with the original's numbers, compiled as users
 # compile.
