@@ -32,7 +32,7 @@ os.environ['CUDA_VISIBLE_DEVICES'] = ''
 os.environ['XLA_FLAGS'] = ' '.join(
   flag for flag in [os.environ.get('XLA_FLAGS', ''), *_FLAGS] if flag
 )
-os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'
+os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'  # as the commands set it
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _compiled.name)
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'

@@ -46,7 +46,7 @@ def shown(monkeypatch, columns):
     monkeypatch.setenv('COLUMNS', str(columns))
   out = io.StringIO()
   monkeypatch.setattr(sys, 'stdout', out)
-  reports.terminal([LAYERS, CAUSES], foldable=report.TEXT_COLUMNS)
+  reports.terminal([LAYERS, CAUSES], foldable=('cause', 'layer', 'the port'))
   return out.getvalue()
 
 
