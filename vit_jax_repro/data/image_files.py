@@ -6,8 +6,8 @@ some wrong (a palette of a BMP) and some not at all. Pillow also decodes JPEGs
 that are too large for TensorFlow. docs/data.md names the decoder of each
 format. Letters in shapes: h w pixels of the stored image.
 
-Phones store a photograph as the sensor lies, and its EXIF orientation tells how
-to turn it. A box of an image that is drawn upright is mapped to the stored
+Phones store a photograph as the sensor lies, and record in its EXIF orientation
+how to turn it. A box of an image that is drawn upright is mapped to the stored
 image, so that only the box is decoded.
 """
 

@@ -77,6 +77,8 @@ def train(
   processes.require_shared_folder(workdir)
   folder = Workdir(workdir, settings_lib.to_plain(config))
   fresh = not os.path.isdir(folder.path('checkpoints'))
+  begun = folder.read_json('manifest.json').get('data', {})
+  settings = _read_as_begun(settings, begun)
   run = _Run(settings, load=fresh)
   with contextlib.closing(folder):
     folder.begin(run.manifest())
@@ -107,6 +109,19 @@ def train(
         result = run.save_best(result, state, accuracy)
     folder.write_json('result.json', dataclasses.asdict(result))
   return result
+
+
+def _read_as_begun(settings, begun):
+  """Returns settings with the orientation that a run began with.
+
+  begun: the manifest's description of the data; {} for a new run. Runs from
+    before `pp.orientation` took images as they are stored.
+  """
+  if not begun or settings.pp.orientation:
+    return settings
+  orientation = begun.get('orientation', 'none')
+  pp = dataclasses.replace(settings.pp, orientation=orientation)
+  return dataclasses.replace(settings, pp=pp)
 
 
 class _Run:
@@ -152,6 +167,7 @@ class _Run:
       'train_fingerprint': self.train.fingerprint(),
       'test': self.test.split,
       'test_fingerprint': self.test.fingerprint(),
+      'orientation': self.input.orientation,
     }
     if self.task.teacher:
       data['teacher_fingerprint'] = self.task.teacher.digest
