@@ -372,3 +372,15 @@ def test_predict_refuses_wrong_arguments_in_one_line(tiny_vit, tmp_path):
     with pytest.raises(error, match=message) as caught:
       jobs.predict(tiny_vit, images, **options)
     assert '\n' not in str(caught.value)
+
+
+@quick
+def test_evaluate_refuses_a_split_without_a_readable_image(tmp_path):
+  """An accuracy of 0 % of such images means nothing."""
+  path = tiny_models.save_run(tmp_path / 'model.npz')
+  for name in ('china', 'flower'):
+    target = tmp_path / 'photos' / 'test' / name / 'x.png'
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b'no image')
+  with pytest.raises(ValueError, match=r'none of the 2 images of .*x\.png'):
+    jobs.evaluate(path, str(tmp_path / 'photos'))

@@ -95,7 +95,7 @@ def _convert(values, paths):
 
 
 def _lines(path):
-  with open(path, encoding='utf-8') as file:
+  with open(path, encoding='utf-8-sig') as file:  # Windows adds a mark
     return file.read().splitlines()
 
 

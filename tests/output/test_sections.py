@@ -3,7 +3,6 @@ import sys
 
 import pytest
 
-from vit_jax_repro.comparison import report
 from vit_jax_repro.output import reports, sections
 
 pytestmark = pytest.mark.quick

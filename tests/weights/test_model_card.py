@@ -18,6 +18,7 @@ CARD = {
   'class_names': ('cat', 'dog', 'eel'),
   'preprocessing': 'vit_jax',
   'image_size': (8, 8),
+  'orientation': 'exif',
 }
 
 

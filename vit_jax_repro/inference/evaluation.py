@@ -114,6 +114,12 @@ def evaluate(
   measured = _measured(
     source, restored, match, batch_size, lambda *fault: faults.append(fault)
   )
+  if len(faults) == source.num_examples:
+    name, why = faults[0]
+    raise InputError(
+      f'none of the {len(faults)} images of {dataset} can be decoded; '
+      f'{preprocess.undecodable(name, why)}'
+    )
   counts = class_checks.unreadable_by_class(source, (x for x, _ in faults))
   lost = class_checks.notes_on_unreadable(source, counts, 'they count as wrong')
   for line in lost:

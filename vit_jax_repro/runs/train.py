@@ -84,11 +84,13 @@ def train(
   processes.require_shared_folder(workdir)
   folder = Workdir(workdir, settings_lib.to_plain(config))
   fresh = not os.path.isdir(folder.path('checkpoints'))
+  begun = folder.read_json('manifest.json').get('data', {})
   source = pretrained.load(settings) if fresh else None
   folder.config = card_settings.decided_by(
     None if source is None else source.card, folder.config
   )
-  run = _Run(settings_lib.from_config(folder.config), source, load=fresh)
+  settings = _read_as_begun(settings_lib.from_config(folder.config), begun)
+  run = _Run(settings, source, load=fresh)
   with contextlib.closing(folder):
     folder.begin(run.manifest())
     with contextlib.closing(run.checkpoints(folder)) as checkpoints:
@@ -121,6 +123,19 @@ def train(
         result = run.save_best(result, state, accuracy)
     folder.write_json('result.json', dataclasses.asdict(result))
   return result
+
+
+def _read_as_begun(settings, begun):
+  """Returns settings with the orientation that a run began with.
+
+  begun: the manifest's description of the data; {} for a new run. Runs from
+    before `pp.orientation` took images as they are stored.
+  """
+  if not begun or settings.pp.orientation:
+    return settings
+  orientation = begun.get('orientation', 'none')
+  pp = dataclasses.replace(settings.pp, orientation=orientation)
+  return dataclasses.replace(settings, pp=pp)
 
 
 class _Run:
@@ -168,6 +183,7 @@ class _Run:
       'train_fingerprint': self.train.fingerprint(),
       'test': self.test.split,
       'test_fingerprint': self.test.fingerprint(),
+      'orientation': self.input.orientation,
     }
     if self.task.teacher:
       data['teacher_fingerprint'] = self.task.teacher.digest
@@ -261,9 +277,10 @@ class _Run:
         class_names=self.task.class_names,
         preprocessing=self.input.preprocessing,
         image_size=self.image_size,
-        # Other data than photographs do not show how to read photographs.
-        orientation=self.settings.pp.orientation
-        or (self.input.orientation if self.train.is_folder else None),
+        # 'none' of other data does not mean that photographs lie on the side.
+        orientation=self.input.orientation
+        if self.train.is_folder or self.input.orientation == 'exif'
+        else None,
       )
 
   def save_best(self, result, state, accuracy):
