@@ -44,6 +44,16 @@ def test_check_training_names_the_folders_below_a_single_class(tmp_path):
     class_checks.check_training(*splits, as_is=True)
 
 
+def test_check_training_notes_the_same_folders_in_all_classes(tmp_path):
+  """Folders one level too deep: the model learns images against masks."""
+  inner = [f'{kind}/{name}' for kind in ('images', 'masks') for name in 'CD']
+  folders = [f'{split}/{each}' for split in ('train', 'test') for each in inner]
+  (line,) = class_checks.check_training(*make(tmp_path, *several(*folders)))
+  assert 'images, masks' in line and 'C, D; if these are the classes' in line
+  (tmp_path / 'train' / 'masks' / 'x.png').touch()
+  assert not class_checks.check_training(*open_splits(tmp_path))
+
+
 def test_check_training_refuses_a_part_with_images_of_one_class(tmp_path):
   """One class, of a part of a split that has two."""
   make(tmp_path, *several('train/a', 'train/b', 'test/a', 'test/b'))

@@ -90,7 +90,7 @@ def check_training(train: Any, test: Any, *, as_is: bool = False) -> list[str]:
   if len(set(train.folder.labels)) < 2:
     raise InputError(_one_class(train, 'nothing is learned'))
   trained, tested = (set(split.folder.folder_labels) for split in (train, test))
-  notes: list[str] = []
+  notes: list[str] = _note_on_same_folders(train)
   unknown = tested - trained
   if unknown and not as_is:
     raise InputError(
@@ -123,6 +123,26 @@ def check_training(train: Any, test: Any, *, as_is: bool = False) -> list[str]:
       'model gets an output for each and never sees an image'
     )
   return notes
+
+
+def _note_on_same_folders(train):
+  """Notes class folders that all have the same two or more folders in them.
+
+  Then these may be the classes, one level too deep: images/{cat,dog} and
+  masks/{cat,dog}.
+  """
+  below: dict[int, set[str]] = {}  # {label: first folder below the class}
+  for path, label in zip(train.folder.paths, train.folder.labels, strict=True):
+    _, _, *deeper = path.split(os.sep)
+    below.setdefault(label, set()).add(deeper[0] if len(deeper) > 1 else '')
+  first, *others = below.values()
+  if len(first) < 2 or '' in first or any(other != first for other in others):
+    return []
+  return [
+    f'all classes of split {train.split!r} ({_named(train, below)}) have the '
+    f'same folders in them, {listed(first)}; if these are the classes, move '
+    'them up'
+  ]
 
 
 def check_evaluation(source: Any, *, by_name: bool) -> list[str]:
