@@ -420,11 +420,12 @@ def test_impossible_orientation_is_ignored(value):
   np.testing.assert_array_equal(found, colours(40, 56))
 
 
+@pytest.mark.parametrize('exif', [b'MM\0*\0\0\0\x08\xff\xff', b'no header'])
 @pytest.mark.parametrize('kind', ['jpeg', 'png', 'webp'])
-def test_damaged_exif_does_not_damage_the_image(kind):
+def test_damaged_exif_does_not_damage_the_image(kind, exif):
   """Kind: a sound image that is refused for a note inside it."""
   pillow.pillow.cache_clear()  # pytest has reset its filter of warnings
-  data = written(colours(), kind, exif=b'Exif\0\0MM\0*\0\0\0\x08\xff\xff')
+  data = written(colours(), kind, exif=b'Exif\0\0' + exif)
   entries = [preprocess.pick_preprocessing(n) for n in ('vit_jax', 'timm')]
   for entry in entries:
     np.testing.assert_array_equal(

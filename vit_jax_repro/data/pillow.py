@@ -229,8 +229,6 @@ def _opened(encoded, finish):
     raise InputError(
       f'it has more than {limit:,} pixels, the most that are read'
     ) from None
-  except InputError:
-    raise
   # Pillow passes on almost any exception of its decoders, and a StopIteration
   # would silently end the data set.
   except Exception as error:
