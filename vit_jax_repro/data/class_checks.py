@@ -131,12 +131,15 @@ def _note_on_same_folders(train):
   Then these may be the classes, one level too deep: images/{cat,dog} and
   masks/{cat,dog}.
   """
-  below: dict[int, set[str]] = {}  # {label: first folder below the class}
-  for path, label in zip(train.folder.paths, train.folder.labels, strict=True):
-    _, _, *deeper = path.split(os.sep)
-    below.setdefault(label, set()).add(deeper[0] if len(deeper) > 1 else '')
+  paths, labels = train.folder.paths, train.folder.labels
+  # SPLIT/CLASS/FOLDER/.../IMAGE; most data sets end this test at one path.
+  if not all(path.count(os.sep) > 2 for path in paths):
+    return []
+  below: dict[int, set[str]] = {}  # {label: folders in the class folder}
+  for path, label in zip(paths, labels, strict=True):
+    below.setdefault(label, set()).add(path.split(os.sep)[2])
   first, *others = below.values()
-  if len(first) < 2 or '' in first or any(other != first for other in others):
+  if len(first) < 2 or any(other != first for other in others):
     return []
   return [
     f'all classes of split {train.split!r} ({_named(train, below)}) have the '

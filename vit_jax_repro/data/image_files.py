@@ -32,11 +32,8 @@ _MOST_VALUES = 2**29
 # A JPEG of _MOST_VALUES has more bytes than this, because each block of 8x8
 # pixels takes a bit or more.
 _CERTAINLY_SMALL = 2**18
-REDUCED = (
-  8,
-  4,
-  2,
-)  # scales at which JPEG decoders can read, the smallest first
+# Divisors of the size at which JPEG decoders can read, besides 1.
+REDUCED = (8, 4, 2)
 Tensor = Any  # a tf.Tensor; TensorFlow is imported only when it is needed
 
 
