@@ -47,7 +47,7 @@ step attention 20 python examples/attention_padding.py \
   --implementation="$ATTENTION" --batch_size="$BATCH" --rounds="$ROUNDS" \
   --json="$OUT/attention.json"
 for model in $MODELS; do
-  step "train-$model" 60 "${benchmark[@]}" train "${common[@]}" \
+  step "train-$model" 80 "${benchmark[@]}" train "${common[@]}" \
     --models="$model" --rounds="$ROUNDS" --against=torch \
     --json="$OUT/train-$model.json"
 done

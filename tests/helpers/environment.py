@@ -7,6 +7,8 @@ optimisations, each program in one piece, and with a cache of compiled programs
 that all processes of a test run share. Modules that compare with numbers of
 the original take the fixture `as_users_compile`, and
 `make exact` runs those with the flags that users have (`COMPILE_AS_USERS`).
+`TEST_PLATFORM=cuda` runs them on a GPU, or `tpu` on a TPU, where the tests for
+eight devices and for the CPU's own numbers cannot pass.
 """
 
 import importlib.metadata
@@ -15,6 +17,7 @@ import tempfile
 
 NUM_DEVICES = 8
 AS_USERS = bool(os.environ.get('COMPILE_AS_USERS'))
+PLATFORM = os.environ.get('TEST_PLATFORM', 'cpu')
 _FLAGS = [f'--xla_force_host_platform_device_count={NUM_DEVICES}']
 if not AS_USERS:
   # Splitting a small program takes longer than compiling it.
@@ -27,8 +30,9 @@ if not AS_USERS:
 _compiled = tempfile.TemporaryDirectory(prefix='compiled_')
 _tfds_dir = tempfile.TemporaryDirectory(prefix='tfds_')
 
-os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['CUDA_VISIBLE_DEVICES'] = ''
+os.environ['JAX_PLATFORMS'] = PLATFORM
+if PLATFORM == 'cpu':
+  os.environ['CUDA_VISIBLE_DEVICES'] = ''
 os.environ['XLA_FLAGS'] = ' '.join(
   flag for flag in [os.environ.get('XLA_FLAGS', ''), *_FLAGS] if flag
 )
