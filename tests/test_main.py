@@ -329,16 +329,24 @@ def test_main_writes_metrics_for_tensorboard(finished):
     float(np.frombuffer(e.tensor_proto.tensor_content, 'f4')[0])
     if e.tensor_proto.tensor_content
     else e.tensor_proto.float_val[0]
-    for e in events.Tensors('train_loss')
+    for e in events.Tensors('train/loss')
   ]
   np.testing.assert_allclose(
     losses, [line['train_loss'] for line in read_metrics(finished)], rtol=1e-6
   )
+  tags = events.Tags()['tensors']
+  assert {'test/accuracy', 'perf/images_per_sec', 'train/images'} <= {*tags}
+  assert not {'train_loss', 'accuracy_test'} & {*tags}
+  [text] = events.Tensors('configuration')
+  assert b'"total_steps": ' in text.tensor_proto.string_val[0]
 
 
-def test_main_leaves_a_finished_run_unchanged(finished, monkeypatch, tmp_path):
+def test_main_leaves_a_finished_run_unchanged(
+  finished, monkeypatch, tmp_path, capsys
+):
   workdir = shutil.copytree(finished, tmp_path / 'run')
   metrics = run(monkeypatch, 'quickstart.py', workdir, *FINISHED)
+  assert 'start      already finished, at step ' in capsys.readouterr().err
   assert len(metrics) == 4
   result, again = (read_json(x / 'result.json') for x in (finished, workdir))
   assert again['accuracy'] == result['accuracy']
@@ -655,6 +663,10 @@ ERRORS = {
 }
 
 
+# The lines that precede the update of a run, by their first words.
+BANNER = ('devices', 'workdir', 'precision', 'data', 'model', 'batch', 'start')
+
+
 @pytest.mark.parametrize('name', ERRORS)
 def test_main_refuses_wrong_settings_in_one_line(
   name, monkeypatch, tmp_path, capsys
@@ -663,8 +675,9 @@ def test_main_refuses_wrong_settings_in_one_line(
   with pytest.raises(SystemExit) as stopped:
     run(monkeypatch, config, tmp_path / 'run', *more)
   assert stopped.value.code in (1, 2)
-  err = capsys.readouterr().err.strip()
-  assert says in err and '\n' not in err and err.startswith('main: ')
+  *banner, line = capsys.readouterr().err.strip().splitlines()
+  assert says in line and line.startswith('main: ')
+  assert all(text.startswith(BANNER) for text in banner)
   assert not (tmp_path / 'run').exists()
 
 

@@ -14,6 +14,7 @@ from absl import flags, logging
 
 from vit_jax_repro import compilation_cache
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import waiting
 
 WRONG_USAGE, FAILED, INTERRUPTED = 2, 1, 130
 NOBODY_READS = 141  # exit code that a shell gives a program ended by SIGPIPE
@@ -71,21 +72,12 @@ def run(
       else:
         print(_help(verb, flag_values, description, positional))
     sys.exit(0)
-  try:
-    rest = flag_values(argv)[1:]
-    if rest and not positional:
-      raise flags.Error(f'unexpected argument {rest[0]!r}; see --help')
-    _refuse_empty(flag_values, rest)
-  except flags.Error as error:
-    _fail(verb, _parse_error(str(error)), WRONG_USAGE)
-  except AttributeError as error:  # ml_collections, for --config.KEY
-    text = str(error).strip('\'"').replace('\\n', ': ').replace("\\'", "'")
-    _fail(verb, f'unknown key of the configuration: {text}', WRONG_USAGE)
   logging.set_verbosity(logging.ERROR)
   # Orbax's threads log a full disk there, once for each array.
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
   try:
-    with _while_someone_reads():
+    with waiting.watch(verb), _while_someone_reads():
+      rest = _parsed(verb, flag_values, positional, argv)
       main(flag_values, rest)
   except KeyboardInterrupt:
     _fail(verb, 'interrupted', INTERRUPTED)
@@ -100,8 +92,24 @@ def run(
     _leave(FAILED)
 
 
+def _parsed(verb, flag_values, positional, argv):
+  """Parses the flags; returns the other arguments. A wrong flag exits."""
+  try:
+    rest = flag_values(argv)[1:]
+    if rest and not positional:
+      raise flags.Error(f'unexpected argument {rest[0]!r}; see --help')
+    _refuse_empty(flag_values, rest)
+  except flags.Error as error:
+    _fail(verb, _parse_error(str(error)), WRONG_USAGE)
+  except AttributeError as error:  # ml_collections, for --config.KEY
+    text = str(error).strip('\'"').replace('\\n', ': ').replace("\\'", "'")
+    _fail(verb, f'unknown key of the configuration: {text}', WRONG_USAGE)
+  return rest
+
+
 def show(line: str) -> None:
   """Prints a line on the progress to standard error."""
+  waiting.heard()
   print(line, file=sys.stderr, flush=True)
 
 

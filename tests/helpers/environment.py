@@ -42,6 +42,7 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '0' if AS_USERS else '1'
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
+os.environ['VIT_JAX_REPRO_PATIENCE'] = '1000'  # no lines on what takes long
 os.environ['TFDS_DATA_DIR'] = _tfds_dir.name
 
 

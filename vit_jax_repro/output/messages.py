@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import jax
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import waiting
 
 LONGEST = 80  # characters of one quoted name or reason
 MOST_NAMES = 6  # listed in a message
@@ -120,6 +121,7 @@ def note(text: str, *, every_process: bool = False) -> None:
       prints its own.
   """
   if every_process or jax.process_index() == 0:
+    waiting.heard()
     print(f'note: {text}', file=sys.stderr, flush=True)
 
 

@@ -41,6 +41,7 @@ def run(
   write: Callable[[int, dict], None],
   save: Callable[[Any, dict], None],
   stop: Callable[[], bool] = lambda: False,
+  stepped: Callable[[int], None] = lambda number: None,
 ) -> tuple[Any, dict | None]:
   """Runs the updates start_step + 1 ... total_steps.
 
@@ -60,6 +61,7 @@ def run(
       the scalars of its evaluation, or {} without one.
     stop: called once after each update. If it returns True, the state is saved
       without an evaluation and the loop ends.
+    stepped: called with the number of each update after it was started.
 
   Returns:
     The state and the scalars of the last evaluation, or None instead of these
@@ -77,6 +79,7 @@ def run(
     state, metrics = step(state, next(batches))
     pending.append((number, metrics))
     meter.count(metrics)
+    stepped(number)
     last = number == total_steps
     stopping = stop()
     scalars, evaluated = {}, {}

@@ -1,6 +1,7 @@
 """The manifest of a run: versions, devices, commit, seed, data."""
 
 import importlib.metadata
+import os
 import pathlib
 import platform
 import subprocess
@@ -33,6 +34,7 @@ def create(*, seed: int, mesh: jax.sharding.Mesh, data: Any) -> dict:
   return {
     **software(),
     'devices': {**devices(mesh), 'mesh': dict(mesh.shape)},
+    'numerics': numerics(),
     'seed': seed,
     'data': data,
   }
@@ -60,6 +62,30 @@ def software() -> dict:
     'platform': platform.platform(),
     'git_commit': _git_commit(),
   }
+
+
+def numerics() -> dict[str, str]:
+  """Returns {option: text} of JAX's options that change a run's numbers.
+
+  Options with their default value are left out.
+  """
+  config: Any = jax.config  # options become attributes at run time
+  found = {}
+  if config.jax_enable_x64:
+    found['jax_enable_x64'] = '64-bit arrays (JAX_ENABLE_X64)'
+  products = config.jax_default_matmul_precision
+  if products is not None:
+    found['jax_default_matmul_precision'] = f'products in {products} precision'
+  if config.jax_default_prng_impl != 'threefry2x32':
+    found['jax_default_prng_impl'] = (
+      f'random numbers by {config.jax_default_prng_impl}'
+    )
+  if config.jax_disable_jit:
+    found['jax_disable_jit'] = 'nothing is compiled (JAX_DISABLE_JIT)'
+  flags = os.environ.get('XLA_FLAGS')
+  if flags:
+    found['XLA_FLAGS'] = f'XLA_FLAGS={flags}'
+  return found
 
 
 def _versions():

@@ -1,56 +1,158 @@
 """Progress of a training run on the terminal."""
 
 import contextlib
-from collections.abc import Callable, Generator
+import dataclasses
+import time
+from collections.abc import Generator, Mapping
 
-from vit_jax_repro.output import reports
+from vit_jax_repro.output import reports, waiting
+
+_PAUSE = 1.0  # seconds between two lines, unless one is about an evaluation
+
+
+class Progress:
+  """Shows nothing: the progress of a quiet run, and the base of the others."""
+
+  def stepped(self, step: int) -> None:
+    """Notices that an update was started."""
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Shows the scalars of an update, see `runs.loop.run`."""
+
+
+class _Shown(Progress):
+  """A progress that describes updates by lines of text."""
+
+  def __init__(self, console, plan):
+    self.console, self.plan = console, plan
+    self._began: tuple[float, int] | None = None  # time and number
+
+  def stepped(self, step):
+    if self._began is None:  # the update is compiled, and has run once
+      self._began = time.monotonic(), step
+
+  def describe(self, step, scalars):
+    plan = self.plan
+    parts = [
+      f'loss {scalars["train_loss"]:.4f}',
+      f'{scalars["images_per_sec"]:.0f} images/s',
+    ]
+    if plan.peak:
+      parts.append(f'{scalars["images_per_sec"] / plan.peak:.1%} of the peak')
+    if 'accuracy_test' in scalars:
+      parts.append(f'test accuracy {scalars["accuracy_test"]:.2%}')
+    epoch = step * plan.batch_size / plan.images_of_epoch
+    place = f'step {step}/{plan.total_steps}, epoch {epoch:.1f}'
+    return f'{place}: {", ".join(parts)}'
+
+
+class _Lines(_Shown):
+  """Prints lines, where standard error is no terminal."""
+
+  _last = 0.0
+
+  def stepped(self, step):
+    super().stepped(step)
+    waiting.now_doing(f'update {step} of {self.plan.total_steps}')
+
+  def write(self, step, scalars):
+    now = time.monotonic()
+    if 'accuracy_test' not in scalars and now - self._last < _PAUSE:
+      return
+    self._last = now
+    waiting.heard()
+    text = self.describe(step, scalars) + self._left(step, now)
+    self.console.print(text, soft_wrap=True)
+
+  def _left(self, step, now):
+    started, first = self._began or (now, step)
+    remaining = self.plan.total_steps - step
+    if step <= first or not remaining:
+      return ''
+    return f', {duration((now - started) / (step - first) * remaining)} left'
+
+
+class _Bar(_Shown):
+  """Moves a bar, and prints a line for each evaluation."""
+
+  def __init__(self, console, plan, bar, task):
+    super().__init__(console, plan)
+    self._bar, self._task = bar, task
+
+  def stepped(self, step):
+    if self._began is None:
+      self._bar.update(self._task, shown='first updates')
+    super().stepped(step)
+    self._bar.update(self._task, completed=step)
+
+  def write(self, step, scalars):
+    text = self.describe(step, scalars)
+    shown = text.partition(', ')[2].partition(', test')[0]
+    self._bar.update(self._task, completed=step, shown=shown)
+    if 'accuracy_test' in scalars:
+      self.console.print(text, soft_wrap=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What is known of a run before its first update.
+
+  Attributes:
+    start_step: number of updates before this call.
+    total_steps: number of the last update.
+    images_of_epoch: images of the training split.
+    batch_size: images of an update.
+    peak: images per second at the peak of the devices; None if unknown.
+  """
+
+  start_step: int
+  total_steps: int
+  images_of_epoch: int
+  batch_size: int
+  peak: float | None = None
 
 
 @contextlib.contextmanager
-def bar(start_step: int, total_steps: int) -> Generator[Callable]:
-  """Shows a bar with loss, images per second and remaining time.
+def shown(plan: Plan) -> Generator[Progress]:
+  """Shows epoch, loss, images per second, utilisation and remaining time.
 
-  Each evaluation prints a line that stays. If standard error is not a terminal,
-  only these lines are printed.
-
-  Yields:
-    A function of (step, scalars), such as `runs.loop.run` takes as `write`.
+  On a terminal a bar moves from the first update on, and each evaluation prints
+  a line that stays. Elsewhere a line is printed at most once a second.
   """
   from rich import progress
 
   err = reports.progress_console()
+  if not err.is_terminal:
+    with waiting.doing('the first update'):
+      yield _Lines(err, plan)
+    return
   columns = (
     progress.TextColumn('step'),
     progress.MofNCompleteColumn(),
-    progress.BarColumn(),
     progress.TextColumn('{task.fields[shown]}'),
+    progress.TimeElapsedColumn(),
+    progress.TextColumn('·'),
     progress.TimeRemainingColumn(),
     progress.TextColumn('left'),
   )
-  with progress.Progress(
-    *columns, console=err, disable=not err.is_terminal
-  ) as p:
-    task = p.add_task(
-      'train', total=total_steps, completed=start_step, shown='compiling'
+  with (
+    waiting.suspended(),
+    progress.Progress(*columns, console=err) as bar,
+  ):
+    task = bar.add_task(
+      'train',
+      total=plan.total_steps,
+      completed=plan.start_step,
+      shown='compiling the update',
     )
-
-    def show(step, scalars):
-      p.update(task, completed=step, shown=_summary(scalars))
-      if 'accuracy_test' in scalars:
-        err.print(
-          f'step {step}/{total_steps}: {_summary(scalars)}, '
-          f'test accuracy {scalars["accuracy_test"]:.2%}',
-          soft_wrap=True,
-        )
-
-    yield show
+    yield _Bar(err, plan, bar, task)
 
 
-def silent(step: int, scalars: dict) -> None:
-  """Ignores its arguments; replaces the function of `bar` in quiet runs."""
-  del step, scalars
-
-
-def _summary(scalars):
-  rate = f'{scalars["images_per_sec"]:.0f} images/s'
-  return f'loss {scalars["train_loss"]:.4f}, {rate}'
+def duration(seconds: float) -> str:
+  """Describes a duration: '48 s', '12 min', '3 h 20 min'."""
+  if seconds < 100:
+    return f'{seconds:.0f} s'
+  minutes = round(seconds / 60)
+  if minutes < 100:
+    return f'{minutes} min'
+  return f'{minutes // 60} h {minutes % 60} min'

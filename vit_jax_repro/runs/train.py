@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import time
 from collections.abc import Mapping
@@ -10,9 +11,12 @@ from typing import Any
 
 import jax
 
+from vit_jax_repro.analysis import cost
+from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.parallel import mesh, processes
+from vit_jax_repro.parallel import chips, mesh, processes
 from vit_jax_repro.runs import (
+  banner,
   card_settings,
   checkpoint,
   input,
@@ -67,7 +71,8 @@ def train(
       ConfigDict of a file in `configs/`.
     workdir: folder of the run, see runs/workdir.py. If it has checkpoints, the
       run continues from the newest one.
-    show: whether progress is shown on standard error.
+    show: whether the run is described on standard error, see runs/banner.py,
+      and its progress shown.
 
   Returns:
     The result, which is also written to result.json.
@@ -81,23 +86,46 @@ def train(
   """
   started = time.perf_counter()
   settings = settings_lib.from_config(config)
-  processes.require_shared_folder(workdir)
+  line = banner.printer(show=show)
+  shape: Any = settings.mesh
+  devices = mesh.create_mesh(**shape)
+  line('devices', banner.devices(devices))
+  with waiting.doing('waiting for the other processes in the workdir'):
+    processes.require_shared_folder(workdir)
   folder = Workdir(workdir, settings_lib.to_plain(config))
+  line('workdir', folder.folder)
+  line('precision', banner.precision(settings))
   fresh = not os.path.isdir(folder.path('checkpoints'))
   begun = folder.read_json('manifest.json').get('data', {})
-  source = pretrained.load(settings) if fresh else None
+  with waiting.doing('reading the pre-trained weights'):
+    source = pretrained.load(settings) if fresh else None
   folder.config = card_settings.decided_by(
     None if source is None else source.card, folder.config
   )
   settings = _read_as_begun(settings_lib.from_config(folder.config), begun)
-  run = _Run(settings, source, load=fresh)
+  run = _Run(settings, source, devices, line)
+  run.step.usual_seconds = folder.compilation()
+  if fresh:
+    line('start', banner.start(settings, 0, run.total_steps))
+    run.prepare()
   with contextlib.closing(folder):
-    folder.begin(run.manifest())
+    with waiting.doing('hashing the data'):
+      folder.begin(run.manifest())
     with contextlib.closing(run.checkpoints(folder)) as checkpoints:
+      if not fresh:
+        step = checkpoints.latest_step() or 0
+        line('start', banner.start(settings, step, run.total_steps))
+        finished = _finished(folder, settings, run.total_steps)
+        if step == run.total_steps and finished is not None:
+          return finished
       state, start_step = run.state(checkpoints)
       folder.continue_metrics(start_step)
+      if not start_step and jax.process_index() == 0:
+        with waiting.doing('starting the files for TensorBoard'):
+          folder.events.settings(folder.config)
       state, evaluated = run.loop(state, start_step, checkpoints, folder, show)
-      checkpoints.wait()
+      with waiting.doing('saving the checkpoint'):
+        checkpoints.wait()
       seconds = time.perf_counter() - started
       if start_step == run.total_steps:  # already complete: keeps its time
         seconds = folder.read_json('result.json').get('seconds', seconds)
@@ -138,16 +166,42 @@ def _read_as_begun(settings, begun):
   return dataclasses.replace(settings, pp=pp)
 
 
+def _finished(folder, settings, total_steps):
+  """Returns the stored result of a finished run; None if a file is missing."""
+  stored = folder.read_json('result.json')
+  names = {field.name for field in dataclasses.fields(TrainResult)}
+  if stored.get('step') != total_steps or names != stored.keys():
+    return None
+  paths = {'model': folder.path('model.npz')}
+  if settings.keep_best:
+    paths['best_model'] = folder.path('best.npz')
+  elif stored['best_model'] is not None:
+    return None
+  if not all(map(os.path.exists, paths.values())):
+    return None
+  stored['notes'] = tuple(stored['notes'])
+  return TrainResult(**{**stored, **paths, 'workdir': folder.folder})
+
+
 class _Run:
   """The parts of a run, made and checked before anything is computed."""
 
-  def __init__(self, settings, source, load):
-    """Checks the settings; if `load`, also makes the initial parameters."""
+  def __init__(self, settings, source, devices, line):
+    """Checks the settings.
+
+    Args:
+      settings: the settings of the run.
+      source: the pre-trained weights; None if the run has none, or continues.
+      devices: the mesh.
+      line: prints a line of the banner.
+    """
     self.settings = settings
     self.source = source
-    self.mesh = mesh.create_mesh(**settings.mesh)
+    self.mesh = devices
     update.check_batch(settings, self.mesh)
-    self.input = input.Input(settings)
+    with waiting.doing(f'opening {settings.dataset}'):
+      self.input = input.Input(settings)
+    line('data', banner.data(self.input))
     self.image_size = self.input.image_size
     self.train, self.test = self.input.train, self.input.test
     device = self.mesh.devices.flat[0]
@@ -163,14 +217,25 @@ class _Run:
       settings, self.task, self.input, self.tx, self.mesh
     )
     self.shapes = self.step.shapes
+    line(
+      'model',
+      banner.model(self.task.architecture, self.shapes.params, self.image_size),
+    )
+    line(
+      'batch',
+      banner.length(settings, self.total_steps, self.train.num_examples),
+    )
     self.notes = self.step.notes()
-    for line in self.notes:
-      note(line)
+    for text in self.notes:
+      note(text)
     self.params = None
-    if load:
-      self.step.begin()
+
+  def prepare(self):
+    """Makes the initial parameters, and checks that an update fits."""
+    self.step.begin()
+    with waiting.doing('making the initial parameters'):
       self.params = self._initial_params()
-      self.step.check_memory()
+    self.step.check_memory()
 
   @property
   def shardings(self):
@@ -206,7 +271,8 @@ class _Run:
       self.params = None
       if checkpoints.latest_step() < self.total_steps:
         self.step.check_memory(fresh=False)
-      state, position = checkpoints.restore(self.shapes)
+      with waiting.doing('reading the checkpoint'):
+        state, position = checkpoints.restore(self.shapes)
       if position['processes'] != jax.process_count():
         note(
           f'the run began in {position["processes"]} processes and continues '
@@ -223,28 +289,39 @@ class _Run:
       out_shardings=self.shardings,
       donate_argnums=0,
     )
-    return create(mesh.put(params, self.shardings.params)), 0
+    with waiting.doing('making the state of the optimiser'):
+      return create(mesh.put(params, self.shardings.params)), 0
 
   def loop(self, state, start_step, checkpoints, folder, show):
     settings = self.settings
-    showing = contextlib.nullcontext(progress.silent)
+    showing = contextlib.nullcontext(progress.Progress())
     if show and jax.process_index() == 0:
-      showing = progress.bar(start_step, self.total_steps)
+      plan = progress.Plan(
+        start_step,
+        self.total_steps,
+        self.train.num_examples,
+        settings.batch,
+        self._peak_rate(),
+      )
+      showing = progress.shown(plan)
     with showing as display, preemption.Watch() as watch:
 
       def write(step, scalars):
         if self.input.replaced_images:
           scalars['replaced_images'] = self.input.replaced_images
         folder.write_metrics(step, scalars)
-        display(step, scalars)
+        display.write(step, scalars)
+        if self.step.compile_seconds != folder.compilation():
+          folder.record_compilation(self.step.compile_seconds)
 
       def save(state, evaluated):
         score = evaluated.get('accuracy_test')
-        checkpoints.save(state, self._position(), score)
+        with waiting.doing('saving a checkpoint'):
+          checkpoints.save(state, self._position(), score)
 
       state, evaluated = loop.run(
         state,
-        self._batches(start_step),
+        self._batches(start_step, folder),
         step=self.step,
         start_step=start_step,
         total_steps=self.total_steps,
@@ -259,6 +336,7 @@ class _Run:
         write=write,
         save=save,
         stop=watch.should_stop,
+        stepped=display.stepped,
       )
       if evaluated is None:
         checkpoints.wait()
@@ -266,6 +344,17 @@ class _Run:
         note(stopped)
         raise stopped
     return state, evaluated
+
+  def _peak_rate(self):
+    """Returns images per second at the peak of the devices; None if unknown."""
+    kind = self.mesh.devices.flat[0].device_kind
+    dtype = self.settings.model.get('dtype') or 'float32'
+    peak = chips.peak(kind, str(jax.numpy.dtype(dtype)))
+    if peak is None:
+      return None
+    # Two operations for each multiply-add, three times as many in an update.
+    each = 6 * cost.multiply_adds(self.model, self.image_size)
+    return peak * self.mesh.size / each
 
   def save_model(self, path, params):
     params = jax.tree.map(_whole, params)
@@ -302,20 +391,26 @@ class _Run:
       self.settings, self.model, self.image_size, self.task.class_names, source
     )
 
-  def _batches(self, start_step):
+  def _batches(self, start_step, folder):
     batches = self.input.batches(start_step)
+    if not start_step and jax.process_index() == 0:
+      first = next(batches)
+      augmentation = self.input.augmentation
+      folder.events.images(first['image'], augmentation.mean, augmentation.std)
+      batches = itertools.chain([first], batches)
     put = functools.partial(mesh.to_global, mesh=self.mesh)
     return loop.prefetch(batches, put, self.settings.prefetch)
 
   def _evaluate(self, state, watch):
     try:
-      result = self.task.evaluate(
-        self.model,
-        averaging.evaluated(state),
-        watch.unless_stopped(self.input.evaluation_batches()),
-        self.mesh,
-        num_examples=self.test.num_examples,
-      )
+      with waiting.doing('evaluating'):
+        result = self.task.evaluate(
+          self.model,
+          averaging.evaluated(state),
+          watch.unless_stopped(self.input.evaluation_batches()),
+          self.mesh,
+          num_examples=self.test.num_examples,
+        )
     except preemption.InterruptedEvaluationError:
       return None
     self.input.note_orientation()

@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import optax
 from vit_jax_repro.analysis import dry_run, memory
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import patches
+from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.parallel import chips
 from vit_jax_repro.parallel import mesh as mesh_lib
@@ -34,6 +36,9 @@ class Update:
 
   Attributes:
     shapes: shapes of the state, with shardings.
+    compile_seconds: how long compiling took; None before it has ended.
+    usual_seconds: how long it took the last time, for a line on the progress;
+      None if unknown.
   """
 
   def __init__(
@@ -54,6 +59,8 @@ class Update:
     self._data, self._tx = data, tx
     self.shapes = _state_shapes(task, tx, mesh, data.image_size)
     mesh_lib.check_model_axis(self.shapes.params, mesh)
+    self.compile_seconds: float | None = None
+    self.usual_seconds: float | None = None
     self._compiling: concurrent.futures.Future | None = None
     self._teacher = None  # parameters on the mesh, after their first use
 
@@ -224,11 +231,19 @@ class Update:
     """Waits for the compiled update; compiles it if `begin` was not called."""
     self.begin()
     assert self._compiling is not None
-    return self._compiling.result()
+    if self._compiling.done():
+      return self._compiling.result()
+    last = self.usual_seconds
+    usual = '' if last is None else f', which took {last:.0f} s the last time'
+    with waiting.doing(f'compiling the update{usual}'):
+      return self._compiling.result()
 
   def _fulfil(self, compiling):
+    started = time.perf_counter()
     try:
-      compiling.set_result(self._compile())
+      program = self._compile()
+      self.compile_seconds = time.perf_counter() - started
+      compiling.set_result(program)
     except BaseException as error:
       compiling.set_exception(error)
 

@@ -6,7 +6,8 @@
   damaged/       damaged checkpoints, moved here
   metrics.jsonl  one object a line: step, train_loss, lr, images_per_sec, and
                  accuracy_test, top5_accuracy_test of evaluated steps
-  events.out.*   the same for TensorBoard
+  events.out.*   the same for TensorBoard, and settings and images
+                 (runs.tensorboard)
   result.json    accuracy, num_examples, step, seconds
   model.npz, model.json  the trained model (weights.model_card)
   best.npz, best.json  the model of the best checkpoint, with `keep_best`
@@ -26,7 +27,12 @@ from flax import traverse_util
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, locks
-from vit_jax_repro.runs import card_settings, configuration, settings
+from vit_jax_repro.runs import (
+  card_settings,
+  configuration,
+  settings,
+  tensorboard,
+)
 
 # Settings that change the result by no more than rounding, or only name the
 # folders of the data. A run may continue with other values.
@@ -48,6 +54,7 @@ FREE = (
   'model.remat',
   'model.remat_policy',
 )
+_COMPILED = 'compile_seconds'  # a key of manifest.json
 FILES = (
   'checkpoints',
   'metrics.jsonl',
@@ -79,7 +86,7 @@ class Workdir:
       )
     self.folder = os.path.abspath(os.path.expanduser(folder))
     self._first = jax.process_index() == 0
-    self._tensorboard = None
+    self._events = None
     self._lock = None
     self.config = self._continued(config)
     above = self.folder
@@ -115,7 +122,21 @@ class Workdir:
           os.remove(left)  # from a process that was killed while writing
       self.write_json('config.json', self.config)
       # `old` may have fingerprints of files that do not exist any more.
-      self.write_json('manifest.json', dict(manifest, data=old | new))
+      now = dict(manifest, data=old | new)
+      seconds = self.compilation()
+      if seconds is not None:
+        now[_COMPILED] = seconds
+      self.write_json('manifest.json', now)
+
+  def record_compilation(self, seconds: float) -> None:
+    """Writes to manifest.json how long the update took to compile."""
+    self.write_json(
+      'manifest.json', {**self.read_json('manifest.json'), _COMPILED: seconds}
+    )
+
+  def compilation(self) -> float | None:
+    """Returns the seconds of the last compilation here; None if unknown."""
+    return self.read_json('manifest.json').get(_COMPILED)
 
   def path(self, name: str) -> str:
     """Returns the path of a file in the folder."""
@@ -149,19 +170,19 @@ class Workdir:
       return
     with open(self.path('metrics.jsonl'), 'a', encoding='utf-8') as file:
       file.write(json.dumps({'step': step, **scalars}) + '\n')
-    if self._tensorboard is None:
-      from clu import metric_writers
+    self.events.scalars(step, scalars)
 
-      from vit_jax_repro.data import tf_host
-
-      tf_host.tensorflow()
-      self._tensorboard = metric_writers.SummaryWriter(self.folder)
-    self._tensorboard.write_scalars(step, dict(scalars))
+  @property
+  def events(self) -> tensorboard.Events:
+    """The files for TensorBoard; only process 0 may write to them."""
+    if self._events is None:
+      self._events = tensorboard.Events(self.folder)
+    return self._events
 
   def close(self) -> None:
     """Flushes the TensorBoard events and releases the lock of the folder."""
-    if self._tensorboard is not None:
-      self._tensorboard.close()
+    if self._events is not None:
+      self._events.close()
     if self._lock is not None:
       self._lock.release()
       self._lock = None

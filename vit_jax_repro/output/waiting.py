@@ -1,0 +1,129 @@
+"""What a command is doing, printed to standard error while it takes long.
+
+`command_line.run` enters `watch`. From then on a line is printed whenever a
+command has been silent for `patience()` seconds. The line names the innermost
+step that `doing` announced, and its duration. Without `watch`, for example in a
+notebook, nothing is printed.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Generator
+
+_PATIENCE = 4.0  # seconds
+_START = 2.0  # seconds until the first line of a command
+
+
+class _Watch:
+  """The steps of a command, and a thread that prints the innermost one."""
+
+  def __init__(self, name, patience):
+    self._patience = patience
+    self._name = name
+    self._steps = [(f'{name}: loading libraries', time.monotonic())]
+    # A first line comes early, so that the user knows that the command runs.
+    self._heard = time.monotonic() - max(0.0, patience - _START)
+    self._lock = threading.Lock()
+    self._ended = threading.Event()
+    self._suspended = 0
+    self._thread = threading.Thread(target=self._repeat, daemon=True)
+    self._thread.start()
+
+  def end(self):
+    self._ended.set()
+    self._thread.join()
+
+  def heard(self):
+    self._heard = time.monotonic()
+
+  @contextlib.contextmanager
+  def step(self, text):
+    with self._lock:
+      self._steps.append((text, time.monotonic()))
+    try:
+      yield
+    finally:
+      with self._lock:
+        self._steps.pop()
+        if len(self._steps) == 1:
+          self._steps = [(f'{self._name}: working', time.monotonic())]
+
+  def now(self, text):
+    with self._lock:
+      self._steps[-1] = (text, time.monotonic())
+
+  @contextlib.contextmanager
+  def suspended(self):
+    self._suspended += 1
+    try:
+      yield
+    finally:
+      self._suspended -= 1
+      self.heard()
+
+  def _repeat(self):
+    while not self._ended.wait(min(0.2, self._patience / 4)):
+      now = time.monotonic()
+      if self._suspended or now - self._heard < self._patience:
+        continue
+      with self._lock:
+        text, since = self._steps[-1]
+      self._heard = now
+      print(f'{text} ({now - since:.0f} s)', file=sys.stderr, flush=True)
+
+
+_current: list[_Watch] = []  # empty, or the watch of this process's command
+
+
+@contextlib.contextmanager
+def watch(name: str) -> Generator[None]:
+  """Prints what a command is doing, while the block runs.
+
+  Args:
+    name: the command, for the line of the time before its first step.
+  """
+  _current.append(_Watch(name, patience()))
+  try:
+    yield
+  finally:
+    _current.pop().end()
+
+
+@contextlib.contextmanager
+def doing(text: str) -> Generator[None]:
+  """Announces a step that may take long, such as 'reading ViT-B_16.npz'."""
+  if not _current:
+    yield
+    return
+  with _current[-1].step(text):
+    yield
+
+
+def now_doing(text: str) -> None:
+  """Replaces the text of the innermost step, and restarts its seconds."""
+  if _current:
+    _current[-1].now(text)
+
+
+def heard() -> None:
+  """Restarts the silence; called by everything that prints."""
+  if _current:
+    _current[-1].heard()
+
+
+@contextlib.contextmanager
+def suspended() -> Generator[None]:
+  """Prints no lines inside the block, because a moving bar is on the screen."""
+  if not _current:
+    yield
+    return
+  with _current[-1].suspended():
+    yield
+
+
+def patience() -> float:
+  """Returns the longest silence in seconds: 4, or VIT_JAX_REPRO_PATIENCE."""
+  return float(os.environ.get('VIT_JAX_REPRO_PATIENCE', _PATIENCE))

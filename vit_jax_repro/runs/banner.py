@@ -1,0 +1,101 @@
+"""The lines that describe a run on standard error before its first update.
+
+Each line is printed as soon as its content is known: the devices at once, the
+data after its images are counted.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from vit_jax_repro.output import waiting
+from vit_jax_repro.runs import manifest, pretrained
+from vit_jax_repro.runs.input import Input
+from vit_jax_repro.runs.settings import Settings
+
+_WIDTH = 10  # of the first column
+
+
+def printer(*, show: bool) -> Callable[[str, str], None]:
+  """Returns a function that prints a name and a text as a line.
+
+  Args:
+    show: whether anything is printed; only the first process does.
+  """
+
+  def line(name, text):
+    if show and jax.process_index() == 0:
+      waiting.heard()
+      print(f'{name:{_WIDTH}} {text}', file=sys.stderr, flush=True)
+
+  return line
+
+
+def devices(mesh: jax.sharding.Mesh) -> str:
+  """Describes the devices: '8 x TPU v5e in 2 processes, data=8'."""
+  kind = mesh.devices.flat[0].device_kind
+  processes = jax.process_count()
+  inside = f' in {processes} processes' if processes > 1 else ''
+  axes = [f'{axis}={size}' for axis, size in mesh.shape.items() if size > 1]
+  return ', '.join([f'{mesh.size} x {kind}{inside}', *axes])
+
+
+def precision(settings: Settings) -> str:
+  """Describes the dtype of the computation and what else changes numbers."""
+  dtype = settings.model.get('dtype') or 'float32'
+  return ', '.join([str(dtype), *manifest.numerics().values()])
+
+
+def data(found: Input) -> str:
+  """Describes the splits: name, images of each, classes."""
+  classes = found.train.class_names
+  parts = [
+    f'{found.settings.dataset}: {found.train.num_examples:,} images to train '
+    f'on ({found.train.split})',
+    f'{found.test.num_examples:,} to test on ({found.test.split})',
+  ]
+  if classes:
+    parts.append(f'{len(classes):,} classes')
+  return ', '.join(parts)
+
+
+def model(
+  fields: Mapping[str, Any], params: Any, image_size: tuple[int, int]
+) -> str:
+  """Describes the model: name or family, parameters, image size.
+
+  Args:
+    fields: the fields of the model, for `models.create`.
+    params: its parameters, or their shapes.
+    image_size: (height, width) pixels.
+  """
+  count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+  height, width = image_size
+  name = fields.get('model_name') or fields['model']
+  return f'{name}, {count:,} parameters, {height}x{width} pixels'
+
+
+def length(settings: Settings, total_steps: int, num_examples: int) -> str:
+  """Describes the batch, the number of updates and of epochs."""
+  epochs = total_steps * settings.batch / num_examples
+  parts = (
+    f' in {settings.accum_steps} parts' if settings.accum_steps > 1 else ''
+  )
+  return (
+    f'{settings.batch:,} images{parts}, {total_steps:,} updates, '
+    f'{epochs:.3g} epochs'
+  )
+
+
+def start(settings: Settings, step: int, total_steps: int) -> str:
+  """Describes where the run starts: fresh, from a file, at a step."""
+  if step == total_steps:
+    return f'already finished, at step {step:,}; nothing is left to train'
+  if step:
+    return f'resumes at step {step:,} of {total_steps:,}'
+  if settings.pretrained_dir:
+    return f'from {pretrained.pretrained_path(settings)}'
+  return 'fresh'

@@ -1,0 +1,100 @@
+"""What a run writes for TensorBoard: curves, settings, images."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+# Tags of the scalars of metrics.jsonl. Others become train/NAME.
+TAGS = {
+  'train_loss': 'train/loss',
+  'train_accuracy': 'train/accuracy',
+  'lr': 'train/learning_rate',
+  'accuracy_test': 'test/accuracy',
+  'top5_accuracy_test': 'test/top5_accuracy',
+  'images_per_sec': 'perf/images_per_sec',
+  'replaced_images': 'data/replaced_images',
+}
+_IMAGES = 16  # at most, in a grid of four columns
+_COLUMNS = 4
+
+
+class Events:
+  """The events files of a run's folder, made by the first call."""
+
+  def __init__(self, folder: str):
+    self._folder = folder
+    self._made: Any = None
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes the scalars of a step under their tags."""
+    named = {TAGS.get(name, f'train/{name}'): x for name, x in values.items()}
+    self._writer().write_scalars(step, named)
+
+  def settings(self, config: Mapping[str, Any]) -> None:
+    """Writes a configuration as text, and its numbers as hyper-parameters."""
+    text = json.dumps(config, indent=2, default=str)
+    flat = traverse_util.flatten_dict(dict(config), sep='.')
+    writer = self._writer()
+    # TensorBoard shows text as Markdown, where four spaces mean code.
+    code = '\n'.join(f'    {line}' for line in text.splitlines())
+    writer.write_texts(0, {'configuration': code})
+    writer.write_hparams(
+      {k: v for k, v in flat.items() if isinstance(v, int | float | str)}
+    )
+
+  def images(
+    self, images: np.ndarray, mean: Sequence[float], std: Sequence[float]
+  ) -> None:
+    """Writes the first training images, as the model sees them, as a grid.
+
+    Args:
+      images: [B, H, W, 3], normalised floats or uint8.
+      mean, std: of the normalisation, in units of 0..255.
+    """
+    self._writer().write_images(
+      0, {'train/images': grid(images, mean, std)[None]}
+    )
+
+  def close(self) -> None:
+    """Flushes the events."""
+    if self._made is not None:
+      self._made.close()
+
+  def _writer(self):
+    if self._made is None:
+      from clu import metric_writers
+
+      from vit_jax_repro.data import tf_host
+
+      tf_host.tensorflow()
+      self._made = metric_writers.SummaryWriter(self._folder)
+    return self._made
+
+
+def grid(
+  images: np.ndarray, mean: Sequence[float], std: Sequence[float]
+) -> np.ndarray:
+  """Arranges the first 16 images of a batch in rows of four.
+
+  Args:
+    images: [B, H, W, 3], normalised floats or uint8.
+    mean, std: of the normalisation, in units of 0..255.
+
+  Returns:
+    uint8 [rows * H, columns * W, 3]; black where images are missing.
+  """
+  images = np.asarray(images[:_IMAGES])
+  if images.dtype != np.uint8:
+    scale, shift = np.asarray(std, 'f4'), np.asarray(mean, 'f4')
+    pixels = images.astype(np.float32) * scale + shift
+    images = np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+  count, height, width, channels = images.shape
+  columns = min(_COLUMNS, count)
+  rows = -(-count // columns)
+  cells = np.zeros((rows * columns, height, width, channels), np.uint8)
+  cells[:count] = images
+  cells = cells.reshape(rows, columns, height, width, channels)
+  return cells.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
