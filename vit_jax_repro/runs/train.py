@@ -18,6 +18,7 @@ from vit_jax_repro.runs import (
   input,
   loop,
   manifest,
+  memory_check,
   optimization,
   preemption,
   pretrained,
@@ -168,9 +169,10 @@ class _Run:
       note(line)
     self.params = None
     if load:
+      memory_check.require_estimate(self.step)
       self.step.begin()
       self.params = self._initial_params()
-      self.step.check_memory()
+      memory_check.require(self.step)
 
   @property
   def shardings(self):
@@ -205,7 +207,8 @@ class _Run:
     if checkpoints.latest_step() is not None:
       self.params = None
       if checkpoints.latest_step() < self.total_steps:
-        self.step.check_memory(fresh=False)
+        memory_check.require_estimate(self.step, fresh=False)
+        memory_check.require(self.step, fresh=False)
       state, position = checkpoints.restore(self.shapes)
       if position['processes'] != jax.process_count():
         note(
