@@ -81,7 +81,8 @@ def test_train_does_not_name_a_proposal_too_large(
 ):
   monkeypatch.setattr(fitting, 'proposal', lambda *_, **__: {'accum_steps': 2})
   line = refused(folder, tmp_path / 'no', **wide(memory_limit_gb=1e-6))
-  assert capfd.readouterr().err.count('trying --config') == 1
+  tried = capfd.readouterr().err.count('note: trying --config')
+  assert 1 <= tried <= 4  # each is compiled
   assert not re.search(r'\d', line.partition('; ')[2])
   assert 'choose a larger --config.accum_steps, a smaller model' in line
 

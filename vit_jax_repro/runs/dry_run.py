@@ -18,7 +18,13 @@ from vit_jax_repro.analysis import cost, dry_run
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.parallel import mesh as mesh_lib
 from vit_jax_repro.parallel import targets
-from vit_jax_repro.runs import input, optimization, tasks, update
+from vit_jax_repro.runs import (
+  input,
+  memory_check,
+  optimization,
+  tasks,
+  update,
+)
 from vit_jax_repro.runs import settings as settings_lib
 from vit_jax_repro.training import averaging
 
@@ -130,7 +136,7 @@ def _create(config, target, devices, largest_batch, evaluation, show):
     least = limit or dry_run.limits(devices[0])[1]
     # Only hardware with a known limit refuses a program.
     assert least is not None
-    remedy = parts.update.remedy(total, least)
+    remedy = memory_check.remedy(parts.update, total, least)
   elif not evaluation_fits:
     remedy = _less_evaluation(
       parts, devices, evaluated, needed_evaluation, limit, show

@@ -143,12 +143,17 @@ class Input:
     return labels.translated(batches, None, self.train.num_classes)
 
   def evaluation_batches(self) -> Iterator[dict]:
-    """Returns this process's part of the test split."""
+    """Returns this process's part of the test split.
+
+    A split smaller than `batch_eval` is one batch of its own size, because the
+    rows that fill a batch up are computed, too.
+    """
+    size = min(self.settings.batch_eval, self.test.num_examples)
     batches = pipeline.evaluation_batches(
       self.test,
       preprocessing=self.preprocessing,
       image_size=self.image_size,
-      batch_size=-(-self.settings.batch_eval // jax.process_count()),
+      batch_size=-(-size // jax.process_count()),
       process_index=jax.process_index(),
       process_count=jax.process_count(),
       report=functools.partial(self._report_once, 'test', 'counted as wrong'),

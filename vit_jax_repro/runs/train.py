@@ -22,6 +22,7 @@ from vit_jax_repro.runs import (
   input,
   loop,
   manifest,
+  memory_check,
   optimization,
   preemption,
   pretrained,
@@ -232,10 +233,11 @@ class _Run:
 
   def prepare(self):
     """Makes the initial parameters, and checks that an update fits."""
+    memory_check.require_estimate(self.step)
     self.step.begin()
     with waiting.doing('making the initial parameters'):
       self.params = self._initial_params()
-    self.step.check_memory()
+    memory_check.require(self.step)
 
   @property
   def shardings(self):
@@ -270,7 +272,8 @@ class _Run:
     if checkpoints.latest_step() is not None:
       self.params = None
       if checkpoints.latest_step() < self.total_steps:
-        self.step.check_memory(fresh=False)
+        memory_check.require_estimate(self.step, fresh=False)
+        memory_check.require(self.step, fresh=False)
       with waiting.doing('reading the checkpoint'):
         state, position = checkpoints.restore(self.shapes)
       if position['processes'] != jax.process_count():

@@ -1,11 +1,11 @@
-"""The compiled update of a run, and whether it fits into the devices."""
+"""The compiled update of a run, and the memory that it takes."""
 
 import concurrent.futures
 import dataclasses
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,8 +16,7 @@ from vit_jax_repro.analysis import dry_run, memory
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import patches
 from vit_jax_repro.output import waiting
-from vit_jax_repro.output.messages import note
-from vit_jax_repro.parallel import chips
+from vit_jax_repro.parallel import chips, host_memory
 from vit_jax_repro.parallel import mesh as mesh_lib
 from vit_jax_repro.runs import fitting, tasks
 from vit_jax_repro.runs.input import Input
@@ -25,16 +24,14 @@ from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.training import steps
 
 _GIB = 2**30
-_OTHERS = (
-  'a smaller model or image, parameters divided over devices '
-  '(--config.mesh.fsdp), or another device'
-)
 
 
 class Update:
   """The update (state, batch) -> (state, metrics), compiled on its first use.
 
   Attributes:
+    settings, mesh: of the run.
+    model: its model.
     shapes: shapes of the state, with shardings.
     compile_seconds: how long compiling took; None before it has ended.
     usual_seconds: how long it took the last time, for a line on the progress;
@@ -55,8 +52,8 @@ class Update:
       InputError: the model does not give one output for each class, or the
         axis `model` of the mesh divides nothing.
     """
-    self._settings, self._task, self._mesh = settings, task, mesh
-    self._data, self._tx = data, tx
+    self.settings, self.mesh, self._task = settings, mesh, task
+    self._data, self._tx, self.model = data, tx, task.model
     self.shapes = _state_shapes(task, tx, mesh, data.image_size)
     mesh_lib.check_model_axis(self.shapes.params, mesh)
     self.compile_seconds: float | None = None
@@ -78,46 +75,14 @@ class Update:
     """Runs an update on arrays on the mesh; donates the state."""
     return self._compiled()(state, batch, self._teacher_params())
 
-  def check_memory(self, *, fresh: bool = True) -> None:
-    """Refuses an update that does not fit into the memory of a device.
-
-    The limit is `config.memory_limit_gb`, or 0.95 of the memory that the device
-    reports. The needed memory is that of the update and of the batches that are
-    ready on the device, without evaluations.
-
-    Args:
-      fresh: whether the run is new. A continued run cannot change the number of
-        parts in which a batch is computed.
-
-    Raises:
-      InputError: the update does not fit; the message has a remedy.
-    """
-    limit = self.limit()
-    if limit is None:
-      return
-    needed = memory.compile_and_measure(self._compiled)
-    if needed is not None and needed.total + self.ready() <= limit:
-      return
-    found = 'more than its compiler accepts'
-    if needed is not None:
-      found = (
-        f'{(needed.total + self.ready()) / _GIB:.4g} GiB of each device '
-        f'({self.arguments() / _GIB:.4g} for parameters, optimiser and batch)'
-      )
-    total = None if needed is None else needed.total
-    remedy = self.remedy(total, limit, fresh=fresh)
-    raise InputError(
-      f'an update needs {found}, which has {limit / _GIB:.4g}; {remedy}'
-    )
-
   def notes(self) -> list[str]:
     """Lists what a user should know about data and settings, a line each."""
-    model, settings = self._task.model, self._settings
+    model, settings = self._task.model, self.settings
     uncovered = patches.note_on_uncovered(model, self._data.image_size)
     lines = [*self._data.notes, *([uncovered] if uncovered else [])]
-    lines += mesh_lib.unsharded_parameters(self.shapes.params, self._mesh)
+    lines += mesh_lib.unsharded_parameters(self.shapes.params, self.mesh)
     advice = chips.advice_on_dtype(
-      self._mesh.devices.flat[0], settings.model.get('dtype')
+      self.mesh.devices.flat[0], settings.model.get('dtype')
     )
     if advice:
       lines.append(f'config.model.dtype: {advice}')
@@ -131,16 +96,27 @@ class Update:
 
   def limit(self) -> int | None:
     """Returns the bytes of a device that a run may use; None for no limit."""
-    settings = self._settings
-    wanted = settings.memory_limit_gb
-    if wanted is None:
-      return dry_run.limits(mesh_lib.local_device(self._mesh))[1]
-    return int(wanted * _GIB) or None
+    settings = self.settings
+    if settings.memory_limit_gb is not None:
+      return int(settings.memory_limit_gb * _GIB) or None
+    if self.is_in_host_memory():
+      free = host_memory.usable()
+      return None if free is None else free // jax.local_device_count()
+    return dry_run.limits(mesh_lib.local_device(self.mesh))[1]
+
+  def is_in_host_memory(self) -> bool:
+    """Returns whether the devices take this machine's memory, as CPUs do.
+
+    Programs of a dry run are not for this machine.
+    """
+    device = mesh_lib.local_device(self.mesh)
+    is_here = device.platform == 'cpu' and not self._data.is_described
+    return is_here and dry_run.limits(device)[1] is None
 
   def ready(self) -> int:
     """Returns the bytes of the batches that are ready on a device."""
-    batch = batch_shapes(self._settings, self._data.image_size, self._mesh)
-    return self._settings.prefetch * mesh_lib.bytes_per_device(batch)
+    batch = batch_shapes(self.settings, self._data.image_size, self.mesh)
+    return self.settings.prefetch * mesh_lib.bytes_per_device(batch)
 
   def teacher_bytes(self) -> int:
     """Returns the bytes of a teacher's parameters on a device."""
@@ -148,83 +124,78 @@ class Update:
 
   def arguments(self) -> int:
     """Returns the bytes of the state and one batch on a device."""
-    batch = batch_shapes(self._settings, self._data.image_size, self._mesh)
+    batch = batch_shapes(self.settings, self._data.image_size, self.mesh)
     return mesh_lib.bytes_per_device((self.shapes, batch))
 
-  def remedy(
-    self, needed: int | None, limit: int, *, fresh: bool = True
-  ) -> str:
-    """Returns one line with changes of settings that may make an update fit.
+  def gradients(self) -> int:
+    """Returns the bytes of all gradients on a device."""
+    return mesh_lib.bytes_per_device(self.shapes.params)
 
-    Values of settings are estimated from the memory that this update needs. The
-    line names them only if an update compiled with them fits.
+  def rows(self) -> int:
+    """Returns the images of an update on a device."""
+    return self.settings.batch // mesh_lib.batch_shards(self.mesh)
+
+  def saved_activations(self) -> int:
+    """Returns the bytes of activations that the backward pass reads.
+
+    Takes less than a second, because nothing is compiled.
+    """
+    rows = self.rows() // self.settings.accum_steps
+    batch = {
+      'image': jax.ShapeDtypeStruct(
+        (rows, *self._data.image_size, 3), jnp.float32
+      ),
+      'label': jax.ShapeDtypeStruct((rows,), jnp.int32),
+    }
+    objective = self._task.objective(self._teacher_shapes())
+    found = fitting.saved_activations(objective, self.shapes.params, batch)
+    return found // self.mesh.shape['model']
+
+  def changed(self, changes: Mapping[str, Any]) -> 'Update':
+    """Returns the update of the same run with some settings changed.
+
+    It can be compiled but not called, because a teacher has only shapes.
 
     Args:
-      needed: bytes that this update takes; None if unknown.
-      limit: bytes of a device that a run may use.
-      fresh: see `check_memory`.
+      changes: {key of the configuration: new value}; keys of the mesh and the
+        model have a dot, such as 'mesh.fsdp'.
     """
-    changes = self._proposal(needed, limit - self.ready(), fresh)
-    if changes is None:
-      if fresh:
-        return f'no number of accum_steps helps; choose {_OTHERS}'
-      return f'recomputing blocks does not help; choose {_OTHERS}'
-    flags = ' '.join(f'--config.{k}={v}' for k, v in changes.items())
-    note(f'trying {flags}')
-    found = memory.compile_and_measure(self._changed(changes)._compile)
-    if found is not None and not found.is_refused:
-      total = found.total + self.ready()
-      if total <= limit:
-        return f'with {flags} it needs {total / _GIB:.4g}'
-    recomputed = '--config.model.remat=True, ' * ('model.remat' in changes)
-    parts = 'a larger --config.accum_steps, ' * fresh
-    return f'choose {recomputed}{parts}{_OTHERS}'
-
-  def _proposal(self, needed, limit, fresh):
-    settings = self._settings
-    return fitting.proposal(
-      needed,
-      limit,
-      model=self._task.model,
-      arguments=self.arguments(),
-      gradients=mesh_lib.bytes_per_device(self.shapes.params),
-      rows=settings.batch // mesh_lib.batch_shards(self._mesh),
-      accum_steps=settings.accum_steps,
-      fresh=fresh,
-    )
-
-  def _changed(self, changes):
-    """Returns the update of the same run with some settings changed."""
-    settings = self._settings
-    if 'model.remat' in changes:
-      settings = dataclasses.replace(
-        settings, model={**settings.model, 'remat': True}
-      )
-    settings = dataclasses.replace(
-      settings, accum_steps=changes.get('accum_steps', settings.accum_steps)
-    )
-    device = self._mesh.devices.flat[0]
+    values: dict[str, Any] = {}
+    for key, value in changes.items():
+      section, _, name = key.rpartition('.')
+      if section:
+        before = values.get(section, getattr(self.settings, section))
+        values[section] = {**before, name: value}
+      else:
+        values[key] = value
+    settings = dataclasses.replace(self.settings, **values)
+    devices = list(self.mesh.devices.flat)
+    sizes: dict[str, Any] = dict(settings.mesh)
     other = Update(
       settings,
-      tasks.create(settings, self._data, device),
+      tasks.create(settings, self._data, devices[0]),
       self._data,
       self._tx,
-      self._mesh,
+      mesh_lib.create_mesh(**sizes, devices=devices),
     )
-    other._teacher = self._teacher_params()
+    other._teacher = other._teacher_shapes()
     return other
+
+  def measure(self) -> memory.Memory | None:
+    """Returns the memory of the compiled update; None if it was refused."""
+    return memory.compile_and_measure(self._compiled)
 
   def program(self) -> tuple[jax.stages.Wrapped, tuple]:
     """Returns the jitted update and the shapes of its arguments."""
     function = jax.jit(
-      _step(self._settings, self._task, self._data, self._tx, self._mesh),
+      _step(self.settings, self._task, self._data, self._tx, self.mesh),
       donate_argnums=0,
       out_shardings=(
         jax.tree.map(lambda x: x.sharding, self.shapes),
-        mesh_lib.replicated(self._mesh),
+        mesh_lib.replicated(self.mesh),
       ),
     )
-    batch = batch_shapes(self._settings, self._data.image_size, self._mesh)
+    batch = batch_shapes(self.settings, self._data.image_size, self.mesh)
     return function, (self.shapes, batch, self._teacher_params())
 
   def _compiled(self):
@@ -251,11 +222,19 @@ class Update:
     function, arguments = self.program()
     return function.lower(*arguments).compile()
 
+  def _teacher_shapes(self):
+    """Returns the shapes of a teacher's parameters; None without a teacher."""
+    teacher = self._task.teacher
+    if teacher is None:
+      return None
+    shardings = mesh_lib.parameter_sharding(teacher.params, self.mesh)
+    return mesh_lib.with_shardings(teacher.params, shardings)
+
   def _teacher_params(self):
     """Puts a teacher's parameters on the mesh; None without a teacher."""
     teacher = self._task.teacher
     if self._teacher is None and teacher is not None:
-      shardings = mesh_lib.parameter_sharding(teacher.params, self._mesh)
+      shardings = mesh_lib.parameter_sharding(teacher.params, self.mesh)
       # Programs for other machines are compiled from shapes.
       put = mesh_lib.put if teacher.is_loaded else mesh_lib.with_shardings
       self._teacher = put(teacher.params, shardings)
