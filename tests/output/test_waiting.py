@@ -64,4 +64,4 @@ def test_now_doing_restarts_the_seconds(impatient, capsys):
     time.sleep(0.6)
     waiting.now_doing('update 2 of 3')
     time.sleep(0.2)
-  assert 'update 2 of 3 (0 s)' in capsys.readouterr().err
+  assert 'update 2 of 3\n' in capsys.readouterr().err

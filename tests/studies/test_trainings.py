@@ -13,13 +13,16 @@ pytestmark = pytest.mark.quick
 class Named(Trainings):
   """Returns names of runs without training: all runs seem finished."""
 
+  def __init__(self):
+    super().__init__('folder', total=1)
+
   def _read(self, name, file):
-    return {}
+    return {'accuracy': 0.5}
 
 
 def named(settings, before=None):
   """Returns the name of a run with these settings."""
-  return Named('folder').train('train', settings, before, 'about')
+  return Named().train('train', settings, before, 'about')
 
 
 @pytest.fixture

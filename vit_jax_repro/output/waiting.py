@@ -72,7 +72,8 @@ class _Watch:
       with self._lock:
         text, since = self._steps[-1]
       self._heard = now
-      print(f'{text} ({now - since:.0f} s)', file=sys.stderr, flush=True)
+      seconds = f' ({now - since:.0f} s)' if now - since >= 1 else ''
+      print(f'{text}{seconds}', file=sys.stderr, flush=True)
 
 
 _current: list[_Watch] = []  # empty, or the watch of this process's command

@@ -69,7 +69,7 @@ def run(
   workdir = os.path.abspath(os.path.expanduser(os.fspath(workdir)))
   _begin(config, workdir)
   study = claims.STUDIES[config['name']]
-  trainings = Trainings(workdir)
+  trainings = Trainings(workdir, _count(config))
   sides = []
   keep_compiled()
   for name in config['sides']:
@@ -196,6 +196,16 @@ def rates_of(
   return [own or config['stages'][last]['base_lr']]
 
 
+def _count(config):
+  """Returns how many runs all sides name; some may be the same run."""
+  return sum(
+    len(rates_of(changes, config, {}))
+    * len(config['seeds'])
+    * sum(changes.get(stage, {}) is not None for stage in config['stages'])
+    for changes in config['sides'].values()
+  )
+
+
 def _side(name, config, trainings, measures, before):
   """Trains one side of a study; `before` are the earlier sides."""
   changes = config['sides'][name]
@@ -235,6 +245,8 @@ def _chain(config, changes, rate, seed, trainings, side):
   run = None
   for stage, settings in stages(config, changes, rate, seed):
     about = f'{side}, learning rate {settings["base_lr"]:g}, seed {seed}'
+    if len(config['stages']) > 1:
+      about = f'{about}, {stage}'
     run = trainings.train(stage, settings, run, about)
   return run
 

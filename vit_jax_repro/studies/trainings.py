@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,9 +21,9 @@ from flax import traverse_util
 from vit_jax_repro import jobs
 from vit_jax_repro.analysis import inspecting
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files
+from vit_jax_repro.output import files, waiting
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.runs import workdir
+from vit_jax_repro.runs import progress, workdir
 
 
 class Trainings:
@@ -31,9 +32,11 @@ class Trainings:
   A finished run is not repeated, an interrupted one is continued.
   """
 
-  def __init__(self, folder: str):
-    """Uses the workdir `folder` of the study."""
+  def __init__(self, folder: str, total: int):
+    """Uses the workdir `folder` of the study, for `total` calls of `train`."""
     self._folder = os.path.join(folder, 'runs')
+    self._total, self._number = total, 0
+    self._started = time.monotonic()
 
   def train(
     self,
@@ -49,7 +52,7 @@ class Trainings:
       settings: settings of jobs.train, a plain dict.
       before: name of the run whose model is the start; None: the start that
         `settings` has.
-      about: prefix of the note on the run.
+      about: what the lines on the progress call the run.
 
     Returns:
       The run's name.
@@ -59,14 +62,33 @@ class Trainings:
     """
     settings = copy.deepcopy(dict(settings))
     name = f'{stage}-{_digest(settings, before)}'
+    self._number += 1
+    run = f'run {self._number} of {self._total}'
     if self._read(name, 'result.json') is None:
       if before:
         settings.update(
           pretrained_dir=self.path(before), model_or_filename='model'
         )
-      note(f'{about}: {name}')
-      jobs.train(settings, self.path(name), show=False)
+      note(f'{run}: {about}')
+      with waiting.doing(f'{run}: training'):
+        jobs.train(settings, self.path(name), show=False)
+      found, left = self._found(name, settings), self._left()
+      note(f'{run}: {found}{left}')
+    else:
+      note(f'{run}: {about}: trained before, {self._found(name, settings)}')
     return name
+
+  def _found(self, name, settings):
+    accuracy = self.held_out(name)
+    return f'accuracy {accuracy:.1%} on {settings["pp"]["test"]}'
+
+  def _left(self):
+    """Estimates the time left by the runs so far; '' after the last."""
+    if self._number == self._total:
+      return ''
+    each = (time.monotonic() - self._started) / self._number
+    seconds = each * (self._total - self._number)
+    return f'; about {progress.duration(seconds)} left'
 
   def path(self, *parts: str) -> str:
     """Returns the path of a run or of one of its files."""
