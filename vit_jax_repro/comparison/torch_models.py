@@ -80,12 +80,13 @@ def guarded(what: str, remedy: str) -> Generator[None]:
     remedy: end of the message.
 
   Raises:
-    InputError: the code raised an exception. The message has its type, its
-      message, and its place in the user's own files, if it has one there.
+    InputError: the code raised an exception, or ended the program. The message
+      has its type, its message, and its place in the user's own files, if it
+      has one there.
   """
   try:
     yield
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     reason = ': '.join(
       filter(None, (type(error).__name__, messages.short(error)))
     )
