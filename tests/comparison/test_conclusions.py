@@ -202,7 +202,7 @@ def test_conclusions_state_a_part_with_what_remains(examiner):
 def test_conclusions_seek_no_cause_of_a_random_port(examiner):
   port = {n: a + 1 for n, a in examiner.reference.items()}
   text = sentences(examiner, port, spread=0.5, is_random=True)
-  assert 'The port is random: the logits of two passes' in text
+  assert 'The port is random: the logits of passes over' in text
   assert 'Cause' not in text
 
 

@@ -368,6 +368,27 @@ def test_diagnose_takes_equal_logits_of_a_head_of_zeros_for_no_proof(setting):
   assert conclusions.gap(found.layers, found.order).at.name == 'embedding'
 
 
+@pytest.mark.parametrize('number', [4, 0])
+def test_observe_runs_a_port_that_draws_random_numbers_more_often(
+  setting, number
+):
+  """A block that is dropped at random may be kept in the first passes."""
+  import torch
+
+  passes = []
+
+  def rarely(module, args, logits):
+    passes.append(torch.rand(1))
+    return logits + 1 if len(passes) == number else logits
+
+  module = port(setting)
+  module.register_forward_hook(rarely)
+  found = observe(setting, module)
+  assert found.draws and len(passes) == 10
+  assert found.spread == pytest.approx(1 if number else 0, abs=1e-5)
+  assert not observe(setting, port(setting)).draws
+
+
 def test_unlike_part_of_a_block_that_agrees_is_left_out(setting):
   """A part that was recognised wrongly must not make a port differ."""
   reference_ = setting.examiner.reference

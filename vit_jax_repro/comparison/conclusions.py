@@ -117,7 +117,7 @@ def _explanation(result):
   )
   if result.is_random:
     yield (
-      'The port is random: the logits of two passes over the same images '
+      'The port is random: the logits of passes over the same images '
       f'differ by up to {result.spread:.2g}, as with a dropout that stays on '
       'after eval(). So no cause is sought.'
     )
