@@ -106,6 +106,9 @@ def small():
 def failing():
   raise RuntimeError('no weights')
 
+def exiting():
+  raise SystemExit(0)
+
 def buggy():
   import vit_jax_repro.comparison.differences as broken
   broken.compare = None
@@ -129,6 +132,7 @@ def ports_file(folder):
     (['--port={}:biased'], 1, 'Cause: head: without bias, not with a bias.'),
     (['--port={}:small'], 2, '1 blocks, not 2; 7 classes, not 3; give'),
     (['--port={}:failing'], 2, 'RuntimeError: no weights'),
+    (['--port={}:exiting'], 2, 'SystemExit: 0'),
     (['--port={}:absent'], 2, 'there is no function'),
     (['--port=absent.py:make'], 2, "there is no file 'absent.py'"),
     (['--port={}:same', '--images=absent.jpg'], 2, 'no such image'),

@@ -99,6 +99,21 @@ KNOWN = [
     ('norm a 0', 'attention 0'),
   ),
   (
+    # The defaults of a layer of PyTorch itself.
+    {'norms': 'post', 'act': 'relu', 'eps': 1e-5},
+    {
+      'LayerNorms': 'after',
+      'activation': 'ReLU',
+      'LayerNorm epsilon': '1e-05',
+    },
+    ('positions', 'norm a 0'),
+  ),
+  (
+    {'norms': 'post', 'heads': 6},
+    {'LayerNorms': 'after', 'number of heads': '6'},
+    ('positions', 'norm a 0'),
+  ),
+  (
     {'norms': 'post', 'final_norm': False},
     {'LayerNorms': 'after', 'last LayerNorm': 'left out'},
     ('positions', 'norm a 0'),
@@ -126,6 +141,9 @@ UNKNOWN = [
   ({'no_positions': True}, ('embedding', 'positions')),
   ({'clamped': 0.5}, ('attention 0', 'norm b 0')),
   ({'pool': 'patch 2'}, ('last norm', 'head')),
+  # Blocks whose outputs are not the reference's, though nothing is wrong there.
+  ({'adds_outside': True, 'no_residual': 1}, ('attention 1', 'norm b 1')),
+  ({'adds_outside': True, 'rolled': True}, ('head', 'logits')),
   # A known one together with an unknown one.
   ({'heads': 6, 'sigmoid': True}, ('norm a 0', 'attention 0')),
 ]
@@ -311,6 +329,64 @@ def test_observe_finds_a_random_port(setting):
   assert observe(setting, port(setting)).spread == 0
   found = observe(setting, port(setting, dropout=0.1))
   assert found.spread > setting.examiner.tolerances['logits']
+
+
+def test_diagnose_agrees_with_a_port_that_divides_blocks_otherwise(setting):
+  """Blocks that return what is added are no fault: later layers agree."""
+  found, _ = examined(setting, port(setting, adds_outside=True))
+  assert found.agrees
+  left_out = {NAMES['block 0'], NAMES['block 1']}
+  assert dict(found.not_compared).keys() == left_out
+
+
+@pytest.mark.parametrize('name', ['block 0', 'positions'])
+def test_diagnose_does_not_excuse_a_factor_that_a_norm_hides(setting, name):
+  """A LayerNorm that agrees does not prove that its input does."""
+  outputs = dict(setting.examiner.reference)
+  names = [*outputs]
+  later = names[names.index(NAMES[name]) :]
+  for other in (n for n in later if not n.endswith('/LayerNorm_0')):
+    outputs[other] = 2 * outputs[other]
+  found = setting.examiner.diagnose(outputs, ())
+  assert not found.agrees
+  assert conclusions.gap(found.layers, found.order).at.name == NAMES[name]
+
+
+def test_diagnose_takes_equal_logits_of_a_head_of_zeros_for_no_proof(setting):
+  """Logits that depend on nothing must not excuse other layers."""
+  params = weights.trees.flatten(setting.params)
+  params['head/kernel'] = np.zeros_like(params['head/kernel'])
+  examiner = diagnosis.Examiner(
+    setting.model, weights.trees.nest(params), setting.images
+  )
+  outputs = {
+    name: a if name == 'logits' else np.roll(a, 1, axis=-1)
+    for name, a in examiner.reference.items()
+  }
+  found = examiner.diagnose(outputs, ())
+  assert not found.agrees
+  assert conclusions.gap(found.layers, found.order).at.name == 'embedding'
+
+
+@pytest.mark.parametrize('number', [4, 0])
+def test_observe_runs_a_port_that_draws_random_numbers_more_often(
+  setting, number
+):
+  """A block that is dropped at random may be kept in the first passes."""
+  import torch
+
+  passes = []
+
+  def rarely(module, args, logits):
+    passes.append(torch.rand(1))
+    return logits + 1 if len(passes) == number else logits
+
+  module = port(setting)
+  module.register_forward_hook(rarely)
+  found = observe(setting, module)
+  assert found.draws and len(passes) == 10
+  assert found.spread == pytest.approx(1 if number else 0, abs=1e-5)
+  assert not observe(setting, port(setting)).draws
 
 
 def test_unlike_part_of_a_block_that_agrees_is_left_out(setting):

@@ -85,3 +85,14 @@ def test_first_outside_total_excess_and_worst():
     math.log(100) + math.log(1000), rel=1e-3
   )
   assert differences.worst(layers) == pytest.approx(1000)
+
+
+def test_alike_but_scale_ignores_mean_and_scale_of_each_token():
+  """What a LayerNorm hides must not count as other values, and only that."""
+  a = np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)
+  changed = 3 * a + np.arange(5, dtype=np.float32)[:, None]
+  assert differences.alike_but_scale(a, changed, 1e-3)
+  assert differences.alike_but_scale(a, changed.swapaxes(0, 1), 1e-3)
+  assert not differences.alike_but_scale(a, -a, 1e-3)
+  assert not differences.alike_but_scale(a, a + a[:, :, ::-1], 1e-3)
+  assert not differences.alike_but_scale(a, a[:, 1:], 1e-3)

@@ -197,6 +197,29 @@ def test_find_leaves_out_what_is_not_sure():
   assert parts(three) == {'embedding'}
 
 
+def test_find_takes_no_list_of_parts_for_the_blocks():
+  """Lists of norms, attentions and MLPs that run in turn are no blocks."""
+  from torch import nn
+
+  class Stack(nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(2))
+      self.mixers = nn.ModuleList(attention() for _ in range(2))
+      self.mlps = nn.ModuleList(mlp() for _ in range(2))
+
+    def forward(self, x):
+      for norm, mixer, inner in zip(
+        self.norms, self.mixers, self.mlps, strict=True
+      ):
+        x = x + mixer(norm(x))
+        x = x + inner(x)
+      return x
+
+  places = found(make(nn.ModuleList([Stack()]))).places
+  assert places.keys() == {'embedding'}
+
+
 def test_find_leaves_out_the_1x1_convolutions_of_a_stem():
   """A hybrid's patches are 1x1, as many of its convolutions."""
   from torch import nn

@@ -53,6 +53,7 @@ def raising(error):
 
 make_asserting = make_answering(raising(AssertionError()))
 make_key_error = make_answering(raising(KeyError('x')))
+make_exiting = make_answering(raising(SystemExit(0)))
 make_attribute_error = make_answering(raising(AttributeError('no shape')))
 
 def read_badly(path):

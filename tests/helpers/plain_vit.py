@@ -52,6 +52,8 @@ class Settings:
   skipped: int | None = None  # block that is left out
   clamped: float | None = None  # values of the attention output are cut off
   frozen: bool = False  # no gradient reaches the patches
+  # Other ways of dividing the same computation.
+  adds_outside: bool = False  # a block returns what is added to its input
 
 
 class SelfAttention(nn.Module):
@@ -104,8 +106,10 @@ class Layer(nn.Module):
       return self.ln_b(x + self.ffn(x))
     y = self.mix(self.ln_a(x))
     y = functional.dropout(y, self.settings.dropout, training=True)
+    start = x
     x = y if self.settings.no_residual == self.number else x + y
-    return x + self.ffn(self.ln_b(x))
+    x = x + self.ffn(self.ln_b(x))
+    return x - start if self.settings.adds_outside else x
 
 
 class PlainViT(nn.Module):
@@ -141,7 +145,7 @@ class PlainViT(nn.Module):
       x = torch.cat([token, x], 1) + places
     for i, layer in enumerate(self.tower):
       if i != s.skipped:
-        x = layer(x)
+        x = x + layer(x) if s.adds_outside else layer(x)
       if i == s.twice:
         x = layer(x)
     x = self.ln_end(x) if s.final_norm else x

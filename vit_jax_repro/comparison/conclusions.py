@@ -117,7 +117,7 @@ def _explanation(result):
   )
   if result.is_random:
     yield (
-      'The port is random: the logits of two passes over the same images '
+      'The port is random: the logits of passes over the same images '
       f'differ by up to {result.spread:.2g}, as with a dropout that stays on '
       'after eval(). So no cause is sought.'
     )
@@ -163,22 +163,28 @@ def _joined(causes):
 
 def _tried(causes):
   topics = dict.fromkeys(cause.topic for cause in causes)
-  return f'{", ".join(topics)} ({len(causes)} values, alone and together)'
+  number = f'{len(causes)} values, alone and together'
+  return f'{", ".join(topics)} ({number if len(causes) > 1 else "1 value"})'
 
 
 def _constants(result):
   """Yields a sentence on constants that differ and are not named as causes."""
   topics = {cause.topic for cause in result.diagnosis.named}
-  shown = {
-    causes.TOPICS[field]: f'{theirs}, not {ours}'
+  if 'activation' in topics:  # read off as the GELU's form
+    topics.add(causes.TOPICS['gelu'])
+  rest = [
+    f'{causes.TOPICS[field]}: {theirs}, not {ours}'
     for field, (theirs, ours) in result.constants.items()
-  }
-  rest = [f'{t}: {text}' for t, text in shown.items() if t not in topics]
-  if rest and not topics & {'activation'}:
-    yield (
-      f'Read off its modules: {"; ".join(rest)}. It is not needed to explain '
-      'what differs on these weights and images.'
-    )
+    if causes.TOPICS[field] not in topics
+  ]
+  if not rest:
+    return
+  explained = not result.is_random and result.diagnosis.explained
+  yield f'Read off its modules: {"; ".join(rest)}. ' + (
+    'It is not needed to explain what differs on these weights and images.'
+    if explained
+    else 'It does not explain all that differs.'
+  )
 
 
 def _gradients(result):

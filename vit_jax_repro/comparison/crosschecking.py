@@ -56,7 +56,7 @@ class Crosscheck:
   facts: tuple[str, ...]  # sentences, read off the port's modules
   # {field of the reference: (value read off the port, the reference's)}.
   constants: dict[str, tuple]
-  spread: float  # largest difference of the logits of two passes of the port
+  spread: float  # largest difference of the logits of several passes
   tolerance: float  # of the logits
   gradients: gradients.Gradients | None  # None if they were not asked for
   # For each image, the best classes of the reference and of the port, on the
@@ -69,7 +69,7 @@ class Crosscheck:
 
   @property
   def is_random(self) -> bool:
-    """Returns whether two passes of the port differ beyond tolerance."""
+    """Returns whether passes of the port differ beyond tolerance."""
     return self.spread > self.tolerance
 
   @property
@@ -187,6 +187,7 @@ def crosscheck(
     modules={name: str(place) for name, place in observed.places.items()},
     facts=(
       other.modes,
+      *([torch_facts.DRAWS] if observed.draws else ()),
       *torch_facts.facts(torch, other.module, observed.calls, blocks),
     ),
     constants=torch_facts.differing(constants, restored.model),

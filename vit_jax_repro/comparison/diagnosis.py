@@ -14,7 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax_repro.comparison import activations, differences
+from vit_jax_repro.comparison import (
+  activations,
+  differences,
+  structural_causes,
+)
 from vit_jax_repro.comparison.activations import LOGITS, Variant
 from vit_jax_repro.comparison.causes import Cause
 from vit_jax_repro.comparison.differences import LayerDifference
@@ -25,9 +29,10 @@ _BEAM = 4  # sets of causes that are extended
 # Where no cause corrects the first difference, those that reduce it to this
 # part are extended: two causes may act at the same place.
 _REDUCED = 0.9
-# A part of a block that is off by more than this fraction, while the block
+# An activation that is off by more than this fraction, while a later one
 # agrees, is no counterpart of the reference's.
 _UNLIKE = 0.01
+_UNLIKE_REASON = 'other values, while a later layer agrees'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +118,15 @@ class Examiner:
         modules or its own weights. They are part of every set that is tried.
         They are named only where they are needed.
     """
-    port = self._without_unlike(port)
+    unlike = self._unlike(port)
+    port = {name: array for name, array in port.items() if name not in unlike}
     search = _Search(self, port, causes, tuple(read_off))
     layers = search.differences(())
     named, others = search.explain()
     left_out = dict(differences.not_compared(self.reference, port))
+    left_out |= dict.fromkeys(
+      (name for name in left_out if name in unlike), _UNLIKE_REASON
+    )
     if 'pre_logits' not in self._start.params:  # the input of the head
       left_out.pop('pre_logits', None)
     small = [c for c in (*read_off, *causes) if c.is_small]
@@ -155,26 +164,34 @@ class Examiner:
     """Returns the largest change that a cause makes, in tolerances."""
     return differences.worst(self.compare([cause], self.reference))
 
-  def _without_unlike(self, port):
-    """Leaves out parts that are unlike the reference's in a block that agrees.
+  def _unlike(self, port):
+    """Returns names of activations unlike the reference's, though later agree.
 
-    Such a part was recognised wrongly, or the port divides the computation of
-    the block into other steps.
+    Such an activation was recognised wrongly, or the port divides the
+    computation into other steps.
     """
-    layers = {layer.name: layer for layer in self.compare((), port)}
     unlike = set()
-    for name, layer in layers.items():
-      for part in activations.PARTS:
-        block = layers.get(name.removesuffix(part))
-        if (
-          name.endswith(part)
-          and block is not None
-          and block.within
-          and not layer.within
-          and layer.relative > _UNLIKE
-        ):
+    agrees = norm_agrees = False  # whether a later layer, or norm, agrees
+    for layer in reversed(self.compare((), port)):
+      name = layer.name
+      if not layer.within and layer.relative > _UNLIKE:
+        # A norm shows no mean and scale of its input, but all the rest.
+        hidden = norm_agrees and differences.alike_but_scale(
+          self.reference[name], port[name], _UNLIKE
+        )
+        if agrees or (norm_agrees and not hidden):
           unlike.add(name)
-    return {name: array for name, array in port.items() if name not in unlike}
+      elif layer.within and self._varies(name):
+        # Attention and MLP do not hold all that the layers before them give.
+        norm_agrees |= name.endswith(activations.PARTS[::2])
+        agrees |= not name.endswith(activations.PARTS)
+    return unlike
+
+  def _varies(self, name):
+    """Returns whether an activation depends on the images or the token."""
+    array = self.reference[name]
+    rows = array.reshape(-1, array.shape[-1])
+    return float(np.ptp(rows, axis=0).max()) > self.tolerances[name]
 
 
 class _Search:
@@ -247,8 +264,10 @@ class _Search:
     """Returns the state with each cause that brings it forward."""
     layers = self.differences(state)
     place = self._place(layers)
-    names = self._before_first(layers)
     topics = {cause.topic for cause in state}
+    # With post-norm a norm comes after the part that it precedes in the order.
+    after = int(structural_causes.POST_NORM in topics)
+    names = self._names(layers, place + after)
     sets = [
       (*state, cause)
       for cause in self._causes

@@ -93,6 +93,24 @@ def aligned(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
   return _if_shape(array, shape)
 
 
+def alike_but_scale(
+  expected: np.ndarray, actual: np.ndarray, tolerance: float
+) -> bool:
+  """Returns whether a LayerNorm without weights makes two arrays alike.
+
+  Args:
+    expected: [..., D].
+    actual: the same in any layout that `aligned` knows.
+    tolerance: for the difference of values of unit variance.
+  """
+  array = aligned(actual, expected.shape)
+  if array is None:
+    return False
+  both = [a - a.mean(-1, keepdims=True) for a in (expected, array)]
+  both = [a / np.maximum(a.std(-1, keepdims=True), 1e-30) for a in both]
+  return bool(np.abs(both[0] - both[1]).max() < tolerance)
+
+
 def _if_shape(array, shape):
   return array if array.shape == shape else None
 

@@ -34,6 +34,8 @@ POSITIONS = 'Transformer/posembed_input$'
 ATTENTION = '/MultiHeadDotProductAttention_0$'
 POOLED = 'pre_logits$'
 
+POST_NORM = 'LayerNorms'  # topic of the cause that reorders a block
+
 ACTIVATIONS = {
   'relu': ('ReLU', nn.relu),
   'silu': ('SiLU (swish)', nn.silu),
@@ -69,7 +71,7 @@ def rows(model: nn.Module, flat: Mapping[str, Any]) -> Iterator[Row]:
   yield from _attention_rows(model)
   if model.position_embedding_at == 'stem':
     yield (
-      'LayerNorms',
+      POST_NORM,
       'after attention and MLP, over the sum (post-norm)',
       'before them (pre-norm)',
       functools.partial(_around, _post_norm),

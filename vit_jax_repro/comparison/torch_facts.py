@@ -22,6 +22,10 @@ _ACTIVATIONS = {
   'SiLU': 'silu',
   'SiLUActivation': 'silu',
 }
+DRAWS = (
+  'after eval() the port still draws random numbers, as a dropout does that '
+  'stays on.'
+)
 _HEADS = ('num_heads', 'n_heads', 'num_attention_heads', 'nhead', 'heads')
 
 

@@ -229,9 +229,24 @@ def _blocks(torch, calls, named, form):
       2 * len(starts) >= len(children)
       and all(c.input and c.input[-1] == form.hidden_size for c in starts)
       and starts == sorted(starts, key=lambda call: call.start)
+      and not _has_calls_between(calls, children, starts)
     ):
       return children
   return []
+
+
+def _has_calls_between(calls, children, starts):
+  """Returns whether other modules with weights run between a list's modules.
+
+  Then the list has but a part of each block, such as its first norm.
+  """
+  inside = tuple(f'{path}.' for path in children)
+  return any(
+    starts[0].start < c.start < starts[-1].start
+    and not f'{c.path}.'.startswith(inside)
+    and any(True for _ in c.module.parameters(recurse=False))
+    for c in calls
+  )
 
 
 def _first(calls, path):

@@ -21,6 +21,7 @@ from vit_jax_repro.comparison.torch_layers import Call, Form, Place
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 
+_MORE_PASSES = 8  # of a port that draws random numbers
 INSTALL = "pip install -e '.[torch]'"
 # Beginnings of the file names of frames that are not in the user's own files.
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -54,7 +55,8 @@ class Observed:
   outputs: dict[str, np.ndarray]  # under the reference's names
   places: dict[str, Place]
   calls: list[Call]  # of its modules, in one pass
-  spread: float  # largest difference of the logits of two passes
+  spread: float  # largest difference of the logits of several passes
+  draws: bool  # whether a pass draws random numbers from PyTorch
 
 
 def require_torch() -> Any:
@@ -80,12 +82,13 @@ def guarded(what: str, remedy: str) -> Generator[None]:
     remedy: end of the message.
 
   Raises:
-    InputError: the code raised an exception. The message has its type, its
-      message, and its place in the user's own files, if it has one there.
+    InputError: the code raised an exception, or ended the program. The message
+      has its type, its message, and its place in the user's own files, if it
+      has one there.
   """
   try:
     yield
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     reason = ': '.join(
       filter(None, (type(error).__name__, messages.short(error)))
     )
@@ -147,7 +150,8 @@ def observe(
   """Runs a port and returns logits and activations.
 
   It runs twice. The first pass shows which modules are called, so that layers
-  can be recognised, and whether the port is random.
+  can be recognised, and whether the port is random. A port that draws random
+  numbers runs more often.
 
   Args:
     port: a port from `torch_sources.make`; its module stays in the dtype.
@@ -186,17 +190,23 @@ def observe(
         outputs[name] = value.detach().clone()
 
     with torch_layers.watching(torch, module, places, keep):
-      outputs[LOGITS] = logits_of(module(tensor, **port.keywords))
-  spread = 0.0
-  if isinstance(first, torch.Tensor):
-    gap = (first.double() - outputs[LOGITS].double()).abs().nan_to_num(0)
-    spread = float(gap.max()) if gap.numel() else 0.0
+      before = torch.get_rng_state()
+      passes = [logits_of(module(tensor, **port.keywords))]
+      draws = not torch.equal(before, torch.get_rng_state())
+    if draws:  # it may have dropped the same by chance, as stochastic depth can
+      passes += [
+        logits_of(module(tensor, **port.keywords)) for _ in range(_MORE_PASSES)
+      ]
+  outputs[LOGITS], spread = passes[0], 0.0
+  if isinstance(first, torch.Tensor) and first.numel():
+    gaps = [(first.double() - a.double()).abs().nan_to_num(0) for a in passes]
+    spread = max(float(gap.max()) for gap in gaps)
   arrays = {
     name: output.cpu().to(getattr(torch, dtype)).numpy()
     for name, output in outputs.items()
     if isinstance(output, torch.Tensor)
   }
-  return Observed(arrays, places, calls, spread)
+  return Observed(arrays, places, calls, spread, draws)
 
 
 def as_tensor(images: np.ndarray, dtype: str) -> Any:
