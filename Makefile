@@ -22,6 +22,8 @@ CUDA = jax-cuda12-plugin==0.12.0.1 jax-cuda12-pjrt==0.12.0.1 \
 QUICK ?= quick and not slow
 
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
+# Prints how long a command takes that is silent itself.
+TICK = scripts/ticking
 RUN = $(VENV)/bin/python
 
 .PHONY: install install-torch install-notebooks quickstart pictures notebooks \
@@ -35,7 +37,9 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	  sys.version_info >= (3, 14))' || { echo '$(PYTHON) must be Python 3.11,' \
 	  '3.12 or 3.13; name one, for example: make PYTHON=python3.12'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint requirements.txt -e '.[dev]'
+	@echo 'installing the packages into $(VENV), which takes minutes'
+	@$(TICK) 'installing' $(PIP) install --quiet \
+	  --constraint requirements.txt -e '.[dev]'
 	@touch $@
 
 install-torch: $(VENV)/.installed-torch
@@ -44,7 +48,8 @@ install-torch: $(VENV)/.installed-torch
 # locked: on Linux a universal lock would hold the gigabytes of the CUDA build.
 # timm requires torchvision, which these tests do not need.
 $(VENV)/.installed-torch: $(VENV)/.installed
-	$(PIP) install --quiet --constraint requirements.txt -e '.[torch]' \
+	@$(TICK) 'installing PyTorch' $(PIP) install --quiet \
+	  --constraint requirements.txt -e '.[torch]' \
 	  transformers==5.23.0
 	$(PIP) install --quiet --no-deps timm==1.0.31
 	@touch $@
@@ -52,7 +57,8 @@ $(VENV)/.installed-torch: $(VENV)/.installed
 install-notebooks: $(VENV)/.installed-notebooks
 
 $(VENV)/.installed-notebooks: $(VENV)/.installed
-	$(PIP) install --quiet --constraint requirements.txt -e '.[notebooks]'
+	@$(TICK) 'installing the notebook tools' $(PIP) install --quiet \
+	  --constraint requirements.txt -e '.[notebooks]'
 	@touch $@
 
 # Trains on the digits that scikit-learn ships. A second call continues the run,
@@ -68,8 +74,9 @@ pictures: quickstart
 # Runs all notebooks and renders them with their outputs to $(HTML).
 # LESSONS_SIZE=short only checks that they run; LESSONS_SIZE=full needs a GPU.
 notebooks: install-torch install-notebooks
-	$(RUN) -m nbconvert --log-level=WARN --execute --to html \
-	  --output-dir=$(HTML) notebooks/*.ipynb
+	@for notebook in notebooks/*.ipynb; do \
+	  $(TICK) "running $$notebook" $(RUN) -m nbconvert --log-level=WARN \
+	    --execute --to html --output-dir=$(HTML) $$notebook || exit; done
 
 # Removes the outputs of the notebooks, before a commit.
 strip: install-notebooks
@@ -109,9 +116,11 @@ $(COMPILERS)/.installed: requirements.txt pyproject.toml
 	@$(NEW_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
 	  echo '$(NEW_PYTHON) must be Python 3.12 or 3.13'; exit 1; }
 	$(NEW_PYTHON) -m venv $(COMPILERS)
-	$(COMPILERS)/bin/python -m pip --disable-pip-version-check install --quiet \
+	@$(TICK) 'installing' \
+	  $(COMPILERS)/bin/python -m pip --disable-pip-version-check install --quiet \
 	  --constraint requirements.txt -e '.[dev,tpu]' $(LIBTPU)
-	$(COMPILERS)/bin/python -m pip --disable-pip-version-check install --quiet \
+	@$(TICK) 'installing the compilers of NVIDIA cards' \
+	  $(COMPILERS)/bin/python -m pip --disable-pip-version-check install --quiet \
 	  --no-deps $(CUDA)
 	@touch $@
 

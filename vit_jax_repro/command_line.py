@@ -78,6 +78,7 @@ def run(
   try:
     with waiting.watch(verb), _while_someone_reads():
       rest = _parsed(verb, flag_values, positional, argv)
+      waiting.now_doing(f'{verb}: working')
       main(flag_values, rest)
   except KeyboardInterrupt:
     _fail(verb, 'interrupted', INTERRUPTED)

@@ -1,4 +1,4 @@
-"""A command that takes long says what it is doing, and others say nothing."""
+"""The lines on what takes long, and the silence of everything else."""
 
 import threading
 import time

@@ -20,6 +20,7 @@ from jax.extend import core as jaxprs
 
 from vit_jax_repro import models
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import waiting
 
 JFT_IMAGES = 303e6  # images of JFT-300M (section 4.1)
 IMAGE_SIZE = 224  # pixels per side in pre-training (section 4.1)
@@ -112,12 +113,13 @@ def _of_system(system, compiled):
   model = models.create(name, num_classes=None)
   # A scan traces only one block; the numbers are the same.
   short = model.clone(scan=True) if hasattr(model, 'scan') else model
-  return {
-    'model': name,
-    'parameters': parameters(short, size),
-    'multiply_adds': multiply_adds(short, size),
-    'operations': operations(model, size) if compiled else None,
-  }
+  with waiting.doing(f'counting the operations of {name}'):
+    return {
+      'model': name,
+      'parameters': parameters(short, size),
+      'multiply_adds': multiply_adds(short, size),
+      'operations': operations(model, size) if compiled else None,
+    }
 
 
 def parameters(model: nn.Module, image_size: tuple[int, int]) -> int:

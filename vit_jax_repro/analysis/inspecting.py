@@ -20,6 +20,7 @@ from vit_jax_repro.analysis import attention, embeddings
 from vit_jax_repro.data import preprocess
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import restoring
+from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note_unapplied
 
 
@@ -225,10 +226,12 @@ def _restore(path, images, reading):
 def _attend(restored, images) -> Iterator:
   """Yields each preprocessed image and its attention."""
   params, turned = jax.device_put(restored.params), set()
-  for image in images:
-    if not isinstance(image, np.ndarray):
-      image = restored.read_image(image, turned)  # noqa: PLW2901
-    yield image, attention.attention_maps(restored.model, params, image)
+  for number, image in enumerate(images, start=1):
+    with waiting.doing(f'computing the attention of image {number}'):
+      if not isinstance(image, np.ndarray):
+        image = restored.read_image(image, turned)  # noqa: PLW2901
+      maps = attention.attention_maps(restored.model, params, image)
+    yield image, maps
   note_unapplied(turned)
 
 

@@ -29,6 +29,7 @@ from vit_jax_repro.data import (
 )
 from vit_jax_repro.data.tf_host import parallel_map
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import waiting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,9 +204,10 @@ def open_split(
     OSError: the data set cannot be read or written.
   """
   whole, number, seed = subsets.parse(split)
-  source = _open(name, whole, data_dir, manual_dir, download)
-  if number is not None:
-    source = _balanced(source, name, split, number, seed)
+  with waiting.doing(f'opening {name}, {split}'):
+    source = _open(name, whole, data_dir, manual_dir, download)
+    if number is not None:
+      source = _balanced(source, name, split, number, seed)
   return Split(
     name=name,
     split=split,

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from vit_jax_repro.data import batches as batch_form
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import waiting
 from vit_jax_repro.parallel import mesh as meshes
 from vit_jax_repro.training import dividing
 
@@ -99,15 +100,19 @@ def evaluate(
   step = compiled_step(model, mesh)
   totals = dict.fromkeys(_SUMS, 0)
   pending = None  # fetched one step late, so that the devices never wait
-  for batch in batches:
-    num_rows = -(-len(batch['label']) // multiple) * multiple
-    if pending is None:
-      _require_classifier(model, params, batch['image'])
-    padded = batch_form.pad(batch, num_rows)
-    sums = step(params, meshes.to_global(padded, mesh))
+  done = 0  # images of this process
+  with waiting.doing('evaluating'):
+    for batch in batches:
+      num_rows = -(-len(batch['label']) // multiple) * multiple
+      if pending is None:
+        _require_classifier(model, params, batch['image'])
+      padded = batch_form.pad(batch, num_rows)
+      sums = step(params, meshes.to_global(padded, mesh))
+      _add(totals, pending)
+      pending = sums
+      done += len(batch['label'])
+      waiting.now_doing(f'evaluating: {done:,} images done')
     _add(totals, pending)
-    pending = sums
-  _add(totals, pending)
   return _result(totals, num_examples)
 
 

@@ -10,6 +10,7 @@ from vit_jax_repro.data import labels
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify
 from vit_jax_repro.inference.restoring import restore
+from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note_unapplied
 
 _PREDICT_BATCH_SIZE = 16
@@ -60,13 +61,14 @@ def predict(
   params = jax.device_put(restored.params)
   results, turned = [], set()
   for start in range(0, len(images), _PREDICT_BATCH_SIZE):
-    chunk = np.stack(
-      [
-        restored.read_image(path, turned)
-        for path in images[start : start + _PREDICT_BATCH_SIZE]
-      ]
-    )
-    probabilities = classify.probabilities(restored.model, params, chunk)
+    with waiting.doing(f'predicting: {start} of {len(images)} images done'):
+      chunk = np.stack(
+        [
+          restored.read_image(path, turned)
+          for path in images[start : start + _PREDICT_BATCH_SIZE]
+        ]
+      )
+      probabilities = classify.probabilities(restored.model, params, chunk)
     results += [_top(row, top, restored.class_names) for row in probabilities]
   note_unapplied(turned)
   return results

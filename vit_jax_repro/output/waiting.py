@@ -14,7 +14,6 @@ import time
 from collections.abc import Generator
 
 _PATIENCE = 4.0  # seconds
-_START = 2.0  # seconds until the first line of a command
 
 
 class _Watch:
@@ -24,8 +23,8 @@ class _Watch:
     self._patience = patience
     self._name = name
     self._steps = [(f'{name}: loading libraries', time.monotonic())]
-    # A first line comes early, so that the user knows that the command runs.
-    self._heard = time.monotonic() - max(0.0, patience - _START)
+    # The first line comes earlier, to show that the command runs.
+    self._heard = time.monotonic() - patience / 2
     self._lock = threading.Lock()
     self._ended = threading.Event()
     self._suspended = 0

@@ -15,7 +15,7 @@ import numpy as np
 
 from vit_jax_repro import models, ports, weights
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files, messages
+from vit_jax_repro.output import files, messages, waiting
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import folders, state_dicts, weight_sources
 from vit_jax_repro.weights import layouts, model_card, npz, trees
@@ -95,7 +95,8 @@ def convert(
     whole = os.path.join(folder, os.path.basename(os.path.abspath(out)))
     with _errors_naming(whole, out):
       write = _write_npz if to in layouts.LAYOUTS else _write_port
-      arrays = write(whole, read, to)
+      with waiting.doing(f'writing {out}'):
+        arrays = write(whole, read, to)
     _place(whole, out)
   finally:
     shutil.rmtree(folder)

@@ -98,8 +98,7 @@ def train(
   line('precision', banner.precision(settings))
   fresh = not os.path.isdir(folder.path('checkpoints'))
   begun = folder.read_json('manifest.json').get('data', {})
-  with waiting.doing('reading the pre-trained weights'):
-    source = pretrained.load(settings) if fresh else None
+  source = pretrained.load(settings) if fresh else None
   folder.config = card_settings.decided_by(
     None if source is None else source.card, folder.config
   )
@@ -200,7 +199,7 @@ class _Run:
     self.source = source
     self.mesh = devices
     update.check_batch(settings, self.mesh)
-    with waiting.doing(f'opening {settings.dataset}'):
+    with waiting.doing(f'checking {settings.dataset}'):
       self.input = input.Input(settings)
     line('data', banner.data(self.input))
     self.image_size = self.input.image_size

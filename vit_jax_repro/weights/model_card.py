@@ -21,7 +21,7 @@ from typing import Any
 from vit_jax_repro import weights
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models.layers import TORCH_GELU
-from vit_jax_repro.output import files
+from vit_jax_repro.output import files, waiting
 from vit_jax_repro.output.messages import note
 
 # Image size for weights if neither the caller nor the file gives one. The
@@ -129,7 +129,8 @@ def load(path: str | os.PathLike) -> DescribedWeights:
   except NotACardError as error:
     note(f'{error}; the file is ignored')
     card = None
-  params = weights.load(path)
+  with waiting.doing(f'reading {os.fspath(path)}'):
+    params = weights.load(path)
   try:
     spec = weights.describe(params)
   except InputError as error:
