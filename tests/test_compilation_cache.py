@@ -33,11 +33,27 @@ def test_keep_uses_a_folder_of_the_users_cache(unset):
     del os.environ[name]  # monkeypatch did not set it
 
 
-def test_keep_leaves_a_folder_from_the_environment(unset, monkeypatch):
-  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'mine')
+def test_keep_leaves_a_folder_from_the_environment(
+  unset, monkeypatch, tmp_path
+):
+  mine = str(tmp_path / 'mine')
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', mine)
   compilation_cache.keep()
-  assert os.environ['JAX_COMPILATION_CACHE_DIR'] == 'mine'
+  assert os.environ['JAX_COMPILATION_CACHE_DIR'] == mine
   assert not unset.exists()
+
+
+def test_keep_turns_the_cache_off_where_its_folder_is_wrong(
+  unset, monkeypatch, tmp_path
+):
+  """JAX would print three lines for each program."""
+  (tmp_path / 'file').touch()
+  folder = str(tmp_path / 'file')
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', folder)
+  monkeypatch.setenv('JAX_ENABLE_COMPILATION_CACHE', 'true')
+  line = compilation_cache.keep()
+  assert f'DIR={folder} cannot be written (File exists)' in line
+  assert os.environ['JAX_ENABLE_COMPILATION_CACHE'] == 'false'
 
 
 def test_keep_ignores_an_unwritable_folder(unset):

@@ -25,6 +25,7 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   'command_line': 'shell',
   'subcommands': 'shell',
   'compilation_cache': 'core',
+  'environment': 'core',
   'jobs': 'edge',
   'lessons': 'edge',
   'recipes': 'core',
@@ -183,8 +184,9 @@ _ARROWS = {  # room or top-level module: the other rooms that it may import
     'studies',
     'weights',
   },
-  'command_line': {'compilation_cache'},
+  'command_line': {'compilation_cache', 'environment'},
   'compilation_cache': set(),
+  'environment': set(),
   'subcommands': {'command_line'},
 }
 ARROWS = {room: others | _ALL_MAY for room, others in _ARROWS.items()}

@@ -158,10 +158,11 @@ def _begin(values):
 
 
 def _speed(values, kind):
-  from vit_jax_repro import command_line
+  from vit_jax_repro import command_line, environment
   from vit_jax_repro.benchmarks import speed, tables
   from vit_jax_repro.errors import InputError
 
+  environment.require_devices()
   cases, variants = _cases(values, kind)
   others = [
     speed.others(values.against, values.compiled, case.model) for case in cases

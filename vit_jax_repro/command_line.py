@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
-from vit_jax_repro import compilation_cache
+from vit_jax_repro import compilation_cache, environment
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import waiting
 
@@ -27,6 +27,7 @@ _PACKAGES = {
   'tensorflow_datasets': 'tensorflow-datasets',
 }
 _joined: list[int] = []  # the number of this process, if it has joined others
+_WITHOUT_DEVICES = ('fetch', 'convert')  # verbs for which no card matters
 _HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull', '-?'}
 
 
@@ -37,7 +38,7 @@ class UsageError(InputError):
 def run(
   verb: str,
   main: Callable[[Any, list[str]], Any],
-  flag_values: flags.FlagValues,
+  flag_values: flags.FlagValues | Callable[[], flags.FlagValues],
   description: str,
   *,
   positional: str = '',
@@ -53,7 +54,8 @@ def run(
   Args:
     verb: the name after `python -m vit_jax_repro.`.
     main: called with the parsed flags and the list of other arguments.
-    flag_values: the flags of this verb only.
+    flag_values: the flags of this verb only, or a function that returns them
+      and imports JAX.
     description: one paragraph for --help.
     positional: other arguments in the usage line; '' if there are none.
     argv: replaces sys.argv.
@@ -64,7 +66,9 @@ def run(
   # This must be set before TensorFlow is imported, by whichever library, and
   # before JAX, which would set it to 1. A configuration file may import both.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  compilation_cache.keep()
+  notes = [compilation_cache.keep()]
+  if not isinstance(flag_values, flags.FlagValues):
+    flag_values = _made(verb, flag_values)
   if _HELP & set(argv[1:]):
     with _while_someone_reads():
       if describe is not None:
@@ -72,12 +76,16 @@ def run(
       else:
         print(_help(verb, flag_values, description, positional))
     sys.exit(0)
+  if verb not in _WITHOUT_DEVICES:
+    notes.append(environment.note_on_idle_card())
+  for line in filter(None, notes):
+    show(f'note: {line}')
   logging.set_verbosity(logging.ERROR)
   # Orbax's threads log a full disk there, once for each array.
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
   try:
     with waiting.watch(verb), _while_someone_reads():
-      rest = _parsed(verb, flag_values, positional, argv)
+      rest = _parsed(verb, flag_values, argv, bool(positional))
       waiting.now_doing(f'{verb}: working')
       main(flag_values, rest)
   except KeyboardInterrupt:
@@ -93,15 +101,30 @@ def run(
     _leave(FAILED)
 
 
-def _parsed(verb, flag_values, positional, argv):
-  """Parses the flags; returns the other arguments. A wrong flag exits."""
+def _made(verb, function):
+  """Returns the flags that a function defines."""
   try:
+    return function()
+  except ValueError as error:  # from importing JAX
+    line = environment.explain(error)
+    if line is None:
+      raise
+    _fail(verb, line, WRONG_USAGE)
+
+
+def _parsed(verb, flag_values, argv, takes_others):
+  """Parses the flags; returns the other arguments."""
+  try:
+    environment.check()
     rest = flag_values(argv)[1:]
-    if rest and not positional:
+    if rest and not takes_others:
       raise flags.Error(f'unexpected argument {rest[0]!r}; see --help')
     _refuse_empty(flag_values, rest)
+  except InputError as error:
+    _fail(verb, error, WRONG_USAGE)
   except flags.Error as error:
-    _fail(verb, _parse_error(str(error)), WRONG_USAGE)
+    line = environment.explain(error) or _parse_error(str(error))
+    _fail(verb, line, WRONG_USAGE)
   except AttributeError as error:  # ml_collections, for --config.KEY
     text = str(error).strip('\'"').replace('\\n', ': ').replace("\\'", "'")
     _fail(verb, f'unknown key of the configuration: {text}', WRONG_USAGE)
@@ -307,7 +330,9 @@ def _line(error):
     return (
       f'the Python package {package} is not installed; pip install {package}'
     )
-  return str(error) if isinstance(error, InputError) else None
+  if isinstance(error, InputError):
+    return str(error)
+  return environment.explain(error)
 
 
 def _parse_error(text):

@@ -15,20 +15,45 @@ _MAX_BYTES = 4 * 2**30  # of the folder; JAX removes the least recently used
 MIN_SECONDS = 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'
 
 
-def keep() -> None:
-  """Sets JAX's environment variables; call it before JAX is imported."""
+def keep() -> str | None:
+  """Sets JAX's environment variables; call it before JAX is imported.
+
+  Returns:
+    A line for the user if JAX_COMPILATION_CACHE_DIR cannot be written. JAX
+    would print three for each program.
+  """
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
-    return
+    return _check(os.environ['JAX_COMPILATION_CACHE_DIR'])
   try:
     folder = default_folder()
     folder.mkdir(parents=True, exist_ok=True)
   except (OSError, RuntimeError):  # RuntimeError: the user has no home folder
-    return
+    return None
   if not os.access(folder, os.W_OK):
-    return
+    return None
   os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder)
   os.environ.setdefault(MIN_SECONDS, '0.2')
   os.environ.setdefault('JAX_COMPILATION_CACHE_MAX_SIZE', str(_MAX_BYTES))
+  return None
+
+
+def _check(folder):
+  """Turns the cache off if its folder cannot be written; returns a line."""
+  if not folder or '://' in folder:  # JAX writes to buckets, too
+    return None
+  reason = 'Permission denied'
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError as error:
+    reason = error.strerror
+  else:
+    if os.access(folder, os.W_OK):
+      return None
+  os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+  return (
+    f'JAX_COMPILATION_CACHE_DIR={folder} cannot be written ({reason}), so '
+    'every run compiles its programs; set it to another folder or unset it'
+  )
 
 
 def default_folder() -> pathlib.Path:

@@ -16,9 +16,7 @@ def main(argv: list[str] | None = None) -> None:
   """Parses a command line, runs it and exits."""
   from vit_jax_repro import command_line
 
-  command_line.run(
-    'evaluate', _evaluate, command_flags(), DESCRIPTION, argv=argv
-  )
+  command_line.run('evaluate', _evaluate, command_flags, DESCRIPTION, argv=argv)
 
 
 def command_flags() -> flags.FlagValues:

@@ -1,8 +1,10 @@
 import errno
+import shutil
 import socket
 import time
 
 import child_processes
+import numpy as np
 import pytest
 import tfds_fixtures
 
@@ -66,6 +68,36 @@ def test_unknown_configuration_message_lists_similar_ones(
   tmp_path, name, message
 ):
   assert message in message_of(name, data_dir=tmp_path)
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+  """CIFAR-10 as TFDS prepares it, and the same as a set that TFDS lacks."""
+  root = tmp_path_factory.mktemp('prepared')
+  image = np.zeros((32, 32, 3), np.uint8)
+  splits = {'train': [{'image': image, 'label': 0}]}
+  tfds_fixtures.write(root, 'cifar10', splits)
+  shutil.copytree(root / 'cifar10' / '3.0.2', root / 'mine' / '1.0.0')
+  shutil.copytree(root / 'cifar10' / '3.0.2', root / 'cifar100' / '2.9.9')
+  return root
+
+
+@pytest.mark.parametrize(
+  'name, message',
+  [
+    ('cifar10:9.9.9', 'version 9.9.9 is not prepared; choose from cifar10:3.0'),
+    ('cifar10:3', 'version 3 is not prepared; choose from cifar10:3.0.2, or'),
+    ('mine:3.0.2', 'version 3.0.2 is not prepared; choose from mine:1.0.0, or'),
+    ('cifar100', 'is not prepared: nothing at {root}/cifar100/3.0.2 '),
+    ('cifar100', '(prepared there: cifar100:2.9.9)'),
+  ],
+)
+def test_unprepared_version_message_lists_prepared_ones(
+  prepared, name, message
+):
+  """These were unknown data sets, or sets of which nothing is here."""
+  found = message_of(name, split='train', data_dir=prepared)
+  assert message.format(root=prepared) in found
 
 
 @pytest.mark.parametrize('name', ['cifar10', 'vtab/clevr-count', 'vtab/dmlab'])

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shlex
 from typing import Any
 
@@ -25,7 +26,8 @@ def find(name: str, data_dir: str | os.PathLike | None) -> Any:
     tfds.core.DatasetBuilder, or None if TFDS has no data set of that name.
 
   Raises:
-    InputError: the data set has no such configuration or version.
+    InputError: the data set has no such configuration or version; the message
+      has the versions that are prepared.
   """
   tensorflow()
   import tensorflow_datasets as tfds
@@ -34,14 +36,51 @@ def find(name: str, data_dir: str | os.PathLike | None) -> Any:
     with silence():
       return tfds.builder(name, data_dir=data_dir, try_gcs=False)
   except tfds.core.DatasetNotFoundError:
+    _check_version(name, data_dir)
     return None
   except (ValueError, AssertionError) as error:
+    _check_version(name, data_dir)
     if 'Parsing builder name string' in str(error):
       return None
     _check_configuration(name)
     raise InputError(
       f'cannot open TFDS data set {name!r}: {first_line(error)}'
     ) from error
+
+
+def _check_version(name, data_dir):
+  """Refuses a version that is not prepared where others are."""
+  base, _, version = name.partition(':')
+  found = prepared_versions(base, data_dir)
+  if version and found and version not in found:
+    raise InputError(
+      f'data set {name!r}: version {version} is not prepared; choose from '
+      f'{", ".join(f"{base}:{each}" for each in found)}, or {base} for the '
+      'newest'
+    )
+
+
+def prepared_versions(
+  name: str, data_dir: str | os.PathLike | None
+) -> list[str]:
+  """Returns the prepared versions of a data set, sorted.
+
+  Args:
+    name: NAME or NAME/CONFIG, without a version.
+    data_dir: the TFDS directory; None means TFDS's own default.
+  """
+  import tensorflow_datasets as tfds
+
+  root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  try:
+    files = list((root / name).glob('*/dataset_info.json'))
+  except OSError:
+    return []
+  return sorted(
+    path.parent.name
+    for path in files
+    if re.fullmatch(r'\d+\.\d+\.\d+', path.parent.name)
+  )
 
 
 def _check_configuration(name):
@@ -139,6 +178,11 @@ def _how_to_prepare(name, builder, manual):
     '--config.tfds_data_dir of main)'
   )
   missing = f'data set {name!r} is not prepared: nothing at {builder.data_dir}'
+  base = _build_name(builder).partition(':')[0]
+  others = prepared_versions(base, root)
+  if others:
+    shown = ', '.join(f'{base}:{version}' for version in others)
+    missing += f' (prepared there: {shown})'
   if not manual:
     return f'{missing}; run `{command}` where there is a network, {elsewhere}'
   files = ' and '.join((*manual.files, *manual.train_files))
