@@ -3,7 +3,6 @@
 import contextlib
 import logging as python_logging
 import os
-import re
 import sys
 import textwrap
 import traceback
@@ -12,7 +11,7 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
-from vit_jax_repro import compilation_cache
+from vit_jax_repro import __version__, compilation_cache
 from vit_jax_repro.errors import InputError
 
 WRONG_USAGE, FAILED, INTERRUPTED = 2, 1, 130
@@ -71,16 +70,16 @@ def run(
       else:
         print(_help(verb, flag_values, description, positional))
     sys.exit(0)
+  if '--version' in argv[1:2]:
+    print('vit-jax-repro', __version__)
+    sys.exit(0)
   try:
     rest = flag_values(argv)[1:]
     if rest and not positional:
       raise flags.Error(f'unexpected argument {rest[0]!r}; see --help')
     _refuse_empty(flag_values, rest)
   except flags.Error as error:
-    _fail(verb, _parse_error(str(error)), WRONG_USAGE)
-  except AttributeError as error:  # ml_collections, for --config.KEY
-    text = str(error).strip('\'"').replace('\\n', ': ').replace("\\'", "'")
-    _fail(verb, f'unknown key of the configuration: {text}', WRONG_USAGE)
+    _fail(verb, error, WRONG_USAGE)
   logging.set_verbosity(logging.ERROR)
   # Orbax's threads log a full disk there, once for each array.
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
@@ -271,22 +270,24 @@ def _while_someone_reads():
 
 
 def _refuse_empty(flag_values, rest):
-  if '' in rest:
-    raise flags.Error(
-      f'argument {rest.index("") + 1} is empty; give a value (is a variable of '
-      'the shell not set?)'
-    )
-  for name in flag_values:
-    # Keys of a configuration are flags named config.KEY; they may be empty.
-    if '.' not in name and flag_values[name].value == '':
-      raise flags.Error(f'--{name}= is empty; give a value')
+  """Refuses empty texts, and None, which a script writes for no value."""
+  for text, shown in (('', 'empty'), ('None', 'None')):
+    if text in rest:
+      raise flags.Error(
+        f'argument {rest.index(text) + 1} is {shown}; give a value (is a '
+        'variable of the shell not set?)'
+      )
+    for name in flag_values:
+      value = flag_values[name].value
+      if value == text or (isinstance(value, list) and text in value):
+        raise flags.Error(
+          f'--{name}={text} is {shown}; give a value, or leave --{name} out'
+        )
 
 
 def _line(error):
   """Returns the one-line message of an exception; None if it is a bug."""
   if isinstance(error, OSError):
-    if 'Configuration is not available' in str(error):  # ml_collections
-      return _parse_error(str(error))
     if error.strerror and error.filename:
       return f'{error.strerror}: {error.filename}'
     return str(error)
@@ -299,17 +300,6 @@ def _line(error):
       f'the Python package {package} is not installed; pip install {package}'
     )
   return str(error) if isinstance(error, InputError) else None
-
-
-def _parse_error(text):
-  """Returns the message of an ml_collections error without its traceback."""
-  missing = re.search(r"No such file or directory: '(.*?)'", text)
-  if missing:
-    return f'no configuration file {missing[1]}'
-  if 'Traceback' in text:
-    last = text.strip().splitlines()[-1]
-    return f'{text.partition(":")[0]}: {last.partition("Error: ")[2] or last}'
-  return text
 
 
 def _fail(verb, error, code) -> NoReturn:
