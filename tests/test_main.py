@@ -602,7 +602,10 @@ ERRORS = {
   ),
   'no configuration': (('nothing.py',), 'no configuration file'),
   'argument': (('quickstart.py:mnist',), "unknown quickstart 'mnist'; choose"),
-  'value': (('quickstart.py', '--config.base_lr=high'), 'high must be a number'),
+  'value': (
+    ('quickstart.py', '--config.base_lr=high'),
+    'config.base_lr=high must be a number',
+  ),
   'split': (
     ('quickstart.py', '--config.pp.test=validation'),
     "no split 'validation'",

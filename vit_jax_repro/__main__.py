@@ -45,10 +45,13 @@ def main() -> None:
   """Runs the command that the first argument names, or lists the commands."""
   name, *rest = sys.argv[1:] or ['--help']
   if name in ('--help', '-h', 'help'):
-    print(
-      f'{listing()}\n\n{PROGRAM} COMMAND runs the same commands. Add --help to '
-      'any of them for\nits flags, --version for the version.'
-    )
+    from vit_jax_repro import command_line
+
+    with command_line.while_someone_reads():
+      print(
+        f'{listing()}\n\n{PROGRAM} COMMAND runs the same commands. Add --help '
+        'to any of them for\nits flags, --version for the version.'
+      )
   elif name == '--version':
     from vit_jax_repro import __version__
 

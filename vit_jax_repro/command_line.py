@@ -64,7 +64,7 @@ def run(
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   compilation_cache.keep()
   if _HELP & set(argv[1:]):
-    with _while_someone_reads():
+    with while_someone_reads():
       if describe is not None:
         print(describe(argv[1:]))
       else:
@@ -84,7 +84,7 @@ def run(
   # Orbax's threads log a full disk there, once for each array.
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
   try:
-    with _while_someone_reads():
+    with while_someone_reads():
       main(flag_values, rest)
   except KeyboardInterrupt:
     _fail(verb, 'interrupted', INTERRUPTED)
@@ -97,6 +97,18 @@ def run(
       raise
     traceback.print_exc()
     _leave(FAILED)
+
+
+@contextlib.contextmanager
+def while_someone_reads():
+  """Exits quietly if the reader of the output, such as `head`, has ended."""
+  try:
+    yield
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # Python flushes stdout again when it exits, which would fail.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(NOBODY_READS)
 
 
 def show(line: str) -> None:
@@ -255,18 +267,6 @@ def _check_address(text):
     raise UsageError(
       f'--coordinator_address={text} must be HOST:PORT, such as 10.0.0.1:1234'
     )
-
-
-@contextlib.contextmanager
-def _while_someone_reads():
-  """Exits quietly if the reader of the output, such as `head`, has ended."""
-  try:
-    yield
-    sys.stdout.flush()
-  except BrokenPipeError:
-    # Python flushes stdout again when it exits, which would fail.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(NOBODY_READS)
 
 
 def _refuse_empty(flag_values, rest):
