@@ -34,5 +34,25 @@ def test_verbs_describes_every_verb():
   assert verbs_there() <= __main__.VERBS.keys()
 
 
-def test_main_refuses_a_verb_as_an_argument():
-  assert_one_line(run_verb('', 'predict'), "'predict'", 'vit_jax_repro.VERB')
+def test_main_runs_the_command_that_it_is_given():
+  """A second door that leads elsewhere."""
+  assert run_verb('', 'predict', '--help') == run_verb('predict', '--help')
+  assert_one_line(run_verb('', 'predict', '--top=x'), 'predict: ', '--top=x')
+
+
+@pytest.mark.parametrize(
+  'name, says',
+  [
+    ('predcit', "unknown command 'predcit'; did you mean 'predict'? choose"),
+    ('train', "did you mean 'main'?"),
+    ('--nmae', 'choose from main, evaluate'),
+  ],
+)
+def test_main_suggests_a_command(name, says):
+  assert_one_line(run_verb('', name), says)
+
+
+@pytest.mark.parametrize('verb', ['', 'main', 'reproduce'])
+def test_version_is_that_of_the_package(verb):
+  line = f'vit-jax-repro {vit_jax_repro.__version__}\n'
+  assert run_verb(verb, '--version') == (0, line, '')

@@ -23,6 +23,7 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   '__init__': 'core',
   'errors': 'core',
   'command_line': 'shell',
+  'config_arguments': 'core',
   'subcommands': 'shell',
   'compilation_cache': 'core',
   'environment': 'core',
@@ -39,6 +40,8 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   'runs': 'edge',
   'runs.__init__': 'core',
   'runs.card_settings': 'core',
+  'runs.original_keys': 'core',
+  'runs.overrides': 'core',
   'runs.integrity': 'core',
   'runs.preemption': 'core',
   'runs.pretrained': 'core',
@@ -187,6 +190,7 @@ _ARROWS = {  # room or top-level module: the other rooms that it may import
   'command_line': {'compilation_cache', 'environment'},
   'compilation_cache': set(),
   'environment': set(),
+  'config_arguments': set(),
   'subcommands': {'command_line'},
 }
 ARROWS = {room: others | _ALL_MAY for room, others in _ARROWS.items()}

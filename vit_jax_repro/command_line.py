@@ -3,7 +3,6 @@
 import contextlib
 import logging as python_logging
 import os
-import re
 import sys
 import textwrap
 import traceback
@@ -12,7 +11,7 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
-from vit_jax_repro import compilation_cache, environment
+from vit_jax_repro import __version__, compilation_cache, environment
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import waiting
 
@@ -70,11 +69,14 @@ def run(
   if not isinstance(flag_values, flags.FlagValues):
     flag_values = _made(verb, flag_values)
   if _HELP & set(argv[1:]):
-    with _while_someone_reads():
+    with while_someone_reads():
       if describe is not None:
         print(describe(argv[1:]))
       else:
         print(_help(verb, flag_values, description, positional))
+    sys.exit(0)
+  if '--version' in argv[1:2]:
+    print('vit-jax-repro', __version__)
     sys.exit(0)
   if verb not in _WITHOUT_DEVICES:
     notes.append(environment.note_on_idle_card())
@@ -84,7 +86,7 @@ def run(
   # Orbax's threads log a full disk there, once for each array.
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
   try:
-    with waiting.watch(verb), _while_someone_reads():
+    with waiting.watch(verb), while_someone_reads():
       rest = _parsed(verb, flag_values, argv, bool(positional))
       waiting.now_doing(f'{verb}: working')
       main(flag_values, rest)
@@ -123,12 +125,20 @@ def _parsed(verb, flag_values, argv, takes_others):
   except InputError as error:
     _fail(verb, error, WRONG_USAGE)
   except flags.Error as error:
-    line = environment.explain(error) or _parse_error(str(error))
-    _fail(verb, line, WRONG_USAGE)
-  except AttributeError as error:  # ml_collections, for --config.KEY
-    text = str(error).strip('\'"').replace('\\n', ': ').replace("\\'", "'")
-    _fail(verb, f'unknown key of the configuration: {text}', WRONG_USAGE)
+    _fail(verb, environment.explain(error) or error, WRONG_USAGE)
   return rest
+
+
+@contextlib.contextmanager
+def while_someone_reads():
+  """Exits quietly if the reader of the output, such as `head`, has ended."""
+  try:
+    yield
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # Python flushes stdout again when it exits, which would fail.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(NOBODY_READS)
 
 
 def show(line: str) -> None:
@@ -290,35 +300,25 @@ def _check_address(text):
     )
 
 
-@contextlib.contextmanager
-def _while_someone_reads():
-  """Exits quietly if the reader of the output, such as `head`, has ended."""
-  try:
-    yield
-    sys.stdout.flush()
-  except BrokenPipeError:
-    # Python flushes stdout again when it exits, which would fail.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(NOBODY_READS)
-
-
 def _refuse_empty(flag_values, rest):
-  if '' in rest:
-    raise flags.Error(
-      f'argument {rest.index("") + 1} is empty; give a value (is a variable of '
-      'the shell not set?)'
-    )
-  for name in flag_values:
-    # Keys of a configuration are flags named config.KEY; they may be empty.
-    if '.' not in name and flag_values[name].value == '':
-      raise flags.Error(f'--{name}= is empty; give a value')
+  """Refuses empty texts, and None, which a script writes for no value."""
+  for text, shown in (('', 'empty'), ('None', 'None')):
+    if text in rest:
+      raise flags.Error(
+        f'argument {rest.index(text) + 1} is {shown}; give a value (is a '
+        'variable of the shell not set?)'
+      )
+    for name in flag_values:
+      value = flag_values[name].value
+      if value == text or (isinstance(value, list) and text in value):
+        raise flags.Error(
+          f'--{name}={text} is {shown}; give a value, or leave --{name} out'
+        )
 
 
 def _line(error):
   """Returns the one-line message of an exception; None if it is a bug."""
   if isinstance(error, OSError):
-    if 'Configuration is not available' in str(error):  # ml_collections
-      return _parse_error(str(error))
     if error.strerror and error.filename:
       return f'{error.strerror}: {error.filename}'
     return str(error)
@@ -333,17 +333,6 @@ def _line(error):
   if isinstance(error, InputError):
     return str(error)
   return environment.explain(error)
-
-
-def _parse_error(text):
-  """Returns the message of an ml_collections error without its traceback."""
-  missing = re.search(r"No such file or directory: '(.*?)'", text)
-  if missing:
-    return f'no configuration file {missing[1]}'
-  if 'Traceback' in text:
-    last = text.strip().splitlines()[-1]
-    return f'{text.partition(":")[0]}: {last.partition("Error: ")[2] or last}'
-  return text
 
 
 def _fail(verb, error, code) -> NoReturn:

@@ -1,5 +1,6 @@
 """`python -m vit_jax_repro.main`: trains, fine-tunes, resumes."""
 
+import sys
 from typing import Any
 
 from absl import flags
@@ -12,18 +13,16 @@ what bounds its speed. --help_config lists all keys of a configuration."""
 
 CONFIG_HELP = """Keys of a configuration. A file in configs/ gives each of them
 a value, including those without a default; a flag --config.KEY=VALUE changes
-it. If None turns a setting off, 0 or an empty text (--config.KEY=) does so,
-too, because a flag cannot give None. A SIZE is a number of pixels; a file may
-also give (H, W)."""
+it. Where None turns a setting off, VALUE may be None, 0 or an empty text. A
+SIZE is a number of pixels or HEIGHTxWIDTH; a file may also give (H, W)."""
 
 
 def main(argv: list[str] | None = None) -> None:
   """Parses a command line, runs it and exits."""
-  from ml_collections import config_flags
+  from vit_jax_repro import command_line, config_arguments
 
-  from vit_jax_repro import command_line
-
-  values = flags.FlagValues()  # not global: a flag holds its configuration
+  argv, changes = config_arguments.split(sys.argv if argv is None else argv)
+  values = flags.FlagValues()
   flags.DEFINE_string(
     'workdir',
     None,
@@ -34,20 +33,14 @@ def main(argv: list[str] | None = None) -> None:
     'target': 'compile for this hardware instead of training: v5e:2x4 (chips '
     'along each side of a TPU slice), h100, h100:1x8 (hosts x cards)',
     'json': 'with --target: also write the result to this file',
+    'config': 'configs/FILE.py:ARGUMENT, here or in the package; '
+    '--config.KEY=VALUE changes a key of it, see --help_config',
   }.items():
     command_line.define_string(values, name, None, text)
   flags.DEFINE_boolean(
     'largest_batch',
     False,
     'with --target: double or halve the batch until it just fits',
-    flag_values=values,
-  )
-  config_flags.DEFINE_config_file(
-    'config',
-    None,
-    'configs/FILE.py:ARGUMENT; --config.KEY=VALUE changes a key of it, see '
-    '--help_config',
-    lock_config=True,
     flag_values=values,
   )
   flags.DEFINE_boolean(
@@ -57,7 +50,13 @@ def main(argv: list[str] | None = None) -> None:
     flag_values=values,
   )
   command_line.define_process_flags(values)
-  command_line.run('main', _train, values, DESCRIPTION, argv=argv)
+  command_line.run(
+    'main',
+    lambda values, _: _run(values, changes),
+    values,
+    DESCRIPTION,
+    argv=argv,
+  )
 
 
 def show(result: Any) -> None:
@@ -80,14 +79,14 @@ def show(result: Any) -> None:
   reports.pairs(rows)
 
 
-def _train(values, _):
+def _run(values, changes):
   from vit_jax_repro import command_line
 
   if values.help_config:
     _show_config_help()
     return
   if values.target is not None:
-    _dry_run(values)
+    _dry_run(values, changes)
     return
   for name in ('json', 'largest_batch'):
     if values[name].present:
@@ -95,10 +94,10 @@ def _train(values, _):
         f'--{name} needs --target; give one, or leave --{name} out'
       )
   command_line.require(values, 'config', 'workdir')
+  config = _config(values, changes)
   from vit_jax_repro.parallel import processes
 
   command_line.join_processes(values, processes.initialize)
-  config = values.config
   if 'study' in config:
     if not processes.is_alone():
       raise command_line.UsageError(
@@ -117,6 +116,17 @@ def _train(values, _):
       show(result)
 
 
+def _config(values, changes):
+  from vit_jax_repro import command_line
+  from vit_jax_repro.errors import InputError
+  from vit_jax_repro.runs import config_files
+
+  try:
+    return config_files.load(values.config, changes)
+  except InputError as error:
+    raise command_line.UsageError(str(error)) from error
+
+
 def _show_config_help():
   from vit_jax_repro import command_line
   from vit_jax_repro.runs import settings_help
@@ -126,11 +136,12 @@ def _show_config_help():
     print(f'\n{heading}:', *map(command_line.entry, texts), sep='\n')
 
 
-def _dry_run(values):
+def _dry_run(values, changes):
   from vit_jax_repro import command_line
 
   command_line.require(values, 'config')
-  if 'study' in values.config:
+  config = _config(values, changes)
+  if 'study' in config:
     raise command_line.UsageError(
       '--target takes the configuration of one run, not of a study'
     )
@@ -143,7 +154,7 @@ def _dry_run(values):
   if values.json is not None:
     files.check_writable(values.json)
   found = runs.create(
-    values.config,
+    config,
     targets.parse(values.target),
     largest_batch=values.largest_batch,
     show=command_line.show,

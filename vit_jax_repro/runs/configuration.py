@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax_repro import models
-from vit_jax_repro.runs import card_settings, settings
+from vit_jax_repro.errors import InputError
+from vit_jax_repro.runs import card_settings, original_keys, settings
 
 
 def create(
@@ -43,6 +44,34 @@ def create(
   for name in list(config.model):
     _placeholder(config.model, name, type(constants.get(name, 0)))
   return config.lock()
+
+
+def completed(config: Mapping[str, Any]) -> Any:
+  """Returns the locked ConfigDict of a run whose file may leave out keys.
+
+  Args:
+    config: a ConfigDict or a dict, of ours or of the original code.
+
+  Raises:
+    InputError: it has no mappings `model` and `pp`, or the model is impossible.
+  """
+  import ml_collections
+
+  named = {field.name for field in dataclasses.fields(settings.Settings)}
+  if isinstance(config, ml_collections.ConfigDict):
+    if named == set(config):
+      return config.lock()
+    config = config.to_dict()
+  recipe = original_keys.translated(config)
+  for key in ('model', 'pp'):
+    if not isinstance(recipe.get(key), Mapping):
+      raise InputError(
+        f'the configuration has {key}={recipe.get(key)!r}; it must be a '
+        'mapping, such as that of configs/vit.py'
+      )
+  for key, cls in (('pp', settings.Preprocessing), ('mesh', settings.Mesh)):
+    recipe[key] = _filled(cls, dict(recipe.get(key) or {}))
+  return create(recipe, recipe['model'])
 
 
 def with_defaults(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,8 +62,7 @@ class Mesh:
 class Settings:
   """Settings of `jobs.train`, named as in the configs of the original code.
 
-  Where None turns an option off, 0 or '' does too, because a flag cannot be
-  None.
+  Where None turns an option off, 0 or '' does too.
   """
 
   dataset: str = setting(
@@ -278,7 +277,9 @@ class Settings:
     512, 'Images of a batch of evaluation, over all devices.', least=1
   )
   accum_steps: int = setting(
-    1, "Parts that an update's batch is computed in, one by one.", least=1
+    1,
+    "Parts that an update's batch is computed in, one by one. 0: in one part.",
+    least=0,
   )
   grad_reduce_dtype: str = setting(
     'float32',
@@ -356,6 +357,8 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   fields['pp'] = Preprocessing(
     **_checked(config['pp'], Preprocessing, 'config.pp')
   )
+  if fields.get('accum_steps') == 0:
+    fields['accum_steps'] = 1
   settings = Settings(**fields)
   if not settings.augreg_strength:
     return settings
