@@ -3,9 +3,12 @@
 import socket
 
 import augreg_index
+import jax
+import numpy as np
 import pytest
 import tiny_models
-from file_server import Served, serving
+from file_server import FORBIDDEN, Served, serving
+from hub_files import safetensors_of
 from run_verb import assert_one_line, run_verb
 
 from vit_jax_repro import models, weights
@@ -19,7 +22,10 @@ def offline(monkeypatch):
   with socket.socket() as unused:
     unused.bind(('127.0.0.1', 0))
     proxy = f'http://127.0.0.1:{unused.getsockname()[1]}'
-  for name in ('HF_ENDPOINT', 'HF_TOKEN', 'HTTP_PROXY', 'http_proxy'):
+  for name in (
+    'HF_ENDPOINT', 'HF_TOKEN', 'HTTP_PROXY', 'http_proxy',
+    'VIT_JAX_REPRO_RELEASES', 'VIT_JAX_REPRO_STORAGE',
+  ):  # fmt: skip
     monkeypatch.delenv(name, raising=False)
   for name in ('https_proxy', 'HTTPS_PROXY'):
     monkeypatch.setenv(name, proxy)
@@ -47,12 +53,62 @@ def test_fetch_downloads_the_best_file_of_the_index(tmp_path):
 
 
 def test_fetch_names_the_addresses_without_a_network(tmp_path):
-  assert_one_line(
-    run_verb('fetch', 'BiT-S-R50x1', f'--dir={tmp_path}'),
-    'fetch: no source has BiT-S-R50x1: https://storage.googleapis.com/',
-    'the proxy does not answer. By hand: copy gs://bit_models/BiT-S-R50x1',
+  code, out, err = run_verb('fetch', 'BiT-S-R50x1', f'--dir={tmp_path}')
+  address = 'https://storage.googleapis.com/bit_models/BiT-S-R50x1.npz'
+  answer, end = err.splitlines()
+  assert code == 1 and not out
+  assert answer == f'note: {address}: the proxy does not answer'
+  assert end.startswith(
+    'fetch: the only source of BiT-S-R50x1 does not give it; copy '
+    'gs://bit_models/BiT-S-R50x1.npz to '
   )
   assert not list(tmp_path.iterdir())
+
+
+def test_fetch_best_of_augreg_needs_nothing_of_the_bucket(
+  tmp_path, monkeypatch
+):
+  """Fault: the authors' bucket answers 403 to anonymous readers."""
+  spec = models.variant('ViT-Ti_16') | {'num_classes': 21_843}
+  params = tiny_models.params_of(spec, (224, 224))
+  name = 'Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0'
+  copy = 'timm/vit_tiny_patch16_224.augreg_in21k/resolve/main/model.safetensors'
+  files = {
+    'vit_models/augreg/index.csv': FORBIDDEN,
+    f'vit_models/augreg/{name}.npz': FORBIDDEN,
+    copy: Served(safetensors_of(params, 'timm')),
+  }
+  command = ('--augreg', '--model=Ti_16', '--best', f'--dir={tmp_path}')
+  with serving(**files) as (base, *_):
+    monkeypatch.setenv('VIT_JAX_REPRO_STORAGE', base)
+    monkeypatch.setenv('HF_ENDPOINT', base)
+    code, out, err = run_verb('fetch', *command)
+  assert code == 0, err
+  bucket = f'note: {base}/vit_models/augreg'
+  lines = err.splitlines()
+  assert lines[0] == f'{bucket}/index.csv: 403 Forbidden'
+  assert lines[1].startswith('note: without index.csv, 10 AugReg files')
+  assert lines[2] == f'{bucket}/{name}.npz: 403 Forbidden'
+  assert 'fine-tuned' in out and 'upstream' not in out and '75.45%' in out
+  assert f'{tmp_path / name}.npz (39.0 MB, sha256 ' in out
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    weights.load(tmp_path / f'{name}.npz'),
+    params,
+  )
+
+
+@pytest.mark.quick
+def test_list_marks_files_without_a_copy():
+  code, out, _ = run_verb('fetch', '--list', 'sam/ViT')
+  rows = [line for line in out.splitlines() if '/ViT' in line]
+  missing = [line.split()[1] for line in rows if 'no copy' in line]
+  assert code == 0 and len(rows) == 9
+  assert missing == [
+    'gsam/ViT-B_16', 'gsam/ViT-B_32', 'gsam/ViT-S_16', 'gsam/ViT-S_32',
+    'sam/ViT-L_16', 'sam/ViT-L_32', 'sam/ViT-S_16',
+  ]  # fmt: skip
+  assert 'no copy: 7 of 9 files are only in' in out and '403 (issue 321' in out
 
 
 @pytest.mark.quick
@@ -68,6 +124,7 @@ def test_list_shows_files_sizes_and_sources():
     '21843',
     '224',
     '2642',
+    '',
     'official, timm/vit_huge_patch14_224.orig_in21k, '
     'google/vit-huge-patch14-224-in21k',
   ]

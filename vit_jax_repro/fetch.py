@@ -1,5 +1,6 @@
 """`python -m vit_jax_repro.fetch`: gets published weights by name."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,10 @@ LIMITS = (
   'max_params',
   'min_images_per_sec',
 )
+NO_COPY = """no copy: {} of {} files are only in the authors' bucket, because
+neither timm nor transformers nor vit-keras has published them. Since February
+2026 the bucket answers anonymous readers with 403 (issue 321 of
+google-research/vision_transformer)."""
 _SHOWN = 20  # ranked files that are printed
 _WIDTH = 200  # characters a line when stdout is not a terminal
 
@@ -93,24 +98,32 @@ def show(fetched: Any) -> None:
 
 
 def show_list(entries: Sequence[Any]) -> None:
-  """Prints a table of published files."""
+  """Prints a table of published files, and why some have no copy."""
   from vit_jax_repro.output import reports
 
-  columns = ('name', '>classes', '>size', '>MB', 'sources')
+  columns = ('name', '>classes', '>size', '>MB', '>top-1', 'sources')
   rows = []
   for entry in entries:
     sources = ['official' if entry.is_official else '']
+    sources += ['release' if entry.release else '']
     sources += ['deit' if entry.url else '', entry.timm, entry.transformers]
+    sources += ['' if entry.has_copy else 'no copy']
     rows.append(
       (
         entry.name,
         str(entry.num_classes),
         str(entry.image_size),
         f'{entry.sizes[0] / 1e6:.0f}' if entry.sizes else '',
+        f'{entry.accuracy:.2f}%' if entry.accuracy else '',
         ', '.join(filter(None, [*sources, entry.note])),
       )
     )
   reports.table(columns, rows, width=_WIDTH)
+  alone = sum(not entry.has_copy for entry in entries)
+  if alone:
+    from vit_jax_repro import command_line
+
+    print(command_line.paragraph(NO_COPY.format(alone, len(entries))))
 
 
 def show_ranked(rows: Sequence[Any], adapted: bool) -> None:
@@ -124,7 +137,10 @@ def show_ranked(rows: Sequence[Any], adapted: bool) -> None:
   from vit_jax_repro.published import augreg
 
   columns = ['upstream', 'fine-tuned', 'params', 'images/s', 'px']
-  if not adapted:
+  with_upstream = not all(math.isnan(row.final_val) for row in rows)
+  if not with_upstream:
+    columns.remove('upstream')
+  elif not adapted:
     columns.remove('fine-tuned')
   cells = []
   for row in rows[:_SHOWN]:
@@ -132,7 +148,7 @@ def show_ranked(rows: Sequence[Any], adapted: bool) -> None:
       'upstream': f'{row.final_val:.2%}',
       'fine-tuned': f'{row.adapt_final_val:.2%}',
       'params': f'{row.params / 1e6:.1f} M',
-      'images/s': f'{row.images_per_sec:.0f}',
+      'images/s': f'{row.images_per_sec:.0f}'.replace('nan', ''),
       'px': str(row.resolution),
     }
     cells.append(
@@ -196,15 +212,16 @@ def _check_usage(values, arguments):
 
 def _best(values):
   """Prints the ranking; returns the name of the first file if --best is set."""
-  from vit_jax_repro.published import augreg, fetching
+  from vit_jax_repro.published import augreg, augreg_index
 
-  index = values.index
-  if index is None:
-    index = fetching.fetch_index(values.dir, mirror=values.mirror)
+  adapted = values.adapted_to is not None
+  if values.index is not None:
+    found = augreg.read_index(values.index)
+  else:
+    found = augreg_index.rows(values.dir, adapted=adapted, mirror=values.mirror)
   limits = {name: values[name].value for name in LIMITS}
   limits['pretrained_on'] = values.pretrained_on or 'i21k'
-  rows = augreg.ranked(augreg.read_index(index), **limits)
-  adapted = values.adapted_to is not None
+  rows = augreg.ranked(found, **limits)
   show_ranked(rows, adapted)
   return augreg.file_of(rows[0], adapted) if values.best else None
 

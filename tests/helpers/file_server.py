@@ -33,6 +33,17 @@ class Served:
     return self.etag or self.headers.get('Last-Modified')
 
 
+# The answer of Cloud Storage to an anonymous reader of a private bucket.
+FORBIDDEN = Served(
+  b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>AccessDenied</Code>"
+  b'<Message>Access denied.</Message><Details>Anonymous caller does not have '
+  b'storage.objects.get access to the Google Cloud Storage object.</Details>'
+  b'</Error>',
+  403,
+  {'Content-Type': 'application/xml; charset=UTF-8'},
+)
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
   """Answers from `server.files`; appends requests to `server.seen`."""
 

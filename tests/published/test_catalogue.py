@@ -4,6 +4,7 @@ import pytest
 import tiny_models
 
 from vit_jax_repro import models, weights
+from vit_jax_repro.paper import table
 from vit_jax_repro.published import catalogue
 
 pytestmark = pytest.mark.quick
@@ -175,3 +176,35 @@ def test_lacking_lists_the_missing_layers():
   assert catalogue.lacking(entry, spec | {'representation_size': 8}) == ['head']
   entry = catalogue.find('imagenet21k+imagenet2012/ViT-B_16')
   assert catalogue.lacking(entry, spec | {'num_classes': 1000}) == []
+
+
+def test_table_has_published_accuracies():
+  """Fault: a mistyped accuracy ranks the wrong file first."""
+  published = {}
+  for row in table.rows():
+    if row.eval_dataset == 'ImageNet' and row.metric == 'top1_pct':
+      name = row.checkpoint.removesuffix('.npz')
+      published.setdefault(name, []).append(row.value)
+  entries = [entry for entry in catalogue.table() if entry.accuracy]
+  assert len(entries) > 50
+  for entry in entries:
+    assert entry.num_classes == 1000
+    assert entry.accuracy in published[entry.name]
+  tuned = [
+    entry
+    for entry in catalogue.table()
+    if entry.name.startswith('augreg/') and '--' in entry.name
+  ]
+  assert all(entry.accuracy for entry in tuned)
+
+
+def test_table_has_eight_release_assets():
+  """Fault: a file under another one's address."""
+  found = {
+    entry.name: entry.release for entry in catalogue.table() if entry.release
+  }
+  assert found == {
+    f'{data}/{model}': f'{model}_{data}.npz'
+    for data in ('imagenet21k', 'imagenet21k+imagenet2012')
+    for model in ('ViT-B_16', 'ViT-B_32', 'ViT-L_16', 'ViT-L_32')
+  }

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 import pytest
 import tiny_models
-from file_server import Served, serving
+from file_server import FORBIDDEN, Served, serving
+from hub_files import hub_files, safetensors_of
 
 from vit_jax_repro import models, weights
 from vit_jax_repro.inference import restoring
@@ -54,7 +55,10 @@ def offline(monkeypatch):
   with socket.socket() as unused:
     unused.bind(('127.0.0.1', 0))
     proxy = f'http://127.0.0.1:{unused.getsockname()[1]}'
-  for name in ('HF_ENDPOINT', 'HF_TOKEN', 'HTTP_PROXY', 'http_proxy'):
+  for name in (
+    'HF_ENDPOINT', 'HF_TOKEN', 'HTTP_PROXY', 'http_proxy',
+    'VIT_JAX_REPRO_RELEASES', 'VIT_JAX_REPRO_STORAGE',
+  ):  # fmt: skip
     monkeypatch.delenv(name, raising=False)
   for name in ('https_proxy', 'HTTPS_PROXY'):
     monkeypatch.setenv(name, proxy)
@@ -155,9 +159,8 @@ def test_fetch_checks_an_existing_file_without_a_record(tmp_path, official):
 @pytest.mark.quick
 def test_fetch_rejects_a_file_as_its_folder(tmp_path):
   (tmp_path / 'w').write_text('mine')
-  for call in (fetch, lambda path: fetching.fetch_index(path / 'w')):
-    with pytest.raises(OSError, match='is a file; give the name of a folder'):
-      call(tmp_path)
+  with pytest.raises(OSError, match='is a file; give the name of a folder'):
+    fetch(tmp_path)
   assert (tmp_path / 'w').read_text() == 'mine'
 
 
@@ -192,7 +195,7 @@ def test_fetch_rejects_a_source_with_another_model(tmp_path):
   served = Served((tmp_path / 'x.npz').read_bytes())
   with (
     serving(**{at(ENTRY): served}) as (base, *_),
-    pytest.raises(OSError, match=r'it is not .*; https://storage\.'),
+    pytest.raises(OSError, match=r'it is not augreg/Ti_16'),
   ):
     fetch(tmp_path, mirror=base)
   assert names(tmp_path) == []
@@ -211,16 +214,23 @@ def test_fetch_notes_an_unexpected_size(tmp_path, params):
 
 
 @pytest.mark.quick
-def test_fetch_lists_all_sources_if_none_has_the_file(tmp_path, monkeypatch):
-  gone = Served(b'<Error><Code>AccessDenied</Code></Error>', 403)
-  with serving(**{at(ENTRY): gone}) as (base, _, seen):
+def test_fetch_lists_all_sources_if_none_has_the_file(
+  tmp_path, monkeypatch, capsys
+):
+  with serving(**{at(ENTRY): FORBIDDEN}) as (base, _, seen):
     monkeypatch.setenv('HF_ENDPOINT', base)
     with pytest.raises(OSError) as error:
       fetch(tmp_path, mirror=base)
-  text = str(error.value)
-  assert text.startswith(f'no source has {NAME}: {base}/{ENTRY.path}: 403 ')
-  assert f'{ENTRY.path}: the proxy does not answer; {base}/timm' in text
-  assert 'model.safetensors: 404 Not Found' in text or 'not tried' in text
+  text, answers = str(error.value), error.value.__notes__
+  assert text.startswith(f'none of the 3 sources of {NAME} gives it; copy ')
+  assert answers == [
+    f'{base}/{ENTRY.path}: 403 Forbidden',
+    f'https://storage.googleapis.com/{ENTRY.path}: the proxy does not answer',
+    f'{base}/{ENTRY.timm}/resolve/main/model.safetensors: 404 Not Found',
+  ]
+  assert capsys.readouterr().err.splitlines() == [
+    f'note: {line}' for line in answers
+  ]
   assert f'copy gs://{ENTRY.path} to {tmp_path}' in text
   assert 'python -m vit_jax_repro.convert model.safetensors' in text
   assert '\n' not in text and names(tmp_path) == []
@@ -237,24 +247,6 @@ def test_fetch_keeps_an_existing_card(tmp_path):
   assert card.read_text() == '{}'
 
 
-def safetensors_of(params, library):
-  """Returns the bytes of a port's safetensors file."""
-  import safetensors.numpy
-
-  from vit_jax_repro import ports
-
-  state = ports.to_state_dict(params, library)
-  state = {name: np.ascontiguousarray(array) for name, array in state.items()}
-  return safetensors.numpy.save(state, metadata={'format': 'pt'})
-
-
-def hub_files(content, path):
-  """Returns the Hub's responses for a large file: a redirect and the bytes."""
-  digits = hashlib.sha256(content).hexdigest()
-  redirect = {'Location': '/blob', 'X-Linked-Etag': f'"{digits}"'}
-  return {path: Served(b'', 302, headers=redirect), 'blob': Served(content)}
-
-
 def test_fetch_converts_a_copy_on_the_hub(tmp_path, monkeypatch, params):
   copy = safetensors_of(params, 'timm')
   files = hub_files(copy, TIMM)
@@ -266,9 +258,10 @@ def test_fetch_converts_a_copy_on_the_hub(tmp_path, monkeypatch, params):
   assert fetched.source == f'{base}/{TIMM}'
   assert fetched.source_sha256 == digits != fetched.sha256
   assert fetched.checked == (f'sha256:{digits}',)
-  first, second = fetched.notes
-  assert first.startswith('https://storage.googleapis.com/vit_models/augreg/Ti')
-  assert second == "converted from timm's layout to the official .npz"
+  assert fetched.answers == (
+    f'https://storage.googleapis.com/{ENTRY.path}: the proxy does not answer',
+  )
+  assert fetched.notes == ("converted from timm's layout to the official .npz",)
   assert fetched.size in ENTRY.sizes
   assert_equal(weights.load(fetched.file), params)
   assert names(tmp_path) == [
@@ -286,7 +279,7 @@ def test_fetch_removes_the_part_of_a_failed_source(
   with serving(**files) as (base, *_):
     monkeypatch.setenv('HF_ENDPOINT', base)
     fetched = fetch(tmp_path, mirror=base)
-  assert 'after all retries' in fetched.notes[0]
+  assert 'after all retries' in fetched.answers[0]
   assert fetched.source == f'{base}/{TIMM}' and len(names(tmp_path)) == 2
 
 
@@ -480,18 +473,41 @@ def test_fetch_removes_the_copy_if_converting_fills_the_disk(
 
 
 @pytest.mark.quick
-def test_fetch_index_downloads_a_valid_index_once(tmp_path):
-  path = 'vit_models/augreg/index.csv'
-  with serving(**{path: Served(PAGE)}) as (base, files, _):
-    with pytest.raises(OSError, match=r'it lists no AugReg.*--index=PATH'):
-      fetching.fetch_index(tmp_path, mirror=base, waits=())
-    assert not list(tmp_path.iterdir())
-    import augreg_index
+def test_fetch_takes_a_release_only_if_it_is_the_official_file(
+  tmp_path, monkeypatch, official, params
+):
+  """Fault: another file under the official name is taken for it."""
+  release = dataclasses.replace(ENTRY, release='ViT-Ti+x.npz')
+  flat = weight_names.to_file(trees.flatten(params), 'official')
+  np.savez_compressed(tmp_path / 'x.npz', **flat)
+  other = Served((tmp_path / 'x.npz').read_bytes())
+  files = {at(ENTRY): FORBIDDEN, 'dl/ViT-Ti%2Bx.npz': other}
+  with serving(**files) as (base, files, _):
+    monkeypatch.setenv('VIT_JAX_REPRO_STORAGE', base)
+    monkeypatch.setenv('VIT_JAX_REPRO_RELEASES', f'{base}/dl/')
+    monkeypatch.setenv('HF_ENDPOINT', base)
+    with pytest.raises(OSError, match='bytes, not the computed 22934582 or'):
+      fetch(tmp_path, release)
+    assert names(tmp_path) == []
+    files['/dl/ViT-Ti%2Bx.npz'] = Served(official)
+    fetched = fetch(tmp_path, release)
+  assert fetched.source == f'{base}/dl/ViT-Ti%2Bx.npz'
+  assert fetched.answers == (f'{base}/{ENTRY.path}: 403 Forbidden',)
+  assert fetched.notes == () and fetched.size in ENTRY.sizes
+  assert_equal(weights.load(fetched.file), params)
 
-    content = '\n'.join([augreg_index.HEADER, *augreg_index.LINES]) + '\n'
-    files[f'/{path}'] = Served(content.encode())
-    found = fetching.fetch_index(tmp_path, mirror=base, waits=())
-    files.clear()
-    assert fetching.fetch_index(tmp_path, mirror=base) == found
-  assert found == str(tmp_path / 'index.csv')
-  assert (tmp_path / 'index.csv').read_text() == content
+
+@pytest.mark.quick
+def test_fetch_names_similar_files_if_only_the_bucket_has_one(
+  tmp_path, monkeypatch
+):
+  """Fault: a dead end, where a file of the same model has a copy."""
+  entry = catalogue.find('sam/ViT-S_16')
+  assert not entry.has_copy
+  with serving(**{entry.path: FORBIDDEN}) as (base, *_):
+    monkeypatch.setenv('VIT_JAX_REPRO_STORAGE', base)
+    with pytest.raises(
+      OSError, match=r'^the only source .* take a file .*: augreg/S_16-i1k'
+    ) as error:
+      fetch(tmp_path, 'sam/ViT-S_16')
+  assert error.value.__notes__ == [f'{base}/{entry.path}: 403 Forbidden']

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import variants
+from vit_jax_repro.published import catalogue
 
 INDEX = 'vit_models/augreg/index.csv'
 
@@ -25,13 +26,13 @@ class IndexRow:
   filename: str  # of the pre-trained file, without .npz
   model: str  # 'R26+ViT-S_32'
   pretrained_on: str  # i1k, i21k (300 epochs), i21k_30
-  final_val: float  # validation accuracy of the pre-trained model
+  final_val: float  # validation accuracy of the pre-trained model, or NaN
   adapted_to: str  # data set of the fine-tuning, such as 'imagenet2012'
   resolution: int  # of the fine-tuning
   adapt_final_val: float  # accuracy of the fine-tuned model, a fraction
   adapt_filename: str
   params: float
-  images_per_sec: float  # inference on a V100, by timm
+  images_per_sec: float  # inference on a V100, by timm; NaN: not known
 
 
 def read_index(path: str | os.PathLike) -> list[IndexRow]:
@@ -60,6 +61,41 @@ def read_index(path: str | os.PathLike) -> list[IndexRow]:
   return rows
 
 
+def rows_with_copies(adapted: bool) -> list[IndexRow]:
+  """Returns rows for the AugReg files of the catalogue that have a copy.
+
+  They replace index.csv if the bucket refuses it. Their `final_val` is NaN, so
+  `ranked` orders them by their accuracy on ImageNet after fine-tuning.
+
+  Args:
+    adapted: whether the rows are for fine-tuned files. Otherwise each row's
+      pre-trained file has a copy, too.
+  """
+  entries = {entry.name: entry for entry in catalogue.table() if entry.has_copy}
+  rows = []
+  for name, entry in entries.items():
+    pretrained, _, tuning = name.removesuffix('.npz').partition('--')
+    if not tuning or (not adapted and pretrained not in entries):
+      continue
+    assert entry.model and entry.image_size and entry.accuracy, name
+    data, epochs = pretrained.split('-')[1:3]
+    rows.append(
+      IndexRow(
+        filename=pretrained.removeprefix('augreg/'),
+        model=entry.model,
+        pretrained_on='i21k_30' if (data, epochs) == ('i21k', '30ep') else data,
+        final_val=math.nan,
+        adapted_to=tuning.split('-')[0],
+        resolution=entry.image_size,
+        adapt_final_val=entry.accuracy / 100,
+        adapt_filename=name.removeprefix('augreg/'),
+        params=entry.sizes[0] / 4,  # bytes of a float32; the rest is small
+        images_per_sec=entry.images_per_sec or math.nan,
+      )
+    )
+  return rows
+
+
 def ranked(
   rows: Iterable[IndexRow],
   *,
@@ -74,8 +110,8 @@ def ranked(
 
   Rows are ordered by the accuracy in pre-training (`final_val`), by which the
   original's AugReg configuration also chooses. It is not comparable between
-  different values of `pretrained_on`. Rows of the same pre-trained file are
-  ordered by `adapt_final_val`.
+  different values of `pretrained_on`. Rows of the same pre-trained file, and
+  rows without `final_val`, are ordered by `adapt_final_val`.
 
   Args:
     rows: from `read_index`.
@@ -152,10 +188,13 @@ def _within(rows, max_params, min_images_per_sec):
     and (min_images_per_sec is None or row.images_per_sec >= min_images_per_sec)
   ]
   if not found:
+    speeds = [row.images_per_sec for row in rows]
+    known = [speed for speed in speeds if not math.isnan(speed)]
+    fastest = f'the fastest runs at {max(known):g} images/s'
     raise InputError(
       f'no AugReg file is within {max_params=} and {min_images_per_sec=}: the '
-      f'smallest has {min(row.params for row in rows):g} parameters, the '
-      f'fastest runs at {max(row.images_per_sec for row in rows):g} images/s'
+      f'smallest has {min(row.params for row in rows):g} parameters, '
+      f'{fastest if known else "their images/s are not known"}'
     )
   return found
 

@@ -6,8 +6,10 @@ model) and big_transfer, from big_vision/models/vit.py and vit_jax_augreg.ipynb
 (B/8), and from the addresses that timm 1.0.31 records. Sizes are computed from
 the names and shapes in a file, one for each form in which NumPy has written zip
 entries. Copies on the Hub are timm's (from its registry) and transformers' (by
-their names in public code).
-DeiT's files are also at the address in facebookresearch/deit's README.
+their names in public code). DeiT's files are also at the address in
+facebookresearch/deit's README. Eight official files are also release assets of
+faustomorales/vit-keras. Accuracies are those of paper/numbers/: timm's
+(results-imagenet.csv) for files with a copy of timm's, else the authors'.
 """
 
 import csv
@@ -52,6 +54,9 @@ class Published:
   num_classes: int | None = None
   image_size: int | None = None  # pixels
   sizes: tuple[int, ...] = ()  # possible sizes of the official file, in bytes
+  accuracy: float | None = None  # top-1 on ImageNet's validation split, in %
+  images_per_sec: float | None = None  # on a V100, from the authors' README
+  release: str = ''  # name of the release asset that is this file, see mirrors
   timm: str = ''  # timm's repository on the Hub
   transformers: str = ''  # transformers' repository on the Hub
   url: str = ''  # of the authors' own PyTorch file
@@ -73,6 +78,11 @@ class Published:
     """Returns whether the authors published an .npz in a bucket."""
     return self.path.partition('/')[0] not in NO_BUCKETS
 
+  @property
+  def has_copy(self) -> bool:
+    """Returns whether a place other than the authors' bucket has the file."""
+    return any((self.release, self.timm, self.transformers, self.url))
+
 
 @functools.cache
 def table() -> tuple[Published, ...]:
@@ -86,6 +96,8 @@ def _published(row: dict[str, Any]) -> Published:
   row['num_classes'] = int(row['num_classes'])
   row['image_size'] = int(row['image_size'])
   row['sizes'] = tuple(map(int, row['sizes'].split()))
+  for name in ('accuracy', 'images_per_sec'):
+    row[name] = float(row[name]) if row[name] else None
   return Published(**row)
 
 

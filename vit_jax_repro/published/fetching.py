@@ -4,7 +4,6 @@ NAME.npz.fetched.json, next to NAME.npz, records the source and the SHA-256 of
 the file, so that a later change is noticed.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import os
@@ -15,19 +14,24 @@ from collections.abc import Sequence
 from vit_jax_repro import ports, weights
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models.layers import TORCH_GELU
-from vit_jax_repro.output import files, reports
+from vit_jax_repro.output import files
+from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import state_dicts
 from vit_jax_repro.published import (
-  augreg,
   catalogue,
   download,
   mirrors,
   partial_download,
+  progress,
 )
 from vit_jax_repro.weights import model_card
 
 # Endings of a copy in a port's layout while it is converted, next to NAME.npz.
 _COPIES = ('.copy.safetensors', '.copy.pth', '.copy.bin')
+
+
+class NoSourceError(OSError):
+  """No source has the file; a note of the exception has each answer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Fetched:
   checked: tuple[str, ...]  # hashes that were known and compared
   notes: tuple[str, ...]  # remarks for the user, one line each
   date: str
+  answers: tuple[str, ...] = ()  # of the sources that did not have it
   was_there: bool = False  # whether the file existed already
 
 
@@ -57,7 +62,8 @@ def fetch(
   """Downloads a published file to DIRECTORY/NAME.npz.
 
   A copy in a port's layout is converted to the official layout. An existing
-  file is checked and never replaced.
+  file is checked and never replaced. The answer of each source that does not
+  have the file is shown on stderr as it comes.
 
   Args:
     name: see catalogue.find; or a catalogue.Published.
@@ -72,8 +78,8 @@ def fetch(
   Raises:
     InputError: the name is unknown or ambiguous, a hash is wrong, or an
       existing file is a different one, damaged or changed.
-    OSError: no source has the file (the message lists each answer and the
-      manual way), another process is downloading it, or it cannot be written.
+    NoSourceError: no source has the file; the message has the manual way.
+    OSError: another process is downloading it, or it cannot be written.
   """
   entry = catalogue.find(name) if isinstance(name, str) else name
   if sha256 is not None and not re.fullmatch('[0-9a-fA-F]{64}', sha256):
@@ -81,7 +87,7 @@ def fetch(
       f'{sha256=} must be the 64 hexadecimal digits of a SHA-256'
     )
   sha256 = sha256 and sha256.lower()
-  directory = _folder(directory)
+  directory = folder_for(directory)
   path = os.path.normpath(os.path.join(directory, entry.file_name))
   if os.path.exists(path):
     return _existing(path, entry, sha256)
@@ -98,37 +104,7 @@ def fetch(
     return fetched
 
 
-def fetch_index(
-  directory: str | os.PathLike = '.',
-  *,
-  mirror: str | None = None,
-  waits: Sequence[float] = download.WAITS,
-) -> str:
-  """Returns the path of AugReg's DIRECTORY/index.csv; downloads it if missing.
-
-  Raises:
-    OSError: no source has the file, or it cannot be written.
-  """
-  path = os.path.normpath(os.path.join(_folder(directory), 'index.csv'))
-  if os.path.exists(path):
-    return path
-  with partial_download.alone(path):
-    answers = []
-    for source in mirrors.index_sources(mirror=mirror):
-      try:
-        download.download(
-          source.url, path, check=augreg.read_index, waits=waits
-        )
-        return path
-      except download.SourceError as error:
-        answers.append(f'{source.url}: {error}')
-  raise OSError(
-    f'no source has the AugReg index: {"; ".join(answers)}. By hand: copy '
-    f'gs://{augreg.INDEX} to {path}, or give --index=PATH'
-  )
-
-
-def _folder(directory):
+def folder_for(directory):
   """Returns the folder for downloads; creates it if it does not exist."""
   directory = os.path.expanduser(directory)
   if os.path.exists(directory) and not os.path.isdir(directory):
@@ -148,7 +124,7 @@ def _try_all(entry, path, sha256, mirror, waits):
         raise download.SourceError(
           f'not tried: {source.needs}, needed to read it, is not installed'
         )
-      with _bar(entry.name) as watch:
+      with progress.shown(entry.name, source.url) as watch:
         fetched = get(
           source,
           path,
@@ -158,15 +134,37 @@ def _try_all(entry, path, sha256, mirror, waits):
           watch=watch,
         )
     except download.SourceError as error:
-      answers.append(f'{source.url}: {error}')
+      answers.append(answered(source, error))
       continue
     for kind in ('', *_COPIES):  # parts that other sources have left
       partial_download.PartialFile(f'{path}{kind}').remove()
-    return dataclasses.replace(fetched, notes=(*answers, *fetched.notes))
-  raise OSError(
-    f'no source has {entry.name}: {"; ".join(answers)}. By hand: '
-    f'{mirrors.by_hand(entry, path)}'
-  )
+    return dataclasses.replace(fetched, answers=tuple(answers))
+  raise no_source(entry.name, answers, mirrors.by_hand(entry, path))
+
+
+def answered(source: mirrors.DownloadSource, error: OSError) -> str:
+  """Shows and returns a line with the answer of a source."""
+  line = f'{source.url}: {error}'
+  note(line)
+  return line
+
+
+def no_source(name: str, answers: Sequence[str], by_hand: str) -> NoSourceError:
+  """Returns the error that no source has a file.
+
+  Args:
+    name: name of the file.
+    answers: results of `answered`; they become notes of the exception.
+    by_hand: the manual way.
+  """
+  if len(answers) > 1:
+    text = f'none of the {len(answers)} sources of {name} gives it'
+  else:
+    text = f'the only source of {name} does not give it'
+  error = NoSourceError(f'{text}; {by_hand}')
+  for line in answers:
+    error.add_note(line)
+  return error
 
 
 def _get_npz(source, path, entry, **settings):
@@ -175,6 +173,8 @@ def _get_npz(source, path, entry, **settings):
 
   def check(part):
     notes.extend(_check(part, entry))
+    if source.is_others and entry.sizes and notes:
+      raise InputError(notes[0])
 
   checked = download.download(source.url, path, check=check, **settings)
   return _fetched(path, entry, source, files.file_hash(path), checked, notes)
@@ -297,25 +297,8 @@ def _read_record(path):
   except (FileNotFoundError, ValueError, TypeError):
     return None
   return dataclasses.replace(
-    fetched, checked=tuple(fetched.checked), notes=tuple(fetched.notes)
+    fetched,
+    checked=tuple(fetched.checked),
+    notes=tuple(fetched.notes),
+    answers=tuple(fetched.answers),
   )
-
-
-@contextlib.contextmanager
-def _bar(name):
-  """Shows a progress bar on a terminal; yields `watch` of download.download."""
-  from rich import progress
-
-  err = reports.progress_console()
-  columns = (
-    progress.TextColumn('{task.description}', markup=False),
-    progress.BarColumn(),
-    progress.DownloadColumn(),
-    progress.TransferSpeedColumn(),
-    progress.TimeRemainingColumn(),
-  )
-  with progress.Progress(
-    *columns, console=err, disable=not err.is_terminal, transient=True
-  ) as bar:
-    task = bar.add_task(name, total=None)
-    yield lambda done, total: bar.update(task, completed=done, total=total)

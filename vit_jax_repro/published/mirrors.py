@@ -1,5 +1,8 @@
 """Sources of a published file: the authors' bucket and copies.
 
+Since February 2026 the bucket answers anonymous readers with 403
+(google-research/vision_transformer, issue 321). The copies do not.
+
 According to their documentation, Cloud Storage serves the object
 gs://BUCKET/PATH at STORAGE/BUCKET/PATH, and the Hub serves a file of a
 repository at HUB/REPOSITORY/resolve/REVISION/FILE.
@@ -13,11 +16,17 @@ import urllib.parse
 
 from vit_jax_repro.published import augreg, catalogue
 
+# Addresses of the sources, and the environment variables that replace them.
 STORAGE = 'https://storage.googleapis.com'
+RELEASES = 'https://github.com/faustomorales/vit-keras/releases/download/dl'
 HUB = 'https://huggingface.co'
+STORAGE_VARIABLE = 'VIT_JAX_REPRO_STORAGE'
+RELEASES_VARIABLE = 'VIT_JAX_REPRO_RELEASES'
+HUB_VARIABLE = 'HF_ENDPOINT'
 # All of timm's repositories have the first. Some of transformers' have only the
 # second (facebook/deit-base-distilled-patch16-224).
 HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
+_MOST_ALIKE = 3  # names of other files that `by_hand` suggests
 _READ_BY = {'.safetensors': 'safetensors', '.pth': 'torch', '.bin': 'torch'}
 
 
@@ -28,6 +37,7 @@ class DownloadSource:
   url: str
   copy_of: str = ''  # layout of a copy: 'timm', ...; '' for an .npz
   hashes: tuple[str, ...] = ()  # known before the download, 'sha256:DIGITS'
+  is_others: bool = False  # an .npz that others offer as the authors' own file
   token: str | None = dataclasses.field(default=None, repr=False)
 
   @property
@@ -48,7 +58,9 @@ def sources(
 ) -> list[DownloadSource]:
   """Returns the addresses of a published file, in the order to try them.
 
-  The environment variable HF_ENDPOINT replaces `HUB`, HF_TOKEN is its token.
+  The environment variables VIT_JAX_REPRO_STORAGE, VIT_JAX_REPRO_RELEASES and
+  HF_ENDPOINT replace `STORAGE`, `RELEASES` and `HUB`. HF_TOKEN is sent to the
+  Hub only.
 
   Args:
     entry: the file.
@@ -58,6 +70,10 @@ def sources(
   found = []
   if entry.is_official:
     found += [_official(entry.path, base) for base in _bases(mirror)]
+  if entry.release:
+    base = _address(RELEASES_VARIABLE, RELEASES)
+    url = f'{base}/{urllib.parse.quote(entry.release)}'
+    found.append(DownloadSource(url, is_others=True))
   if entry.url:
     found.append(DownloadSource(entry.url, 'deit', _torch_hub_hash(entry.url)))
   if entry.timm:
@@ -74,13 +90,18 @@ def index_sources(*, mirror: str | None = None) -> list[DownloadSource]:
   return [_official(augreg.INDEX, base) for base in _bases(mirror)]
 
 
+def hub() -> str:
+  """Returns the address of the Hub, without a slash at its end."""
+  return _address(HUB_VARIABLE, HUB)
+
+
 def by_hand(entry: catalogue.Published, path: str) -> str:
   """Returns instructions to get the file to `path` without `fetch`."""
   ways = []
   if entry.is_official:
     ways.append(
-      f'copy gs://{entry.path} to {path} (with one of these addresses in a '
-      'browser, or with gsutil cp)'
+      f'copy gs://{entry.path} to {path} (with gcloud storage cp, if you have '
+      'access)'
     )
   if entry.url or entry.timm or entry.transformers or not ways:
     model = f' --model={entry.model}' if entry.card else ''
@@ -88,11 +109,25 @@ def by_hand(entry: catalogue.Published, path: str) -> str:
       'download a copy and run: python -m vit_jax_repro.convert '
       f'model.safetensors {path}{model}'
     )
+  alike = [
+    other.name
+    for other in catalogue.table()
+    if other.has_copy
+    and (other.model, other.num_classes) == (entry.model, entry.num_classes)
+  ]
+  if alike and not entry.has_copy:
+    ways.append(
+      f'take a file that has a copy: {", ".join(alike[:_MOST_ALIKE])}'
+    )
   return ', or '.join(ways)
 
 
 def _bases(mirror):
-  return ([mirror] if mirror else []) + [STORAGE]
+  return ([mirror] if mirror else []) + [_address(STORAGE_VARIABLE, STORAGE)]
+
+
+def _address(variable, default):
+  return (os.environ.get(variable) or default).rstrip('/')
 
 
 def _official(path, base):
@@ -100,9 +135,8 @@ def _official(path, base):
 
 
 def _on_hub(repository, name, copy_of):
-  hub = os.environ.get('HF_ENDPOINT') or HUB
   return DownloadSource(
-    f'{hub.rstrip("/")}/{repository}/resolve/main/{name}',
+    f'{hub()}/{repository}/resolve/main/{name}',
     copy_of,
     token=os.environ.get('HF_TOKEN') or None,
   )
