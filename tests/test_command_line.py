@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from absl import flags
 
 from vit_jax_repro import command_line
 from vit_jax_repro.data import preprocess
+from vit_jax_repro.output import waiting
 from vit_jax_repro.weights import model_card
 
 pytestmark = pytest.mark.quick
@@ -199,3 +201,17 @@ def test_require_refuses_missing_flags():
   command_line.require(values, 'a')
   with pytest.raises(command_line.UsageError, match='--b must be given'):
     command_line.require(values, 'a', 'b')
+
+
+def test_run_is_never_silent_for_long(capsys, monkeypatch):
+  """A command that computes for long prints nothing meanwhile."""
+  monkeypatch.setenv('VIT_JAX_REPRO_PATIENCE', '0.1')
+
+  def main(values, rest):
+    time.sleep(0.3)
+    with waiting.doing('reading a.npz'):
+      time.sleep(0.3)
+
+  command_line.run('verb', main, flags.FlagValues(), 'Waits.', argv=['verb'])
+  lines = capsys.readouterr().err.splitlines()
+  assert {*lines} == {'verb: working', 'reading a.npz'} and len(lines) >= 4

@@ -266,6 +266,8 @@ def join_processes(
   jax = sys.modules['jax']
   if jax.distributed.is_initialized():
     _joined.append(jax.process_index())
+    if jax.process_index():
+      waiting.silence()
 
 
 def _process_options(flag_values):

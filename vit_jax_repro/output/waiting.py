@@ -124,6 +124,12 @@ def suspended() -> Generator[None]:
     yield
 
 
+def silence() -> None:
+  """Prints no more lines in this process, because another one does."""
+  if _current:
+    _current[-1].end()
+
+
 def patience() -> float:
   """Returns the longest silence in seconds: 4, or VIT_JAX_REPRO_PATIENCE."""
   return float(os.environ.get('VIT_JAX_REPRO_PATIENCE', _PATIENCE))
