@@ -201,6 +201,18 @@ def _with_classes(params, source, class_names, how):
 
 
 def _fresh(settings, model, image_size):
-  key = jax.random.fold_in(jax.random.key(settings.seed), 1)
-  images = jnp.zeros((1, *image_size, 3))
-  return jax.device_get(jax.jit(model.init)(key, images)['params'])
+  """Draws initial parameters, on the CPU if JAX may use it.
+
+  So a seed gives the same parameters on every machine, and a GPU need not
+  compile the program: one that was tried took half a minute for ViT-B/16.
+  """
+  if hasattr(model, 'attention'):
+    model = model.clone(attention='plain')  # which runs everywhere
+  try:
+    [device, *_] = jax.local_devices(backend='cpu')
+  except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+    device = None
+  with jax.default_device(device):
+    key = jax.random.fold_in(jax.random.key(settings.seed), 1)
+    images = jnp.zeros((1, *image_size, 3))
+    return jax.device_get(jax.jit(model.init)(key, images)['params'])
