@@ -222,7 +222,7 @@ FLAX_IMPORTS = {'absl', 'etils', 'rich'}  # Flax needs these
 # Test modules of properties of the whole project.
 CROSS_CUTTING = {
   'configs', 'forward', 'imports', 'kills', 'notebooks', 'parallel_training',
-  'readme', 'real_labels', 'requirements', 'stored_run',
+  'readme', 'real_labels', 'requirements', 'stored_run', 'wheel',
 }  # fmt: skip
 
 

@@ -313,9 +313,7 @@ def _refuse_empty(flag_values, rest):
     for name in flag_values:
       value = flag_values[name].value
       if value == text or (isinstance(value, list) and text in value):
-        raise flags.Error(
-          f'--{name}={text} is {shown}; give a value, or leave --{name} out'
-        )
+        raise flags.Error(f'--{name}={text} is {shown}; give a value')
 
 
 def _line(error):

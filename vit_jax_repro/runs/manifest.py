@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import pathlib
 import platform
 import subprocess
 from typing import Any
@@ -101,24 +100,23 @@ def _versions():
 def _git_commit():
   """Returns the commit of the checkout that holds this code, or None.
 
-  A commit with uncommitted changes has the suffix '-modified'.
+  An installed package has none, also where its folder lies in the checkout of
+  another project. A commit with uncommitted changes has the suffix '-modified'.
   """
-  folder = pathlib.Path(__file__).parent
   try:
-    commit = subprocess.run(
-      ['git', 'rev-parse', 'HEAD'],
-      cwd=folder,
-      capture_output=True,
-      text=True,
-      check=True,
-    ).stdout.strip()
-    changed = subprocess.run(
-      ['git', 'status', '--porcelain', '--untracked-files=no'],
-      cwd=folder,
-      capture_output=True,
-      text=True,
-      check=True,
-    ).stdout
+    _git('ls-files', '--error-unmatch', os.path.basename(__file__))
+    commit = _git('rev-parse', 'HEAD').strip()
+    changed = _git('status', '--porcelain', '--untracked-files=no')
   except (OSError, subprocess.CalledProcessError):
     return None
   return commit + ('-modified' if changed else '')
+
+
+def _git(*arguments):
+  return subprocess.run(
+    ['git', *arguments],
+    cwd=os.path.dirname(os.path.abspath(__file__)),
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
