@@ -7,7 +7,7 @@ import re
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any, NoReturn
 
 from absl import flags, logging
@@ -84,9 +84,15 @@ def run(
   logging.set_verbosity(logging.ERROR)
   # Orbax's threads log a full disk there, once for each array.
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
+  with one_line_errors(verb), _while_someone_reads():
+    main(flag_values, rest)
+
+
+@contextlib.contextmanager
+def one_line_errors(verb: str) -> Generator[None, None, None]:
+  """Exits with one line on stderr for an error that is not a bug."""
   try:
-    with _while_someone_reads():
-      main(flag_values, rest)
+    yield
   except KeyboardInterrupt:
     _fail(verb, 'interrupted', INTERRUPTED)
   except Exception as error:

@@ -19,10 +19,10 @@ also give (H, W)."""
 
 def main(argv: list[str] | None = None) -> None:
   """Parses a command line, runs it and exits."""
-  from ml_collections import config_flags
-
   from vit_jax_repro import command_line
 
+  with command_line.one_line_errors('main'):
+    from ml_collections import config_flags
   values = flags.FlagValues()  # not global: a flag holds its configuration
   flags.DEFINE_string(
     'workdir',
