@@ -7,6 +7,7 @@ import io
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -41,6 +42,8 @@ def tensorflow() -> Any:
   # oneDNN does not speed up decoding and resizing, and TensorFlow prints a
   # notice about it at every log level.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+  # TensorFlow 2.20 has code for protobuf 5, about which protobuf 6 warns.
+  warnings.filterwarnings('ignore', 'Protobuf gencode version', UserWarning)
   try:
     import tensorflow as tf
   except ModuleNotFoundError as error:
