@@ -9,6 +9,7 @@ import pytest
 import reference
 
 from vit_jax_repro import models, ports, weights
+from vit_jax_repro.comparison import activations
 from vit_jax_repro.weights import npz
 
 pytestmark = pytest.mark.usefixtures('as_users_compile')
@@ -124,7 +125,7 @@ def test_intermediates_equal_the_original(case, which, outputs):
 def test_float64_logits_equal_the_original(case, which, tmp_path):
   """Compares to within 1e-9, beyond float32; the logits are 1 to 4."""
   images = reference.images(case, which)
-  with jax.enable_x64(True):
+  with activations.using_float64():
     model = models.create(
       reference.config(case), dtype=jnp.float64, param_dtype=jnp.float64
     )

@@ -6,7 +6,7 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any, NoReturn
 
 from absl import flags, logging
@@ -85,11 +85,17 @@ def run(
   logging.set_verbosity(logging.ERROR)
   # Orbax's threads log a full disk there, once for each array.
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
+  with one_line_errors(verb), waiting.watch(verb), while_someone_reads():
+    rest = _parsed(verb, flag_values, argv, bool(positional))
+    waiting.now_doing(f'{verb}: working')
+    main(flag_values, rest)
+
+
+@contextlib.contextmanager
+def one_line_errors(verb: str) -> Generator[None, None, None]:
+  """Exits with one line on stderr for an error that is not a bug."""
   try:
-    with waiting.watch(verb), while_someone_reads():
-      rest = _parsed(verb, flag_values, argv, bool(positional))
-      waiting.now_doing(f'{verb}: working')
-      main(flag_values, rest)
+    yield
   except KeyboardInterrupt:
     _fail(verb, 'interrupted', INTERRUPTED)
   except Exception as error:

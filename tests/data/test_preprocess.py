@@ -289,6 +289,24 @@ def test_reference_detects_a_wrong_step(
   assert error() > 1e-3
 
 
+@pytest.mark.parametrize('orientation', ['exif', 'none'])
+@pytest.mark.parametrize(
+  'name', ['timm', 'deit:crop_pct=0.7,interpolation=bilinear,decoder=original']
+)
+def test_read_image_by_pillow_equals_the_tensors(tmp_path, name, orientation):
+  """`evaluate` reads tensors, `predict` arrays without TensorFlow."""
+  path, exif = tmp_path / 'turned.jpg', Image.Exif()
+  exif[0x0112] = 6
+  Image.open(PHOTOGRAPHS['flower']).save(path, exif=exif)
+  image = preprocess.read_image(
+    path, preprocessing=name, image_size=(40, 56), orientation=orientation
+  )
+  function = preprocess.pick_preprocessing(name)
+  tensor = function(path.read_bytes(), (40, 56), orientation)
+  assert image.dtype == np.float32
+  np.testing.assert_array_equal(image, tensor.numpy())
+
+
 def test_image_size_is_height_and_width(tmp_path):
   path = tmp_path / 'x.png'
   array = random_image((7, 5, 3))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from vit_jax_repro.models import convolution
 
@@ -70,8 +71,8 @@ def test_std_conv_fixes_the_layout_of_kernel_and_gradient():
 def test_std_conv_can_be_exported():
   conv, kernel = created(jnp.float32)
   variables = {'params': {'kernel': kernel}}
-  exported = jax.export.export(jax.jit(conv.apply))(variables, IMAGES)
-  read = jax.export.deserialize(exported.serialize())
+  exported = export.export(jax.jit(conv.apply))(variables, IMAGES)
+  read = export.deserialize(exported.serialize())
   np.testing.assert_allclose(
     read.call(variables, IMAGES), conv.apply(variables, IMAGES), rtol=1e-5
   )

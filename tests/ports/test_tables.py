@@ -15,6 +15,7 @@ import timm_stub
 from port_cases import assert_same, heads
 
 from vit_jax_repro import models, ports, weights
+from vit_jax_repro.comparison import activations
 from vit_jax_repro.ports import configs
 from vit_jax_repro.weights.adapt import parameter_shapes
 
@@ -34,7 +35,7 @@ def assert_agree(params, fields, module, images, name=None):
   """
   import torch
 
-  with jax.enable_x64(True):
+  with activations.using_float64():
     model = models.create(fields, dtype=np.float64, param_dtype=np.float64)
     params = jax.tree.map(np.float64, params)
     apply = jax.jit(functools.partial(model.apply, train=False))

@@ -100,7 +100,11 @@ def save_arrays(path: str | os.PathLike, named: Mapping[str, Any]) -> None:
   """
   check_arrays_ending(path)
   with files.replacing(path) as temporary, open(temporary, 'wb') as file:
-    np.savez_compressed(file, allow_pickle=False, **named)
+    for name, value in named.items():
+      # NumPy before 2.2 takes no `allow_pickle` here, and would store one.
+      if np.asarray(value).dtype.hasobject:
+        raise ValueError(f'{name} is an array of objects, not of numbers')
+    np.savez_compressed(file, **named)
 
 
 def check_arrays_ending(path: str | os.PathLike) -> None:

@@ -5,7 +5,7 @@ Shapes: B images, H W pixels, K classes.
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -117,6 +117,21 @@ def run_variant(
 
 
 @contextlib.contextmanager
+def using_float64(enabled: bool = True) -> Generator[None, None, None]:
+  """Lets JAX compute in float64 inside the block, or not.
+
+  `jax.enable_x64` does so too, from JAX 0.8 on.
+  """
+  config: Any = jax.config  # options become attributes at run time
+  before = config.jax_enable_x64
+  jax.config.update('jax_enable_x64', enabled)
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_x64', before)
+
+
+@contextlib.contextmanager
 def computing(variant: Variant, dtype: str):
   """Yields a variant ready to be computed in a dtype.
 
@@ -125,7 +140,7 @@ def computing(variant: Variant, dtype: str):
     parameters, and the images.
   """
   with contextlib.ExitStack() as stack:
-    stack.enter_context(jax.enable_x64(dtype == 'float64'))
+    stack.enter_context(using_float64(dtype == 'float64'))
     stack.enter_context(jax.default_matmul_precision('highest'))
     for interceptor in variant.around:
       stack.enter_context(nn.intercept_methods(interceptor))

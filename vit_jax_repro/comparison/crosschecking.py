@@ -133,6 +133,8 @@ def crosscheck(
   other = torch_sources.make(
     port, restored.image_size, own_weights=port_weights == 'own'
   )
+  if images and other.preprocess is not None:
+    inputs.require_tensorflow()
   library, tree = parameters.canonical(other, restored)
   torch_architecture.check(torch, port, other.module, tree, source)
   if port_weights == 'reference':

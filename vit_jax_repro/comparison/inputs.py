@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vit_jax_repro.comparison import activations
-from vit_jax_repro.data import preprocess
+from vit_jax_repro.data import preprocess, tf_host
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference.restoring import Restored
 from vit_jax_repro.ports import state_dicts
@@ -43,6 +43,21 @@ def check(
       raise FileNotFoundError(f'no such image: {os.fspath(path)}')
   if dtype not in activations.DTYPES:
     raise InputError(f'{dtype=} must be one of {", ".join(activations.DTYPES)}')
+
+
+def require_tensorflow() -> None:
+  """Checks that a port's preprocessing can be compared.
+
+  Raises:
+    InputError: TensorFlow is not installed.
+  """
+  try:
+    tf_host.tensorflow()
+  except InputError as error:
+    raise InputError(
+      f"cannot compare the port's preprocessing: {error}. Or leave --images "
+      'out to compare the models on random images'
+    ) from None
 
 
 def versions() -> dict[str, str]:

@@ -134,25 +134,49 @@ def resize_and_crop(
       truncated, or have more than MAX_PIXELS pixels.
   """
 
-  def read(encoded):
-    def finish(file):
-      if decoder == 'original':
-        image = file.convert('RGB')
-      else:
-        if _is_16_bit_grey(file):
-          _note_once(
-            'grey images of 16 bits are reduced to 8; the original makes them '
-            'white (--preprocessing=timm:decoder=original)'
-          )
-        image = _right(file)
-      image = _upright(file, image, orientation)
-      return _resized(image, image_size, scaled, interpolation)
-
-    return _opened(encoded, finish)
-
+  read = functools.partial(
+    resized_and_cropped,
+    image_size=image_size,
+    scaled=scaled,
+    interpolation=interpolation,
+    orientation=orientation,
+    decoder=decoder,
+  )
   image = called(read, encoded)
   image.set_shape([*image_size, 3])
   return image
+
+
+def resized_and_cropped(
+  encoded: bytes,
+  image_size: tuple[int, int],
+  scaled: Sequence[int],
+  interpolation: str = 'bicubic',
+  *,
+  orientation: str = 'none',
+  decoder: str = 'right',
+) -> np.ndarray:
+  """Returns the array of `resize_and_crop`, without TensorFlow.
+
+  Raises:
+    InputError: the image cannot be read; the message is one line without the
+      name of the file.
+  """
+
+  def finish(file):
+    if decoder == 'original':
+      image = file.convert('RGB')
+    else:
+      if _is_16_bit_grey(file):
+        _note_once(
+          'grey images of 16 bits are reduced to 8; the original makes them '
+          'white (--preprocessing=timm:decoder=original)'
+        )
+      image = _right(file)
+    image = _upright(file, image, orientation)
+    return _resized(image, image_size, scaled, interpolation)
+
+  return _opened(encoded, finish)
 
 
 def orientation_of(encoded: bytes) -> int:

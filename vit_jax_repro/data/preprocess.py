@@ -38,14 +38,14 @@ class Preprocessing:
   """An evaluation preprocessing; see the top of this file for its call."""
 
   name: str  # in model.json and --preprocessing
-  # (encoded, image_size, orientation=..., decoder=...) -> [H, W, 3], 0..255
+  # (encoded, image_size, **options) -> [H, W, 3] tensor, 0..255
   pixels: Callable[..., Any]
   source: str
   description: str
   mean: tuple[float, float, float] = HALF  # subtracted, in units of 0..255
   std: tuple[float, float, float] = HALF  # divided by, in units of 0..255
-  # image_size -> crop_pct, passed to `pixels` together with `interpolation`.
-  # None: `pixels` takes neither.
+  # image_size -> crop_pct, for pillow.resize_and_crop, which also takes
+  # `interpolation`. None: `pixels` is another function and takes neither.
   crop_pct: Callable[[tuple[int, int]], float] | None = None
   interpolation: str = 'bicubic'  # a key of pillow.FILTERS
   # 'right', or 'original' for the original's reading of formats that its
@@ -79,15 +79,25 @@ class Preprocessing:
     Raises:
       tf.errors.InvalidArgumentError: the bytes are not an image, or truncated.
     """
+    options = self.options(image_size, orientation)
+    image = self.pixels(encoded, image_size, **options)
+    return normalize(tensorflow().cast(image, 'float32'), self.mean, self.std)
+
+  def options(
+    self, image_size: tuple[int, int], orientation: str
+  ) -> dict[str, Any]:
+    """Returns the keyword arguments of `pixels` for this image size.
+
+    Raises:
+      InputError: crop_pct makes a side longer than `MAX_IMAGE_SIZE`.
+    """
     options: dict[str, Any] = dict(
       orientation=orientation, decoder=self.decoder
     )
     if self.crop_pct is not None:
-      options.update(
-        crop_pct=self.crop_pct(image_size), interpolation=self.interpolation
-      )
-    image = self.pixels(encoded, image_size, **options)
-    return normalize(image, self.mean, self.std)
+      options['scaled'] = _scaled(image_size, self.crop_pct(image_size))
+      options['interpolation'] = self.interpolation
+    return options
 
 
 def squash(
@@ -167,14 +177,12 @@ def _area_and_crop(encoded, image_size, **reading):  # -> [H, W, 3] float32
   return tf.cast(image, tf.float32)
 
 
-def _resize_and_crop(  # bytes -> [H, W, 3] float32
-  encoded, image_size, *, crop_pct, interpolation, **reading
-):
-  """Applies timm's `transforms_imagenet_eval`.
+def _scaled(image_size, crop_pct):
+  """Returns the (height, width) to cover, timm's `transforms_imagenet_eval`.
 
   This is also DeiT's `build_transform` (datasets.py). The short side is resized
   to size / crop_pct, rounded down. DeiT does not resize images for sizes of at
-  most 32 pixels (CIFAR); this function does.
+  most 32 pixels (CIFAR); this package does.
 
   Raises:
     InputError: crop_pct makes a side longer than `MAX_IMAGE_SIZE`.
@@ -185,10 +193,7 @@ def _resize_and_crop(  # bytes -> [H, W, 3] float32
       f'{crop_pct=} asks for {max(scaled)} pixels before the crop, above the '
       f'{MAX_IMAGE_SIZE} that are read; give a larger crop_pct'
     )
-  image = pillow.resize_and_crop(
-    encoded, image_size, scaled, interpolation, **reading
-  )
-  return tensorflow().cast(image, 'float32')
+  return scaled
 
 
 def _timm_crop_pct(image_size):
@@ -230,14 +235,14 @@ PREPROCESSINGS = {
     ),
     Preprocessing(
       'timm',
-      _resize_and_crop,
+      pillow.resize_and_crop,
       source='huggingface/pytorch-image-models, data/transforms_factory.py',
       description='short side to size/crop_pct, bicubic, centre crop; [-1, 1]',
       crop_pct=_timm_crop_pct,
     ),
     Preprocessing(
       'deit',
-      _resize_and_crop,
+      pillow.resize_and_crop,
       mean=IMAGENET_MEAN,
       std=IMAGENET_STD,
       source='facebookresearch/deit, datasets.py',
@@ -378,13 +383,27 @@ def read_image(
   image_size = check_image_size(image_size)
   with open(path, 'rb') as file:
     encoded = file.read()
+  if function.crop_pct is not None:  # Pillow reads, so TensorFlow is not needed
+    options = function.options(image_size, orientation)
+    try:
+      pixels = pillow.resized_and_cropped(encoded, image_size, **options)
+    except InputError as error:
+      raise InputError(undecodable(path, error)) from None
+    return normalize(pixels.astype(np.float32), function.mean, function.std)
+  try:
+    tf = tensorflow()
+  except InputError as error:
+    raise InputError(
+      f'preprocessing {preprocessing!r}: {error}. Or give --preprocessing=timm '
+      'or deit, which resize by Pillow'
+    ) from None
   try:
     return function(encoded, image_size, orientation).numpy()
-  except tensorflow().errors.InvalidArgumentError as error:
+  except tf.errors.InvalidArgumentError as error:
     raise InputError(undecodable(path, first_line(error))) from None
 
 
-def undecodable(name: str | os.PathLike, why: str) -> str:
+def undecodable(name: str | os.PathLike, why: object) -> str:
   """Returns a one-line message about an image that could not be decoded."""
   *formats, last = pillow.FORMATS
   known = f'{", ".join(formats)} or {last}'

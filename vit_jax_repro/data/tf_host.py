@@ -5,10 +5,22 @@ import ctypes
 import functools
 import io
 import os
+import platform
+import sys
+import warnings
 from collections.abc import Callable, Generator
 from typing import Any
 
 from absl import logging
+
+from vit_jax_repro.errors import InputError
+
+_FIRST_WITHOUT = (3, 14)  # Python; as in pyproject.toml
+# TensorFlow with the packages that need it, as in pyproject.toml.
+INSTALL = (
+  'pip install tensorflow tensorflow-datasets importlib_resources clu '
+  'tensorboard'
+)
 
 
 @functools.cache
@@ -22,6 +34,7 @@ def tensorflow() -> Any:
     The `tensorflow` module.
 
   Raises:
+    InputError: TensorFlow is not installed.
     RuntimeError: TensorFlow has already taken an accelerator.
   """
   if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':  # what JAX sets
@@ -29,12 +42,29 @@ def tensorflow() -> Any:
   # oneDNN does not speed up decoding and resizing, and TensorFlow prints a
   # notice about it at every log level.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
-  import tensorflow as tf
+  # TensorFlow 2.20 has code for protobuf 5, about which protobuf 6 warns.
+  warnings.filterwarnings('ignore', 'Protobuf gencode version', UserWarning)
+  try:
+    import tensorflow as tf
+  except ModuleNotFoundError as error:
+    if error.name != 'tensorflow':
+      raise
+    raise InputError(_missing()) from None
 
   tf.get_logger().setLevel('ERROR')  # TFDS calls deprecated functions
   for kind in ('GPU', 'TPU', 'TPU_SYSTEM'):
     tf.config.set_visible_devices([], kind)
   return tf
+
+
+def _missing():
+  what = 'images are read through TensorFlow here, which is not installed'
+  if sys.version_info >= _FIRST_WITHOUT:
+    return (
+      f'{what} and has no build for Python {platform.python_version()}; use '
+      'Python 3.13, for example by `uv venv -p 3.13`'
+    )
+  return f'{what}; {INSTALL}'
 
 
 def parallel_map(dataset: Any, function: Callable[..., Any]) -> Any:
