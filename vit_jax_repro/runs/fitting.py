@@ -26,26 +26,27 @@ LEAST_KEPT = 0.6
 
 
 def saved_activations(
-  objective: Callable[..., Any], params: Any, batch: Any
+  objective: Callable[[Any], Callable], teacher: Any, params: Any, batch: Any
 ) -> int:
   """Returns the bytes of activations that the backward pass reads.
 
   Nothing is compiled or computed. XLA keeps `LEAST_KEPT` of them or more.
 
   Args:
-    objective: (params, batch, key) -> (loss, metrics).
+    objective: teacher's parameters -> (params, batch, key) -> (loss, metrics).
+    teacher: shapes of the teacher's parameters; None without a teacher.
     params: shapes of the parameters.
     batch: shapes of a batch, or of the part of it that is computed at once.
   """
 
-  def backward(params, batch, key):
+  def backward(teacher, params, batch, key):
     def loss(params):
-      return objective(params, batch, key)[0]
+      return objective(teacher)(params, batch, key)[0]
 
     return jax.vjp(loss, params)[1]
 
   key = jax.eval_shape(lambda: jax.random.key(0))
-  saved = _bytes(jax.eval_shape(backward, params, batch, key))
+  saved = _bytes(jax.eval_shape(backward, teacher, params, batch, key))
   # The backward pass reads the parameters, too.
   return max(0, saved - _bytes(params))
 
