@@ -19,7 +19,7 @@ from vit_jax_repro.runs import original_keys, settings
 from vit_jax_repro.runs.settings_checks import kinds_of
 
 _TRUE, _FALSE = ('true', 't', '1', 'yes'), ('false', 'f', '0', 'no')
-_SIZE = 'Size'  # stands for the type of a number of pixels, S or (H, W)
+_SIZE = 'Size'  # the type of a number of pixels, S or (H, W)
 # Fields that are no settings: `jobs.train` sets them.
 _NOT_SET = ('parent', 'name', 'num_classes')
 
