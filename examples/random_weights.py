@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_repro import models, weights
+from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import files
 
 
 def random_params(model, image_size, seed=0):
@@ -44,7 +46,11 @@ def main():
   parser.add_argument('--image_size', type=int, default=224)
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args()
-  model = models.create(args.name, num_classes=args.num_classes)
+  try:
+    files.check_writable(args.out)
+    model = models.create(args.name, num_classes=args.num_classes)
+  except (InputError, OSError) as error:
+    parser.error(str(error))
   params = random_params(model, args.image_size, args.seed)
   weights.save(args.out, params, layout='official')
   count = sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -71,6 +71,8 @@ def test_help_shows_usage_and_flags(capsys, flag):
     (['--fast=maybe'], 'maybe'),
     (['stray'], "unexpected argument 'stray'"),
     (['--name='], '--name= is empty; give a value'),
+    (['--name=None'], '--name=None is None; give a value'),
+    (['IN', 'None'], 'argument 2 is None; give a value'),
     (['IN', ''], 'argument 2 is empty; give a value'),
   ],
 )

@@ -42,7 +42,6 @@ def flags(config, workdir, *more):
 
 def run(monkeypatch, config, workdir, *more):
   """Runs `main` in this process and returns its metrics."""
-  # ml_collections reads sys.argv.
   monkeypatch.setattr(sys, 'argv', ['main', *flags(config, workdir, *more)])
   main.main()
   return read_metrics(workdir)
@@ -603,6 +602,18 @@ ERRORS = {
     ),
     'no weights file ./ViT-B_16.npz; put it there',
   ),
+  'model class': (
+    ('quickstart.py', '--config.model.hidden_sise=8'),
+    'unknown key config.model.hidden_sise; did you mean config.model.hidden_s',
+  ),
+  'None': (
+    ('quickstart.py', '--config.dataset=None'),
+    'config.dataset=None must be a text; leave it out',
+  ),
+  'keys before an unknown file': (
+    ('nothing.py', '--config.batch=3', '--config.no.key=3'),
+    'no configuration file',
+  ),
   'model name': (('vit.py:b17,cifar10',), "unknown model 'b17'; did you mean"),
   'model field': (
     ('quickstart.py', '--config.model.dtype=float17'),
@@ -682,6 +693,29 @@ def test_main_refuses_wrong_settings_in_one_line(
   assert says in line and line.startswith('main: ')
   assert all(text.startswith(BANNER) for text in banner)
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.quick
+def test_main_reads_keys_of_a_flag_file(tmp_path, capsys):
+  """Flags that only the command line may have."""
+  (tmp_path / 'flags').write_text('--config.model.hiden_size=3\n')
+  argument = f'--flagfile={tmp_path}/flags'
+  with pytest.raises(SystemExit) as stopped:
+    main.main(['main', *flags('quickstart.py', tmp_path / 'run'), argument])
+  assert stopped.value.code == 2
+  assert 'unknown key config.model.hiden_size' in capsys.readouterr().err
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('flag', ['--workdir=None', '--workdir='])
+def test_main_refuses_a_folder_of_no_name(flag, tmp_path, monkeypatch, capsys):
+  """A folder called None, from a script without a value."""
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(SystemExit) as stopped:
+    main.main(['main', '--config=configs/quickstart.py', flag])
+  assert stopped.value.code == 2
+  assert f'main: {flag} is ' in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
 
 
 def test_main_leaves_a_workdir_of_other_settings_unchanged(

@@ -1,5 +1,6 @@
 """Tests the package as it is built and installed, from another folder."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -15,7 +16,12 @@ import pytest
 
 import vit_jax_repro
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(
+    importlib.util.find_spec('pip') is None, reason='pip is not installed'
+  ),
+]
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']

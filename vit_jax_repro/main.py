@@ -1,5 +1,6 @@
 """`python -m vit_jax_repro.main`: trains, fine-tunes, resumes."""
 
+import contextlib
 import sys
 from typing import Any
 
@@ -21,8 +22,11 @@ def main(argv: list[str] | None = None) -> None:
   """Parses a command line, runs it and exits."""
   from vit_jax_repro import command_line, config_arguments
 
-  argv, changes = config_arguments.split(sys.argv if argv is None else argv)
   values = flags.FlagValues()
+  argv = sys.argv if argv is None else argv
+  with contextlib.suppress(flags.Error):  # which `command_line.run` reports
+    argv = values.read_flags_from_files(argv)  # --flagfile=FILE
+  argv, changes = config_arguments.split(argv)
   flags.DEFINE_string(
     'workdir',
     None,

@@ -10,7 +10,7 @@ from typing import Any
 from vit_jax_repro.errors import InputError
 
 TRAINERS = ('train',)
-# {model_type: values of `model.model` with the same meaning}
+# {model_type: values of `model.model` with this meaning}
 _MODEL_TYPES = {'ViT': ('vit', 'deit'), 'Mixer': ('mixer',)}
 # Names of settings in the original's texts and in related projects.
 OTHER_NAMES = {
