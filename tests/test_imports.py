@@ -23,6 +23,7 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   '__init__': 'core',
   'errors': 'core',
   'command_line': 'shell',
+  'process_flags': 'shell',
   'subcommands': 'shell',
   'compilation_cache': 'core',
   'environment': 'core',
@@ -187,6 +188,7 @@ _ARROWS = {  # room or top-level module: the other rooms that it may import
   'command_line': {'compilation_cache', 'environment'},
   'compilation_cache': set(),
   'environment': set(),
+  'process_flags': {'command_line'},
   'subcommands': {'command_line'},
 }
 ARROWS = {room: others | _ALL_MAY for room, others in _ARROWS.items()}

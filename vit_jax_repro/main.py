@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
   """Parses a command line, runs it and exits."""
   from ml_collections import config_flags
 
-  from vit_jax_repro import command_line
+  from vit_jax_repro import command_line, process_flags
 
   values = flags.FlagValues()  # not global: a flag holds its configuration
   flags.DEFINE_string(
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     'list every KEY of a configuration with its type, default and meaning',
     flag_values=values,
   )
-  command_line.define_process_flags(values)
+  process_flags.define(values)
   command_line.run('main', _train, values, DESCRIPTION, argv=argv)
 
 
@@ -81,7 +81,7 @@ def show(result: Any) -> None:
 
 
 def _train(values, _):
-  from vit_jax_repro import command_line
+  from vit_jax_repro import command_line, process_flags
 
   if values.help_config:
     _show_config_help()
@@ -95,9 +95,11 @@ def _train(values, _):
         f'--{name} needs --target; give one, or leave --{name} out'
       )
   command_line.require(values, 'config', 'workdir')
-  from vit_jax_repro.parallel import processes
+  from vit_jax_repro.parallel import job, processes
 
-  command_line.join_processes(values, processes.initialize)
+  process_flags.join(
+    'main', values, job.join, position=lambda: _position(values.workdir)
+  )
   config = values.config
   if 'study' in config:
     if not processes.is_alone():
@@ -115,6 +117,16 @@ def _train(values, _):
     result = jobs.train(config, values.workdir)
     if processes.is_first():
       show(result)
+
+
+def _position(workdir):
+  """Returns where a run would go on, from its newest checkpoint."""
+  import os
+
+  folder = os.path.join(os.path.expanduser(workdir), 'checkpoints')
+  names = os.listdir(folder) if os.path.isdir(folder) else []
+  steps = [int(name) for name in names if name.isdecimal()]
+  return f' from step {max(steps)}' if steps else ' from the beginning'
 
 
 def _show_config_help():

@@ -10,9 +10,10 @@
   result.json    accuracy, num_examples, step, seconds
   model.npz, model.json  the trained model (weights.model_card)
   best.npz, best.json  the model of the best checkpoint, with `keep_best`
+  process_N.log  with several processes: what libraries printed in process N
   .lock          the process that is training here (output.locks)
 
-Only process 0 writes.
+Only process 0 writes, except process_N.log and the checkpoints.
 """
 
 import glob
@@ -26,6 +27,7 @@ from flax import traverse_util
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, locks
+from vit_jax_repro.parallel import native_output
 from vit_jax_repro.runs import card_settings, configuration, settings
 
 # Settings that change the result by no more than rounding, or only name the
@@ -116,6 +118,7 @@ class Workdir:
       self.write_json('config.json', self.config)
       # `old` may have fingerprints of files that do not exist any more.
       self.write_json('manifest.json', dict(manifest, data=old | new))
+    native_output.move(self.path(f'process_{jax.process_index()}.log'))
 
   def path(self, name: str) -> str:
     """Returns the path of a file in the folder."""
