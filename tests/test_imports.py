@@ -24,6 +24,7 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   'errors': 'core',
   'command_line': 'shell',
   'config_arguments': 'core',
+  'process_flags': 'shell',
   'subcommands': 'shell',
   'compilation_cache': 'core',
   'environment': 'core',
@@ -193,6 +194,7 @@ _ARROWS = {  # room or top-level module: the other rooms that it may import
   'compilation_cache': set(),
   'environment': set(),
   'config_arguments': set(),
+  'process_flags': {'command_line'},
   'subcommands': {'command_line'},
 }
 ARROWS = {room: others | _ALL_MAY for room, others in _ARROWS.items()}

@@ -5,6 +5,8 @@ import logging as python_logging
 import os
 import sys
 import textwrap
+import threading
+import time
 import traceback
 from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any, NoReturn
@@ -25,7 +27,11 @@ _PACKAGES = {
   'sklearn': 'scikit-learn',
   'tensorflow_datasets': 'tensorflow-datasets',
 }
-_joined: list[int] = []  # the number of this process, if it has joined others
+joined: list[Any] = []  # this process's `parallel.job.Job`, if it has joined
+# Held by whoever prints the last line of a process.
+_speaking = threading.Lock()
+# Seconds in which an error may turn out to come from a lost process.
+_FROM_LOSS = 5.0
 _WITHOUT_DEVICES = ('fetch', 'convert')  # verbs for which no card matters
 _HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull', '-?'}
 
@@ -96,15 +102,23 @@ def one_line_errors(verb: str) -> Generator[None, None, None]:
   """Exits with one line on stderr for an error that is not a bug."""
   try:
     yield
+    _end_in_order()
+  except SystemExit:
+    _end_in_order()
+    raise
   except KeyboardInterrupt:
-    _fail(verb, 'interrupted', INTERRUPTED)
+    fail(verb, 'interrupted', INTERRUPTED)
   except Exception as error:
     line = _line(error)
     if line is not None:
       is_usage = isinstance(error, UsageError)
-      _fail(verb, line, WRONG_USAGE if is_usage else FAILED)
-    if _process_number() is None:
+      fail(verb, line, WRONG_USAGE if is_usage else FAILED)
+    if not joined:
       raise
+    if joined[-1].has_lost(_FROM_LOSS):
+      time.sleep(60)  # the thread that notices it ends this process
+    _speaking.acquire()
+    print(joined[-1].output(), file=sys.stderr)
     traceback.print_exc()
     _leave(FAILED)
 
@@ -117,7 +131,7 @@ def _made(verb, function):
     line = environment.explain(error)
     if line is None:
       raise
-    _fail(verb, line, WRONG_USAGE)
+    fail(verb, line, WRONG_USAGE)
 
 
 def _parsed(verb, flag_values, argv, takes_others):
@@ -129,9 +143,9 @@ def _parsed(verb, flag_values, argv, takes_others):
       raise flags.Error(f'unexpected argument {rest[0]!r}; see --help')
     _refuse_empty(flag_values, rest)
   except InputError as error:
-    _fail(verb, error, WRONG_USAGE)
+    fail(verb, error, WRONG_USAGE)
   except flags.Error as error:
-    _fail(verb, environment.explain(error) or error, WRONG_USAGE)
+    fail(verb, environment.explain(error) or error, WRONG_USAGE)
   return rest
 
 
@@ -218,94 +232,9 @@ def image_size(text: str | None) -> tuple[int, int] | None:
   return int(sides[0]), int(sides[-1])
 
 
-def define_process_flags(flag_values: flags.FlagValues) -> None:
-  """Defines the flags of commands that also run in several processes."""
-  define_string(
-    flag_values,
-    'coordinator_address',
-    None,
-    'HOST:PORT of process 0, for several processes without a launcher',
-  )
-  for name, least, text in (
-    ('num_processes', 1, 'with --coordinator_address: number of processes'),
-    (
-      'process_id',
-      0,
-      'with --coordinator_address: number of this process, from 0',
-    ),
-  ):
-    flags.DEFINE_integer(
-      name, None, text, lower_bound=least, flag_values=flag_values
-    )
-  flags.DEFINE_integer(
-    'initialization_timeout',
-    300,
-    'seconds to wait for the other processes',
-    lower_bound=1,
-    flag_values=flag_values,
-  )
-  flags.DEFINE_enum(
-    'distributed',
-    'auto',
-    ['auto', 'on', 'off'],
-    'auto: joins processes started by SLURM, Open MPI or Cloud TPU; on: by any '
-    'launcher that JAX knows; off: joins none',
-    flag_values=flag_values,
-  )
-
-
-def join_processes(
-  flag_values: flags.FlagValues, initialize: Callable[..., Any], **options: Any
-) -> None:
-  """Joins the other processes with the options that the flags give.
-
-  Args:
-    flag_values: parsed flags, see `define_process_flags`.
-    initialize: parallel.processes.initialize.
-    **options: further arguments of `initialize`.
-
-  Raises:
-    UsageError: the flags contradict each other.
-    InputError, OSError: as `initialize`.
-  """
-  initialize(**_process_options(flag_values), **options)
-  jax = sys.modules['jax']
-  if jax.distributed.is_initialized():
-    _joined.append(jax.process_index())
-    if jax.process_index():
-      waiting.silence()
-
-
-def _process_options(flag_values):
-  names = ('coordinator_address', 'num_processes', 'process_id')
-  options = {name: flag_values[name].value for name in names}
-  given = [f'--{name}' for name in names if options[name] is not None]
-  if given and flag_values['distributed'].value == 'off':
-    raise UsageError(f'--distributed=off excludes {" and ".join(given)}')
-  if 0 < len(given) < len(names):
-    raise UsageError(
-      f'{" and ".join(given)} is not enough; '
-      f'{", ".join(f"--{name}" for name in names)} are given together'
-    )
-  if given:
-    _check_address(options['coordinator_address'])
-    if options['process_id'] >= options['num_processes']:
-      raise UsageError(
-        f'--process_id={options["process_id"]} must be less than '
-        f'--num_processes={options["num_processes"]}; they count from 0'
-      )
-  return options | dict(
-    mode=flag_values['distributed'].value,
-    timeout=flag_values['initialization_timeout'].value,
-  )
-
-
-def _check_address(text):
-  host, _, port = text.rpartition(':')
-  if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-    raise UsageError(
-      f'--coordinator_address={text} must be HOST:PORT, such as 10.0.0.1:1234'
-    )
+def _end_in_order():
+  for job in joined:
+    job.leave()
 
 
 def _refuse_empty(flag_values, rest):
@@ -341,17 +270,20 @@ def _line(error):
   return environment.explain(error)
 
 
-def _fail(verb, error, code) -> NoReturn:
+def fail(verb: str, error: object, code: int) -> NoReturn:
+  """Prints the one line of an error and exits with a code."""
   line = ' '.join(str(error).split())
   number = _process_number()
   where = verb if number is None else f'{verb}, process {number}'
+  if number is not None:
+    _speaking.acquire()  # for ever: this process ends
   print(f'{where}: {line}', file=sys.stderr, flush=True)
   _leave(code)
 
 
 def _process_number():
   """Returns the number of this process, None if it is the only one."""
-  return _joined[-1] if _joined else None
+  return joined[-1].number if joined else None
 
 
 def _leave(code) -> NoReturn:
@@ -360,7 +292,10 @@ def _leave(code) -> NoReturn:
   JAX's exit handler would wait five minutes for the other processes, while they
   wait for the results of this one.
   """
-  if _process_number() is not None:
+  if joined:
+    joined[-1].fail()
+    if sys.stderr.isatty():  # a progress line may have hidden the cursor
+      print('\x1b[?25h', end='', file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(code)
   sys.exit(code)

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def command_flags() -> flags.FlagValues:
   """Returns the flags of this command, a new FlagValues."""
-  from vit_jax_repro import command_line
+  from vit_jax_repro import command_line, process_flags
   from vit_jax_repro.data import class_matching
 
   values = flags.FlagValues()
@@ -55,7 +55,7 @@ def command_flags() -> flags.FlagValues:
     flag_values=values,
   )
   _define_few_shot_flags(values)
-  command_line.define_process_flags(values)
+  process_flags.define(values)
   return values
 
 
@@ -148,16 +148,14 @@ def _listed(lines, fate):
 
 
 def _evaluate(values, _):
-  from vit_jax_repro import command_line
+  from vit_jax_repro import command_line, process_flags
   from vit_jax_repro.output import files
-  from vit_jax_repro.parallel import processes
+  from vit_jax_repro.parallel import job, processes
   from vit_jax_repro.weights import model_card
 
   command_line.require(values, 'weights', 'dataset')
   shots = _few_shot_options(values)
-  command_line.join_processes(
-    values, processes.initialize, ends_at_sigterm=True
-  )
+  process_flags.join('evaluate', values, job.join, ends_at_sigterm=True)
   if values.json is not None and processes.is_first():
     inputs = values.weights, model_card.card_path(values.weights)
     files.check_writable(values.json, keep=inputs)

@@ -20,7 +20,7 @@ SIZE is a number of pixels or HEIGHTxWIDTH; a file may also give (H, W)."""
 
 def main(argv: list[str] | None = None) -> None:
   """Parses a command line, runs it and exits."""
-  from vit_jax_repro import command_line, config_arguments
+  from vit_jax_repro import command_line, config_arguments, process_flags
 
   values = flags.FlagValues()
   argv = sys.argv if argv is None else argv
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     'list every KEY of a configuration with its type, default and meaning',
     flag_values=values,
   )
-  command_line.define_process_flags(values)
+  process_flags.define(values)
   command_line.run(
     'main',
     lambda values, _: _run(values, changes),
@@ -84,7 +84,7 @@ def show(result: Any) -> None:
 
 
 def _run(values, changes):
-  from vit_jax_repro import command_line
+  from vit_jax_repro import command_line, process_flags
 
   if values.help_config:
     _show_config_help()
@@ -99,9 +99,11 @@ def _run(values, changes):
       )
   command_line.require(values, 'config', 'workdir')
   config = _config(values, changes)
-  from vit_jax_repro.parallel import processes
+  from vit_jax_repro.parallel import job, processes
 
-  command_line.join_processes(values, processes.initialize)
+  process_flags.join(
+    'main', values, job.join, position=lambda: _position(values.workdir)
+  )
   if 'study' in config:
     if not processes.is_alone():
       raise command_line.UsageError(
@@ -129,6 +131,16 @@ def _config(values, changes):
     return config_files.load(values.config, changes)
   except InputError as error:
     raise command_line.UsageError(str(error)) from error
+
+
+def _position(workdir):
+  """Returns where a run would go on, from its newest checkpoint."""
+  import os
+
+  folder = os.path.join(os.path.expanduser(workdir), 'checkpoints')
+  names = os.listdir(folder) if os.path.isdir(folder) else []
+  steps = [int(name) for name in names if name.isdecimal()]
+  return f' from step {max(steps)}' if steps else ' from the beginning'
 
 
 def _show_config_help():

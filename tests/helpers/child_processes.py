@@ -101,6 +101,26 @@ def verb(name, arguments):
   runpy.run_module(module, run_name='__main__', alter_sys=True)
 
 
+def in_two(name, *arguments, each=((), ())):
+  """Starts a command in two processes of two devices; returns the Children."""
+  address = f'--coordinator_address=localhost:{free_port()}'
+  return [
+    Child(
+      verb,
+      name,
+      [
+        *map(str, arguments),
+        *map(str, each[number]),
+        address,
+        '--num_processes=2',
+        f'--process_id={number}',
+      ],
+      devices=2,
+    )
+    for number in range(2)
+  ]
+
+
 def script(source, *arguments):
   """Runs `python -c SOURCE ARGUMENTS` in a Child."""
   sys.argv = ['-c', *map(str, arguments)]

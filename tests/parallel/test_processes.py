@@ -127,26 +127,6 @@ def test_evaluate_reports_processes_not_joined_in_one_line():
   taken.close()
 
 
-def in_two(name, *arguments, each=((), ())):
-  """Starts a command in two processes of two devices; returns the Children."""
-  address = f'--coordinator_address=localhost:{child_processes.free_port()}'
-  return [
-    child_processes.Child(
-      child_processes.verb,
-      name,
-      [
-        *map(str, arguments),
-        *map(str, each[number]),
-        address,
-        '--num_processes=2',
-        f'--process_id={number}',
-      ],
-      devices=2,
-    )
-    for number in range(2)
-  ]
-
-
 def test_evaluate_in_two_processes_counts_as_in_one(tmp_path):
   path = tmp_path / 'model.npz'
   weights.save(path, tiny_models.params_of(tiny_models.spec(10)))
@@ -154,11 +134,13 @@ def test_evaluate_in_two_processes_counts_as_in_one(tmp_path):
   flags = *flags, '--batch_size=32'
   code, _, err = run_verb('evaluate', *flags, f'--json={tmp_path / "one.json"}')
   assert not code, err
-  children = in_two('evaluate', *flags, f'--json={tmp_path / "two.json"}')
+  children = child_processes.in_two(
+    'evaluate', *flags, f'--json={tmp_path / "two.json"}'
+  )
   assert [child.wait() for child in children] == [0, 0], children[0].stderr
   first, second = children
-  assert 'top-1' in first.stdout
-  assert 'top-1' not in second.stdout and not second.stderr
+  assert 'top-1' in first.stdout and 'Gloo' not in first.stdout
+  assert not second.stdout and not second.stderr
   results = [
     json.loads((tmp_path / name).read_text())
     for name in ('one.json', 'two.json')
@@ -170,9 +152,9 @@ def test_evaluate_in_two_processes_counts_as_in_one(tmp_path):
 def test_evaluate_in_a_failing_process_does_not_wait_for_others(tmp_path):
   """Process 0 can read the weights, process 1 cannot."""
   path = tmp_path / 'model.npz'
-  tiny_models.save_run(path)
+  weights.save(path, tiny_models.params_of(tiny_models.spec(10)))
   started = time.monotonic()
-  first, second = in_two(
+  first, second = child_processes.in_two(
     'evaluate',
     '--dataset=digits',
     each=([f'--weights={path}'], ['--weights=nothing.npz']),
@@ -181,7 +163,10 @@ def test_evaluate_in_a_failing_process_does_not_wait_for_others(tmp_path):
   assert time.monotonic() - started < 60
   assert second.stderr.count('\n') == 1
   assert second.stderr.startswith('evaluate, process 1: no weights')
-  first.kill()
+  assert first.wait(60) == 1
+  line, *more = first.stderr.splitlines()
+  assert not more, first.stderr
+  assert line.startswith('evaluate, process 0: process 1 has ended, and the ')
 
 
 def test_main_refuses_an_unshared_workdir(tmp_path):
@@ -189,7 +174,7 @@ def test_main_refuses_an_unshared_workdir(tmp_path):
   folders = [tmp_path / name / 'run' for name in 'ab']
   for folder in folders:
     folder.parent.mkdir()
-  children = in_two(
+  children = child_processes.in_two(
     'main',
     '--config=configs/quickstart.py',
     each=[[f'--workdir={folder}'] for folder in folders],

@@ -11,9 +11,10 @@
   result.json    accuracy, num_examples, step, seconds
   model.npz, model.json  the trained model (weights.model_card)
   best.npz, best.json  the model of the best checkpoint, with `keep_best`
+  process_N.log  with several processes: what libraries printed in process N
   .lock          the process that is training here (output.locks)
 
-Only process 0 writes.
+Only process 0 writes, except process_N.log and the checkpoints.
 """
 
 import glob
@@ -27,6 +28,7 @@ from flax import traverse_util
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, locks
+from vit_jax_repro.parallel import native_output
 from vit_jax_repro.runs import (
   card_settings,
   configuration,
@@ -127,6 +129,7 @@ class Workdir:
       if seconds is not None:
         now[_COMPILED] = seconds
       self.write_json('manifest.json', now)
+    native_output.move(self.path(f'process_{jax.process_index()}.log'))
 
   def record_compilation(self, seconds: float) -> None:
     """Writes to manifest.json how long the update took to compile."""

@@ -1,0 +1,86 @@
+"""Several processes of which one ends: what the others do, and how soon."""
+
+import json
+import os
+import time
+
+import child_processes
+import pytest
+
+from vit_jax_repro.parallel import job
+
+SECONDS = 10  # JAX alone takes up to 100
+
+
+def report_loss(port, number):
+  """Joins three processes and prints which of them has ended."""
+
+  def on_loss(lost, has_failed):
+    print('lost', lost, has_failed, flush=True)
+    os._exit(7)
+
+  joined = job.join(f'localhost:{port}', 3, number, timeout=60, on_loss=on_loss)
+  print('joined', flush=True)
+  time.sleep(2)  # until the connections are there
+  if number == 1:
+    joined.fail()
+    os._exit(1)
+  time.sleep(60)
+
+
+def test_job_tells_all_others_that_a_process_has_failed():
+  """Process 2 has a connection to process 0 only."""
+  port = child_processes.free_port()
+  children = [
+    child_processes.Child(report_loss, port, number) for number in range(3)
+  ]
+  assert [child.wait(60) for child in children] == [7, 1, 7]
+  for number in (0, 2):
+    assert children[number].stdout.split('\n')[1] == 'lost 1 True'
+
+
+def metrics(workdir):
+  path = workdir / 'metrics.jsonl'
+  return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize('killed', [0, 1])
+def test_main_names_the_step_to_go_on_from_when_another_is_killed(
+  killed, tmp_path
+):
+  """One line on the terminal; what libraries print is in the workdir."""
+  workdir = tmp_path / 'run'
+  children = child_processes.in_two(
+    'main',
+    '--config=configs/quickstart.py',
+    f'--workdir={workdir}',
+    '--config.batch=16',
+    '--config.checkpoint_every=10',
+    '--config.eval_every=0',
+    '--config.progress_every=1',
+    '--config.model.transformer.num_layers=1',
+  )
+  other = children[1 - killed]
+  while len(metrics(workdir)) < 14:
+    assert other.is_running(), other.stderr
+    time.sleep(0.05)
+  children[killed].kill()
+  started = time.monotonic()
+  assert other.wait(60) == 1
+  assert time.monotonic() - started < SECONDS
+  lines = other.stderr.splitlines()
+  (line,) = [each for each in lines if not each.startswith('step ')]
+  assert line.startswith(
+    f'main, process {1 - killed}: process {killed} has ended, and the others '
+    'cannot go on without it; start all 2 again to go on from step '
+  )
+  step, _, command = line.partition(' from step ')[2].partition(': ')
+  newest = max(int(path.name) for path in (workdir / 'checkpoints').iterdir())
+  assert int(step) == newest >= 10
+  assert int(step) <= json.loads(metrics(workdir)[-1])['step']
+  assert command.startswith('python -m vit_jax_repro.main --config=configs/q')
+  assert command.endswith(f'--process_id={1 - killed}')
+  for child in children:
+    assert not child.stdout and 'Gloo' not in child.stderr
+  log = (workdir / f'process_{1 - killed}.log').read_text()
+  assert '[Gloo] Rank' in log

@@ -1,0 +1,91 @@
+"""A process of a job of several: joined, quiet, and aware of the others."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from vit_jax_repro.parallel import native_output, peers, processes
+
+# Seconds for the other processes to print their last line.
+_LAST_SECONDS = 3
+
+
+class Job:
+  """This process as one of several.
+
+  Attributes:
+    number: number of this process.
+    size: number of processes.
+  """
+
+  def __init__(
+    self, on_loss: Callable[[int, bool], None], host: str | None = None
+  ):
+    """Diverts the output of libraries and connects to the other processes.
+
+    All processes must call this together, after `processes.initialize`.
+
+    Args:
+      on_loss: see `peers.Peers`.
+      host: address of process 0; None: found by its name.
+    """
+    native_output.divert()
+    self.number, self.size = jax.process_index(), jax.process_count()
+    self._loss, self._on_loss = threading.Event(), on_loss
+    self._peers = None
+    if self.size > 1:
+      self._peers = peers.Peers(self._lose, host)
+
+  def has_lost(self, seconds: float) -> bool:
+    """Returns whether another process has ended, within so many seconds."""
+    return self._loss.wait(seconds)
+
+  def leave(self) -> None:
+    """Tells the others that this process ends in order."""
+    if self._peers is not None:
+      self._peers.leave()
+    native_output.end()
+
+  def fail(self) -> None:
+    """Tells the others that this process ends because of an error.
+
+    Process 0 then waits, because JAX ends the others soon after it without a
+    message.
+    """
+    if self._peers is not None:
+      self._peers.fail()
+      if self.number == 0 and not self._loss.is_set():
+        time.sleep(_LAST_SECONDS)
+
+  def output(self) -> str:
+    """Returns what libraries have printed."""
+    return native_output.read()
+
+  def _lose(self, number, has_failed):
+    self._loss.set()
+    self._on_loss(number, has_failed)
+
+
+def join(
+  coordinator_address: str | None = None,
+  *arguments: Any,
+  on_loss: Callable[[int, bool], None],
+  **options: Any,
+) -> Job | None:
+  """Joins the other processes of this job; returns None if there are none.
+
+  Args:
+    coordinator_address, *arguments, **options: of `processes.initialize`.
+    on_loss: see `Job`.
+
+  Raises:
+    InputError, OSError: as `processes.initialize`.
+  """
+  processes.initialize(coordinator_address, *arguments, **options)
+  if not jax.distributed.is_initialized():
+    return None
+  host = (coordinator_address or '').rpartition(':')[0].strip('[]')
+  return Job(on_loss, host or None)
