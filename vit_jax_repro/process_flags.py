@@ -66,7 +66,7 @@ def join(
     verb: the name of the command.
     flag_values: parsed flags, see `define`.
     join_job: parallel.job.join.
-    position: returns where a new start goes on, such as ' from step 20', for
+    position: returns where a new start continues, such as ' from step 20', for
       the line on another process that has ended.
     **options: further arguments of `join_job`.
 

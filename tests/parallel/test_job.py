@@ -39,6 +39,10 @@ def test_job_tells_all_others_that_a_process_has_failed():
     assert children[number].stdout.split('\n')[1] == 'lost 1 True'
 
 
+# The lines that precede the first update, by their first words.
+BANNER = ('devices', 'workdir', 'precision', 'data', 'model', 'batch', 'start')
+
+
 def metrics(workdir):
   path = workdir / 'metrics.jsonl'
   return path.read_text().splitlines() if path.exists() else []
@@ -69,7 +73,9 @@ def test_main_names_the_step_to_go_on_from_when_another_is_killed(
   assert other.wait(60) == 1
   assert time.monotonic() - started < SECONDS
   lines = other.stderr.splitlines()
-  (line,) = [each for each in lines if not each.startswith('step ')]
+  line = lines[-1]
+  known = (*BANNER, 'step ', 'main, process ')
+  assert all(each.startswith(known) for each in lines), lines
   assert line.startswith(
     f'main, process {1 - killed}: process {killed} has ended, and the others '
     'cannot go on without it; start all 2 again to go on from step '

@@ -40,17 +40,17 @@ class Job:
       self._peers = peers.Peers(self._lose, host)
 
   def has_lost(self, seconds: float) -> bool:
-    """Returns whether another process has ended, within so many seconds."""
+    """Returns whether another process has ended, within a number of seconds."""
     return self._loss.wait(seconds)
 
   def leave(self) -> None:
-    """Tells the others that this process ends in order."""
+    """Reports to the others that this process ends in order."""
     if self._peers is not None:
       self._peers.leave()
     native_output.end()
 
   def fail(self) -> None:
-    """Tells the others that this process ends because of an error.
+    """Reports to the others that this process ends because of an error.
 
     Process 0 then waits, because JAX ends the others soon after it without a
     message.

@@ -1,8 +1,9 @@
 """Notices within seconds that another process of a job has ended.
 
 Each process holds a connection to process 0. When a process is killed, its
-machine closes the connection, and process 0 tells the others. JAX alone notices
-it after up to 100 seconds, or by an error of the operation that was running.
+machine closes the connection, and process 0 informs the others. JAX alone
+notices it after up to 100 seconds, or by an error of the operation that was
+running.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ _FAIL = b'F'  # this process ends because of an error, which it has printed
 _SECONDS = 30  # until all processes have connected
 _CONNECT_SECONDS = 5
 # A machine without power closes nothing. It is asked after this many seconds
-# of silence, every so many seconds, so many times.
+# of silence, at this interval, this many times.
 _IDLE, _INTERVAL, _TIMES = 10, 10, 3
 
 
@@ -69,11 +70,11 @@ class Peers:
       ).start()
 
   def leave(self) -> None:
-    """Tells the others that this process ends in order."""
+    """Reports to the others that this process ends in order."""
     self._end(_BYE)
 
   def fail(self) -> None:
-    """Tells the others that this process ends because of an error."""
+    """Reports to the others that this process ends because of an error."""
     self._end(_FAIL)
 
   def _end(self, kind):
@@ -154,7 +155,7 @@ def _send(connection, content):
 
 
 def _receive(connection, size):
-  """Returns so many bytes, or fewer if the connection ends."""
+  """Returns `size` bytes, or fewer if the connection ends."""
   content = b''
   try:
     while len(content) < size:
