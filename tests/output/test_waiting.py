@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages, waiting
 
 pytestmark = pytest.mark.quick
@@ -65,3 +66,32 @@ def test_now_doing_restarts_the_seconds(impatient, capsys):
     waiting.now_doing('update 2 of 3')
     time.sleep(0.2)
   assert 'update 2 of 3\n' in capsys.readouterr().err
+
+
+def test_doing_ends_the_step_of_its_own_thread(impatient, capsys):
+  """A thread that ends its step removes the step of another thread."""
+  begun, ended = threading.Event(), threading.Event()
+
+  def other():
+    with waiting.doing('compiling'):
+      begun.set()
+      ended.wait()
+
+  with waiting.watch('main'), waiting.doing('reading'):
+    thread = threading.Thread(target=other)
+    thread.start()
+    begun.wait()
+    with waiting.doing('converting'):
+      ended.set()
+      thread.join()
+      capsys.readouterr()
+      time.sleep(0.2)
+  assert {*capsys.readouterr().err.splitlines()} == {'converting'}
+
+
+@pytest.mark.parametrize('text', ['abc', '0', '-1', 'nan'])
+def test_patience_refuses_what_is_no_duration(text, monkeypatch):
+  """A trace, or a line for every instant."""
+  monkeypatch.setenv('VIT_JAX_REPRO_PATIENCE', text)
+  with pytest.raises(InputError, match=f'PATIENCE={text} must be a number'):
+    waiting.patience()

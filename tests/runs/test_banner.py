@@ -28,11 +28,16 @@ def test_devices_names_kind_and_axes():
 def test_numerics_lists_what_changes_numbers(monkeypatch):
   """An option that changes results is in neither banner nor manifest."""
   monkeypatch.setenv('XLA_FLAGS', '')
+  monkeypatch.setitem(manifest._OPTIONS, 'jax_disable_most_optimizations', True)
   assert manifest.numerics() == {}
   with jax.default_matmul_precision('highest'):
     assert manifest.numerics() == {
       'jax_default_matmul_precision': 'products in highest precision'
     }
+  monkeypatch.setenv('NVIDIA_TF32_OVERRIDE', '0')
+  assert manifest.numerics() == {
+    'NVIDIA_TF32_OVERRIDE': 'NVIDIA_TF32_OVERRIDE=0'
+  }
 
 
 @pytest.mark.parametrize(

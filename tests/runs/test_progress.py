@@ -19,7 +19,9 @@ def test_shown_prints_epoch_rate_and_utilisation(capsys):
     display.write(
       20, {'train_loss': 1.25, 'images_per_sec': 50.0, 'accuracy_test': 0.5}
     )
-  assert capsys.readouterr().err.startswith(
+  first, line = capsys.readouterr().err.splitlines()
+  assert first == 'step 1/40: the update is compiled'
+  assert line.startswith(
     'step 20/40, epoch 2.0: loss 1.2500, 50 images/s, 25.0% of the peak, test '
     'accuracy 50.00%, 0 s left'
   )
@@ -34,7 +36,7 @@ def test_shown_prints_a_line_a_second_and_every_evaluation(capsys):
       evaluated = {'accuracy_test': 0.1} if step % 20 == 0 else {}
       display.write(step, scalars | evaluated)
   steps = [line.split('/')[0] for line in capsys.readouterr().err.splitlines()]
-  assert steps == ['step 1', 'step 20', 'step 40']
+  assert steps == ['step 1', 'step 1', 'step 20', 'step 40']
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,24 @@ notebook, nothing is printed.
 """
 
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
 import time
 from collections.abc import Generator
 
-_PATIENCE = 4.0  # seconds
+from vit_jax_repro.errors import InputError
+
+_PATIENCE, _LEAST = 4.0, 0.05  # seconds
+
+
+@dataclasses.dataclass(eq=False)
+class _Step:
+  """What is going on, and since when."""
+
+  text: str
+  since: float = dataclasses.field(default_factory=time.monotonic)
 
 
 class _Watch:
@@ -22,7 +33,7 @@ class _Watch:
   def __init__(self, name, patience):
     self._patience = patience
     self._name = name
-    self._steps = [(f'{name}: loading libraries', time.monotonic())]
+    self._steps = [_Step(f'{name}: loading libraries')]
     # The first line comes earlier, to show that the command runs.
     self._heard = time.monotonic() - patience / 2
     self._lock = threading.Lock()
@@ -40,19 +51,20 @@ class _Watch:
 
   @contextlib.contextmanager
   def step(self, text):
+    step = _Step(text)  # of any thread
     with self._lock:
-      self._steps.append((text, time.monotonic()))
+      self._steps.append(step)
     try:
       yield
     finally:
       with self._lock:
-        self._steps.pop()
+        self._steps.remove(step)
         if len(self._steps) == 1:
-          self._steps = [(f'{self._name}: working', time.monotonic())]
+          self._steps = [_Step(f'{self._name}: working')]
 
   def now(self, text):
     with self._lock:
-      self._steps[-1] = (text, time.monotonic())
+      self._steps[-1].text, self._steps[-1].since = text, time.monotonic()
 
   @contextlib.contextmanager
   def suspended(self):
@@ -69,7 +81,7 @@ class _Watch:
       if self._suspended or now - self._heard < self._patience:
         continue
       with self._lock:
-        text, since = self._steps[-1]
+        text, since = self._steps[-1].text, self._steps[-1].since
       self._heard = now
       seconds = f' ({now - since:.0f} s)' if now - since >= 1 else ''
       print(f'{text}{seconds}', file=sys.stderr, flush=True)
@@ -131,5 +143,19 @@ def silence() -> None:
 
 
 def patience() -> float:
-  """Returns the longest silence in seconds: 4, or VIT_JAX_REPRO_PATIENCE."""
-  return float(os.environ.get('VIT_JAX_REPRO_PATIENCE', _PATIENCE))
+  """Returns the longest silence in seconds: 4, or VIT_JAX_REPRO_PATIENCE.
+
+  Raises:
+    InputError: the variable is no number of at least 0.05.
+  """
+  text = os.environ.get('VIT_JAX_REPRO_PATIENCE') or str(_PATIENCE)
+  try:
+    seconds = float(text)
+  except ValueError:
+    seconds = 0.0
+  if not seconds >= _LEAST:
+    raise InputError(
+      f'VIT_JAX_REPRO_PATIENCE={text} must be a number of seconds of at least '
+      f'{_LEAST}; {_PATIENCE:g} is the default'
+    )
+  return seconds

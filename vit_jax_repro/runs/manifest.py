@@ -21,6 +21,15 @@ PACKAGES = (
   'tensorflow-datasets',
 )
 
+# Options of JAX and variables of XLA and its libraries that change numbers.
+_OPTIONS = {
+  'jax_disable_jit': False,
+  'jax_disable_most_optimizations': False,
+  'jax_random_seed_offset': 0,
+  'jax_threefry_partitionable': True,
+}
+_VARIABLES = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS', 'NVIDIA_TF32_OVERRIDE')
+
 
 def create(*, seed: int, mesh: jax.sharding.Mesh, data: Any) -> dict:
   """Returns a JSON-able description of the machine and software of a run.
@@ -79,11 +88,13 @@ def numerics() -> dict[str, str]:
     found['jax_default_prng_impl'] = (
       f'random numbers by {config.jax_default_prng_impl}'
     )
-  if config.jax_disable_jit:
-    found['jax_disable_jit'] = 'nothing is compiled (JAX_DISABLE_JIT)'
-  flags = os.environ.get('XLA_FLAGS')
-  if flags:
-    found['XLA_FLAGS'] = f'XLA_FLAGS={flags}'
+  for option, default in _OPTIONS.items():
+    value = getattr(config, option, default)
+    if value != default:
+      found[option] = f'{option.upper()}={value}'
+  for name in _VARIABLES:
+    if os.environ.get(name):
+      found[name] = f'{name}={os.environ[name]}'
   return found
 
 

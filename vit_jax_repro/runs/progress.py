@@ -52,6 +52,10 @@ class _Lines(_Shown):
   _last = 0.0
 
   def stepped(self, step):
+    if self._began is None:
+      waiting.heard()
+      text = f'step {step}/{self.plan.total_steps}: the update is compiled'
+      self.console.print(text, soft_wrap=True)
     super().stepped(step)
     waiting.now_doing(f'update {step} of {self.plan.total_steps}')
 
@@ -137,7 +141,7 @@ def shown(plan: Plan) -> Generator[Progress]:
   )
   with (
     waiting.suspended(),
-    progress.Progress(*columns, console=err) as bar,
+    progress.Progress(*columns, console=err, redirect_stdout=False) as bar,
   ):
     task = bar.add_task(
       'train',
