@@ -251,7 +251,6 @@ def test_export_replaces_earlier_exports_only(folder, tmp_path):
     (['--export={}/model.npz'], 1, 'it would replace'),
     (['--export={}/other.npz'], 1, 'was not written by this command'),
     (['--port=a:b', '--json={}/x', '--report={}/./x'], 2, 'give different'),
-    (['--export={}/x.npz', '--weights={}'], 1, 'with the command convert'),
     (['--export={}/x.txt'], 1, 'must end in .npz'),
     (['--export={}/x.npz', '--images={}/a.jpg'], 1, 'no such image'),
     (['--port=x:y', '--dtype=bfloat16'], 2, 'dtype'),

@@ -666,9 +666,9 @@ ERRORS = {
       'vit.py:b16,cifar10',
       '--config.dataset=digits',
       '--config.pp.train=train',
-      '--config.pretrained_dir=gs://vit_models/imagenet21k',
+      '--config.pretrained_dir=s3://models/imagenet21k',
     ),
-    "pretrained_dir='gs://vit_models/imagenet21k' must be a folder on this",
+    "pretrained_dir='s3://models/imagenet21k' must be a folder on this",
   ),
   'preprocessing': (
     ('quickstart.py', '--config.preprocessing=timn'),

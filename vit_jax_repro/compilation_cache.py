@@ -9,6 +9,8 @@ import os
 import pathlib
 import platform
 
+from vit_jax_repro.output import files
+
 _MAX_BYTES = 4 * 2**30  # of the folder; JAX removes the least recently used
 # Programs that compile faster than this are not cached. JAX's default of 1
 # second leaves most programs out.
@@ -61,12 +63,7 @@ def default_folder() -> pathlib.Path:
 
   Machines with different processors may share a home folder.
   """
-  root = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return (
-    pathlib.Path(root).expanduser()
-    / 'vit_jax_repro'
-    / f'compiled-{platform.machine()}-{_features()}'
-  )
+  return files.cache_folder(f'compiled-{platform.machine()}-{_features()}')
 
 
 def _features():

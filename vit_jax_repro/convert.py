@@ -78,10 +78,13 @@ def _convert(values, paths):
     )
   image_size = command_line.image_size(values.image_size)
   from vit_jax_repro.ports import converting
+  from vit_jax_repro.published import weight_names
 
+  source, out = paths
   show(
     converting.convert(
-      *paths,
+      weight_names.find(source),
+      out,
       to=values.to,
       num_heads=values.num_heads,
       drop=tuple(values.drop),

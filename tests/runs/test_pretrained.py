@@ -62,8 +62,8 @@ def test_pretrained_path_names_the_command_to_fetch_a_file(tmp_path):
   chosen = settings(tmp_path, model={'model_name': 'ViT-B_16'})
   with pytest.raises(FileNotFoundError, match=r'fetch ViT-B_16 --dir='):
     pretrained.pretrained_path(chosen)
-  with pytest.raises(ValueError, match=r'fetch NAME --dir=FOLDER'):
-    pretrained.pretrained_path(settings('gs://vit_models/augreg'))
+  with pytest.raises(ValueError, match=r'or one of the authors, gs://vit_mod'):
+    pretrained.pretrained_path(settings('s3://vit_models/augreg'))
 
 
 def test_fingerprint_is_the_sha256_of_the_contents(tmp_path):

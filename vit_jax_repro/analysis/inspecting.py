@@ -22,6 +22,7 @@ from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import restoring
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note_unapplied
+from vit_jax_repro.published import weight_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +198,7 @@ def positions(
 
 def filters(path: str | os.PathLike, *, number: int = 28) -> Filters:
   """Returns at most `number` principal components of the first filters."""
-  params = weights.load(path)
+  params = weight_names.load(path).params
   model = models.create(weights.describe(params))
   try:
     kernel = embeddings.rgb_filters(params)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from vit_jax_repro import weights
 from vit_jax_repro.comparison import (
   activations,
   causes,
@@ -29,6 +28,7 @@ from vit_jax_repro.data import labels
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output.messages import note
+from vit_jax_repro.published import weight_names
 from vit_jax_repro.weights import trees
 
 # Weights for the port: its own, or the reference's.
@@ -117,7 +117,8 @@ def crosscheck(
       message has one line.
     OSError: a file cannot be read.
   """
-  inputs.check(weights_path, images, dtype)
+  weights_path = weight_names.find(weights_path)
+  inputs.check(images, dtype)
   if port_weights not in PORT_WEIGHTS:
     raise InputError(
       f'{port_weights=} must be one of {", ".join(PORT_WEIGHTS)}'
@@ -128,7 +129,7 @@ def crosscheck(
   restored = _unrolled(restore(weights_path, model, image_size, preprocessing))
   if with_gradients:
     _check_gradients(restored)
-  source = weights.load(weights_path)
+  source = weight_names.load(weights_path).params
   show(f'loading {port}')
   other = torch_sources.make(
     port, restored.image_size, own_weights=port_weights == 'own'
@@ -274,7 +275,8 @@ def export_reference(
     InputError: see `crosscheck` and `export.check_path`.
     OSError: a file cannot be read, or the archive cannot be written.
   """
-  inputs.check(weights_path, images, 'float32')
+  weights_path = weight_names.find(weights_path)
+  inputs.check(images, 'float32')
   export.check_path(path)
   restored = restore(weights_path, model, image_size, preprocessing)
   tensor = inputs.read(images, restored)

@@ -11,28 +11,20 @@ from vit_jax_repro.comparison import activations
 from vit_jax_repro.data import preprocess, tf_host
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference.restoring import Restored
-from vit_jax_repro.ports import state_dicts
 
 MAX_IMAGES = 8  # limited because the activations of all images are kept
 
 
 def check(
-  weights_path: str | os.PathLike,
   images: Sequence[str | os.PathLike],
   dtype: str,
 ) -> None:
   """Checks arguments of `crosscheck` before a model is loaded.
 
   Raises:
-    InputError: the weights are those of a port, there are too many images, or
-      the dtype is unknown.
+    InputError: there are too many images, or the dtype is unknown.
     FileNotFoundError: an image does not exist.
   """
-  if state_dicts.is_port(weights_path):
-    raise InputError(
-      f'{os.fspath(weights_path)} holds weights of a PyTorch port; bring them '
-      'into an .npz file first, with the command convert'
-    )
   if len(images) > MAX_IMAGES:
     raise InputError(
       f'{len(images)} images are more than the {MAX_IMAGES} whose activations '

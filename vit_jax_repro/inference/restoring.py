@@ -15,6 +15,7 @@ from vit_jax_repro.data import datasets, labels, pillow, preprocess
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import patches
 from vit_jax_repro.output.messages import by, note
+from vit_jax_repro.published import weight_names
 from vit_jax_repro.weights import model_card, positions
 
 
@@ -108,7 +109,7 @@ def restore(
   """Reads a weights file with its card, and builds its model.
 
   Args:
-    path: a published .npz file, or a run's model.npz next to its model.json.
+    path: a weights file, a folder or a name, see published/weight_names.py.
     model: a name that overrides the architecture of the file.
     image_size: S or (H, W) pixels; position embeddings are resized to it. By
       default the file's.
@@ -131,7 +132,7 @@ def restore(
     preprocess.check_orientation(orientation)
   if image_size is not None:
     image_size = preprocess.check_image_size(image_size)
-  read = model_card.load(path)
+  read = weight_names.load(path)
   params, spec, card = read.params, read.spec, read.card
   family = spec['model']
   if model is not None:

@@ -167,3 +167,19 @@ def _same_file(path, other):
     return True
   both_exist = os.path.exists(path) and os.path.exists(other)
   return both_exist and os.path.samefile(path, other)  # hard links
+
+
+def cache_folder(*parts: str) -> pathlib.Path:
+  """Returns a folder for files that can be made again.
+
+  It is below VIT_JAX_REPRO_CACHE, or ~/.cache/vit_jax_repro (XDG_CACHE_HOME
+  replaces ~/.cache). It may not exist yet.
+
+  Args:
+    parts: names of folders below it.
+  """
+  own = os.environ.get('VIT_JAX_REPRO_CACHE')
+  if own:
+    return pathlib.Path(own).expanduser().joinpath(*parts)
+  root = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(root).expanduser().joinpath('vit_jax_repro', *parts)

@@ -13,7 +13,7 @@ from vit_jax_repro.data import class_matching, labels
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.published import augreg
+from vit_jax_repro.published import augreg, weight_names
 from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.weights import model_card, positions
 
@@ -27,13 +27,14 @@ def pretrained_path(settings: Settings) -> str:
   Raises:
     FileNotFoundError: the file does not exist.
     InputError: no name is given, or the index has no file of the AugReg model.
+    OSError: a file of the authors' bucket cannot be fetched.
   """
   assert settings.pretrained_dir is not None
   folder = os.path.expanduser(settings.pretrained_dir)
-  if '://' in folder:
+  if '://' in folder and not folder.startswith('gs://'):
     raise InputError(
-      f'config.pretrained_dir={folder!r} must be a folder on this machine; '
-      'get the file first: python -m vit_jax_repro.fetch NAME --dir=FOLDER'
+      f'config.pretrained_dir={folder!r} must be a folder on this machine or '
+      'one of the authors, gs://vit_models/FOLDER'
     )
   name = settings.model_or_filename or settings.model.get('model_name')
   if name is None:
@@ -41,6 +42,8 @@ def pretrained_path(settings: Settings) -> str:
       'config.model.model_name is not set, so no file of config.pretrained_dir='
       f'{settings.pretrained_dir!r} is chosen; set config.model_or_filename'
     )
+  if '://' in folder:
+    return weight_names.find_in_bucket(folder, name)
   path = os.path.join(folder, f'{name.removesuffix(".npz")}.npz')
   is_model = settings.model_or_filename and '-' not in name
   if is_model and not os.path.exists(path):

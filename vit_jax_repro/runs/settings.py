@@ -83,7 +83,8 @@ class Settings:
   base_lr: float = setting(REQUIRED, 'The largest learning rate.', least=0)
   pretrained_dir: str | None = setting(
     None,
-    'Local folder of published weights files. None: training starts from fresh '
+    'Folder of published weights files, or gs://vit_models/FOLDER, whose files '
+    'are fetched into ~/.cache/vit_jax_repro. None: training starts from fresh '
     'parameters.',
     heading='Published weights to start from',
   )
