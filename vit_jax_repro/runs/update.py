@@ -140,8 +140,9 @@ class Update:
       ),
       'label': jax.ShapeDtypeStruct((rows,), jnp.int32),
     }
-    objective = self._task.objective(self._teacher_shapes())
-    found = fitting.saved_activations(objective, self.shapes.params, batch)
+    found = fitting.saved_activations(
+      self._task.objective, self.shapes.params, batch, self._teacher_shapes()
+    )
     return found // self.mesh.shape['model']
 
   def changed(self, changes: Mapping[str, Any]) -> 'Update':
