@@ -2,6 +2,8 @@
 
 import types
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from vit_jax_repro.runs import fitting
@@ -54,3 +56,34 @@ def test_proposal_for_a_continued_run_keeps_accum_steps():
 
 def test_proposal_is_the_least_memory_if_the_need_is_unknown():
   assert proposal(None, 8) == {'model.remat': True, 'accum_steps': 32}
+
+
+def test_proposal_is_empty_if_the_update_fits():
+  assert proposal(5, 8) == {}
+
+
+def test_proposal_for_a_cpu_recomputes_only_scanned_blocks():
+  """A CPU's compiler merges what is recomputed outside of a loop."""
+  model = types.SimpleNamespace(remat=False, num_layers=12, scan=False)
+  assert proposal(10, 8, model=model, platform='cpu') == {'accum_steps': 2}
+  model.scan = True
+  found = proposal(10, 8, model=model, platform='cpu')
+  assert found == {'model.remat': True}
+
+
+@pytest.mark.parametrize('rows', [1000, 3000])
+def test_saved_activations_are_what_the_backward_pass_reads(rows):
+  """Of sin(x w) these are x and the cosine; `teacher` is not saved."""
+
+  def objective(teacher):
+    def loss(params, batch, key):
+      products = batch['image'] @ params
+      return jnp.sin(products).mean() + teacher.sum(), {}
+
+    return loss
+
+  batch = {'image': jax.ShapeDtypeStruct((rows, 4), jnp.float32)}
+  params = jax.ShapeDtypeStruct((4, 8), jnp.float32)
+  teacher = jax.ShapeDtypeStruct((99_999,), jnp.float32)
+  found = fitting.saved_activations(objective, params, batch, teacher)
+  assert found == pytest.approx(rows * (4 + 8) * 4, rel=0.01)

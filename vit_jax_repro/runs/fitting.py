@@ -26,27 +26,30 @@ LEAST_KEPT = 0.6
 
 
 def saved_activations(
-  objective: Callable[[Any], Callable], teacher: Any, params: Any, batch: Any
+  objective: Callable[[Any], Callable[..., Any]],
+  params: Any,
+  batch: Any,
+  teacher: Any = None,
 ) -> int:
   """Returns the bytes of activations that the backward pass reads.
 
   Nothing is compiled or computed. XLA keeps `LEAST_KEPT` of them or more.
 
   Args:
-    objective: teacher's parameters -> (params, batch, key) -> (loss, metrics).
-    teacher: shapes of the teacher's parameters; None without a teacher.
+    objective: teacher -> (params, batch, key) -> (loss, metrics).
     params: shapes of the parameters.
     batch: shapes of a batch, or of the part of it that is computed at once.
+    teacher: shapes of a teacher's parameters; None without one.
   """
 
-  def backward(teacher, params, batch, key):
+  def backward(params, batch, key, teacher):
     def loss(params):
       return objective(teacher)(params, batch, key)[0]
 
     return jax.vjp(loss, params)[1]
 
   key = jax.eval_shape(lambda: jax.random.key(0))
-  saved = _bytes(jax.eval_shape(backward, teacher, params, batch, key))
+  saved = _bytes(jax.eval_shape(backward, params, batch, key, teacher))
   # The backward pass reads the parameters, too.
   return max(0, saved - _bytes(params))
 

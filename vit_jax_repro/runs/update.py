@@ -148,7 +148,7 @@ class Update:
       'label': jax.ShapeDtypeStruct((rows,), jnp.int32),
     }
     found = fitting.saved_activations(
-      self._task.objective, self._teacher_shapes(), self.shapes.params, batch
+      self._task.objective, self.shapes.params, batch, self._teacher_shapes()
     )
     return found // self.mesh.shape['model']
 
