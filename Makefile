@@ -1,8 +1,14 @@
 # Each target creates the virtual environment that it needs, with Python
 # 3.11-3.13. To choose an interpreter: make test PYTHON=python3.12 VENV=.venv312
+# An environment that exists, such as one of `uv venv -p 3.13`, is used.
 
 PYTHON ?= python3
 VENV ?= .venv
+# Files of the versions that are installed. The lowest ones that work:
+# make quick VENV=.venv-oldest \
+#   TESTED='requirements-oldest.txt requirements-dev.txt'
+TESTED ?= requirements.txt requirements-dev.txt
+CONSTRAINTS = $(addprefix --constraint ,$(TESTED))
 WORKDIR ?= runs/quickstart
 HTML ?= runs/notebooks
 
@@ -14,6 +20,7 @@ NEW_PYTHON = $(shell .ci/python 3.13 3.12)
 else
 NEW_PYTHON = $(PYTHON)
 endif
+LIGHT ?= .venv-without-tensorflow
 LIBTPU = libtpu==0.0.50.1
 CUDA = jax-cuda12-plugin==0.12.0.1 jax-cuda12-pjrt==0.12.0.1 \
   nvidia-cudnn-cu12==9.28.0.42
@@ -27,19 +34,27 @@ TICK = scripts/ticking
 RUN = $(VENV)/bin/python
 
 .PHONY: install install-torch install-notebooks quickstart pictures notebooks \
-  strip test exact quick accelerators install-compilers lint format \
-  lock clean
+  strip test exact quick without-tensorflow accelerators install-compilers \
+  lint format lock clean
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit((3, 11) > sys.version_info or \
-	  sys.version_info >= (3, 14))' || { echo '$(PYTHON) must be Python 3.11,' \
-	  '3.12 or 3.13; name one, for example: make PYTHON=python3.12'; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+# The interpreter of an environment that exists, unless PYTHON is given.
+ifeq ($(origin PYTHON),file)
+BASE_PYTHON = $(firstword $(wildcard $(VENV)/bin/python) $(PYTHON))
+else
+BASE_PYTHON = $(PYTHON)
+endif
+
+$(VENV)/.installed: $(TESTED) pyproject.toml
+	@base=$(BASE_PYTHON); \
+	$$base -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "$$base must be Python 3.11, 3.12 or 3.13; get one by" \
+	  "\`uv venv -p 3.13 $(VENV)\`, or name one: make PYTHON=python3.12"; exit 1; }; \
+	test $$base = $(VENV)/bin/python || $$base -m venv $(VENV)
+	@$(RUN) -c 'import pip' 2>/dev/null || $(RUN) -m ensurepip
 	@echo 'installing the packages into $(VENV), which takes minutes'
-	@$(TICK) 'installing' $(PIP) install --quiet \
-	  --constraint requirements.txt -e '.[dev]'
+	@$(TICK) 'installing' $(PIP) install --quiet $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
 
 install-torch: $(VENV)/.installed-torch
@@ -48,8 +63,8 @@ install-torch: $(VENV)/.installed-torch
 # locked: on Linux a universal lock would hold the gigabytes of the CUDA build.
 # timm requires torchvision, which these tests do not need.
 $(VENV)/.installed-torch: $(VENV)/.installed
-	@$(TICK) 'installing PyTorch' $(PIP) install --quiet \
-	  --constraint requirements.txt -e '.[torch]' \
+	@$(TICK) 'installing PyTorch' \
+	  $(PIP) install --quiet $(CONSTRAINTS) -e '.[torch]' \
 	  transformers==5.23.0
 	$(PIP) install --quiet --no-deps timm==1.0.31
 	@touch $@
@@ -57,8 +72,8 @@ $(VENV)/.installed-torch: $(VENV)/.installed
 install-notebooks: $(VENV)/.installed-notebooks
 
 $(VENV)/.installed-notebooks: $(VENV)/.installed
-	@$(TICK) 'installing the notebook tools' $(PIP) install --quiet \
-	  --constraint requirements.txt -e '.[notebooks]'
+	@$(TICK) 'installing the notebook tools' \
+	  $(PIP) install --quiet $(CONSTRAINTS) -e '.[notebooks]'
 	@touch $@
 
 # Trains on the digits that scikit-learn ships. A second call continues the run,
@@ -98,6 +113,23 @@ quick: install
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  -m '$(QUICK)'
 
+# Runs the commands that need no TensorFlow in an environment that lacks it, with
+# the packages that Python 3.14 gets.
+without-tensorflow: $(LIGHT)/.installed
+	$(LIGHT)/bin/python -m pytest -n 2 environments
+
+$(LIGHT)/.installed: $(TESTED) pyproject.toml
+	$(or $(NEW_PYTHON),$(PYTHON)) -m venv $(LIGHT)
+	$(LIGHT)/bin/python -c 'import tomllib; \
+	  project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*(each for each in project["dependencies"] \
+	  if "python_version" not in each), sep="\n")' > $(LIGHT)/wanted.txt
+	$(LIGHT)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  $(CONSTRAINTS) -r $(LIGHT)/wanted.txt packaging pytest pytest-xdist
+	$(LIGHT)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --no-deps -e .
+	@touch $@
+
 # Compiles runs for TPUs and NVIDIA cards, which this machine need not have. It
 # has an environment of its own, because the compilers take gigabytes and need
 # Python 3.12. ALL=1 compiles all models in full size for all targets, which
@@ -112,13 +144,13 @@ install-compilers:
 	  echo 'NOT CHECKED: no Python 3.12 or 3.13 here; install one, or name it:' \
 	    'make accelerators PYTHON=/path/to/python3.13'; fi
 
-$(COMPILERS)/.installed: requirements.txt pyproject.toml
+$(COMPILERS)/.installed: $(TESTED) pyproject.toml
 	@$(NEW_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
 	  echo '$(NEW_PYTHON) must be Python 3.12 or 3.13'; exit 1; }
 	$(NEW_PYTHON) -m venv $(COMPILERS)
 	@$(TICK) 'installing' \
 	  $(COMPILERS)/bin/python -m pip --disable-pip-version-check install --quiet \
-	  --constraint requirements.txt -e '.[dev,tpu]' $(LIBTPU)
+	  $(CONSTRAINTS) -e '.[dev,tpu]' $(LIBTPU)
 	@$(TICK) 'installing the compilers of NVIDIA cards' \
 	  $(COMPILERS)/bin/python -m pip --disable-pip-version-check install --quiet \
 	  --no-deps $(CUDA)
@@ -135,13 +167,23 @@ format: install
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-# Compiles requirements.txt again, for Python 3.11-3.13 on every platform.
+# Compiles the versions again, for Python 3.11-3.14 on every platform: what
+# running needs, what the extras need besides, and the lowest of what running
+# needs. UPGRADE= keeps the versions as far as possible.
+UPGRADE ?= --upgrade
+COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
+  --no-emit-index-url --no-annotate --custom-compile-command 'make lock' \
+  pyproject.toml
 lock: install
 	$(PIP) install --quiet uv
-	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
-	  --upgrade --extra dev --extra notebooks --no-emit-index-url --no-annotate \
-	  --custom-compile-command 'make lock' \
-	  pyproject.toml --output-file requirements.txt
+	$(COMPILE) $(UPGRADE) --output-file requirements.txt
+	cat requirements.txt requirements-dev.txt > $(VENV)/all.txt
+	$(COMPILE) $(UPGRADE) --extra dev --extra notebooks \
+	  --constraint requirements.txt --output-file $(VENV)/all.txt
+	{ grep '^#' requirements.txt; grep -vxFf requirements.txt $(VENV)/all.txt; \
+	  } > requirements-dev.txt
+	$(COMPILE) --resolution lowest-direct --constraint requirements-dev.txt \
+	  --upgrade --output-file requirements-oldest.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info

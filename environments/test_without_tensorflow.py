@@ -82,12 +82,16 @@ def test_environment_lacks_tensorflow_and_what_needs_it():
 
 
 @pytest.mark.parametrize(
-  'form, name', [('transformers', 'port'), ('timm', 'port.safetensors')]
+  'form, name, more',
+  [
+    ('transformers', 'port', ()),
+    ('timm', 'port.safetensors', ('--num_heads=2',)),
+  ],
 )
-def test_convert_gives_back_every_bit(tmp_path, vit, form, name):
+def test_convert_gives_back_every_bit(tmp_path, vit, form, name, more):
   port, back = tmp_path / name, tmp_path / 'back.npz'
   succeed('convert', vit, port, f'--to={form}')
-  succeed('convert', port, back)
+  succeed('convert', port, back, *more)
   with np.load(vit) as before, np.load(back) as after:
     assert set(before.files) == set(after.files)
     for key in before.files:
@@ -161,7 +165,7 @@ def test_reproduce_prints_tables(arguments, text):
 @pytest.mark.parametrize('name', ['filters', 'positions', 'compute'])
 def test_figures_draws_weights_and_published_numbers(tmp_path, vit, name):
   path = tmp_path / 'figure.png'
-  more = () if name == 'compute' else (f'--weights={vit}', '--image_size=8')
+  more = () if name == 'compute' else (f'--weights={vit}',)
   succeed('figures', name, *more, f'--out={path}')
   assert smallest_side(path) > 100
 

@@ -1,4 +1,4 @@
-"""Tests that requirements.txt locks pyproject.toml for every Python."""
+"""Tests that the locked versions are those of pyproject.toml."""
 
 import pathlib
 import re
@@ -12,15 +12,13 @@ pytestmark = pytest.mark.quick
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
-LOCK = [
-  Requirement(line)
-  for line in (ROOT / 'requirements.txt').read_text().splitlines()
-  if line and not line.startswith('#')
-]
+DEV = 'requirements-dev.txt'
+TESTED, OLDEST = ('requirements.txt', DEV), ('requirements-oldest.txt', DEV)
 PLATFORMS = {
   'linux': {'sys_platform': 'linux', 'platform_machine': 'x86_64'},
   'arm': {'sys_platform': 'linux', 'platform_machine': 'aarch64'},
   'mac': {'sys_platform': 'darwin', 'platform_machine': 'arm64'},
+  'windows': {'sys_platform': 'win32', 'platform_machine': 'AMD64'},
 }
 
 
@@ -33,38 +31,83 @@ def environment(python, platform):
   }
 
 
-def locked(env):
+def requirements(*names):
+  """Returns the requirements of files."""
+  return [
+    Requirement(line)
+    for name in names
+    for line in (ROOT / name).read_text().splitlines()
+    if line and not line.startswith('#')
+  ]
+
+
+def locked(env, *names):
   """Returns the version of each package in an environment."""
-  chosen = [r for r in LOCK if not r.marker or r.marker.evaluate(env)]
-  names = [canonicalize_name(r.name) for r in chosen]
-  assert len(names) == len(set(names))
-  return {
-    name: re.fullmatch(r'==([\w.+]+)', str(requirement.specifier))[1]
-    for name, requirement in zip(names, chosen, strict=True)
-  }
+  versions = {}
+  for each in requirements(*names):
+    if not each.marker or each.marker.evaluate(env):
+      version = re.fullmatch(r'==([\w.+]+)', str(each.specifier))[1]
+      name = canonicalize_name(each.name)
+      assert versions.setdefault(name, version) == version
+  return versions
 
 
-@pytest.mark.parametrize('python', ['3.11', '3.12', '3.13'])
+def wanted(env, *extras):
+  """Returns the dependencies in an environment, with those of extras."""
+  texts = PROJECT['dependencies'] + [
+    text for extra in extras for text in PROJECT['optional-dependencies'][extra]
+  ]
+  return [
+    each
+    for each in map(Requirement, texts)
+    if not each.marker or each.marker.evaluate(env)
+  ]
+
+
+@pytest.mark.parametrize('python', ['3.11', '3.12', '3.13', '3.14'])
 @pytest.mark.parametrize('platform', PLATFORMS)
-def test_lock_satisfies_every_dependency(python, platform):
+def test_locks_satisfy_every_dependency(python, platform):
   env = environment(python, platform)
-  versions = locked(env)
-  extras = PROJECT['optional-dependencies']
-  for text in PROJECT['dependencies'] + extras['dev'] + extras['notebooks']:
-    wanted = Requirement(text)
-    if not wanted.marker or wanted.marker.evaluate(env):
-      assert wanted.specifier.contains(versions[canonicalize_name(wanted.name)])
+  for names, extras in (
+    (TESTED, ('dev', 'notebooks')),
+    (TESTED[:1], ()),
+    (OLDEST, ('dev',)),
+  ):
+    versions = locked(env, *names)
+    for each in wanted(env, *extras):
+      assert each.specifier.contains(versions[canonicalize_name(each.name)])
 
 
-def test_lock_has_no_urls_and_no_heavy_packages():
-  text = (ROOT / 'requirements.txt').read_text()
-  assert '://' not in text and '/' not in text
-  names = {canonicalize_name(requirement.name) for requirement in LOCK}
+def test_oldest_versions_are_the_lower_bounds():
+  """A bound that is lowered without `make lock` would not be tried."""
+  env = environment('3.13', 'linux')
+  versions = locked(env, *OLDEST)
+  for each in wanted(env):
+    bound = next(s.version for s in each.specifier if s.operator == '>=')
+    version = versions[canonicalize_name(each.name)]
+    assert version == bound or version.startswith(bound + '.')
+
+
+def test_requirements_hold_what_running_needs_only():
+  names = {each.name for each in requirements('requirements.txt')}
+  assert not names & {'pytest', 'ruff', 'ty', 'nbconvert', 'ipykernel'}
+
+
+def test_python_without_tensorflow_installs_nothing_that_needs_it():
+  names = {each.name for each in wanted(environment('3.14', 'linux'))}
+  assert {'jax', 'flax', 'pillow'} < names
+  assert not names & {'tensorflow', 'tensorflow-cpu', 'tensorflow-datasets'}
+
+
+@pytest.mark.parametrize('name', sorted({*TESTED, *OLDEST}))
+def test_locks_have_no_urls_and_no_heavy_packages(name):
+  assert '/' not in (ROOT / name).read_text()
+  names = {canonicalize_name(each.name) for each in requirements(name)}
   assert not names & {'torch', 'torchvision', 'timm', 'transformers'}
 
 
 def test_extras_exclude_torchvision():
-  for requirements in PROJECT['optional-dependencies'].values():
+  for texts in PROJECT['optional-dependencies'].values():
     assert not {'torchvision', 'timm'} & {
-      Requirement(text).name for text in requirements
+      Requirement(text).name for text in texts
     }

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import importlib.metadata
 import io
 import os
 import platform
@@ -34,7 +35,7 @@ def tensorflow() -> Any:
     The `tensorflow` module.
 
   Raises:
-    InputError: TensorFlow is not installed.
+    InputError: TensorFlow is not installed, or two builds of it are.
     RuntimeError: TensorFlow has already taken an accelerator.
   """
   if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':  # what JAX sets
@@ -50,6 +51,10 @@ def tensorflow() -> Any:
     if error.name != 'tensorflow':
       raise
     raise InputError(_missing()) from None
+  except ImportError:
+    if _doubled():
+      raise InputError(_doubled()) from None
+    raise
 
   tf.get_logger().setLevel('ERROR')  # TFDS calls deprecated functions
   for kind in ('GPU', 'TPU', 'TPU_SYSTEM'):
@@ -65,6 +70,21 @@ def _missing():
       'Python 3.13, for example by `uv venv -p 3.13`'
     )
   return f'{what}; {INSTALL}'
+
+
+def _doubled():
+  """Describes two builds in one folder; '' if there is one, or none."""
+  builds = {}
+  for name in ('tensorflow', 'tensorflow-cpu'):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      builds[name] = importlib.metadata.version(name)
+  if len(builds) < 2:
+    return ''
+  first, second = (f'{name}=={version}' for name, version in builds.items())
+  return (
+    f'{first} and {second} are both installed and overwrite each other: pip '
+    f'uninstall -y tensorflow tensorflow-cpu && pip install --no-deps {first}'
+  )
 
 
 def parallel_map(dataset: Any, function: Callable[..., Any]) -> Any:
