@@ -70,12 +70,12 @@ def test_crosscheck_names_pytorch_if_it_is_missing(folder):
     "import sys; sys.modules['torch'] = None; "
     'from vit_jax_repro import crosscheck; '
     f"crosscheck.main(['crosscheck', '--weights={folder}/model.npz', "
-    "'--port=transformers:anything'])"
+    "'--port=transformers:any/thing'])"
   )
   code, out, err = child_processes.run_script(code)
   assert code == 1 and not out
   *progress, line = err.splitlines()
-  assert progress[0] == 'crosscheck: comparing transformers:anything'
+  assert progress[0] == 'crosscheck: comparing transformers:any/thing'
   assert line.startswith('crosscheck: a port needs PyTorch')
   assert "pip install -e '.[torch]'" in line
 

@@ -148,10 +148,11 @@ def _export(values, model):
 
 def _compare(values, model):
   from vit_jax_repro import command_line
-  from vit_jax_repro.comparison import progress
+  from vit_jax_repro.output import waiting
 
-  with progress.shown(lambda t: command_line.show(f'crosscheck: {t}')) as show:
-    show(f'comparing {values.port}')
+  first = f'crosscheck: comparing {values.port}'
+  command_line.show(first)
+  with waiting.doing(first):
     # These libraries take seconds to import.
     from vit_jax_repro.comparison import crosschecking, report
     from vit_jax_repro.output import files, reports, sections
@@ -162,7 +163,7 @@ def _compare(values, model):
       dtype=values.dtype,
       port_weights=values.port_weights,
       with_gradients=values.gradients,
-      show=show,
+      show=lambda step: waiting.now_doing(f'crosscheck: {step}'),
       **model,
     )
   parts = report.sections(result)

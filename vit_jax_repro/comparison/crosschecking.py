@@ -117,6 +117,7 @@ def crosscheck(
       message has one line.
     OSError: a file cannot be read.
   """
+  torch_sources.check(port)
   weights_path = weight_names.find(weights_path)
   inputs.check(images, dtype)
   if port_weights not in PORT_WEIGHTS:

@@ -28,6 +28,9 @@ from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 
 KINDS = ('transformers', 'timm', 'module')
+_REMEDY = (
+  'give a model of the Hub, or a folder that save_pretrained has written'
+)
 
 
 def make(
@@ -48,15 +51,7 @@ def make(
     InputError: the kind, library or function does not exist or fails. The
       message has one line.
   """
-  kind, _, name = text.partition(':')
-  path, _, function = text.rpartition(':')
-  if path.endswith('.py') and function.isidentifier():
-    kind, name = 'file', text
-  if kind not in (*KINDS, 'file') or not name:
-    raise InputError(
-      f'port {text!r} must be transformers:ID, timm:NAME, '
-      'module:PACKAGE.FUNCTION or PATH/FILE.py:FUNCTION'
-    )
+  kind, name = check(text)
   torch_models.require_torch()
   port = {
     'transformers': _transformers,
@@ -67,6 +62,34 @@ def make(
   modes = torch_facts.training_modes(port.module)
   port.module.eval()
   return dataclasses.replace(port, name=text, modes=modes)
+
+
+def check(text: str) -> tuple[str, str]:
+  """Returns the kind and name of a port, before anything is loaded.
+
+  Args:
+    text: see `make`.
+
+  Raises:
+    InputError: there is no such kind; or the name is neither a folder nor
+      USER/REPO of the Hub.
+  """
+  kind, _, name = text.partition(':')
+  path, _, function = text.rpartition(':')
+  if path.endswith('.py') and function.isidentifier():
+    return 'file', text
+  if kind not in KINDS or not name:
+    raise InputError(
+      f'port {text!r} must be transformers:ID, timm:NAME, '
+      'module:PACKAGE.FUNCTION or PATH/FILE.py:FUNCTION'
+    )
+  is_hub_name = name.count('/') == 1 and not name.startswith(('/', '.', '~'))
+  if kind == 'transformers' and not is_hub_name and not os.path.isdir(name):
+    raise InputError(
+      f'transformers cannot load {name!r}: there is no such folder, and no '
+      f'such name on the Hub, USER/REPO; {_REMEDY}'
+    )
+  return kind, name
 
 
 def has_own_function(text: str) -> bool:
@@ -80,15 +103,7 @@ def _transformers(name, image_size, own_weights):
   library.utils.logging.set_verbosity_error()
   # Without access to the Hub, its client would log every attempt.
   logging.getLogger('huggingface_hub').setLevel(logging.ERROR)
-  remedy = (
-    'give a model of the Hub, or a folder that save_pretrained has written'
-  )
-  is_path = name.startswith(('/', '.', '~')) or name.count('/') > 1
-  if is_path and not os.path.isdir(name):
-    raise InputError(
-      f'transformers cannot load {name!r}: there is no such folder; {remedy}'
-    )
-  with guarded(f'transformers cannot load {name!r}', remedy):
+  with guarded(f'transformers cannot load {name!r}', _REMEDY):
     config = library.AutoConfig.from_pretrained(name)
     classes = [getattr(library, a, None) for a in config.architectures or ()]
     kind = (
