@@ -11,7 +11,7 @@ from vit_jax_repro import environment
 pytestmark = pytest.mark.quick
 PREDICT = ['predict', '--weights=x.npz', 'x.jpg']
 EVALUATE = ['evaluate', '--weights=x.npz', '--dataset=digits']
-QUICKSTART = ['main', '--config=configs/quickstart.py']
+QUICKSTART = ['main', '--config=configs/quickstart.py', '--workdir=/dev/null/x']
 
 
 def run(verb, *flags, **variables):

@@ -11,6 +11,7 @@ import time
 import child_processes
 import numpy as np
 import pytest
+import run_lines
 import tfds_fixtures
 
 from vit_jax_repro.weights import npz
@@ -169,7 +170,7 @@ def test_run_ends_the_same_after_twenty_kills(data, whole, tmp_path):
     kill(child, workdir, number, rng, newest, metrics)
     assert last_step(workdir) >= newest
     assert max(steps_in(workdir / 'checkpoints'), default=0) >= newest
-    assert all(line.startswith('step ') for line in child.stderr.splitlines())
+    assert not run_lines.others(child.stderr)
     inside += is_saving(workdir)
   assert inside >= 2 and not (workdir / 'model.npz').exists()
   child = start(data, workdir)
@@ -215,11 +216,12 @@ def test_run_resumes_from_the_checkpoint_before_a_damaged_one(
     children[workdir] = start(data, workdir)
   for workdir, child in children.items():
     assert child.wait() == 0, child.stderr
-    note, *more = child.stderr.splitlines()
+    (note,) = run_lines.others(child.stderr)
     named = workdir / 'checkpoints' / str(TOTAL_STEPS)
     assert note.startswith(f'note: checkpoint {named} is damaged (')
     assert f'using that of step {BEFORE} and moving it to' in note
-    assert all(line.startswith('step ') for line in more), more
+    started = f'start      resumes at step {BEFORE} of {TOTAL_STEPS}'
+    assert started in child.stderr.splitlines()
     assert steps_in(workdir / 'damaged') == [TOTAL_STEPS]
     assert_same(workdir, whole)
 

@@ -113,12 +113,13 @@ def train(
       folder.begin(run.manifest())
     with contextlib.closing(run.checkpoints(folder)) as checkpoints:
       if not fresh:
-        step = checkpoints.latest_step() or 0
-        line('start', banner.start(settings, step, run.total_steps))
         finished = _finished(folder, settings, run.total_steps)
-        if step == run.total_steps and finished is not None:
+        if checkpoints.latest_step() == run.total_steps and finished:
+          line('start', banner.start(settings, finished.step, finished.step))
           return finished
       state, start_step = run.state(checkpoints)
+      if not fresh:
+        line('start', banner.start(settings, start_step, run.total_steps))
       folder.continue_metrics(start_step)
       if not start_step and jax.process_index() == 0:
         with waiting.doing('starting the files for TensorBoard'):
