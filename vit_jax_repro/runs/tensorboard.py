@@ -65,11 +65,11 @@ class Events:
 
   def _writer(self):
     if self._made is None:
-      from clu import metric_writers
-
       from vit_jax_repro.data import tf_host
 
-      tf_host.tensorflow()
+      tf_host.tensorflow()  # silenced, before clu imports it
+      from clu import metric_writers
+
       self._made = metric_writers.SummaryWriter(self._folder)
     return self._made
 
