@@ -8,6 +8,7 @@ the images of the paper's epochs: see `TABLE_6`.
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -110,16 +111,53 @@ def _of_system(system, compiled):
       f'unknown system {system!r} of Table 6; choose from {sorted(TABLE_6)}'
     )
   name, size = TABLE_6[system], (IMAGE_SIZE, IMAGE_SIZE)
+  found = backbone(name)
+  counted = None
+  if compiled:
+    with waiting.doing(f'compiling {name}'):
+      counted = operations(models.create(name, num_classes=None), size)
+  return {
+    'model': name,
+    'parameters': size_of(found.variables),
+    'multiply_adds': found.multiply_adds,
+    'operations': counted,
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+  """A model traced for one image; nothing is allocated or compiled."""
+
+  variables: Any  # {'params': shapes of the parameters}
+  output: Any  # shape of the result
+  multiply_adds: int
+
+
+@functools.cache
+def backbone(name: str) -> Traced:
+  """Traces a published model without a head, at `IMAGE_SIZE`.
+
+  A scan over the blocks traces only one of them; all numbers are the same.
+  """
   model = models.create(name, num_classes=None)
-  # A scan traces only one block; the numbers are the same.
   short = model.clone(scan=True) if hasattr(model, 'scan') else model
   with waiting.doing(f'counting the operations of {name}'):
-    return {
-      'model': name,
-      'parameters': parameters(short, size),
-      'multiply_adds': multiply_adds(short, size),
-      'operations': operations(model, size) if compiled else None,
-    }
+    return trace(short, (IMAGE_SIZE, IMAGE_SIZE))
+
+
+def trace(model: nn.Module, image_size: tuple[int, int]) -> Traced:
+  """Returns shapes and multiply-adds from a single trace of a model.
+
+  The initialisation contains the forward pass. Each trace of a deep model takes
+  about a second.
+
+  Raises:
+    InputError: see `multiply_adds`.
+  """
+  closed, (output, variables) = jax.make_jaxpr(
+    functools.partial(model.init_with_output, train=False), return_shape=True
+  )(_key(), _image(image_size))
+  return Traced(variables, output, sum(products(closed).values()))
 
 
 def parameters(model: nn.Module, image_size: tuple[int, int]) -> int:
@@ -142,10 +180,7 @@ def multiply_adds(model: nn.Module, image_size: tuple[int, int]) -> int:
     InputError: the model does not fit the image, or it has a loop whose length
       is unknown before it runs.
   """
-  closed = jax.make_jaxpr(_forward(model))(
-    shapes(model, image_size), _image(image_size)
-  )
-  return sum(products(closed).values())
+  return trace(model, image_size).multiply_adds
 
 
 def products(closed: jaxprs.ClosedJaxpr) -> collections.Counter:
@@ -195,9 +230,12 @@ def _image(image_size):
 
 def shapes(model: nn.Module, image_size: tuple[int, int]) -> Any:
   """Returns {'params': shapes of the parameters}; nothing is allocated."""
-  # The key is abstract, so that JAX does not initialise its devices.
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return jax.eval_shape(model.init, key, _image(image_size))
+  return jax.eval_shape(model.init, _key(), _image(image_size))
+
+
+def _key():
+  """Returns an abstract key, so that JAX does not initialise its devices."""
+  return jax.eval_shape(lambda: jax.random.key(0))
 
 
 def _forward(model):

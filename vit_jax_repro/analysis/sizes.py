@@ -11,9 +11,6 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 
-import jax
-import jax.numpy as jnp
-
 from vit_jax_repro import models
 from vit_jax_repro.analysis import cost
 
@@ -74,16 +71,10 @@ def name_of(system: str) -> str:
 
 def _size(system, published):
   name = name_of(system)
-  model = models.create(name, num_classes=None)
-  image = jax.ShapeDtypeStruct(
-    (1, cost.IMAGE_SIZE, cost.IMAGE_SIZE, 3), jnp.float32
-  )
-  features, variables = jax.eval_shape(
-    model.init_with_output, jax.random.key(0), image
-  )
-  backbone = cost.size_of(variables)
-  width = features.shape[-1]
-  heads = features.size // width  # a distilled model has two
+  found = cost.backbone(name)
+  backbone = cost.size_of(found.variables)
+  width = found.output.shape[-1]
+  heads = found.output.size // width  # a distilled model has two
   head = heads * (width + 1) * NUM_CLASSES
   counts = (backbone, backbone + head, backbone + head + (width + 1) * width)
   return Size(system, name, published, dict(zip(COUNTS, counts, strict=True)))
