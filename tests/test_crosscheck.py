@@ -177,7 +177,7 @@ def test_help_names_the_exit_codes():
 
 
 @pytest.mark.slow
-def test_first_output_comes_within_3_seconds(folder, ports_file):
+def test_crosscheck_is_never_silent_for_long(folder, ports_file):
   """A process of its own, as a user starts it, with all its imports."""
   command = [
     sys.executable,
@@ -187,7 +187,10 @@ def test_first_output_comes_within_3_seconds(folder, ports_file):
     f'--port={ports_file}:same',
     '--image_size=8',
   ]
-  env = os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)}
+  env = os.environ | {
+    'PYTHONPATH': os.pathsep.join(sys.path),
+    'VIT_JAX_REPRO_PATIENCE': '2',
+  }
   start = time.monotonic()
   with subprocess.Popen(
     command, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE
@@ -200,8 +203,9 @@ def test_first_output_comes_within_3_seconds(folder, ports_file):
     out = process.stdout.read()
     times.append(time.monotonic() - start)
   assert process.returncode == 0 and b'Agrees: every layer' in out
-  assert times[0] < 3
-  # Other processes may keep this one from running for some time.
+  # Other processes may keep this one from running: it takes 1 s on an idle
+  # machine, and is silent for 2 s.
+  assert times[0] < 8
   assert max(b - a for a, b in itertools.pairwise(times)) < 8
 
 
