@@ -14,7 +14,7 @@ import numpy as np
 
 from vit_jax_repro import models, weights
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files
+from vit_jax_repro.output import files, waiting
 
 
 def random_params(model, image_size, seed=0):
@@ -51,8 +51,11 @@ def main():
     model = models.create(args.name, num_classes=args.num_classes)
   except (InputError, OSError) as error:
     parser.error(str(error))
-  params = random_params(model, args.image_size, args.seed)
-  weights.save(args.out, params, layout='official')
+  with waiting.watch('random_weights'):
+    with waiting.doing(f'drawing the weights of {args.name}'):
+      params = random_params(model, args.image_size, args.seed)
+    with waiting.doing(f'writing {args.out}'):
+      weights.save(args.out, params, layout='official')
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   print(f'{args.out}: {args.name}, {count:,} random parameters')
 

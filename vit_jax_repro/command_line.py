@@ -1,6 +1,8 @@
 """Parts that all commands share: flags, help, one-line errors, exit codes."""
 
+import atexit
 import contextlib
+import gc
 import logging as python_logging
 import os
 import sys
@@ -71,6 +73,9 @@ def run(
   # This must be set before TensorFlow is imported, by whichever library, and
   # before JAX, which would set it to 1. A configuration file may import both.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  # Python looks for cycles among the libraries' objects when it exits, which
+  # takes more than a second.
+  atexit.register(gc.freeze)
   notes = [compilation_cache.keep()]
   if not isinstance(flag_values, flags.FlagValues):
     flag_values = _made(verb, flag_values)
@@ -93,7 +98,6 @@ def run(
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
   with one_line_errors(verb), waiting.watch(verb), while_someone_reads():
     rest = _parsed(verb, flag_values, argv, bool(positional))
-    waiting.now_doing(f'{verb}: working')
     main(flag_values, rest)
 
 

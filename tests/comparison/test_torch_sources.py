@@ -121,6 +121,12 @@ def test_make_rejects_a_wrong_file_in_one_line(folder, name, text):
   assert '\n' not in str(error.value)
 
 
+def test_check_rejects_a_missing_file_before_anything_is_loaded(tmp_path):
+  """A slip in a path shows after PyTorch and the weights are loaded."""
+  with pytest.raises(ValueError, match=r"there is no file '.*absent.py'"):
+    torch_sources.check(f'{tmp_path}/absent.py:make')
+
+
 def test_make_rejects_an_invalid_transformers_folder(tmp_path):
   with pytest.raises(ValueError, match='transformers cannot load') as error:
     make(f'transformers:{tmp_path}')

@@ -66,6 +66,16 @@ def test_pretrained_path_names_the_command_to_fetch_a_file(tmp_path):
     pretrained.pretrained_path(settings('s3://vit_models/augreg'))
 
 
+def test_pretrained_path_takes_a_file_itself(tmp_path):
+  """A file is taken for a folder, and a name for a file inside it."""
+  file = tmp_path / 'mine.npz'
+  chosen = settings(file, model_or_filename='B_16')
+  with pytest.raises(FileNotFoundError, match=r'^no weights file .*mine\.npz'):
+    pretrained.pretrained_path(chosen)
+  file.touch()
+  assert pretrained.pretrained_path(chosen) == str(file)
+
+
 def test_fingerprint_is_the_sha256_of_the_contents(tmp_path):
   of = settings(tmp_path, model_or_filename='a-b')
   assert pretrained.fingerprint(of) is None  # the file does not exist

@@ -1,7 +1,10 @@
 """The lines of a run's progress where standard error is no terminal."""
 
+import time
+
 import pytest
 
+from vit_jax_repro.output import waiting
 from vit_jax_repro.runs import progress
 
 pytestmark = pytest.mark.quick
@@ -37,6 +40,16 @@ def test_shown_prints_a_line_a_second_and_every_evaluation(capsys):
       display.write(step, scalars | evaluated)
   steps = [line.split('/')[0] for line in capsys.readouterr().err.splitlines()]
   assert steps == ['step 1', 'step 1', 'step 20', 'step 40']
+
+
+def test_quiet_tells_which_update_it_is(capsys, monkeypatch):
+  """A study's run of an hour only says that it trains."""
+  monkeypatch.setenv('VIT_JAX_REPRO_PATIENCE', '0.05')
+  with waiting.watch('main'), progress.quiet(40) as display:
+    display.stepped(7)
+    time.sleep(0.2)
+  lines = capsys.readouterr().err.splitlines()
+  assert set(lines) - {'the first update'} == {'update 7 of 40'}
 
 
 @pytest.mark.parametrize(

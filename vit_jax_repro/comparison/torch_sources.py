@@ -71,12 +71,14 @@ def check(text: str) -> tuple[str, str]:
     text: see `make`.
 
   Raises:
-    InputError: there is no such kind; or the name is neither a folder nor
-      USER/REPO of the Hub.
+    InputError: there is no such kind or file; or the name is neither a folder
+      nor USER/REPO of the Hub.
   """
   kind, _, name = text.partition(':')
   path, _, function = text.rpartition(':')
   if path.endswith('.py') and function.isidentifier():
+    if not os.path.isfile(path):
+      raise InputError(f'there is no file {path!r}; give PATH/FILE.py:FUNCTION')
     return 'file', text
   if kind not in KINDS or not name:
     raise InputError(
@@ -195,8 +197,6 @@ def _file(text, image_size, own_weights):
   del image_size
   _check_own_weights(text, own_weights)
   path, _, function = text.rpartition(':')
-  if not os.path.isfile(path):
-    raise InputError(f'there is no file {path!r}; give PATH/FILE.py:FUNCTION')
   folder, name = os.path.split(os.path.abspath(path))
   if folder not in sys.path:  # for the file's own imports
     sys.path.insert(0, folder)

@@ -36,6 +36,12 @@ def pretrained_path(settings: Settings) -> str:
       f'config.pretrained_dir={folder!r} must be a folder on this machine or '
       'one of the authors, gs://vit_models/FOLDER'
     )
+  if os.path.isfile(folder):
+    return folder
+  if folder.endswith('.npz') and not os.path.isdir(folder):
+    raise FileNotFoundError(
+      f'no weights file config.pretrained_dir={folder}; check the path'
+    )
   name = settings.model_or_filename or settings.model.get('model_name')
   if name is None:
     raise InputError(
@@ -109,13 +115,15 @@ def best_augreg_file(folder: str, model: str) -> str:
 def load(settings: Settings) -> model_card.DescribedWeights | None:
   """Reads the file that a run starts from; None for fresh parameters.
 
+  The file of a PyTorch port is converted in memory.
+
   Raises:
     InputError: the file is no weights file.
     OSError: the file does not exist or cannot be read.
   """
   if not settings.pretrained_dir:
     return None
-  return model_card.load(pretrained_path(settings))
+  return weight_names.load(pretrained_path(settings))
 
 
 def parameters(

@@ -11,13 +11,23 @@ _PAUSE = 1.0  # seconds between two lines, unless one is about an evaluation
 
 
 class Progress:
-  """Shows nothing: the progress of a quiet run, and the base of the others."""
+  """Shows nothing: the base of the others."""
 
   def stepped(self, step: int) -> None:
     """Notices that an update was started."""
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Shows the scalars of an update, see `runs.loop.run`."""
+
+
+class _Quiet(Progress):
+  """Only tells `output.waiting` which update it is."""
+
+  def __init__(self, total_steps):
+    self._total_steps = total_steps
+
+  def stepped(self, step):
+    waiting.now_doing(f'update {step} of {self._total_steps}')
 
 
 class _Shown(Progress):
@@ -114,6 +124,13 @@ class Plan:
   images_of_epoch: int
   batch_size: int
   peak: float | None = None
+
+
+@contextlib.contextmanager
+def quiet(total_steps: int) -> Generator[Progress]:
+  """Shows no updates; a long silence ends with a line that names the update."""
+  with waiting.doing('the first update'):
+    yield _Quiet(total_steps)
 
 
 @contextlib.contextmanager

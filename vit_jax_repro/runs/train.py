@@ -297,7 +297,7 @@ class _Run:
 
   def loop(self, state, start_step, checkpoints, folder, show):
     settings = self.settings
-    showing = contextlib.nullcontext(progress.Progress())
+    showing = progress.quiet(self.total_steps)
     if show and jax.process_index() == 0:
       plan = progress.Plan(
         start_step,
