@@ -42,8 +42,8 @@ def test_shown_prints_a_line_a_second_and_every_evaluation(capsys):
   assert steps == ['step 1', 'step 1', 'step 20', 'step 40']
 
 
-def test_quiet_tells_which_update_it_is(capsys, monkeypatch):
-  """A study's run of an hour only says that it trains."""
+def test_quiet_names_the_update(capsys, monkeypatch):
+  """A study's run of an hour names no update."""
   monkeypatch.setenv('VIT_JAX_REPRO_PATIENCE', '0.05')
   with waiting.watch('main'), progress.quiet(40) as display:
     display.stepped(7)
