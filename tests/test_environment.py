@@ -69,7 +69,7 @@ def test_wrong_variables_of_jax_are_one_line(verb, variable, value, allowed):
   'verb, platform, reason',
   [
     (QUICKSTART, 'cuda', "JAX's plugin for NVIDIA cards is not installed"),
-    (['reproduce', 'cost'], 'tpu', 'libtpu is not installed'),
+    (['benchmark', 'memory'], 'tpu', 'libtpu is not installed'),
     (
       ['benchmark', 'train'],
       'cuad',
