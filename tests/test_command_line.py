@@ -236,9 +236,10 @@ command_line.run('verb', main, flags.FlagValues(), 'Waits.', argv=['verb'])
 
 @pytest.mark.slow
 def test_run_does_not_wait_for_a_compiler_after_ctrl_c():
-  """An interrupted command goes on until XLA has compiled, for minutes."""
+  """An interrupted command ends only when XLA has compiled, minutes later."""
   ended = subprocess.run(
     [sys.executable, '-c', _COMPILING],
+    check=False,
     capture_output=True,
     text=True,
     timeout=50,

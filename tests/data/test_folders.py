@@ -261,7 +261,7 @@ def test_scan_rejects_wrong_folders(tmp_path):
 
 
 def test_scan_names_the_folder_that_lacks_a_level(tmp_path):
-  """Images in CLASS/, without a split, are said not to exist."""
+  """The message on CLASS/IMAGE, without a split, denies the images."""
   make(tmp_path, 'cat/1.png', 'dog/1.png')
   with pytest.raises(
     ValueError, match=r"directly in .*cat, .* 'train\[80%:\]'"

@@ -43,7 +43,7 @@ def test_shown_prints_a_line_a_second_and_every_evaluation(capsys):
 
 
 def test_quiet_tells_which_update_it_is(capsys, monkeypatch):
-  """A study's run of an hour only says that it trains."""
+  """A study's run of an hour shows no progress."""
   monkeypatch.setenv('VIT_JAX_REPRO_PATIENCE', '0.05')
   with waiting.watch('main'), progress.quiet(40) as display:
     display.stepped(7)

@@ -21,7 +21,7 @@ class Progress:
 
 
 class _Quiet(Progress):
-  """Only tells `output.waiting` which update it is."""
+  """Passes the number of the update to `output.waiting`."""
 
   def __init__(self, total_steps):
     self._total_steps = total_steps
