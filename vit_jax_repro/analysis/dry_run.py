@@ -8,7 +8,6 @@ import collections
 import contextlib
 import dataclasses
 import math
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -24,13 +23,13 @@ from vit_jax_repro.analysis import (
   roofline,
   traffic,
 )
+from vit_jax_repro.output import waiting
 from vit_jax_repro.parallel import chips
 from vit_jax_repro.parallel import mesh as meshes
 
 # Largest ratio of an array in a collective to its parameter: XLA pads shards to
 # tiles.
 _PADDED = 1.3
-_TICK = 5.0  # seconds between two reports of progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +114,7 @@ def analyse(
   parts: int,
   model_operations: float,
   dtype: str,
-  show: Callable[[float], None],
+  name: str,
 ) -> Analysis:
   """Compiles a jitted function for the devices of a mesh and analyses it.
 
@@ -129,10 +128,9 @@ def analyse(
     model_operations: floating-point operations of the model in a step, without
       recomputed ones.
     dtype: dtype of the computation.
-    show: called with the elapsed seconds, at the beginning and every few
-      seconds, because large programs compile for a minute.
+    name: of the program, for the line that shows while it is compiled.
   """
-  with _ticking(show):
+  with waiting.doing(f'compiling {name}'):
     return _analyse(
       function,
       arguments,
@@ -207,25 +205,6 @@ def _undivided(program, params, mesh, whole):
     if len(array.shape) > 1 and (set(array.shape) & set(whole)) - sizes
   }
   return tuple(sorted(found))
-
-
-@contextlib.contextmanager
-def _ticking(show):
-  """Calls `show` with the elapsed seconds until the block ends."""
-  started, ended = time.perf_counter(), threading.Event()
-
-  def tick():
-    while not ended.wait(_TICK):
-      show(time.perf_counter() - started)
-
-  show(0.0)
-  thread = threading.Thread(target=tick, daemon=True)
-  thread.start()
-  try:
-    yield
-  finally:
-    ended.set()
-    thread.join()
 
 
 @contextlib.contextmanager

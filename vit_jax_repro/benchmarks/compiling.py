@@ -183,7 +183,7 @@ def _forecast(case, name, limit, largest, show):
     parts=1,
     model_operations=programs.operations(one),
     dtype=case.dtype,
-    show=lambda seconds: show(f'compiling {title}: {seconds:.0f} s'),
+    name=title,
   )
   return Forecast(
     case,

@@ -185,12 +185,19 @@ def _module(name, image_size, own_weights):
   if os.getcwd() not in sys.path:  # `python -m` would have added it
     sys.path.insert(0, os.getcwd())
   with guarded(
-    f'there is no function {name!r}',
+    f'{name!r} cannot be imported',
     'give module:PACKAGE.FUNCTION, to be found from this folder, or '
     'PATH/FILE.py:FUNCTION',
   ):
-    function = getattr(importlib.import_module(where), function)
-  return _called(name, function)
+    made = importlib.import_module(where)
+  return _called(name, _function_of(made, function, name))
+
+
+def _function_of(module, function, name):
+  if not callable(getattr(module, function, None)):
+    hint = messages.did_you_mean(function, vars(module))
+    raise InputError(f'there is no function {name!r}; {hint}give one that is')
+  return getattr(module, function)
 
 
 def _file(text, image_size, own_weights):
@@ -200,7 +207,9 @@ def _file(text, image_size, own_weights):
   folder, name = os.path.split(os.path.abspath(path))
   if folder not in sys.path:  # for the file's own imports
     sys.path.insert(0, folder)
-  with guarded(f'there is no function {text!r}', 'give PATH/FILE.py:FUNCTION'):
+  with guarded(
+    f'{path} cannot be imported', 'correct the file, or install what it needs'
+  ):
     spec = importlib.util.spec_from_file_location(
       name.removesuffix('.py'), path
     )
@@ -208,8 +217,7 @@ def _file(text, image_size, own_weights):
     made = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(spec.name, made)  # dataclasses look there
     spec.loader.exec_module(made)
-    function = getattr(made, function)
-  return _called(text, function)
+  return _called(text, _function_of(made, function, text))
 
 
 def _check_own_weights(text, own_weights):

@@ -122,11 +122,11 @@ def _create(config, target, devices, largest_batch, evaluation, show):
     raise InputError(
       'the largest batch needs a limit: set --config.memory_limit_gb above 0'
     )
-  analysis = parts.analyse_update(show)
+  analysis = parts.analyse_update()
   needed = parts.needed(analysis)
   evaluated, needed_evaluation, evaluation_fits = None, None, True
   if evaluation:
-    evaluated = parts.analyse_evaluation(show)
+    evaluated = parts.analyse_evaluation()
     needed_evaluation = parts.needed_evaluation(evaluated)
     evaluation_fits = evaluated.fits(limit, needed_evaluation)
   update_fits = analysis.fits(limit, needed)
@@ -139,7 +139,7 @@ def _create(config, target, devices, largest_batch, evaluation, show):
     remedy = memory_check.remedy(parts.update, total, least)
   elif not evaluation_fits:
     remedy = _less_evaluation(
-      parts, devices, evaluated, needed_evaluation, limit, show
+      parts, devices, evaluated, needed_evaluation, limit
     )
   largest = None
   if largest_batch:
@@ -171,7 +171,7 @@ def _create(config, target, devices, largest_batch, evaluation, show):
   )
 
 
-def _less_evaluation(parts, devices, analysis, needed, limit, show):
+def _less_evaluation(parts, devices, analysis, needed, limit):
   """Returns a remedy; it names a batch only if that was compiled and fits."""
   settings = parts.settings
   line = (
@@ -188,7 +188,7 @@ def _less_evaluation(parts, devices, analysis, needed, limit, show):
   if batch <= 0:
     return line
   less = _Parts(dataclasses.replace(settings, batch_eval=batch), devices)
-  found = less.analyse_evaluation(show)
+  found = less.analyse_evaluation()
   if found.fits(limit, less.needed_evaluation(found)):
     return f'{line} to {batch} or less'
   return line
@@ -213,14 +213,12 @@ class _Parts:
   def dtype(self):
     return str(jnp.dtype(self.task.model.dtype))
 
-  def analyse_update(self, show):
+  def analyse_update(self):
     function, arguments = self.update.program()
     images, parts = self.settings.batch, self.settings.accum_steps
-    return self._analyse(
-      'the update', function, arguments, images, parts, 3, show
-    )
+    return self._analyse('the update', function, arguments, images, parts, 3)
 
-  def analyse_evaluation(self, show):
+  def analyse_evaluation(self):
     shards = mesh_lib.batch_shards(self.mesh)
     rows = -(-self.settings.batch_eval // shards) * shards
     sharding = mesh_lib.batch_sharding(self.mesh)
@@ -238,7 +236,7 @@ class _Parts:
       key = jax.eval_shape(lambda: jax.random.key(0))
       arguments += key, jax.ShapeDtypeStruct((), jnp.int32)
     function = self.task.evaluation_step(self.mesh)
-    return self._analyse('an evaluation', function, arguments, rows, 1, 1, show)
+    return self._analyse('an evaluation', function, arguments, rows, 1, 1)
 
   def needed(self, analysis):
     if analysis.memory is None:
@@ -256,7 +254,7 @@ class _Parts:
     stays += self.update.ready() + self.update.teacher_bytes()
     return analysis.memory.total + stays
 
-  def _analyse(self, what, function, arguments, images, parts, passes, show):
+  def _analyse(self, what, function, arguments, images, parts, passes):
     """Compiles a program whose work is `passes` times a forward pass."""
     plain = dict(self.task.architecture, dtype='float32')
     if hasattr(self.task.model, 'attention'):
@@ -271,7 +269,7 @@ class _Parts:
       parts=parts,
       model_operations=2 * passes * forward * images,
       dtype=self.dtype,
-      show=lambda seconds: show(f'compiling {what}: {seconds:.0f} s'),
+      name=what,
     )
 
 
@@ -288,7 +286,7 @@ def _largest(settings, devices, limit, fits, show):
       show(f'does a batch of {number * unit} fit?')
       changed = dataclasses.replace(settings, batch=number * unit)
       parts = _Parts(changed, devices)
-      analysis = parts.analyse_update(show)
+      analysis = parts.analyse_update()
       known[number] = analysis.fits(limit, parts.needed(analysis))
     return known[number]
 
