@@ -66,7 +66,7 @@ def test_create_needs_no_data_no_weights_and_no_workdir(unchanged):
 
 
 def test_create_proposes_a_remedy_for_an_update_too_large(capsys, monkeypatch):
-  """While a program is compiled, the command said 'loading libraries'."""
+  """The line on the progress must name the program, not the libraries."""
   monkeypatch.setenv('VIT_JAX_REPRO_PATIENCE', '0.05')
   wide = dict(
     model=STUDENT, batch=64, pp=dict(train='train', test='test', crop=32)

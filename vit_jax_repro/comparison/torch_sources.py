@@ -195,7 +195,7 @@ def _module(name, image_size, own_weights):
 
 def _function_of(module, function, name):
   if not callable(getattr(module, function, None)):
-    hint = messages.did_you_mean(function, vars(module))
+    hint = messages.did_you_mean(function, dir(module))
     raise InputError(f'there is no function {name!r}; {hint}give one that is')
   return getattr(module, function)
 
