@@ -17,6 +17,7 @@ import numpy as np
 from vit_jax_repro.analysis import inspecting, pictures, plots
 from vit_jax_repro.data import datasets, pipeline
 from vit_jax_repro.inference import classify, restoring
+from vit_jax_repro.output import waiting
 
 ROWS, COLUMNS = 4, 8
 CORRECT, WRONG = '#2a78b8', '#c0392b'
@@ -113,8 +114,9 @@ def main():
   parser.add_argument('workdir', type=pathlib.Path)
   parser.add_argument('folder', type=pathlib.Path, help='for the pictures')
   args = parser.parse_args()
-  draw_quickstart(args.workdir, args.folder / 'quickstart.png')
-  draw_rollout(args.workdir, args.folder / 'rollout.png')
+  with waiting.watch('readme_pictures'):
+    draw_quickstart(args.workdir, args.folder / 'quickstart.png')
+    draw_rollout(args.workdir, args.folder / 'rollout.png')
 
 
 if __name__ == '__main__':
