@@ -121,7 +121,7 @@ def test_write_keeps_a_readme_without_overwrite(tmp_path):
 
 
 def test_read_origin_leaves_a_broken_result_out(tmp_path, capsys):
-  """Finds a conversion that a file beside the weights would end."""
+  """Finds a conversion that a broken file of a run would end."""
   source = save_run(tmp_path / 'run')
   (tmp_path / 'run' / 'result.json').write_text('{')
   assert hub_card.read_origin(str(source)) == hub_card.Origin()

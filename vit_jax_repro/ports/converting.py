@@ -136,7 +136,10 @@ def convert(
 def _target(out, to):
   """Returns which of TARGETS to write; raises if `out` cannot hold it."""
   if to is not None and to not in TARGETS:
-    raise InputError(f'unknown --to={to}; choose from {", ".join(TARGETS)}')
+    raise InputError(
+      f'unknown --to={to}; {messages.did_you_mean(to, TARGETS)}choose from '
+      f'{", ".join(TARGETS)}'
+    )
   if out.endswith('.npz'):
     allowed, to = layouts.LAYOUTS, to or layouts.LAYOUTS[0]
   elif out.endswith(state_dicts.SUFFIXES):

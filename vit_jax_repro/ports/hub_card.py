@@ -9,6 +9,7 @@ import os
 import re
 from typing import Any
 
+from vit_jax_repro.data import datasets
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, messages
 from vit_jax_repro.output.messages import note
@@ -26,7 +27,7 @@ _MARKDOWN = re.compile(r'([\\`*_{}\[\]<>#|~])')
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What the folder of a run says about one of its models.
+  """Contents of a run's folder that concern one of its models.
 
   Attributes:
     config: the settings of the run.
@@ -88,7 +89,7 @@ def _read_run(weights_path):
     note(f'{error}; the model card leaves the run out')
     return None
   given = str(config.get('dataset'))
-  is_folder = given.startswith(('/', '.', '~')) or os.path.isdir(given)
+  is_folder = datasets.may_be_folder(given)
   shown = os.path.basename(os.path.abspath(given)) if is_folder else given
   wanted = {'top-1 accuracy': 'accuracy', 'top-5 accuracy': 'top5_accuracy'}
   if name == 'best.npz':  # of which the run keeps one number

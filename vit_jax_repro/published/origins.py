@@ -23,7 +23,7 @@ def find(text: str, path: str, library: str) -> hub_card.Origin:
 
   Args:
     text: what the user named, see `weight_names.find`.
-    path: the file or folder that it stands for.
+    path: the file or folder that this text means.
     library: 'timm' or 'transformers'; its copy on the Hub is preferred.
   """
   origin = hub_card.read_origin(path)
