@@ -66,7 +66,7 @@ $(VENV)/.installed-torch: $(VENV)/.installed
 	@$(TICK) 'installing PyTorch' \
 	  $(PIP) install --quiet $(CONSTRAINTS) -e '.[torch]' \
 	  transformers==5.23.0
-	$(PIP) install --quiet --no-deps timm==1.0.31
+	@$(TICK) 'installing timm' $(PIP) install --quiet --no-deps timm==1.0.31
 	@touch $@
 
 install-notebooks: $(VENV)/.installed-notebooks
@@ -124,9 +124,11 @@ $(LIGHT)/.installed: $(TESTED) pyproject.toml
 	  project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	  print(*(each for each in project["dependencies"] \
 	  if "python_version" not in each), sep="\n")' > $(LIGHT)/wanted.txt
-	$(LIGHT)/bin/python -m pip --disable-pip-version-check install --quiet \
+	@$(TICK) 'installing the packages without TensorFlow' \
+	  $(LIGHT)/bin/python -m pip --disable-pip-version-check install --quiet \
 	  $(CONSTRAINTS) -r $(LIGHT)/wanted.txt packaging pytest pytest-xdist
-	$(LIGHT)/bin/python -m pip --disable-pip-version-check install --quiet \
+	@$(TICK) 'installing this package' \
+	  $(LIGHT)/bin/python -m pip --disable-pip-version-check install --quiet \
 	  --no-deps -e .
 	@touch $@
 
@@ -171,11 +173,12 @@ format: install
 # running needs, what the extras need besides, and the lowest of what running
 # needs. UPGRADE= keeps the versions as far as possible.
 UPGRADE ?= --upgrade
-COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
+COMPILE = $(TICK) 'resolving the versions' \
+  $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
   --no-emit-index-url --no-annotate --custom-compile-command 'make lock' \
   pyproject.toml
 lock: install
-	$(PIP) install --quiet uv
+	@$(TICK) 'installing uv' $(PIP) install --quiet uv
 	$(COMPILE) $(UPGRADE) --output-file requirements.txt
 	cat requirements.txt requirements-dev.txt > $(VENV)/all.txt
 	$(COMPILE) $(UPGRADE) --extra dev --extra notebooks \

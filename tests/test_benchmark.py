@@ -91,7 +91,7 @@ def test_infer_fails_if_no_row_is_measured(tmp_path):
   'arguments, says',
   [
     ([], 'no command given; choose from train,'),
-    (['date'], "unknown command 'date'; choose from"),
+    (['date'], "unknown command 'date'; did you mean 'data'? choose"),
     (['data', 'data'], "data does not take 'data'; usage: data"),
     (['data', '--image_size=x'], '--image_size=x must be pixels'),
     (['data', '--rounds=0'], '--rounds'),

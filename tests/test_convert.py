@@ -35,6 +35,11 @@ def test_convert_refuses_wrong_command_lines_in_one_line(tmp_path):
   assert_one_line(
     run_verb('convert', path, path, '--overwrite'), 'is read; give another'
   )
+  assert_one_line(
+    run_verb('convert', path, tmp_path / 'port', '--to=tranformers'),
+    "unknown --to=tranformers; did you mean 'transformers'",
+    'choose from timm, transformers,',
+  )
   assert not out.exists()
 
 
@@ -49,3 +54,9 @@ def test_convert_writes_a_state_dict_as_npz_and_folder(tmp_path):
   code, said, err = run_verb('convert', out, folder, '--to=timm')
   assert (code, err) == (0, '') and f'wrote {folder}: vit as timm' in said
   assert_same(state_dicts.read(folder), state)
+  assert 'license: unknown' in (folder / 'README.md').read_text()
+  code, said, err = run_verb(
+    'convert', out, folder, '--to=timm', '--overwrite', '--license=mit'
+  )
+  assert (code, err) == (0, '')
+  assert '\nlicense: mit\n' in (folder / 'README.md').read_text()

@@ -303,6 +303,8 @@ def test_main_writes_every_file_of_a_workdir(finished):
   assert evaluated == [2, 4]
   result = read_json(tmp_path / 'result.json')
   assert result['accuracy'] == metrics[-1]['accuracy_test']
+  assert result['loss'] == metrics[-1]['loss_test']
+  assert np.log(10) / 2 < result['loss'] < 2 * np.log(10)
   assert (result['num_examples'], result['step']) == (360, 4)
   assert result['seconds'] > 0
   steps = {p.name for p in (tmp_path / 'checkpoints').iterdir() if p.is_dir()}
@@ -335,7 +337,8 @@ def test_main_writes_metrics_for_tensorboard(finished):
     losses, [line['train_loss'] for line in read_metrics(finished)], rtol=1e-6
   )
   tags = events.Tags()['tensors']
-  assert {'test/accuracy', 'perf/images_per_sec', 'train/images'} <= {*tags}
+  wanted = {'test/accuracy', 'test/loss', 'perf/images_per_sec', 'train/images'}
+  assert wanted <= {*tags}
   assert not {'train_loss', 'accuracy_test'} & {*tags}
   [text] = events.Tensors('configuration')
   assert b'"total_steps": ' in text.tensor_proto.string_val[0]
@@ -344,8 +347,11 @@ def test_main_writes_metrics_for_tensorboard(finished):
 def test_main_leaves_a_finished_run_unchanged(
   finished, monkeypatch, tmp_path, capsys
 ):
+  """Files that a second call changes, or data that it opens."""
   workdir = shutil.copytree(finished, tmp_path / 'run')
-  metrics = run(monkeypatch, 'quickstart.py', workdir, *FINISHED)
+  data = f'--config.tfds_data_dir={tmp_path / "none"}'
+  metrics = run(monkeypatch, 'quickstart.py', workdir, *FINISHED, data)
+  assert not (tmp_path / 'none').exists()  # where digits would be prepared
   assert 'start      already finished, at step ' in capsys.readouterr().err
   assert len(metrics) == 4
   result, again = (read_json(x / 'result.json') for x in (finished, workdir))

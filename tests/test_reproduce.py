@@ -106,7 +106,7 @@ ROW = 'vit-table-5-vit-b-16-imagenet-21k-90ep-cifar-10'
   'arguments, message',
   [
     ([], 'no command given; choose from list, show, report'),
-    (['shwo'], "unknown command 'shwo'; choose from"),
+    (['shwo'], "unknown command 'shwo'; did you mean 'show'? choose"),
     (['list', 'a', 'b'], "list does not take 'b'; usage: list [PATTERN]"),
     (['list', '--grid'], 'list does not take --grid'),
     (['list', 'zzz'], "no table fits 'zzz'"),

@@ -42,7 +42,7 @@ def test_dispatch_passes_flags_and_arguments():
   'given, arguments, says',
   [
     ({}, [], 'no command given; choose from show, list'),
-    ({}, ['shw'], "unknown command 'shw'; choose from"),
+    ({}, ['shw'], "unknown command 'shw'; did you mean 'show'\\? choose"),
     ({'size': 1}, ['list'], 'list does not take --size'),
     ({}, ['show', 'a', 'b'], r"show does not take 'b'; usage: show \[NAME\]$"),
     ({}, ['list', 'a'], "list does not take 'a'; usage: list$"),

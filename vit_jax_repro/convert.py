@@ -40,6 +40,8 @@ def command_flags() -> flags.FlagValues:
     'if IN does not say it',
     'preprocessing': 'how images are read, such as timm:crop_pct=0.9, if IN '
     'does not say it',
+    'license': "the licence in OUT's model card, by the Hub's name of it such "
+    'as mit; by default that of the published weights that IN is',
     'class_names': 'file with the name of each class on a line of its own, if '
     'IN does not have them',
   }.items():
@@ -77,13 +79,19 @@ def _convert(values, paths):
       f'{len(paths)} paths given; convert takes two: IN OUT'
     )
   image_size = command_line.image_size(values.image_size)
+  import dataclasses
+
   from vit_jax_repro.ports import converting
-  from vit_jax_repro.published import weight_names
+  from vit_jax_repro.published import origins, weight_names
 
   source, out = paths
+  path = weight_names.find(source)
+  origin = origins.find(source, path, (values.to or '').partition('_')[0])
+  if values.license:
+    origin = dataclasses.replace(origin, license=values.license)
   show(
     converting.convert(
-      weight_names.find(source),
+      path,
       out,
       to=values.to,
       num_heads=values.num_heads,
@@ -92,6 +100,7 @@ def _convert(values, paths):
       image_size=image_size,
       preprocessing=values.preprocessing,
       class_names=values.class_names and _lines(values.class_names),
+      origin=origin,
       overwrite=values.overwrite,
     )
   )

@@ -1,6 +1,5 @@
 """Flags of commands that also run in several processes, and how they join."""
 
-import contextlib
 import shlex
 import sys
 import time
@@ -79,11 +78,7 @@ def join(
   def report_loss(number, has_failed):
     _report_loss(verb, number, has_failed, position)
 
-  options.update(_options(flag_values))
-  address = options['coordinator_address']
-  text = f'waiting for the other processes at {address}'
-  with waiting.doing(text) if address else contextlib.nullcontext():
-    job = join_job(on_loss=report_loss, **options)
+  job = join_job(on_loss=report_loss, **options, **_options(flag_values))
   if job is not None:
     command_line.joined.append(job)
     if job.number:

@@ -142,8 +142,11 @@ def dispatch(
     raise command_line.UsageError(f'no command given; choose from {choices}')
   name, *rest = arguments
   if name not in commands:
+    from vit_jax_repro.output import messages
+
+    hint = messages.did_you_mean(name, list(commands))
     raise command_line.UsageError(
-      f'unknown command {name!r}; choose from {choices}'
+      f'unknown command {name!r}; {hint}choose from {choices}'
     )
   command = commands[name]
   wrong = [

@@ -67,6 +67,14 @@ def test_faithful_port_with_its_own_preprocessing(hub):
   assert 'antialiasing: on, not off' in text
 
 
+def test_crosscheck_reads_the_reference_once(hub, capsys):
+  """A file that is read twice, so that its notes appear twice."""
+  found = crosschecking.crosscheck(hub / 'same', f'transformers:{hub / "same"}')
+  assert found.diagnosis.agrees and found.parameters.equal
+  err = capsys.readouterr().err
+  assert err.count('read as vit of a PyTorch port') == 1
+
+
 def test_crosscheck_names_the_defaults_of_transformers(hub):
   # In float32 the effect of LayerNorm's epsilon is below the noise.
   found = crosscheck(hub, 'defaults', dtype='float64')

@@ -17,6 +17,17 @@ def make(root, *names):
   return root
 
 
+def test_scan_counts_aloud(tmp_path, monkeypatch):
+  """A large folder is listed without a word, or with a wrong count."""
+  make(tmp_path, *(f'test/{c}/{i}.jpg' for c in 'ab' for i in range(3)))
+  texts = []
+  monkeypatch.setattr(folders, '_COUNTED', 2)
+  monkeypatch.setattr(folders.waiting, 'now_doing', texts.append)
+  folders.scan(tmp_path, 'test')
+  where = f'counting the images in {tmp_path / "test"}'
+  assert texts == [f'{where}: {count} so far' for count in (2, 4, 6)]
+
+
 def test_scan_finds_nested_images_and_ignores_hidden_files(tmp_path):
   make(
     tmp_path,

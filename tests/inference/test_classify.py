@@ -65,6 +65,21 @@ def by_hand(examples, params):
   return int(hits[:, 0].sum()), int(hits[:, :5].sum())
 
 
+def loss_by_hand(examples, params, loss='softmax'):
+  """Returns the mean loss in float64, computed with numpy."""
+  images = examples['image'].reshape(len(examples['label']), -1)
+  kernel, bias = (
+    np.asarray(params['head'][n], 'f8') for n in ('kernel', 'bias')
+  )
+  logits = images.astype('f8') @ kernel + bias
+  right = np.eye(NUM_CLASSES)[examples['label']]
+  if loss == 'softmax':
+    each = np.log(np.exp(logits).sum(-1)) - (right * logits).sum(-1)
+  else:
+    each = (np.log1p(np.exp(logits)) - right * logits).sum(-1)
+  return each.mean()
+
+
 @pytest.mark.parametrize('num_devices', [1, 8])
 @pytest.mark.parametrize('batch_size', [1, 7, 64])
 def test_evaluate_counts_every_image_once(
@@ -87,6 +102,7 @@ def test_evaluate_counts_every_image_once(
     'correct_top5': top5,
     'num_examples': NUM_IMAGES,
     'skipped': 0,
+    'loss': pytest.approx(loss_by_hand(examples, params), rel=1e-6),
   }
   assert type(result['correct']) is int
   assert type(result['accuracy']) is float
@@ -106,8 +122,31 @@ def test_evaluate_never_counts_masked_rows(examples, params):
   mask = np.arange(NUM_IMAGES) % 3 == 0
   part = {key: value[mask] for key, value in examples.items()}
   masked = classify.evaluate(Linear(), params, [{**examples, 'mask': mask}])
-  assert masked == classify.evaluate(Linear(), params, in_batches(part, 7))
+  found = classify.evaluate(Linear(), params, in_batches(part, 7))
+  assert masked == pytest.approx(found, rel=1e-6)
   assert masked['num_examples'] == mask.sum()
+
+
+@pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
+def test_evaluate_averages_the_loss_of_images_with_a_class(
+  examples, params, loss
+):
+  """A loss of padding or of unreadable images, or the wrong denominator."""
+  label = examples['label'].copy()
+  label[::4] = batches.NO_CLASS
+  part = {k: v[label != batches.NO_CLASS] for k, v in examples.items()}
+  given = {**examples, 'label': label}
+  for size in (7, NUM_IMAGES):
+    result = classify.evaluate(
+      Linear(), params, in_batches(given, size), loss=loss
+    )
+    assert result['loss'] == pytest.approx(
+      loss_by_hand(part, params, loss), rel=1e-6
+    )
+    assert result['num_examples'] == NUM_IMAGES
+  label[:] = batches.NO_CLASS
+  result = classify.evaluate(Linear(), params, [given], loss=loss)
+  assert result['loss'] is None and result['accuracy'] == 0
 
 
 def several_labels(examples):
@@ -155,9 +194,10 @@ def test_evaluate_counts_one_hot_labels_as_single_labels(examples, params):
   one_hot = np.eye(NUM_CLASSES, dtype=np.int32)[examples['label']]
   several = in_batches({**examples, 'label': one_hot}, 7)
   single = in_batches(examples, 7)
-  assert classify.evaluate(Linear(), params, several) == classify.evaluate(
-    Linear(), params, single
-  )
+  found = classify.evaluate(Linear(), params, single)
+  assert found['loss'] > 0
+  found['loss'] = None  # several labels are no probabilities
+  assert classify.evaluate(Linear(), params, several) == found
 
 
 def test_evaluate_requires_reading_skipped_images_too(examples, params):
@@ -184,11 +224,12 @@ def test_evaluate_top_5_of_fewer_classes_is_1(examples):
 def test_evaluate_does_not_donate_parameters(examples, params):
   on_mesh = meshes.replicate(params, meshes.create_mesh())
   first = classify.evaluate(Linear(), on_mesh, in_batches(examples, 16))
-  assert first == classify.evaluate(Linear(), on_mesh, in_batches(examples, 7))
+  again = classify.evaluate(Linear(), on_mesh, in_batches(examples, 7))
+  assert first == pytest.approx(again, rel=1e-6)
 
 
 def test_evaluate_compiles_once_for_all_batches(examples, params):
-  step = classify.compiled_step(Linear(), meshes.create_mesh())
+  step = classify.compiled_step(Linear(), meshes.create_mesh(), classify.LOSS)
   step.clear_cache()
   for _ in range(2):
     classify.evaluate(Linear(), params, in_batches(examples, 7))

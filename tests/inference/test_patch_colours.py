@@ -37,11 +37,13 @@ def by_hand(params, seed):
   labels = np.asarray(masked_patches.targets(IMAGES, (4, 4)))[corrupted]
   order = np.argsort(-np.asarray(logits)[corrupted], kind='stable')[:, :5]
   hits = order == labels[:, None]
-  return hits[:, 0].sum(), hits.any(1).sum(), len(labels)
+  values = jax.nn.log_softmax(np.asarray(logits)[corrupted])
+  loss = -np.take_along_axis(np.asarray(values), labels[:, None], 1).mean()
+  return hits[:, 0].sum(), hits.any(1).sum(), len(labels), loss
 
 
 def test_evaluate_counts_every_corrupted_patch_once():
-  hits, top5, count = by_hand(PARAMS, 0)
+  hits, top5, count, loss = by_hand(PARAMS, 0)
   assert count == 60 and 0 < hits < count
   for size in (7, 30):
     result = patch_colours.evaluate(
@@ -54,6 +56,7 @@ def test_evaluate_counts_every_corrupted_patch_once():
       correct_top5=top5,
       num_patches=count,
       num_examples=30,
+      loss=pytest.approx(loss, rel=1e-5),
     )
 
 

@@ -46,6 +46,19 @@ def test_create_mesh_refuses_sizes_unequal_to_the_devices(sizes):
     meshes.create_mesh(**sizes)
 
 
+@pytest.mark.parametrize(
+  ('sizes', 'shown'),
+  [({'fsdp': 3}, 'fsdp=3, model=1'), ({'data': 0}, 'data=0, fsdp=1, model=1')],
+)
+def test_create_mesh_names_the_sizes_that_divide(sizes, shown):
+  """A refusal that names sizes that were not given, or no remedy."""
+  says = f'a mesh of {shown} does not cover 8 devices; .* is 1, 2, 4 or 8,'
+  with pytest.raises(ValueError, match=says):
+    meshes.create_mesh(**sizes)
+  with pytest.raises(ValueError, match='product is 1, and leave data out'):
+    meshes.create_mesh(fsdp=3, devices=jax.devices()[:1])
+
+
 def test_to_global_divides_a_batch_over_data_and_fsdp():
   mesh = meshes.create_mesh(fsdp=2, model=2)
   image = np.arange(8 * 2, dtype=np.float32).reshape(8, 2)

@@ -128,6 +128,48 @@ def test_evaluate_reports_processes_not_joined_in_one_line():
   taken.close()
 
 
+@pytest.mark.parametrize(
+  ('environ', 'flags', 'text'),
+  [
+    (
+      SLURM
+      | {
+        'SLURM_STEP_NUM_TASKS': '2',
+        'SLURM_NTASKS': '2',
+        'SLURM_PROCID': '1',
+        'SLURM_STEP_NODELIST': 'localhost',
+      },
+      [],
+      'waiting for the other processes that SLURM started, for at most 3 s (1',
+    ),
+    (
+      {},
+      ['--coordinator_address=localhost:9', '--num_processes=2',
+       '--process_id=1'],
+      'waiting for the other processes at localhost:9, for at most 3 s (1',
+    ),
+  ],
+  ids=['SLURM', 'address'],
+)  # fmt: skip
+def test_evaluate_names_what_a_process_waits_for(
+  environ, flags, text, monkeypatch
+):
+  """A process that waits for others names another step."""
+  for name, value in environ.items():
+    monkeypatch.setenv(name, value)
+  monkeypatch.setenv('VIT_JAX_REPRO_PATIENCE', '0.5')
+  child = child_processes.Child(
+    child_processes.verb,
+    'evaluate',
+    [*FLAGS, *flags, '--initialization_timeout=3'],
+  )
+  assert child.wait(60) == 1, child.stderr
+  *_, before, last = child.stderr.splitlines()
+  assert text in child.stderr, child.stderr
+  assert before.startswith(text.partition(' (')[0])
+  assert 'could not be joined within 3 s' in last
+
+
 def test_evaluate_in_two_processes_counts_as_in_one(tmp_path):
   path = tmp_path / 'model.npz'
   weights.save(path, tiny_models.params_of(tiny_models.spec(10)))

@@ -23,6 +23,7 @@ from vit_jax_repro.data.preprocess import (
   pick_preprocessing,
 )
 from vit_jax_repro.data.tf_host import parallel_map, tensorflow
+from vit_jax_repro.output import waiting
 
 PHOTOGRAPH_SIZE = (375, 500)  # of most of ImageNet's images
 JPEG_QUALITY = 90
@@ -88,7 +89,8 @@ def measure(
   import tempfile
 
   with tempfile.TemporaryDirectory() as folder:
-    files = write_photographs(folder, num_images)
+    with waiting.doing(f'writing {num_images} JPEG files'):
+      files = write_photographs(folder, num_images)
     rates = {name: [] for name in CONTENDERS}
     with contextlib.ExitStack() as stack:
       settings = folder, image_size, batch_size
@@ -101,9 +103,10 @@ def measure(
       for number in range(rounds):
         show(f'round {number + 1} of {rounds}')
         for name, pipe in pipes.items():
-          time.sleep(_PAUSE)
-          pipe.send(num_batches)
-          rates[name].append(pipe.recv())
+          with waiting.doing(f'measuring: {name}'):
+            time.sleep(_PAUSE)
+            pipe.send(num_batches)
+            rates[name].append(pipe.recv())
   return [_speed(name, rates) for name in CONTENDERS], files
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+_ENDS_AT_ONCE = 'vit_jax_repro.benchmarks.ends_at_once'
+
 
 @contextlib.contextmanager
 def worker(
@@ -20,7 +22,7 @@ def worker(
   """
   context = multiprocessing.get_context('forkserver')
   if preload:
-    context.set_forkserver_preload(list(preload))
+    context.set_forkserver_preload([*preload, _ENDS_AT_ONCE])
   ours, theirs = context.Pipe()
   process = context.Process(target=target, args=(theirs, *arguments))
   process.start()

@@ -127,10 +127,13 @@ def crosscheck(
   show('loading PyTorch')
   torch = torch_models.require_torch()
   show(f'reading {os.fspath(weights_path)}')
-  restored = _unrolled(restore(weights_path, model, image_size, preprocessing))
+  read = weight_names.load(weights_path)
+  source = read.params
+  restored = _unrolled(
+    restore(weights_path, model, image_size, preprocessing, read=read)
+  )
   if with_gradients:
     _check_gradients(restored)
-  source = weight_names.load(weights_path).params
   show(f'loading {port}')
   other = torch_sources.make(
     port, restored.image_size, own_weights=port_weights == 'own'

@@ -31,6 +31,8 @@ from vit_jax_repro.data.tf_host import parallel_map
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import waiting
 
+_PATHS = ('/', '.', '~')  # beginnings of names that are paths
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -281,8 +283,13 @@ def _balanced(source, name, split, number, seed):
   return source.subset(chosen)
 
 
+def may_be_folder(name: str) -> bool:
+  """Returns whether a name of a data set may mean a folder of images."""
+  return name.startswith(_PATHS) or os.path.isdir(name)
+
+
 def _open(name, split, data_dir, manual_dir, download):
-  if name.startswith(('/', '.', '~')):
+  if name.startswith(_PATHS):
     return folders.scan(os.path.expanduser(name), split)
   if name.partition('/')[0] == digits.NAME:
     builder = digits.prepared_builder(data_dir, digits.config_of(name))

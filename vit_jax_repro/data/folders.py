@@ -21,6 +21,7 @@ import numpy as np
 from vit_jax_repro.data import class_checks
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import MOST_NAMES, short
 
 # The usual endings of pillow.FORMATS. Files with other endings are ignored. The
@@ -52,6 +53,7 @@ TOOL_FOLDERS = (
   'lost+found',
 )
 _TOOL_FILES = ('thumbs.db', 'ehthumbs.db', 'desktop.ini')  # need no note
+_COUNTED = 1000  # images between two updates of the line on progress
 _LOOSE = 'images outside of class folders'
 _PART = re.compile(r'([^\[\]]+)\[(-?\d+%?)?:(-?\d+%?)?\]')
 
@@ -190,8 +192,9 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
       notes[name] = _note(os.path.join(root, name), left_out)
   if not examples:
     raise InputError(f'split {split!r} of {root} holds no image')
-  for path, _ in examples:
-    _check_readable(path)
+  with waiting.doing(f'looking at {len(examples):,} images of {root}'):
+    for path, _ in examples:
+      _check_readable(path)
   paths, labels = zip(*examples, strict=True)
   start = len(os.path.join(root, ''))
   return Folder(
@@ -258,11 +261,15 @@ def _examples(root, part, splits, label_of):
         f'({", ".join(EXTENSIONS)}); remove it, or put its images there'
       )
   left_out = _left_out_beside(os.path.join(root, split))
-  found = [
-    (path, label_of[name])
-    for name in splits[split]
-    for path in _images(os.path.join(root, split, name), left_out)
-  ]
+  found, where = [], os.path.join(root, split)
+  with waiting.doing(f'counting the images in {where}'):
+    for name in splits[split]:
+      for path in _images(os.path.join(where, name), left_out):
+        found.append((path, label_of[name]))
+        if len(found) % _COUNTED == 0:
+          waiting.now_doing(
+            f'counting the images in {where}: {len(found):,} so far'
+          )
   if match is None:
     return found, split, left_out
   start = _position(start, len(found), part) if start else 0

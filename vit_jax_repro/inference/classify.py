@@ -20,15 +20,23 @@ from vit_jax_repro.data import batches as batch_form
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import waiting
 from vit_jax_repro.parallel import mesh as meshes
-from vit_jax_repro.training import dividing
+from vit_jax_repro.training import dividing, objectives
 
 TOP = 5
+LOSS = 'softmax'  # by default
 HEADS = ('both', 'class', 'distillation')  # of a distilled model
-_SUMS = ('correct', 'correct_top5', 'count', 'skipped', 'not_finite')
+_SUMS = (
+  'correct', 'correct_top5', 'count', 'skipped', 'not_finite', 'loss',
+  'labelled',
+)  # fmt: skip
 
 
 def eval_step(
-  params: Mapping[str, Any], batch: Mapping[str, Any], *, model: Any
+  params: Mapping[str, Any],
+  batch: Mapping[str, Any],
+  *,
+  model: Any,
+  loss: str = LOSS,
 ) -> dict[str, jax.Array]:
   """Counts correct predictions over the unmasked rows of a batch.
 
@@ -37,11 +45,14 @@ def eval_step(
     batch: image [B, H, W, 3], mask [B] bool, and label, [B] int32 or [B, K]
       integers with 1 for each class of the image and 0 elsewhere.
     model: a linen module with logits [B, K].
+    loss: see `objectives.classification`.
 
   Returns:
     int32 scalars: correct, correct_top5 (a label among the min(5, K) largest
     logits), count, skipped (rows without a label, which the former counts
-    exclude), and not_finite (rows with a NaN or infinity, skipped or not).
+    exclude), not_finite (rows with a NaN or infinity, skipped or not), and
+    labelled (rows with a class of the model, 0 for labels [B, K]); float32
+    scalar: loss, summed over the latter rows.
   """
   label, mask = batch['label'], batch['mask']
   logits = _logits(params, batch['image'], model=model)  # [B, K]
@@ -51,6 +62,7 @@ def eval_step(
     counted = mask & (label != 0).any(axis=-1)  # [B]
   else:
     right, counted = top == label[:, None], mask
+  losses, labelled = _losses(logits, label, mask, loss)
   hits = right & counted[:, None]  # [B, 5]
   finite = jnp.isfinite(logits).all(axis=-1)  # [B]
   return {
@@ -59,7 +71,18 @@ def eval_step(
     'count': counted.sum(),
     'skipped': (mask & ~counted).sum(),
     'not_finite': (mask & ~finite).sum(),
+    'loss': losses.sum(where=labelled),
+    'labelled': labelled.sum(),
   }
+
+
+def _losses(logits, label, mask, loss):
+  """Returns the loss of each row, [B], and which rows have one."""
+  if label.ndim == 2:  # several classes, without a probability for each
+    return jnp.zeros(mask.shape), jnp.zeros_like(mask)
+  targets = objectives.probabilities(label, logits.shape[-1])
+  losses = objectives.loss_per_example(loss)(logits, targets)
+  return losses, mask & (label >= 0)
 
 
 def evaluate(
@@ -69,6 +92,7 @@ def evaluate(
   mesh: Mesh | None = None,
   *,
   num_examples: int | None = None,
+  loss: str = LOSS,
 ) -> dict[str, Any]:
   """Evaluates a classifier on batches of numpy arrays.
 
@@ -84,11 +108,13 @@ def evaluate(
     mesh: the mesh that divides the examples; by default of all devices.
     num_examples: expected number of unmasked rows over all processes, including
       those without a label; None: not checked.
+    loss: see `objectives.classification`.
 
   Returns:
     dict of accuracy and top5_accuracy (fractions of num_examples, float),
     correct, correct_top5, num_examples and skipped (images without a label,
-    not in num_examples), int.
+    not in num_examples), int, and loss: the mean over the images with a class
+    of the model, float, or None if there is no such image.
 
   Raises:
     InputError: the number of images differs from `num_examples` or is 0; the
@@ -97,7 +123,7 @@ def evaluate(
   mesh = meshes.create_mesh() if mesh is None else mesh
   params = meshes.replicate(params, mesh)
   multiple = meshes.local_batch_multiple(mesh)
-  step = compiled_step(model, mesh)
+  step = compiled_step(model, mesh, loss)
   totals = dict.fromkeys(_SUMS, 0)
   pending = None  # fetched one step late, so that the devices never wait
   done = 0  # images of this process
@@ -139,9 +165,12 @@ def probabilities(
 
 
 @functools.lru_cache(maxsize=8)
-def compiled_step(model: Any, mesh: Mesh) -> Callable[..., Any]:
-  """Returns the jitted `eval_step` of a model: (params, batch) -> counts."""
-  step = dividing.divide_work(functools.partial(eval_step, model=model), mesh)
+def compiled_step(
+  model: Any, mesh: Mesh, loss: str = LOSS
+) -> Callable[..., Any]:
+  """Returns the jitted `eval_step` of a model: (params, batch) -> sums."""
+  step = functools.partial(eval_step, model=model, loss=loss)
+  step = dividing.divide_work(step, mesh)
   return jax.jit(step, out_shardings=meshes.replicated(mesh))
 
 
@@ -222,7 +251,7 @@ def _compiled_logits(model):
 def _add(totals, sums):
   if sums is not None:
     for key in totals:
-      totals[key] += int(sums[key])
+      totals[key] += sums[key].item()  # an int, or a float
 
 
 def _result(totals, num_examples):
@@ -244,4 +273,5 @@ def _result(totals, num_examples):
     'correct_top5': totals['correct_top5'],
     'num_examples': count,
     'skipped': skipped,
+    'loss': totals['loss'] / totals['labelled'] if totals['labelled'] else None,
   }

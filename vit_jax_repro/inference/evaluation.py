@@ -18,6 +18,7 @@ from vit_jax_repro.data.labels import translated
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify
 from vit_jax_repro.inference.restoring import restore
+from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note, note_unapplied
 
 
@@ -99,21 +100,23 @@ def evaluate(
     restored, model=classify.pick_head(restored.model, head)
   )
   source = datasets.open_split(dataset, split, data_dir=data_dir)
-  match = _match(source, restored, labels)
-  restored = restored.for_data(source)
-  started = time.perf_counter()
-  faults: list[tuple[str, str]] = []  # (name, reason)
-  notes = [
-    *source.notes,
-    *class_checks.check_evaluation(
-      source, by_name=match.by == class_matching.NAMES
-    ),
-  ]
-  for line in notes:
-    note(line)
-  measured = _measured(
-    source, restored, match, batch_size, lambda *fault: faults.append(fault)
-  )
+  with waiting.doing(f'checking {source.num_examples:,} images of {dataset}'):
+    match = _match(source, restored, labels)
+    restored = restored.for_data(source)
+    started = time.perf_counter()
+    faults: list[tuple[str, str]] = []  # (name, reason)
+    notes = [
+      *source.notes,
+      *class_checks.check_evaluation(
+        source, by_name=match.by == class_matching.NAMES
+      ),
+    ]
+    for line in notes:
+      note(line)
+  with waiting.doing(f'starting to read {source.num_examples:,} images'):
+    measured = _measured(
+      source, restored, match, batch_size, lambda *fault: faults.append(fault)
+    )
   if len(faults) == source.num_examples:
     name, why = faults[0]
     raise InputError(
@@ -164,7 +167,8 @@ def _measured(source, restored, match, batch_size, report) -> dict[str, Any]:
     num_examples=source.num_examples,
   )
   note_unapplied(turned)
-  measured.pop('correct_top5')
+  for name in ('correct_top5', 'loss'):
+    del measured[name]
   return measured
 
 

@@ -26,6 +26,7 @@ from vit_jax_repro.data.tf_host import parallel_map, tensorflow
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import least_squares
 from vit_jax_repro.inference.restoring import restore
+from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import listed, note, note_unapplied
 from vit_jax_repro.parallel import mesh as meshes
 
@@ -127,7 +128,8 @@ def fewshot(
   notes = [*train.notes, *test.notes, *class_checks.check_training(train, test)]
   for line in notes:
     note(line)
-  choice = choose(train, shots, range(seeds))
+  with waiting.doing(f'reading the labels of {train.num_examples:,} images'):
+    choice = choose(train, shots, range(seeds))
   faults: list[tuple[str, str]] = []  # (name, reason)
   features = _Features(restored, batch_size, faults, test.is_folder)
   rows, places = features.extract(choice.split)
@@ -149,12 +151,13 @@ def fewshot(
         f'{train.num_classes} classes can be decoded ({classes}), so that they '
         'are never the answer'
       )
-    head = least_squares.fit(
-      rows[[row_of[place] for place in readable]],
-      choice.labels[readable],
-      test.num_classes,
-      l2=l2,
-    )
+    with waiting.doing(f'fitting: {key[0]} shots, seed {key[1]}'):
+      head = least_squares.fit(
+        rows[[row_of[place] for place in readable]],
+        choice.labels[readable],
+        test.num_classes,
+        l2=l2,
+      )
     correct[key] = int((head.predict(test_rows) == test_labels).sum())
   for line in lost:
     note(line)

@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 
 from vit_jax_repro.data import batches as batch_form
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import waiting
 from vit_jax_repro.parallel import mesh as meshes
 
 # Constants of big_vision's fewshot_lsr.py and configs/common_fewshot.py.
@@ -151,15 +152,19 @@ def features(
   multiple = meshes.local_batch_multiple(mesh)
   step = _compiled(model, mesh)
   found, pending = [], None  # fetched one step late, as in `classify`
-  for batch in batches:
-    num_rows = -(-len(batch['label']) // multiple) * multiple
-    if pending is None:
-      _require_pooling(model, params, batch['image'])
-    padded = batch_form.pad(batch, num_rows)
-    result = step(params, meshes.to_global(padded, mesh))
+  done = 0  # images of this process
+  with waiting.doing('computing features'):
+    for batch in batches:
+      num_rows = -(-len(batch['label']) // multiple) * multiple
+      if pending is None:
+        _require_pooling(model, params, batch['image'])
+      padded = batch_form.pad(batch, num_rows)
+      result = step(params, meshes.to_global(padded, mesh))
+      found += _rows(pending)
+      pending = result
+      done += len(batch['label'])
+      waiting.now_doing(f'computing features: {done:,} images done')
     found += _rows(pending)
-    pending = result
-  found += _rows(pending)
   number = sum(len(labels) for _, labels in found)
   if num_examples is not None and number != num_examples:
     raise InputError(f'read {number} images instead of {num_examples}')

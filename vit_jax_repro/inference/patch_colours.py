@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
 from vit_jax_repro.data import batches as batch_form
@@ -35,7 +36,8 @@ def eval_step(
     model, mean, std: see `masked_patches.objective`.
 
   Returns:
-    int32 scalars: correct, correct_top5, count (of patches), images.
+    int32 scalars: correct, correct_top5, count (of patches), images; float32
+    scalar: loss, summed over these patches.
   """
   images, mask = batch['image'], batch['mask']
   numbers = first + jnp.arange(images.shape[0])
@@ -46,12 +48,14 @@ def eval_step(
   labels = masked_patches.targets(images, model.patch_size, mean=mean, std=std)
   _, top = jax.lax.top_k(logits, TOP)  # [B, N, 5]
   counted = corrupted & mask[:, None]
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   hits = (top == labels[..., None]) & counted[..., None]
   return {
     'correct': hits[..., 0].sum(),
     'correct_top5': hits.any(axis=-1).sum(),
     'count': counted.sum(),
     'images': mask.sum(),
+    'loss': losses.sum(where=counted),
   }
 
 
@@ -80,7 +84,8 @@ def evaluate(
 
   Returns:
     dict of accuracy and top5_accuracy (fractions of the num_patches corrupted
-    patches), correct, correct_top5, num_patches and num_examples (images), int.
+    patches), correct, correct_top5, num_patches and num_examples (images), int,
+    and loss, the mean over these patches, float.
 
   Raises:
     InputError: the number of images differs from `num_examples` or is 0; the
@@ -92,13 +97,14 @@ def evaluate(
   multiple = meshes.local_batch_multiple(mesh)
   step = compiled_step(model, mesh, mean=mean, std=std)
   key = jax.random.key(seed)
-  totals = dict.fromkeys(('correct', 'correct_top5', 'count', 'images'), 0)
+  names = 'correct', 'correct_top5', 'count', 'images', 'loss'
+  totals = dict.fromkeys(names, 0)
   first = 0
   for batch in batches:
     num_rows = -(-len(batch['image']) // multiple) * multiple
     padded = meshes.to_global(batch_form.pad(batch, num_rows), mesh)
     sums = step(params, padded, key, first)
-    totals = {name: total + int(sums[name]) for name, total in totals.items()}
+    totals = {name: sums[name].item() + total for name, total in totals.items()}
     first += len(batch['image']) * jax.process_count()
   seen, count = totals['images'], totals['count']
   if not seen or num_examples not in (None, seen):
@@ -110,6 +116,7 @@ def evaluate(
     'correct_top5': totals['correct_top5'],
     'num_patches': count,
     'num_examples': seen,
+    'loss': totals['loss'] / count,
   }
 
 
@@ -120,7 +127,7 @@ def compiled_step(
   mean: float | Sequence[float],
   std: float | Sequence[float],
 ) -> Callable[..., Any]:
-  """Returns the jitted `eval_step`: (params, batch, key, first) -> counts."""
+  """Returns the jitted `eval_step`: (params, batch, key, first) -> sums."""
   return _compiled(model, mesh, _hashable(mean), _hashable(std))
 
 

@@ -103,6 +103,7 @@ def restore(
   image_size: int | tuple[int, ...] | list[int] | None = None,
   preprocessing: str | None = None,
   *,
+  read: model_card.DescribedWeights | None = None,
   default_image_size: tuple[int, int] | None = None,
   orientation: str | None = None,
 ) -> Restored:
@@ -115,6 +116,7 @@ def restore(
       default the file's.
     preprocessing: a name, see data.preprocess.pick_preprocessing; by default
       that of model.json, else `model_card.default_preprocessing`.
+    read: the contents of the file, if the caller has read them.
     default_image_size: (H, W) for files that do not record an image size; by
       default that of the family.
     orientation: 'exif' turns images upright by their EXIF orientation, 'none'
@@ -132,7 +134,7 @@ def restore(
     preprocess.check_orientation(orientation)
   if image_size is not None:
     image_size = preprocess.check_image_size(image_size)
-  read = weight_names.load(path)
+  read = weight_names.load(path) if read is None else read
   params, spec, card = read.params, read.spec, read.card
   family = spec['model']
   if model is not None:

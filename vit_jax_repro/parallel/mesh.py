@@ -38,14 +38,18 @@ def create_mesh(
     InputError: the sizes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else list(devices)
-  if data is None:
-    data = len(devices) // max(1, fsdp * model)
-  sizes = {'data': data, 'fsdp': fsdp, 'model': model}
-  shape = tuple(sizes[axis] for axis in AXES)
-  if min(shape) < 1 or np.prod(shape) != len(devices):
+  count = len(devices)
+  rest = count // max(1, fsdp * model)
+  shape = (rest if data is None else data, fsdp, model)
+  if min(shape) < 1 or math.prod(shape) != count:
+    given = zip(AXES, (data, fsdp, model), strict=True)
+    sizes = ', '.join(f'{k}={v}' for k, v in given if v is not None)
+    *divisors, last = (str(n) for n in range(1, count + 1) if count % n == 0)
+    choices = f'{", ".join(divisors)} or {last}' if divisors else last
     raise InputError(
-      f'a mesh of {sizes} does not cover {len(devices)} devices; the sizes '
-      'must multiply to that number'
+      f'a mesh of {sizes} does not cover {count} devices; choose fsdp and '
+      f'model whose product is {choices}, and leave data out (None), which '
+      'then is the number of devices divided by it'
     )
   return jax.make_mesh(
     shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices

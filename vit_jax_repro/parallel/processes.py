@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import waiting
 
 # Seconds until the others notice that a process has died; JAX's own default.
 HEARTBEAT_SECONDS = 100
@@ -67,7 +68,8 @@ def initialize(
   if coordinator_address is not None:
     if process_id == 0:
       _require_free(coordinator_address)
-    where = f'coordinator at {coordinator_address}'
+    which = f'at {coordinator_address}'
+    where = f'coordinator {which}'
     options |= dict(
       coordinator_address=coordinator_address,
       num_processes=num_processes,
@@ -79,14 +81,18 @@ def initialize(
     found = launcher(os.environ) if mode != 'off' else None
     if found is None and mode != 'on':
       return
-    where = f'processes that {found or "the launcher"} started'
+    which = f'that {found or "the launcher"} started'
+    where = f'processes {which}'
     if found == 'SLURM':
       options['local_device_ids'] = slurm_devices(os.environ)
   if ends_at_sigterm:
     jax.config.update('jax_enable_preemption_service', False)
   # A TPU outside a slice, such as a notebook's, has no other processes.
   alone_is_right = mode == 'auto' and found == 'Cloud TPU'
-  _join(options, where, timeout, alone_is_right)
+  with waiting.doing(
+    f'waiting for the other processes {which}, for at most {timeout} s'
+  ):
+    _join(options, where, timeout, alone_is_right)
 
 
 def launcher(environ: Mapping[str, str]) -> str | None:

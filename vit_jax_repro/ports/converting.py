@@ -17,7 +17,12 @@ from vit_jax_repro import models, ports, weights
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, messages, waiting
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.ports import folders, state_dicts, weight_sources
+from vit_jax_repro.ports import (
+  folders,
+  hub_card,
+  state_dicts,
+  weight_sources,
+)
 from vit_jax_repro.weights import layouts, model_card, npz, trees
 
 TARGETS = (*ports.LIBRARIES, *layouts.LAYOUTS)
@@ -46,6 +51,7 @@ def convert(
   image_size: tuple[int, int] | None = None,
   preprocessing: str | None = None,
   class_names: Sequence[str] | None = None,
+  origin: hub_card.Origin | None = None,
   overwrite: bool = False,
 ) -> Converted:
   """Converts a weights file.
@@ -58,7 +64,7 @@ def convert(
       or folder that `state_dicts.read` accepts (with its config.json, if any).
     out: a name that ends in .npz, .safetensors, .pth, .pt or .bin. Any other
       name is a folder; it gets the configuration with which the port computes
-      the same logits.
+      the same logits, and a model card, README.md.
     to: one of TARGETS; 'official' by default for .npz.
     num_heads: number of attention heads, if no file has it.
     drop: keys of `ports.PARTS` to leave out.
@@ -67,6 +73,8 @@ def convert(
     preprocessing: a name for `preprocess.pick_preprocessing`.
     class_names: a name for each class, in the order of the labels. These three
       override what the files say, and are written to the description of `out`.
+    origin: where the weights come from, for the model card of a folder; see
+      `published.origins.find`. By default only a run's own files are read.
     overwrite: whether existing files at `out` may be replaced. `source` never
       is.
 
@@ -97,24 +105,41 @@ def convert(
       write = _write_npz if to in layouts.LAYOUTS else _write_port
       with waiting.doing(f'writing {out}'):
         arrays = write(whole, read, to)
+        module = models.create(read.card.architecture)
+        converted = Converted(
+          path=out,
+          target=to,
+          model=models.name_of(module)
+          or weights.describe(read.params)['model'],
+          num_arrays=len(arrays),
+          num_parameters=sum(array.size for array in arrays.values()),
+          num_bytes=sum(array.nbytes for array in arrays.values()),
+        )
+        if os.path.isdir(whole):
+          hub_card.write(
+            whole,
+            name=os.path.basename(whole),
+            library=to,
+            model=converted.model,
+            num_parameters=converted.num_parameters,
+            card=read.card,
+            origin=origin or hub_card.read_origin(source),
+            # The run measured its own model, read in its own way.
+            is_measured=not any((drop, model, image_size, preprocessing)),
+          )
     _place(whole, out)
   finally:
     shutil.rmtree(folder)
-  module = models.create(read.card.architecture)
-  return Converted(
-    path=out,
-    target=to,
-    model=models.name_of(module) or weights.describe(read.params)['model'],
-    num_arrays=len(arrays),
-    num_parameters=sum(array.size for array in arrays.values()),
-    num_bytes=sum(array.nbytes for array in arrays.values()),
-  )
+  return converted
 
 
 def _target(out, to):
   """Returns which of TARGETS to write; raises if `out` cannot hold it."""
   if to is not None and to not in TARGETS:
-    raise InputError(f'unknown --to={to}; choose from {", ".join(TARGETS)}')
+    raise InputError(
+      f'unknown --to={to}; {messages.did_you_mean(to, TARGETS)}choose from '
+      f'{", ".join(TARGETS)}'
+    )
   if out.endswith('.npz'):
     allowed, to = layouts.LAYOUTS, to or layouts.LAYOUTS[0]
   elif out.endswith(state_dicts.SUFFIXES):

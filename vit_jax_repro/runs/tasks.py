@@ -185,11 +185,12 @@ def _classification(settings, data, device):
     model=model,
     class_names=data.train.class_names,
     objective=lambda _: objective,
-    evaluate=classify.evaluate,
+    evaluate=functools.partial(classify.evaluate, loss=settings.loss),
     evaluation_step=functools.partial(
       classify.compiled_step,
       # ty does not know that linen modules are hashable.
       model,  # ty: ignore[invalid-argument-type]
+      loss=settings.loss,
     ),
   )
 

@@ -14,6 +14,7 @@ TAGS = {
   'lr': 'train/learning_rate',
   'accuracy_test': 'test/accuracy',
   'top5_accuracy_test': 'test/top5_accuracy',
+  'loss_test': 'test/loss',
   'images_per_sec': 'perf/images_per_sec',
   'replaced_images': 'data/replaced_images',
 }

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from vit_jax_repro.analysis import cost
+from vit_jax_repro.data import datasets
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.parallel import chips, mesh, processes
@@ -60,6 +61,9 @@ class TrainResult:
     default_factory=dict
   )
   notes: tuple[str, ...] = ()  # notes of the run on its data and settings
+  # Mean loss over the readable images of the test split, or over its masked
+  # patches; None if there are none.
+  loss: float | None = None
 
 
 def train(
@@ -103,6 +107,11 @@ def train(
     None if source is None else source.card, folder.config
   )
   settings = _read_as_begun(settings_lib.from_config(folder.config), begun)
+  if not fresh:
+    finished = _finished_without_data(folder, settings, devices)
+    if finished:
+      line('start', banner.start(settings, finished.step, finished.step))
+      return finished
   run = _Run(settings, source, devices, line)
   run.step.usual_seconds = folder.compilation()
   if fresh:
@@ -142,6 +151,7 @@ def train(
         model=folder.path('model.npz'),
         unreadable_by_class=unreadable_by_class,
         notes=(*run.notes, *lost),
+        loss=evaluated.get('loss_test'),
       )
       run.save_model(result.model, averaging.evaluated(state))
       if settings.keep_best:
@@ -165,6 +175,26 @@ def _read_as_begun(settings, begun):
   orientation = begun.get('orientation', 'none')
   pp = dataclasses.replace(settings.pp, orientation=orientation)
   return dataclasses.replace(settings, pp=pp)
+
+
+def _finished_without_data(folder, settings, devices):
+  """Returns the result of a finished run, without opening its data set.
+
+  Returns None if the data set may be a folder, which could have changed since,
+  or if only the data set gives the number of updates.
+  """
+  total, name = settings.total_steps, settings.dataset
+  if total is None or settings.teacher or datasets.may_be_folder(name):
+    return None
+  finished = _finished(folder, settings, total)
+  saved = os.listdir(folder.path('checkpoints'))
+  if max((int(x) for x in saved if x.isdecimal()), default=0) != total:
+    return None
+  if finished is not None:
+    update.check_batch(settings, devices)
+    digest = pretrained.fingerprint(settings)
+    folder.check_data({'pretrained_fingerprint': digest} if digest else {})
+  return finished
 
 
 def _finished(folder, settings, total_steps):
@@ -417,10 +447,13 @@ class _Run:
     except preemption.InterruptedEvaluationError:
       return None
     self.input.note_orientation()
-    return {
+    scalars = {
       'accuracy_test': result['accuracy'],
       'top5_accuracy_test': result['top5_accuracy'],
+      'loss_test': result['loss'],
     }
+    # No test image may be readable, so that there is no loss.
+    return {name: value for name, value in scalars.items() if value is not None}
 
   def _position(self):
     """Returns the checkpoint's part of the position in the data.

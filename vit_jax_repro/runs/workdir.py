@@ -5,10 +5,10 @@
   checkpoints/   Orbax (runs.checkpoint)
   damaged/       damaged checkpoints, moved here
   metrics.jsonl  one object a line: step, train_loss, lr, images_per_sec, and
-                 accuracy_test, top5_accuracy_test of evaluated steps
+                 accuracy_test, top5_accuracy_test, loss_test of evaluated steps
   events.out.*   the same for TensorBoard, and settings and images
                  (runs.tensorboard)
-  result.json    accuracy, num_examples, step, seconds
+  result.json    accuracy, loss, num_examples, step, seconds
   model.npz, model.json  the trained model (weights.model_card)
   best.npz, best.json  the model of the best checkpoint, with `keep_best`
   process_N.log  with several processes: what libraries printed in process N
@@ -104,14 +104,8 @@ class Workdir:
       InputError: the data set is not the one that the run began with.
       OSError: another process trains in the folder, or it cannot be written.
     """
-    old = self.read_json('manifest.json').get('data', {})
     new = manifest['data']
-    for key in old.keys() & new.keys():
-      if old[key] != new[key]:
-        raise InputError(
-          f'{self.folder} holds a run on other data: {key} was {old[key]!r} '
-          f'and is {new[key]!r}; choose another workdir'
-        )
+    old = self.check_data(new)
     if self._first:
       os.makedirs(self.folder, exist_ok=True)
       self._lock = locks.Lock(
@@ -130,6 +124,24 @@ class Workdir:
         now[_COMPILED] = seconds
       self.write_json('manifest.json', now)
     native_output.move(self.path(f'process_{jax.process_index()}.log'))
+
+  def check_data(self, new: Mapping[str, Any]) -> dict[str, Any]:
+    """Compares a description of the data with that of the run's manifest.
+
+    Returns:
+      The manifest's description; {} for a new run.
+
+    Raises:
+      InputError: a key of both has another value.
+    """
+    old = self.read_json('manifest.json').get('data', {})
+    for key in old.keys() & new.keys():
+      if old[key] != new[key]:
+        raise InputError(
+          f'{self.folder} holds a run on other data: {key} was {old[key]!r} '
+          f'and is {new[key]!r}; choose another workdir'
+        )
+    return old
 
   def record_compilation(self, seconds: float) -> None:
     """Writes to manifest.json how long the update took to compile."""

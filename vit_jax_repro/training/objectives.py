@@ -40,10 +40,7 @@ def classification(model: nn.Module, *, loss: str = 'softmax') -> Objective:
   Raises:
     InputError: `loss` is unknown.
   """
-  losses = {'softmax': softmax_loss, 'sigmoid': sigmoid_loss}
-  if loss not in losses:
-    raise InputError(f'unknown {loss=}; choose from {sorted(losses)}')
-  per_example = losses[loss]
+  per_example = loss_per_example(loss)
 
   def objective(params, batch, key):
     heads = logits_of_heads(model, params, batch['image'], key)
@@ -54,6 +51,20 @@ def classification(model: nn.Module, *, loss: str = 'softmax') -> Objective:
     )
 
   return objective
+
+
+def loss_per_example(
+  loss: str,
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+  """Returns a loss by its name: [B, K] logits and labels -> [B].
+
+  Raises:
+    InputError: `loss` is unknown.
+  """
+  losses = {'softmax': softmax_loss, 'sigmoid': sigmoid_loss}
+  if loss not in losses:
+    raise InputError(f'unknown {loss=}; choose from {sorted(losses)}')
+  return losses[loss]
 
 
 def logits_of_heads(
