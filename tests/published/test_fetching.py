@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import tiny_models
 from file_server import FORBIDDEN, Served, serving
-from hub_files import hub_files, safetensors_of
+from hub_files import hub_files, repository, safetensors_of
 
-from vit_jax_repro import models, weights
+from vit_jax_repro import jobs, models, weights
 from vit_jax_repro.inference import restoring
 from vit_jax_repro.published import (
   catalogue,
@@ -511,3 +511,38 @@ def test_fetch_names_similar_files_if_only_the_bucket_has_one(
     ) as error:
       fetch(tmp_path, 'sam/ViT-S_16')
   assert error.value.__notes__ == [f'{base}/{entry.path}: 403 Forbidden']
+
+
+@pytest.mark.quick
+def test_fetch_converts_any_repository_of_the_hub(tmp_path, monkeypatch):
+  """Fault: only repositories of a table can be fetched."""
+  pytest.importorskip('huggingface_hub')
+  path = tiny_models.save_run(tmp_path / 'model.npz')
+  jobs.convert(path, tmp_path / 'port', to='timm')
+  monkeypatch.setenv('VIT_JAX_REPRO_CACHE', str(tmp_path / 'cache'))
+  with serving(**repository('ann/flowers.v2', tmp_path / 'port')) as (base, *_):
+    monkeypatch.setenv('HF_ENDPOINT', base)
+    with pytest.raises(ValueError, match=r'its SHA-256 is [0-9a-f]{64}, not 0'):
+      fetch(tmp_path, 'ann/flowers.v2', sha256='0' * 64)
+    assert names(tmp_path) == []
+    fetched = fetch(tmp_path, 'ann/flowers.v2')
+  assert fetched.file == str(tmp_path / 'w' / 'flowers.v2.npz')
+  assert fetched.source == f'{base}/ann/flowers.v2'
+  source = (tmp_path / 'port' / 'model.safetensors').read_bytes()
+  assert fetched.source_sha256 == hashlib.sha256(source).hexdigest()
+  assert_equal(weights.load(fetched.file), weights.load(path))
+  card = model_card.read_card(fetched.file)
+  assert card.class_names == ('x', 'flower', 'china')
+  assert card.image_size == (8, 12)
+  assert fetch(tmp_path, 'hf://ann/flowers.v2').was_there
+  assert names(tmp_path) == [
+    'flowers.v2.json', 'flowers.v2.npz', 'flowers.v2.npz.fetched.json',
+  ]  # fmt: skip
+
+
+@pytest.mark.quick
+def test_fetch_refuses_wrong_names_without_a_network(tmp_path):
+  """Fault: a misspelt name waits for the network."""
+  for name in ('nosuch', 'imagenet21k/ViT-B_61', 'a/b/c'):
+    with pytest.raises(ValueError, match='no published file'):
+      fetch(tmp_path, name)
