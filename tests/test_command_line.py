@@ -218,3 +218,30 @@ def test_run_is_never_silent_for_long(capsys, monkeypatch):
   lines = capsys.readouterr().err.splitlines()
   wanted = {'verb: loading libraries', 'reading a.npz'}
   assert {*lines} == wanted and len(lines) >= 4
+
+
+_COMPILING = """
+import threading, time
+from absl import flags
+from vit_jax_repro import command_line
+from vit_jax_repro.output import waiting
+
+def main(values, rest):
+  threading.Thread(target=time.sleep, args=(60,), name=waiting.COMPILER).start()
+  raise KeyboardInterrupt
+
+command_line.run('verb', main, flags.FlagValues(), 'Waits.', argv=['verb'])
+"""
+
+
+@pytest.mark.slow
+def test_run_does_not_wait_for_a_compiler_after_ctrl_c():
+  """An interrupted command ends only when XLA has compiled, minutes later."""
+  ended = subprocess.run(
+    [sys.executable, '-c', _COMPILING],
+    check=False,
+    capture_output=True,
+    text=True,
+    timeout=50,
+  )
+  assert ended.returncode == 130 and 'verb: interrupted' in ended.stderr

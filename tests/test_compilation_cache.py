@@ -2,6 +2,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -94,3 +95,12 @@ def test_keep_shares_compiled_programs_between_processes(unset):
   assert list(unset.rglob('*-cache'))
   hits = [text.count('Persistent compilation cache hit') for text in said]
   assert hits[0] < hits[1], said[1][-500:]
+
+
+def test_keep_silences_only_a_busy_cache(recwarn):
+  """Several runs at a time print warnings, or a full disk prints none."""
+  compilation_cache.keep()
+  for reason in ('Timeout: The file lock could not be acquired.', 'disk full'):
+    text = f'Error reading persistent compilation cache: {reason}'
+    warnings.warn(text, stacklevel=1)
+  assert ['disk full' in str(each.message) for each in recwarn] == [True]

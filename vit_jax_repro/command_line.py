@@ -293,13 +293,17 @@ def _process_number():
 
 
 def _leave(code) -> NoReturn:
-  """Exits without waiting for other processes.
+  """Exits without waiting for other processes, or after Ctrl-C for a compiler.
 
   JAX's exit handler would wait five minutes for the other processes, while they
   wait for the results of this one.
   """
-  if joined:
-    joined[-1].fail()
+  is_compiling = any(
+    thread.name == waiting.COMPILER for thread in threading.enumerate()
+  )
+  if joined or (is_compiling and code == INTERRUPTED):
+    if joined:
+      joined[-1].fail()
     if sys.stderr.isatty():  # a progress line may have hidden the cursor
       print('\x1b[?25h', end='', file=sys.stderr, flush=True)
     sys.stdout.flush()

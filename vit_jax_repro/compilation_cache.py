@@ -8,6 +8,7 @@ import hashlib
 import os
 import pathlib
 import platform
+import warnings
 
 from vit_jax_repro.output import files
 
@@ -24,6 +25,11 @@ def keep() -> str | None:
     A line for the user if JAX_COMPILATION_CACHE_DIR cannot be written. JAX
     would print three for each program.
   """
+  # Another process has the lock of the folder for longer than JAX waits: the
+  # program is compiled again, and nothing is wrong.
+  warnings.filterwarnings(
+    'ignore', r'.*persistent compilation cache.*could not be acquired'
+  )
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
     return _check(os.environ['JAX_COMPILATION_CACHE_DIR'])
   try:

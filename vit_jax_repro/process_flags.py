@@ -1,5 +1,6 @@
 """Flags of commands that also run in several processes, and how they join."""
 
+import contextlib
 import shlex
 import sys
 import time
@@ -78,7 +79,11 @@ def join(
   def report_loss(number, has_failed):
     _report_loss(verb, number, has_failed, position)
 
-  job = join_job(**_options(flag_values), on_loss=report_loss, **options)
+  options.update(_options(flag_values))
+  address = options['coordinator_address']
+  text = f'waiting for the other processes at {address}'
+  with waiting.doing(text) if address else contextlib.nullcontext():
+    job = join_job(on_loss=report_loss, **options)
   if job is not None:
     command_line.joined.append(job)
     if job.number:

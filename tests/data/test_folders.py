@@ -255,6 +255,15 @@ def test_scan_rejects_wrong_splits(tmp_path, split, message):
 def test_scan_rejects_wrong_folders(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'nowhere is not a folder'):
     folders.scan(tmp_path / 'nowhere', 'test')
-  make(tmp_path, 'test/1.png', 'README.md')  # no class folders
+  (tmp_path / 'README.md').touch()
   with pytest.raises(ValueError, match=r'no images in .* ROOT/SPLIT/CLASS'):
     folders.scan(tmp_path, 'test')
+
+
+def test_scan_names_the_folder_that_lacks_a_level(tmp_path):
+  """The message on CLASS/IMAGE, without a split, denies the images."""
+  make(tmp_path, 'cat/1.png', 'dog/1.png')
+  with pytest.raises(
+    ValueError, match=r"directly in .*cat, .* 'train\[80%:\]'"
+  ):
+    folders.scan(tmp_path, 'train')

@@ -174,7 +174,7 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
     )
   splits = _splits(root)
   if not splits:
-    raise InputError(f'no images in {root}; an image folder is {LAYOUT}')
+    raise InputError(_why_no_split(root))
   class_checks.check_spellings(root, splits)
   class_names = class_checks.in_order(
     {c for classes in splits.values() for c in classes}
@@ -202,6 +202,19 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
     folder_labels=tuple(sorted(folder_labels)),
     notes=tuple(notes.values()),
   )
+
+
+def _why_no_split(root):
+  for name in _entries(root, folders=True):
+    folder = os.path.join(root, name)
+    if next(filter(_is_image, _entries(folder, folders=False)), None):
+      return (
+        f'images lie directly in {folder}, but an image folder is {LAYOUT}; if '
+        f'{name!r} is a class, move the class folders into '
+        f"{os.path.join(root, 'train')}, whose parts are 'train[:80%]' and "
+        "'train[80%:]'; if it is a split, give it a folder for each class"
+      )
+  return f'no images in {root}; an image folder is {LAYOUT}'
 
 
 def _note(folder, left_out):

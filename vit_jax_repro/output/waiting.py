@@ -17,6 +17,8 @@ from collections.abc import Generator
 from vit_jax_repro.errors import InputError
 
 _PATIENCE, _LEAST = 4.0, 0.05  # seconds
+# Name of threads that compile, which cannot be stopped and may take minutes.
+COMPILER = 'compiler'
 
 
 @dataclasses.dataclass(eq=False)

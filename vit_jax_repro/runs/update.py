@@ -66,10 +66,13 @@ class Update:
 
     A process that fails meanwhile reports its error at once, but exits only
     after compiling: Python cannot end while a daemon thread is in the compiler.
+    After Ctrl-C it does not wait, see `command_line.one_line_errors`.
     """
     if self._compiling is None:
       self._compiling = concurrent.futures.Future()
-      threading.Thread(target=self._fulfil, args=(self._compiling,)).start()
+      threading.Thread(
+        target=self._fulfil, args=(self._compiling,), name=waiting.COMPILER
+      ).start()
 
   def __call__(self, state: Any, batch: dict) -> tuple[Any, dict]:
     """Runs an update on arrays on the mesh; donates the state."""
