@@ -66,6 +66,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
       'ETag': served.etag,
       'Date': self.date_time_string(),
     }
+    if status >= 400:
+      headers['Connection'] = 'close'
     self.send_response_only(status)
     for name, value in (headers | served.headers).items():
       if value is not None:

@@ -225,7 +225,7 @@ def test_fetch_lists_all_sources_if_none_has_the_file(
   assert text.startswith(f'none of the 3 sources of {NAME} gives it; copy ')
   assert answers == [
     f'{base}/{ENTRY.path}: 403 Forbidden',
-    f'https://storage.googleapis.com/{ENTRY.path}: the proxy does not answer',
+    'https://storage.googleapis.com: the proxy does not answer',
     f'{base}/{ENTRY.timm}/resolve/main/model.safetensors: 404 Not Found',
   ]
   assert capsys.readouterr().err.splitlines() == [
@@ -235,6 +235,27 @@ def test_fetch_lists_all_sources_if_none_has_the_file(
   assert 'python -m vit_jax_repro.convert model.safetensors' in text
   assert '\n' not in text and names(tmp_path) == []
   assert all(path.endswith(('.npz', '.safetensors')) for path, _ in seen)
+
+
+@pytest.mark.quick
+def test_fetch_asks_each_silent_host_once(tmp_path, monkeypatch):
+  """Fault: one line for each file of a host that does not answer."""
+  for name in ('STORAGE', 'RELEASES'):
+    monkeypatch.setenv(
+      f'VIT_JAX_REPRO_{name}', f'http://{name.lower()}.invalid'
+    )
+  for name in ('HTTP_PROXY', 'http_proxy'):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setenv('HF_ENDPOINT', 'http://hub.invalid')
+  with pytest.raises(OSError) as error:
+    fetch(tmp_path, 'imagenet21k/ViT-B_16')
+  assert error.value.__notes__ == [
+    f'http://{host}.invalid: its host name is not found (offline?)'
+    for host in ('storage', 'releases', 'hub')
+  ]
+  assert str(error.value).endswith(
+    f'; connect to the internet, or put the file at {tmp_path}/w/ViT-B_16.npz'
+  )
 
 
 @pytest.mark.quick
@@ -259,7 +280,7 @@ def test_fetch_converts_a_copy_on_the_hub(tmp_path, monkeypatch, params):
   assert fetched.source_sha256 == digits != fetched.sha256
   assert fetched.checked == (f'sha256:{digits}',)
   assert fetched.answers == (
-    f'https://storage.googleapis.com/{ENTRY.path}: the proxy does not answer',
+    'https://storage.googleapis.com: the proxy does not answer',
   )
   assert fetched.notes == ("converted from timm's layout to the official .npz",)
   assert fetched.size in ENTRY.sizes

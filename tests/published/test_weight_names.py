@@ -124,6 +124,7 @@ def test_load_reads_the_folder_of_a_port(tmp_path, tiny_vit, capsys):
 @pytest.mark.parametrize(
   ('text', 'line'),
   [
+    ('MISSING', r"^no file or folder 'MISSING'; .*`fetch --list` shows all"),
     ('ViT-B_166', r"did you mean 'ViT-B_16'"),
     ('imagenet21k/ViT-B_61', "did you mean 'imagenet21k/ViT-B_16'"),
     (

@@ -89,9 +89,15 @@ def test_fingerprint_is_the_sha256_of_the_contents(tmp_path):
 
 def test_pretrained_path_accepts_one_model_of_any_kind(tmp_path):
   """Fault: only a folder of published files can be the start of a run."""
-  path = tiny_models.save_run(tmp_path / 'model.npz')
+  path = tmp_path / 'model.npz'
+  (tmp_path / 'manifest.json').touch()
+  for fields in ({}, {'model_or_filename': 'Ti_16'}):
+    with pytest.raises(ValueError, match=r'has not written model\.npz yet'):
+      pretrained.pretrained_path(settings(tmp_path, **fields))
+  tiny_models.save_run(path)
   model = {'model': {'model_name': 'ViT-Ti_16'}}
-  assert pretrained.pretrained_path(settings(tmp_path, **model)) == str(path)
+  for fields in ({}, {'model_or_filename': 'Ti_16'}, model):
+    assert pretrained.pretrained_path(settings(tmp_path, **fields)) == str(path)
   assert pretrained.pretrained_path(settings(path)) == str(path)
   jobs.convert(path, tmp_path / 'port', to='timm')
   port = settings(tmp_path / 'port', **model)
@@ -105,9 +111,13 @@ def test_pretrained_path_accepts_one_model_of_any_kind(tmp_path):
 @pytest.mark.parametrize(
   ('text', 'kind', 'message'),
   [
-    ('nosuch', ValueError, "dir='nosuch' is no folder .* no published file"),
+    (
+      'nosuch',
+      ValueError,
+      "dir: no file or folder 'nosuch'; no published file",
+    ),
     ('x.npz', FileNotFoundError, 'no weights file config.pretrained_dir=x.npz'),
-    ('s3://a/b', ValueError, "dir='s3://a/b' is no folder of weights files"),
+    ('s3://a/b', ValueError, "dir: no file or folder 's3://a/b'; no published"),
   ],
 )
 def test_pretrained_path_refuses_other_texts(text, kind, message):

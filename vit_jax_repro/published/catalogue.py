@@ -294,7 +294,7 @@ def _ambiguous(name, found):
   shown = sorted(names, key=lambda each: (len(each), each))[:MOST_CANDIDATES]
   shown = [each for each in shown if not each.startswith('augreg/')] or shown
   more = len(names) - len(shown)
-  more = f' and {more} more (--list {min(models)})' if more else ''
+  more = f' and {more} more (`fetch --list {min(models)}`)' if more else ''
   return (
     f'{name!r} may be any of {", ".join(shown)}{more}; give one of these names'
   )
@@ -309,4 +309,4 @@ def _unknown(name):
     if entry.timm:  # timm's own name has no 'timm/'
       names.setdefault(_key(entry.timm.partition('/')[2]), entry.timm)
   hint = messages.did_you_mean(_key(name), names)
-  return f'no published file {name!r}; {hint}--list shows all names'
+  return f'no published file {name!r}; {hint}`fetch --list` shows all names'

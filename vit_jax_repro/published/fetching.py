@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from vit_jax_repro import ports, weights
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models.layers import TORCH_GELU
-from vit_jax_repro.output import files
+from vit_jax_repro.output import files, waiting
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import converting, state_dicts
 from vit_jax_repro.published import (
@@ -120,9 +120,11 @@ def folder_for(directory):
 
 def _try_all(entry, path, sha256, mirror, waits):
   """Downloads a file from the first source that has it."""
-  answers = []
+  answers, silent = [], set()  # hosts that do not answer are asked once
   wanted = (f'sha256:{sha256}',) if sha256 else ()
   for source in mirrors.sources(entry, mirror=mirror):
+    if source.host in silent:
+      continue
     get = _get_copy if source.copy_of else _get_npz
     try:
       if source.needs:
@@ -140,16 +142,25 @@ def _try_all(entry, path, sha256, mirror, waits):
         )
     except download.SourceError as error:
       answers.append(answered(source, error))
+      if isinstance(error, download.UnreachableError):
+        silent.add(source.host)
       continue
     for kind in ('', *_COPIES):  # parts that other sources have left
       partial_download.PartialFile(f'{path}{kind}').remove()
     return dataclasses.replace(fetched, answers=tuple(answers))
+  if len(silent) == len(answers):
+    raise no_source(
+      entry.name,
+      answers,
+      f'connect to the internet, or put the file at {path}',
+    )
   raise no_source(entry.name, answers, mirrors.by_hand(entry, path))
 
 
 def answered(source: mirrors.DownloadSource, error: OSError) -> str:
   """Shows and returns a line with the answer of a source."""
-  line = f'{source.url}: {error}'
+  is_silent = isinstance(error, download.UnreachableError)
+  line = f'{source.host if is_silent else source.url}: {error}'
   note(line)
   return line
 
@@ -185,7 +196,8 @@ def _entry(name):
 
 def _get_repository(path, entry, sha256):
   """Downloads a repository of the Hub and converts its weights to an .npz."""
-  folder = hub.download(entry.repository)
+  with waiting.doing(f'fetching {entry.repository}'):
+    folder = hub.download_repository(entry.repository)
   weights_file = hub.weights_in(folder)
   source = mirrors.DownloadSource(f'{mirrors.hub()}/{entry.repository}')
   digits = files.file_hash(weights_file)
@@ -194,7 +206,8 @@ def _get_repository(path, entry, sha256):
       f'{weights_file}: its SHA-256 is {digits}, not {sha256}; give another '
       'repository or hash'
     )
-  converting.convert(folder, path)
+  with waiting.doing(f'converting {entry.repository}'):
+    converting.convert(folder, path)
   notes = (
     'converted with the settings of its config.json to an .npz and its '
     f'description {model_card.card_path(path)}',

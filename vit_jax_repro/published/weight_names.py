@@ -65,10 +65,10 @@ def find(text: str | os.PathLike) -> str:
     name = text.removeprefix(hub.PREFIX)
   try:
     entry = catalogue.find(name)
-  except InputError:
+  except InputError as error:
     repository = None if address else hub.unpublished(text)
     if repository is None:
-      raise
+      raise InputError(f'no file or folder {text!r}; {error}') from None
     return _from_hub(repository)
   return _fetched(text, entry)
 
@@ -109,7 +109,7 @@ def load(text: str | os.PathLike) -> model_card.DescribedWeights:
 
 def holds_model(folder: str) -> bool:
   """Returns whether a folder is that of a run or of a library's model."""
-  names = (_MODEL, *state_dicts.FILES)
+  names = (_MODEL, _RUN, *state_dicts.FILES)
   return any(os.path.exists(os.path.join(folder, name)) for name in names)
 
 
@@ -174,21 +174,24 @@ def _of_run(folder):
 
 def _fetched(text, entry):
   folder = files.cache_folder('weights', os.path.dirname(entry.name))
-  while True:
-    try:
-      with waiting.doing(f'fetching {entry.name}'):
-        found = fetching.fetch(entry, folder)
-      break
-    except locks.InUseError as error:  # the other processes of a job
-      with waiting.doing(f'{error}'):
-        time.sleep(_WAIT)
+  found = _in_turn(entry.name, fetching.fetch, entry, folder)
   what = 'from the cache' if found.was_there else f'fetched from {found.source}'
   note(f'{text}: {found.file}, {what}')
   return found.file
 
 
 def _from_hub(repository):
-  with waiting.doing(f'fetching {repository}'):
-    folder = hub.download(repository)
+  folder = _in_turn(repository, hub.download_repository, repository)
   note(f'{repository}: {folder}, from the Hub')
   return folder
+
+
+def _in_turn(name, fetch, *arguments):
+  """Calls `fetch` when no other process of a job fetches the same file."""
+  while True:
+    try:
+      with waiting.doing(f'fetching {name}'):
+        return fetch(*arguments)
+    except locks.InUseError as error:
+      with waiting.doing(f'{error}'):
+        time.sleep(_WAIT)

@@ -38,6 +38,9 @@ def pretrained_path(settings: Settings) -> str:
   if not os.path.isdir(folder) and not _is_bucket_folder(folder):
     return _named(settings.pretrained_dir)
   name = settings.model_or_filename or settings.model.get('model_name')
+  path = os.path.join(folder, f'{(name or "").removesuffix(".npz")}.npz')
+  if not os.path.exists(path) and weight_names.holds_model(folder):
+    return weight_names.find(folder)
   if name is None:
     raise InputError(
       'config.model.model_name is not set, so no file of config.pretrained_dir='
@@ -45,9 +48,6 @@ def pretrained_path(settings: Settings) -> str:
     )
   if _is_bucket_folder(folder):
     return weight_names.find_in_bucket(folder, name)
-  path = os.path.join(folder, f'{name.removesuffix(".npz")}.npz')
-  if not os.path.exists(path) and weight_names.holds_model(folder):
-    return weight_names.find(folder)
   is_model = settings.model_or_filename and '-' not in name
   if is_model and not os.path.exists(path):
     name = best_augreg_file(folder, name).removesuffix('.npz')
@@ -71,9 +71,7 @@ def _named(text):
   try:
     path = weight_names.find(text)
   except InputError as error:
-    raise InputError(
-      f'config.pretrained_dir={text!r} is no folder of weights files; {error}'
-    ) from None
+    raise InputError(f'config.pretrained_dir: {error}') from None
   if not os.path.exists(path):
     raise FileNotFoundError(
       f'no weights file config.pretrained_dir={text}; check the path'
