@@ -31,6 +31,9 @@ _COMMIT = re.compile('[0-9a-f]{40}')
 _FILE = re.compile(r'\w[\w.-]*')  # a part of the weights
 _SHA256 = re.compile('[0-9a-f]{64}')
 
+# Otherwise huggingface_hub asks the Hub for something else first, for 3 s.
+os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
+
 
 class _MissingFileError(OSError):
   """The repository has no such file."""
