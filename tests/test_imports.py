@@ -66,6 +66,7 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   'published.download': 'edge',
   'published.fetching': 'edge',
   'published.origins': 'edge',
+  'published.hub': 'edge',
   'published.mirrors': 'edge',
   'published.weight_names': 'edge',
   'published.partial_download': 'edge',
@@ -214,7 +215,8 @@ SHELL_LIBRARIES = CORE_LIBRARIES | {'absl', 'orbax'}
 HEAVY_LIBRARIES = {
   'PIL', 'clu', 'etils', 'filelock', 'huggingface_hub', 'matplotlib',
   'ml_collections', 'orbax', 'requests', 'rich', 'safetensors', 'sklearn',
-  'tensorflow', 'tensorflow_datasets', 'timm', 'torch', 'transformers',
+  'tensorflow', 'tensorflow_datasets', 'timm', 'torch', 'tqdm',
+  'transformers',
 }  # fmt: skip
 LIBRARIES = {  # kind: (anywhere, and further ones inside functions)
   'core': (CORE_LIBRARIES, set()),

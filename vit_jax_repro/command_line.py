@@ -194,7 +194,7 @@ def define_weights_flags(flag_values: flags.FlagValues) -> None:
   for name, text in {
     'weights': "a weights file, a run's or a port's folder, a published name "
     "such as imagenet21k+imagenet2012/ViT-B_16, timm's or transformers' name, "
-    'or gs://vit_models/...',
+    'gs://vit_models/... or hf://USER/REPO',
     'model': 'a model name; by default inferred from the file',
     'preprocessing': 'of images: vit_jax, bit, big_vision, timm or deit (for '
     'the last two also e.g. timm:crop_pct=0.95); by default inferred from the '

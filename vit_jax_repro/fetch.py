@@ -9,8 +9,10 @@ from absl import flags
 
 DESCRIPTION = """Downloads a published weights file by its name: from the
 authors' bucket, or else from a copy on the Hub, which is converted. Repeat the
-command to continue an interrupted download. --list shows all names, or those
-that match a PATTERN; --augreg ranks the AugReg files by accuracy."""
+command to continue an interrupted download. Any other repository of the Hub
+(USER/REPO) is converted with the settings of its config.json. --list shows all
+names, or those that match a PATTERN; --augreg ranks the AugReg files by
+accuracy."""
 
 # Flags that restrict the AugReg files; they need --augreg.
 LIMITS = (

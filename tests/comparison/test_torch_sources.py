@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import pytest
 
@@ -176,6 +177,21 @@ def test_make_rejects_a_damaged_folder_in_one_line(saved, damage, tmp_path):
   with pytest.raises(ValueError, match='transformers cannot load') as error:
     make(f'transformers:{tmp_path}')
   assert '\n' not in str(error.value)
+
+
+def test_make_knows_at_once_that_the_hub_is_unreachable(monkeypatch, capsys):
+  """Fault: half a minute of retries, and no word of the missing network."""
+  for name in ('HTTP_PROXY', 'http_proxy'):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setenv('HF_ENDPOINT', 'http://hub.invalid')
+  started = time.monotonic()
+  with pytest.raises(
+    OSError, match=r'^ann/flowers: the cache of hugging'
+  ) as at:
+    make('transformers:ann/flowers')
+  assert time.monotonic() - started < 8
+  lines = [str(at.value), *capsys.readouterr().err.splitlines()]
+  assert '(offline?)' in lines[1] and all(len(line) < 150 for line in lines)
 
 
 def test_make_shows_the_error_of_timm(saved):

@@ -66,6 +66,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
       'ETag': served.etag,
       'Date': self.date_time_string(),
     }
+    if status >= 400:
+      headers['Connection'] = 'close'
     self.send_response_only(status)
     for name, value in (headers | served.headers).items():
       if value is not None:
@@ -75,6 +77,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     self._send(body[:cut], served.pause)
     if cut is not None or status >= 400:
       self.close_connection = True
+
+  def do_HEAD(self):
+    served = self.server.files.get(self.path, Served(b'', 404))
+    self.send_response_only(served.status)
+    headers = {'Content-Length': str(len(served.content)), 'ETag': served.etag}
+    for name, value in (headers | served.headers).items():
+      if value is not None:
+        self.send_header(name, value)
+    self.end_headers()
 
   def _start(self, served):
     """Returns the start of the requested range; None for the whole file."""

@@ -22,3 +22,25 @@ def hub_files(content, path):
   digits = hashlib.sha256(content).hexdigest()
   redirect = {'Location': '/blob', 'X-Linked-Etag': f'"{digits}"'}
   return {path: Served(b'', 302, headers=redirect), 'blob': Served(content)}
+
+
+COMMIT = '0123456789abcdef0123456789abcdef01234567'
+
+
+def repository(name, folder):
+  """Returns the Hub's answers for the files of a repository.
+
+  Args:
+    name: 'USER/REPO'.
+    folder: its files; weights get the SHA-256 that the Hub has of large files.
+  """
+  answers = {}
+  for file in folder.iterdir():
+    content, headers = file.read_bytes(), {'X-Repo-Commit': COMMIT}
+    if file.suffix == '.safetensors':
+      digits = hashlib.sha256(content).hexdigest()
+      headers['X-Linked-Etag'] = f'"{digits}"'
+    for revision in ('main', COMMIT):
+      path = f'{name}/resolve/{revision}/{file.name}'
+      answers[path] = Served(content, headers=headers)
+  return answers

@@ -92,7 +92,7 @@ def test_find_returns_augreg_files_outside_the_table():
         " imagenet21k/ViT-B_16, imagenet21k+imagenet2012/ViT-B_16, "
         "imagenet21k+imagenet2012/ViT-B_16-224, ",
         'sam/ViT-B_16',
-        'more (--list ViT-B_16); give one of these names',
+        'more (`fetch --list ViT-B_16`); give one of these names',
       ),
     ),
     ('b16', ("'b16' may be any of", 'imagenet21k/ViT-B_16')),
@@ -100,7 +100,7 @@ def test_find_returns_augreg_files_outside_the_table():
     ('R_Ti_16', ('augreg/R_Ti_16-i21k-300ep',)),
     ('ViT-B16', ("no published file 'ViT-B16'; did you mean 'ViT-B_16'",)),
     ('timm/vit_base_patch16_225.augreg_in21k', ('vit_base_patch16_224.au',)),
-    ('', ("no published file ''; --list shows all names",)),
+    ('', ("no published file ''; `fetch --list` shows all names",)),
     ('X_16-i21k-' + TI.partition('i21k-')[2], ('no published file',)),
   ],
 )  # fmt: skip

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import tiny_models
 from file_server import FORBIDDEN, Served, serving
-from hub_files import hub_files, safetensors_of
+from hub_files import hub_files, repository, safetensors_of
 
-from vit_jax_repro import models, weights
+from vit_jax_repro import jobs, models, weights
 from vit_jax_repro.inference import restoring
 from vit_jax_repro.published import (
   catalogue,
@@ -225,7 +225,7 @@ def test_fetch_lists_all_sources_if_none_has_the_file(
   assert text.startswith(f'none of the 3 sources of {NAME} gives it; copy ')
   assert answers == [
     f'{base}/{ENTRY.path}: 403 Forbidden',
-    f'https://storage.googleapis.com/{ENTRY.path}: the proxy does not answer',
+    'https://storage.googleapis.com: the proxy does not answer',
     f'{base}/{ENTRY.timm}/resolve/main/model.safetensors: 404 Not Found',
   ]
   assert capsys.readouterr().err.splitlines() == [
@@ -235,6 +235,27 @@ def test_fetch_lists_all_sources_if_none_has_the_file(
   assert 'python -m vit_jax_repro.convert model.safetensors' in text
   assert '\n' not in text and names(tmp_path) == []
   assert all(path.endswith(('.npz', '.safetensors')) for path, _ in seen)
+
+
+@pytest.mark.quick
+def test_fetch_asks_each_silent_host_once(tmp_path, monkeypatch):
+  """Fault: one line for each file of a host that does not answer."""
+  for name in ('STORAGE', 'RELEASES'):
+    monkeypatch.setenv(
+      f'VIT_JAX_REPRO_{name}', f'http://{name.lower()}.invalid'
+    )
+  for name in ('HTTP_PROXY', 'http_proxy'):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setenv('HF_ENDPOINT', 'http://hub.invalid')
+  with pytest.raises(OSError) as error:
+    fetch(tmp_path, 'imagenet21k/ViT-B_16')
+  assert error.value.__notes__ == [
+    f'http://{host}.invalid: its host name is not found (offline?)'
+    for host in ('storage', 'releases', 'hub')
+  ]
+  assert str(error.value).endswith(
+    f'; connect to the internet, or put the file at {tmp_path}/w/ViT-B_16.npz'
+  )
 
 
 @pytest.mark.quick
@@ -259,7 +280,7 @@ def test_fetch_converts_a_copy_on_the_hub(tmp_path, monkeypatch, params):
   assert fetched.source_sha256 == digits != fetched.sha256
   assert fetched.checked == (f'sha256:{digits}',)
   assert fetched.answers == (
-    f'https://storage.googleapis.com/{ENTRY.path}: the proxy does not answer',
+    'https://storage.googleapis.com: the proxy does not answer',
   )
   assert fetched.notes == ("converted from timm's layout to the official .npz",)
   assert fetched.size in ENTRY.sizes
@@ -511,3 +532,38 @@ def test_fetch_names_similar_files_if_only_the_bucket_has_one(
     ) as error:
       fetch(tmp_path, 'sam/ViT-S_16')
   assert error.value.__notes__ == [f'{base}/{entry.path}: 403 Forbidden']
+
+
+@pytest.mark.quick
+def test_fetch_converts_any_repository_of_the_hub(tmp_path, monkeypatch):
+  """Fault: only repositories of a table can be fetched."""
+  pytest.importorskip('huggingface_hub')
+  path = tiny_models.save_run(tmp_path / 'model.npz')
+  jobs.convert(path, tmp_path / 'port', to='timm')
+  monkeypatch.setenv('VIT_JAX_REPRO_CACHE', str(tmp_path / 'cache'))
+  with serving(**repository('ann/flowers.v2', tmp_path / 'port')) as (base, *_):
+    monkeypatch.setenv('HF_ENDPOINT', base)
+    with pytest.raises(ValueError, match=r'its SHA-256 is [0-9a-f]{64}, not 0'):
+      fetch(tmp_path, 'ann/flowers.v2', sha256='0' * 64)
+    assert names(tmp_path) == []
+    fetched = fetch(tmp_path, 'ann/flowers.v2')
+  assert fetched.file == str(tmp_path / 'w' / 'flowers.v2.npz')
+  assert fetched.source == f'{base}/ann/flowers.v2'
+  source = (tmp_path / 'port' / 'model.safetensors').read_bytes()
+  assert fetched.source_sha256 == hashlib.sha256(source).hexdigest()
+  assert_equal(weights.load(fetched.file), weights.load(path))
+  card = model_card.read_card(fetched.file)
+  assert card.class_names == ('x', 'flower', 'china')
+  assert card.image_size == (8, 12)
+  assert fetch(tmp_path, 'hf://ann/flowers.v2').was_there
+  assert names(tmp_path) == [
+    'flowers.v2.json', 'flowers.v2.npz', 'flowers.v2.npz.fetched.json',
+  ]  # fmt: skip
+
+
+@pytest.mark.quick
+def test_fetch_refuses_wrong_names_without_a_network(tmp_path):
+  """Fault: a misspelt name waits for the network."""
+  for name in ('nosuch', 'imagenet21k/ViT-B_61', 'a/b/c'):
+    with pytest.raises(ValueError, match='no published file'):
+      fetch(tmp_path, name)

@@ -2,16 +2,20 @@
 
 import json
 import os
+import shutil
 
+import child_processes
+import jax
 import numpy as np
 import pytest
 import tiny_models
 from file_server import FORBIDDEN, Served, serving
-from hub_files import safetensors_of
+from hub_files import repository, safetensors_of
 from run_verb import run_verb
 
 from vit_jax_repro import jobs, models, weights
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.inference import restoring
 from vit_jax_repro.published import weight_names
 
 NAME = 'Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0'
@@ -120,8 +124,15 @@ def test_load_reads_the_folder_of_a_port(tmp_path, tiny_vit, capsys):
 @pytest.mark.parametrize(
   ('text', 'line'),
   [
+    ('MISSING', r"^no file or folder 'MISSING'; .*`fetch --list` shows all"),
     ('ViT-B_166', r"did you mean 'ViT-B_16'"),
-    ('hf://nobody/nothing', 'no published file'),
+    ('imagenet21k/ViT-B_61', "did you mean 'imagenet21k/ViT-B_16'"),
+    (
+      'vit_base_patch16_244.augreg_in1k',
+      r"'timm/vit_base_patch16_224\.augreg_",
+    ),
+    ('hf://a', "'hf://a' is no repository of the Hub; write hf://USER/REPO"),
+    ('hf://a/b/c', 'is no repository of the Hub'),
     ('vit_base_patch16_225', 'did you mean'),
   ],
 )
@@ -133,7 +144,61 @@ def test_find_refuses_unknown_names_without_a_network(text, line, monkeypatch):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize('text', ['a.npz', './ViT-B_16', '/tmp/no', 'x/y.pth'])
+@pytest.mark.parametrize(
+  'text', ['a.npz', './ViT-B_16', '/tmp/no', 'x/y.pth', 'docs/nosuch']
+)
 def test_find_leaves_paths_that_do_not_exist(text):
   """A missing file is looked for on the network."""
   assert weight_names.find(text) == text
+
+
+@pytest.mark.slow
+def test_find_waits_for_a_process_that_fetches(refused):
+  """All but one process of a job fail, because one is fetching."""
+  code = (
+    'import sys; from vit_jax_repro.published import weight_names\n'
+    'print(weight_names.find(sys.argv[1]))'
+  )
+  both = [
+    child_processes.Child(child_processes.script, code, NAME) for _ in range(2)
+  ]
+  assert [child.wait() for child in both] == [0, 0], both[1].stderr
+  assert [path for path, _ in refused].count(f'/{COPY}') == 1
+  assert both[0].stdout == both[1].stdout
+
+
+@pytest.fixture(scope='module')
+def port(tmp_path_factory):
+  """A folder of transformers with three named classes, and its model."""
+  folder = tmp_path_factory.mktemp('port')
+  tiny_models.save_run(folder / 'model.npz')
+  jobs.convert(folder / 'model.npz', folder / 'port', to='transformers')
+  return folder / 'port', weights.load(folder / 'model.npz')
+
+
+@pytest.mark.quick
+def test_load_reads_a_repository_of_the_hub(port, monkeypatch, tmp_path):
+  """A fine-tuned model on the Hub has to be converted by hand."""
+  folder, params = port
+  monkeypatch.setenv('VIT_JAX_REPRO_CACHE', str(tmp_path))
+  for name in ('HTTP_PROXY', 'http_proxy'):
+    monkeypatch.delenv(name, raising=False)
+  with serving(**repository('ann/flowers', folder)) as (base, *_):
+    monkeypatch.setenv('HF_ENDPOINT', base)
+    for text in ('hf://ann/flowers', 'ann/flowers'):
+      read = weight_names.load(text)
+      jax.tree.map(np.testing.assert_array_equal, read.params, params)
+      assert read.card.class_names == ('x', 'flower', 'china')
+      assert read.card.image_size == (8, 12)
+      assert read.card_file.endswith('config.json')
+
+
+@pytest.mark.quick
+def test_load_names_the_description_that_is_wrong(port, tmp_path):
+  """A message names a file that does not exist."""
+  shutil.copytree(port[0], tmp_path / 'port')
+  config = tmp_path / 'port' / 'config.json'
+  fields = json.loads(config.read_text())
+  config.write_text(json.dumps({**fields, 'hidden_act': 'relu'}))
+  with pytest.raises(InputError, match=str(config)):
+    restoring.restore(tmp_path / 'port')

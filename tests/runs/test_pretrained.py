@@ -1,9 +1,12 @@
 """Choice of the published file from which a run starts."""
 
 import dataclasses
+import hashlib
 
 import pytest
+import tiny_models
 
+from vit_jax_repro import jobs
 from vit_jax_repro.runs import pretrained
 from vit_jax_repro.runs.settings import Preprocessing, Settings
 
@@ -60,10 +63,8 @@ def test_best_augreg_file_needs_no_index_for_a_single_file(tmp_path):
 
 def test_pretrained_path_names_the_command_to_fetch_a_file(tmp_path):
   chosen = settings(tmp_path, model={'model_name': 'ViT-B_16'})
-  with pytest.raises(FileNotFoundError, match=r'fetch ViT-B_16 --dir='):
+  with pytest.raises(FileNotFoundError, match=r'fetch imagenet21k/ViT-B_16 -'):
     pretrained.pretrained_path(chosen)
-  with pytest.raises(ValueError, match=r'or one of the authors, gs://vit_mod'):
-    pretrained.pretrained_path(settings('s3://vit_models/augreg'))
 
 
 def test_pretrained_path_takes_a_file_itself(tmp_path):
@@ -84,3 +85,43 @@ def test_fingerprint_is_the_sha256_of_the_contents(tmp_path):
   assert pretrained.fingerprint(of) == 'ba7816bf8f01cfea'
   fresh = dataclasses.replace(of, pretrained_dir=None)
   assert pretrained.fingerprint(fresh) is None
+
+
+def test_pretrained_path_accepts_one_model_of_any_kind(tmp_path):
+  """Fault: only a folder of published files can be the start of a run."""
+  path = tmp_path / 'model.npz'
+  (tmp_path / 'manifest.json').touch()
+  for fields in ({}, {'model_or_filename': 'Ti_16'}):
+    with pytest.raises(ValueError, match=r'has not written model\.npz yet'):
+      pretrained.pretrained_path(settings(tmp_path, **fields))
+  tiny_models.save_run(path)
+  model = {'model': {'model_name': 'ViT-Ti_16'}}
+  for fields in ({}, {'model_or_filename': 'Ti_16'}, model):
+    assert pretrained.pretrained_path(settings(tmp_path, **fields)) == str(path)
+  assert pretrained.pretrained_path(settings(path)) == str(path)
+  jobs.convert(path, tmp_path / 'port', to='timm')
+  port = settings(tmp_path / 'port', **model)
+  assert pretrained.pretrained_path(port) == str(tmp_path / 'port')
+  assert pretrained.load(port).card.class_names == ('x', 'flower', 'china')
+  weights = (tmp_path / 'port' / 'model.safetensors').read_bytes()
+  digits = hashlib.sha256(weights).hexdigest()[:16]
+  assert pretrained.fingerprint(port) == digits
+
+
+@pytest.mark.parametrize(
+  ('text', 'kind', 'message'),
+  [
+    (
+      'nosuch',
+      ValueError,
+      "dir: no file or folder 'nosuch'; no published file",
+    ),
+    ('x.npz', FileNotFoundError, 'no weights file config.pretrained_dir=x.npz'),
+    ('s3://a/b', ValueError, "dir: no file or folder 's3://a/b'; no published"),
+  ],
+)
+def test_pretrained_path_refuses_other_texts(text, kind, message):
+  """Fault: a misspelt folder is looked for on the network."""
+  chosen = settings(text, model={'model_name': 'ViT-Ti_16'})
+  with pytest.raises(kind, match=message):
+    pretrained.pretrained_path(chosen)

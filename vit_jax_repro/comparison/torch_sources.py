@@ -14,6 +14,7 @@ The module takes [B, 3, H, W] and returns logits [B, K], a mapping or an object
 that has them as `logits`, or a tuple that begins with them.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -26,6 +27,7 @@ from vit_jax_repro.comparison import torch_facts, torch_models
 from vit_jax_repro.comparison.torch_models import INSTALL, Port, guarded
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
+from vit_jax_repro.published import hub
 
 KINDS = ('transformers', 'timm', 'module')
 _REMEDY = (
@@ -105,7 +107,7 @@ def _transformers(name, image_size, own_weights):
   library.utils.logging.set_verbosity_error()
   # Without access to the Hub, its client would log every attempt.
   logging.getLogger('huggingface_hub').setLevel(logging.ERROR)
-  with guarded(f'transformers cannot load {name!r}', _REMEDY):
+  with _hub(name), guarded(f'transformers cannot load {name!r}', _REMEDY):
     config = library.AutoConfig.from_pretrained(name)
     classes = [getattr(library, a, None) for a in config.architectures or ()]
     kind = (
@@ -119,11 +121,19 @@ def _transformers(name, image_size, own_weights):
       module = kind(config)
     else:
       module = kind.from_config(config)
+    reader = _transformers_reader(library, name)
   trained = getattr(config, 'image_size', None)
   keywords = {}
   if trained is not None and _pair(trained) != tuple(image_size):
     keywords['interpolate_pos_encoding'] = True
-  return Port(name, module, {}, _transformers_reader(library, name), keywords)
+  return Port(name, module, {}, reader, keywords)
+
+
+def _hub(name):
+  """Returns a block in which a name of the Hub is loaded, or a folder."""
+  if os.path.isdir(name):
+    return contextlib.nullcontext()
+  return hub.offline_if_unreachable(name)
 
 
 def _pair(size):
@@ -149,9 +159,17 @@ def _transformers_reader(library, name):
 
 def _timm(name, image_size, own_weights):
   library = _library('timm')
-  with guarded(
-    f'timm cannot load {name!r}',
-    'see timm.list_models(pretrained=True), or give --port_weights=reference',
+  weights = (
+    hub.offline_if_unreachable(None)
+    if not name.startswith('local-dir:') and (own_weights or ':' in name)
+    else contextlib.nullcontext()
+  )
+  with (
+    weights,
+    guarded(
+      f'timm cannot load {name!r}',
+      'see timm.list_models(pretrained=True), or give --port_weights=reference',
+    ),
   ):
     module = library.create_model(name, pretrained=own_weights)
     trained = tuple(module.pretrained_cfg.get('input_size', ()))[1:]

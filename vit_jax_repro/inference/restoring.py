@@ -140,7 +140,7 @@ def restore(
   if model is not None:
     module = _named(model, spec)
   else:
-    with _about(model_card.card_path(path) if read.has_card else path):
+    with _about(read.card_file or path):
       module = models.create(card.architecture)
   if preprocessing is None:
     preprocessing = _preprocessing_of(read, path, module)
@@ -152,7 +152,7 @@ def restore(
     note(f'the file gives no image size; using {by(size)}')
   with _about(path):
     size = preprocess.check_image_size(size)
-  fitted = _fit(params, module, size, card, path)
+  fitted = _fit(params, module, size, read, path)
   if not read.has_card and (line := positions.note_on_slot(params, fitted)):
     note(line)
   uncovered = patches.note_on_uncovered(module, size)
@@ -172,7 +172,7 @@ def restore(
 
 def _preprocessing_of(read, path, module):
   if read.has_card and read.card.preprocessing is not None:
-    with _about(model_card.card_path(path)):
+    with _about(read.card_file):
       preprocess.pick_preprocessing(read.card.preprocessing)
     return read.card.preprocessing
   name = model_card.default_preprocessing(read.spec, module)
@@ -198,12 +198,12 @@ def _named(name, spec):
   return module
 
 
-def _fit(params, module, size, card, path):
+def _fit(params, module, size, read, path):
+  card = read.card
   names, num_classes = card.class_names, module.num_classes
   if names is not None and len(names) != num_classes:
     raise InputError(
-      f'{model_card.card_path(path)} has {len(names)} class names for '
-      f'{num_classes} classes'
+      f'{read.card_file} has {len(names)} class names for {num_classes} classes'
     )
   with _about(f'{path}, image size {by(size)}'):
     return weights.adapt(

@@ -7,6 +7,10 @@ import socket
 from collections.abc import Generator
 
 
+class InUseError(OSError):
+  """Another process holds the lock."""
+
+
 class Lock:
   """A lock file that one process at a time holds.
 
@@ -23,7 +27,8 @@ class Lock:
       remedy: the end of the message.
 
     Raises:
-      OSError: another process holds the lock, or the file cannot be written.
+      InUseError: another process holds the lock.
+      OSError: the file cannot be written.
     """
     import filelock
 
@@ -35,7 +40,7 @@ class Lock:
     try:
       self._lock.acquire(timeout=0)
     except filelock.Timeout:
-      raise OSError(
+      raise InUseError(
         f'{subject} is in use by {_owner(path)}; {remedy}'
       ) from None
     except OSError:

@@ -60,6 +60,7 @@ class Published:
   timm: str = ''  # timm's repository on the Hub
   transformers: str = ''  # transformers' repository on the Hub
   url: str = ''  # of the authors' own PyTorch file
+  repository: str = ''  # on the Hub, if only its library knows the constants
   card: str = ''  # preprocessing to record in NAME.json; '': none is written
   note: str = ''
 
@@ -158,6 +159,19 @@ def find(name: str) -> Published:
   if bucket_path:
     return Published(bucket_path[1])
   raise InputError(_unknown(name))
+
+
+@functools.cache
+def folders() -> frozenset[str]:
+  """Returns the first parts of official names and of paths in buckets."""
+  official = [entry for entry in table() if entry.is_official]
+  names = [name for e in official for name in (e.name, e.path) if '/' in name]
+  return frozenset(name.partition('/')[0] for name in names)
+
+
+def hub_names() -> list[str]:
+  """Returns the names of all copies on the Hub."""
+  return [name for entry in table() for name in _hub(entry)]
 
 
 def check_fits(entry: Published, spec: Mapping[str, Any]) -> None:
@@ -280,7 +294,7 @@ def _ambiguous(name, found):
   shown = sorted(names, key=lambda each: (len(each), each))[:MOST_CANDIDATES]
   shown = [each for each in shown if not each.startswith('augreg/')] or shown
   more = len(names) - len(shown)
-  more = f' and {more} more (--list {min(models)})' if more else ''
+  more = f' and {more} more (`fetch --list {min(models)}`)' if more else ''
   return (
     f'{name!r} may be any of {", ".join(shown)}{more}; give one of these names'
   )
@@ -292,5 +306,7 @@ def _unknown(name):
     known = (entry.name, *_hub(entry), entry.file_name, entry.model or '')
     for each in known:
       names.setdefault(_key(each), each.removesuffix('.npz'))
+    if entry.timm:  # timm's own name has no 'timm/'
+      names.setdefault(_key(entry.timm.partition('/')[2]), entry.timm)
   hint = messages.did_you_mean(_key(name), names)
-  return f'no published file {name!r}; {hint}--list shows all names'
+  return f'no published file {name!r}; {hint}`fetch --list` shows all names'

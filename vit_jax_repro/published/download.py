@@ -21,11 +21,33 @@ from vit_jax_repro.published import partial_download
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and to wait for the next bytes
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds to wait before each retry
+_BROKEN = 'the connection broke off'
+_NO_NAME = 'its host name is not found (offline?)'
+# Part of the type or text of an exception: why the host does not answer. The
+# texts of a missing name are those of Linux, macOS and Windows.
+_SILENT = {
+  'Timeout:': 'no answer in time',
+  'timed out': 'no answer in time',
+  'Name or service not known': _NO_NAME,
+  'name resolution': _NO_NAME,
+  'nodename nor servname': _NO_NAME,
+  'getaddrinfo failed': _NO_NAME,
+  'ProxyError': 'the proxy does not answer',
+  'SSLError': 'no secure connection (TLS)',
+  '[SSL': 'no secure connection (TLS)',
+  'onnection refused': 'connection refused',
+  'etwork is unreachable': 'no network (offline?)',
+  'No route to host': 'no network (offline?)',
+}
 CHUNK_BYTES = 2**16  # the most that a broken connection loses
 
 
 class SourceError(OSError):
   """An address did not deliver the file; the message is the reason."""
+
+
+class UnreachableError(SourceError):
+  """The host of an address does not answer."""
 
 
 class _BreakError(Exception):
@@ -136,8 +158,13 @@ class _Transfer:
         return self._write(response)
     except requests.RequestException as error:
       if self.answered:
-        raise _BreakError(_why(error)) from None
-      raise SourceError(_why(error)) from None
+        raise _BreakError(silence(error) or _BROKEN) from None
+      if reason := silence(error):
+        raise UnreachableError(reason) from None
+      is_mistake = isinstance(error, ValueError | requests.TooManyRedirects)
+      raise SourceError(
+        messages.short(error) if is_mistake else _BROKEN
+      ) from None
 
   def _range(self):
     """Returns the headers that request the missing bytes; {} requests all."""
@@ -301,21 +328,13 @@ def _status(response):
   return f'{response.status_code} {reason}'.strip()
 
 
-def _why(error):
-  """Returns the message of a requests exception in a few words."""
-  import requests
+def silence(error: Exception) -> str | None:
+  """Returns why a host does not answer; None if it does.
 
-  text = str(error)
-  if isinstance(error, requests.Timeout) or 'timed out' in text:
-    return 'no answer in time'
-  if 'NameResolutionError' in text:
-    return 'its host name is not found (offline?)'
-  if isinstance(error, requests.exceptions.ProxyError):
-    return 'the proxy does not answer'
-  if isinstance(error, requests.exceptions.SSLError):
-    return 'no secure connection (TLS)'
-  if 'refused' in text:
-    return 'connection refused'
-  if isinstance(error, ValueError | requests.TooManyRedirects):
-    return messages.short(text)  # a wrong address
-  return 'the connection broke off'
+  Args:
+    error: an exception of requests or httpx.
+  """
+  text = f'{type(error).__name__}: {error}'
+  return next(
+    (reason for part, reason in _SILENT.items() if part in text), None
+  )

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from vit_jax_repro import ports, weights
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models.layers import TORCH_GELU
-from vit_jax_repro.output import files
+from vit_jax_repro.output import files, waiting
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.ports import state_dicts
+from vit_jax_repro.ports import converting, state_dicts
 from vit_jax_repro.published import (
   catalogue,
   download,
+  hub,
   mirrors,
   partial_download,
   progress,
@@ -66,7 +67,8 @@ def fetch(
   have the file is shown on stderr as it comes.
 
   Args:
-    name: see catalogue.find; or a catalogue.Published.
+    name: see catalogue.find; or a catalogue.Published; or any repository of
+      the Hub, which is converted with the constants of its own library.
     directory: created if it does not exist.
     sha256: 64 digits that the downloaded bytes must have.
     mirror: see mirrors.sources.
@@ -81,7 +83,7 @@ def fetch(
     NoSourceError: no source has the file; the message has the manual way.
     OSError: another process is downloading it, or it cannot be written.
   """
-  entry = catalogue.find(name) if isinstance(name, str) else name
+  entry = _entry(name) if isinstance(name, str) else name
   if sha256 is not None and not re.fullmatch('[0-9a-fA-F]{64}', sha256):
     raise InputError(
       f'{sha256=} must be the 64 hexadecimal digits of a SHA-256'
@@ -99,7 +101,10 @@ def fetch(
         f'{model_card.card_path(path)} exists already and would describe '
         f'{path}; move it away or give another folder'
       )
-    fetched = _try_all(entry, path, sha256, mirror, waits)
+    if entry.repository:
+      fetched = _get_repository(path, entry, sha256)
+    else:
+      fetched = _try_all(entry, path, sha256, mirror, waits)
     files.write_json(_record_path(path), dataclasses.asdict(fetched))
     return fetched
 
@@ -115,9 +120,11 @@ def folder_for(directory):
 
 def _try_all(entry, path, sha256, mirror, waits):
   """Downloads a file from the first source that has it."""
-  answers = []
+  answers, silent = [], set()  # hosts that do not answer are asked once
   wanted = (f'sha256:{sha256}',) if sha256 else ()
   for source in mirrors.sources(entry, mirror=mirror):
+    if source.host in silent:
+      continue
     get = _get_copy if source.copy_of else _get_npz
     try:
       if source.needs:
@@ -135,16 +142,25 @@ def _try_all(entry, path, sha256, mirror, waits):
         )
     except download.SourceError as error:
       answers.append(answered(source, error))
+      if isinstance(error, download.UnreachableError):
+        silent.add(source.host)
       continue
     for kind in ('', *_COPIES):  # parts that other sources have left
       partial_download.PartialFile(f'{path}{kind}').remove()
     return dataclasses.replace(fetched, answers=tuple(answers))
+  if len(silent) == len(answers):
+    raise no_source(
+      entry.name,
+      answers,
+      f'connect to the internet, or put the file at {path}',
+    )
   raise no_source(entry.name, answers, mirrors.by_hand(entry, path))
 
 
 def answered(source: mirrors.DownloadSource, error: OSError) -> str:
   """Shows and returns a line with the answer of a source."""
-  line = f'{source.url}: {error}'
+  is_silent = isinstance(error, download.UnreachableError)
+  line = f'{source.host if is_silent else source.url}: {error}'
   note(line)
   return line
 
@@ -165,6 +181,38 @@ def no_source(name: str, answers: Sequence[str], by_hand: str) -> NoSourceError:
   for line in answers:
     error.add_note(line)
   return error
+
+
+def _entry(name):
+  """Returns the file of a name, or that of a repository on the Hub."""
+  try:
+    return catalogue.find(name)
+  except InputError:
+    repository = hub.unpublished(name)
+    if repository is None:
+      raise
+  return catalogue.Published(f'{repository}.npz', repository=repository)
+
+
+def _get_repository(path, entry, sha256):
+  """Downloads a repository of the Hub and converts its weights to an .npz."""
+  with waiting.doing(f'fetching {entry.repository}'):
+    folder = hub.download_repository(entry.repository)
+  weights_file = hub.weights_in(folder)
+  source = mirrors.DownloadSource(f'{mirrors.hub()}/{entry.repository}')
+  digits = files.file_hash(weights_file)
+  if sha256 and sha256 != digits:
+    raise InputError(
+      f'{weights_file}: its SHA-256 is {digits}, not {sha256}; give another '
+      'repository or hash'
+    )
+  with waiting.doing(f'converting {entry.repository}'):
+    converting.convert(folder, path)
+  notes = (
+    'converted with the settings of its config.json to an .npz and its '
+    f'description {model_card.card_path(path)}',
+  )
+  return _fetched(path, entry, source, digits, (f'sha256:{digits}',), notes)
 
 
 def _get_npz(source, path, entry, **settings):

@@ -41,6 +41,11 @@ class DownloadSource:
   token: str | None = dataclasses.field(default=None, repr=False)
 
   @property
+  def host(self) -> str:
+    """Returns the start of the address: 'https://huggingface.co'."""
+    return urllib.parse.urljoin(self.url, '/').rstrip('/')
+
+  @property
   def suffix(self) -> str:
     """Returns the suffix of the file: '.npz', '.safetensors', ..."""
     return pathlib.PurePosixPath(urllib.parse.urlsplit(self.url).path).suffix

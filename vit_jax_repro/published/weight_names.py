@@ -1,25 +1,35 @@
 """What `--weights` accepts, as a file on this machine or as parameters.
 
 A text is, in this order: a path that exists; an address in the authors'
-bucket; a published name, timm's or transformers' name, or a repository on the
-Hub. Published files are fetched into the cache folder of `files.cache_folder`.
+bucket; a published name, timm's or transformers' name; a repository on the Hub
+(hf://USER/REPO, or USER/REPO). Files are fetched into the cache folder of
+`files.cache_folder`. A repository that the table of published files does not
+have keeps the constants of its own library, as the folder of a port does.
 """
 
 import functools
 import os
 import re
+import time
 
 from vit_jax_repro import weights
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files, waiting
+from vit_jax_repro.output import files, locks, waiting
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.ports import state_dicts, weight_sources
-from vit_jax_repro.published import augreg, augreg_index, catalogue, fetching
+from vit_jax_repro.ports import configs, state_dicts, weight_sources
+from vit_jax_repro.published import (
+  augreg,
+  augreg_index,
+  catalogue,
+  fetching,
+  hub,
+)
 from vit_jax_repro.weights import model_card
 
 _MODEL = 'model.npz'  # of a finished run
 _RUN = 'manifest.json'  # only the folder of a run has it
 _BUCKET = re.compile(r'(?:gs://|https?://storage\.googleapis\.com/)(.+)')
+_WAIT = 1.0  # seconds between two looks at a file that another process fetches
 _ENDING = re.compile(
   r'\.(npz|safetensors|pth|pt|bin|ckpt|msgpack|h5|onnx)$', re.IGNORECASE
 )
@@ -38,7 +48,7 @@ def find(text: str | os.PathLike) -> str:
     InputError: nothing is published under this name; the message has the
       nearest names. Or a run has not written its model yet.
     NoSourceError: no source gives the file.
-    OSError: the cache folder cannot be written.
+    OSError: the Hub does not answer, or the cache folder cannot be written.
   """
   text = os.fspath(text)
   path = os.path.expanduser(text)
@@ -49,11 +59,28 @@ def find(text: str | os.PathLike) -> str:
   address = _BUCKET.fullmatch(text)
   if address:
     name = f'gs://{address[1]}'
-  elif _ENDING.search(text) or text.startswith(('.', '/', '~', '\\')):
+  elif _is_path(text):
     return path
   else:
-    name = text.removeprefix('hf://')
-  return _fetched(text, catalogue.find(name))
+    name = text.removeprefix(hub.PREFIX)
+  try:
+    entry = catalogue.find(name)
+  except InputError as error:
+    repository = None if address else hub.unpublished(text)
+    if repository is None:
+      raise InputError(f'no file or folder {text!r}; {error}') from None
+    return _from_hub(repository)
+  return _fetched(text, entry)
+
+
+def _is_path(text):
+  """Returns whether a text can only be a path, though it does not exist."""
+  first, _, rest = text.partition('/')
+  return (
+    _ENDING.search(text) is not None
+    or text.startswith(('.', '/', '~', '\\'))
+    or bool(rest and os.path.isdir(first))
+  )
 
 
 def load(text: str | os.PathLike) -> model_card.DescribedWeights:
@@ -76,8 +103,31 @@ def load(text: str | os.PathLike) -> model_card.DescribedWeights:
     params=read.params,
     spec=weights.describe(read.params),
     card=read.card,
-    has_card=read.is_described,
+    card_file=_config_of(path) if read.is_described else None,
   )
+
+
+def holds_model(folder: str) -> bool:
+  """Returns whether a folder is that of a run or of a library's model."""
+  names = (_MODEL, _RUN, *state_dicts.FILES)
+  return any(os.path.exists(os.path.join(folder, name)) for name in names)
+
+
+def file_in(path: str) -> str:
+  """Returns a weights file itself, or the weights file of a library's folder.
+
+  Args:
+    path: result of `find`.
+  """
+  if not os.path.isdir(path):
+    return path
+  paths = [os.path.join(path, name) for name in state_dicts.FILES]
+  return next(filter(os.path.exists, paths), path)
+
+
+def _config_of(path):
+  folder = weight_sources.config_folder(path)
+  return None if folder is None else os.path.join(folder, configs.CONFIG)
 
 
 def find_in_bucket(folder: str, name: str) -> str:
@@ -124,8 +174,24 @@ def _of_run(folder):
 
 def _fetched(text, entry):
   folder = files.cache_folder('weights', os.path.dirname(entry.name))
-  with waiting.doing(f'fetching {entry.name}'):
-    found = fetching.fetch(entry, folder)
+  found = _in_turn(entry.name, fetching.fetch, entry, folder)
   what = 'from the cache' if found.was_there else f'fetched from {found.source}'
   note(f'{text}: {found.file}, {what}')
   return found.file
+
+
+def _from_hub(repository):
+  folder = _in_turn(repository, hub.download_repository, repository)
+  note(f'{repository}: {folder}, from the Hub')
+  return folder
+
+
+def _in_turn(name, fetch, *arguments):
+  """Calls `fetch` when no other process of a job fetches the same file."""
+  while True:
+    try:
+      with waiting.doing(f'fetching {name}'):
+        return fetch(*arguments)
+    except locks.InUseError as error:
+      with waiting.doing(f'{error}'):
+        time.sleep(_WAIT)

@@ -13,13 +13,17 @@ from vit_jax_repro.data import class_matching, labels
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.published import augreg, weight_names
+from vit_jax_repro.published import augreg, catalogue, weight_names
 from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.weights import model_card, positions
 
 
 def pretrained_path(settings: Settings) -> str:
-  """Returns the published file that a run starts from.
+  """Returns the file or folder of the weights that a run starts from.
+
+  `pretrained_dir` is a local folder of published files or a folder of the
+  authors' bucket, in which the name of the model or `model_or_filename` is
+  looked for, or one weights file by any text of published/weight_names.py.
 
   Args:
     settings: the settings of the run, with `pretrained_dir`.
@@ -27,30 +31,23 @@ def pretrained_path(settings: Settings) -> str:
   Raises:
     FileNotFoundError: the file does not exist.
     InputError: no name is given, or the index has no file of the AugReg model.
-    OSError: a file of the authors' bucket cannot be fetched.
+    OSError: the file cannot be fetched.
   """
   assert settings.pretrained_dir is not None
   folder = os.path.expanduser(settings.pretrained_dir)
-  if '://' in folder and not folder.startswith('gs://'):
-    raise InputError(
-      f'config.pretrained_dir={folder!r} must be a folder on this machine or '
-      'one of the authors, gs://vit_models/FOLDER'
-    )
-  if os.path.isfile(folder):
-    return folder
-  if folder.endswith('.npz') and not os.path.isdir(folder):
-    raise FileNotFoundError(
-      f'no weights file config.pretrained_dir={folder}; check the path'
-    )
+  if not os.path.isdir(folder) and not _is_bucket_folder(folder):
+    return _named(settings.pretrained_dir)
   name = settings.model_or_filename or settings.model.get('model_name')
+  path = os.path.join(folder, f'{(name or "").removesuffix(".npz")}.npz')
+  if not os.path.exists(path) and weight_names.holds_model(folder):
+    return weight_names.find(folder)
   if name is None:
     raise InputError(
       'config.model.model_name is not set, so no file of config.pretrained_dir='
       f'{settings.pretrained_dir!r} is chosen; set config.model_or_filename'
     )
-  if '://' in folder:
+  if _is_bucket_folder(folder):
     return weight_names.find_in_bucket(folder, name)
-  path = os.path.join(folder, f'{name.removesuffix(".npz")}.npz')
   is_model = settings.model_or_filename and '-' not in name
   if is_model and not os.path.exists(path):
     name = best_augreg_file(folder, name).removesuffix('.npz')
@@ -58,10 +55,35 @@ def pretrained_path(settings: Settings) -> str:
   if not os.path.exists(path):
     raise FileNotFoundError(
       f'no weights file {path}; put it there (python -m vit_jax_repro.fetch '
-      f'{name} --dir={folder}), or set --config.pretrained_dir to the folder '
-      'that has it'
+      f'{_published_name(name)} --dir={folder}), or set '
+      '--config.pretrained_dir to the folder that has it, or to a name of '
+      '`fetch --list`'
     )
   return path
+
+
+def _is_bucket_folder(text):
+  return text.startswith('gs://') and not text.endswith('.npz')
+
+
+def _named(text):
+  """Returns the path of one file or repository by its name."""
+  try:
+    path = weight_names.find(text)
+  except InputError as error:
+    raise InputError(f'config.pretrained_dir: {error}') from None
+  if not os.path.exists(path):
+    raise FileNotFoundError(
+      f'no weights file config.pretrained_dir={text}; check the path'
+    )
+  return path
+
+
+def _published_name(name):
+  """Returns a name that `fetch` knows: several files may have the last part."""
+  pretrained = f'imagenet21k/{name.removesuffix(".npz")}'
+  known = any(entry.name == pretrained for entry in catalogue.table())
+  return pretrained if known else name
 
 
 def fingerprint(settings: Settings) -> str | None:
@@ -73,8 +95,8 @@ def fingerprint(settings: Settings) -> str | None:
   if not settings.pretrained_dir:
     return None
   try:
-    return files.file_hash(pretrained_path(settings))[:16]
-  except FileNotFoundError:
+    return files.file_hash(weight_names.file_in(pretrained_path(settings)))[:16]
+  except OSError:  # also a file that cannot be fetched again
     return None
 
 

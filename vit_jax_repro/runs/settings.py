@@ -83,8 +83,8 @@ class Settings:
   base_lr: float = setting(REQUIRED, 'The largest learning rate.', least=0)
   pretrained_dir: str | None = setting(
     None,
-    'Folder of published weights files, one file, or gs://vit_models/FOLDER, '
-    'whose files are fetched into ~/.cache/vit_jax_repro. None: training '
+    'Folder of published weights files, gs://vit_models/FOLDER, or any text '
+    'that --weights of other commands takes. None: training '
     'starts from fresh parameters.',
     heading='Published weights to start from',
   )

@@ -56,13 +56,19 @@ class DescribedWeights:
     spec: what names and shapes show, from `weights.describe`.
     card: the card. A file without one gets the architecture and image size of
       `spec`, and the preprocessing only if names show it.
-    has_card: whether there is a card.
+    card_file: path of the card, or of a library's config.json; None if there
+      is none.
   """
 
   params: dict[str, Any]
   spec: dict[str, Any]
   card: ModelCard
-  has_card: bool
+  card_file: str | None
+
+  @property
+  def has_card(self) -> bool:
+    """Returns whether a file describes the model."""
+    return self.card_file is not None
 
 
 class NotACardError(InputError):
@@ -145,7 +151,7 @@ def load(path: str | os.PathLike) -> DescribedWeights:
       preprocessing=shown if shown in TELLING else None,
       image_size=spec.get('image_size'),
     ),
-    has_card=card is not None,
+    card_file=None if card is None else card_path(path),
   )
 
 
