@@ -168,9 +168,11 @@ def _file(repository, name, revision):
     raise download.UnreachableError('it answers, but not like the Hub')
   folder = _cache(repository) / known.commit_hash
   path, url = folder / name, address(known.commit_hash)
+  if path.exists():
+    return folder
   folder.mkdir(parents=True, exist_ok=True)
   with partial_download.alone(path):
-    if path.exists():
+    if path.exists():  # another process has finished in the meantime
       return folder
     digits = known.etag or ''
     hashes = [f'sha256:{digits}'] if _SHA256.fullmatch(digits) else []
