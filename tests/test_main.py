@@ -675,7 +675,7 @@ ERRORS = {
       '--config.pp.train=train',
       '--config.pretrained_dir=s3://models/imagenet21k',
     ),
-    "pretrained_dir='s3://models/imagenet21k' must be a folder on this",
+    "pretrained_dir: 's3://models/imagenet21k' cannot be fetched; give a file",
   ),
   'preprocessing': (
     ('quickstart.py', '--config.preprocessing=timn'),
@@ -774,6 +774,7 @@ def test_main_resumes_without_the_pretrained_file(monkeypatch, tmp_path):
   run(monkeypatch, 'vit.py:ti16,cifar10', workdir, *more)
   before = parameters(workdir)
   path.unlink()
+  (workdir / 'result.json').unlink()
   (workdir / '.model.npz.abc.tmp').write_text('half')
   run(
     monkeypatch, 'vit.py:ti16,cifar10', workdir, *more, '--config.mesh.fsdp=8'

@@ -335,11 +335,11 @@ def test_convert_keeps_other_files_of_a_folder(vit, tmp_path):
   folder = tmp_path / 'port'
   folder.mkdir()
   converting.convert(vit[0], folder, to='transformers')  # the folder was empty
-  (folder / 'README.md').write_text('mine')
+  (folder / 'notes.md').write_text('mine')
   with pytest.raises(FileExistsError, match='overwrite'):
     converting.convert(vit[0], folder, to='timm')
   converting.convert(vit[0], folder, to='timm', overwrite=True)
-  assert (folder / 'README.md').read_text() == 'mine'
+  assert (folder / 'notes.md').read_text() == 'mine'
   assert 'architecture' in json.loads((folder / 'config.json').read_text())
   assert ports.library_of(state_dicts.read(folder)) == 'timm'
 

@@ -61,6 +61,11 @@ def find(text: str | os.PathLike) -> str:
     name = f'gs://{address[1]}'
   elif _is_path(text):
     return path
+  elif '://' in text and not text.startswith(hub.PREFIXES):
+    raise InputError(
+      f'{text!r} cannot be fetched; give a file, a folder, a name of `fetch '
+      '--list`, gs://vit_models/... or hf://USER/REPO'
+    )
   else:
     name = text.removeprefix(hub.PREFIX)
   try:

@@ -96,7 +96,7 @@ def fingerprint(settings: Settings) -> str | None:
     return None
   try:
     return files.file_hash(weight_names.file_in(pretrained_path(settings)))[:16]
-  except OSError:  # also a file that cannot be fetched again
+  except (OSError, InputError):  # it is gone, or cannot be fetched again
     return None
 
 
