@@ -64,6 +64,16 @@ def test_wrong_variables_of_jax_are_one_line(verb, variable, value, allowed):
   assert allowed in line and line.endswith(f'or unset {variable}')
 
 
+def test_platform_of_the_old_variable_is_named(monkeypatch):
+  """Fault: JAX's older variable is not known, and the line names nothing."""
+  monkeypatch.delenv('JAX_PLATFORMS', raising=False)
+  monkeypatch.setenv('JAX_PLATFORM_NAME', 'gpuu')
+  line = environment._on_platforms("Unknown backend: 'gpuu' requested")
+  assert line.startswith("JAX_PLATFORM_NAME=gpuu: JAX has no platform 'gpuu';")
+  assert "did you mean 'gpu'" in line
+  assert 'set JAX_PLATFORM_NAME=cpu, or unset it' in line
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'verb, platform, reason',

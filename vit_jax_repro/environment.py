@@ -28,6 +28,7 @@ _XLA_MISTAKES = (  # what XLA prints: what to print instead
   ),
   (r'Could not open file "(.*?)"', '{0!r} is no flag: a flag begins with --'),
 )
+_VARIABLES = ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME')  # JAX reads the first first
 _PLATFORMS = ('cpu', 'cuda', 'gpu', 'rocm', 'tpu')
 _PLUGINS = ('jax_cuda13_plugin', 'jax_cuda12_plugin')
 # Allowed values in JAX's documentation (docs.jax.dev, configuration options).
@@ -123,7 +124,8 @@ def _on_platforms(text):
   """Returns the line on devices that JAX cannot use; `text` is its message."""
   from vit_jax_repro.output import messages
 
-  wanted = os.environ.get('JAX_PLATFORMS', '')
+  variable = next(filter(os.environ.get, _VARIABLES), _VARIABLES[0])
+  wanted = os.environ.get(variable, '')
   found = re.search(
     r"Unable to initialize backend '(\w+)': (.*?)( \(set JAX_PLATFORMS|$)", text
   )
@@ -145,8 +147,8 @@ def _on_platforms(text):
     )
   hint = '' if name in _PLATFORMS else messages.did_you_mean(name, _PLATFORMS)
   return (
-    f'JAX_PLATFORMS={wanted}: {reason}; {hint}set JAX_PLATFORMS=cpu, or unset '
-    'it to take the devices that JAX finds'
+    f'{variable}={wanted}: {reason}; {hint}set {variable}=cpu, or unset it to '
+    'take the devices that JAX finds'
   )
 
 

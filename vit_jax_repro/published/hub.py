@@ -39,6 +39,10 @@ class _MissingFileError(OSError):
   """The repository has no such file."""
 
 
+class _RefusedError(download.UnreachableError):
+  """The Hub answers with a status other than 200 or 404."""
+
+
 def repository_of(text: str) -> str | None:
   """Returns USER/REPO of hf://USER/REPO, of an address, or of USER/REPO.
 
@@ -107,9 +111,12 @@ def download_repository(repository: str) -> str:
     found = _in_cache(repository)
     if found is None:
       note(f'{mirrors.hub()}: {error}')
+      remedy = 'connect to the internet'
+      if isinstance(error, _RefusedError):
+        remedy = 'repeat the command later, check HF_TOKEN'
       raise download.UnreachableError(
-        f'{repository}: the cache has no copy either; connect to the internet, '
-        f'set {mirrors.HUB_VARIABLE} to another Hub, or give a file or folder'
+        f'{repository}: the cache has no copy either; {remedy}, set '
+        f'{mirrors.HUB_VARIABLE} to another Hub, or give a file or folder'
       ) from None
     note(f'{mirrors.hub()}: {error}; the copy in the cache is taken')
     return str(found)
@@ -210,9 +217,7 @@ def _errors(repository, name='') -> Generator[None]:
     status = error.response.status_code
     if status == 404:  # a server that does not say what is missing
       raise missing from None
-    raise download.UnreachableError(
-      f'it answers with status {status}'
-    ) from None
+    raise _RefusedError(f'it answers with status {status}') from None
   except errors.OfflineModeIsEnabled:
     raise download.UnreachableError('HF_HUB_OFFLINE is set') from None
   except errors.HFValidationError as error:
