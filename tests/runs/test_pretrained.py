@@ -117,7 +117,7 @@ def test_pretrained_path_accepts_one_model_of_any_kind(tmp_path):
       "dir: no file or folder 'nosuch'; no published file",
     ),
     ('x.npz', FileNotFoundError, 'no weights file config.pretrained_dir=x.npz'),
-    ('s3://a/b', ValueError, "dir: no file or folder 's3://a/b'; no published"),
+    ('s3://a/b', ValueError, "dir: 's3://a/b' cannot be fetched; give a file"),
   ],
 )
 def test_pretrained_path_refuses_other_texts(text, kind, message):
