@@ -1,60 +1,31 @@
 """Folders of images as data sets: ROOT/SPLIT/CLASS/**/*.{jpg,png,...}.
 
-The endings are EXTENSIONS, in any letter case. Images may be at any depth below
-CLASS. Symbolic links are followed. Hidden files and folders, folders of tools
-(`TOOL_FOLDERS`) and all other files are left out; `Folder.notes` counts what is
-not hidden. A label is a position in the sorted class names of all splits
-together, so a class has the same label in each split even if some split lacks
-a class. Names that are all whole numbers are sorted as numbers.
+The endings are EXTENSIONS of folder_listing.py, in any letter case. Images may
+be at any depth below CLASS. Symbolic links are followed. Hidden files and
+folders, TOOL_FOLDERS and all other files are left out; `Folder.notes` counts
+what is not hidden. A label is a position in the sorted class names of all
+splits together, so a class has the same label in each split even if some split
+lacks a class. Names that are all whole numbers are sorted as numbers.
 """
 
 import dataclasses
 import functools
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 import numpy as np
 
 from vit_jax_repro.data import class_checks
+from vit_jax_repro.data import folder_listing as listing
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import waiting
-from vit_jax_repro.output.messages import MOST_NAMES, short
 
-# The usual endings of pillow.FORMATS. Files with other endings are ignored. The
-# message on a file that cannot be decoded is `preprocess.undecodable`.
-EXTENSIONS = (
-  '.jpg',
-  '.jpeg',
-  '.jfif',
-  '.png',
-  '.webp',
-  '.bmp',
-  '.gif',
-  '.tif',
-  '.tiff',
-)
-_ENDINGS = ','.join(ending[1:] for ending in EXTENSIONS)
+_ENDINGS = ','.join(ending[1:] for ending in listing.EXTENSIONS)
 LAYOUT = f'ROOT/SPLIT/CLASS/*.{{{_ENDINGS}}}'
-# Folders that systems and tools make, in lower case: thumbnails, snapshots and
-# bins of Synology, QNAP and Windows, halves of macOS's files in archives. They
-# are neither splits nor classes, and images in them do not count.
-TOOL_FOLDERS = (
-  '@eadir',
-  '@recycle',
-  '#recycle',
-  '#snapshot',
-  '__macosx',
-  '$recycle.bin',
-  'system volume information',
-  'lost+found',
-)
-_TOOL_FILES = ('thumbs.db', 'ehthumbs.db', 'desktop.ini')  # need no note
 _COUNTED = 1000  # images between two updates of the line on progress
-_LOOSE = 'images outside of class folders'
 _PART = re.compile(r'([^\[\]]+)\[(-?\d+%?)?:(-?\d+%?)?\]')
 
 
@@ -120,7 +91,7 @@ class Folder:
   def folders_below(self, label: int) -> list[str]:
     """Returns the names of the folders in a class folder of these images."""
     parts = self.paths[self.labels.index(label)].split(os.sep)[:2]
-    return _entries(os.path.join(self.root, *parts), folders=True)
+    return listing.entries(os.path.join(self.root, *parts), folders=True)
 
   def contents(self) -> Iterator[tuple[str, int]]:
     """Yields the data that datasets.Split.fingerprint hashes: path and size."""
@@ -189,12 +160,12 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
     examples += found
     folder_labels |= {label_of[each] for each in splits[name]}
     if left_out:
-      notes[name] = _note(os.path.join(root, name), left_out)
+      notes[name] = listing.left_out_note(os.path.join(root, name), left_out)
   if not examples:
     raise InputError(f'split {split!r} of {root} holds no image')
   with waiting.doing(f'looking at {len(examples):,} images of {root}'):
     for path, _ in examples:
-      _check_readable(path)
+      listing.check_readable(path)
   paths, labels = zip(*examples, strict=True)
   start = len(os.path.join(root, ''))
   return Folder(
@@ -208,9 +179,9 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
 
 
 def _why_no_split(root):
-  for name in _entries(root, folders=True):
+  for name in listing.entries(root, folders=True):
     folder = os.path.join(root, name)
-    if next(filter(_is_image, _entries(folder, folders=False)), None):
+    if any(map(listing.is_image, listing.entries(folder, folders=False))):
       return (
         f'images lie directly in {folder}, but an image folder is {LAYOUT}; if '
         f'{name!r} is a class, move the class folders into '
@@ -220,25 +191,14 @@ def _why_no_split(root):
   return f'no images in {root}; an image folder is {LAYOUT}'
 
 
-def _note(folder, left_out):
-  most = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
-  counts = ', '.join(f'{n} {short(what)}' for what, n in most[:MOST_NAMES])
-  rest = sum(n for _, n in most[MOST_NAMES:])
-  counts += f' and {rest} more' if rest else ''
-  return (
-    f'{folder}: left out {counts}; images are files {", ".join(EXTENSIONS)} in '
-    'class folders'
-  )
-
-
 def _splits(root):
   """Returns {split: [class with at least one image, ...]}, both sorted."""
   splits = {}
-  for split in _entries(root, folders=True):
+  for split in listing.entries(root, folders=True):
     classes = [
       name
-      for name in _entries(os.path.join(root, split), folders=True)
-      if next(_images(os.path.join(root, split, name)), None)
+      for name in listing.entries(os.path.join(root, split), folders=True)
+      if next(listing.images(os.path.join(root, split, name)), None)
     ]
     if classes:
       splits[split] = classes
@@ -254,17 +214,17 @@ def _examples(root, part, splits, label_of):
       f'no split {split!r} with images in {root}; choose from '
       f'{sorted(splits)} or a part such as train[:90%]'
     )
-  for name in _entries(os.path.join(root, split), folders=True):
+  for name in listing.entries(os.path.join(root, split), folders=True):
     if name not in splits[split]:
       raise InputError(
         f'class folder {os.path.join(root, split, name)} holds no image '
-        f'({", ".join(EXTENSIONS)}); remove it, or put its images there'
+        f'({", ".join(listing.EXTENSIONS)}); remove it, or put its images there'
       )
-  left_out = _left_out_beside(os.path.join(root, split))
+  left_out = listing.left_out_beside(os.path.join(root, split))
   found, where = [], os.path.join(root, split)
   with waiting.doing(f'counting the images in {where}'):
     for name in splits[split]:
-      for path in _images(os.path.join(where, name), left_out):
+      for path in listing.images(os.path.join(where, name), left_out):
         found.append((path, label_of[name]))
         if len(found) % _COUNTED == 0:
           waiting.now_doing(
@@ -289,55 +249,3 @@ def _position(text, size, part):
   if abs(position) > size:
     raise InputError(f'{part!r} reaches beyond the {size} images of the split')
   return position + size if text.startswith('-') else position
-
-
-def _check_readable(path):
-  if not os.access(path, os.R_OK):
-    reason = 'permission denied' if os.path.exists(path) else 'no such file'
-    raise OSError(f'{path} cannot be read: {reason}; remove or mend it')
-
-
-def _images(folder, left_out=None, above=()):
-  """Yields the paths of the images below `folder`, sorted level by level.
-
-  Counts in `left_out` the endings of other files and the folders of tools.
-  """
-  here = os.path.realpath(folder)
-  if here in above:  # a symbolic link to a parent folder
-    return
-  for name in _entries(folder, folders=False, left_out=left_out):
-    path = os.path.join(folder, name)
-    if os.path.isdir(path):
-      yield from _images(path, left_out, (*above, here))
-    elif _is_image(name):
-      yield path
-    elif left_out is not None and name.lower() not in _TOOL_FILES:
-      left_out[os.path.splitext(name)[1].lower() or 'without ending'] += 1
-
-
-def _left_out_beside(folder):
-  """Counts what lies in the folder of a split and is no class folder."""
-  left_out = Counter()
-  for name in _entries(folder, folders=False, left_out=left_out):
-    if _is_image(name) and not os.path.isdir(os.path.join(folder, name)):
-      left_out[_LOOSE] += 1
-  return left_out
-
-
-def _is_image(name):
-  return name.lower().endswith(EXTENSIONS)
-
-
-def _entries(folder, *, folders, left_out=None):
-  """Returns the sorted names in a folder without hidden and tools' ones."""
-  names = []
-  with os.scandir(folder) as entries:
-    for entry in entries:
-      if entry.name.startswith('.'):
-        continue
-      if entry.name.lower() in TOOL_FOLDERS and entry.is_dir():
-        if left_out is not None:
-          left_out[f'{entry.name}{os.sep}'] += 1
-      elif entry.is_dir() or not folders:
-        names.append(entry.name)
-  return sorted(names)

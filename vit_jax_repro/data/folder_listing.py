@@ -1,0 +1,115 @@
+"""Lists folders of images: which files are images, and what is left out."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+from vit_jax_repro.output.messages import MOST_NAMES, short
+
+# The usual endings of pillow.FORMATS. Files with other endings are ignored. The
+# message on a file that cannot be decoded is `preprocess.undecodable`.
+EXTENSIONS = (
+  '.jpg',
+  '.jpeg',
+  '.jfif',
+  '.png',
+  '.webp',
+  '.bmp',
+  '.gif',
+  '.tif',
+  '.tiff',
+)
+# Folders that systems and tools make, in lower case: thumbnails, snapshots and
+# bins of Synology, QNAP and Windows, halves of macOS's files in archives. They
+# are neither splits nor classes, and images in them do not count.
+TOOL_FOLDERS = (
+  '@eadir',
+  '@recycle',
+  '#recycle',
+  '#snapshot',
+  '__macosx',
+  '$recycle.bin',
+  'system volume information',
+  'lost+found',
+)
+_TOOL_FILES = ('thumbs.db', 'ehthumbs.db', 'desktop.ini')  # need no note
+LOOSE = 'images outside of class folders'
+
+
+def left_out_note(folder: str, left_out: Counter[str]) -> str:
+  """Returns a line for the user on what a folder holds and is no image."""
+  most = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+  counts = ', '.join(f'{n} {short(what)}' for what, n in most[:MOST_NAMES])
+  rest = sum(n for _, n in most[MOST_NAMES:])
+  counts += f' and {rest} more' if rest else ''
+  return (
+    f'{folder}: left out {counts}; images are files {", ".join(EXTENSIONS)} in '
+    'class folders'
+  )
+
+
+def check_readable(path: str) -> None:
+  """Refuses a file that cannot be opened.
+
+  Raises:
+    OSError: it is a broken link, or its permissions forbid it.
+  """
+  if not os.access(path, os.R_OK):
+    reason = 'permission denied' if os.path.exists(path) else 'no such file'
+    raise OSError(f'{path} cannot be read: {reason}; remove or mend it')
+
+
+def images(
+  folder: str,
+  left_out: Counter[str] | None = None,
+  above: tuple[str, ...] = (),
+) -> Iterator[str]:
+  """Yields the paths of the images below `folder`, sorted level by level.
+
+  Args:
+    folder: path of the folder.
+    left_out: counts the endings of other files and the folders of tools.
+    above: the folders that this one was reached through.
+  """
+  here = os.path.realpath(folder)
+  if here in above:  # a symbolic link to a parent folder
+    return
+  for name in entries(folder, folders=False, left_out=left_out):
+    path = os.path.join(folder, name)
+    if os.path.isdir(path):
+      yield from images(path, left_out, (*above, here))
+    elif is_image(name):
+      yield path
+    elif left_out is not None and name.lower() not in _TOOL_FILES:
+      left_out[os.path.splitext(name)[1].lower() or 'without ending'] += 1
+
+
+def left_out_beside(folder: str) -> Counter[str]:
+  """Counts what lies in the folder of a split and is no class folder."""
+  left_out: Counter[str] = Counter()
+  for name in entries(folder, folders=False, left_out=left_out):
+    if is_image(name) and not os.path.isdir(os.path.join(folder, name)):
+      left_out[LOOSE] += 1
+  return left_out
+
+
+def is_image(name: str) -> bool:
+  """Returns whether the name of a file ends like that of an image."""
+  return name.lower().endswith(EXTENSIONS)
+
+
+def entries(
+  folder: str, *, folders: bool, left_out: Counter[str] | None = None
+) -> list[str]:
+  """Returns the sorted names in a folder without hidden and tools' ones."""
+  names = []
+  with os.scandir(folder) as found:
+    for entry in found:
+      if entry.name.startswith('.'):
+        continue
+      if entry.name.lower() in TOOL_FOLDERS and entry.is_dir():
+        if left_out is not None:
+          left_out[f'{entry.name}{os.sep}'] += 1
+      elif entry.is_dir() or not folders:
+        names.append(entry.name)
+  return sorted(names)
