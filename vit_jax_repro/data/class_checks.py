@@ -57,6 +57,16 @@ def check_spellings(
       )
 
 
+def spelt_twice(names: Iterable[str]) -> tuple[str, str] | None:
+  """Returns the first two names that `check_spellings` would refuse."""
+  seen: dict[str, str] = {}  # {form: name}
+  for name in names:
+    other = seen.setdefault(_form(name), name)
+    if other != name:
+      return other, name
+  return None
+
+
 def _composed(name):
   return unicodedata.normalize('NFC', name)
 
@@ -79,33 +89,41 @@ def check_training(train: Any, test: Any, *, as_is: bool = False) -> list[str]:
     Lines on classes that one of the splits lacks, for the user.
 
   Raises:
-    InputError: the training split has one class; or, without `as_is`, the
+    InputError: the training split has one class; images that may have several
+      labels all have the same ones; or, without `as_is`, the
       test split has one of several, or a class folder that the training split
       lacks.
   """
-  if train.num_classes < 2:
+  if train.num_classes < 2 and not train.multi_label:
     raise InputError(_one_class(train, 'nothing is learned'))
   if train.folder is None or test.folder is None:
     return []
-  if len(set(train.folder.labels)) < 2:
+  if train.multi_label:
+    _require_several_answers(train, 'nothing is learned')
+    _require_several_answers(test, 'any model that gives them is right')
+  elif len(train.folder.label_set()) < 2:
     raise InputError(_one_class(train, 'nothing is learned'))
   trained, tested = (set(split.folder.folder_labels) for split in (train, test))
   notes: list[str] = _note_on_same_folders(train)
   unknown = tested - trained
   if unknown and not as_is:
+    remedy = 'move these folders away'
+    place = test.folder.where_first(min(unknown))
+    if place:
+      remedy = f'remove these labels (the first is in {place})'
     raise InputError(
       f'split {test.split!r} of {test.name} has {_named(test, unknown)}, which '
       f'split {train.split!r} lacks, so that their images could never be '
-      'right; add training images, or move these folders away'
+      f'right; add training images, or {remedy}'
     )
-  drawn, asked = (set(split.folder.labels) for split in (train, test))
+  drawn, asked = (split.folder.label_set() for split in (train, test))
   never, missing = asked - drawn, drawn - asked
   if never:
     notes.append(
       f'split {train.split!r} has no image of {_named(test, never)}, which '
       f'split {test.split!r} has: their images count as wrong'
     )
-  if len(asked) == 1:
+  if len(asked) == 1 and not test.multi_label:
     if len(tested) == 1 and not as_is:
       raise InputError(
         _one_class(test, 'a model with one answer to all images is right')
@@ -132,6 +150,8 @@ def _note_on_same_folders(train):
   masks/{cat,dog}.
   """
   paths, labels = train.folder.paths, train.folder.labels
+  if not train.folder.has_class_folders:
+    return []
   # SPLIT/CLASS/FOLDER/.../IMAGE; most data sets end this test at one path.
   if not all(path.count(os.sep) > 2 for path in paths):
     return []
@@ -169,7 +189,11 @@ def check_evaluation(source: Any, *, by_name: bool) -> list[str]:
     raise InputError(
       _one_class(source, 'it would be taken for class 0 of the model')
     )
-  if source.folder and len(set(source.folder.labels)) == 1:
+  if source.multi_label:
+    if source.folder:
+      _require_several_answers(source, 'any model that gives them is right')
+    return []
+  if source.folder and len(source.folder.label_set()) == 1:
     return [_note_on_one(source)]
   return []
 
@@ -194,10 +218,8 @@ def unreadable_by_class(
     from jax.experimental import multihost_utils
 
     lost = multihost_utils.process_allgather(lost).any(axis=0)
-  labels, size = folder.all_labels(), split.num_classes
-  counts, sizes = (
-    np.bincount(each, minlength=size) for each in (labels[lost], labels)
-  )
+  everything = slice(None)
+  counts, sizes = (folder.counts(which) for which in (lost, everything))
   return {
     split.class_names[i]: (int(counts[i]), int(sizes[i]))
     for i in np.flatnonzero(counts)
@@ -227,10 +249,23 @@ def notes_on_unreadable(
   ]
 
 
+def _require_several_answers(split, why):
+  """Refuses images with several labels that all have the same ones."""
+  first, *others = set(split.folder.labels)
+  if others:
+    return
+  names = [split.class_names[label] for label in first]
+  raise InputError(
+    f'all {split.num_examples} images of split {split.split!r} of {split.name} '
+    f'have the same labels ({listed(names)}), so that {why}; add images with '
+    'others'
+  )
+
+
 def _one_class(split, why):
   """Returns why one class is refused, with the folders below its folder."""
   folder = split.folder
-  (label,) = (0,) if folder is None else set(folder.labels)
+  (label,) = (0,) if folder is None else folder.label_set()
   name = split.class_names[label]
   where = f'split {split.split!r} of {split.name}'
   below = [] if folder is None else folder.folders_below(label)
@@ -240,14 +275,14 @@ def _one_class(split, why):
       f'{where} has one class, so that {why}; {os.path.join(*path)} has '
       f'{listed(below)}: are these the classes? move them up'
     )
-  return (
-    f'{where} has images of one class, {name!r}, so that {why}; an image '
-    'folder is ROOT/SPLIT/CLASS with two classes or more'
-  )
+  need = 'an image folder is ROOT/SPLIT/CLASS with two classes or more'
+  if folder is not None and not folder.has_class_folders:
+    need = 'labels.csv must have two labels or more'
+  return f'{where} has images of one class, {name!r}, so that {why}; {need}'
 
 
 def _note_on_one(split):
-  (label,) = set(split.folder.labels)
+  (label,) = split.folder.label_set()
   return (
     f'all images of split {split.split!r} are of one of {split.num_classes} '
     f'classes, {split.class_names[label]!r}: the accuracy says nothing about '

@@ -3,7 +3,8 @@
   digits  digits/0-4  digits/5-9   scikit-learn's digits, prepared on first use
   cifar10  imagenet_v2/topimages  cifar10:3.0.2      TFDS names
   vtab/dtd  vtab/clevr-count       the tasks of VTAB-1k, see vtab.py
-  ./photos  /data/pets  ~/x  a folder ROOT/SPLIT/CLASS/**/*.{jpg,png,...}
+  ./photos  /data/pets  ~/x  a folder ROOT/SPLIT/CLASS/**/*.{jpg,png,...}, or
+                             with labels.csv, see labelled_folders.py
 
 A known name never means a folder, even if the working directory has one of
 that name; write `./NAME` for the folder. Splits are TFDS's, and the data set's
@@ -22,6 +23,7 @@ from vit_jax_repro.data import (
   catalogue,
   digits,
   folders,
+  labelled_folders,
   subsets,
   tfds_builders,
   tfds_files,
@@ -290,7 +292,7 @@ def may_be_folder(name: str) -> bool:
 
 def _open(name, split, data_dir, manual_dir, download):
   if name.startswith(_PATHS):
-    return folders.scan(os.path.expanduser(name), split)
+    return _folder(os.path.expanduser(name), split)
   if name.partition('/')[0] == digits.NAME:
     builder = digits.prepared_builder(data_dir, digits.config_of(name))
     return tfds_files.open_files(name, split, builder)
@@ -301,7 +303,7 @@ def _open(name, split, data_dir, manual_dir, download):
   builder = tfds_builders.find(tfds_name, data_dir)
   if builder is None:
     if os.path.isdir(name):
-      return folders.scan(name, split)
+      return _folder(name, split)
     raise InputError(tfds_builders.unknown(name))
   split = catalogue.split_of(name, split)
   if not builder.is_prepared():
@@ -309,3 +311,9 @@ def _open(name, split, data_dir, manual_dir, download):
       name, builder, split, manual_dir=manual_dir, download=download
     )
   return tfds_files.open_files(name, split, builder, reading)
+
+
+def _folder(root, split):
+  if labelled_folders.has_label_file(root):
+    return labelled_folders.scan(root, split)
+  return folders.scan(root, split)

@@ -11,13 +11,12 @@ lacks a class. Names that are all whole numbers are sorted as numbers.
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 import numpy as np
 
-from vit_jax_repro.data import class_checks
+from vit_jax_repro.data import class_checks, split_parts
 from vit_jax_repro.data import folder_listing as listing
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
@@ -26,7 +25,6 @@ from vit_jax_repro.output import waiting
 _ENDINGS = ','.join(ending[1:] for ending in listing.EXTENSIONS)
 LAYOUT = f'ROOT/SPLIT/CLASS/*.{{{_ENDINGS}}}'
 _COUNTED = 1000  # images between two updates of the line on progress
-_PART = re.compile(r'([^\[\]]+)\[(-?\d+%?)?:(-?\d+%?)?\]')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +39,7 @@ class Folder:
   folder_labels: tuple[int, ...] = ()
   notes: tuple[str, ...] = ()  # a line on what was left out, if anything was
   multi_label = False
+  has_class_folders = True
 
   @property
   def num_examples(self) -> int:
@@ -87,6 +86,28 @@ class Folder:
     """Returns the positions in `paths` of names from `locate`."""
     start = len(os.path.join(self.root, ''))
     return [self._positions[name[start:]] for name in names]
+
+  def labels_at(self, position: int) -> tuple[int, ...]:
+    """Returns the labels of the image at a position in `paths`."""
+    return (self.labels[position],)
+
+  def label_set(self) -> set[int]:
+    """Returns the labels that the images have."""
+    return set(self.labels)
+
+  def positions_of(self, label: int) -> np.ndarray:
+    """Returns the positions in `paths` of the images with a label."""
+    return np.flatnonzero(self.all_labels() == label)
+
+  def counts(self, positions: Any) -> np.ndarray:
+    """Returns the number of images of each class among these, [K]."""
+    size = len(self.class_names)
+    return np.bincount(self.all_labels()[positions], minlength=size)
+
+  def where_first(self, label: int) -> str | None:
+    """Returns where a label is first written; None: a class folder has it."""
+    del label
+    return None
 
   def folders_below(self, label: int) -> list[str]:
     """Returns the names of the folders in a class folder of these images."""
@@ -207,13 +228,7 @@ def _splits(root):
 
 def _examples(root, part, splits, label_of):
   """Returns (path, label) of a part, its split, and counts of what is not."""
-  match = None if part in splits else _PART.fullmatch(part)
-  split, start, stop = match.groups() if match else (part, None, None)
-  if split not in splits:
-    raise InputError(
-      f'no split {split!r} with images in {root}; choose from '
-      f'{sorted(splits)} or a part such as train[:90%]'
-    )
+  split, chosen = split_parts.part_of(root, part, splits)
   for name in listing.entries(os.path.join(root, split), folders=True):
     if name not in splits[split]:
       raise InputError(
@@ -230,22 +245,4 @@ def _examples(root, part, splits, label_of):
           waiting.now_doing(
             f'counting the images in {where}: {len(found):,} so far'
           )
-  if match is None:
-    return found, split, left_out
-  start = _position(start, len(found), part) if start else 0
-  stop = _position(stop, len(found), part) if stop else len(found)
-  # NumPy never changes RandomState's stream, unlike newer generators'.
-  order = np.random.RandomState(0).permutation(len(found))
-  chosen = [found[i] for i in sorted(order[start:stop])]
-  return chosen, split, left_out
-
-
-def _position(text, size, part):
-  """Returns the index for '10', '-10', '10%' or '-10%', rounded as in TFDS."""
-  if text.endswith('%'):
-    position = round(int(text[:-1]) * size / 100)
-  else:
-    position = int(text)
-  if abs(position) > size:
-    raise InputError(f'{part!r} reaches beyond the {size} images of the split')
-  return position + size if text.startswith('-') else position
+  return [found[i] for i in chosen(len(found))], split, left_out

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+
+from vit_jax_repro.data import class_checks, datasets, labelled_folders
+from vit_jax_repro.errors import InputError
+
+pytestmark = pytest.mark.quick
+
+SEVERAL = 'file,label,label\n'
+
+
+def make(root, **files):
+  """Writes {split}/labels.csv, or labels.csv for 'whole', and images."""
+  for split, text in files.items():
+    folder = root if split == 'whole' else root / split
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'labels.csv').write_text(text)
+    for line in text.splitlines()[1:]:
+      image = folder / line.split(',')[0]
+      image.parent.mkdir(parents=True, exist_ok=True)
+      image.write_bytes(line.encode())
+  return root
+
+
+def test_scan_reads_several_labels(tmp_path):
+  make(
+    tmp_path,
+    train=SEVERAL + 'b.jpg,dog,cat\nin/a.png,,\nc.jpg,dog,\n',
+    test=SEVERAL + 'x.jpg,bird,\n',
+  )
+  (tmp_path / 'train' / 'extra.jpg').write_bytes(b'')
+  folder = labelled_folders.scan(tmp_path, 'train')
+  assert folder.multi_label
+  assert folder.class_names == ('bird', 'cat', 'dog')
+  assert folder.paths == ('train/b.jpg', 'train/c.jpg', 'train/in/a.png')
+  wanted = [[0, 1, 1], [0, 0, 1], [0, 0, 0]]
+  np.testing.assert_array_equal(folder.all_labels(), wanted)
+  assert folder.label_set() == {1, 2}
+  assert folder.counts(slice(None)).tolist() == [0, 1, 2]
+  assert folder.positions_of(2).tolist() == [0, 1]
+  assert folder.notes == (
+    f'{tmp_path}/train: left out 1 images without a row in labels.csv',
+  )
+  assert folder.where_first(0) == f'{tmp_path}/test/labels.csv, line 2'
+  split = datasets.open_split(str(tmp_path), 'train')
+  records = list(split.records().as_numpy_iterator())
+  np.testing.assert_array_equal([x['label'] for x in records], wanted)
+  assert records[0]['label'].dtype == np.int64
+  assert records[1]['image'] == b'c.jpg,dog,'
+
+
+def test_scan_reads_single_labels_and_parts(tmp_path):
+  lines = ''.join(f'{i:02}.jpg,{"ab"[i % 2]}\n' for i in range(20))
+  make(tmp_path, train='file,label\n' + lines)
+  folder = labelled_folders.scan(tmp_path, 'train')
+  assert not folder.multi_label
+  assert folder.labels == (0, 1) * 10
+  parts = [
+    labelled_folders.scan(tmp_path, part)
+    for part in ('train[:25%]', 'train[25%:]')
+  ]
+  assert [part.num_examples for part in parts] == [5, 15]
+  assert {*parts[0].paths, *parts[1].paths} == {*folder.paths}
+
+
+def test_scan_takes_splits_from_the_file_at_the_root(tmp_path):
+  make(
+    tmp_path, whole='file,label\ntrain/1.jpg,a\ntest/1.jpg,b\ntrain/2.jpg,b\n'
+  )
+  folder = labelled_folders.scan(tmp_path, 'train')
+  assert folder.paths == ('train/1.jpg', 'train/2.jpg')
+  assert folder.labels == (0, 1)
+  assert labelled_folders.scan(tmp_path, 'test').labels == (1,)
+
+
+def test_scan_has_several_labels_if_any_split_has(tmp_path):
+  make(tmp_path, train=SEVERAL + '1.jpg,a,b\n', test='file,label\n1.jpg,a\n')
+  test = labelled_folders.scan(tmp_path, 'test')
+  np.testing.assert_array_equal(test.all_labels(), [[1, 0]])
+
+
+def test_fingerprint_depends_on_labels(tmp_path):
+  make(tmp_path, train=SEVERAL + '1.jpg,a,b\n2.jpg,a,\n')
+  before = datasets.open_split(str(tmp_path), 'train').fingerprint()
+  text = SEVERAL + '1.jpg,a,b\n2.jpg,b,\n'
+  (tmp_path / 'train' / 'labels.csv').write_text(text)
+  assert datasets.open_split(str(tmp_path), 'train').fingerprint() != before
+
+
+@pytest.mark.parametrize(
+  'files, lost, message',
+  [
+    (
+      {'whole': 'file,label\na.jpg,x\n'},
+      None,
+      "line 2 names 'a.jpg' without a",
+    ),
+    ({'train': 'file,label\na.txt,x\n'}, None, 'has none of the endings of im'),
+    (
+      {'train': 'file,label\na.jpg,x\nb.jpg,y\n'},
+      'train/b.jpg',
+      "names 1 images that do not exist (line 3 'b.jpg'); mend or remove",
+    ),
+    (
+      {'train': 'file,label\na.jpg,x\n', 'whole': 'file,label\nt/a.jpg,x\n'},
+      None,
+      'both have labels; keep one',
+    ),
+    ({'train': SEVERAL + 'a.jpg,,\n'}, None, 'no row of'),
+    ({'test': SEVERAL + 'a.jpg,x,\n'}, None, "no split 'train' with images"),
+    (
+      {'train': SEVERAL + 'a.jpg,Cat,\n', 'test': SEVERAL + 'a.jpg,cat,\n'},
+      None,
+      "the label 'Cat' differs from 'cat'",
+    ),
+  ],
+)
+def test_scan_refuses(tmp_path, files, lost, message):
+  make(tmp_path, **files)
+  if lost:
+    (tmp_path / lost).unlink()
+  with pytest.raises(InputError) as error:
+    labelled_folders.scan(tmp_path, 'train')
+  assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'train, test, message',
+  [
+    ('1.jpg,a,b\n2.jpg,a,b\n', '1.jpg,a,\n2.jpg,b,\n', 'so that nothing is'),
+    (
+      '1.jpg,a,b\n2.jpg,a,\n',
+      '1.jpg,a,\n2.jpg,a,\n',
+      'the same labels (a), so',
+    ),
+    ('1.jpg,a,b\n2.jpg,a,\n', '1.jpg,a,\n2.jpg,c,\n', 'labels.csv, line 3)'),
+  ],
+)
+def test_check_training_refuses_several_labels(tmp_path, train, test, message):
+  make(tmp_path, train=SEVERAL + train, test=SEVERAL + test)
+  splits = [datasets.open_split(str(tmp_path), x) for x in ('train', 'test')]
+  with pytest.raises(InputError) as error:
+    class_checks.check_training(*splits)
+  assert message in str(error.value)

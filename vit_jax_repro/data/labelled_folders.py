@@ -1,0 +1,224 @@
+"""Folders of images whose labels are in labels.csv, without class folders.
+
+  ROOT/SPLIT/labels.csv   beside the images of the split, whose files it names
+  ROOT/labels.csv         names files such as train/1.jpg, which begin with the
+                          split
+
+label_files.py has the form of labels.csv. If a labels.csv of any split has
+several columns `label`, an image of any split may have several labels. Images
+without a row are left out, and counted in `Folder.notes`.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vit_jax_repro.data import (
+  class_checks,
+  folders,
+  label_files,
+  split_parts,
+)
+from vit_jax_repro.data import folder_listing as listing
+from vit_jax_repro.data.tf_host import tensorflow
+from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import waiting
+
+LAYOUT = f'ROOT/SPLIT/{label_files.NAME} beside the images of the split'
+
+
+class _Entry(NamedTuple):
+  path: str  # relative to the root
+  labels: tuple[str, ...]
+  row: label_files.Row
+  file: label_files.LabelFile
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledFolder(folders.Folder):
+  """The images of one split, or of parts of splits, with labels of a file.
+
+  `labels` has a tuple of labels for each image if `has_several`.
+  """
+
+  labels: tuple[Any, ...] = ()
+  has_several: bool = False
+  # {class name: the place of its first row, such as 'labels.csv, line 2'}
+  first_lines: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  has_class_folders = False
+
+  @property
+  def multi_label(self) -> bool:
+    """Returns whether an image may have several labels, or none."""
+    return self.has_several
+
+  def load(self, example: Any) -> dict[str, Any]:
+    """Implements datasets.Split.load."""
+    record = super().load(example)
+    return {**record, 'label': tensorflow().cast(record['label'], 'int64')}
+
+  def contents(self) -> Iterator[Any]:
+    """Yields the data that datasets.Split.fingerprint hashes, with labels."""
+    for position, (path, size) in enumerate(super().contents()):
+      yield path, size, self.labels_at(position)
+
+  def all_labels(self) -> np.ndarray:
+    """Returns [num_examples] labels; if `has_several`, [num_examples, K] 0/1.
+
+    The order is that of `examples`.
+    """
+    if not self.has_several:
+      return super().all_labels()
+    result = np.zeros((self.num_examples, len(self.class_names)), np.uint8)
+    for row, labels in zip(result, self.labels, strict=True):
+      row[list(labels)] = 1
+    return result
+
+  def labels_at(self, position: int) -> tuple[int, ...]:
+    """Returns the labels of the image at a position in `paths`."""
+    labels = self.labels[position]
+    return labels if self.has_several else (labels,)
+
+  def label_set(self) -> set[int]:
+    """Returns the labels that the images have."""
+    return {x for i in range(self.num_examples) for x in self.labels_at(i)}
+
+  def positions_of(self, label: int) -> np.ndarray:
+    """Returns the positions in `paths` of the images with a label."""
+    if not self.has_several:
+      return super().positions_of(label)
+    return np.flatnonzero(self.all_labels()[:, label])
+
+  def counts(self, positions: Any) -> np.ndarray:
+    """Returns the number of images of each class among these, [K]."""
+    if not self.has_several:
+      return super().counts(positions)
+    return self.all_labels()[positions].sum(axis=0, dtype=np.int64)
+
+  def where_first(self, label: int) -> str | None:
+    """Returns the place of the first row that has a label."""
+    return self.first_lines.get(self.class_names[label])
+
+  def folders_below(self, label: int) -> list[str]:
+    """Returns no names, because there are no class folders."""
+    del label
+    return []
+
+  def _columns(self):
+    tf = tensorflow()
+    with tf.init_scope():  # once, not in each epoch's function
+      dtype = tf.uint8 if self.has_several else tf.int64
+      return {
+        'id': tf.constant([os.fsencode(path) for path in self.paths]),
+        'label': tf.constant(self.all_labels(), dtype),
+      }
+
+
+def has_label_file(root: str | os.PathLike) -> bool:
+  """Returns whether a folder or one of its sub-folders has a labels.csv."""
+  return os.path.isdir(root) and bool(_paths(root))
+
+
+def scan(root: str | os.PathLike, split: str) -> LabelledFolder:
+  """Lists the images of `split` that have a row, sorted by their paths.
+
+  Args:
+    root: path of a folder for which `has_label_file`.
+    split: as for `folders.scan`.
+
+  Raises:
+    InputError: a labels.csv has another form, or names an image twice or one
+      that does not exist; labels are spelt in two ways; `root` has no such
+      split.
+    OSError: a labels.csv or an image of the split cannot be read.
+  """
+  files = [label_files.read(path) for path in _paths(root)]
+  label_files.check_spellings(files)
+  splits = _splits(root, files)
+  first_lines = label_files.first_lines(files)
+  class_names = class_checks.in_order(first_lines)
+  if not class_names:
+    raise InputError(f'no row of {files[0].path} has a label; add labels')
+  label_of = {name: label for label, name in enumerate(class_names)}
+  examples, used, notes = [], set(), {}
+  for part in [split] if split in splits else split.split('+'):
+    name, chosen = split_parts.part_of(root, part.strip(), splits)
+    entries = splits[name]
+    without = _check_images(root, name, entries)
+    if without:
+      notes[name] = (
+        f'{os.path.join(root, name)}: left out {without} images without a row '
+        f'in {label_files.NAME}'
+      )
+    used |= {label_of[x] for entry in entries for x in entry.labels}
+    examples += [entries[i] for i in chosen(len(entries))]
+  if not examples:
+    raise InputError(f'split {split!r} of {root} holds no image')
+  has_several = any(file.has_several for file in files)
+  labels = [tuple(label_of[x] for x in entry.labels) for entry in examples]
+  return LabelledFolder(
+    root=os.fspath(root),
+    class_names=tuple(class_names),
+    paths=tuple(entry.path for entry in examples),
+    labels=tuple(labels if has_several else (x for (x,) in labels)),
+    folder_labels=tuple(sorted(used)),
+    notes=tuple(notes.values()),
+    has_several=has_several,
+    first_lines=first_lines,
+  )
+
+
+def _paths(root):
+  """Returns the paths of the labels.csv of a data set."""
+  beside = os.path.join(root, label_files.NAME)
+  below = [
+    path
+    for name in listing.entries(root, folders=True)
+    if os.path.isfile(path := os.path.join(root, name, label_files.NAME))
+  ]
+  if not os.path.isfile(beside):
+    return below
+  if below:
+    raise InputError(
+      f'{beside} and {below[0]} both have labels; keep one of the two kinds'
+    )
+  return [beside]
+
+
+def _splits(root, files):
+  """Returns {split: entries sorted by path}."""
+  splits = {}
+  for file in files:
+    folder = os.path.relpath(os.path.dirname(file.path), root)
+    for row in file.rows:
+      path = row.file if folder == '.' else os.path.join(folder, row.file)
+      split, *rest = path.split(os.sep)
+      if not rest:
+        raise InputError(
+          f'{file.at(row.line)} names {row.file!r} without a split; write '
+          f'train/{row.file}, or lay the data set out as {LAYOUT}'
+        )
+      if not listing.is_image(path):
+        raise InputError(
+          f'{file.at(row.line)} names {row.file!r}, which has none of the '
+          f'endings of images, {", ".join(listing.EXTENSIONS)}'
+        )
+      splits.setdefault(split, []).append(_Entry(path, row.labels, row, file))
+  return {split: sorted(rows) for split, rows in sorted(splits.items())}
+
+
+def _check_images(root, split, entries):
+  """Checks that a split's images exist; returns how many have no row."""
+  with waiting.doing(f'looking at {len(entries):,} images of {root}'):
+    paths = {entry.path: os.path.join(root, entry.path) for entry in entries}
+    label_files.refuse_lost(
+      entries[0].file,
+      [entry.row for entry in entries if not os.path.isfile(paths[entry.path])],
+    )
+    for path in paths.values():
+      listing.check_readable(path)
+    images = set(listing.images(os.path.join(root, split)))
+  return len(images - set(paths.values()))
