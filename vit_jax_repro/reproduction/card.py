@@ -237,7 +237,8 @@ def _card(title, answers, unsure=()):
 
 def _of_config(config):
   pp = config.get('pp', {})
-  start = config.get('pretrained_dir') or 'fresh parameters'
+  starts = (config.get(key) for key in ('continue_from', 'pretrained_dir'))
+  start = next(filter(None, starts), 'fresh parameters')
   shown = _listed(
     {
       key: config[key]
@@ -253,7 +254,7 @@ def _of_config(config):
     'objective': (f'accuracy on {pp.get("test")}', 'config.json: pp.test'),
     'research type': (
       f'experimental: one training from {start}',
-      'config.json: pretrained_dir',
+      'config.json: continue_from, pretrained_dir',
     ),
     'data splits': (
       f'trained on {pp.get("train")}, tested on {pp.get("test")}',

@@ -90,12 +90,24 @@ def length(settings: Settings, total_steps: int, num_examples: int) -> str:
   )
 
 
-def start(settings: Settings, step: int, total_steps: int) -> str:
-  """Describes where the run starts: fresh, from a file, at a step."""
+def start(
+  settings: Settings, step: int, total_steps: int, first_step: int = 0
+) -> str:
+  """Describes where the run starts: fresh, from a file or run, at a step.
+
+  Args:
+    settings: the settings of the run.
+    step: number of updates that its state has had.
+    total_steps: number of its last update.
+    first_step: `step` when the run was new.
+  """
   if step == total_steps:
     return f'already finished, at step {step:,}; nothing is left to train'
-  if step:
+  if step != first_step:
     return f'resumes at step {step:,} of {total_steps:,}'
+  if settings.continue_from:
+    where = f'at step {step:,} of {total_steps:,}'
+    return f'continues {settings.continue_from} {where}'
   if settings.pretrained_dir:
     return f'from {pretrained.pretrained_path(settings)}'
   return 'fresh'

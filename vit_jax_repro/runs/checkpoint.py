@@ -175,7 +175,9 @@ class Checkpoints:
     )
     for step in steps:
       try:
-        read = self._read(step, shapes)
+        # Without the manager, whose barriers would make the other processes
+        # wait for one that fails.
+        read = read_state(self._folder / str(step), shapes, self._note)
       except integrity.DamagedError as fault:
         faults[step] = str(fault)
         continue
@@ -186,34 +188,6 @@ class Checkpoints:
       f'no checkpoint in {self._folder} can be used ({found}); '
       'put back a copy of one, or move that folder away to start from scratch'
     )
-
-  def _read(self, step, shapes):
-    """Returns the state and description of a step.
-
-    Each process reads without the manager, whose barriers would make the other
-    processes wait for one that fails.
-    """
-    folder = self._folder / str(step)
-    read = description = fault = None
-    try:
-      description = integrity.read_description(folder)
-      integrity.require_kind(description, shapes, folder)
-      read = ocp.StandardCheckpointHandler().restore(
-        folder / 'state', args=ocp.args.StandardRestore(shapes)
-      )
-    except (integrity.OtherStateError, jax.errors.JaxRuntimeError):
-      raise  # the checkpoint is not damaged; memory may be too small
-    except Exception as error:  # Orbax raises bare Exceptions on bad data
-      fault = _fault(error, folder, shapes)
-    fault = processes.first_text(fault)
-    if fault:
-      raise integrity.DamagedError(fault)
-    assert description is not None
-    read = jax.tree.map(_with_keys, read, shapes)
-    integrity.require_same(description, read)
-    if description['leaves'] is None:
-      self._note(f'{folder} is old and has no checksums: it is not checked')
-    return read, description
 
   def _move_aside(self, faults, used):
     """Reports damaged checkpoints and moves them out of the way."""
@@ -254,6 +228,44 @@ class Checkpoints:
         f'cannot write a checkpoint in {self._manager.directory}: '
         f'{_short(error, self._folder)}; the earlier ones are as they were'
       ) from error
+
+
+def read_state(
+  folder: pathlib.Path, shapes: Any, note: Callable[[str], None]
+) -> tuple[Any, dict]:
+  """Returns the state of one checkpoint and its description, compared.
+
+  Nothing is written. All processes must call this together.
+
+  Args:
+    folder: folder of the checkpoint.
+    shapes: shapes with the shardings for the result.
+    note: called with one line if the checkpoint has no checksums.
+
+  Raises:
+    integrity.DamagedError: the checkpoint is damaged.
+    integrity.OtherStateError: it holds another kind of state.
+  """
+  read = description = fault = None
+  try:
+    description = integrity.read_description(folder)
+    integrity.require_kind(description, shapes, folder)
+    read = ocp.StandardCheckpointHandler().restore(
+      folder / 'state', args=ocp.args.StandardRestore(shapes)
+    )
+  except (integrity.OtherStateError, jax.errors.JaxRuntimeError):
+    raise  # the checkpoint is not damaged; memory may be too small
+  except Exception as error:  # Orbax raises bare Exceptions on bad data
+    fault = _fault(error, folder, shapes)
+  fault = processes.first_text(fault)
+  if fault:
+    raise integrity.DamagedError(fault)
+  assert description is not None
+  read = jax.tree.map(_with_keys, read, shapes)
+  integrity.require_same(description, read)
+  if description['leaves'] is None:
+    note(f'{folder} is old and has no checksums: it is not checked')
+  return read, description
 
 
 class _Manager(ocp.CheckpointManager):

@@ -134,6 +134,13 @@ class Settings:
     "decay_type='bit_hyperrule'.",
     heading='Schedule',
   )
+  continue_from: str | None = setting(
+    None,
+    'Workdir of a finished run with the same settings, whose parameters, '
+    'optimiser and number of updates this run takes over. It has more '
+    'total_steps and a workdir of its own. Only the settings of the schedule '
+    'may differ, and those that change no results. See docs/checkpoints.md.',
+  )
   warmup_steps: int | None = setting(
     0,
     'Updates over which the learning rate rises from 0. None: by the '

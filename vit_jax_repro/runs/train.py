@@ -20,6 +20,7 @@ from vit_jax_repro.runs import (
   banner,
   card_settings,
   checkpoint,
+  continuing,
   input,
   loop,
   manifest,
@@ -102,7 +103,10 @@ def train(
   line('precision', banner.precision(settings))
   fresh = not os.path.isdir(folder.path('checkpoints'))
   begun = folder.read_json('manifest.json').get('data', {})
-  source = pretrained.load(settings) if fresh else None
+  origin = _origin(settings, folder)
+  if origin is not None:
+    folder.config, begun = origin.config, begun or origin.data
+  source = pretrained.load(settings) if fresh and origin is None else None
   folder.config = card_settings.decided_by(
     None if source is None else source.card, folder.config
   )
@@ -112,10 +116,11 @@ def train(
     if finished:
       line('start', banner.start(settings, finished.step, finished.step))
       return finished
-  run = _Run(settings, source, devices, line)
+  run = _Run(settings, source, devices, line, origin)
+  run.first_step = origin.step if origin else continuing.first_step(begun)
   run.step.usual_seconds = folder.compilation()
   if fresh:
-    line('start', banner.start(settings, 0, run.total_steps))
+    line('start', run.start(run.first_step))
     run.prepare()
   with contextlib.closing(folder):
     with waiting.doing('hashing the data'):
@@ -128,9 +133,9 @@ def train(
           return finished
       state, start_step = run.state(checkpoints)
       if not fresh:
-        line('start', banner.start(settings, start_step, run.total_steps))
+        line('start', run.start(start_step))
       folder.continue_metrics(start_step)
-      if not start_step and jax.process_index() == 0:
+      if start_step == run.first_step and jax.process_index() == 0:
         with waiting.doing('starting the files for TensorBoard'):
           folder.events.settings(folder.config)
       state, evaluated = run.loop(state, start_step, checkpoints, folder, show)
@@ -139,20 +144,7 @@ def train(
       seconds = time.perf_counter() - started
       if start_step == run.total_steps:  # already complete: keeps its time
         seconds = folder.read_json('result.json').get('seconds', seconds)
-      unreadable_by_class, lost = run.input.unreadable()
-      result = TrainResult(
-        accuracy=evaluated['accuracy_test'],
-        top5_accuracy=evaluated['top5_accuracy_test'],
-        num_examples=run.test.num_examples,
-        replaced_images=run.input.replaced_by_all(),
-        step=run.total_steps,
-        seconds=seconds,
-        workdir=folder.folder,
-        model=folder.path('model.npz'),
-        unreadable_by_class=unreadable_by_class,
-        notes=(*run.notes, *lost),
-        loss=evaluated.get('loss_test'),
-      )
+      result = run.result(folder, evaluated, seconds)
       run.save_model(result.model, averaging.evaluated(state))
       if settings.keep_best:
         accuracy = result.accuracy
@@ -162,6 +154,18 @@ def train(
         result = run.save_best(result, state, accuracy)
     folder.write_json('result.json', dataclasses.asdict(result))
   return result
+
+
+def _origin(settings, folder):
+  """Returns the finished run whose state is the start; None without one.
+
+  A run with a checkpoint of its own does not need it any more.
+  """
+  path = folder.path('checkpoints')
+  saved = os.listdir(path) if os.path.isdir(path) else []
+  if not settings.continue_from or any(x.isdecimal() for x in saved):
+    return None
+  return continuing.Origin(settings, folder.config)
 
 
 def _read_as_begun(settings, begun):
@@ -217,7 +221,7 @@ def _finished(folder, settings, total_steps):
 class _Run:
   """The parts of a run, made and checked before anything is computed."""
 
-  def __init__(self, settings, source, devices, line):
+  def __init__(self, settings, source, devices, line, origin):
     """Checks the settings.
 
     Args:
@@ -225,9 +229,12 @@ class _Run:
       source: the pre-trained weights; None if the run has none, or continues.
       devices: the mesh.
       line: prints a line of the banner.
+      origin: the finished run to continue; None if there is none, or if the
+        workdir has a checkpoint.
     """
     self.settings = settings
     self.source = source
+    self.origin = origin
     self.mesh = devices
     update.check_batch(settings, self.mesh)
     with waiting.doing(f'checking {settings.dataset}'):
@@ -259,15 +266,24 @@ class _Run:
     self.notes = self.step.notes()
     for text in self.notes:
       note(text)
+    if origin is not None:
+      origin.check_length(self.total_steps)
+      origin.note_schedule(self.schedule, self.total_steps, settings.decay_type)
+    self.first_step = 0  # number of updates at the start in this workdir
     self.params = None
 
   def prepare(self):
     """Makes the initial parameters, and checks that an update fits."""
-    memory_check.require_estimate(self.step)
+    fresh = self.origin is None
+    memory_check.require_estimate(self.step, fresh=fresh)
     self.step.begin()
-    with waiting.doing('making the initial parameters'):
-      self.params = self._initial_params()
-    memory_check.require(self.step)
+    if fresh:
+      with waiting.doing('making the initial parameters'):
+        self.params = self._initial_params()
+    memory_check.require(self.step, fresh=fresh)
+
+  def start(self, step):
+    return banner.start(self.settings, step, self.total_steps, self.first_step)
 
   @property
   def shardings(self):
@@ -284,9 +300,14 @@ class _Run:
     }
     if self.task.teacher:
       data['teacher_fingerprint'] = self.task.teacher.digest
-    digest = pretrained.fingerprint(self.settings)
-    if digest:
-      data['pretrained_fingerprint'] = digest
+    if self.origin is not None:
+      self.origin.check_data(data)
+      data |= self.origin.record()
+    # A continued run does not read the file.
+    if not self.settings.continue_from:
+      digest = pretrained.fingerprint(self.settings)
+      if digest:
+        data['pretrained_fingerprint'] = digest
     return manifest.create(seed=self.settings.seed, mesh=self.mesh, data=data)
 
   def checkpoints(self, folder):
@@ -306,12 +327,15 @@ class _Run:
         memory_check.require(self.step, fresh=False)
       with waiting.doing('reading the checkpoint'):
         state, position = checkpoints.restore(self.shapes)
-      if position['processes'] != jax.process_count():
-        note(
-          f'the run began in {position["processes"]} processes and continues '
-          f'in {jax.process_count()}: its examples come in another order'
-        )
+      _note_processes(position)
       return state, int(state.step)
+    if self.origin is not None:
+      state, description = self.origin.restore(self.shapes)
+      _note_processes(description['meta'])
+      # From now on the run does not need the other workdir.
+      with waiting.doing('saving a checkpoint'):
+        checkpoints.save(state, self._position(), description['score'])
+      return state, self.origin.step
     params = self._initial_params() if self.params is None else self.params
     self.params = None  # frees the host's memory
     # Creates the state in its shards: one device might not hold all of it.
@@ -405,6 +429,23 @@ class _Run:
         else None,
       )
 
+  def result(self, folder, evaluated, seconds):
+    """Returns the result of the run after its last evaluation."""
+    unreadable_by_class, lost = self.input.unreadable()
+    return TrainResult(
+      accuracy=evaluated['accuracy_test'],
+      top5_accuracy=evaluated['top5_accuracy_test'],
+      num_examples=self.test.num_examples,
+      replaced_images=self.input.replaced_by_all(),
+      step=self.total_steps,
+      seconds=seconds,
+      workdir=folder.folder,
+      model=folder.path('model.npz'),
+      unreadable_by_class=unreadable_by_class,
+      notes=(*self.notes, *lost),
+      loss=evaluated.get('loss_test'),
+    )
+
   def save_best(self, result, state, accuracy):
     """Saves the best state; returns the result with its values."""
     path = os.path.join(result.workdir, 'best.npz')
@@ -426,7 +467,7 @@ class _Run:
 
   def _batches(self, start_step, folder):
     batches = self.input.batches(start_step)
-    if not start_step and jax.process_index() == 0:
+    if start_step == self.first_step and jax.process_index() == 0:
       first = next(batches)
       augmentation = self.input.augmentation
       folder.events.images(first['image'], augmentation.mean, augmentation.std)
@@ -461,6 +502,15 @@ class _Run:
     With the step and the settings it determines the next batch.
     """
     return {'processes': jax.process_count()}
+
+
+def _note_processes(position):
+  """Notes that the run began in another number of processes."""
+  if position['processes'] != jax.process_count():
+    note(
+      f'the run began in {position["processes"]} processes and continues '
+      f'in {jax.process_count()}: its examples come in another order'
+    )
 
 
 def _whole(leaf):

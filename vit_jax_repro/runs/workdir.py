@@ -20,7 +20,7 @@ Only process 0 writes, except process_N.log and the checkpoints.
 import glob
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -215,18 +215,30 @@ class Workdir:
     config = card_settings.settled(
       config, traverse_util.flatten_dict(begun, sep='.')
     )
-    before, now = _complete(begun), _complete(config)
-    changed = [
-      f'{key} was {before.get(key)!r} and is {now.get(key)!r}'
-      for key in sorted(before.keys() | now.keys())
-      if key not in FREE and before.get(key) != now.get(key)
-    ]
+    changed = differences(begun, config, FREE)
     if changed:
       raise InputError(
         f'{self.folder} holds a run with other settings: '
         f'{"; ".join(changed)}; choose another workdir'
       )
     return config
+
+
+def differences(
+  before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]
+) -> list[str]:
+  """Lists what differs between configurations: "seed was 0 and is 1", ...
+
+  Args:
+    before, now: plain mappings of settings.
+    free: keys that may differ, such as `FREE`.
+  """
+  before, now = _complete(before), _complete(now)
+  return [
+    f'{key} was {before.get(key)!r} and is {now.get(key)!r}'
+    for key in sorted(before.keys() | now.keys())
+    if key not in free and before.get(key) != now.get(key)
+  ]
 
 
 def _complete(config):
