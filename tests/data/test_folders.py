@@ -271,10 +271,37 @@ def test_scan_rejects_wrong_folders(tmp_path):
     folders.scan(tmp_path, 'test')
 
 
-def test_scan_names_the_folder_that_lacks_a_level(tmp_path):
-  """The message on CLASS/IMAGE, without a split, denies the images."""
-  make(tmp_path, 'cat/1.png', 'dog/1.png')
-  with pytest.raises(
-    ValueError, match=r"directly in .*cat, .* 'train\[80%:\]'"
-  ):
-    folders.scan(tmp_path, 'train')
+@pytest.mark.parametrize(
+  'names, split, message',
+  [
+    (
+      ['cat/1.png', 'dog/old/2.png'],
+      'train',
+      r'images right below cat and deeper in dog \(old\)',
+    ),
+    (
+      ['cat/1.png', 'cat/more/1.png'],
+      'train[:80%]',
+      'these are classes, let their images lie right below them',
+    ),
+    (
+      ['cat/2020/1.png', 'dog/2021/2.png'],
+      'test',
+      r"'test' .* choose from \['cat', 'dog'\], or, .* such as cat/2020",
+    ),
+  ],
+)
+def test_scan_names_folders_that_may_be_classes(
+  tmp_path, names, split, message
+):
+  make(tmp_path, *names)
+  with pytest.raises(ValueError, match=message) as caught:
+    folders.scan(tmp_path, split)
+  assert '\n' not in str(caught.value)
+
+
+def test_scan_notes_images_beside_the_splits(tmp_path):
+  """A class beside the splits was left out in silence."""
+  make(tmp_path, 'train/cat/1.png', 'train/dog/1.png', 'bird/1.png')
+  (line,) = folders.scan(tmp_path, 'train').notes
+  assert 'left out the images right below bird, which' in line

@@ -4,7 +4,8 @@
   cifar10  imagenet_v2/topimages  cifar10:3.0.2      TFDS names
   vtab/dtd  vtab/clevr-count       the tasks of VTAB-1k, see vtab.py
   ./photos  /data/pets  ~/x  a folder ROOT/SPLIT/CLASS/**/*.{jpg,png,...}, or
-                             with labels.csv, see labelled_folders.py
+                             with labels.csv, see labelled_folders.py, or
+                             ROOT/CLASS/*.{jpg,png,...}, see splitting.py
 
 A known name never means a folder, even if the working directory has one of
 that name; write `./NAME` for the folder. Splits are TFDS's, and the data set's
@@ -22,8 +23,10 @@ from typing import Any, Self
 from vit_jax_repro.data import (
   catalogue,
   digits,
+  divided_folders,
   folders,
   labelled_folders,
+  splitting,
   subsets,
   tfds_builders,
   tfds_files,
@@ -64,6 +67,16 @@ class Split:
   def notes(self) -> tuple[str, ...]:
     """Returns lines on files of a folder that are left out, for the user."""
     return self.folder.notes if self.folder else ()
+
+  @property
+  def divided_notes(self) -> list[str]:
+    """Returns a line on how a folder without splits was divided, if it was."""
+    return [f'{self.name} has {self.divided.text}'] if self.divided else []
+
+  @property
+  def divided(self) -> splitting.Divided | None:
+    """Returns how a folder without splits was divided; None for other data."""
+    return self.folder.divided if self.folder else None
 
   def subset(self, positions: Iterable[int]) -> Self:
     """Returns the split of the images at these positions of `examples`."""
@@ -186,6 +199,7 @@ def open_split(
   data_dir: str | os.PathLike | None = None,
   manual_dir: str | os.PathLike | None = None,
   download: bool = False,
+  division: splitting.Division | None = None,
 ) -> Split:
   """Opens a split of a data set.
 
@@ -200,6 +214,7 @@ def open_split(
     manual_dir: folder of archives that TFDS cannot download itself, such as
       ImageNet's. If the set is not prepared, it is prepared from them.
     download: whether TFDS may download and prepare a missing set.
+    division: how a folder without splits is divided; None: by default.
 
   Raises:
     InputError: the data set or split is unknown, or its examples have no image
@@ -209,7 +224,14 @@ def open_split(
   """
   whole, number, seed = subsets.parse(split)
   with waiting.doing(f'opening {name}, {split}'):
-    source = _open(name, whole, data_dir, manual_dir, download)
+    source = _open(
+      name,
+      whole,
+      data_dir,
+      manual_dir,
+      download,
+      division or splitting.Division(),
+    )
     if number is not None:
       source = _balanced(source, name, split, number, seed)
   return Split(
@@ -225,7 +247,11 @@ def open_split(
 
 
 def describe_split(
-  name: str, split: str, *, data_dir: str | os.PathLike | None = None
+  name: str,
+  split: str,
+  *,
+  data_dir: str | os.PathLike | None = None,
+  division: splitting.Division | None = None,
 ) -> Split:
   """Describes a split without reading its images.
 
@@ -233,7 +259,7 @@ def describe_split(
   sets must be on this machine: a folder, or a prepared TFDS set.
 
   Args:
-    name, split, data_dir: see `open_split`.
+    name, split, data_dir, division: see `open_split`.
 
   Returns:
     A Split without images.
@@ -252,7 +278,7 @@ def describe_split(
     whole, sizes = catalogue.split_of(name, whole), row.sizes
     classes = [str(label) for label in range(row.num_classes)]
   else:
-    found = open_split(name, split, data_dir=data_dir)
+    found = open_split(name, split, data_dir=data_dir, division=division)
     return dataclasses.replace(found, _source=None)
   if number is None:
     count = catalogue.num_examples(sizes, whole)
@@ -290,9 +316,9 @@ def may_be_folder(name: str) -> bool:
   return name.startswith(_PATHS) or os.path.isdir(name)
 
 
-def _open(name, split, data_dir, manual_dir, download):
+def _open(name, split, data_dir, manual_dir, download, division):
   if name.startswith(_PATHS):
-    return _folder(os.path.expanduser(name), split)
+    return _folder(os.path.expanduser(name), split, division)
   if name.partition('/')[0] == digits.NAME:
     builder = digits.prepared_builder(data_dir, digits.config_of(name))
     return tfds_files.open_files(name, split, builder)
@@ -303,7 +329,7 @@ def _open(name, split, data_dir, manual_dir, download):
   builder = tfds_builders.find(tfds_name, data_dir)
   if builder is None:
     if os.path.isdir(name):
-      return _folder(name, split)
+      return _folder(name, split, division)
     raise InputError(tfds_builders.unknown(name))
   split = catalogue.split_of(name, split)
   if not builder.is_prepared():
@@ -313,7 +339,9 @@ def _open(name, split, data_dir, manual_dir, download):
   return tfds_files.open_files(name, split, builder, reading)
 
 
-def _folder(root, split):
+def _folder(root, split, division):
   if labelled_folders.has_label_file(root):
     return labelled_folders.scan(root, split)
+  if divided_folders.has_no_splits(root):
+    return divided_folders.scan(root, split, division)
   return folders.scan(root, split)

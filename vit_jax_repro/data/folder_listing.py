@@ -33,6 +33,17 @@ TOOL_FOLDERS = (
   'lost+found',
 )
 _TOOL_FILES = ('thumbs.db', 'ehthumbs.db', 'desktop.ini')  # need no note
+# Usual names of splits, in lower case.
+SPLIT_NAMES = (
+  'train',
+  'training',
+  'validation',
+  'valid',
+  'val',
+  'dev',
+  'test',
+  'testing',
+)
 LOOSE = 'images outside of class folders'
 
 
@@ -84,6 +95,18 @@ def images(
       left_out[os.path.splitext(name)[1].lower() or 'without ending'] += 1
 
 
+def with_images_right_below(root: str | os.PathLike) -> list[str]:
+  """Returns the names of the folders in `root` that images lie right below."""
+  return [
+    name
+    for name in entries(root, folders=True)
+    if any(
+      is_image(each) and not os.path.isdir(os.path.join(root, name, each))
+      for each in entries(os.path.join(root, name), folders=False)
+    )
+  ]
+
+
 def left_out_beside(folder: str) -> Counter[str]:
   """Counts what lies in the folder of a split and is no class folder."""
   left_out: Counter[str] = Counter()
@@ -99,7 +122,10 @@ def is_image(name: str) -> bool:
 
 
 def entries(
-  folder: str, *, folders: bool, left_out: Counter[str] | None = None
+  folder: str | os.PathLike,
+  *,
+  folders: bool,
+  left_out: Counter[str] | None = None,
 ) -> list[str]:
   """Returns the sorted names in a folder without hidden and tools' ones."""
   names = []

@@ -16,14 +16,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from vit_jax_repro.data import class_checks, split_parts
+from vit_jax_repro.data import class_checks, split_parts, splitting
 from vit_jax_repro.data import folder_listing as listing
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import waiting
+from vit_jax_repro.output.messages import listed
 
-_ENDINGS = ','.join(ending[1:] for ending in listing.EXTENSIONS)
-LAYOUT = f'ROOT/SPLIT/CLASS/*.{{{_ENDINGS}}}'
+ENDINGS = ','.join(ending[1:] for ending in listing.EXTENSIONS)
+LAYOUT = f'ROOT/SPLIT/CLASS/*.{{{ENDINGS}}}'
 _COUNTED = 1000  # images between two updates of the line on progress
 
 
@@ -38,6 +39,8 @@ class Folder:
   # Labels of the class folders of the splits, of which `labels` may be a part.
   folder_labels: tuple[int, ...] = ()
   notes: tuple[str, ...] = ()  # a line on what was left out, if anything was
+  # How the images were divided; None for a folder that has splits.
+  divided: splitting.Divided | None = None
   multi_label = False
   has_class_folders = True
 
@@ -111,6 +114,8 @@ class Folder:
 
   def folders_below(self, label: int) -> list[str]:
     """Returns the names of the folders in a class folder of these images."""
+    if self.divided:  # images lie right below its class folders
+      return []
     parts = self.paths[self.labels.index(label)].split(os.sep)[:2]
     return listing.entries(os.path.join(self.root, *parts), folders=True)
 
@@ -168,7 +173,7 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
     )
   splits = _splits(root)
   if not splits:
-    raise InputError(_why_no_split(root))
+    raise InputError(f'no images in {root}; an image folder is {LAYOUT}')
   class_checks.check_spellings(root, splits)
   class_names = class_checks.in_order(
     {c for classes in splits.values() for c in classes}
@@ -176,7 +181,9 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
   label_of = {name: label for label, name in enumerate(class_names)}
   examples = []  # (path, label)
   folder_labels, notes = set(), {}
-  for part in [split] if split in splits else split.split('+'):
+  parts = [split] if split in splits else split.split('+')
+  stray = _check_stray(root, [part.strip() for part in parts], splits)
+  for part in parts:
     found, name, left_out = _examples(root, part.strip(), splits, label_of)
     examples += found
     folder_labels |= {label_of[each] for each in splits[name]}
@@ -195,21 +202,42 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
     paths=tuple(path[start:] for path in paths),
     labels=labels,
     folder_labels=tuple(sorted(folder_labels)),
-    notes=tuple(notes.values()),
+    notes=(*stray, *notes.values()),
   )
 
 
-def _why_no_split(root):
-  for name in listing.entries(root, folders=True):
-    folder = os.path.join(root, name)
-    if any(map(listing.is_image, listing.entries(folder, folders=False))):
-      return (
-        f'images lie directly in {folder}, but an image folder is {LAYOUT}; if '
-        f'{name!r} is a class, move the class folders into '
-        f"{os.path.join(root, 'train')}, whose parts are 'train[:80%]' and "
-        "'train[80%:]'; if it is a split, give it a folder for each class"
-      )
-  return f'no images in {root}; an image folder is {LAYOUT}'
+def _check_stray(root, parts, splits):
+  """Returns a note on images that lie one level too high.
+
+  Raises:
+    InputError: a part is of no split, and the folders may be classes.
+  """
+  stray = [
+    name for name in listing.with_images_right_below(root) if name not in splits
+  ]
+  asked = {part.partition('[')[0] for part in parts}
+  if splits.keys() & {*asked, *listing.SPLIT_NAMES, *parts}:
+    if not stray:
+      return []
+    return [
+      f'{root}: left out the images right below {listed(stray)}, which are '
+      f'beside the split{"s" * (len(splits) > 1)} {listed(splits)} and have no '
+      'class folder'
+    ]
+  deep = next(iter(splits))
+  if stray:
+    raise InputError(
+      f'{root} has images right below {listed(stray)} and deeper in {deep} '
+      f'({listed(splits[deep])}); either let the images of each class lie '
+      'right below its folder, or make splits of class folders, such as '
+      f'{os.path.join(root, "train", stray[0])}'
+    )
+  raise InputError(
+    f'no split {parts[0]!r} with images in {root}; choose from '
+    f'{sorted(splits)}, or, if these are classes, let their images lie right '
+    'below them and not in folders such as '
+    f'{os.path.join(deep, splits[deep][0])}'
+  )
 
 
 def _splits(root):

@@ -13,6 +13,7 @@ from vit_jax_repro.data import (
   datasets,
   pipeline,
   preprocess,
+  split_records,
 )
 from vit_jax_repro.data.labels import translated
 from vit_jax_repro.errors import InputError
@@ -99,7 +100,9 @@ def evaluate(
   restored = dataclasses.replace(
     restored, model=classify.pick_head(restored.model, head)
   )
-  source = datasets.open_split(dataset, split, data_dir=data_dir)
+  source = datasets.open_split(
+    dataset, split, data_dir=data_dir, division=split_records.beside(weights)
+  )
   with waiting.doing(f'checking {source.num_examples:,} images of {dataset}'):
     match = _match(source, restored, labels)
     restored = restored.for_data(source)
@@ -107,6 +110,7 @@ def evaluate(
     faults: list[tuple[str, str]] = []  # (name, reason)
     notes = [
       *source.notes,
+      *source.divided_notes,
       *class_checks.check_evaluation(
         source, by_name=match.by == class_matching.NAMES
       ),

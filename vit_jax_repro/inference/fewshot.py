@@ -20,6 +20,7 @@ from vit_jax_repro.data import (
   labels,
   pipeline,
   preprocess,
+  split_records,
   subsets,
 )
 from vit_jax_repro.data.tf_host import parallel_map, tensorflow
@@ -122,10 +123,15 @@ def fewshot(
   _check(shots, seeds, l2, batch_size)
   restored = _restored(weights, model, image_size, preprocessing, orientation)
   started = time.perf_counter()
-  test = datasets.open_split(dataset, split, data_dir=data_dir)
-  train = datasets.open_split(dataset, train_split, data_dir=data_dir)
+  test, train = (
+    datasets.open_split(
+      dataset, part, data_dir=data_dir, division=split_records.beside(weights)
+    )
+    for part in (split, train_split)
+  )
   restored = restored.for_data(test)
-  notes = [*train.notes, *test.notes, *class_checks.check_training(train, test)]
+  notes = [*test.divided_notes, *train.notes, *test.notes]
+  notes += class_checks.check_training(train, test)
   for line in notes:
     note(line)
   with waiting.doing(f'reading the labels of {train.num_examples:,} images'):

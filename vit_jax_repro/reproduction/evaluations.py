@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from vit_jax_repro import jobs
-from vit_jax_repro.data import datasets
+from vit_jax_repro.data import datasets, split_records
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 from vit_jax_repro.published import catalogue, fetching
@@ -60,7 +60,10 @@ class CheckEvaluation:
     check = self.check
     path = self.path(weights, options)
     source = datasets.open_split(
-      self.dataset, check.split, data_dir=options.data_dir
+      self.dataset,
+      check.split,
+      data_dir=options.data_dir,
+      division=split_records.beside(weights),
     )
     fingerprint = source.fingerprint()
     known = read_json(path)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax_repro import jobs, models
-from vit_jax_repro.data import datasets
+from vit_jax_repro.data import datasets, split_records
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 from vit_jax_repro.recipes.recipe import Recipe
@@ -228,8 +228,15 @@ def _data_unchanged(config, where):
   """Returns whether the data still have the fingerprints in the manifest."""
   made = evaluations.read_json(os.path.join(where, 'manifest.json'))
   data = made.get('data', {})
+  pp = config['pp']
+  division = split_records.asked(
+    pp['train'], pp['test'], pp.get('split_seed', 0), folders=[where]
+  )
   open_split = functools.partial(
-    datasets.open_split, config['dataset'], data_dir=config['tfds_data_dir']
+    datasets.open_split,
+    config['dataset'],
+    data_dir=config['tfds_data_dir'],
+    division=division,
   )
   return all(
     data.get(f'{part}_fingerprint')

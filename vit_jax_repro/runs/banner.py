@@ -50,7 +50,7 @@ def precision(settings: Settings) -> str:
 
 
 def data(found: Input) -> str:
-  """Describes the splits: name, images of each, classes."""
+  """Describes the splits: name, images of each, classes, division."""
   classes = found.train.class_names
   parts = [
     f'{found.settings.dataset}: {found.train.num_examples:,} images to train '
@@ -59,6 +59,8 @@ def data(found: Input) -> str:
   ]
   if classes:
     parts.append(f'{len(classes):,} classes')
+  if found.train.divided:
+    parts.append(found.train.divided.text)
   return ', '.join(parts)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from vit_jax_repro.data import (
   labels,
   pipeline,
   preprocess,
+  split_records,
 )
 from vit_jax_repro.data.image_settings import ImageSettings
 from vit_jax_repro.errors import InputError
@@ -32,14 +33,28 @@ class Input:
     settings: the settings of the run.
     is_described: whether the splits are only described, for a dry run: the
       data sets need not be on this machine, and no batch can be read.
+    records: folders in which earlier runs may have recorded how a folder
+      without splits is divided, see data/split_records.py.
 
   Raises:
     InputError: a setting is invalid; checked before the data sets are opened.
     OSError: a data set does not exist or is not readable.
   """
 
-  def __init__(self, settings: Settings, *, is_described: bool = False):
+  def __init__(
+    self,
+    settings: Settings,
+    *,
+    is_described: bool = False,
+    records: Iterable[str] = (),
+  ):
     self.settings = settings
+    self._division = split_records.asked(
+      settings.pp.train,
+      settings.pp.test,
+      settings.pp.split_seed,
+      folders=records,
+    )
     self.is_described = is_described
     # Counts every replacement in this process so far.
     self.replaced_images = 0
@@ -70,10 +85,16 @@ class Input:
     settings = self.settings
     name, data_dir = settings.dataset, settings.tfds_data_dir
     if self.is_described:
-      return datasets.describe_split(name, split, data_dir=data_dir)
+      return datasets.describe_split(
+        name, split, data_dir=data_dir, division=self._division
+      )
     manual_dir = settings.tfds_manual_dir
     return datasets.open_split(
-      name, split, data_dir=data_dir, manual_dir=manual_dir
+      name,
+      split,
+      data_dir=data_dir,
+      manual_dir=manual_dir,
+      division=self._division,
     )
 
   def _checked(self):

@@ -28,9 +28,21 @@ class _Splits:
   test: str = setting(REQUIRED, 'Split to evaluate on.')
 
 
+@dataclasses.dataclass(frozen=True)
+class _Division:
+  """The keys of `config.pp` on folders without splits, which come last."""
+
+  split_seed: int = setting(
+    0,
+    'Seed by which a folder without splits is divided into `train` and `test`, '
+    'which may be parts such as train[:80%] and train[80%:].',
+    least=0,
+  )
+
+
 # The fields of the rightmost base class come first.
 @dataclasses.dataclass(frozen=True)
-class Preprocessing(ImageSettings, _Splits):
+class Preprocessing(_Division, ImageSettings, _Splits):
   """The mapping `config.pp`: splits and augmentation of training images."""
 
   def __post_init__(self):

@@ -116,7 +116,7 @@ def train(
     if finished:
       line('start', banner.start(settings, finished.step, finished.step))
       return finished
-  run = _Run(settings, source, devices, line, origin)
+  run = _Run(settings, source, devices, line, origin, folder.folder)
   run.first_step = origin.step if origin else continuing.first_step(begun)
   run.step.usual_seconds = folder.compilation()
   if fresh:
@@ -124,7 +124,7 @@ def train(
     run.prepare()
   with contextlib.closing(folder):
     with waiting.doing('hashing the data'):
-      folder.begin(run.manifest())
+      folder.begin(run.manifest(), run.train.divided)
     with contextlib.closing(run.checkpoints(folder)) as checkpoints:
       if not fresh:
         finished = _finished(folder, settings, run.total_steps)
@@ -221,7 +221,7 @@ def _finished(folder, settings, total_steps):
 class _Run:
   """The parts of a run, made and checked before anything is computed."""
 
-  def __init__(self, settings, source, devices, line, origin):
+  def __init__(self, settings, source, devices, line, origin, workdir):
     """Checks the settings.
 
     Args:
@@ -231,14 +231,20 @@ class _Run:
       line: prints a line of the banner.
       origin: the finished run to continue; None if there is none, or if the
         workdir has a checkpoint.
+      workdir: the folder of the run.
     """
     self.settings = settings
     self.source = source
     self.origin = origin
     self.mesh = devices
     update.check_batch(settings, self.mesh)
+    records = [workdir]
+    if origin is not None:
+      records.append(origin.folder)
+    if source is not None and source.card_file is not None:
+      records.append(os.path.dirname(source.card_file))
     with waiting.doing(f'checking {settings.dataset}'):
-      self.input = input.Input(settings)
+      self.input = input.Input(settings, records=records)
     line('data', banner.data(self.input))
     self.image_size = self.input.image_size
     self.train, self.test = self.input.train, self.input.test

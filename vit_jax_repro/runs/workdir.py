@@ -2,6 +2,8 @@
 
   config.json    settings; another run may not continue in the folder
   manifest.json  versions, devices, commit, seed, data (runs.manifest)
+  image_splits.json  the side of each image of a folder without splits
+                 (data.split_records)
   checkpoints/   Orbax (runs.checkpoint)
   damaged/       damaged checkpoints, moved here
   metrics.jsonl  one object a line: step, train_loss, lr, images_per_sec, and
@@ -26,6 +28,7 @@ from typing import Any
 import jax
 from flax import traverse_util
 
+from vit_jax_repro.data import split_records, splitting
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, locks
 from vit_jax_repro.parallel import native_output
@@ -97,8 +100,14 @@ class Workdir:
     if not os.path.isdir(above) or not os.access(above, os.W_OK):
       raise OSError(f'cannot write in {above}; choose another workdir')
 
-  def begin(self, manifest: Mapping[str, Any]) -> None:
+  def begin(
+    self, manifest: Mapping[str, Any], divided: splitting.Divided | None = None
+  ) -> None:
     """Makes and locks the folder; writes config.json and manifest.json.
+
+    Args:
+      manifest: the contents of manifest.json.
+      divided: the contents of image_splits.json; None for other data.
 
     Raises:
       InputError: the data set is not the one that the run began with.
@@ -122,6 +131,8 @@ class Workdir:
       seconds = self.compilation()
       if seconds is not None:
         now[_COMPILED] = seconds
+      if divided is not None:
+        self.write_json(split_records.FILE, divided.record())
       self.write_json('manifest.json', now)
     native_output.move(self.path(f'process_{jax.process_index()}.log'))
 

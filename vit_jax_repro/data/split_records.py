@@ -1,0 +1,94 @@
+"""The record of how a folder was divided: image_splits.json of a workdir.
+
+train, validation, test, seed  the fields of splitting.Division
+images                         {SHA-256 of an image: its side or 'unused'}
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+
+from vit_jax_repro.data import percent_parts, subsets
+from vit_jax_repro.data.splitting import Division, Record
+from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import files
+
+FILE = 'image_splits.json'
+
+
+def asked(
+  train: str,
+  test: str,
+  seed: int = 0,
+  *,
+  folders: Iterable[str | os.PathLike] = (),
+) -> Division:
+  """Returns the division that a configuration asks for.
+
+  Args:
+    train, test: the splits of the configuration, also 'train@5' or 'test[:5]'.
+    seed: see `Division`.
+    folders: where earlier runs may have a record; the first one counts.
+
+  Raises:
+    InputError: a record is damaged.
+  """
+  found = (read(folder) for folder in folders)
+  old = next(filter(None, found), None)
+  return Division(
+    train=_whole(train),
+    test=_whole(test),
+    seed=seed,
+    record=None if old is None else old.record,
+  )
+
+
+def beside(weights: str | os.PathLike) -> Division:
+  """Returns the division by which weights were trained, else the default.
+
+  Args:
+    weights: a weights file or the folder of a run.
+
+  Raises:
+    InputError: the record is damaged.
+  """
+  path = os.path.expanduser(weights)
+  folder = path if os.path.isdir(path) else os.path.dirname(path)
+  return read(folder) or Division()
+
+
+def read(folder: str | os.PathLike) -> Division | None:
+  """Reads the FILE of a folder; returns None if there is none.
+
+  Raises:
+    InputError: the file is damaged.
+  """
+  path = os.path.join(folder, FILE)
+  if not os.path.exists(path):
+    return None
+  remedy = 'put back a copy, or train again'
+  found = files.read_json(path, 'record of divided images', remedy)
+  try:
+    sides = found.pop('images')
+    division = Division(**found)
+    parts = division.parts()
+    known = {*parts, percent_parts.UNUSED}
+    if not known >= set(sides.values()) or not isinstance(found['seed'], int):
+      raise ValueError
+  except (KeyError, TypeError, AttributeError, ValueError) as error:
+    raise InputError(
+      f'{path} is no record of divided images; {remedy}'
+    ) from error
+  return dataclasses.replace(
+    division, record=Record(path, parts, division.seed, sides)
+  )
+
+
+def _whole(split):
+  """Returns the split that a text such as 'test[:50%]' or 'train@5' is of."""
+  if not split:
+    return None
+  text = subsets.parse(split)[0]
+  names = {part.partition('[')[0].strip() for part in text.split('+')}
+  # A part of the training images is a side of its own.
+  return names.pop() if len(names) == 1 and names != {'train'} else text
