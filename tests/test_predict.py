@@ -1,4 +1,6 @@
+import csv
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import tiny_models
 from photographs import PHOTOGRAPHS
 from run_verb import assert_one_line, run_verb
 
-from vit_jax_repro import models, weights
+from vit_jax_repro import jobs, models, weights
 
 quick = pytest.mark.quick
 
@@ -83,3 +85,86 @@ def test_predict_prints_brackets_in_names_unchanged(tmp_path):
   assert (code, err) == (0, '')
   assert str(image) in out
   assert all(f'class {i} ' in out for i in range(20))
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+  """A folder of two good images, a damaged one and a list of more names."""
+  folder = tmp_path_factory.mktemp('many') / 'photos'
+  folder.mkdir()
+  for number in (10, 2):
+    (folder / f'img{number}.jpg').write_bytes(FLOWER.read_bytes())
+  (folder / 'img3.jpg').write_bytes(b'no image')
+  strange = os.fsencode(folder.parent) + b'/two\nlines,\xff.jpg'
+  with open(strange, 'wb') as file:
+    file.write(CHINA.read_bytes())
+  names = strange, os.fsencode(CHINA), b'no such.jpg'
+  (folder.parent / 'list').write_bytes(b'\0'.join(names))
+  return folder
+
+
+def test_predict_continues_after_damaged_images(tiny_vit, photos, tmp_path):
+  """Of a folder and of a list with a missing file, into all kinds of files."""
+  given = photos, f'@{photos.parent}/list'
+  outputs = {
+    kind: tmp_path / f'out.{kind}' for kind in ('csv', 'json', 'jsonl')
+  }
+  code, out, err = run_verb(
+    'predict', f'--weights={tiny_vit}', '--batch_size=2', '--top=2',
+    *(f'--{kind}={path}' for kind, path in outputs.items()), *given,
+  )  # fmt: skip
+  first, second, last = err.splitlines()
+  assert code == 1 and 'out.csv' in out and '4 images in ' in out
+  assert 'img3.jpg is not a readable JPEG' in first
+  assert second == 'unreadable: no such image: no such.jpg'
+  assert last == (
+    'predict: 2 images cannot be read; the other 4 images are in the result'
+  )
+  strange = os.fsdecode(os.fsencode(photos.parent) + b'/two\nlines,\xff.jpg')
+  good = [photos / 'img2.jpg', photos / 'img10.jpg', strange, CHINA]
+  images = [str(path) for path in (good[0], photos / 'img3.jpg', *good[1:])]
+  images.append('no such.jpg')
+  found = json.loads(outputs['json'].read_text())
+  lines = outputs['jsonl'].read_text().splitlines()
+  assert [json.loads(line) for line in lines] == found
+  assert [each['image'] for each in found] == images
+  with open(
+    outputs['csv'], encoding='utf-8', errors='surrogateescape', newline=''
+  ) as file:
+    rows = [*csv.reader(file)]
+  assert rows[0] == [
+    'image', 'label_1', 'class_1', 'probability_1', 'label_2', 'class_2',
+    'probability_2', 'error',
+  ]  # fmt: skip
+  wanted = iter(jobs.predict(tiny_vit, good, top=2))
+  for row, each in zip(rows[1:], found, strict=True):
+    assert row[0] == each['image']
+    if each['error']:
+      assert not each['classes'] and row[1:] == [*[''] * 6, each['error']]
+      continue
+    classes = [tuple(c.values()) for c in each['classes']]
+    assert row[1:] == [*(str(x) for c in classes for x in c), '']
+    for one, other in zip(classes, next(wanted), strict=True):
+      assert one[:2] == other[:2] and one[2] == pytest.approx(
+        other[2], abs=1e-6
+      )
+
+
+def test_predict_writes_nothing_if_no_image_is_readable(
+  tiny_vit, photos, tmp_path
+):
+  arguments = f'--weights={tiny_vit}', f'--csv={tmp_path / "out.csv"}'
+  answer = run_verb('predict', *arguments, photos / 'img3.jpg')
+  assert_one_line(answer, 'predict: ', 'img3.jpg is not a readable JPEG')
+  code, out, err = run_verb('predict', *arguments, photos / 'img3.jpg', 'no')
+  assert code == 1 and not out and err.count('unreadable: ') == 2
+  assert err.endswith('predict: none of the 2 images can be read\n')
+  assert not [*tmp_path.iterdir()]
+
+
+def test_predict_prints_as_it_goes_and_escapes_names(tiny_vit, photos):
+  code, out, err = run_verb(
+    'predict', f'--weights={tiny_vit}', photos, f'@{photos.parent}/list'
+  )
+  assert code == 1 and err.count('\n') == 3
+  assert out.count('probability') == 4 and 'two\\nlines,\\udcff.jpg' in out

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from absl import flags, logging
 
 from vit_jax_repro import __version__, compilation_cache, environment
-from vit_jax_repro.errors import InputError
+from vit_jax_repro.errors import InputError, line_of
 from vit_jax_repro.output import waiting
 
 WRONG_USAGE, FAILED, INTERRUPTED = 2, 1, 130
@@ -259,10 +259,8 @@ def _refuse_empty(flag_values, rest):
 
 def _line(error):
   """Returns the one-line message of an exception; None if it is a bug."""
-  if isinstance(error, OSError):
-    if error.strerror and error.filename:
-      return f'{error.strerror}: {error.filename}'
-    return str(error)
+  if isinstance(error, InputError | OSError):
+    return line_of(error)
   if isinstance(error, ModuleNotFoundError):
     module = (error.name or '').partition('.')[0]
     if not module or module in (__package__, *sys.stdlib_module_names):
@@ -271,8 +269,6 @@ def _line(error):
     return (
       f'the Python package {package} is not installed; pip install {package}'
     )
-  if isinstance(error, InputError):
-    return str(error)
   return environment.explain(error)
 
 

@@ -8,3 +8,10 @@ class InputError(ValueError):
   remedy. Commands print it without a traceback. Any other ValueError is a bug
   and keeps its traceback.
   """
+
+
+def line_of(error: InputError | OSError) -> str:
+  """Returns the one-line message of an error."""
+  if isinstance(error, OSError) and error.strerror and error.filename:
+    return f'{error.strerror}: {error.filename}'
+  return str(error)

@@ -3,7 +3,11 @@
 from vit_jax_repro.comparison.crosschecking import Crosscheck, crosscheck
 from vit_jax_repro.inference.evaluation import Evaluation, evaluate
 from vit_jax_repro.inference.fewshot import FewShot, fewshot
-from vit_jax_repro.inference.prediction import predict
+from vit_jax_repro.inference.prediction import (
+  Prediction,
+  predict,
+  predict_each,
+)
 from vit_jax_repro.ports.converting import Converted, convert
 from vit_jax_repro.published.fetching import Fetched, fetch
 from vit_jax_repro.runs.train import TrainResult, train
@@ -14,6 +18,7 @@ __all__ = [
   'Evaluation',
   'Fetched',
   'FewShot',
+  'Prediction',
   'TrainResult',
   'convert',
   'crosscheck',
@@ -21,5 +26,6 @@ __all__ = [
   'fetch',
   'fewshot',
   'predict',
+  'predict_each',
   'train',
 ]

@@ -1,12 +1,14 @@
 """`python -m vit_jax_repro.predict`: the most probable classes of images."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-DESCRIPTION = """Prints the most probable classes of image files (JPEG, PNG,
-WebP, BMP, GIF, TIFF), with probabilities."""
+DESCRIPTION = """Prints the most probable classes of images (JPEG, PNG, WebP,
+BMP, GIF, TIFF), with probabilities. IMAGE is a file, a folder of images, a
+pattern such as "photos/*.jpg", a list of paths (@images.txt), or - for a list
+from standard input. Images that cannot be read are listed at the end; the
+others are predicted, and the exit code is 1."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,68 +35,82 @@ def command_flags() -> flags.FlagValues:
   flags.DEFINE_integer(
     'top',
     5,
-    'number of classes to print for an image',
+    'number of classes of an image',
     lower_bound=1,
     flag_values=values,
   )
+  flags.DEFINE_integer(
+    'batch_size',
+    32,
+    'images of a step, any number',
+    lower_bound=1,
+    flag_values=values,
+  )
+  for name, text in {
+    'csv': 'write a row for each image to this file, and print no tables',
+    'jsonl': 'write a line of JSON for each image to this file, and print no '
+    'tables',
+  }.items():
+    command_line.define_string(values, name, None, text)
   return values
 
 
-def as_json(
-  images: Sequence[str], results: Sequence[Any]
-) -> list[dict[str, Any]]:
-  """Returns [{'image', 'classes': [{'label', 'name', 'probability'}]}]."""
-  return [
-    {
-      'image': image,
-      'classes': [
-        {'label': label, 'name': name, 'probability': probability}
-        for label, name, probability in classes
-      ],
-    }
-    for image, classes in zip(images, results, strict=True)
-  ]
+def show(prediction: Any) -> None:
+  """Prints a jobs.Prediction as a table."""
+  from vit_jax_repro.output import messages, reports
+
+  print(messages.shown(prediction.image))
+  reports.table(
+    ('>label', 'class', '>probability'),
+    [(str(label), name, f'{p:.2%}') for label, name, p in prediction.classes],
+  )
 
 
-def show(images: Sequence[str], results: Sequence[Any]) -> None:
-  """Prints the results of jobs.predict, a table for each image."""
-  from vit_jax_repro.output import reports
-
-  for image, classes in zip(images, results, strict=True):
-    print(image)
-    reports.table(
-      ('>label', 'class', '>probability'),
-      [(str(label), name, f'{p:.2%}') for label, name, p in classes],
-    )
-
-
-def _predict(values, images):
+def _predict(values, arguments):
   from vit_jax_repro import command_line
-  from vit_jax_repro.output import files
-  from vit_jax_repro.weights import model_card
 
   command_line.require(values, 'weights')
-  if not images:
+  if not arguments:
     raise command_line.UsageError('no image to predict; give at least one path')
-  if values.json is not None:
-    inputs = values.weights, model_card.card_path(values.weights), *images
-    files.check_writable(values.json, keep=inputs)
+
+  from vit_jax_repro.data import image_lists
+  from vit_jax_repro.inference import prediction_files
+  from vit_jax_repro.weights import model_card
+
   image_size = command_line.image_size(values.image_size)
+  images = image_lists.expand(arguments)
+  outputs = {kind: values[kind].value for kind in prediction_files.KINDS}
+  written = [path for path in outputs.values() if path is not None]
+  images.check_outputs(
+    written, keep=(values.weights, model_card.card_path(values.weights))
+  )
 
   from vit_jax_repro import jobs
+  from vit_jax_repro.output.unreadable import Unreadable
 
-  results = jobs.predict(
+  predictions = jobs.predict_each(
     values.weights,
-    images,
+    images.paths,
     model=values.model,
     top=values.top,
+    batch_size=values.batch_size,
     image_size=image_size,
     preprocessing=values.preprocessing,
     orientation=values.orientation,
   )
-  if values.json is not None:
-    files.write_json(values.json, as_json(images, results))
-  show(images, results)
+  quiet = values.csv is not None or values.jsonl is not None
+  unreadable = Unreadable(len(images.paths))
+  with prediction_files.writing(outputs) as write:
+    for prediction in predictions:
+      write(prediction)
+      if prediction.error is not None:
+        unreadable.add(prediction.error)
+      elif not quiet:
+        show(prediction)
+    unreadable.require_some()
+  if quiet:
+    print(f'{", ".join(written)}: {unreadable.rate()}')
+  unreadable.finish()
 
 
 if __name__ == '__main__':

@@ -47,15 +47,23 @@ SPLIT_NAMES = (
 LOOSE = 'images outside of class folders'
 
 
-def left_out_note(folder: str, left_out: Counter[str]) -> str:
-  """Returns a line for the user on what a folder holds and is no image."""
+def left_out_note(
+  folder: str, left_out: Counter[str], where: str = ' in class folders'
+) -> str:
+  """Returns a line for the user on what a folder holds and is no image.
+
+  Args:
+    folder: path of the folder.
+    left_out: number of files by kind, from `images`.
+    where: the places of images in the folder.
+  """
   most = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
   counts = ', '.join(f'{n} {short(what)}' for what, n in most[:MOST_NAMES])
   rest = sum(n for _, n in most[MOST_NAMES:])
   counts += f' and {rest} more' if rest else ''
   return (
-    f'{folder}: left out {counts}; images are files {", ".join(EXTENSIONS)} in '
-    'class folders'
+    f'{folder}: left out {counts}; images are files {", ".join(EXTENSIONS)}'
+    f'{where}'
   )
 
 

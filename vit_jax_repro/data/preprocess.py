@@ -390,17 +390,29 @@ def read_image(
     except InputError as error:
       raise InputError(undecodable(path, error)) from None
     return normalize(pixels.astype(np.float32), function.mean, function.std)
+  require_decoder(preprocessing)
   try:
-    tf = tensorflow()
+    return function(encoded, image_size, orientation).numpy()
+  except tensorflow().errors.InvalidArgumentError as error:
+    raise InputError(undecodable(path, first_line(error))) from None
+
+
+def require_decoder(preprocessing: str) -> None:
+  """Loads the library that a preprocessing decodes with.
+
+  Raises:
+    InputError: the library is not installed, or the preprocessing is unknown.
+  """
+  if pick_preprocessing(preprocessing).crop_pct is not None:  # by Pillow
+    pillow.pillow()
+    return
+  try:
+    tensorflow()
   except InputError as error:
     raise InputError(
       f'preprocessing {preprocessing!r}: {error}. Or give --preprocessing=timm '
       'or deit, which resize by Pillow'
     ) from None
-  try:
-    return function(encoded, image_size, orientation).numpy()
-  except tf.errors.InvalidArgumentError as error:
-    raise InputError(undecodable(path, first_line(error))) from None
 
 
 def undecodable(name: str | os.PathLike, why: object) -> str:

@@ -55,7 +55,7 @@ def eval_step(
     scalar: loss, summed over the latter rows.
   """
   label, mask = batch['label'], batch['mask']
-  logits = _logits(params, batch['image'], model=model)  # [B, K]
+  logits = logits_of(params, batch['image'], model=model)  # [B, K]
   _, top = jax.lax.top_k(logits, min(TOP, logits.shape[-1]))  # [B, 5]
   if label.ndim == 2:
     right = jnp.take_along_axis(label, top, axis=-1) > 0  # [B, 5]
@@ -131,7 +131,7 @@ def evaluate(
     for batch in batches:
       num_rows = -(-len(batch['label']) // multiple) * multiple
       if pending is None:
-        _require_classifier(model, params, batch['image'])
+        require_classifier(model, params, batch['image'])
       padded = batch_form.pad(batch, num_rows)
       sums = step(params, meshes.to_global(padded, mesh))
       _add(totals, pending)
@@ -157,7 +157,7 @@ def probabilities(
   Raises:
     InputError: the logits are not [B, K], or not finite.
   """
-  _require_classifier(model, params, images)
+  require_classifier(model, params, images)
   logits = np.asarray(_compiled_logits(model)(params, images))
   if not np.isfinite(logits).all():
     raise InputError('the logits of the model are not finite')
@@ -227,14 +227,25 @@ def pick_head(model: Any, head: str) -> Any:
   return OneHead(model.clone(**without), head)
 
 
-def _logits(params, images, *, model):
+def logits_of(
+  params: Mapping[str, Any], images: jax.Array, *, model: Any
+) -> jax.Array:
+  """Returns the logits [B, K] of images [B, H, W, 3] in float32."""
   logits = model.apply({'params': params}, images, train=False)
   return logits.astype(jnp.float32)  # [B, K]
 
 
-def _require_classifier(model, params, images):
+def require_classifier(
+  model: Any, params: Mapping[str, Any], images: Any
+) -> None:
+  """Raises an InputError if the outputs of a model are not logits [B, K].
+
+  Args:
+    model, params: see `evaluate`.
+    images: [B, H, W, 3], or their shape (jax.ShapeDtypeStruct).
+  """
   logits = jax.eval_shape(
-    functools.partial(_logits, model=model), params, images
+    functools.partial(logits_of, model=model), params, images
   )
   if logits.ndim != 2:
     raise InputError(
@@ -245,7 +256,7 @@ def _require_classifier(model, params, images):
 
 @functools.lru_cache(maxsize=8)
 def _compiled_logits(model):
-  return jax.jit(functools.partial(_logits, model=model))
+  return jax.jit(functools.partial(logits_of, model=model))
 
 
 def _add(totals, sums):

@@ -1,19 +1,30 @@
 """The most probable classes of image files."""
 
+import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from vit_jax_repro.data import labels
-from vit_jax_repro.errors import InputError
-from vit_jax_repro.inference import classify
+from vit_jax_repro.data import labels, preprocess
+from vit_jax_repro.errors import InputError, line_of
+from vit_jax_repro.inference import classify, many_images
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note_unapplied
 
-_PREDICT_BATCH_SIZE = 16
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """The most probable classes of an image, or why there are none."""
+
+  image: str  # its path
+  # (class index, class name, probability), the most probable first
+  classes: tuple[tuple[int, str, float], ...]
+  error: str | None = None  # one line if the image cannot be read
 
 
 def predict(
@@ -27,6 +38,8 @@ def predict(
   orientation: str | None = None,
 ) -> list[list[tuple[int, str, float]]]:
   """Returns the most probable classes of image files.
+
+  `predict_each` yields them one by one, and continues after a damaged image.
 
   Args:
     weights, model, image_size, preprocessing: see `restoring.restore`.
@@ -44,34 +57,95 @@ def predict(
       the head is all zeros, or an argument is wrong. The message is one line.
     OSError: a file is missing or cannot be read.
   """
+  found = []
+  for _, classes, error in _each(
+    weights,
+    images,
+    model=model,
+    top=top,
+    image_size=image_size,
+    preprocessing=preprocessing,
+    orientation=orientation,
+  ):
+    if error is not None:
+      raise error
+    found.append(classes)
+  return found
+
+
+def predict_each(
+  weights: str | os.PathLike,
+  images: Sequence[str | os.PathLike],
+  *,
+  top: int = 5,
+  batch_size: int = many_images.BATCH_SIZE,
+  **reading: Any,
+) -> Iterator[Prediction]:
+  """Returns an iterator of the predictions of image files, in their order.
+
+  Memory does not grow with the number of images. An image that cannot be read
+  gives a prediction with an error.
+
+  Args:
+    weights, images, top: see `predict`.
+    batch_size: images of a step.
+    **reading: `model`, `image_size`, `preprocessing` and `orientation` of
+      `predict`.
+
+  Raises:
+    InputError, OSError: as `predict`, but not for a single image.
+  """
+  found = _each(weights, images, top=top, batch_size=batch_size, **reading)
+  return (
+    Prediction(path, tuple(classes), error and line_of(error))
+    for path, classes, error in found
+  )
+
+
+def _each(
+  weights, images, *, top, batch_size=many_images.BATCH_SIZE, **reading
+):
+  """Returns an iterator of (path, classes, error) of each image."""
   images = [os.fspath(path) for path in images]
   if not images:
     raise InputError('no image to predict; give at least one path')
   if top < 1:
     raise InputError(f'{top=} must be at least 1')
-  for path in images:
-    if not os.path.exists(path):
-      raise FileNotFoundError(f'no such image: {path}')
-    if os.path.isdir(path):
-      raise IsADirectoryError(f'{path} is a folder; give the image files in it')
-  restored = restore(
-    weights, model, image_size, preprocessing, orientation=orientation
-  )
+  restored = restore(weights, **reading)
   restored.require_trained_head(weights)
-  params = jax.device_put(restored.params)
-  results, turned = [], set()
-  for start in range(0, len(images), _PREDICT_BATCH_SIZE):
-    with waiting.doing(f'predicting: {start} of {len(images)} images done'):
-      chunk = np.stack(
-        [
-          restored.read_image(path, turned)
-          for path in images[start : start + _PREDICT_BATCH_SIZE]
-        ]
-      )
-      probabilities = classify.probabilities(restored.model, params, chunk)
-    results += [_top(row, top, restored.class_names) for row in probabilities]
+  with waiting.doing('loading the library that decodes images'):
+    preprocess.require_decoder(restored.preprocessing)
+  model = restored.model
+  classify.require_classifier(
+    model,
+    restored.params,
+    jax.ShapeDtypeStruct((1, *restored.image_size, 3), 'float32'),
+  )
+  turned: set[str] = set()
+  outcomes = many_images.apply(
+    functools.partial(_probabilities, model=model),
+    restored.params,
+    functools.partial(restored.read_image, turned=turned),
+    images,
+    batch_size=batch_size,
+  )
+  return _classes(outcomes, top, restored.class_names, turned)
+
+
+def _classes(outcomes, top, class_names, turned):
+  for path, row, error in outcomes:
+    if row is None:
+      yield path, [], error
+    elif np.isfinite(row).all():
+      yield path, _top(row, top, class_names), None
+    else:
+      yield path, [], InputError(f'{path}: the logits are not finite')
   note_unapplied(turned)
-  return results
+
+
+def _probabilities(params, images, *, model):
+  logits = classify.logits_of(params, images, model=model)
+  return jax.nn.softmax(logits, axis=-1)  # [B, K]
 
 
 def _top(probabilities, top, class_names):  # [K]

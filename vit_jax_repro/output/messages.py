@@ -24,6 +24,13 @@ def short(text: object) -> str:
   return line if len(line) <= LONGEST else f'{line[: LONGEST - 3]}...'
 
 
+def shown(path: str) -> str:
+  """Returns a path whose unprintable characters and bytes are escaped."""
+  return ''.join(
+    c if c.isprintable() else c.encode('unicode_escape').decode() for c in path
+  )
+
+
 def quoted(name: str) -> str:
   """Returns a name in quotes, at most `LONGEST` characters of it."""
   return f"'{short(name)}'"
@@ -112,6 +119,12 @@ def by(image_size: Sequence[int]) -> str:
   return f'{image_size[0]}x{image_size[1]}'
 
 
+def show(line: str) -> None:
+  """Prints a line to stderr."""
+  waiting.heard()
+  print(line, file=sys.stderr, flush=True)
+
+
 def note(text: str, *, every_process: bool = False) -> None:
   """Prints a note to stderr, in the first process only.
 
@@ -121,8 +134,7 @@ def note(text: str, *, every_process: bool = False) -> None:
       prints its own.
   """
   if every_process or jax.process_index() == 0:
-    waiting.heard()
-    print(f'note: {text}', file=sys.stderr, flush=True)
+    show(f'note: {text}')
 
 
 def note_unapplied(
