@@ -13,7 +13,7 @@ from vit_jax_repro import models
 from vit_jax_repro.analysis import cost
 from vit_jax_repro.benchmarks import programs
 from vit_jax_repro.paper import table
-from vit_jax_repro.training import objectives
+from vit_jax_repro.training import objectives, selection
 
 quick = pytest.mark.quick
 
@@ -78,6 +78,25 @@ def test_multiply_adds_include_the_head():
 
 
 @quick
+def test_multiply_adds_of_update_end_at_the_trained_layers():
+  """A product has one more for each of its operands that has a gradient."""
+  size, head = (8, 8), 16 * 10
+  short, model = (
+    models.create(tiny_models.spec(10, num_layers=number)) for number in (1, 2)
+  )
+  forward = cost.multiply_adds(model, size)
+  block = forward - cost.multiply_adds(short, size)
+  params = cost.shapes(model, size)['params']
+
+  def count(train):
+    names = selection.select(params, model, train)
+    return cost.multiply_adds_of_update(model, size, names)
+
+  assert count('all') == 3 * forward
+  assert count('head') == forward + head
+  assert count('last:1') == forward + 2 * head + 2 * block
+
+
 def test_operations_include_more_than_multiply_adds():
   spec = VIT | dict(hidden_size=128, mlp_dim=512)
   bit = tiny_models.spec(10, tiny_models.BIT)

@@ -205,3 +205,17 @@ def test_show_run_and_as_dict_have_the_same_figures(unchanged, capsys):
   plain = json.loads(json.dumps(analysis.as_dict(found)))
   assert plain['update']['memory']['total'] == found.update.memory.total
   assert plain['needed'] == found.needed
+
+
+def test_create_of_a_part_has_its_state_and_exchanges(unchanged, capsys):
+  """Only the head's gradients are scattered, and two metrics are summed."""
+  found = create(train='head')
+  assert (found.trained_parameters, found.train) == (170, 'head')
+  assert found.parameters == unchanged.parameters
+  state = [x.update.memory.arguments for x in (found, unchanged)]
+  assert state[0] < 0.7 * state[1]
+  sums = [x for x in found.update.exchanges if x.kind != 'all-gather']
+  assert sum(each.bytes for each in sums) <= 4 * (8 * 170 + 2)
+  dry_run_tables.show_run(found)
+  text = ' '.join(capsys.readouterr().out.split())
+  assert 'trains 170 (head), float32' in text

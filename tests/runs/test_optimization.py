@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_models
 
+from vit_jax_repro import models
 from vit_jax_repro.runs import optimization, settings
 from vit_jax_repro.training import averaging
 
@@ -58,7 +60,8 @@ def test_create_schedule_compares_the_hyperrule_with_total_steps(capsys):
 def made(**keys):
   """Returns an optimiser with a learning rate of 0.5 for 10 steps."""
   keys = dict(total_steps=10, grad_norm_clip=0) | keys
-  return optimization.create_optimizer(read(**keys), lambda _: 0.5, 10)
+  model = models.create(tiny_models.spec(10))
+  return optimization.create_optimizer(read(**keys), lambda _: 0.5, 10, model)
 
 
 def test_create_optimizer_passes_decay_and_dtype():

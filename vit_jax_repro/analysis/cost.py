@@ -22,6 +22,7 @@ from jax.extend import core as jaxprs
 from vit_jax_repro import models
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import waiting
+from vit_jax_repro.training import selection
 
 JFT_IMAGES = 303e6  # images of JFT-300M (section 4.1)
 IMAGE_SIZE = 224  # pixels per side in pre-training (section 4.1)
@@ -181,6 +182,36 @@ def multiply_adds(model: nn.Module, image_size: tuple[int, int]) -> int:
       is unknown before it runs.
   """
   return trace(model, image_size).multiply_adds
+
+
+def multiply_adds_of_update(
+  model: nn.Module,
+  image_size: tuple[int, int],
+  trained: frozenset[str] | None = None,
+) -> int:
+  """Returns the multiply-adds of a forward and a backward pass for one image.
+
+  These are three forward passes if all parameters are trained. Otherwise the
+  backward pass is traced, which ends at the first layer that is trained.
+
+  Args:
+    model: the model, which should recompute nothing.
+    image_size: (height, width) in pixels.
+    trained: paths of the trained parameters; None for all.
+  """
+  if trained is None:
+    return 3 * multiply_adds(model, image_size)
+
+  def loss(learned, params, image):
+    whole = selection.merged(params, learned)
+    logits: Any = _forward(model)({'params': whole}, image)
+    return logits.sum()
+
+  params = shapes(model, image_size)['params']
+  closed = jax.make_jaxpr(jax.value_and_grad(loss))(
+    selection.part(params, trained), params, _image(image_size)
+  )
+  return sum(products(closed).values())
 
 
 def products(closed: jaxprs.ClosedJaxpr) -> collections.Counter:

@@ -18,9 +18,12 @@ def show_run(found: Any) -> None:
   height, width = found.image_size
   number = _product(found.mesh.values())
   axes = ', '.join(f'{axis}={size}' for axis, size in found.mesh.items())
+  part = ''
+  if found.trained_parameters < found.parameters:
+    part = f'trains {found.trained_parameters:,} ({found.train}), '
   title = (
     f'{found.model or "model"}, {found.parameters / 1e6:.1f} M parameters, '
-    f'{found.dtype}, {height}x{width}, {found.num_classes} classes, for '
+    f'{part}{found.dtype}, {height}x{width}, {found.num_classes} classes, for '
     f'{number} x {found.device_kind} ({found.target}; {axes})'
   )
   rows = [
@@ -134,7 +137,8 @@ def _exchanged(found):
     for each in found.update.exchanges
   )
   line = f'{total / found.parameters:.2f} bytes for each parameter'
-  if found.dtype == 'bfloat16' and found.mesh['fsdp'] > 1:
+  is_whole = found.trained_parameters == found.parameters
+  if is_whole and found.dtype == 'bfloat16' and found.mesh['fsdp'] > 1:
     line += (
       '; fsdp needs at least 8 for each part of a batch: 2 + 2 gathered in '
       'bfloat16, 4 scattered in float32'

@@ -80,6 +80,22 @@ def model(
   return f'{name}, {count:,} parameters, {height}x{width} pixels'
 
 
+def trained(settings: Settings, sizes: Mapping[str, int]) -> str:
+  """Describes the trained parameters: number, which, their learning rates.
+
+  Args:
+    settings: the settings of the run.
+    sizes: from `Update.sizes`.
+  """
+  some, number = sizes['trained_parameters'], sizes['parameters']
+  text = f'all {number:,} parameters'
+  if some < number:
+    text = f'{some:,} of {number:,} parameters: {settings.train}'
+  if settings.layer_decay:
+    text += f', learning rates times {settings.layer_decay:g} for each layer'
+  return text
+
+
 def length(settings: Settings, total_steps: int, num_examples: int) -> str:
   """Describes the batch, the number of updates and of epochs."""
   epochs = total_steps * settings.batch / num_examples

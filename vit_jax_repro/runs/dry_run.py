@@ -39,6 +39,8 @@ class DryRun:
     mesh: {axis: size}.
     model: name of the model, or None.
     parameters: number of parameters.
+    trained_parameters: number of trained parameters.
+    train: value of the configuration.
     dtype: dtype of the computation.
     attention: attention kernel; None for a model without attention.
     image_size: (height, width) in pixels.
@@ -66,6 +68,8 @@ class DryRun:
   mesh: dict[str, int]
   model: str | None
   parameters: int
+  trained_parameters: int
+  train: str
   dtype: str
   attention: str | None
   image_size: tuple[int, int]
@@ -150,7 +154,8 @@ def _create(config, target, devices, largest_batch, evaluation, show):
     device_kind=devices[0].device_kind,
     mesh=dict(parts.mesh.shape),
     model=settings.model.get('model_name') or models.name_of(model),
-    parameters=cost.size_of(parts.update.shapes.params),
+    **parts.update.sizes(),
+    train=settings.train,
     dtype=parts.dtype,
     attention=getattr(model, 'attention', None),
     image_size=parts.data.image_size,
@@ -206,7 +211,9 @@ class _Parts:
     total_steps, schedule = optimization.create_schedule(
       settings, self.data.train.num_examples
     )
-    tx = optimization.create_optimizer(settings, schedule, total_steps)
+    tx = optimization.create_optimizer(
+      settings, schedule, total_steps, self.task.model
+    )
     self.update = update.Update(settings, self.task, self.data, tx, self.mesh)
 
   @property
@@ -216,7 +223,14 @@ class _Parts:
   def analyse_update(self):
     function, arguments = self.update.program()
     images, parts = self.settings.batch, self.settings.accum_steps
-    return self._analyse('the update', function, arguments, images, parts, 3)
+    return self._analyse(
+      'the update',
+      function,
+      arguments,
+      images,
+      parts,
+      self.update.multiply_adds(),
+    )
 
   def analyse_evaluation(self):
     shards = mesh_lib.batch_shards(self.mesh)
@@ -236,7 +250,10 @@ class _Parts:
       key = jax.eval_shape(lambda: jax.random.key(0))
       arguments += key, jax.ShapeDtypeStruct((), jnp.int32)
     function = self.task.evaluation_step(self.mesh)
-    return self._analyse('an evaluation', function, arguments, rows, 1, 1)
+    forward = cost.multiply_adds(
+      self.update.plain_model(), self.data.image_size
+    )
+    return self._analyse('an evaluation', function, arguments, rows, 1, forward)
 
   def needed(self, analysis):
     if analysis.memory is None:
@@ -254,12 +271,8 @@ class _Parts:
     stays += self.update.ready() + self.update.teacher_bytes()
     return analysis.memory.total + stays
 
-  def _analyse(self, what, function, arguments, images, parts, passes):
-    """Compiles a program whose work is `passes` times a forward pass."""
-    plain = dict(self.task.architecture, dtype='float32')
-    if hasattr(self.task.model, 'attention'):
-      plain['attention'] = 'plain'
-    forward = cost.multiply_adds(models.create(plain), self.data.image_size)
+  def _analyse(self, what, function, arguments, images, parts, products):
+    """Compiles a program with a number of multiply-adds for each image."""
     return dry_run.analyse(
       function,
       arguments,
@@ -267,7 +280,7 @@ class _Parts:
       params=self.update.shapes.params,
       images=images,
       parts=parts,
-      model_operations=2 * passes * forward * images,
+      model_operations=2 * products * images,
       dtype=self.dtype,
       name=what,
     )

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from vit_jax_repro.training import selection
+
 # Part of the activations that stays in memory with recomputing: the inputs of
 # all blocks, and everything of one block at a time. Measured 0.11 for ViT-B/16
 # and 0.07 for L/16 (see docs/performance.md). These constants estimate too much
@@ -30,6 +32,7 @@ def saved_activations(
   params: Any,
   batch: Any,
   teacher: Any = None,
+  trained: frozenset[str] | None = None,
 ) -> int:
   """Returns the bytes of activations that the backward pass reads.
 
@@ -40,17 +43,19 @@ def saved_activations(
     params: shapes of the parameters.
     batch: shapes of a batch, or of the part of it that is computed at once.
     teacher: shapes of a teacher's parameters; None without one.
+    trained: paths of the trained parameters; None for all.
   """
 
   def backward(params, batch, key, teacher):
-    def loss(params):
-      return objective(teacher)(params, batch, key)[0]
+    def loss(learned):
+      whole = selection.merged(params, learned)
+      return objective(teacher)(whole, batch, key)[0]
 
-    return jax.vjp(loss, params)[1]
+    return jax.vjp(loss, selection.part(params, trained))[1]
 
   key = jax.eval_shape(lambda: jax.random.key(0))
   saved = _bytes(jax.eval_shape(backward, params, batch, key, teacher))
-  # The backward pass reads the parameters, too.
+  # The backward pass reads the parameters, too; all of them if all are trained.
   return max(0, saved - _bytes(params))
 
 

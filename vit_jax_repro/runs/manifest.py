@@ -1,4 +1,4 @@
-"""The manifest of a run: versions, devices, commit, seed, data."""
+"""The manifest of a run: versions, devices, commit, seed, parts, data."""
 
 import importlib.metadata
 import os
@@ -31,19 +31,23 @@ _OPTIONS = {
 _VARIABLES = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS', 'NVIDIA_TF32_OVERRIDE')
 
 
-def create(*, seed: int, mesh: jax.sharding.Mesh, data: Any) -> dict:
+def create(
+  *, seed: int, mesh: jax.sharding.Mesh, data: Any, trained: Any
+) -> dict:
   """Returns a JSON-able description of the machine and software of a run.
 
   Args:
     seed: the seed of the run.
     mesh: the devices of the run.
     data: JSON-able identification of the data sets.
+    trained: JSON-able description of the trained parameters.
   """
   return {
     **software(),
     'devices': {**devices(mesh), 'mesh': dict(mesh.shape)},
     'numerics': numerics(),
     'seed': seed,
+    'trained': trained,
     'data': data,
   }
 

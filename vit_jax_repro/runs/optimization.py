@@ -1,12 +1,13 @@
 """The optimiser and the learning-rate schedule of a run."""
 
+import flax.linen as nn
 import optax
 
 from vit_jax_repro import recipes
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs.settings import Settings
-from vit_jax_repro.training import averaging, optim
+from vit_jax_repro.training import averaging, layer_decay, optim
 
 
 def create_schedule(
@@ -59,9 +60,18 @@ def _check_rule(total, warmup, boundaries):
 
 
 def create_optimizer(
-  settings: Settings, schedule: optim.Schedule, total_steps: int
+  settings: Settings,
+  schedule: optim.Schedule,
+  total_steps: int,
+  model: nn.Module,
 ) -> optax.GradientTransformation:
   """Returns the optimiser; it averages parameters if `polyak_decay` is set.
+
+  Args:
+    settings: the settings of the run.
+    schedule: step -> learning rate.
+    total_steps: number of updates.
+    model: the model, whose layers have rates of their own with `layer_decay`.
 
   Raises:
     InputError: an option belongs to another optimiser.
@@ -74,6 +84,8 @@ def create_optimizer(
     decay=settings.weight_decay_on or None,
     grad_clip_norm=settings.grad_norm_clip or None,
   )
+  if settings.layer_decay:
+    tx = layer_decay.scaled_by_layer(tx, settings.layer_decay, model)
   decay = settings.polyak_decay
   if not decay:
     return tx

@@ -140,6 +140,23 @@ class Settings:
   tfds_manual_dir: str | None = setting(
     None, 'Folder of manually downloaded archives.'
   )
+  train: str = setting(
+    'all',
+    "The parameters to train. 'head': the classifier. 'last:N': the last N "
+    'blocks and all layers after them. Any other text is a regular expression '
+    'that is searched in paths such as '
+    'Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel. The other '
+    'parameters keep their values.',
+    heading='Parameters to train',
+  )
+  layer_decay: float | None = setting(
+    None,
+    'Factor by which the learning rate falls from each block to the one before '
+    'it, see training/layer_decay.py. base_lr is the rate of the head. None: '
+    'all layers have the same rate.',
+    least=0,
+    most=1,
+  )
   total_steps: int | None = setting(
     None,
     'Updates of the run. None: by the BiT-HyperRule, with '

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 
-from vit_jax_repro.analysis import cost
 from vit_jax_repro.data import datasets
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note
@@ -255,7 +254,7 @@ class _Run:
       settings, self.train.num_examples
     )
     self.tx = optimization.create_optimizer(
-      settings, self.schedule, self.total_steps
+      settings, self.schedule, self.total_steps, self.model
     )
     self.step = update.Update(
       settings, self.task, self.input, self.tx, self.mesh
@@ -265,6 +264,8 @@ class _Run:
       'model',
       banner.model(self.task.architecture, self.shapes.params, self.image_size),
     )
+    if self.step.trained is not None or settings.layer_decay:
+      line('trains', banner.trained(settings, self.step.sizes()))
     line(
       'batch',
       banner.length(settings, self.total_steps, self.train.num_examples),
@@ -314,7 +315,14 @@ class _Run:
       digest = pretrained.fingerprint(self.settings)
       if digest:
         data['pretrained_fingerprint'] = digest
-    return manifest.create(seed=self.settings.seed, mesh=self.mesh, data=data)
+    trained = {
+      'train': self.settings.train,
+      'layer_decay': self.settings.layer_decay,
+      **self.step.sizes(),
+    }
+    return manifest.create(
+      seed=self.settings.seed, mesh=self.mesh, data=data, trained=trained
+    )
 
   def checkpoints(self, folder):
     return checkpoint.Checkpoints(
@@ -347,7 +355,10 @@ class _Run:
     # Creates the state in its shards: one device might not hold all of it.
     create = jax.jit(
       functools.partial(
-        steps.create_state, tx=self.tx, seed=self.settings.seed
+        steps.create_state,
+        tx=self.tx,
+        seed=self.settings.seed,
+        trained=self.step.trained,
       ),
       out_shardings=self.shardings,
       donate_argnums=0,
@@ -415,9 +426,8 @@ class _Run:
     peak = chips.peak(kind, str(jax.numpy.dtype(dtype)))
     if peak is None:
       return None
-    # Two operations for each multiply-add, three times as many in an update.
-    each = 6 * cost.multiply_adds(self.model, self.image_size)
-    return peak * self.mesh.size / each
+    # Two operations for each multiply-add.
+    return peak * self.mesh.size / (2 * self.step.multiply_adds())
 
   def save_model(self, path, params):
     params = jax.tree.map(_whole, params)

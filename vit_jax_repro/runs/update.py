@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vit_jax_repro.analysis import dry_run, memory
+from vit_jax_repro.analysis import cost, dry_run, memory
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import patches
 from vit_jax_repro.output import waiting
@@ -21,7 +21,7 @@ from vit_jax_repro.parallel import mesh as mesh_lib
 from vit_jax_repro.runs import fitting, tasks
 from vit_jax_repro.runs.input import Input
 from vit_jax_repro.runs.settings import Settings
-from vit_jax_repro.training import steps
+from vit_jax_repro.training import selection, steps
 
 _GIB = 2**30
 
@@ -33,6 +33,7 @@ class Update:
     settings, mesh: of the run.
     model: its model.
     shapes: shapes of the state, with shardings.
+    trained: paths of the trained parameters; None for all.
     compile_seconds: how long compiling took; None before it has ended.
     usual_seconds: how long it took the last time, for a line on the progress;
       None if unknown.
@@ -49,12 +50,14 @@ class Update:
     """Computes the shapes of the state; compiles nothing.
 
     Raises:
-      InputError: the model does not give one output for each class, or the
-        axis `model` of the mesh divides nothing.
+      InputError: the model does not give one output for each class, the axis
+        `model` of the mesh divides nothing, or `train` selects nothing.
     """
     self.settings, self.mesh, self._task = settings, mesh, task
     self._data, self._tx, self.model = data, tx, task.model
-    self.shapes = _state_shapes(task, tx, mesh, data.image_size)
+    params = _parameter_shapes(task, data.image_size)
+    self.trained = selection.select(params, task.model, settings.train)
+    self.shapes = _state_shapes(params, tx, mesh, self.trained)
     mesh_lib.check_model_axis(self.shapes.params, mesh)
     self.compile_seconds: float | None = None
     self.usual_seconds: float | None = None
@@ -132,7 +135,34 @@ class Update:
 
   def gradients(self) -> int:
     """Returns the bytes of all gradients on a device."""
-    return mesh_lib.bytes_per_device(self.shapes.params)
+    return mesh_lib.bytes_per_device(
+      selection.part(self.shapes.params, self.trained)
+    )
+
+  def sizes(self) -> dict[str, int]:
+    """Returns the numbers of trained and of all parameters."""
+    params = self.shapes.params
+    return {
+      'trained_parameters': cost.size_of(selection.part(params, self.trained)),
+      'parameters': cost.size_of(params),
+    }
+
+  def multiply_adds(self) -> int:
+    """Returns the multiply-adds of an update for one image.
+
+    Those of a teacher and recomputed ones do not count.
+    """
+    return cost.multiply_adds_of_update(
+      self.plain_model(), self._data.image_size, self.trained
+    )
+
+  def plain_model(self) -> Any:
+    """Returns the model for counts of operations, which recomputes nothing."""
+    values: dict[str, Any] = dict(
+      dtype=jnp.float32, attention='plain', remat=False
+    )
+    fields = {x: values[x] for x in values if hasattr(self.model, x)}
+    return self.model.clone(**fields)
 
   def rows(self) -> int:
     """Returns the images of an update on a device."""
@@ -151,7 +181,11 @@ class Update:
       'label': jax.ShapeDtypeStruct((rows,), jnp.int32),
     }
     found = fitting.saved_activations(
-      self._task.objective, self.shapes.params, batch, self._teacher_shapes()
+      self._task.objective,
+      self.shapes.params,
+      batch,
+      self._teacher_shapes(),
+      self.trained,
     )
     return found // self.mesh.shape['model']
 
@@ -192,7 +226,10 @@ class Update:
   def program(self) -> tuple[jax.stages.Wrapped, tuple]:
     """Returns the jitted update and the shapes of its arguments."""
     function = jax.jit(
-      _step(self.settings, self._task, self._data, self._tx, self.mesh),
+      functools.partial(
+        _step(self.settings, self._task, self._data, self._tx, self.mesh),
+        trained=self.trained,
+      ),
       donate_argnums=0,
       out_shardings=(
         jax.tree.map(lambda x: x.sharding, self.shapes),
@@ -260,7 +297,7 @@ def check_batch(settings: Settings, mesh: jax.sharding.Mesh) -> None:
 def _step(settings, task, data, tx, mesh) -> Callable:
   augment = data.device_augmentation()
 
-  def step(state, batch, teacher):
+  def step(state, batch, teacher, *, trained):
     return steps.train_step(
       state,
       batch,
@@ -270,12 +307,13 @@ def _step(settings, task, data, tx, mesh) -> Callable:
       augment=augment,
       mesh=mesh,
       grad_reduce_dtype=settings.grad_reduce_dtype,
+      trained=trained,
     )
 
   return step
 
 
-def _state_shapes(task, tx, mesh, image_size):
+def _parameter_shapes(task, image_size):
   images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
   logits, variables = jax.eval_shape(
     task.model.init_with_output, jax.random.key(0), images
@@ -285,8 +323,12 @@ def _state_shapes(task, tx, mesh, image_size):
       f'config.model gives {logits.shape[1:]} outputs for an image instead '
       'of one for each class; choose a classifier that pools'
     )
+  return variables['params']
+
+
+def _state_shapes(params, tx, mesh, trained):
   state = jax.eval_shape(
-    functools.partial(steps.create_state, tx=tx), variables['params']
+    functools.partial(steps.create_state, tx=tx, trained=trained), params
   )
   return mesh_lib.with_shardings(
     state, mesh_lib.parameter_sharding(state, mesh)

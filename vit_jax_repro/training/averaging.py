@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.training import selection
 
 
 class Averaging(NamedTuple):
@@ -69,8 +70,9 @@ def averaged(
 def evaluated(state: Any) -> Any:
   """Returns the parameters of a `TrainState` to evaluate and publish.
 
-  They are the average if the optimiser keeps one, else the parameters.
+  They are the average if the optimiser keeps one, else the parameters. Those
+  that are not trained have no average and keep their values.
   """
   if isinstance(state.opt_state, Averaging):
-    return state.opt_state.average
+    return selection.merged(state.params, state.opt_state.average)
   return state.params

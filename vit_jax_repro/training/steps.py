@@ -13,6 +13,7 @@ import optax
 from flax import struct
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.training import selection
 from vit_jax_repro.training.dividing import divide_work
 from vit_jax_repro.training.objectives import Objective
 
@@ -30,13 +31,25 @@ class TrainState(struct.PyTreeNode):
 
 
 def create_state(
-  params: Any, tx: optax.GradientTransformation, *, seed: int = 0
+  params: Any,
+  tx: optax.GradientTransformation,
+  *,
+  seed: int = 0,
+  trained: frozenset[str] | None = None,
 ) -> TrainState:
-  """Returns the state before the first update."""
+  """Returns the state before the first update.
+
+  Args:
+    params: all parameters of the model.
+    tx: the optimiser. Its state is that of the trained parameters.
+    seed: of the run.
+    trained: paths of the trained parameters, from `selection.select`; None for
+      all.
+  """
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    opt_state=tx.init(params),
+    opt_state=tx.init(selection.part(params, trained)),
     rng=jax.random.key(seed),
   )
 
@@ -51,6 +64,7 @@ def train_step(
   augment: Callable[[dict, jax.Array], dict] | None = None,
   mesh: jax.sharding.Mesh | None = None,
   grad_reduce_dtype: str = 'float32',
+  trained: frozenset[str] | None = None,
 ) -> tuple[TrainState, dict]:
   """Returns the state after one update, and the metrics of the batch.
 
@@ -68,10 +82,13 @@ def train_step(
       state as by `mesh.parameter_sharding`. None if all is on one device.
     grad_reduce_dtype: narrowest dtype in which gradients are summed over
       devices; see `dividing.divide_work`. They are summed for each part.
+    trained: paths of the parameters to train, as for `create_state`. The others
+      keep their values and have no gradients.
 
   Returns:
     The new state, and float32 scalar metrics: `loss` (of this batch, before
-    the update), `grad_norm` (before clipping) and the objective's metrics.
+    the update), `grad_norm` (of the trained parameters, before clipping) and
+    the objective's metrics.
 
   Raises:
     InputError: `accum_steps` is below 1 or does not divide the batch.
@@ -83,18 +100,25 @@ def train_step(
   key = jax.random.fold_in(state.rng, state.step)
   if augment is not None:
     batch = augment(batch, jax.random.fold_in(key, _AUGMENT))
+
+  def objective_of_part(learned, batch, key):
+    return objective(selection.merged(state.params, learned), batch, key)
+
+  learned = selection.part(state.params, trained)
   (loss, metrics), grads = _accumulate(
-    jax.value_and_grad(objective, has_aux=True),
-    state.params,
+    jax.value_and_grad(objective_of_part, has_aux=True),
+    learned,
     batch,
     jax.random.fold_in(key, _OBJECTIVE),
     accum_steps,
   )
-  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  updates, opt_state = tx.update(grads, state.opt_state, learned)
   metrics = dict(metrics, loss=loss, grad_norm=optax.tree.norm(grads))
   state = state.replace(
     step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
+    params=selection.merged(
+      state.params, optax.apply_updates(learned, updates)
+    ),
     opt_state=opt_state,
   )
   return state, metrics
