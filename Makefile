@@ -33,9 +33,9 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 TICK = scripts/ticking
 RUN = $(VENV)/bin/python
 
-.PHONY: install install-torch install-notebooks quickstart pictures notebooks \
-  strip test exact quick without-tensorflow accelerators install-compilers \
-  lint format lock clean
+.PHONY: install install-torch install-buckets install-notebooks quickstart \
+  pictures notebooks strip test exact buckets quick without-tensorflow \
+  accelerators install-compilers lint format lock clean
 
 install: $(VENV)/.installed
 
@@ -67,6 +67,13 @@ $(VENV)/.installed-torch: $(VENV)/.installed
 	  $(PIP) install --quiet $(CONSTRAINTS) -e '.[torch]' \
 	  transformers==5.23.0
 	@$(TICK) 'installing timm' $(PIP) install --quiet --no-deps timm==1.0.31
+	@touch $@
+
+install-buckets: $(VENV)/.installed-buckets
+
+$(VENV)/.installed-buckets: $(VENV)/.installed
+	@$(TICK) 'installing gcsfs and a storage emulator' \
+	  $(PIP) install --quiet $(CONSTRAINTS) -e '.[gcs,buckets]'
 	@touch $@
 
 install-notebooks: $(VENV)/.installed-notebooks
@@ -108,6 +115,10 @@ test: install-torch
 exact: install
 	files=$$(grep -rl --include='test_*.py' as_users_compile tests) && \
 	  COMPILE_AS_USERS=1 $(RUN) -m pytest -n 2 --dist loadfile $$files
+
+# Trains in a bucket of a storage emulator, and reads from it.
+buckets: install-buckets
+	$(RUN) -m pytest -n 2 --dist loadfile buckets
 
 quick: install
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder \

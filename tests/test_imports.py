@@ -63,6 +63,7 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   'ports.weight_sources': 'edge',
   'published': 'core',
   'published.augreg_index': 'edge',
+  'published.bucket_weights': 'edge',
   'published.download': 'edge',
   'published.fetching': 'edge',
   'published.origins': 'edge',
@@ -111,6 +112,8 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   'output': 'core',
   'output.reports': 'edge',
   'output.locks': 'edge',
+  'output.bucket_locks': 'edge',
+  'output.buckets': 'edge',
   'paper': 'core',
 }
 
@@ -213,10 +216,10 @@ ARROWS = {room: others | _ALL_MAY for room, others in _ARROWS.items()}
 CORE_LIBRARIES = {'flax', 'jax', 'numpy', 'optax', 'scipy'}
 SHELL_LIBRARIES = CORE_LIBRARIES | {'absl', 'orbax'}
 HEAVY_LIBRARIES = {
-  'PIL', 'clu', 'etils', 'filelock', 'huggingface_hub', 'matplotlib',
-  'ml_collections', 'orbax', 'requests', 'rich', 'safetensors', 'sklearn',
-  'tensorflow', 'tensorflow_datasets', 'timm', 'torch', 'tqdm',
-  'transformers',
+  'PIL', 'aiohttp', 'clu', 'etils', 'filelock', 'fsspec', 'gcsfs', 'google',
+  'huggingface_hub', 'matplotlib', 'ml_collections', 'orbax', 'requests',
+  'rich', 'safetensors', 'sklearn', 'tensorflow', 'tensorflow_datasets',
+  'timm', 'torch', 'tqdm', 'transformers',
 }  # fmt: skip
 LIBRARIES = {  # kind: (anywhere, and further ones inside functions)
   'core': (CORE_LIBRARIES, set()),

@@ -194,7 +194,7 @@ def define_weights_flags(flag_values: flags.FlagValues) -> None:
   for name, text in {
     'weights': "a weights file, a run's or a port's folder, a published name "
     "such as imagenet21k+imagenet2012/ViT-B_16, timm's or transformers' name, "
-    'gs://vit_models/... or hf://USER/REPO',
+    'gs://BUCKET/PATH or hf://USER/REPO',
     'model': 'a model name; by default inferred from the file',
     'preprocessing': 'of images: vit_jax, bit, big_vision, timm or deit (for '
     'the last two also e.g. timm:crop_pct=0.95); by default inferred from the '
@@ -289,15 +289,14 @@ def _process_number():
 
 
 def _leave(code) -> NoReturn:
-  """Exits without waiting for other processes, or after Ctrl-C for a compiler.
+  """Exits without waiting for other processes or for abandoned threads.
 
   JAX's exit handler would wait five minutes for the other processes, while they
   wait for the results of this one.
   """
-  is_compiling = any(
-    thread.name == waiting.COMPILER for thread in threading.enumerate()
-  )
-  if joined or (is_compiling and code == INTERRUPTED):
+  threads = {thread.name for thread in threading.enumerate()}
+  is_compiling = waiting.COMPILER in threads and code == INTERRUPTED
+  if joined or is_compiling or waiting.ABANDONED in threads:
     if joined:
       joined[-1].fail()
     if sys.stderr.isatty():  # a progress line may have hidden the cursor

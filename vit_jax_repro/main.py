@@ -30,7 +30,8 @@ def main(argv: list[str] | None = None) -> None:
   flags.DEFINE_string(
     'workdir',
     None,
-    'folder of the run: checkpoints, metrics, model.npz',
+    'folder of the run, here or gs://BUCKET/PATH: checkpoints, metrics, '
+    'model.npz',
     flag_values=values,
   )
   for name, text in {
@@ -136,6 +137,11 @@ def _config(values, changes):
 def _position(workdir):
   """Returns where a run would go on, from its newest checkpoint."""
   import os
+
+  from vit_jax_repro.output import buckets
+
+  if buckets.is_url(workdir):  # which may be what does not answer
+    return ' from the newest checkpoint'
 
   folder = os.path.join(os.path.expanduser(workdir), 'checkpoints')
   names = os.listdir(folder) if os.path.isdir(folder) else []

@@ -6,13 +6,14 @@ Errors are InputErrors and OSErrors whose one-line message names the file.
 import dataclasses
 import json
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files
+from vit_jax_repro.output import buckets, files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,20 +71,19 @@ class Scaling:
 
 
 def curves(workdir: str | os.PathLike) -> Curves:
-  """Reads the losses and accuracies of a run; ignores an incomplete line."""
-  path = os.path.join(workdir, 'metrics.jsonl')
-  if not os.path.isfile(path):
-    raise FileNotFoundError(
-      f'no {path}; give the workdir of a training run that has written metrics'
-    )
+  """Reads the losses and accuracies of a run; ignores an incomplete line.
+
+  Args:
+    workdir: a folder, or gs://BUCKET/PATH.
+  """
+  path, content = _metrics(os.fspath(workdir))
   lines = []
-  with open(path, encoding='utf-8', errors='replace') as file:
-    for text in file:
-      try:
-        line = json.loads(text)
-        lines.append((line['step'], float(line['train_loss']), line))
-      except (ValueError, TypeError, KeyError):
-        continue
+  for text in content.decode(errors='replace').splitlines():
+    try:
+      line = json.loads(text)
+      lines.append((line['step'], float(line['train_loss']), line))
+    except (ValueError, TypeError, KeyError):
+      continue
   if not lines:
     raise InputError(f'{path} has no line with a step and a train_loss')
   splits = dict.fromkeys(
@@ -103,6 +103,24 @@ def curves(workdir: str | os.PathLike) -> Curves:
     np.array([step for step, *_ in lines]),
     np.array([loss for _, loss, _ in lines]),
     evaluated,
+  )
+
+
+def _metrics(workdir):
+  """Returns the path and the content of a run's metrics."""
+  try:
+    if buckets.is_url(workdir):
+      workdir = buckets.clean(workdir)
+      path = f'{workdir}/metrics.jsonl'
+      buckets.require(workdir, writable=False)
+      return path, buckets.read(path)
+    path = os.path.join(workdir, 'metrics.jsonl')
+    if os.path.isfile(path):
+      return path, pathlib.Path(path).read_bytes()
+  except FileNotFoundError:
+    pass
+  raise FileNotFoundError(
+    f'no {path}; give the workdir of a training run that has written metrics'
   )
 
 

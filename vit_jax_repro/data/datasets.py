@@ -3,7 +3,8 @@
   digits  digits/0-4  digits/5-9   scikit-learn's digits, prepared on first use
   cifar10  imagenet_v2/topimages  cifar10:3.0.2      TFDS names
   vtab/dtd  vtab/clevr-count       the tasks of VTAB-1k, see vtab.py
-  ./photos  /data/pets  ~/x  a folder ROOT/SPLIT/CLASS/**/*.{jpg,png,...}, or
+  ./photos  /data/pets  ~/x  gs://BUCKET/PATH
+                             a folder ROOT/SPLIT/CLASS/**/*.{jpg,png,...}, or
                              with labels.csv, see labelled_folders.py, or
                              ROOT/CLASS/*.{jpg,png,...}, see splitting.py
 
@@ -30,13 +31,14 @@ from vit_jax_repro.data import (
   subsets,
   tfds_builders,
   tfds_files,
+  trees,
   vtab,
 )
 from vit_jax_repro.data.tf_host import parallel_map
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import waiting
 
-_PATHS = ('/', '.', '~')  # beginnings of names that are paths
+_PATHS = ('/', '.', '~', 'gs://')  # beginnings of names that are paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Split:
     """Returns the folder of images that this is a split of, if it is one."""
     source = self._source
     return source if isinstance(source, folders.Folder) else None
+
+  @property
+  def threads(self) -> int | None:
+    """Returns how many files to read at a time; None: TensorFlow chooses."""
+    return trees.threads(self.folder.root) if self.folder else None
 
   @property
   def notes(self) -> tuple[str, ...]:
@@ -156,7 +163,7 @@ class Split:
   def records(self, process_index: int = 0, process_count: int = 1) -> Any:
     """Returns a tf.data.Dataset of `examples`, each read by `load`."""
     examples = self.examples(process_index, process_count)
-    return parallel_map(examples, self.load)
+    return parallel_map(examples, self.load, self.threads)
 
   @property
   def orientation(self) -> str:
@@ -340,6 +347,7 @@ def _open(name, split, data_dir, manual_dir, download, division):
 
 
 def _folder(root, split, division):
+  root = trees.opened(root)
   if labelled_folders.has_label_file(root):
     return labelled_folders.scan(root, split)
   if divided_folders.has_no_splits(root):

@@ -56,7 +56,8 @@ def batches_of(
       data set cannot be read.
   """
   keep_memory()
-  dataset = parallel_map(examples_from(0), _loading(split, prepare))
+  load = _loading(split, prepare)
+  dataset = parallel_map(examples_from(0), load, _threads(split))
 
   def rows_from(number):
     return _rows(
@@ -96,6 +97,10 @@ def _until_an_error(batches):
   return None
 
 
+def _threads(split):
+  return getattr(split, 'threads', None)
+
+
 def _loading(split, prepare):
   tf = tensorflow()
 
@@ -116,7 +121,8 @@ def _rows(split, examples, prepare, *, ahead, report, limit):
   an error therefore identifies its example.
   """
   tf = tensorflow()
-  dataset = parallel_map(examples, _loading(split, prepare)).prefetch(ahead)
+  load = _loading(split, prepare)
+  dataset = parallel_map(examples, load, _threads(split)).prefetch(ahead)
   iterator = dataset.as_numpy_iterator()
   others = enumerate(parallel_map(examples, _naming(split)).as_numpy_iterator())
   image = dataset.element_spec['image']

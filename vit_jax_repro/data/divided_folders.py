@@ -12,6 +12,7 @@ from vit_jax_repro.data import (
   image_hashes,
   split_parts,
   splitting,
+  trees,
 )
 from vit_jax_repro.data import folder_listing as listing
 from vit_jax_repro.errors import InputError
@@ -28,7 +29,7 @@ def has_no_splits(root: str | os.PathLike) -> bool:
   Raises:
     InputError: they are splits that lack class folders.
   """
-  if not os.path.isdir(root):
+  if not trees.is_folder(root):
     return False
   names = listing.with_images_right_below(root)
   if not names or _has_deeper_images(root):
@@ -89,7 +90,7 @@ def scan(
 def _has_deeper_images(root):
   for name in listing.entries(root, folders=True):
     folder = os.path.join(root, name)
-    above = os.path.realpath(root), os.path.realpath(folder)
+    above = trees.identity(root), trees.identity(folder)
     for below in listing.entries(folder, folders=True):
       if next(listing.images(os.path.join(folder, below), above=above), None):
         return True
@@ -111,7 +112,7 @@ def _images(root, class_names):
           'there'
         )
       for path in found:
-        listing.check_readable(path)
+        trees.check_readable(path)
         paths.append(path[start:])
         labels.append(label)
         if len(paths) % _COUNTED == 0:

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
+from vit_jax_repro.data import trees
 from vit_jax_repro.output.messages import MOST_NAMES, short
 
 # The usual endings of pillow.FORMATS. Files with other endings are ignored. The
@@ -67,17 +68,6 @@ def left_out_note(
   )
 
 
-def check_readable(path: str) -> None:
-  """Refuses a file that cannot be opened.
-
-  Raises:
-    OSError: it is a broken link, or its permissions forbid it.
-  """
-  if not os.access(path, os.R_OK):
-    reason = 'permission denied' if os.path.exists(path) else 'no such file'
-    raise OSError(f'{path} cannot be read: {reason}; remove or mend it')
-
-
 def images(
   folder: str,
   left_out: Counter[str] | None = None,
@@ -90,12 +80,12 @@ def images(
     left_out: counts the endings of other files and the folders of tools.
     above: the folders that this one was reached through.
   """
-  here = os.path.realpath(folder)
+  here = trees.identity(folder)
   if here in above:  # a symbolic link to a parent folder
     return
   for name in entries(folder, folders=False, left_out=left_out):
     path = os.path.join(folder, name)
-    if os.path.isdir(path):
+    if trees.is_folder(path):
       yield from images(path, left_out, (*above, here))
     elif is_image(name):
       yield path
@@ -109,7 +99,7 @@ def with_images_right_below(root: str | os.PathLike) -> list[str]:
     name
     for name in entries(root, folders=True)
     if any(
-      is_image(each) and not os.path.isdir(os.path.join(root, name, each))
+      is_image(each) and not trees.is_folder(os.path.join(root, name, each))
       for each in entries(os.path.join(root, name), folders=False)
     )
   ]
@@ -119,7 +109,7 @@ def left_out_beside(folder: str) -> Counter[str]:
   """Counts what lies in the folder of a split and is no class folder."""
   left_out: Counter[str] = Counter()
   for name in entries(folder, folders=False, left_out=left_out):
-    if is_image(name) and not os.path.isdir(os.path.join(folder, name)):
+    if is_image(name) and not trees.is_folder(os.path.join(folder, name)):
       left_out[LOOSE] += 1
   return left_out
 
@@ -137,7 +127,7 @@ def entries(
 ) -> list[str]:
   """Returns the sorted names in a folder without hidden and tools' ones."""
   names = []
-  with os.scandir(folder) as found:
+  with trees.scandir(folder) as found:
     for entry in found:
       if entry.name.startswith('.'):
         continue

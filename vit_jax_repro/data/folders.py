@@ -1,5 +1,7 @@
 """Folders of images as data sets: ROOT/SPLIT/CLASS/**/*.{jpg,png,...}.
 
+ROOT is on this machine, or gs://BUCKET/PATH (trees.py).
+
 The endings are EXTENSIONS of folder_listing.py, in any letter case. Images may
 be at any depth below CLASS. Symbolic links are followed. Hidden files and
 folders, TOOL_FOLDERS and all other files are left out; `Folder.notes` counts
@@ -16,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from vit_jax_repro.data import class_checks, split_parts, splitting
+from vit_jax_repro.data import class_checks, split_parts, splitting, trees
 from vit_jax_repro.data import folder_listing as listing
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
@@ -76,7 +78,7 @@ class Folder:
     tf = tensorflow()
     path = tf.strings.join([os.fsencode(self.root), example['id']], os.sep)
     return {
-      'image': tf.io.read_file(path),
+      'image': trees.read_in_graph(self.root, path),
       'label': example['label'],
       'id': example['id'],
     }
@@ -122,7 +124,7 @@ class Folder:
   def contents(self) -> Iterator[tuple[str, int]]:
     """Yields the data that datasets.Split.fingerprint hashes: path and size."""
     for path in self.paths:
-      yield path, os.stat(os.path.join(self.root, path)).st_size
+      yield path, trees.size(os.path.join(self.root, path))
 
   def all_labels(self) -> np.ndarray:
     """Returns [num_examples] labels in the order of `examples`."""
@@ -153,7 +155,7 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
   """Lists the images of `split` in sorted order.
 
   Args:
-    root: path of the folder.
+    root: path of the folder, on this machine or as from `trees.opened`.
     split: a sub-folder, or parts in TFDS's notation such as
       'train[:90%]+test'. A slice is taken from a fixed random order, because
       the sorted order keeps classes together, and is then sorted again. Slices
@@ -167,7 +169,7 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
     OSError: an image of the split cannot be read, for example because it is a
       broken link.
   """
-  if not os.path.isdir(root):
+  if not trees.is_folder(root):
     raise FileNotFoundError(
       f'{root} is not a folder; an image folder is {LAYOUT}'
     )
@@ -193,7 +195,7 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
     raise InputError(f'split {split!r} of {root} holds no image')
   with waiting.doing(f'looking at {len(examples):,} images of {root}'):
     for path, _ in examples:
-      listing.check_readable(path)
+      trees.check_readable(path)
   paths, labels = zip(*examples, strict=True)
   start = len(os.path.join(root, ''))
   return Folder(

@@ -1,10 +1,12 @@
 """Hashes of image files, by which a folder is divided."""
 
 import concurrent.futures
+import hashlib
 import os
 from collections.abc import Sequence
 
-from vit_jax_repro.output import files, waiting
+from vit_jax_repro.data import trees
+from vit_jax_repro.output import buckets, files, waiting
 
 _HASHES: dict[tuple[str, int, int], str] = {}  # of this process
 
@@ -15,7 +17,7 @@ def hashes(root: str | os.PathLike, paths: Sequence[str]) -> list[str]:
   A file is read once in a process, as long as its size and time stay.
 
   Args:
-    root: named in the line on progress.
+    root: folder of the files.
     paths: paths of the files.
 
   Raises:
@@ -23,6 +25,8 @@ def hashes(root: str | os.PathLike, paths: Sequence[str]) -> list[str]:
   """
 
   def hashed(path):
+    if buckets.is_url(path):
+      return hashlib.sha256(trees.read_bytes(path)).hexdigest()
     stat = os.stat(path)
     key = path, stat.st_size, stat.st_mtime_ns
     if key not in _HASHES:
@@ -32,7 +36,7 @@ def hashes(root: str | os.PathLike, paths: Sequence[str]) -> list[str]:
   found = []
   with (
     waiting.doing(f'reading {len(paths):,} images of {root} to divide them'),
-    concurrent.futures.ThreadPoolExecutor() as pool,
+    concurrent.futures.ThreadPoolExecutor(trees.threads(root)) as pool,
   ):
     for number, content in enumerate(pool.map(hashed, paths), 1):
       found.append(content)

@@ -20,7 +20,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from vit_jax_repro.data import class_checks
+from vit_jax_repro.data import class_checks, trees
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import MOST_NAMES, quoted, short
 
@@ -58,8 +58,7 @@ def read(path: str | os.PathLike) -> LabelFile:
     OSError: the file cannot be read.
   """
   path = os.fspath(path)
-  with open(path, 'rb') as file:
-    lines = _lines(path, file.read())
+  lines = _lines(path, trees.read_bytes(path))
   number, header = next(lines, (1, []))
   columns = _label_columns(path, number, header)
   rows, seen = [], {}  # {file: line}

@@ -21,6 +21,7 @@ from vit_jax_repro.data import (
   folders,
   label_files,
   split_parts,
+  trees,
 )
 from vit_jax_repro.data import folder_listing as listing
 from vit_jax_repro.data.tf_host import tensorflow
@@ -119,7 +120,7 @@ class LabelledFolder(folders.Folder):
 
 def has_label_file(root: str | os.PathLike) -> bool:
   """Returns whether a folder or one of its sub-folders has a labels.csv."""
-  return os.path.isdir(root) and bool(_paths(root))
+  return trees.is_folder(root) and bool(_paths(root))
 
 
 def scan(root: str | os.PathLike, split: str) -> LabelledFolder:
@@ -177,9 +178,9 @@ def _paths(root):
   below = [
     path
     for name in listing.entries(root, folders=True)
-    if os.path.isfile(path := os.path.join(root, name, label_files.NAME))
+    if trees.is_file(path := os.path.join(root, name, label_files.NAME))
   ]
-  if not os.path.isfile(beside):
+  if not trees.is_file(beside):
     return below
   if below:
     raise InputError(
@@ -216,9 +217,9 @@ def _check_images(root, split, entries):
     paths = {entry.path: os.path.join(root, entry.path) for entry in entries}
     label_files.refuse_lost(
       entries[0].file,
-      [entry.row for entry in entries if not os.path.isfile(paths[entry.path])],
+      [entry.row for entry in entries if not trees.is_file(paths[entry.path])],
     )
     for path in paths.values():
-      listing.check_readable(path)
+      trees.check_readable(path)
     images = set(listing.images(os.path.join(root, split)))
   return len(images - set(paths.values()))

@@ -87,25 +87,34 @@ def _doubled():
   )
 
 
-def parallel_map(dataset: Any, function: Callable[..., Any]) -> Any:
+def parallel_map(
+  dataset: Any, function: Callable[..., Any], threads: int | None = None
+) -> Any:
   """Maps a function over a tf.data.Dataset in parallel and in order.
 
-  TensorFlow chooses the parallelism. AutoGraph is off because this package's
+  AutoGraph is off because this package's
   functions do not need it.
 
   Args:
     dataset: a tf.data.Dataset.
     function: of an element, made of TensorFlow operations.
+    threads: number of elements at a time; None: TensorFlow chooses, by the
+      number of CPU cores.
 
   Returns:
     tf.data.Dataset.
   """
   tf = tensorflow()
-  return dataset.map(
+  dataset = dataset.map(
     tf.autograph.experimental.do_not_convert(function),
-    num_parallel_calls=tf.data.AUTOTUNE,
+    num_parallel_calls=threads or tf.data.AUTOTUNE,
     deterministic=True,
   )
+  if threads:
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    dataset = dataset.with_options(options)
+  return dataset
 
 
 # Parameters of mallopt in glibc's malloc.h.

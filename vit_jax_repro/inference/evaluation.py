@@ -21,6 +21,7 @@ from vit_jax_repro.inference import classify
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note, note_unapplied
+from vit_jax_repro.published import weight_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,10 @@ def evaluate(
     restored, model=classify.pick_head(restored.model, head)
   )
   source = datasets.open_split(
-    dataset, split, data_dir=data_dir, division=split_records.beside(weights)
+    dataset,
+    split,
+    data_dir=data_dir,
+    division=split_records.beside(weight_names.on_disk(weights)),
   )
   with waiting.doing(f'checking {source.num_examples:,} images of {dataset}'):
     match = _match(source, restored, labels)

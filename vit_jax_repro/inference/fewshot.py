@@ -30,6 +30,7 @@ from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import listed, note, note_unapplied
 from vit_jax_repro.parallel import mesh as meshes
+from vit_jax_repro.published import weight_names
 
 # Preprocessings that resize to a square. The few-shot protocol has the same
 # scale, [-1, 1], but resizes the short side to 256 and crops 224 (big_vision,
@@ -125,7 +126,10 @@ def fewshot(
   started = time.perf_counter()
   test, train = (
     datasets.open_split(
-      dataset, part, data_dir=data_dir, division=split_records.beside(weights)
+      dataset,
+      part,
+      data_dir=data_dir,
+      division=split_records.beside(weight_names.on_disk(weights)),
     )
     for part in (split, train_split)
   )

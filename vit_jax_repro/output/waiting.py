@@ -19,6 +19,8 @@ from vit_jax_repro.errors import InputError
 _PATIENCE, _LEAST = 4.0, 0.05  # seconds
 # Name of threads that compile, which cannot be stopped and may take minutes.
 COMPILER = 'compiler'
+# Name of threads in which a library waits for a storage that was given up.
+ABANDONED = 'abandoned'
 
 
 @dataclasses.dataclass(eq=False)

@@ -160,7 +160,8 @@ def require_shared_folder(
   checkpoint. All processes must call this together.
 
   Args:
-    folder: path of the folder, which need not exist.
+    folder: path of the folder, which need not exist. An address of a bucket
+      only has to be the same in all processes.
     seconds: time for the file to become visible.
 
   Raises:
@@ -171,6 +172,9 @@ def require_shared_folder(
     return
   from jax.experimental import multihost_utils
 
+  if '://' in os.fspath(folder):
+    _require_same(os.fspath(folder))
+    return
   folder = pathlib.Path(os.path.abspath(os.path.expanduser(folder)))
   token, place = None, None
   if jax.process_index() == 0:
@@ -266,6 +270,17 @@ def _require_free(address):
       f'process 0 cannot listen on port {port} of --coordinator_address='
       f'{address}: {error.strerror}; choose another port'
     ) from error
+
+
+def _require_same(address):
+  """Raises an InputError unless all processes have the same address."""
+  found = first_text(address)
+  wrong = first_text(None if found == address else address)
+  if wrong:
+    raise InputError(
+      f'workdir={found} of process 0 is {wrong} in another process; give all '
+      'processes the same one'
+    )
 
 
 def _write(folder):

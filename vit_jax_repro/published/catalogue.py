@@ -169,6 +169,13 @@ def folders() -> frozenset[str]:
   return frozenset(name.partition('/')[0] for name in names)
 
 
+@functools.cache
+def buckets() -> frozenset[str]:
+  """Returns the names of the authors' buckets."""
+  official = [entry for entry in table() if entry.is_official]
+  return frozenset(entry.path.partition('/')[0] for entry in official)
+
+
 def hub_names() -> list[str]:
   """Returns the names of all copies on the Hub."""
   return [name for entry in table() for name in _hub(entry)]

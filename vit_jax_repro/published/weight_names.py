@@ -1,10 +1,11 @@
 """What `--weights` accepts, as a file on this machine or as parameters.
 
 A text is, in this order: a path that exists; an address in the authors'
-bucket; a published name, timm's or transformers' name; a repository on the Hub
-(hf://USER/REPO, or USER/REPO). Files are fetched into the cache folder of
-`files.cache_folder`. A repository that the table of published files does not
-have keeps the constants of its own library, as the folder of a port does.
+buckets or in another one; a published name, timm's or transformers' name; a
+repository on the Hub (hf://USER/REPO, or USER/REPO). Files are fetched into the
+cache folder of `files.cache_folder`. A repository that the table of published
+files does not have keeps the constants of its own library, as the folder of a
+port does.
 """
 
 import functools
@@ -20,14 +21,13 @@ from vit_jax_repro.ports import configs, state_dicts, weight_sources
 from vit_jax_repro.published import (
   augreg,
   augreg_index,
+  bucket_weights,
   catalogue,
   fetching,
   hub,
 )
 from vit_jax_repro.weights import model_card
 
-_MODEL = 'model.npz'  # of a finished run
-_RUN = 'manifest.json'  # only the folder of a run has it
 _BUCKET = re.compile(r'(?:gs://|https?://storage\.googleapis\.com/)(.+)')
 _WAIT = 1.0  # seconds between two looks at a file that another process fetches
 _ENDING = re.compile(
@@ -51,6 +51,8 @@ def find(text: str | os.PathLike) -> str:
     OSError: the Hub does not answer, or the cache folder cannot be written.
   """
   text = os.fspath(text)
+  if bucket_weights.is_own(text):
+    return bucket_weights.find(text)
   path = os.path.expanduser(text)
   if os.path.isdir(path):
     return _of_run(path)
@@ -64,7 +66,7 @@ def find(text: str | os.PathLike) -> str:
   elif '://' in text and not text.startswith(hub.PREFIXES):
     raise InputError(
       f'{text!r} cannot be fetched; give a file, a folder, a name of `fetch '
-      '--list`, gs://vit_models/... or hf://USER/REPO'
+      '--list`, gs://BUCKET/PATH or hf://USER/REPO'
     )
   else:
     name = text.removeprefix(hub.PREFIX)
@@ -112,9 +114,18 @@ def load(text: str | os.PathLike) -> model_card.DescribedWeights:
   )
 
 
+def on_disk(text: str | os.PathLike) -> str:
+  """Returns a text, or the path of the copy if it is in another bucket."""
+  if bucket_weights.is_own(text):
+    return bucket_weights.find(os.fspath(text))
+  return os.fspath(text)
+
+
 def holds_model(folder: str) -> bool:
   """Returns whether a folder is that of a run or of a library's model."""
-  names = (_MODEL, _RUN, *state_dicts.FILES)
+  if bucket_weights.is_own(folder):
+    return bucket_weights.holds_model(folder)
+  names = (bucket_weights.MODEL, bucket_weights.RUN, *state_dicts.FILES)
   return any(os.path.exists(os.path.join(folder, name)) for name in names)
 
 
@@ -136,7 +147,7 @@ def _config_of(path):
 
 
 def find_in_bucket(folder: str, name: str) -> str:
-  """Fetches a file of a folder of the authors' bucket; returns its path.
+  """Fetches a file of a folder of a bucket; returns its path.
 
   Args:
     folder: such as 'gs://vit_models/imagenet21k'.
@@ -166,13 +177,13 @@ def _in_bucket(folder, name, cache):
 
 def _of_run(folder):
   """Returns the model of a run's folder, and any other folder unchanged."""
-  model = os.path.join(folder, _MODEL)
+  model = os.path.join(folder, bucket_weights.MODEL)
   if os.path.exists(model):
     return model
-  if os.path.exists(os.path.join(folder, _RUN)):
+  if os.path.exists(os.path.join(folder, bucket_weights.RUN)):
     raise InputError(
-      f'{folder} holds a run that has not written {_MODEL} yet; repeat its '
-      'command to finish it'
+      f'{folder} holds a run that has not written {bucket_weights.MODEL} yet; '
+      'repeat its command to finish it'
     )
   return folder
 

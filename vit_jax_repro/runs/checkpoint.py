@@ -6,6 +6,7 @@ docs/checkpoints.md describes the checkpoints from a user's view.
 """
 
 import contextlib
+import dataclasses
 import functools
 import logging as python_logging
 import os
@@ -27,6 +28,19 @@ DAMAGED = 'damaged'  # a folder next to the folder of the checkpoints
 _LONGEST = 160  # characters of a description of damage
 
 
+@dataclasses.dataclass(frozen=True)
+class Storage:
+  """What differs between a folder on this machine and one in a bucket.
+
+  Attributes:
+    call: calls a function of Orbax that may wait for the storage.
+    move: moves a folder to a path that does not exist.
+  """
+
+  call: Callable[[Callable[[], Any]], Any] = lambda function: function()
+  move: Callable[[Any, Any], Any] = lambda source, target: source.rename(target)
+
+
 class Checkpoints:
   """The checkpoints of one run, in one folder.
 
@@ -42,16 +56,19 @@ class Checkpoints:
     keep: int = 2,
     keep_best: bool = False,
     note: Callable[[str], None] = lambda line: None,
+    storage: Storage | None = None,
   ):
     """Creates the folder if it does not exist.
 
     Args:
-      folder: folder of the checkpoints; each is a folder named by its step.
+      folder: folder of the checkpoints; each is a folder named by its step. In
+        a bucket it is an epath.Path.
       keep: number of newest checkpoints that are kept; older ones are deleted.
       keep_best: whether the checkpoint with the highest score is kept, too. Of
         two with the same score it is the later one.
       note: called with one line on damage, or on a checkpoint that cannot be
         checked.
+      storage: how a folder in a bucket is written.
     """
     # By default each device writes a slice of a replicated array. This is no
     # faster on one machine, and each slice is a program to compile.
@@ -62,21 +79,25 @@ class Checkpoints:
       ),
       override=True,
     )
-    self._folder = pathlib.Path(folder).absolute()
+    self._storage = storage or Storage()
+    if storage is None:
+      folder = pathlib.Path(folder).absolute()
+    self._folder: Any = folder
+    self._abandoned = False
     self._note = note
     self._scores = {}  # {step: score}
     policies = [ocp.checkpoint_managers.LatestN(keep)]
     if keep_best:
       policies.append(_Best(self._scores))
     silence_orbax()
-    self._manager = _Manager(
-      self._folder,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
-          policies
-        ),
-        cleanup_tmp_directories=True,
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
+        policies
       ),
+      cleanup_tmp_directories=True,
+    )
+    self._manager = self._storage.call(
+      lambda: _Manager(self._folder, options=options)
     )
     for step in self._manager.all_steps():
       with contextlib.suppress(Exception):  # damaged: no score
@@ -111,7 +132,7 @@ class Checkpoints:
       state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(description)
     )
     with self._writing():
-      if not self._manager.save(step, args=items):
+      if not self._call(lambda: self._manager.save(step, args=items)):
         raise OSError(f'Orbax declined to save step {step}')
 
   def restore(self, state: Any) -> tuple[Any, dict]:
@@ -158,12 +179,22 @@ class Checkpoints:
   def wait(self) -> None:
     """Waits until every saved checkpoint is on disk."""
     with self._writing():
-      self._manager.wait_until_finished()
+      self._call(self._manager.wait_until_finished)
 
   def close(self) -> None:
     """Waits like `wait`, and stops Orbax's threads."""
+    if self._abandoned:
+      return
     with self._writing():
-      self._manager.close()
+      self._call(self._manager.close)
+
+  def _call(self, function):
+    """Calls a function of the manager, until the storage is given up."""
+    try:
+      return self._storage.call(function)
+    except TimeoutError:
+      self._abandoned = True
+      raise
 
   def _first_whole(self, steps: Iterable[int], state):
     """Returns the state and description of the first undamaged checkpoint."""
@@ -210,7 +241,7 @@ class Checkpoints:
     if jax.process_index() == 0:
       folder.mkdir(exist_ok=True)
       for step, target in targets.items():
-        (self._folder / str(step)).rename(target)
+        self._storage.move(self._folder / str(step), target)
     processes.wait_for_all('what is damaged is away')
     self._manager.reload()
 
@@ -223,6 +254,8 @@ class Checkpoints:
     """Turns errors of the writing threads, as on a full disk, into OSErrors."""
     try:
       yield
+    except TimeoutError:
+      raise  # it names the storage that does not answer
     except Exception as error:
       raise OSError(
         f'cannot write a checkpoint in {self._manager.directory}: '

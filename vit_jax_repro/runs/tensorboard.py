@@ -59,6 +59,11 @@ class Events:
       0, {'train/images': grid(images, mean, std)[None]}
     )
 
+  def flush(self) -> None:
+    """Writes what is still in memory to the file."""
+    if self._made is not None:
+      self._made.flush()
+
   def close(self) -> None:
     """Flushes the events."""
     if self._made is not None:

@@ -18,7 +18,6 @@ from vit_jax_repro.parallel import chips, mesh, processes
 from vit_jax_repro.runs import (
   banner,
   card_settings,
-  checkpoint,
   continuing,
   input,
   loop,
@@ -100,7 +99,7 @@ def train(
   folder = Workdir(workdir, settings_lib.to_plain(config))
   line('workdir', folder.folder)
   line('precision', banner.precision(settings))
-  fresh = not os.path.isdir(folder.path('checkpoints'))
+  fresh = not folder.has('checkpoints')
   begun = folder.read_json('manifest.json').get('data', {})
   origin = _origin(settings, folder)
   if origin is not None:
@@ -115,7 +114,7 @@ def train(
     if finished:
       line('start', banner.start(settings, finished.step, finished.step))
       return finished
-  run = _Run(settings, source, devices, line, origin, folder.folder)
+  run = _Run(settings, source, devices, line, origin, folder.local)
   run.first_step = origin.step if origin else continuing.first_step(begun)
   run.step.usual_seconds = folder.compilation()
   if fresh:
@@ -144,14 +143,14 @@ def train(
       if start_step == run.total_steps:  # already complete: keeps its time
         seconds = folder.read_json('result.json').get('seconds', seconds)
       result = run.result(folder, evaluated, seconds)
-      run.save_model(result.model, averaging.evaluated(state))
+      run.save_model(folder, 'model', averaging.evaluated(state))
       if settings.keep_best:
         accuracy = result.accuracy
         if checkpoints.best_score() > accuracy:
           del state  # memory may not hold two states
           state, accuracy = checkpoints.restore_best(run.shapes)
-        result = run.save_best(result, state, accuracy)
-    folder.write_json('result.json', dataclasses.asdict(result))
+        result = run.save_best(folder, result, state, accuracy)
+    folder.finish(dataclasses.asdict(result))
   return result
 
 
@@ -160,9 +159,7 @@ def _origin(settings, folder):
 
   A run with a checkpoint of its own does not need it any more.
   """
-  path = folder.path('checkpoints')
-  saved = os.listdir(path) if os.path.isdir(path) else []
-  if not settings.continue_from or any(x.isdecimal() for x in saved):
+  if not settings.continue_from or folder.saved_steps():
     return None
   return continuing.Origin(settings, folder.config)
 
@@ -190,8 +187,7 @@ def _finished_without_data(folder, settings, devices):
   if total is None or settings.teacher or datasets.may_be_folder(name):
     return None
   finished = _finished(folder, settings, total)
-  saved = os.listdir(folder.path('checkpoints'))
-  if max((int(x) for x in saved if x.isdecimal()), default=0) != total:
+  if max(folder.saved_steps(), default=0) != total:
     return None
   if finished is not None:
     update.check_batch(settings, devices)
@@ -206,13 +202,14 @@ def _finished(folder, settings, total_steps):
   names = {field.name for field in dataclasses.fields(TrainResult)}
   if stored.get('step') != total_steps or names != stored.keys():
     return None
-  paths = {'model': folder.path('model.npz')}
+  names = {'model': 'model.npz'}
   if settings.keep_best:
-    paths['best_model'] = folder.path('best.npz')
+    names['best_model'] = 'best.npz'
   elif stored['best_model'] is not None:
     return None
-  if not all(map(os.path.exists, paths.values())):
+  if not all(map(folder.has, names.values())):
     return None
+  paths = {key: folder.path(name) for key, name in names.items()}
   stored['notes'] = tuple(stored['notes'])
   return TrainResult(**{**stored, **paths, 'workdir': folder.folder})
 
@@ -230,7 +227,7 @@ class _Run:
       line: prints a line of the banner.
       origin: the finished run to continue; None if there is none, or if the
         workdir has a checkpoint.
-      workdir: the folder of the run.
+      workdir: the folder of the run on this machine.
     """
     self.settings = settings
     self.source = source
@@ -325,8 +322,7 @@ class _Run:
     )
 
   def checkpoints(self, folder):
-    return checkpoint.Checkpoints(
-      folder.path('checkpoints'),
+    return folder.checkpoints(
       keep=self.settings.keep_checkpoints,
       keep_best=self.settings.keep_best,
       note=note,
@@ -391,6 +387,7 @@ class _Run:
       def save(state, evaluated):
         score = evaluated.get('accuracy_test')
         with waiting.doing('saving a checkpoint'):
+          folder.publish_metrics()
           checkpoints.save(state, self._position(), score)
 
       state, evaluated = loop.run(
@@ -429,11 +426,11 @@ class _Run:
     # Two operations for each multiply-add.
     return peak * self.mesh.size / (2 * self.step.multiply_adds())
 
-  def save_model(self, path, params):
+  def save_model(self, folder, name, params):
     params = jax.tree.map(_whole, params)
     if jax.process_index() == 0:
       model_card.save_model(
-        path,
+        folder.file(f'{name}.npz'),
         params,
         architecture=settings_lib.to_plain(self.task.architecture),
         class_names=self.task.class_names,
@@ -444,6 +441,9 @@ class _Run:
         if self.train.is_folder or self.input.orientation == 'exif'
         else None,
       )
+      with waiting.doing(f'writing {name}.npz'):
+        folder.publish(f'{name}.json')
+        folder.publish(f'{name}.npz')
 
   def result(self, folder, evaluated, seconds):
     """Returns the result of the run after its last evaluation."""
@@ -462,10 +462,10 @@ class _Run:
       loss=evaluated.get('loss_test'),
     )
 
-  def save_best(self, result, state, accuracy):
+  def save_best(self, folder, result, state, accuracy):
     """Saves the best state; returns the result with its values."""
-    path = os.path.join(result.workdir, 'best.npz')
-    self.save_model(path, averaging.evaluated(state))
+    path = folder.path('best.npz')
+    self.save_model(folder, 'best', averaging.evaluated(state))
     return dataclasses.replace(
       result,
       best_model=path,

@@ -16,12 +16,14 @@
   process_N.log  with several processes: what libraries printed in process N
   .lock          the process that is training here (output.locks)
 
-Only process 0 writes, except process_N.log and the checkpoints.
+Only process 0 writes, except process_N.log and the checkpoints. The folder may
+be gs://BUCKET/PATH (runs.uploads, output.bucket_locks).
 """
 
 import glob
 import json
 import os
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -30,13 +32,15 @@ from flax import traverse_util
 
 from vit_jax_repro.data import split_records, splitting
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files, locks
+from vit_jax_repro.output import bucket_locks, buckets, files, locks
 from vit_jax_repro.parallel import native_output
 from vit_jax_repro.runs import (
   card_settings,
+  checkpoint,
   configuration,
   settings,
   tensorboard,
+  uploads,
 )
 
 # Settings that change the result by no more than rounding, or only name the
@@ -59,6 +63,7 @@ FREE = (
   'model.remat',
   'model.remat_policy',
 )
+_ADDRESS = re.compile(r'[a-z][a-z0-9+.-]+:/')  # also with a slash forgotten
 _COMPILED = 'compile_seconds'  # a key of manifest.json
 FILES = (
   'checkpoints',
@@ -75,9 +80,10 @@ class Workdir:
   def __init__(self, folder: str | os.PathLike, config: Mapping[str, Any]):
     """Checks that the folder is new or holds a run of this configuration.
 
-    The attribute `config` is the configuration. If the folder holds a run,
-    keys that are None have the values of that run. Nothing is written before
-    `begin`, which writes `config`.
+    The attribute `folder` is the path or address, and `local` the folder on
+    this machine in which files are written. The attribute `config` is the
+    configuration. If the folder holds a run, keys that are None have the values
+    of that run. Nothing is written before `begin`, which writes `config`.
 
     Raises:
       InputError: the folder holds another run, or other files with the names
@@ -85,16 +91,23 @@ class Workdir:
       OSError: the folder cannot be written.
     """
     folder = os.fspath(folder)
-    if not folder or '://' in folder:
-      raise InputError(
-        f'workdir={folder!r} must be a folder on this machine; name one'
-      )
-    self.folder = os.path.abspath(os.path.expanduser(folder))
     self._first = jax.process_index() == 0
     self._events = None
     self._lock = None
+    self._bucket = None
+    if buckets.is_url(folder):
+      self._bucket = uploads.Uploads(folder, writes=self._first)
+      self.folder, self.local = self._bucket.url, self._bucket.folder
+    elif not folder or _ADDRESS.match(folder):
+      raise InputError(
+        f'workdir={folder!r} must be a folder on this machine or gs://BUCKET/'
+        'PATH; name one'
+      )
+    else:
+      self.folder = os.path.abspath(os.path.expanduser(folder))
+      self.local = self.folder
     self.config = self._continued(config)
-    above = self.folder
+    above = self.local
     while not os.path.exists(above):
       above = os.path.dirname(above)
     if not os.path.isdir(above) or not os.access(above, os.W_OK):
@@ -116,14 +129,15 @@ class Workdir:
     new = manifest['data']
     old = self.check_data(new)
     if self._first:
-      os.makedirs(self.folder, exist_ok=True)
-      self._lock = locks.Lock(
+      os.makedirs(self.local, exist_ok=True)
+      lock = locks.Lock if self._bucket is None else bucket_locks.BucketLock
+      self._lock = lock(
         self.path('.lock'),
         self.folder,
         'wait for it to end or choose another workdir',
       )
       for name in ('model', 'best'):
-        for left in glob.glob(self.path(f'.{name}.npz.*.tmp')):
+        for left in glob.glob(self.file(f'.{name}.npz.*.tmp')):
           os.remove(left)  # from a process that was killed while writing
       self.write_json('config.json', self.config)
       # `old` may have fingerprints of files that do not exist any more.
@@ -134,7 +148,7 @@ class Workdir:
       if divided is not None:
         self.write_json(split_records.FILE, divided.record())
       self.write_json('manifest.json', now)
-    native_output.move(self.path(f'process_{jax.process_index()}.log'))
+    native_output.move(self.file(f'process_{jax.process_index()}.log'))
 
   def check_data(self, new: Mapping[str, Any]) -> dict[str, Any]:
     """Compares a description of the data with that of the run's manifest.
@@ -168,9 +182,51 @@ class Workdir:
     """Returns the path of a file in the folder."""
     return os.path.join(self.folder, name)
 
+  def file(self, name: str) -> str:
+    """Returns the path on this machine at which a file is written."""
+    return os.path.join(self.local, name)
+
+  def publish(self, name: str) -> None:
+    """Uploads a file that was written at `file(name)`, if it must be."""
+    if self._bucket is not None and self._first:
+      self._check()
+      self._bucket.put(name)
+
+  def publish_metrics(self) -> None:
+    """Uploads the metrics and events; a checkpoint must not precede them."""
+    if self._bucket is not None:
+      self._check()
+      if self._events is not None:
+        self._events.flush()
+      self._bucket.put_growing()
+
+  def has(self, name: str) -> bool:
+    """Returns whether the folder has a file or folder of this name."""
+    if self._bucket is not None:
+      return name in self._bucket.names
+    return os.path.exists(self.path(name))
+
+  def saved_steps(self) -> list[int]:
+    """Returns the steps of the checkpoints."""
+    if not self.has('checkpoints'):
+      return []
+    if self._bucket is not None:
+      names = buckets.names(self.path('checkpoints'))
+    else:
+      names = os.listdir(self.path('checkpoints'))
+    return [int(name) for name in names if name.isdecimal()]
+
+  def checkpoints(self, **options: Any) -> checkpoint.Checkpoints:
+    """Returns the checkpoints of the run, with options of Checkpoints."""
+    if self._bucket is None:
+      return checkpoint.Checkpoints(self.path('checkpoints'), **options)
+    return checkpoint.Checkpoints(
+      self._bucket.checkpoints(), storage=self._bucket.storage(), **options
+    )
+
   def read_json(self, name: str) -> dict[str, Any]:
     """Reads a JSON file of the folder; returns {} if it does not exist."""
-    path = self.path(name)
+    path = self.file(name)
     if not os.path.exists(path):
       return {}
     return files.read_json(path, 'file of a run', 'choose another workdir')
@@ -178,11 +234,17 @@ class Workdir:
   def write_json(self, name: str, value: Any) -> None:
     """Writes a JSON file atomically, in process 0 only."""
     if self._first:
-      files.write_json(self.path(name), value)
+      files.write_json(self.file(name), value)
+      self.publish(name)
+
+  def finish(self, result: Mapping[str, Any]) -> None:
+    """Writes result.json, after all other files."""
+    self.publish_metrics()
+    self.write_json('result.json', result)
 
   def continue_metrics(self, step: int) -> None:
     """Removes the lines of steps after `step` from metrics.jsonl."""
-    path = self.path('metrics.jsonl')
+    path = self.file('metrics.jsonl')
     if not self._first or not os.path.exists(path):
       return
     with open(path, encoding='utf-8', errors='replace') as file:
@@ -194,29 +256,41 @@ class Workdir:
     """Appends a line to metrics.jsonl and the TensorBoard events."""
     if not self._first:
       return
-    with open(self.path('metrics.jsonl'), 'a', encoding='utf-8') as file:
+    with open(self.file('metrics.jsonl'), 'a', encoding='utf-8') as file:
       file.write(json.dumps({'step': step, **scalars}) + '\n')
     self.events.scalars(step, scalars)
+    if self._bucket is not None:
+      self._check()
+      if self._bucket.may_put_growing():
+        self.events.flush()
+        self._bucket.begin_growing()
 
   @property
   def events(self) -> tensorboard.Events:
     """The files for TensorBoard; only process 0 may write to them."""
     if self._events is None:
-      self._events = tensorboard.Events(self.folder)
+      self._events = tensorboard.Events(self.local)
     return self._events
 
   def close(self) -> None:
     """Flushes the TensorBoard events and releases the lock of the folder."""
     if self._events is not None:
       self._events.close()
+    if self._bucket is not None:
+      self._bucket.close()
     if self._lock is not None:
       self._lock.release()
       self._lock = None
 
+  def _check(self):
+    """Raises an error if another process has taken over the run."""
+    if isinstance(self._lock, bucket_locks.BucketLock):
+      self._lock.check()
+
   def _continued(self, config):
     begun = self.read_json('config.json')
     if not begun:
-      found = [n for n in FILES if os.path.exists(self.path(n))]
+      found = [n for n in FILES if self.has(n)]
       if found:
         raise InputError(
           f'{self.folder} has {found} and no config.json, so it holds no run '
