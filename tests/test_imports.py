@@ -88,6 +88,7 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   'benchmarks.torch_models': 'edge',
   'inference': 'core',
   'inference.evaluation': 'edge',
+  'inference.extraction': 'edge',
   'inference.fewshot': 'edge',
   'inference.prediction': 'edge',
   'inference.restoring': 'edge',

@@ -10,7 +10,7 @@ import tiny_models
 from photographs import PHOTOGRAPHS
 from run_verb import assert_one_line, run_verb
 
-from vit_jax_repro import jobs, models, weights
+from vit_jax_repro import jobs, models, predict, weights
 
 quick = pytest.mark.quick
 
@@ -168,3 +168,39 @@ def test_predict_prints_as_it_goes_and_escapes_names(tiny_vit, photos):
   )
   assert code == 1 and err.count('\n') == 3
   assert out.count('probability') == 4 and 'two\\nlines,\\udcff.jpg' in out
+
+
+def test_predict_writes_features_with_names(tiny_vit, photos, tmp_path):
+  out = tmp_path / 'x.npy'
+  code, printed, err = run_verb(
+    'predict', f'--weights={tiny_vit}', '--features=pre_logits',
+    f'--out={out}', photos,
+  )  # fmt: skip
+  assert code == 1 and 'img3.jpg is not a readable' in err
+  assert printed.startswith(f'{out}: 2x16, float32; 2 images in ')
+  assert np.load(out).shape == (2, 16)
+  names = (tmp_path / 'x.csv').read_text().splitlines()
+  assert names == ['image', f'{photos}/img2.jpg', f'{photos}/img10.jpg']
+
+
+@quick
+@pytest.mark.parametrize(
+  'arguments, wanted',
+  [
+    (['--features=pre_logits'], '--out must be given'),
+    (['--out=x.npy'], '--out is for --features; give it, too'),
+    (['--features=a', '--out=x.csv'], "--out='x.csv' must end in .npy"),
+    (['--features=a', '--out=x.npy', '--top=2'], '--top is for classes, in'),
+    (['--csv=x', '--json=x'], 'it would replace'),
+    (['--batch_size=0'], '--batch_size=0'),
+  ],
+)
+def test_predict_refuses_wrong_flags_in_one_line(
+  arguments, wanted, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(SystemExit) as caught:
+    predict.main(['predict', '--weights=m.npz', *arguments, str(FLOWER)])
+  out, err = capsys.readouterr()
+  assert caught.value.code in (1, 2) and not out and not [*tmp_path.iterdir()]
+  assert err.count('\n') == 1 and wanted in err

@@ -2,6 +2,7 @@
 
 from vit_jax_repro.comparison.crosschecking import Crosscheck, crosscheck
 from vit_jax_repro.inference.evaluation import Evaluation, evaluate
+from vit_jax_repro.inference.extraction import Extracted, extract
 from vit_jax_repro.inference.fewshot import FewShot, fewshot
 from vit_jax_repro.inference.prediction import (
   Prediction,
@@ -16,6 +17,7 @@ __all__ = [
   'Converted',
   'Crosscheck',
   'Evaluation',
+  'Extracted',
   'Fetched',
   'FewShot',
   'Prediction',
@@ -23,6 +25,7 @@ __all__ = [
   'convert',
   'crosscheck',
   'evaluate',
+  'extract',
   'fetch',
   'fewshot',
   'predict',

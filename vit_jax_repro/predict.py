@@ -8,7 +8,9 @@ DESCRIPTION = """Prints the most probable classes of images (JPEG, PNG, WebP,
 BMP, GIF, TIFF), with probabilities. IMAGE is a file, a folder of images, a
 pattern such as "photos/*.jpg", a list of paths (@images.txt), or - for a list
 from standard input. Images that cannot be read are listed at the end; the
-others are predicted, and the exit code is 1."""
+others are predicted, and the exit code is 1. With --features, an activation of
+the model is written in place of classes."""
+FOR_CLASSES = ('top', 'csv', 'json', 'jsonl')
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,6 +52,10 @@ def command_flags() -> flags.FlagValues:
     'csv': 'write a row for each image to this file, and print no tables',
     'jsonl': 'write a line of JSON for each image to this file, and print no '
     'tables',
+    'features': 'in place of classes, write an activation of the model for '
+    'each image, such as pre_logits, to --out',
+    'out': 'with --features: an array, .npy; a .csv file of the same name has '
+    'the image of each row',
   }.items():
     command_line.define_string(values, name, None, text)
   return values
@@ -72,34 +78,27 @@ def _predict(values, arguments):
   command_line.require(values, 'weights')
   if not arguments:
     raise command_line.UsageError('no image to predict; give at least one path')
+  if values.features is not None:
+    _extract(values, arguments)
+    return
+  if values.out is not None:
+    raise command_line.UsageError('--out is for --features; give it, too')
 
-  from vit_jax_repro.data import image_lists
   from vit_jax_repro.inference import prediction_files
-  from vit_jax_repro.weights import model_card
 
-  image_size = command_line.image_size(values.image_size)
-  images = image_lists.expand(arguments)
+  reading = _reading(values)
   outputs = {kind: values[kind].value for kind in prediction_files.KINDS}
   written = [path for path in outputs.values() if path is not None]
-  images.check_outputs(
-    written, keep=(values.weights, model_card.card_path(values.weights))
-  )
+  images = _images(values, arguments, written)
 
   from vit_jax_repro import jobs
   from vit_jax_repro.output.unreadable import Unreadable
 
   predictions = jobs.predict_each(
-    values.weights,
-    images.paths,
-    model=values.model,
-    top=values.top,
-    batch_size=values.batch_size,
-    image_size=image_size,
-    preprocessing=values.preprocessing,
-    orientation=values.orientation,
+    values.weights, images, top=values.top, **reading
   )
   quiet = values.csv is not None or values.jsonl is not None
-  unreadable = Unreadable(len(images.paths))
+  unreadable = Unreadable(len(images))
   with prediction_files.writing(outputs) as write:
     for prediction in predictions:
       write(prediction)
@@ -111,6 +110,63 @@ def _predict(values, arguments):
   if quiet:
     print(f'{", ".join(written)}: {unreadable.rate()}')
   unreadable.finish()
+
+
+def _extract(values, arguments):
+  from vit_jax_repro import command_line
+  from vit_jax_repro.errors import InputError
+
+  command_line.require(values, 'out')
+  wrong = [f'--{name}' for name in FOR_CLASSES if values[name].present]
+  if wrong:
+    raise command_line.UsageError(
+      f'{", ".join(wrong)} is for classes, in place of which --features writes '
+      'an array; leave one out'
+    )
+
+  from vit_jax_repro.inference import extraction
+
+  try:
+    names = extraction.names_file(values.out)
+  except InputError as error:
+    raise command_line.UsageError(f'--out={error}') from None
+  reading = _reading(values)
+  images = _images(values, arguments, [values.out, names])
+
+  from vit_jax_repro import jobs
+
+  found = jobs.extract(
+    values.weights, images, values.out, features=values.features, **reading
+  )
+  shape = 'x'.join(map(str, found.shape))
+  print(f'{found.array}: {shape}, float32; {found.unreadable.rate()}')
+  print(f'{found.names}: the image of each row')
+  found.unreadable.finish()
+
+
+def _reading(values):
+  """Returns the arguments of jobs.predict_each from the flags."""
+  from vit_jax_repro import command_line
+
+  return dict(
+    model=values.model,
+    batch_size=values.batch_size,
+    image_size=command_line.image_size(values.image_size),
+    preprocessing=values.preprocessing,
+    orientation=values.orientation,
+  )
+
+
+def _images(values, arguments, outputs):
+  """Returns the paths of the images, which no output replaces."""
+  from vit_jax_repro.data import image_lists
+  from vit_jax_repro.weights import model_card
+
+  images = image_lists.expand(arguments)
+  images.check_outputs(
+    outputs, keep=(values.weights, model_card.card_path(values.weights))
+  )
+  return images.paths
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Files of rows, written as the rows come: CSV, JSON, JSON lines.
+"""Files of rows, written as the rows come: CSV, JSON, JSON lines, arrays.
 
 A file appears under its name when all rows are written. Names of files may
 hold any bytes: a CSV file gets the same bytes, and JSON escapes those that are
@@ -12,6 +12,8 @@ import os
 import textwrap
 from collections.abc import Callable, Generator
 from typing import Any
+
+import numpy as np
 
 from vit_jax_repro.output import files
 
@@ -61,3 +63,36 @@ def _text(path):
     ) as file,
   ):
     yield file
+
+
+@contextlib.contextmanager
+def array_rows(
+  path: str | os.PathLike, shape: tuple[int, ...]
+) -> Generator[Callable[[np.ndarray], None]]:
+  """Yields a function that adds a row to the float32 array of an .npy file.
+
+  Args:
+    path: path of the file.
+    shape: of a row.
+  """
+  number = 0
+  with files.replacing(path) as temporary, open(temporary, 'wb') as file:
+
+    def write_header():
+      header = {'descr': '<f4', 'fortran_order': False}
+      np.lib.format.write_array_header_1_0(
+        file, header | {'shape': (number, *shape)}
+      )
+      return file.tell()
+
+    def write(row):
+      nonlocal number
+      assert row.shape == shape
+      file.write(np.ascontiguousarray(row, '<f4').tobytes())
+      number += 1
+
+    size = write_header()
+    yield write
+    file.seek(0)
+    # NumPy leaves room for more digits of the first axis.
+    assert write_header() == size
