@@ -33,8 +33,8 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 TICK = scripts/ticking
 RUN = $(VENV)/bin/python
 
-.PHONY: install install-torch install-buckets install-notebooks quickstart \
-  pictures notebooks strip test exact buckets quick without-tensorflow \
+.PHONY: install install-torch install-export install-buckets install-notebooks \
+  quickstart pictures notebooks strip test exact buckets quick without-tensorflow \
   accelerators install-compilers lint format lock clean
 
 install: $(VENV)/.installed
@@ -67,6 +67,16 @@ $(VENV)/.installed-torch: $(VENV)/.installed
 	  $(PIP) install --quiet $(CONSTRAINTS) -e '.[torch]' \
 	  transformers==5.23.0
 	@$(TICK) 'installing timm' $(PIP) install --quiet --no-deps timm==1.0.31
+	@touch $@
+
+install-export: $(VENV)/.installed-export
+
+# For tests/exporting. pyproject.toml explains the second step.
+$(VENV)/.installed-export: $(VENV)/.installed
+	@$(TICK) 'installing ONNX' \
+	  $(PIP) install --quiet $(CONSTRAINTS) -e '.[export]'
+	@$(TICK) 'installing jax2onnx' \
+	  $(PIP) install --quiet --no-deps jax2onnx==0.17.1
 	@touch $@
 
 install-buckets: $(VENV)/.installed-buckets
@@ -107,7 +117,7 @@ strip: install-notebooks
 
 # Three processes on two cores, because many tests wait for other processes. Each
 # takes whole modules, so that compiled programs are shared within one.
-test: install-torch
+test: install-torch install-export
 	$(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Runs the tests that compare with the original's numbers, compiled as users
@@ -192,7 +202,7 @@ lock: install
 	@$(TICK) 'installing uv' $(PIP) install --quiet uv
 	$(COMPILE) $(UPGRADE) --output-file requirements.txt
 	cat requirements.txt requirements-dev.txt > $(VENV)/all.txt
-	$(COMPILE) $(UPGRADE) --extra dev --extra notebooks \
+	$(COMPILE) $(UPGRADE) --extra dev --extra export --extra notebooks \
 	  --constraint requirements.txt --output-file $(VENV)/all.txt
 	{ grep '^#' requirements.txt; grep -vxFf requirements.txt $(VENV)/all.txt; \
 	  } > requirements-dev.txt

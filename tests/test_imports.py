@@ -86,6 +86,7 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   'benchmarks.tables': 'edge',
   'benchmarks.speed': 'edge',
   'benchmarks.torch_models': 'edge',
+  'exporting': 'edge',
   'inference': 'core',
   'inference.evaluation': 'edge',
   'inference.extraction': 'edge',
@@ -190,7 +191,22 @@ _ARROWS = {  # room or top-level module: the other rooms that it may import
     'training',
   },
   'studies': {'analysis', 'jobs', 'models', 'paper', 'recipes', 'runs'},
-  'jobs': {'comparison', 'inference', 'ports', 'published', 'runs'},
+  'exporting': {
+    'comparison',
+    'data',
+    'inference',
+    'models',
+    'ports',
+    'weights',
+  },
+  'jobs': {
+    'comparison',
+    'exporting',
+    'inference',
+    'ports',
+    'published',
+    'runs',
+  },
   'lessons': {
     'analysis',
     'data',
@@ -218,9 +234,9 @@ CORE_LIBRARIES = {'flax', 'jax', 'numpy', 'optax', 'scipy'}
 SHELL_LIBRARIES = CORE_LIBRARIES | {'absl', 'orbax'}
 HEAVY_LIBRARIES = {
   'PIL', 'aiohttp', 'clu', 'etils', 'filelock', 'fsspec', 'gcsfs', 'google',
-  'huggingface_hub', 'matplotlib', 'ml_collections', 'orbax', 'requests',
-  'rich', 'safetensors', 'sklearn', 'tensorflow', 'tensorflow_datasets',
-  'timm', 'torch', 'tqdm', 'transformers',
+  'huggingface_hub', 'jax2onnx', 'matplotlib', 'ml_collections', 'onnx',
+  'onnxruntime', 'orbax', 'requests', 'rich', 'safetensors', 'sklearn',
+  'tensorflow', 'tensorflow_datasets', 'timm', 'torch', 'tqdm', 'transformers',
 }  # fmt: skip
 LIBRARIES = {  # kind: (anywhere, and further ones inside functions)
   'core': (CORE_LIBRARIES, set()),

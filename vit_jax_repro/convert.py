@@ -9,7 +9,9 @@ DESCRIPTION = """Converts a weights file (IN: .npz of any layout, .safetensors,
 folder from which transformers and timm load a model. The conversion is exact:
 OUT is read back and compared bit by bit. The only exception is the position of
 a class token, which big_vision's files cannot hold; it is added to the
-token."""
+token. A name OUT that ends in .onnx or .stablehlo gives a program that runs
+without this package, in float32 and for any batch size. It is compared with JAX
+before it gets its name; OUT.json describes the images that it takes."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,7 +39,8 @@ def command_flags() -> flags.FlagValues:
     'big_vision_scan',
     'model': 'a model name; by default inferred from the files',
     'image_size': 'pixels that the weights are made for, S or HEIGHTxWIDTH, '
-    'if IN does not say it',
+    'if IN does not say it; for .onnx and .stablehlo the size of the images; '
+    'position embeddings are resized to it',
     'preprocessing': 'how images are read, such as timm:crop_pct=0.9, if IN '
     'does not say it',
     'license': "the licence in OUT's model card, by the Hub's name of it such "
@@ -71,6 +74,26 @@ def show(converted: Any) -> None:
   )
 
 
+def show_export(exported: Any) -> None:
+  """Prints the lines about an exports.Exported."""
+  for check in exported.checks:
+    print(
+      f'batch of {check.batch_size}: differs from JAX by '
+      f'{check.difference:.1e} of the largest of the {exported.output} '
+      f'(allowed {check.allowed:.1e}; noise of float32 {check.noise:.1e})'
+    )
+  shapes = [
+    ', '.join(map(str, ('batch', *shape)))
+    for shape in (exported.input_shape, exported.output_shape)
+  ]
+  print(
+    f'wrote {exported.path}: {exported.model}, images [{shapes[0]}] to '
+    f'{exported.output} [{shapes[1]}], {exported.num_parameters} parameters, '
+    f'{exported.num_bytes / 1e6:.1f} MB'
+  )
+  print(f'wrote {exported.description}: preprocessing and class names')
+
+
 def _convert(values, paths):
   from vit_jax_repro import command_line
 
@@ -81,29 +104,35 @@ def _convert(values, paths):
   image_size = command_line.image_size(values.image_size)
   import dataclasses
 
+  from vit_jax_repro.exporting import exports
   from vit_jax_repro.ports import converting
   from vit_jax_repro.published import origins, weight_names
 
   source, out = paths
+  is_export = exports.is_export(out)
+  if is_export and values.to is not None:
+    raise command_line.UsageError(
+      f'--to={values.to} is for weights files, not for {out}; leave it out'
+    )
   path = weight_names.find(source)
   origin = origins.find(source, path, (values.to or '').partition('_')[0])
   if values.license:
     origin = dataclasses.replace(origin, license=values.license)
-  show(
-    converting.convert(
-      path,
-      out,
-      to=values.to,
-      num_heads=values.num_heads,
-      drop=tuple(values.drop),
-      model=values.model,
-      image_size=image_size,
-      preprocessing=values.preprocessing,
-      class_names=values.class_names and _lines(values.class_names),
-      origin=origin,
-      overwrite=values.overwrite,
-    )
+  options: dict[str, Any] = dict(
+    num_heads=values.num_heads,
+    drop=tuple(values.drop),
+    model=values.model,
+    image_size=image_size,
+    preprocessing=values.preprocessing,
+    class_names=values.class_names and _lines(values.class_names),
+    overwrite=values.overwrite,
   )
+  if is_export:
+    show_export(
+      exports.export(path, out, license_name=origin.license, **options)
+    )
+  else:
+    show(converting.convert(path, out, to=values.to, origin=origin, **options))
 
 
 def _lines(path):

@@ -1,6 +1,7 @@
 """The commands as functions for Python and notebooks, with their results."""
 
 from vit_jax_repro.comparison.crosschecking import Crosscheck, crosscheck
+from vit_jax_repro.exporting.exports import Exported, export
 from vit_jax_repro.inference.evaluation import Evaluation, evaluate
 from vit_jax_repro.inference.extraction import Extracted, extract
 from vit_jax_repro.inference.fewshot import FewShot, fewshot
@@ -17,6 +18,7 @@ __all__ = [
   'Converted',
   'Crosscheck',
   'Evaluation',
+  'Exported',
   'Extracted',
   'Fetched',
   'FewShot',
@@ -25,6 +27,7 @@ __all__ = [
   'convert',
   'crosscheck',
   'evaluate',
+  'export',
   'extract',
   'fetch',
   'fewshot',

@@ -154,6 +154,15 @@ _SHORT_SIDE_FOR = {384: 448}
 _SHORT_SIDE_RATIO = (8, 7)  # 256 / 224, for every other size
 
 
+def short_sides(image_size: tuple[int, int]) -> tuple[int, int]:
+  """Returns the (height, width) that big_vision's resize covers."""
+  more, less = _SHORT_SIDE_RATIO
+  height, width = (
+    _SHORT_SIDE_FOR.get(side, side * more // less) for side in image_size
+  )
+  return height, width
+
+
 def _area_and_crop(encoded, image_size, **reading):  # -> [H, W, 3] float32
   """Applies big_vision's `resize_small` and `central_crop` (pp/ops_image.py).
 
@@ -163,10 +172,7 @@ def _area_and_crop(encoded, image_size, **reading):  # -> [H, W, 3] float32
   """
   tf = tensorflow()
   image = decode(encoded, **reading)
-  more, less = _SHORT_SIDE_RATIO
-  short = [
-    _SHORT_SIDE_FOR.get(side, side * more // less) for side in image_size
-  ]
+  short = short_sides(image_size)
   size = tf.cast(tf.shape(image)[:2], tf.float32)
   factor = tf.reduce_max(tf.constant(short, tf.float32) / size)
   size = tf.cast(tf.round(size * factor), tf.int32)

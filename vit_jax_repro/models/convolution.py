@@ -147,17 +147,21 @@ class GroupNorm(nn.Module):
     return norm(x).astype(self.dtype)
 
 
+# jax2onnx replaces `nn.max_pool` by a function that takes keywords only.
+_POOL = dict(window_shape=(3, 3), strides=(2, 2))
+
+
 def _pool_same(x):
-  return nn.max_pool(x, (3, 3), strides=(2, 2), padding='SAME')
+  return nn.max_pool(x, padding='SAME', **_POOL)
 
 
 def _pool_symmetric(x):
-  return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+  return nn.max_pool(x, padding=((1, 1), (1, 1)), **_POOL)
 
 
 def _pool_zeros(x):
   x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  return nn.max_pool(x, (3, 3), strides=(2, 2), padding='VALID')
+  return nn.max_pool(x, padding='VALID', **_POOL)
 
 
 # Paddings of the 3x3 stride-2 pool. 'same': -inf, only at the far side if the

@@ -140,6 +140,8 @@ def _target(out, to):
       f'unknown --to={to}; {messages.did_you_mean(to, TARGETS)}choose from '
       f'{", ".join(TARGETS)}'
     )
+  if out.endswith(npz.EXPORTS):
+    raise InputError(f'{out!r} is the name of an export; see jobs.export')
   if out.endswith('.npz'):
     allowed, to = layouts.LAYOUTS, to or layouts.LAYOUTS[0]
   elif out.endswith(state_dicts.SUFFIXES):
@@ -156,19 +158,35 @@ def _target(out, to):
   return to
 
 
-def _check_paths(source, out, overwrite):
-  """Raises if the output would replace files unasked, or the source."""
+def inputs_of(source: str) -> list[str]:
+  """Returns the paths of the files that are read, which may be missing."""
   folder = weight_sources.config_folder(source)
   inputs = [source]
   if not state_dicts.is_port(source):
     inputs.append(model_card.card_path(source))
   if folder is not None and os.path.isdir(folder):
     inputs += [entry.path for entry in os.scandir(folder) if entry.is_file()]
+  return inputs
+
+
+def check_free(path: str, overwrite: bool) -> None:
+  """Raises a FileExistsError if a file is in the way and must not be."""
+  exists = os.path.lexists(path) or os.path.exists(os.path.realpath(path))
+  if exists and not overwrite:
+    raise FileExistsError(
+      f'{path!r} exists already; give another name, or --overwrite'
+    )
+
+
+def _check_paths(source, out, overwrite):
+  """Raises if the output would replace files unasked, or the source."""
+  folder = weight_sources.config_folder(source)
+  inputs = inputs_of(source)
   if out.endswith(('.npz', *state_dicts.SUFFIXES)):
     card = [model_card.card_path(out)] if out.endswith('.npz') else []
     for path in (out, *card):
       files.check_writable(path, keep=inputs)
-      _check_free(path, overwrite)
+      check_free(path, overwrite)
     return
   parent = os.path.dirname(os.path.realpath(out))
   if not os.path.isdir(parent):
@@ -178,15 +196,7 @@ def _check_paths(source, out, overwrite):
   if os.path.lexists(out) and not os.path.isdir(out):
     raise OSError(f'{out!r} is a file; give the name of a folder')
   if not _is_empty(os.path.realpath(out)):
-    _check_free(out, overwrite)
-
-
-def _check_free(path, overwrite):
-  exists = os.path.lexists(path) or os.path.exists(os.path.realpath(path))
-  if exists and not overwrite:
-    raise FileExistsError(
-      f'{path!r} exists already; give another name, or --overwrite'
-    )
+    check_free(out, overwrite)
 
 
 def _is_empty(path):

@@ -31,7 +31,8 @@ from vit_jax_repro.weights import model_card
 _BUCKET = re.compile(r'(?:gs://|https?://storage\.googleapis\.com/)(.+)')
 _WAIT = 1.0  # seconds between two looks at a file that another process fetches
 _ENDING = re.compile(
-  r'\.(npz|safetensors|pth|pt|bin|ckpt|msgpack|h5|onnx)$', re.IGNORECASE
+  r'\.(npz|safetensors|pth|pt|bin|ckpt|msgpack|h5|onnx|stablehlo)$',
+  re.IGNORECASE,
 )
 
 

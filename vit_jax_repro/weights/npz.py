@@ -63,6 +63,8 @@ _KNOWN_STARTS = (
   (b'\x89HDF', 'an HDF5 file, not an .npz archive'),
   (b'version https://git-lfs', 'a Git LFS pointer, not the file it points to'),
 )
+# Files of `exporting`, which other programs run.
+EXPORTS = ('.onnx', '.stablehlo')
 _AGAIN = 'download it again'
 _ANOTHER = 'give the .npz file of the model'
 
@@ -190,6 +192,11 @@ def _opened(path):
 def _what_is(path):
   """Returns a guess at the kind of a file that is no zip archive."""
   size = path.stat().st_size
+  if path.suffix in EXPORTS:
+    return (
+      'an export for programs without this package, which cannot read it back; '
+      'give the weights that it was made from'
+    )
   with open(path, 'rb') as file:
     start = file.read(512)
   if not size:

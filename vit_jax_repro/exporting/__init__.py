@@ -1,0 +1,1 @@
+"""Models for programs without this package: ONNX and StableHLO files."""
