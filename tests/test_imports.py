@@ -91,6 +91,7 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   'inference.evaluation': 'edge',
   'inference.extraction': 'edge',
   'inference.fewshot': 'edge',
+  'inference.multi_label': 'edge',
   'inference.prediction': 'edge',
   'inference.restoring': 'edge',
   'comparison': 'core',

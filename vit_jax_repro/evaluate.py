@@ -6,7 +6,9 @@ from absl import flags
 
 DESCRIPTION = """Measures top-1 and top-5 accuracy of a weights file on a data
 set. Every image counts exactly once; one that cannot be decoded counts as
-wrong and is listed. With --shots, the head of the file is not used: a few
+wrong and is listed. If images may have several labels and the model decides
+each class on its own, mean average precision, precision, recall and F1 are
+measured, too. With --shots, the head of the file is not used: a few
 images of each class are drawn from another split, and the accuracy of a linear
 classifier of their features, fitted by least squares, is measured instead."""
 FEW_SHOT_FLAGS = ('seeds', 'l2', 'train_split')
@@ -31,7 +33,8 @@ def command_flags() -> flags.FlagValues:
     values,
     'dataset',
     None,
-    "'digits', a TFDS name, vtab/TASK, or a folder of SPLIT/CLASS/*.jpg",
+    "'digits', a TFDS name, vtab/TASK, or a folder of SPLIT/CLASS/*.jpg "
+    'or SPLIT/labels.csv',
   )
   command_line.define_string(
     values, 'split', 'test', 'the split, or a part of one such as test[:10%]'
@@ -88,6 +91,9 @@ def _define_few_shot_flags(values):
 
 def show(result: Any) -> None:
   """Prints a jobs.Evaluation as a table."""
+  import dataclasses
+
+  from vit_jax_repro.inference import multi_label
   from vit_jax_repro.output import reports
 
   height, width = result.image_size
@@ -99,6 +105,11 @@ def show(result: Any) -> None:
     f'({result.preprocessing})',
     'top-1 accuracy': f'{result.accuracy:.2%}  ({result.correct} correct)',
     'top-5 accuracy': f'{result.top5_accuracy:.2%}',
+  }
+  scores = result.multi_label
+  if scores is not None:
+    rows |= multi_label.summary(dataclasses.asdict(scores))
+  rows |= {
     'time': f'{result.seconds:.1f} s, {result.images_per_sec:.1f} images/s',
   }
   if result.skipped:
@@ -112,6 +123,25 @@ def show(result: Any) -> None:
   if result.notes:
     rows['notes'] = '\n'.join(result.notes)
   reports.pairs(rows)
+  if scores is not None:
+    _show_classes(scores)
+
+
+def _show_classes(scores):
+  from vit_jax_repro.output import reports
+
+  reports.table(
+    ('class', '>images', '>average precision', '>precision', '>recall', '>F1'),
+    [
+      (
+        each.name,
+        str(each.images),
+        '-' if not each.images else f'{each.average_precision:.2%}',
+        *(f'{x:.2%}' for x in (each.precision, each.recall, each.f1)),
+      )
+      for each in scores.classes
+    ],
+  )
 
 
 def show_few_shot(result: Any) -> None:

@@ -66,10 +66,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def show(result: Any) -> None:
   """Prints a TrainResult of jobs.train."""
+  from vit_jax_repro.inference import multi_label
   from vit_jax_repro.output import reports
 
   rows = {
-    'test accuracy': f'{result.accuracy:.2%} of {result.num_examples} images',
+    'test accuracy': f'{result.accuracy:.2%} of {result.num_examples} images'
+  }
+  if result.multi_label is not None:
+    rows = multi_label.summary(result.multi_label)
+  rows |= {
     'steps': f'{result.step}, {result.seconds:.1f} s',
     'model': result.model,
   }

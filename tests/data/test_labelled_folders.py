@@ -1,3 +1,6 @@
+import importlib.util
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -142,3 +145,21 @@ def test_check_training_refuses_several_labels(tmp_path, train, test, message):
   with pytest.raises(InputError) as error:
     class_checks.check_training(*splits)
   assert message in str(error.value)
+
+
+def test_scan_reads_the_example_of_the_documentation(tmp_path, monkeypatch):
+  root = pathlib.Path(__file__).parents[2]
+  path = root / 'examples' / 'coloured_shapes.py'
+  spec = importlib.util.spec_from_file_location('coloured_shapes', path)
+  example = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(example)
+  monkeypatch.setattr(example, 'SPLITS', {'train': 20})
+  out = tmp_path / 'shapes'
+  monkeypatch.setattr('sys.argv', ['coloured_shapes.py', str(out)])
+  example.main()
+  folder = labelled_folders.scan(out, 'train')
+  assert folder.class_names == tuple(sorted(example.NAMES))
+  counts = {len(folder.labels_at(i)) for i in range(20)}
+  assert counts == {0, 1, 2, 3}
+  with pytest.raises(SystemExit):  # overwrites nothing
+    example.main()

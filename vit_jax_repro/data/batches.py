@@ -9,7 +9,8 @@ A batch is a dict of numpy arrays whose first axis is the example:
 
 In evaluation, an image has the label NO_CLASS, or the negative of its [K]
 labels, if it could not be decoded or if the model lacks its class. The image
-counts, and no prediction for it is correct.
+counts, and no prediction for it is correct. An image without labels that could
+not be decoded has K times NO_CLASS.
 """
 
 import itertools

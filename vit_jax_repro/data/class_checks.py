@@ -265,7 +265,9 @@ def _require_several_answers(split, why):
 def _one_class(split, why):
   """Returns why one class is refused, with the folders below its folder."""
   folder = split.folder
-  (label,) = (0,) if folder is None else folder.label_set()
+  label = 0
+  if folder is not None and not folder.multi_label:
+    (label,) = folder.label_set()
   name = split.class_names[label]
   where = f'split {split.split!r} of {split.name}'
   below = [] if folder is None else folder.folders_below(label)

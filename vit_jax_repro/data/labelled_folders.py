@@ -1,6 +1,6 @@
 """Folders of images whose labels are in labels.csv, without class folders.
 
-  ROOT/SPLIT/labels.csv   beside the images of the split, whose files it names
+  ROOT/SPLIT/labels.csv   names files below ROOT/SPLIT
   ROOT/labels.csv         names files such as train/1.jpg, which begin with the
                           split
 
@@ -159,7 +159,9 @@ def scan(root: str | os.PathLike, split: str) -> LabelledFolder:
   if not examples:
     raise InputError(f'split {split!r} of {root} holds no image')
   has_several = any(file.has_several for file in files)
-  labels = [tuple(label_of[x] for x in entry.labels) for entry in examples]
+  labels = [
+    tuple(sorted(label_of[x] for x in entry.labels)) for entry in examples
+  ]
   return LabelledFolder(
     root=os.fspath(root),
     class_names=tuple(class_names),
@@ -195,7 +197,7 @@ def _splits(root, files):
   for file in files:
     folder = os.path.relpath(os.path.dirname(file.path), root)
     for row in file.rows:
-      path = row.file if folder == '.' else os.path.join(folder, row.file)
+      path = os.path.normpath(os.path.join(folder, row.file))
       split, *rest = path.split(os.sep)
       if not rest:
         raise InputError(

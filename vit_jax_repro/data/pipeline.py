@@ -184,7 +184,8 @@ def _never_right(rows):
       yield row
     else:
       label = row['label']
-      yield {**row, 'label': -label if label.ndim else batches.NO_CLASS}
+      none = np.full_like(label, batches.NO_CLASS)
+      yield {**row, 'label': -label if label.any() and label.ndim else none}
 
 
 def _next_readable(rows):

@@ -51,21 +51,26 @@ def eval_step(
     int32 scalars: correct, correct_top5 (a label among the min(5, K) largest
     logits), count, skipped (rows without a label, which the former counts
     exclude), not_finite (rows with a NaN or infinity, skipped or not), and
-    labelled (rows with a class of the model, 0 for labels [B, K]); float32
-    scalar: loss, summed over the latter rows.
+    labelled (rows with a loss: those with a class of the model; for labels
+    [B, K] the readable ones, or none if the loss is softmax); float32 scalar:
+    loss, summed over the latter rows. If the batch has `truth` (see
+    multi_label.py), also its rows of logits, truth and mask.
   """
   label, mask = batch['label'], batch['mask']
   logits = logits_of(params, batch['image'], model=model)  # [B, K]
   _, top = jax.lax.top_k(logits, min(TOP, logits.shape[-1]))  # [B, 5]
   if label.ndim == 2:
     right = jnp.take_along_axis(label, top, axis=-1) > 0  # [B, 5]
-    counted = mask & (label != 0).any(axis=-1)  # [B]
+    counted = mask & (jnp.abs(label) == 1).any(axis=-1)  # [B]
   else:
     right, counted = top == label[:, None], mask
   losses, labelled = _losses(logits, label, mask, loss)
   hits = right & counted[:, None]  # [B, 5]
   finite = jnp.isfinite(logits).all(axis=-1)  # [B]
-  return {
+  rows = {}
+  if 'truth' in batch:
+    rows = {'logits': logits, 'truth': batch['truth'], 'mask': mask}
+  return rows | {
     'correct': hits[:, 0].sum(),
     'correct_top5': hits.any(axis=-1).sum(),
     'count': counted.sum(),
@@ -78,6 +83,9 @@ def eval_step(
 
 def _losses(logits, label, mask, loss):
   """Returns the loss of each row, [B], and which rows have one."""
+  if label.ndim == 2 and loss == 'sigmoid':
+    losses = objectives.sigmoid_loss(logits, label.astype(jnp.float32))
+    return losses, mask & (label >= 0).all(axis=-1)
   if label.ndim == 2:  # several classes, without a probability for each
     return jnp.zeros(mask.shape), jnp.zeros_like(mask)
   targets = objectives.probabilities(label, logits.shape[-1])
@@ -93,6 +101,7 @@ def evaluate(
   *,
   num_examples: int | None = None,
   loss: str = LOSS,
+  keep: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
   """Evaluates a classifier on batches of numpy arrays.
 
@@ -109,6 +118,8 @@ def evaluate(
     num_examples: expected number of unmasked rows over all processes, including
       those without a label; None: not checked.
     loss: see `objectives.classification`.
+    keep: called with the logits, truth and mask of each batch, if the batches
+      have `truth`, see multi_label.py.
 
   Returns:
     dict of accuracy and top5_accuracy (fractions of num_examples, float),
@@ -134,11 +145,11 @@ def evaluate(
         require_classifier(model, params, batch['image'])
       padded = batch_form.pad(batch, num_rows)
       sums = step(params, meshes.to_global(padded, mesh))
-      _add(totals, pending)
+      _add(totals, pending, keep)
       pending = sums
       done += len(batch['label'])
       waiting.now_doing(f'evaluating: {done:,} images done')
-    _add(totals, pending)
+    _add(totals, pending, keep)
   return _result(totals, num_examples)
 
 
@@ -259,10 +270,12 @@ def _compiled_logits(model):
   return jax.jit(functools.partial(logits_of, model=model))
 
 
-def _add(totals, sums):
+def _add(totals, sums, keep):
   if sums is not None:
     for key in totals:
       totals[key] += sums[key].item()  # an int, or a float
+    if keep is not None:
+      keep(sums)
 
 
 def _result(totals, num_examples):

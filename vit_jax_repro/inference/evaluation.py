@@ -1,11 +1,13 @@
 """Accuracy of a weights file on a data set."""
 
 import dataclasses
+import functools
 import os
 import time
 from typing import Any
 
 import jax
+import numpy as np
 
 from vit_jax_repro.data import (
   class_checks,
@@ -15,9 +17,11 @@ from vit_jax_repro.data import (
   preprocess,
   split_records,
 )
-from vit_jax_repro.data.labels import translated
+from vit_jax_repro.data.batches import NO_CLASS
+from vit_jax_repro.data.labels import readable, translated
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.inference import classify
+from vit_jax_repro.inference import classify, multi_label
+from vit_jax_repro.inference.multi_label import MultiLabel
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note, note_unapplied
@@ -50,6 +54,8 @@ class Evaluation:
   unmatched: tuple[str, ...] = ()
   # Lines on the data: files left out, classes without a readable image.
   notes: tuple[str, ...] = ()
+  # Scores of a model with loss sigmoid on images that may have several labels.
+  multi_label: MultiLabel | None = None
 
 
 def evaluate(
@@ -71,7 +77,9 @@ def evaluate(
   Classes are matched by name, see data/class_matching.py. The images of a class
   that the model lacks count as wrong. If an image has several classes, a
   prediction of any of them is correct; an image without a class is skipped. An
-  image that cannot be decoded counts as wrong.
+  image that cannot be decoded counts as wrong. If also the model decides each
+  class on its own (loss sigmoid), `multi_label` has the scores of all classes
+  that both the data set and the model have.
 
   Args:
     weights, model, image_size, preprocessing: see `restoring.restore`.
@@ -97,7 +105,7 @@ def evaluate(
   restored = restore(
     weights, model, image_size, preprocessing, orientation=orientation
   )
-  restored.require_trained_head(weights)
+  restored.require_classes(weights)
   restored = dataclasses.replace(
     restored, model=classify.pick_head(restored.model, head)
   )
@@ -118,6 +126,7 @@ def evaluate(
       *class_checks.check_evaluation(
         source, by_name=match.by == class_matching.NAMES
       ),
+      *_notes_on_loss(source, restored),
     ]
     for line in notes:
       note(line)
@@ -168,16 +177,44 @@ def _measured(source, restored, match, batch_size, report) -> dict[str, Any]:
     orientation=restored.orientation,
     turned=turned,
   )
-  measured = classify.evaluate(
+  evaluate_classes, number = classify.evaluate, restored.num_classes
+  if source.multi_label and restored.loss == 'sigmoid':
+    examples = multi_label.with_truth(examples, match.labels, number)
+    table = np.arange(number) if match.labels is None else match.labels
+    evaluate_classes = functools.partial(
+      multi_label.evaluate,
+      names=[readable(i, restored.class_names) for i in range(number)],
+      classes=table[table != NO_CLASS].tolist(),
+    )
+  measured = evaluate_classes(
     restored.model,
     restored.params,
-    translated(examples, match.labels, restored.num_classes),
+    translated(examples, match.labels, number),
     num_examples=source.num_examples,
+    loss=restored.loss,
   )
   note_unapplied(turned)
   for name in ('correct_top5', 'loss'):
     del measured[name]
   return measured
+
+
+def _notes_on_loss(source, restored):
+  """Returns a line if the model and the data differ in labels an image."""
+  decides_each = restored.loss == 'sigmoid'
+  if source.multi_label and source.is_folder and not decides_each:
+    return [
+      f'images of {source.name} may have several labels, and the model was '
+      'trained to give one: its most probable class is right if it is one of '
+      "the image's, and there is no mean average precision"
+    ]
+  if decides_each and not source.multi_label:
+    return [
+      'the model decides each class on its own (loss sigmoid), and images of '
+      f'{source.name} have one label: the accuracy is that of the most '
+      'probable class'
+    ]
+  return []
 
 
 def _match(source, restored, how):

@@ -14,7 +14,12 @@ from vit_jax_repro.errors import InputError, line_of
 from vit_jax_repro.inference import classify, many_images
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output import waiting
-from vit_jax_repro.output.messages import note_unapplied
+from vit_jax_repro.output.messages import note, note_unapplied
+
+SIGMOID = (
+  'the model decides each class on its own (loss sigmoid): the probabilities '
+  'of an image do not add up to 100 %, and 50 % or more means yes'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +55,13 @@ def predict(
   Returns:
     For each image a list of (class index, class name, probability), the most
     probable first: min(top, number of classes) of them. Probabilities are a
-    softmax over all classes.
+    softmax over all classes. If the model was trained with sigmoid, each is
+    the probability of one class on its own, and a note reports it.
 
   Raises:
     InputError: there is no image, a file is not an image or not a weights file,
-      the head is all zeros, or an argument is wrong. The message is one line.
+      the head is all zeros or has one output, or an argument is wrong. The
+      message is one line.
     OSError: a file is missing or cannot be read.
   """
   found = []
@@ -112,7 +119,9 @@ def _each(
   if top < 1:
     raise InputError(f'{top=} must be at least 1')
   restored = restore(weights, **reading)
-  restored.require_trained_head(weights)
+  restored.require_classes(weights)
+  if restored.loss == 'sigmoid':
+    note(SIGMOID)
   with waiting.doing('loading the library that decodes images'):
     preprocess.require_decoder(restored.preprocessing)
   model = restored.model
@@ -123,7 +132,7 @@ def _each(
   )
   turned: set[str] = set()
   outcomes = many_images.apply(
-    functools.partial(_probabilities, model=model),
+    functools.partial(_probabilities, model=model, loss=restored.loss),
     restored.params,
     functools.partial(restored.read_image, turned=turned),
     images,
@@ -143,8 +152,10 @@ def _classes(outcomes, top, class_names, turned):
   note_unapplied(turned)
 
 
-def _probabilities(params, images, *, model):
+def _probabilities(params, images, *, model, loss):
   logits = classify.logits_of(params, images, model=model)
+  if loss == 'sigmoid':
+    return jax.nn.sigmoid(logits)  # [B, K]
   return jax.nn.softmax(logits, axis=-1)  # [B, K]
 
 

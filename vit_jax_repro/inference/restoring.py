@@ -32,6 +32,8 @@ class Restored:
   # 'exif' or 'none'; None: neither the caller nor the file gives it, and it
   # depends on the kind of data.
   orientation: str | None = None
+  # 'softmax' or 'sigmoid': how probabilities follow from the logits.
+  loss: str = 'softmax'
 
   @property
   def num_classes(self) -> int:
@@ -68,6 +70,24 @@ class Restored:
         if pillow.orientation_of(file.read()) != 1:
           turned.add(os.fspath(path))
     return image
+
+  def require_classes(self, path: str | os.PathLike) -> None:
+    """Raises if the outputs are no classes that can be compared.
+
+    Args:
+      path: path of the weights file, for the message.
+
+    Raises:
+      InputError: there is one output, and its loss is not sigmoid; or see
+        `require_trained_head`.
+    """
+    self.require_trained_head(path)
+    if self.num_classes == 1 and self.loss == 'softmax':
+      raise InputError(
+        f'{path} has one output, of which softmax always makes 100 %; if it '
+        'decides one class, write "loss": "sigmoid" into the JSON file beside '
+        'it, else the output is no class'
+      )
 
   def require_trained_head(self, path: str | os.PathLike) -> None:
     """Raises if the head is missing or its kernel is all zeros.
@@ -167,6 +187,7 @@ def restore(
     class_names=names or labels.class_names_of(module.num_classes),
     preprocessing=preprocessing,
     orientation=orientation or card.orientation,
+    loss=card.loss or 'softmax',
   )
 
 

@@ -27,6 +27,13 @@ TRANSFORMERS_GELUS = {
 }
 TIMM_GELUS = {'gelu': 'erf', 'gelu_tanh': 'tanh'}
 
+# transformers' names of the losses (PreTrainedConfig.problem_type). A file
+# without one leaves the loss open.
+PROBLEM_TYPES = {
+  'softmax': 'single_label_classification',
+  'sigmoid': 'multi_label_classification',
+}
+
 # Constants of both libraries' convolutions, which configurations do not have:
 # transformers, models/bit/modeling_bit.py (`eps=1e-8` at every convolution);
 # timm, models/resnetv2.py (_create_resnetv2_bit), vision_transformer_hybrid.py
@@ -60,6 +67,7 @@ class PortConfig:
     image_size: (H, W) pixels.
     preprocessing: a name of data.preprocess.
     token_slots: whether position embeddings have slots for class tokens.
+    loss: 'softmax' or 'sigmoid', see weights.model_card.
   """
 
   fields: dict[str, Any]
@@ -68,6 +76,7 @@ class PortConfig:
   image_size: tuple[int, int] | None = None
   preprocessing: str | None = None
   token_slots: bool | None = None
+  loss: str | None = None
 
 
 def read(folder: str | os.PathLike) -> PortConfig | None:
@@ -92,7 +101,8 @@ def read(folder: str | os.PathLike) -> PortConfig | None:
       "('architecture'); give only the weights file"
     )
   try:
-    return read_fields(str(kind), config, folder)
+    found = read_fields(str(kind), config, folder)
+    return dataclasses.replace(found, loss=_loss(config.get('problem_type')))
   except ValueError as error:
     raise InputError(f'{path}: {error}') from None
   except (TypeError, KeyError, AttributeError) as error:
@@ -165,6 +175,18 @@ def _timm(kind, config, folder):
       bicubic=cfg.get('interpolation') == 'bicubic',
     ),
     token_slots=not arguments.get('no_embed_class', False),
+  )
+
+
+def _loss(problem_type):
+  if problem_type is None:
+    return None
+  for loss, name in PROBLEM_TYPES.items():
+    if problem_type == name:
+      return loss
+  raise InputError(
+    f'problem_type is {problem_type!r}, so that the outputs are no classes; '
+    f'only {" and ".join(PROBLEM_TYPES.values())} are supported'
   )
 
 

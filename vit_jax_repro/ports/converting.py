@@ -215,6 +215,7 @@ def _write_npz(path, read, layout):
       preprocessing=card.preprocessing,
       image_size=card.image_size,
       orientation=card.orientation,
+      loss=card.loss,
     )
   if not read.is_described or layout != 'official':
     weights.save(path, read.params, layout=layout)
@@ -264,6 +265,7 @@ def _write_configs(folder, read, module, library):
     class_names=card.class_names,
     preprocessing=card.preprocessing
     or model_card.default_preprocessing(spec, module),
+    loss=card.loss,
   )
   for name, config in configs.items():
     files.write_json(os.path.join(folder, name), config)

@@ -23,6 +23,10 @@ _BILINEAR, _BICUBIC = 2, 3  # PIL.Image.Resampling
 # timm creates a ViT of any size from one of these names and further arguments.
 _TIMM_VIT = 'vit_base_patch16_224'
 _TIMM_DISTILLED = 'deit_base_distilled_patch16_224'
+_TIMM_SIGMOID = (
+  'timm has no setting for models that decide each class on its own: take the '
+  'sigmoid of its logits, not the softmax'
+)
 
 
 def files(
@@ -33,6 +37,7 @@ def files(
   image_size: tuple[int, int],
   class_names: tuple[str, ...] | None,
   preprocessing: str,
+  loss: str | None = None,
 ) -> tuple[dict[str, dict], str | None]:
   """Returns {file name: JSON contents}, and a remark or None.
 
@@ -43,6 +48,7 @@ def files(
     image_size: (height, width) of the model's images, in pixels.
     class_names: a name for each label, or None.
     preprocessing: a name of data.preprocess.
+    loss: 'softmax' or 'sigmoid' if it is known, see weights.model_card.
 
   Raises:
     InputError: a folder cannot describe such a model. The message names what
@@ -54,7 +60,13 @@ def files(
     if model.classifier.endswith('unpooled'):
       raise InputError('no port returns the logits of every token')
   if library == 'timm' and kind == 'ViT' and model.stem_num_layers is None:
-    return _timm_files(model, params, image_size, class_names, preprocessing)
+    configuration = _timm_config(
+      model, params, image_size, class_names, preprocessing
+    )
+    # timm ignores the key, which this package reads.
+    problem = _problem_type(model, loss)
+    remark = _TIMM_SIGMOID if problem and loss == 'sigmoid' else None
+    return {configs.CONFIG: configuration | problem}, remark
   if library == 'timm':
     raise InputError(
       "timm's create_model creates hybrids, BiT and Mixers with constants that "
@@ -68,7 +80,7 @@ def files(
     config, remark = _vit_config(model, params, image_size), None
   processor = _processor(preprocessing, image_size)
   return {
-    configs.CONFIG: config | labels,
+    configs.CONFIG: config | labels | _problem_type(model, loss),
     configs.PREPROCESSOR: processor,
   }, remark
 
@@ -155,7 +167,7 @@ def _bit_remark(model):
   )
 
 
-def _timm_files(model, params, image_size, class_names, preprocessing):
+def _timm_config(model, params, image_size, class_names, preprocessing):
   if model.layer_norm_eps != _TIMM_LAYER_NORM_EPS:
     raise InputError(
       "timm's create_model creates LayerNorms with epsilon "
@@ -200,7 +212,7 @@ def _timm_files(model, params, image_size, class_names, preprocessing):
   names = _names(class_names, model.num_classes)
   if names is not None:
     config['label_names'] = list(names)
-  return {configs.CONFIG: config}, None
+  return config
 
 
 def _side_or_sides(size):
@@ -223,6 +235,12 @@ def _labels(class_names, num_classes):
   by_label = {str(label): name for label, name in enumerate(names)}
   by_name = {name: label for label, name in enumerate(names)}
   return {'id2label': by_label, 'label2id': by_name}
+
+
+def _problem_type(model, loss):
+  if loss is None or not model.num_classes:
+    return {}
+  return {'problem_type': configs.PROBLEM_TYPES[loss]}
 
 
 def _statistics(preprocessing):

@@ -9,6 +9,8 @@ import os
 import re
 from typing import Any
 
+from flax import traverse_util
+
 from vit_jax_repro.data import datasets
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, messages
@@ -21,6 +23,26 @@ UNKNOWN_LICENSE = 'unknown'  # a value of the Hub's metadata
 _TASK, _FEATURES = 'image-classification', 'image-feature-extraction'
 _FAMILIES = {'vit': 'a Vision Transformer', 'bit_resnetv2': 'a BiT ResNet'}
 _FOLDER = 'imagefolder'  # the Hub's type of a folder of images
+# {name in the card: (metric of the Hub, key of result.json)}
+_RESULTS = {
+  'top-1 accuracy': ('accuracy', 'accuracy'),
+  'top-5 accuracy': ('accuracy', 'top5_accuracy'),
+}
+_BEST_RESULTS = {'top-1 accuracy': ('accuracy', 'best_accuracy')}
+_LABEL_RESULTS = {  # of images with several labels
+  'mean average precision': (
+    'mean_average_precision',
+    'multi_label.mean_average_precision',
+  ),
+  'F1 (micro)': ('f1', 'multi_label.micro.f1'),
+  'F1 (macro)': ('f1', 'multi_label.macro.f1'),
+}
+_BEST_LABEL_RESULTS = {
+  'mean average precision': (
+    'mean_average_precision',
+    'best_mean_average_precision',
+  )
+}
 _RUN_FILES = ('model.npz', 'best.npz')
 _MARKDOWN = re.compile(r'([\\`*_{}\[\]<>#|~])')
 
@@ -34,14 +56,14 @@ class Run:
     dataset: name of the data set; of a folder of images only its own name.
     is_folder: whether the data set is a folder of images.
     split: the test split.
-    accuracies: {name: fraction of the test split}; empty if not known.
+    results: {name: (metric of the Hub, value)}; empty if not known.
   """
 
   config: dict[str, Any]
   dataset: str
   is_folder: bool
   split: str
-  accuracies: dict[str, float]
+  results: dict[str, tuple[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +110,14 @@ def _read_run(weights_path):
   except InputError as error:
     note(f'{error}; the model card leaves the run out')
     return None
+  flat = traverse_util.flatten_dict(result, sep='.')
   given = str(config.get('dataset'))
   is_folder = datasets.may_be_folder(given)
   shown = os.path.basename(os.path.abspath(given)) if is_folder else given
-  wanted = {'top-1 accuracy': 'accuracy', 'top-5 accuracy': 'top5_accuracy'}
+  several = result.get('multi_label') is not None
+  wanted = _LABEL_RESULTS if several else _RESULTS
   if name == 'best.npz':  # of which the run keeps one number
-    wanted = {'top-1 accuracy': 'best_accuracy'}
+    wanted = _BEST_LABEL_RESULTS if several else _BEST_RESULTS
   if config.get('objective') == 'masked_patches':  # measured on patches
     wanted = {}
   return Run(
@@ -101,10 +125,10 @@ def _read_run(weights_path):
     dataset=messages.short(shown),
     is_folder=is_folder,
     split=messages.short((config.get('pp') or {}).get('test', 'test')),
-    accuracies={
-      text: result[key]
-      for text, key in wanted.items()
-      if isinstance(result.get(key), int | float)
+    results={
+      text: (metric, flat[key])
+      for text, (metric, key) in wanted.items()
+      if isinstance(flat.get(key), int | float)
     },
   )
 
@@ -150,11 +174,11 @@ def write(
         dataset_type=_FOLDER if run.is_folder else run.dataset,
         dataset_name=run.dataset,
         dataset_split=run.split,
-        metric_type='accuracy',
+        metric_type=metric,
         metric_name=text,
         metric_value=value,
       )
-      for text, value in run.accuracies.items()
+      for text, (metric, value) in run.results.items()
     ]
   data = ModelCardData(
     license=origin.license or UNKNOWN_LICENSE,
@@ -162,7 +186,7 @@ def write(
     pipeline_tag=_TASK if has_head else _FEATURES,
     base_model=origin.base_model,
     datasets=list(origin.datasets) or None,
-    metrics=['accuracy'] if results else None,
+    metrics=sorted({result.metric_type for result in results}) or None,
     model_name=name,
     eval_results=results or None,
     tags=['vision'],
@@ -171,7 +195,7 @@ def write(
     f'# {_plain(name)}',
     _description(model, num_parameters, card, origin, library),
     '## How to load it',
-    _loading(library, config, has_head),
+    _loading(library, config, has_head, card.loss),
     '## Images',
     _images(folder, library, config, card),
   ]
@@ -215,7 +239,7 @@ def _description(model, num_parameters, card, origin, library):
   return ' '.join(lines)
 
 
-def _loading(library, config, has_head):
+def _loading(library, config, has_head, loss):
   """Returns the lines of Python that load the folder, and a sentence."""
   if library == 'timm':
     code = (
@@ -234,6 +258,11 @@ def _loading(library, config, has_head):
     )
     where = '`USER/NAME` in place of `FOLDER`'
   gives = 'logits of the classes' if has_head else 'features of an image'
+  if has_head and loss == 'sigmoid':
+    gives += (
+      '. It decides each class on its own: the sigmoid of a logit is the '
+      'probability of its class, and an image may have several classes'
+    )
   return (
     f'```python\n{code}\n```\n\nFOLDER is the folder with this file; for a '
     f'copy on the Hub, write {where}. The model returns the {gives}.'
@@ -273,7 +302,7 @@ def _table(run):
   lines = ['| data set | split | metric | value |', '| --- | --- | --- | --- |']
   lines += [
     f'| {_plain(run.dataset)} | {_plain(run.split)} | {text} | {value!r} |'
-    for text, value in run.accuracies.items()
+    for text, (_, value) in run.results.items()
   ]
   return '\n'.join(
     [*lines, '', 'vit_jax_repro measured these fractions with its own reading '

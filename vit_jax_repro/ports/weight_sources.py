@@ -129,6 +129,7 @@ def _read_port(source, num_heads, name):
     class_names=config.class_names if spec['num_classes'] else None,
     preprocessing=config.preprocessing,
     image_size=config.image_size,
+    loss=config.loss if spec['num_classes'] else None,
   )
 
 
@@ -215,7 +216,7 @@ def without(read: WeightSource, drop: Collection[str]) -> WeightSource:
   card = read.card
   if 'head' in drop:
     architecture['num_classes'] = None
-    card = dataclasses.replace(card, class_names=None)
+    card = dataclasses.replace(card, class_names=None, loss=None)
   elif 'pre_logits' in drop and 'pre_logits' in read.params:
     note(
       'the head was trained on pre_logits and now receives other features; its '

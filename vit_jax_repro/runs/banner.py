@@ -61,6 +61,8 @@ def data(found: Input) -> str:
     parts.append(f'{len(classes):,} classes')
   if found.train.divided:
     parts.append(found.train.divided.text)
+  if found.train.multi_label:
+    parts.append('several labels an image')
   return ', '.join(parts)
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from vit_jax_repro import models
 from vit_jax_repro.analysis import cost, dry_run
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.inference import multi_label
 from vit_jax_repro.parallel import mesh as mesh_lib
 from vit_jax_repro.parallel import targets
 from vit_jax_repro.runs import (
@@ -238,9 +239,12 @@ class _Parts:
     sharding = mesh_lib.batch_sharding(self.mesh)
     batch = {
       'image': ((rows, *self.data.image_size, 3), jnp.float32),
-      'label': ((rows,), jnp.int32),
+      'label': (self.data.label_shape(rows), jnp.int32),
       'mask': ((rows,), jnp.bool),
     }
+    if self.data.has_several_labels:
+      shape = self.data.label_shape(rows)
+      batch[multi_label.TRUTH] = (shape, jnp.int8)
     batch = {
       key: jax.ShapeDtypeStruct(*value, sharding=sharding)
       for key, value in batch.items()

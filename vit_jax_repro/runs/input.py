@@ -21,6 +21,7 @@ from vit_jax_repro.data import (
 )
 from vit_jax_repro.data.image_settings import ImageSettings
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.inference import multi_label
 from vit_jax_repro.output.messages import note, note_unapplied
 from vit_jax_repro.runs.settings import DEFAULT_PREPROCESSING, Settings
 from vit_jax_repro.training import mixing
@@ -73,11 +74,7 @@ class Input:
     )
     # Ids of test images with an EXIF orientation that is not applied.
     self._turned = set() if self.test.is_folder else None
-    if self.train.multi_label:
-      raise InputError(
-        f'config.dataset={settings.dataset!r} has several labels an image and '
-        'is for evaluation; choose a data set with one'
-      )
+    self._check_labels()
     self.notes = [] if is_described else self._checked()
     self.notes += self._notes_on_sizes()
 
@@ -96,6 +93,43 @@ class Input:
       manual_dir=manual_dir,
       division=self._division,
     )
+
+  def _check_labels(self):
+    """Refuses settings that do not suit images with several labels."""
+    settings = self.settings
+    about = f'config.dataset={settings.dataset!r} has several labels an image'
+    if not self.train.multi_label or settings.objective == 'masked_patches':
+      return
+    if not self.train.is_folder:
+      raise InputError(
+        f'{about} and is for evaluation; choose a data set with one'
+      )
+    if settings.objective != 'classification':
+      raise InputError(
+        f'{about}, and objective={settings.objective!r} learns one; leave '
+        'config.objective out and set --config.loss=sigmoid'
+      )
+    if settings.loss != 'sigmoid':
+      raise InputError(
+        f'{about}, and config.loss={settings.loss!r} learns one; set '
+        '--config.loss=sigmoid'
+      )
+    if settings.label_smoothing:
+      raise InputError(
+        f'{about}, and config.label_smoothing={settings.label_smoothing} '
+        'spreads the probability of a single one; leave it out'
+      )
+
+  @property
+  def has_several_labels(self) -> bool:
+    """Returns whether the run learns several labels an image."""
+    is_learned = self.settings.objective != 'masked_patches'
+    return self.train.multi_label and is_learned
+
+  def label_shape(self, rows: int) -> tuple[int, ...]:
+    """Returns the shape of the labels of a batch of `rows` images."""
+    classes = (self.train.num_classes,) if self.train.multi_label else ()
+    return rows, *classes
 
   def _checked(self):
     """Returns lines for the user on data that say less than they seem to."""
@@ -181,6 +215,8 @@ class Input:
       orientation=self.orientation,
       turned=self._turned,
     )
+    if self.has_several_labels:
+      batches = multi_label.with_truth(batches, None, self.train.num_classes)
     return labels.translated(batches, None, self.train.num_classes)
 
   def note_orientation(self) -> None:
@@ -291,24 +327,22 @@ class Input:
     """Refuses a class without a readable image; notes one that lost most."""
     folder, split = self.train.folder, self.train
     (position,) = folder.positions([name])
-    label = folder.labels[position]
-    if label not in self._readable_classes:
-      self._require_readable(label)
-      self._readable_classes.add(label)
     counts = class_checks.unreadable_by_class(
       split, self._unreadable['train'], in_all_processes=False
     )
-    name = split.class_names[label]
-    lines = self._notes_on_classes('train', {name: counts[name]})
-    if lines and name not in self._mostly_lost:
-      self._mostly_lost.add(name)
-      note(lines[0], every_process=True)
+    for label in folder.labels_at(position):
+      if label not in self._readable_classes:
+        self._require_readable(label)
+        self._readable_classes.add(label)
+      name = split.class_names[label]
+      lines = self._notes_on_classes('train', {name: counts[name]})
+      if lines and name not in self._mostly_lost:
+        self._mostly_lost.add(name)
+        note(lines[0], every_process=True)
 
   def _require_readable(self, label):
     """Reads images of a class, as in training, until one can be decoded."""
-    of_class = self.train.subset(
-      np.flatnonzero(self.train.folder.all_labels() == label)
-    )
+    of_class = self.train.subset(self.train.folder.positions_of(label))
     batches = pipeline.training_batches(
       of_class,
       augmentation=self.augmentation,

@@ -50,7 +50,10 @@ class _Shown(Progress):
     if plan.peak:
       parts.append(f'{scalars["images_per_sec"] / plan.peak:.1%} of the peak')
     if 'accuracy_test' in scalars:
-      parts.append(f'test accuracy {scalars["accuracy_test"]:.2%}')
+      name, key = 'accuracy', 'accuracy_test'
+      if 'mean_average_precision_test' in scalars:
+        name, key = 'mean average precision', 'mean_average_precision_test'
+      parts.append(f'test {name} {scalars[key]:.2%}')
     epoch = step * plan.batch_size / plan.images_of_epoch
     place = f'step {step}/{plan.total_steps}, epoch {epoch:.1f}'
     return f'{place}: {", ".join(parts)}'

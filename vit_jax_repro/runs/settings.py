@@ -228,7 +228,8 @@ class Settings:
   )
   loss: str = setting(
     'softmax',
-    "The loss of objective='classification'.",
+    "The loss of objective='classification'. 'sigmoid' decides each class on "
+    'its own; images with several labels (labels.csv) need it.',
     choices=('softmax', 'sigmoid'),
     unused_by=('distillation', 'masked_patches'),
   )
@@ -349,8 +350,9 @@ class Settings:
   )
   keep_best: bool = setting(
     False,
-    'Also keep the checkpoint with the best accuracy_test, and make best.npz '
-    'of it at the end. Each checkpoint needs an evaluation.',
+    'Also keep the checkpoint with the best accuracy_test (of images with '
+    'several labels: mean_average_precision_test), and make best.npz of it at '
+    'the end. Each checkpoint needs an evaluation.',
   )
   memory_limit_gb: float | None = setting(
     None,

@@ -14,7 +14,7 @@ import numpy as np
 from vit_jax_repro import models
 from vit_jax_repro.data import class_matching, preprocess
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.inference import classify, patch_colours
+from vit_jax_repro.inference import classify, multi_label, patch_colours
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.models import attention
 from vit_jax_repro.output import files
@@ -53,6 +53,7 @@ class Task:
   evaluate: Callable[..., dict]
   # mesh -> the jitted step of `evaluate` for (params, batch).
   evaluation_step: Callable[[jax.sharding.Mesh], Callable]
+  loss: str | None = 'softmax'  # that of model.json; None: no classes
   teacher: Teacher | None = None
 
 
@@ -179,19 +180,28 @@ def load_teacher(
 def _classification(settings, data, device):
   architecture = dict(settings.model, num_classes=data.train.num_classes)
   model = attention.resolve(models.create(architecture), device)
-  objective = objectives.classification(model, loss=settings.loss)
+  several = data.has_several_labels
+  objective = objectives.classification(
+    model, loss=settings.loss, multi_label=several
+  )
+  evaluate = functools.partial(classify.evaluate, loss=settings.loss)
+  if several:
+    evaluate = functools.partial(
+      multi_label.evaluate, names=data.train.class_names, loss=settings.loss
+    )
   return Task(
     architecture=architecture,
     model=model,
     class_names=data.train.class_names,
     objective=lambda _: objective,
-    evaluate=functools.partial(classify.evaluate, loss=settings.loss),
+    evaluate=evaluate,
     evaluation_step=functools.partial(
       classify.compiled_step,
       # ty does not know that linen modules are hashable.
       model,  # ty: ignore[invalid-argument-type]
       loss=settings.loss,
     ),
+    loss=settings.loss,
   )
 
 
@@ -254,6 +264,7 @@ def _masked_patches(settings, data, device):
     evaluation_step=functools.partial(
       patch_colours.compiled_step, model, **scale
     ),
+    loss=None,
   )
 
 

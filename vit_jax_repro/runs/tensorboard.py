@@ -15,6 +15,9 @@ TAGS = {
   'accuracy_test': 'test/accuracy',
   'top5_accuracy_test': 'test/top5_accuracy',
   'loss_test': 'test/loss',
+  'mean_average_precision_test': 'test/mean_average_precision',
+  'f1_micro_test': 'test/f1_micro',
+  'f1_macro_test': 'test/f1_macro',
   'images_per_sec': 'perf/images_per_sec',
   'replaced_images': 'data/replaced_images',
 }

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from vit_jax_repro.data import datasets
+from vit_jax_repro.inference import multi_label
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.parallel import chips, mesh, processes
@@ -63,6 +64,11 @@ class TrainResult:
   # Mean loss over the readable images of the test split, or over its masked
   # patches; None if there are none.
   loss: float | None = None
+  # The scores of a run whose images have several labels, see
+  # inference/multi_label.py. Then `accuracy` is the fraction of the images with
+  # a label whose most probable class is one of theirs.
+  multi_label: Mapping[str, Any] | None = None
+  best_mean_average_precision: float | None = None  # in place of best_accuracy
 
 
 def train(
@@ -145,11 +151,11 @@ def train(
       result = run.result(folder, evaluated, seconds)
       run.save_model(folder, 'model', averaging.evaluated(state))
       if settings.keep_best:
-        accuracy = result.accuracy
-        if checkpoints.best_score() > accuracy:
+        score = _score(evaluated)
+        if checkpoints.best_score() > score:
           del state  # memory may not hold two states
-          state, accuracy = checkpoints.restore_best(run.shapes)
-        result = run.save_best(folder, result, state, accuracy)
+          state, score = checkpoints.restore_best(run.shapes)
+        result = run.save_best(folder, result, state, score)
     folder.finish(dataclasses.asdict(result))
   return result
 
@@ -275,6 +281,7 @@ class _Run:
       origin.note_schedule(self.schedule, self.total_steps, settings.decay_type)
     self.first_step = 0  # number of updates at the start in this workdir
     self.params = None
+    self.scores = None  # of the last evaluation, see TrainResult.multi_label
 
   def prepare(self):
     """Makes the initial parameters, and checks that an update fits."""
@@ -385,10 +392,9 @@ class _Run:
           folder.record_compilation(self.step.compile_seconds)
 
       def save(state, evaluated):
-        score = evaluated.get('accuracy_test')
         with waiting.doing('saving a checkpoint'):
           folder.publish_metrics()
-          checkpoints.save(state, self._position(), score)
+          checkpoints.save(state, self._position(), _score(evaluated))
 
       state, evaluated = loop.run(
         state,
@@ -440,6 +446,7 @@ class _Run:
         orientation=self.input.orientation
         if self.train.is_folder or self.input.orientation == 'exif'
         else None,
+        loss=self.task.loss,
       )
       with waiting.doing(f'writing {name}.npz'):
         folder.publish(f'{name}.json')
@@ -460,17 +467,19 @@ class _Run:
       unreadable_by_class=unreadable_by_class,
       notes=(*self.notes, *lost),
       loss=evaluated.get('loss_test'),
+      multi_label=self.scores,
     )
 
-  def save_best(self, folder, result, state, accuracy):
+  def save_best(self, folder, result, state, score):
     """Saves the best state; returns the result with its values."""
+    kind = 'accuracy' if self.scores is None else 'mean_average_precision'
     path = folder.path('best.npz')
     self.save_model(folder, 'best', averaging.evaluated(state))
     return dataclasses.replace(
       result,
       best_model=path,
       best_step=int(state.step),
-      best_accuracy=accuracy,
+      **{f'best_{kind}': score},
     )
 
   def _initial_params(self):
@@ -509,6 +518,10 @@ class _Run:
       'top5_accuracy_test': result['top5_accuracy'],
       'loss_test': result['loss'],
     }
+    if 'multi_label' in result:
+      scores = result['multi_label']
+      scalars |= multi_label.scalars(scores)
+      self.scores = settings_lib.to_plain(dataclasses.asdict(scores))
     # No test image may be readable, so that there is no loss.
     return {name: value for name, value in scalars.items() if value is not None}
 
@@ -527,6 +540,12 @@ def _note_processes(position):
       f'the run began in {position["processes"]} processes and continues '
       f'in {jax.process_count()}: its examples come in another order'
     )
+
+
+def _score(evaluated):
+  """Returns what the best checkpoint is chosen by; None if not evaluated."""
+  accuracy = evaluated.get('accuracy_test')
+  return evaluated.get('mean_average_precision_test', accuracy)
 
 
 def _whole(leaf):

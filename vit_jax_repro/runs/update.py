@@ -121,7 +121,7 @@ class Update:
 
   def ready(self) -> int:
     """Returns the bytes of the batches that are ready on a device."""
-    batch = batch_shapes(self.settings, self._data.image_size, self.mesh)
+    batch = batch_shapes(self.settings, self._data, self.mesh)
     return self.settings.prefetch * mesh_lib.bytes_per_device(batch)
 
   def teacher_bytes(self) -> int:
@@ -130,7 +130,7 @@ class Update:
 
   def arguments(self) -> int:
     """Returns the bytes of the state and one batch on a device."""
-    batch = batch_shapes(self.settings, self._data.image_size, self.mesh)
+    batch = batch_shapes(self.settings, self._data, self.mesh)
     return mesh_lib.bytes_per_device((self.shapes, batch))
 
   def gradients(self) -> int:
@@ -178,7 +178,7 @@ class Update:
       'image': jax.ShapeDtypeStruct(
         (rows, *self._data.image_size, 3), jnp.float32
       ),
-      'label': jax.ShapeDtypeStruct((rows,), jnp.int32),
+      'label': jax.ShapeDtypeStruct(self._data.label_shape(rows), jnp.int32),
     }
     found = fitting.saved_activations(
       self._task.objective,
@@ -236,7 +236,7 @@ class Update:
         mesh_lib.replicated(self.mesh),
       ),
     )
-    batch = batch_shapes(self.settings, self._data.image_size, self.mesh)
+    batch = batch_shapes(self.settings, self._data, self.mesh)
     return function, (self.shapes, batch, self._teacher_params())
 
   def _compiled(self):
@@ -336,13 +336,16 @@ def _state_shapes(params, tx, mesh, trained):
 
 
 def batch_shapes(
-  settings: Settings, image_size: tuple[int, int], mesh: jax.sharding.Mesh
+  settings: Settings, data: Input, mesh: jax.sharding.Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shapes of a training batch on the mesh, see data/batches.py."""
   sharding = mesh_lib.batch_sharding(mesh)
   shapes = {
-    'image': ((settings.batch, *image_size, 3), settings.transfer_dtype),
-    'label': ((settings.batch,), 'int32'),
+    'image': (
+      (settings.batch, *data.image_size, 3),
+      settings.transfer_dtype,
+    ),
+    'label': (data.label_shape(settings.batch), 'int32'),
   }
   return {
     key: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)

@@ -7,7 +7,9 @@
   checkpoints/   Orbax (runs.checkpoint)
   damaged/       damaged checkpoints, moved here
   metrics.jsonl  one object a line: step, train_loss, lr, images_per_sec, and
-                 accuracy_test, top5_accuracy_test, loss_test of evaluated steps
+                 accuracy_test, top5_accuracy_test, loss_test of evaluated
+                 steps; of images with several labels also
+                 mean_average_precision_test, f1_micro_test, f1_macro_test
   events.out.*   the same for TensorBoard, and settings and images
                  (runs.tensorboard)
   result.json    accuracy, loss, num_examples, step, seconds

@@ -9,6 +9,8 @@ A run writes both files. The JSON file contains
   image_size     [height, width] pixels that the weights are made for
   orientation    'exif' if images were turned upright by their EXIF orientation,
                  'none' if not, or null
+  loss           'softmax' if an image has one class, 'sigmoid' if each class is
+                 decided on its own, or null if it is not known
 
 A published file has no JSON file. Its names and shapes describe the model.
 """
@@ -34,6 +36,7 @@ OTHER_DEFAULT_IMAGE_SIZE = (224, 224)
 # files get one that reads the same pixels as 'vit_jax'.
 TELLING = ('deit', 'big_vision')
 _ORIENTATIONS = (None, 'exif', 'none')  # data.image_settings.ORIENTATIONS
+_LOSSES = (None, 'softmax', 'sigmoid')  # config.loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,7 @@ class ModelCard:
   preprocessing: str | None = None
   image_size: tuple[int, int] | None = None
   orientation: str | None = None
+  loss: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +93,7 @@ def save_model(
   preprocessing: str | None = None,
   image_size: Iterable[int] | None = None,
   orientation: str | None = None,
+  loss: str | None = None,
 ) -> None:
   """Writes weights to `path` (official layout), and their JSON file.
 
@@ -98,7 +103,7 @@ def save_model(
   Args:
     path: ends in '.npz'.
     params: the tree of the model, stacked or not.
-    architecture, class_names, preprocessing, image_size, orientation: the
+    architecture, class_names, preprocessing, image_size, orientation, loss: the
       contents of the JSON file, see the top of this file.
 
   Raises:
@@ -113,6 +118,7 @@ def save_model(
     'preprocessing': preprocessing,
     'image_size': None if image_size is None else list(image_size),
     'orientation': orientation,
+    'loss': loss,
   }
   _check(card, card_path(path))
   files.check_writable(path)
@@ -183,6 +189,7 @@ def read_card(weights_path: str | os.PathLike) -> ModelCard | None:
     preprocessing=card.get('preprocessing'),
     image_size=None if size is None else tuple(size),
     orientation=card.get('orientation'),
+    loss=card.get('loss'),
   )
 
 
@@ -208,6 +215,11 @@ def _check(card, path):
     raise InputError(
       f"{path}: 'orientation' must be 'exif', 'none' or null, not "
       f'{orientation!r}'
+    )
+  loss = card.get('loss')
+  if loss not in _LOSSES:
+    raise InputError(
+      f"{path}: 'loss' must be 'softmax', 'sigmoid' or null, not {loss!r}"
     )
 
 
