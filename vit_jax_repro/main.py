@@ -66,15 +66,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def show(result: Any) -> None:
   """Prints a TrainResult of jobs.train."""
-  from vit_jax_repro.inference import multi_label
   from vit_jax_repro.output import reports
 
   rows = {
-    'test accuracy': f'{result.accuracy:.2%} of {result.num_examples} images'
-  }
-  if result.multi_label is not None:
-    rows = multi_label.summary(result.multi_label)
-  rows |= {
+    **_accuracies(result),
     'steps': f'{result.step}, {result.seconds:.1f} s',
     'model': result.model,
   }
@@ -87,6 +82,26 @@ def show(result: Any) -> None:
   if result.notes:
     rows['notes'] = '\n'.join(result.notes)
   reports.pairs(rows)
+
+
+def _accuracies(result):
+  """Returns rows on the test split, and on the split chosen by."""
+  from vit_jax_repro.inference import multi_label
+
+  rows = {
+    'test accuracy': f'{result.accuracy:.2%} of {result.num_examples} images'
+  }
+  if result.multi_label is not None:
+    rows = multi_label.summary(result.multi_label)
+  if result.validation_accuracy is None:
+    return rows
+  if result.best_model is None:
+    return {'validation accuracy': f'{result.validation_accuracy:.2%}', **rows}
+  best = result.best_accuracy
+  if result.multi_label is not None:
+    best = result.best_mean_average_precision
+  chosen = f'{best:.2%} on the validation split, after step {result.best_step}'
+  return {'best': chosen, **rows, 'tested': result.best_model}
 
 
 def _run(values, changes):

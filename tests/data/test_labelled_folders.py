@@ -93,11 +93,6 @@ def test_fingerprint_depends_on_labels(tmp_path):
 @pytest.mark.parametrize(
   'files, lost, message',
   [
-    (
-      {'whole': 'file,label\na.jpg,x\n'},
-      None,
-      "line 2 names 'a.jpg' without a",
-    ),
     ({'train': 'file,label\na.txt,x\n'}, None, 'has none of the endings of im'),
     (
       {'train': 'file,label\na.jpg,x\nb.jpg,y\n'},
@@ -163,3 +158,46 @@ def test_scan_reads_the_example_of_the_documentation(tmp_path, monkeypatch):
   assert counts == {0, 1, 2, 3}
   with pytest.raises(SystemExit):  # overwrites nothing
     example.main()
+
+
+def opened(root, split):
+  return datasets.open_split(str(root), split)
+
+
+def test_scan_divides_a_file_without_splits(tmp_path):
+  lines = ''.join(f'{i:02}.jpg,{"ab"[i % 4 == 0]}\n' for i in range(40))
+  make(tmp_path, whole='file,label\n' + lines)
+  (tmp_path / 'extra.jpg').write_bytes(b'extra')
+  train, test = (opened(tmp_path, split) for split in ('train', 'test'))
+  assert test.folder.counts(slice(None)).tolist() == [6, 2]
+  assert train.folder.counts(slice(None)).tolist() == [24, 8]
+  assert not {*train.folder.paths} & {*test.folder.paths}
+  assert train.notes == (
+    f'{tmp_path}/: left out 1 images without a row in labels.csv',
+  )
+  (line,) = test.divided_notes
+  assert line.endswith('no splits: 80 % train, 20 % test, stratified, seed 0')
+  # Rows in another order, and files in a folder of their own.
+  other = tmp_path / 'other'
+  rows = [f'images/new {line}' for line in reversed(lines.splitlines())]
+  make(other, whole='\n'.join(['file,label', *rows]) + '\n')
+  for path in (other / 'images').iterdir():
+    path.write_bytes((tmp_path / path.name[4:]).read_bytes())
+  again = opened(other, 'test').folder.paths
+  assert again == tuple(f'images/new {x}' for x in test.folder.paths)
+
+
+def test_scan_divides_several_labels_by_contents_alone(tmp_path):
+  rows = ''.join(f'{i}.jpg,{"ab"[i % 2]},c\n' for i in range(10)) + '10.jpg,,\n'
+  make(tmp_path, whole=SEVERAL + rows)
+  train, test = (opened(tmp_path, split) for split in ('train', 'test'))
+  assert (train.num_examples, test.num_examples) == (9, 2)
+  assert train.folder.folder_labels == test.folder.folder_labels == (0, 1, 2)
+  (line,) = test.divided_notes
+  assert line.endswith('80 % train, 20 % test, not by class, seed 0')
+
+
+def test_scan_refuses_files_with_and_without_splits(tmp_path):
+  make(tmp_path, whole='file,label\ntrain/1.jpg,a\n2.jpg,b\n')
+  with pytest.raises(InputError, match=r"line 3 names '2.jpg' without a split"):
+    opened(tmp_path, 'train')

@@ -86,6 +86,21 @@ def test_write_takes_what_the_caller_knows(tmp_path):
   assert [r.metric_value for r in card.data.eval_results] == [0.5]
 
 
+def test_write_takes_the_test_of_the_model_that_was_chosen(tmp_path):
+  """Finds the accuracy of best.npz in the card of model.npz."""
+  source = save_run(tmp_path / 'run')
+  chosen = {'validation_accuracy': 0.4, 'best_model': 'best.npz'}
+  result = tmp_path / 'run' / 'result.json'
+  result.write_text(json.dumps(RESULT | chosen))
+  card = converted(source, tmp_path / 'last')
+  assert card.data.eval_results is None
+  os.link(source, tmp_path / 'run' / 'best.npz')
+  os.link(tmp_path / 'run' / 'model.json', tmp_path / 'run' / 'best.json')
+  card = converted(tmp_path / 'run' / 'best.npz', tmp_path / 'best')
+  values = [r.metric_value for r in card.data.eval_results]
+  assert values == [RESULT['accuracy'], RESULT['top5_accuracy']]
+
+
 def test_write_bears_any_name(tmp_path):
   """Finds a name that ends the YAML, or becomes a heading of the text."""
   folder = tmp_path / ODD

@@ -219,6 +219,13 @@ def test_conditions_of_fields_name_existing_settings():
     assert set(field.metadata['unused_by']) <= objectives
 
 
+@pytest.mark.parametrize('name', ['train', 'test'])
+def test_from_config_refuses_a_third_split_that_is_another(name):
+  pp = GOOD['pp'] | {'validation': GOOD['pp'][name]}
+  with pytest.raises(ValueError, match=f'is config.pp.{name}, too'):
+    settings.from_config(GOOD | {'pp': pp})
+
+
 def test_from_config_names_missing_keys():
   with pytest.raises(ValueError, match=r"config lacks the keys \['base_lr'"):
     settings.from_config({'dataset': 'digits', 'model': {}, 'pp': GOOD['pp']})

@@ -1,16 +1,19 @@
 """Whole runs on a folder without splits."""
 
+import dataclasses
 import json
+import pathlib
 import shutil
 
 import pytest
 import student_runs
 import training_sets
 
-from vit_jax_repro import jobs
+from vit_jax_repro import jobs, main
 from vit_jax_repro.data import split_records
 from vit_jax_repro.inference import evaluation
-from vit_jax_repro.runs import train
+from vit_jax_repro.runs import input, train
+from vit_jax_repro.runs import settings as settings_lib
 
 
 @pytest.fixture(scope='module')
@@ -95,3 +98,70 @@ def test_train_from_a_run_keeps_its_test_images(classes, run, tmp_path):
   with pytest.raises(ValueError, match='are training images of the run'):
     train.train(config, tmp_path / 'other', show=False)
   assert not (tmp_path / 'other').exists()
+
+
+@pytest.fixture(scope='module')
+def chosen(classes, tmp_path_factory):
+  """Returns the result of a run that chooses by a third split."""
+  config = settings(classes, validation='validation') | dict(
+    total_steps=4, eval_every=1, checkpoint_every=1, keep_best=True
+  )
+  workdir = tmp_path_factory.mktemp('chosen')
+  return train.train(config, workdir), config
+
+
+def test_keep_best_chooses_by_the_third_split_and_tests_once(chosen, classes):
+  """The best of many looks at the test split is better than the model is."""
+  result, _ = chosen
+  lines = student_runs.metrics_of(pathlib.Path(result.workdir))
+  validated = {
+    line['step']: line['accuracy_validation']
+    for line in lines
+    if 'accuracy_validation' in line
+  }
+  assert sorted(validated) == [1, 2, 3, 4]
+  best = max(validated.values())
+  assert result.best_accuracy == validated[result.best_step] == best
+  assert result.validation_accuracy == validated[4]
+  (tested,) = [line for line in lines if 'accuracy_test' in line]
+  assert tested['step'] == result.best_step
+  assert tested['accuracy_test'] == result.accuracy
+  for path, split, wanted in (
+    (result.best_model, 'test', result.accuracy),
+    (result.best_model, 'validation', result.best_accuracy),
+    (result.model, 'validation', result.validation_accuracy),
+  ):
+    found = evaluation.evaluate(path, str(classes), split=split)
+    assert found.accuracy == pytest.approx(wanted)
+    assert found.num_examples == sides_of(result.workdir).count(split)
+  assert result.num_examples == sides_of(result.workdir).count('test')
+  assert not any('keep_best' in line for line in result.notes)
+
+
+def test_a_run_with_a_third_split_ends_alike_after_a_kill_at_its_end(chosen):
+  result, config = chosen
+  pathlib.Path(result.workdir, 'result.json').unlink()
+  again = train.train(config, result.workdir, show=False)
+  assert dataclasses.replace(again, seconds=0) == dataclasses.replace(
+    result, seconds=0
+  )
+
+
+def test_the_table_names_the_model_that_was_tested(chosen, capsys):
+  result, _ = chosen
+  main.show(result)
+  out = ' '.join(capsys.readouterr().out.split())
+  assert f'{result.best_accuracy:.2%} after step {result.best_step}, the' in out
+  assert f'of {result.num_examples} images, after step' in out
+  alone = dataclasses.replace(result, best_model=None)
+  main.show(alone)
+  assert 'after step' not in capsys.readouterr().out
+  main.show(dataclasses.replace(alone, validation_accuracy=None))
+  assert 'validation' not in capsys.readouterr().out
+
+
+def test_keep_best_without_a_third_split_says_what_it_chooses_by(classes):
+  config = settings(classes) | dict(keep_best=True)
+  found = input.Input(settings_lib.from_config(config))
+  (line,) = [x for x in found.notes if 'keep_best' in x]
+  assert 'higher than on new images; config.pp.validation names' in line

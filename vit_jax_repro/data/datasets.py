@@ -349,7 +349,7 @@ def _open(name, split, data_dir, manual_dir, download, division):
 def _folder(root, split, division):
   root = trees.opened(root)
   if labelled_folders.has_label_file(root):
-    return labelled_folders.scan(root, split)
+    return labelled_folders.scan(root, split, division)
   if divided_folders.has_no_splits(root):
     return divided_folders.scan(root, split, division)
   return folders.scan(root, split)

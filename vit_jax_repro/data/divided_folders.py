@@ -5,6 +5,7 @@ The images lie right below the class folders. splitting.py divides them.
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 
 from vit_jax_repro.data import (
   class_checks,
@@ -67,24 +68,46 @@ def scan(
   paths, labels, left_out = _images(root, class_names)
   contents = image_hashes.hashes(root, [os.path.join(root, p) for p in paths])
   divided = division.divide(contents, labels)
-  chosen: set[int] = set()
-  whole = divided.division.side_of(split) is not None
-  for part in [split] if whole else split.split('+'):
-    chosen |= set(_part(root, part.strip(), divided, contents, labels))
-  if not chosen:
-    raise InputError(f'split {split!r} of {root} holds no image')
+  chosen = positions_of(root, split, divided, contents, labels)
   notes = _notes(class_names, paths, labels, contents)
   if left_out:
     notes.insert(0, listing.left_out_note(root, left_out))
   return folders.Folder(
     root=root,
     class_names=tuple(class_names),
-    paths=tuple(paths[i] for i in sorted(chosen)),
-    labels=tuple(labels[i] for i in sorted(chosen)),
+    paths=tuple(paths[i] for i in chosen),
+    labels=tuple(labels[i] for i in chosen),
     folder_labels=tuple(range(len(class_names))),
     notes=tuple(notes),
     divided=divided,
   )
+
+
+def positions_of(
+  root: str,
+  split: str,
+  divided: splitting.Divided,
+  contents: Sequence[str],
+  labels: Sequence[int],
+) -> list[int]:
+  """Returns the sorted positions of the images of a split.
+
+  Args:
+    root: path of the folder, for messages.
+    split: see `scan`.
+    divided: how the images are divided.
+    contents, labels: SHA-256 and class of each image.
+
+  Raises:
+    InputError: there is no such split, or it has no image.
+  """
+  chosen: set[int] = set()
+  whole = divided.division.side_of(split) is not None
+  for part in [split] if whole else split.split('+'):
+    chosen |= set(_part(root, part.strip(), divided, contents, labels))
+  if not chosen:
+    raise InputError(f'split {split!r} of {root} holds no image')
+  return sorted(chosen)
 
 
 def _has_deeper_images(root):

@@ -2,7 +2,9 @@
 
   ROOT/SPLIT/labels.csv   names files below ROOT/SPLIT
   ROOT/labels.csv         names files such as train/1.jpg, which begin with the
-                          split
+                          split; or such as 1.jpg or images/1.jpg, without
+                          splits: then splitting.py divides them, by their one
+                          label, or by their contents alone
 
 label_files.py has the form of labels.csv. If a labels.csv of any split has
 several columns `label`, an image of any split may have several labels. Images
@@ -18,9 +20,12 @@ import numpy as np
 
 from vit_jax_repro.data import (
   class_checks,
+  divided_folders,
   folders,
+  image_hashes,
   label_files,
   split_parts,
+  splitting,
   trees,
 )
 from vit_jax_repro.data import folder_listing as listing
@@ -28,6 +33,7 @@ from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import waiting
 
+_WHOLE = ''  # the name of the only split of a folder without splits
 LAYOUT = f'ROOT/SPLIT/{label_files.NAME} beside the images of the split'
 
 
@@ -123,12 +129,17 @@ def has_label_file(root: str | os.PathLike) -> bool:
   return trees.is_folder(root) and bool(_paths(root))
 
 
-def scan(root: str | os.PathLike, split: str) -> LabelledFolder:
+def scan(
+  root: str | os.PathLike,
+  split: str,
+  division: splitting.Division | None = None,
+) -> LabelledFolder:
   """Lists the images of `split` that have a row, sorted by their paths.
 
   Args:
     root: path of a folder for which `has_label_file`.
-    split: as for `folders.scan`.
+    split: as for `folders.scan`, or as for `divided_folders.scan`.
+    division: how images without splits are divided; None: by default.
 
   Raises:
     InputError: a labels.csv has another form, or names an image twice or one
@@ -144,21 +155,26 @@ def scan(root: str | os.PathLike, split: str) -> LabelledFolder:
   if not class_names:
     raise InputError(f'no row of {files[0].path} has a label; add labels')
   label_of = {name: label for label, name in enumerate(class_names)}
-  examples, used, notes = [], set(), {}
-  for part in [split] if split in splits else split.split('+'):
+  has_several = any(file.has_several for file in files)
+  examples, used, notes, divided = [], set(), {}, None
+  parts = [split] if split in splits else split.split('+')
+  if _WHOLE in splits:
+    parts, used = [], set(label_of.values())
+    examples, divided, notes = _divided(
+      root,
+      split,
+      splits[_WHOLE],
+      None if has_several else label_of,
+      division or splitting.Division(),
+    )
+  for part in parts:
     name, chosen = split_parts.part_of(root, part.strip(), splits)
     entries = splits[name]
-    without = _check_images(root, name, entries)
-    if without:
-      notes[name] = (
-        f'{os.path.join(root, name)}: left out {without} images without a row '
-        f'in {label_files.NAME}'
-      )
+    notes |= _left_out(root, name, _check_images(root, name, entries))
     used |= {label_of[x] for entry in entries for x in entry.labels}
     examples += [entries[i] for i in chosen(len(entries))]
   if not examples:
     raise InputError(f'split {split!r} of {root} holds no image')
-  has_several = any(file.has_several for file in files)
   labels = [
     tuple(sorted(label_of[x] for x in entry.labels)) for entry in examples
   ]
@@ -169,9 +185,36 @@ def scan(root: str | os.PathLike, split: str) -> LabelledFolder:
     labels=tuple(labels if has_several else (x for (x,) in labels)),
     folder_labels=tuple(sorted(used)),
     notes=tuple(notes.values()),
+    divided=divided,
     has_several=has_several,
     first_lines=first_lines,
   )
+
+
+def _divided(root, split, entries, label_of, division):
+  """Divides entries; returns those of a split, the division, and notes.
+
+  Without `label_of`, an image has several labels, or none.
+  """
+  without = _check_images(root, _WHOLE, entries)
+  paths = [os.path.join(root, entry.path) for entry in entries]
+  contents = image_hashes.hashes(root, paths)
+  labels = [label_of[x.labels[0]] if label_of else 0 for x in entries]
+  divided = division.divide(contents, labels, is_stratified=bool(label_of))
+  positions = divided_folders.positions_of(
+    root, split, divided, contents, labels
+  )
+  notes = _left_out(root, _WHOLE, without)
+  return [entries[i] for i in positions], divided, notes
+
+
+def _left_out(root, split, without):
+  if not without:
+    return {}
+  return {
+    split: f'{os.path.join(root, split)}: left out {without} images without a '
+    f'row in {label_files.NAME}'
+  }
 
 
 def _paths(root):
@@ -196,10 +239,13 @@ def _splits(root, files):
   splits = {}
   for file in files:
     folder = os.path.relpath(os.path.dirname(file.path), root)
+    is_whole = folder == '.' and _has_no_splits(file.rows)
     for row in file.rows:
       path = os.path.normpath(os.path.join(folder, row.file))
       split, *rest = path.split(os.sep)
-      if not rest:
+      if is_whole:
+        split = _WHOLE
+      elif not rest:
         raise InputError(
           f'{file.at(row.line)} names {row.file!r} without a split; write '
           f'train/{row.file}, or lay the data set out as {LAYOUT}'
@@ -211,6 +257,14 @@ def _splits(root, files):
         )
       splits.setdefault(split, []).append(_Entry(path, row.labels, row, file))
   return {split: sorted(rows) for split, rows in sorted(splits.items())}
+
+
+def _has_no_splits(rows):
+  """Returns whether the files do not begin with splits."""
+  first = {row.file.split('/')[0] if '/' in row.file else '' for row in rows}
+  if {name.lower() for name in first} & {*listing.SPLIT_NAMES}:
+    return False
+  return '' in first or len(first) == 1
 
 
 def _check_images(root, split, entries):

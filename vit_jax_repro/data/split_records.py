@@ -21,12 +21,14 @@ def asked(
   test: str,
   seed: int = 0,
   *,
+  validation: str | None = None,
   folders: Iterable[str | os.PathLike] = (),
 ) -> Division:
   """Returns the division that a configuration asks for.
 
   Args:
-    train, test: the splits of the configuration, also 'train@5' or 'test[:5]'.
+    train, test, validation: the splits of the configuration, also 'train@5' or
+      'test[:5]'.
     seed: see `Division`.
     folders: where earlier runs may have a record; the first one counts.
 
@@ -37,6 +39,7 @@ def asked(
   old = next(filter(None, found), None)
   return Division(
     train=_whole(train),
+    validation=_whole(validation) if validation else None,
     test=_whole(test),
     seed=seed,
     record=None if old is None else old.record,
@@ -86,8 +89,6 @@ def read(folder: str | os.PathLike) -> Division | None:
 
 def _whole(split):
   """Returns the split that a text such as 'test[:50%]' or 'train@5' is of."""
-  if not split:
-    return None
   text = subsets.parse(split)[0]
   names = {part.partition('[')[0].strip() for part in text.split('+')}
   # A part of the training images is a side of its own.

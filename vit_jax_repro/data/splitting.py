@@ -84,13 +84,20 @@ class Division:
     self._check(parts)
     return parts
 
-  def divide(self, contents: Sequence[str], labels: Sequence[int]) -> 'Divided':
+  def divide(
+    self,
+    contents: Sequence[str],
+    labels: Sequence[int],
+    *,
+    is_stratified: bool = True,
+  ) -> 'Divided':
     """Gives each image a side.
 
     Args:
       contents: SHA-256 of each image, see image_hashes.py.
       labels: the class of each image. An image that is in two classes is
         divided with the first.
+      is_stratified: whether `labels` are the classes, for the user.
 
     Raises:
       InputError: as `parts`; or a training image of an earlier run, of which
@@ -109,13 +116,13 @@ class Division:
       )
       if record is not None:
         _check_unseen(sides, record)
-      return Divided(self, sides, 0)
+      return Divided(self, sides, 0, is_stratified)
     sides = {
       content: record.sides.get(content)
       or percent_parts.side_of(content, self.seed, segments)
       for content in label_of
     }
-    return Divided(self, sides, len(known))
+    return Divided(self, sides, len(known), is_stratified)
 
   def side_of(self, text: str) -> str | None:
     """Returns the side that a text of a split names; None if it names none."""
@@ -160,6 +167,7 @@ class Divided:
   division: Division
   sides: Mapping[str, str]  # {SHA-256 of an image: side}
   num_recorded: int  # images whose side was recorded before
+  is_stratified: bool  # whether each class was divided alone
 
   @property
   def text(self) -> str:
@@ -169,7 +177,8 @@ class Divided:
       f'{sum(stop - start for start, stop in part)} % {side}'
       for side, part in sorted(parts.items(), key=lambda item: item[1][0])
     )
-    line = f'no splits: {shares}, stratified, seed {self.division.seed}'
+    how = 'stratified' if self.is_stratified else 'not by class'
+    line = f'no splits: {shares}, {how}, seed {self.division.seed}'
     record = self.division.record
     if record is None or not self.num_recorded:
       return line

@@ -231,12 +231,17 @@ def with_truth(
     yield {**batch, TRUTH: truth}
 
 
-def scalars(scores: MultiLabel) -> dict[str, float]:
-  """Returns the scores of a run's metrics.jsonl."""
+def scalars(scores: MultiLabel, which: str) -> dict[str, float]:
+  """Returns the scores of a run's metrics.jsonl.
+
+  Args:
+    scores: of one evaluation.
+    which: the split, 'test' or 'validation'.
+  """
   return {
-    'mean_average_precision_test': scores.mean_average_precision,
-    'f1_micro_test': scores.micro.f1,
-    'f1_macro_test': scores.macro.f1,
+    f'mean_average_precision_{which}': scores.mean_average_precision,
+    f'f1_micro_{which}': scores.micro.f1,
+    f'f1_macro_{which}': scores.macro.f1,
   }
 
 

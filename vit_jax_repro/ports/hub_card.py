@@ -115,11 +115,16 @@ def _read_run(weights_path):
   is_folder = datasets.may_be_folder(given)
   shown = os.path.basename(os.path.abspath(given)) if is_folder else given
   several = result.get('multi_label') is not None
-  wanted = _LABEL_RESULTS if several else _RESULTS
+  tested = _LABEL_RESULTS if several else _RESULTS
+  wanted = tested
   if name == 'best.npz':  # of which the run keeps one number
     wanted = _BEST_LABEL_RESULTS if several else _BEST_RESULTS
   if config.get('objective') == 'masked_patches':  # measured on patches
     wanted = {}
+  elif isinstance(result.get('validation_accuracy'), int | float):
+    # The test split is measured with one model, and chose none.
+    chosen = 'best.npz' if result.get('best_model') else 'model.npz'
+    wanted = tested if name == chosen else {}
   return Run(
     config=config,
     dataset=messages.short(shown),

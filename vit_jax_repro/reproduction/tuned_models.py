@@ -230,7 +230,11 @@ def _data_unchanged(config, where):
   data = made.get('data', {})
   pp = config['pp']
   division = split_records.asked(
-    pp['train'], pp['test'], pp.get('split_seed', 0), folders=[where]
+    pp['train'],
+    pp['test'],
+    pp.get('split_seed', 0),
+    validation=pp.get('validation'),
+    folders=[where],
   )
   open_split = functools.partial(
     datasets.open_split,

@@ -52,9 +52,18 @@ def precision(settings: Settings) -> str:
 def data(found: Input) -> str:
   """Describes the splits: name, images of each, classes, division."""
   classes = found.train.class_names
+  third = (
+    [
+      f'{found.validation.num_examples:,} to choose by '
+      f'({found.validation.split})'
+    ]
+    if found.validation
+    else []
+  )
   parts = [
     f'{found.settings.dataset}: {found.train.num_examples:,} images to train '
     f'on ({found.train.split})',
+    *third,
     f'{found.test.num_examples:,} to test on ({found.test.split})',
   ]
   if classes:

@@ -1,4 +1,4 @@
-"""The input of a run: two splits as batches, with their augmentation."""
+"""The input of a run: its splits as batches, with their augmentation."""
 
 import dataclasses
 import functools
@@ -18,6 +18,7 @@ from vit_jax_repro.data import (
   pipeline,
   preprocess,
   split_records,
+  splitting,
 )
 from vit_jax_repro.data.image_settings import ImageSettings
 from vit_jax_repro.errors import InputError
@@ -28,7 +29,7 @@ from vit_jax_repro.training import mixing
 
 
 class Input:
-  """The training and test splits of a run.
+  """The training, test and validation splits of a run.
 
   Args:
     settings: the settings of the run.
@@ -54,6 +55,7 @@ class Input:
       settings.pp.train,
       settings.pp.test,
       settings.pp.split_seed,
+      validation=settings.pp.validation,
       folders=records,
     )
     self.is_described = is_described
@@ -61,13 +63,18 @@ class Input:
     self.replaced_images = 0
     self.preprocessing = settings.preprocessing or DEFAULT_PREPROCESSING
     # Names of the images that this process could not decode.
-    self._unreadable: dict[str, set[str]] = {'train': set(), 'test': set()}
+    self._unreadable: dict[str, set[str]] = {
+      name: set() for name in splitting.SIDES
+    }
     self._readable_classes: set[int] = set()  # have a readable training image
     self._mostly_lost: set[str] = set()  # notes on classes
     self.augmentation = self._augmentation()
     self.image_size = self.augmentation.crop
     self.train = self._split(settings.pp.train)
     self.test = self._split(settings.pp.test)
+    self.validation = (
+      self._split(settings.pp.validation) if settings.pp.validation else None
+    )
     self.orientation = settings.pp.orientation or self.train.orientation
     self.augmentation = dataclasses.replace(
       self.augmentation, orientation=self.orientation
@@ -134,12 +141,21 @@ class Input:
   def _checked(self):
     """Returns lines for the user on data that say less than they seem to."""
     lines = [*self.train.notes, *self.test.notes]
-    if self.settings.objective != 'masked_patches':  # which has no classes
-      lines += class_checks.check_training(
-        self.train,
-        self.test,
-        as_is=self.settings.labels == class_matching.AS_IS,
+    if self.validation is not None:
+      lines += self.validation.notes
+    elif self.settings.keep_best:
+      lines.append(
+        'config.keep_best chooses by the test split, so that best_accuracy is '
+        'higher than on new images; config.pp.validation names a third split '
+        'to choose by'
       )
+    if self.settings.objective != 'masked_patches':  # which has no classes
+      for split in filter(None, (self.test, self.validation)):
+        lines += class_checks.check_training(
+          self.train,
+          split,
+          as_is=self.settings.labels == class_matching.AS_IS,
+        )
     return list(dict.fromkeys(lines))
 
   def _notes_on_sizes(self):
@@ -197,21 +213,33 @@ class Input:
     )
     return labels.translated(batches, None, self.train.num_classes)
 
-  def evaluation_batches(self) -> Iterator[dict]:
-    """Returns this process's part of the test split.
+  @property
+  def watched(self) -> str:
+    """Returns which split is evaluated during training."""
+    return 'test' if self.validation is None else 'validation'
+
+  def split_of(self, which: str) -> datasets.Split:
+    """Returns the split 'train', 'validation' or 'test'."""
+    found = getattr(self, which)
+    assert found is not None, which
+    return found
+
+  def evaluation_batches(self, which: str = 'test') -> Iterator[dict]:
+    """Returns this process's part of the split 'test' or 'validation'.
 
     A split smaller than `batch_eval` is one batch of its own size, because the
     rows that fill a batch up are computed, too.
     """
-    size = min(self.settings.batch_eval, self.test.num_examples)
+    split = self.split_of(which)
+    size = min(self.settings.batch_eval, split.num_examples)
     batches = pipeline.evaluation_batches(
-      self.test,
+      split,
       preprocessing=self.preprocessing,
       image_size=self.image_size,
       batch_size=-(-size // jax.process_count()),
       process_index=jax.process_index(),
       process_count=jax.process_count(),
-      report=functools.partial(self._report_once, 'test', 'counted as wrong'),
+      report=functools.partial(self._report_once, which, 'counted as wrong'),
       orientation=self.orientation,
       turned=self._turned,
     )
@@ -220,7 +248,7 @@ class Input:
     return labels.translated(batches, None, self.train.num_classes)
 
   def note_orientation(self) -> None:
-    """Notes once how many test images have an orientation not applied."""
+    """Notes once how many images have an orientation not applied."""
     note_unapplied(self._turned, '--config.pp.orientation=exif')
     self._turned = None
 
@@ -290,21 +318,25 @@ class Input:
 
     Returns:
       {class: unreadable images of the training split}, and lines on the
-      classes of both splits that lost most of their images.
+      classes of the splits that lost most of their images.
     """
     counts = {
       which: class_checks.unreadable_by_class(
         split, self._unreadable[which], in_all_processes=True
       )
-      for which, split in (('train', self.train), ('test', self.test))
+      for which in splitting.SIDES
+      if (split := getattr(self, which)) is not None
     }
     return {name: lost for name, (lost, _) in counts['train'].items()}, [
-      *self._notes_on_classes('train', counts['train']),
-      *self._notes_on_classes('test', counts['test']),
+      *(
+        line
+        for which, found in counts.items()
+        for line in self._notes_on_classes(which, found)
+      ),
     ]
 
   def _notes_on_classes(self, which, counts):
-    split = self.train if which == 'train' else self.test
+    split = self.split_of(which)
     fate = (
       'others take their place' if which == 'train' else 'they count as wrong'
     )

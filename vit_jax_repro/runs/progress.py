@@ -30,6 +30,16 @@ class _Quiet(Progress):
     waiting.now_doing(f'update {step} of {self._total_steps}')
 
 
+def _measured(scalars):
+  """Returns (name, value) of what an evaluation measured; [] without one."""
+  return [
+    (f'{which} {kind.replace("_", " ")}', scalars[f'{kind}_{which}'])
+    for which in ('validation', 'test')
+    for kind in ('mean_average_precision', 'accuracy')
+    if f'{kind}_{which}' in scalars
+  ][:1]
+
+
 class _Shown(Progress):
   """A progress that describes updates by lines of text."""
 
@@ -49,11 +59,7 @@ class _Shown(Progress):
     ]
     if plan.peak:
       parts.append(f'{scalars["images_per_sec"] / plan.peak:.1%} of the peak')
-    if 'accuracy_test' in scalars:
-      name, key = 'accuracy', 'accuracy_test'
-      if 'mean_average_precision_test' in scalars:
-        name, key = 'mean average precision', 'mean_average_precision_test'
-      parts.append(f'test {name} {scalars[key]:.2%}')
+    parts += [f'{name} {value:.2%}' for name, value in _measured(scalars)]
     epoch = step * plan.batch_size / plan.images_of_epoch
     place = f'step {step}/{plan.total_steps}, epoch {epoch:.1f}'
     return f'{place}: {", ".join(parts)}'
@@ -74,7 +80,7 @@ class _Lines(_Shown):
 
   def write(self, step, scalars):
     now = time.monotonic()
-    if 'accuracy_test' not in scalars and now - self._last < _PAUSE:
+    if not _measured(scalars) and now - self._last < _PAUSE:
       return
     self._last = now
     waiting.heard()
@@ -104,9 +110,11 @@ class _Bar(_Shown):
 
   def write(self, step, scalars):
     text = self.describe(step, scalars)
-    shown = text.partition(', ')[2].partition(', test')[0]
+    shown = text.partition(', ')[2]
+    for name, _ in _measured(scalars):
+      shown = shown.partition(f', {name}')[0]
     self._bar.update(self._task, completed=step, shown=shown)
-    if 'accuracy_test' in scalars:
+    if _measured(scalars):
       self.console.print(text, soft_wrap=True)
 
 

@@ -30,8 +30,14 @@ class _Splits:
 
 @dataclasses.dataclass(frozen=True)
 class _Division:
-  """The keys of `config.pp` on folders without splits, which come last."""
+  """The keys of `config.pp` on a third split and on folders without splits."""
 
+  validation: str | None = setting(
+    None,
+    'A third split, by which `keep_best` chooses. It is evaluated during '
+    'training in place of `test`, which is evaluated once, at the end. In a '
+    "folder without splits 'validation' is a fifth of each class.",
+  )
   split_seed: int = setting(
     0,
     'Seed by which a folder without splits is divided into `train` and `test`, '
@@ -350,9 +356,9 @@ class Settings:
   )
   keep_best: bool = setting(
     False,
-    'Also keep the checkpoint with the best accuracy_test (of images with '
-    'several labels: mean_average_precision_test), and make best.npz of it at '
-    'the end. Each checkpoint needs an evaluation.',
+    'Also keep the checkpoint with the best accuracy (of images with several '
+    'labels: mean average precision) on pp.validation, else on pp.test, and '
+    'make best.npz of it at the end. Each checkpoint needs an evaluation.',
   )
   memory_limit_gb: float | None = setting(
     None,

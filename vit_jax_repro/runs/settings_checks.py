@@ -45,6 +45,7 @@ def check(settings: Any) -> None:
   _check_augmentation(settings)
   _check_needs(settings)
   _check_objective(settings)
+  _check_validation(settings)
   _check_best(settings)
 
 
@@ -259,6 +260,18 @@ def _check_objective(settings):
     )
   if not settings.distillation_tau:
     raise InputError(f'{_shown(settings, "distillation_tau")} must be above 0')
+
+
+def _check_validation(settings):
+  """Refuses a third split that is none."""
+  pp = settings.pp
+  for name in ('train', 'test'):
+    if pp.validation and pp.validation == getattr(pp, name):
+      raise InputError(
+        f'config.pp.validation={pp.validation!r} is config.pp.{name}, too; '
+        "name a part of its own, such as 'train[90%:]', and leave it out of "
+        'the others'
+      )
 
 
 def _check_best(settings):

@@ -18,6 +18,12 @@ TAGS = {
   'mean_average_precision_test': 'test/mean_average_precision',
   'f1_micro_test': 'test/f1_micro',
   'f1_macro_test': 'test/f1_macro',
+  'accuracy_validation': 'validation/accuracy',
+  'top5_accuracy_validation': 'validation/top5_accuracy',
+  'loss_validation': 'validation/loss',
+  'mean_average_precision_validation': 'validation/mean_average_precision',
+  'f1_micro_validation': 'validation/f1_micro',
+  'f1_macro_validation': 'validation/f1_macro',
   'images_per_sec': 'perf/images_per_sec',
   'replaced_images': 'data/replaced_images',
 }

@@ -43,6 +43,8 @@ class TrainResult:
 
   # Fractions of the test split, or of its masked patches for a run with
   # objective='masked_patches'.
+  # With a validation split and `keep_best` they are of best.npz, else of
+  # model.npz.
   accuracy: float
   top5_accuracy: float
   num_examples: int  # in the test split
@@ -54,6 +56,7 @@ class TrainResult:
   # The checkpoint with the best accuracy, if `keep_best` is set.
   best_model: str | None = None  # path of best.npz
   best_step: int | None = None
+  # Of the split that it was chosen by: the validation split, if there is one.
   best_accuracy: float | None = None
   # Images of the training split, by class, that this call could not decode;
   # only classes of a folder that lost some.
@@ -69,6 +72,8 @@ class TrainResult:
   # a label whose most probable class is one of theirs.
   multi_label: Mapping[str, Any] | None = None
   best_mean_average_precision: float | None = None  # in place of best_accuracy
+  # Accuracy of model.npz on the validation split, if there is one.
+  validation_accuracy: float | None = None
 
 
 def train(
@@ -145,17 +150,17 @@ def train(
       state, evaluated = run.loop(state, start_step, checkpoints, folder, show)
       with waiting.doing('saving the checkpoint'):
         checkpoints.wait()
-      seconds = time.perf_counter() - started
-      if start_step == run.total_steps:  # already complete: keeps its time
-        seconds = folder.read_json('result.json').get('seconds', seconds)
+      is_complete = start_step == run.total_steps
+      seconds = _seconds_since(started, folder, is_complete)
       result = run.result(folder, evaluated, seconds)
       run.save_model(folder, 'model', averaging.evaluated(state))
       if settings.keep_best:
-        score = _score(evaluated)
+        score = _score(evaluated, run.input.watched)
         if checkpoints.best_score() > score:
           del state  # memory may not hold two states
           state, score = checkpoints.restore_best(run.shapes)
         result = run.save_best(folder, result, state, score)
+      result = run.completed(result, state, folder)
     folder.finish(dataclasses.asdict(result))
   return result
 
@@ -181,6 +186,14 @@ def _read_as_begun(settings, begun):
   orientation = begun.get('orientation', 'none')
   pp = dataclasses.replace(settings.pp, orientation=orientation)
   return dataclasses.replace(settings, pp=pp)
+
+
+def _seconds_since(started, folder, is_complete):
+  """Returns the duration of the call, or that of the one that trained."""
+  seconds = time.perf_counter() - started
+  if is_complete:
+    return folder.read_json('result.json').get('seconds', seconds)
+  return seconds
 
 
 def _finished_without_data(folder, settings, devices):
@@ -307,6 +320,7 @@ class _Run:
       'train_fingerprint': self.train.fingerprint(),
       'test': self.test.split,
       'test_fingerprint': self.test.fingerprint(),
+      **self._validation_data(),
       'orientation': self.input.orientation,
     }
     if self.task.teacher:
@@ -327,6 +341,15 @@ class _Run:
     return manifest.create(
       seed=self.settings.seed, mesh=self.mesh, data=data, trained=trained
     )
+
+  def _validation_data(self):
+    split = self.input.validation
+    if split is None:
+      return {}
+    return {
+      'validation': split.split,
+      'validation_fingerprint': split.fingerprint(),
+    }
 
   def checkpoints(self, folder):
     return folder.checkpoints(
@@ -394,7 +417,8 @@ class _Run:
       def save(state, evaluated):
         with waiting.doing('saving a checkpoint'):
           folder.publish_metrics()
-          checkpoints.save(state, self._position(), _score(evaluated))
+          score = _score(evaluated, self.input.watched)
+          checkpoints.save(state, self._position(), score)
 
       state, evaluated = loop.run(
         state,
@@ -409,7 +433,9 @@ class _Run:
           checkpoint=settings.checkpoint_every,
         ),
         learning_rate=self.schedule,
-        evaluate=functools.partial(self._evaluate, watch=watch),
+        evaluate=functools.partial(
+          self._evaluate, watch=watch, which=self.input.watched
+        ),
         write=write,
         save=save,
         stop=watch.should_stop,
@@ -453,20 +479,55 @@ class _Run:
         folder.publish(f'{name}.npz')
 
   def result(self, folder, evaluated, seconds):
-    """Returns the result of the run after its last evaluation."""
-    unreadable_by_class, lost = self.input.unreadable()
+    """Returns the result of the run after its last evaluation.
+
+    Until `completed`, accuracies are those of the split that is evaluated
+    during training.
+    """
+    which = self.input.watched
     return TrainResult(
-      accuracy=evaluated['accuracy_test'],
-      top5_accuracy=evaluated['top5_accuracy_test'],
-      num_examples=self.test.num_examples,
+      accuracy=evaluated[f'accuracy_{which}'],
+      top5_accuracy=evaluated[f'top5_accuracy_{which}'],
+      num_examples=self.input.split_of(which).num_examples,
       replaced_images=self.input.replaced_by_all(),
       step=self.total_steps,
       seconds=seconds,
       workdir=folder.folder,
       model=folder.path('model.npz'),
+      loss=evaluated.get(f'loss_{which}'),
+    )
+
+  def completed(self, result, state, folder):
+    """Returns the result with the test split's values and all notes.
+
+    If there is a validation split, this is the only look at the test split.
+
+    Args:
+      result: from `result` or `save_best`.
+      state: of best.npz if it is kept, else of model.npz.
+      folder: the workdir.
+    """
+    if self.input.validation is not None:
+      with preemption.Watch() as watch:
+        evaluated = self._evaluate(state, watch, 'test')
+        if evaluated is None:
+          stopped = watch.stopped(self.total_steps)
+          note(stopped)
+          raise stopped
+      folder.write_metrics(int(state.step), evaluated)
+      result = dataclasses.replace(
+        result,
+        accuracy=evaluated['accuracy_test'],
+        top5_accuracy=evaluated['top5_accuracy_test'],
+        num_examples=self.test.num_examples,
+        loss=evaluated.get('loss_test'),
+        validation_accuracy=result.accuracy,
+      )
+    unreadable_by_class, lost = self.input.unreadable()
+    return dataclasses.replace(
+      result,
       unreadable_by_class=unreadable_by_class,
       notes=(*self.notes, *lost),
-      loss=evaluated.get('loss_test'),
       multi_label=self.scores,
     )
 
@@ -500,27 +561,27 @@ class _Run:
     put = functools.partial(mesh.to_global, mesh=self.mesh)
     return loop.prefetch(batches, put, self.settings.prefetch)
 
-  def _evaluate(self, state, watch):
+  def _evaluate(self, state, watch, which):
     try:
-      with waiting.doing('evaluating'):
+      with waiting.doing(f'evaluating the {which} split'):
         result = self.task.evaluate(
           self.model,
           averaging.evaluated(state),
-          watch.unless_stopped(self.input.evaluation_batches()),
+          watch.unless_stopped(self.input.evaluation_batches(which)),
           self.mesh,
-          num_examples=self.test.num_examples,
+          num_examples=self.input.split_of(which).num_examples,
         )
     except preemption.InterruptedEvaluationError:
       return None
     self.input.note_orientation()
     scalars = {
-      'accuracy_test': result['accuracy'],
-      'top5_accuracy_test': result['top5_accuracy'],
-      'loss_test': result['loss'],
+      f'accuracy_{which}': result['accuracy'],
+      f'top5_accuracy_{which}': result['top5_accuracy'],
+      f'loss_{which}': result['loss'],
     }
     if 'multi_label' in result:
       scores = result['multi_label']
-      scalars |= multi_label.scalars(scores)
+      scalars |= multi_label.scalars(scores, which)
       self.scores = settings_lib.to_plain(dataclasses.asdict(scores))
     # No test image may be readable, so that there is no loss.
     return {name: value for name, value in scalars.items() if value is not None}
@@ -542,10 +603,10 @@ def _note_processes(position):
     )
 
 
-def _score(evaluated):
+def _score(evaluated, which):
   """Returns what the best checkpoint is chosen by; None if not evaluated."""
-  accuracy = evaluated.get('accuracy_test')
-  return evaluated.get('mean_average_precision_test', accuracy)
+  accuracy = evaluated.get(f'accuracy_{which}')
+  return evaluated.get(f'mean_average_precision_{which}', accuracy)
 
 
 def _whole(leaf):

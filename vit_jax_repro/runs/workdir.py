@@ -10,6 +10,7 @@
                  accuracy_test, top5_accuracy_test, loss_test of evaluated
                  steps; of images with several labels also
                  mean_average_precision_test, f1_micro_test, f1_macro_test
+                 (..._validation with a validation split; then ..._test once)
   events.out.*   the same for TensorBoard, and settings and images
                  (runs.tensorboard)
   result.json    accuracy, loss, num_examples, step, seconds
