@@ -151,11 +151,16 @@ def test_the_table_names_the_model_that_was_tested(chosen, capsys):
   result, _ = chosen
   main.show(result)
   out = ' '.join(capsys.readouterr().out.split())
-  assert f'{result.best_accuracy:.2%} after step {result.best_step}, the' in out
-  assert f'of {result.num_examples} images, after step' in out
+  assert (
+    f'{result.best_accuracy:.2%} on the validation split, after step' in out
+  )
+  assert f'{result.accuracy:.2%} of {result.num_examples} images' in out
+  assert result.best_model in out
   alone = dataclasses.replace(result, best_model=None)
   main.show(alone)
-  assert 'after step' not in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert 'after step' not in out
+  assert f'{result.validation_accuracy:.2%}' in out
   main.show(dataclasses.replace(alone, validation_accuracy=None))
   assert 'validation' not in capsys.readouterr().out
 
