@@ -154,6 +154,7 @@ def test_main_describes_the_trained_part(folder, tmp_path, monkeypatch, capfd):
   monkeypatch.setattr(sys, 'argv', [*arguments, '--config.train=head'])
   main.main()
   lines = capfd.readouterr().err.splitlines()
+  assert any('stay random' in line for line in lines)
   [line] = [line for line in lines if line.startswith('trains')]
   assert line.startswith('trains     250 of ')
   assert line.endswith(

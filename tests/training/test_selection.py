@@ -28,6 +28,9 @@ FAMILIES = {
   'hybrid': dict(tiny_models.VIT, patch_size=[1, 1], stem_num_layers=[1]),
   'map': dict(tiny_models.VIT, classifier='map', representation_size=8),
   'distilled': dict(tiny_models.VIT, distilled=True),
+  'masked': dict(
+    tiny_models.VIT, corruptible=True, classifier='token_unpooled'
+  ),
   'mixer': dict(tiny_models.MIXER, num_blocks=2),
   # The norm of a single value would amplify rounding noise.
   'bit': dict(tiny_models.BIT, block_units=[1, 1], groups=8),
@@ -73,6 +76,7 @@ VIT_LAST = {'Transformer/encoderblock_1', 'Transformer/encoder_norm', 'head'}
     ('hybrid', 'last:1', VIT_LAST),
     ('map', 'last:1', VIT_LAST | {'MAPHead_0', 'pre_logits'}),
     ('distilled', 'last:1', VIT_LAST | {'head_dist'}),
+    ('masked', 'last:1', VIT_LAST),
     ('mixer', 'last:1', {'MixerBlock_1', 'pre_head_layer_norm', 'head'}),
     ('bit', 'last:1', {'block2', 'group_norm', 'head'}),
     ('vit', 'block_1/Mlp|^cls$', {'Transformer/encoderblock_1', 'cls'}),

@@ -98,6 +98,12 @@ class Update:
         'of each block as an unrolled model; add --config.model.remat=True, or '
         'leave scan out'
       )
+    is_fresh = not (settings.pretrained_dir or settings.continue_from)
+    if self.trained is not None and is_fresh:
+      lines.append(
+        f'config.train={settings.train!r}: the parameters that are not trained '
+        'stay random, because no weights are given; set config.pretrained_dir'
+      )
     return lines
 
   def limit(self) -> int | None:
