@@ -219,3 +219,4 @@ def test_create_of_a_part_has_its_state_and_exchanges(unchanged, capsys):
   dry_run_tables.show_run(found)
   text = ' '.join(capsys.readouterr().out.split())
   assert 'trains 170 (head), float32' in text
+  assert 'bytes for each parameter' not in text

@@ -41,7 +41,8 @@ def show_run(found: Any) -> None:
   reports.numbers(title, ('', 'update', 'evaluation'), rows)
   show_exchanges(found.update)
   if found.update.exchanges:
-    print(_exchanged(found))
+    if found.trained_parameters == found.parameters:
+      print(_exchanged(found))
     print(f'{roofline.LINKS[0].upper()}{roofline.LINKS[1:]}.')
   if found.largest_batch is not None:
     print(f'largest batch of the update: {found.largest_batch}')
@@ -137,8 +138,7 @@ def _exchanged(found):
     for each in found.update.exchanges
   )
   line = f'{total / found.parameters:.2f} bytes for each parameter'
-  is_whole = found.trained_parameters == found.parameters
-  if is_whole and found.dtype == 'bfloat16' and found.mesh['fsdp'] > 1:
+  if found.dtype == 'bfloat16' and found.mesh['fsdp'] > 1:
     line += (
       '; fsdp needs at least 8 for each part of a batch: 2 + 2 gathered in '
       'bfloat16, 4 scattered in float32'
