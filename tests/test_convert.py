@@ -122,7 +122,8 @@ def test_convert_exports_a_model_that_others_run(tmp_path):
   assert alone.stdout.splitlines() == wanted, alone.stderr
   for verb, *arguments in (
     ('predict', f'--weights={out}', photographs[0]),
-    ('convert', out, tmp_path / 'back.npz'),
+    ('convert', out, tmp_path / 'model.npz'),
+    ('convert', out, tmp_path / 'back.stablehlo'),
   ):
     assert_one_line(
       run_verb(verb, *arguments), 'model.onnx is an export', 'give the weights'

@@ -159,7 +159,12 @@ def _target(out, to):
 
 
 def inputs_of(source: str) -> list[str]:
-  """Returns the paths of the files that are read, which may be missing."""
+  """Returns the paths of the files that are read, which may be missing.
+
+  Raises:
+    InputError: the source is an export, which cannot be read.
+  """
+  npz.refuse_export(source)
   folder = weight_sources.config_folder(source)
   inputs = [source]
   if not state_dicts.is_port(source):

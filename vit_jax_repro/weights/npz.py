@@ -163,6 +163,15 @@ def _reason(error):
   return messages.short(text) or type(error).__name__
 
 
+def refuse_export(path: str | os.PathLike) -> None:
+  """Raises an InputError if a weights file is named like an export."""
+  if os.fspath(path).endswith(EXPORTS):
+    raise InputError(
+      f'{os.fspath(path)} is an export for programs without this package, '
+      'which cannot read it back; give the weights that it was made from'
+    )
+
+
 def _local(path):
   if '://' in os.fspath(path):
     raise InputError(
@@ -180,6 +189,7 @@ def _opened(path):
     raise FileNotFoundError(f'no weights file {path}; check the path')
   if not path.is_file():
     raise InputError(f'{path} is a device or pipe; give an .npz file')
+  refuse_export(path)
   with open(path, 'rb') as file:
     with _converting_errors(f'{path} is a damaged .npz archive'):
       if not zipfile.is_zipfile(file):
@@ -192,11 +202,6 @@ def _opened(path):
 def _what_is(path):
   """Returns a guess at the kind of a file that is no zip archive."""
   size = path.stat().st_size
-  if path.suffix in EXPORTS:
-    return (
-      'an export for programs without this package, which cannot read it back; '
-      'give the weights that it was made from'
-    )
   with open(path, 'rb') as file:
     start = file.read(512)
   if not size:
