@@ -97,27 +97,27 @@ def show(result: Any) -> None:
   from vit_jax_repro.output import reports
 
   height, width = result.image_size
+  scores, number, skipping = result.multi_label, result.num_examples, 'skipped'
+  if scores is not None:  # which count the images without a label, too
+    number, skipping = scores.num_examples, 'are not in the accuracies'
   rows = {
     'weights': result.weights,
     'model': f'{result.model}, {result.num_classes} classes',
     'data set': f'{result.dataset}, split {result.split}',
-    'images': f'{result.num_examples}, as {height}x{width} pixels '
-    f'({result.preprocessing})',
+    'images': f'{number}, as {height}x{width} pixels ({result.preprocessing})',
     'top-1 accuracy': f'{result.accuracy:.2%}  ({result.correct} correct)',
     'top-5 accuracy': f'{result.top5_accuracy:.2%}',
   }
-  scores = result.multi_label
   if scores is not None:
     rows |= multi_label.summary(dataclasses.asdict(scores))
   rows |= {
     'time': f'{result.seconds:.1f} s, {result.images_per_sec:.1f} images/s',
   }
   if result.skipped:
-    rows['images'] += f'; {result.skipped} without a label skipped'
+    rows['images'] += f'; {result.skipped} without a label {skipping}'
   if result.unmatched:
-    rows['not in the model'] = _listed(
-      result.unmatched, 'classes whose images count as wrong'
-    )
+    fate = 'whose images count as wrong' if scores is None else 'not measured'
+    rows['not in the model'] = _listed(result.unmatched, f'classes {fate}')
   if result.unreadable:
     rows['unreadable'] = _listed(result.unreadable, 'counted as wrong')
   if result.notes:

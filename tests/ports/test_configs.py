@@ -56,6 +56,19 @@ def test_read_keeps_the_values_of_transformers(tmp_path):
   assert read(tmp_path, numbered).class_names is None
 
 
+@pytest.mark.parametrize(
+  'problem_type, loss',
+  [
+    (None, None),
+    ('single_label_classification', 'softmax'),
+    ('multi_label_classification', 'sigmoid'),
+  ],
+)
+def test_read_keeps_the_problem_type(problem_type, loss, tmp_path):
+  config = {'model_type': 'vit', 'problem_type': problem_type}
+  assert read(tmp_path, config).loss == loss
+
+
 HALF, IMAGENET = [0.5] * 3, ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 CROP = {'do_center_crop': True, 'crop_size': {'height': 224, 'width': 224}}
 
@@ -147,6 +160,7 @@ def test_read_gives_the_constants_of_timm(name, fields, tmp_path):
     ({'model_type': 'vit', 'id2label': {'1': 'a'}}, 'labels 0 to 0'),
     ({'model_type': 'vit', 'layer_norm_eps': []}, 'of the wrong type'),
     ({'model_type': 'vit', 'image_size': {}}, 'of the wrong type'),
+    ({'model_type': 'vit', 'problem_type': 'regression'}, 'are no classes'),
     ({'model_type': 'bit', 'global_padding': 'SAME'}, "'SAME'"),
     ({'model_type': 'bit', 'layer_type': 'bottleneck'}, "'bottleneck'"),
     ({'architecture': 'swin_tiny'}, "unknown architecture 'swin_tiny'"),

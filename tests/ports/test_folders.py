@@ -12,7 +12,9 @@ import timm_stub
 import tiny_models
 
 from vit_jax_repro import models, weights
+from vit_jax_repro.inference import prediction
 from vit_jax_repro.ports import converting, folders
+from vit_jax_repro.weights import model_card
 from vit_jax_repro.weights.adapt import parameter_shapes
 
 quick = pytest.mark.quick
@@ -70,6 +72,29 @@ def test_transformers_gives_our_logits(case, library, written):
   np.testing.assert_allclose(
     theirs(module, case, 'logits'), ours, rtol=0, atol=noise(case)
   )
+
+
+@pytest.mark.parametrize('loss', ['sigmoid', 'softmax'])
+def test_transformers_pipeline_gives_our_probabilities(loss, tmp_path):
+  """Its pipeline chooses sigmoid or softmax by problem_type."""
+  import transformers
+  from PIL import Image
+
+  path, image = tmp_path / 'm.npz', tmp_path / 'x.png'
+  architecture = tiny_models.spec(3)
+  model_card.save_model(
+    path, tiny_models.params_of(architecture), architecture=architecture,
+    class_names='abc', image_size=(8, 8), preprocessing='vit_jax', loss=loss,
+  )  # fmt: skip
+  pixels = np.random.default_rng(0).integers(256, size=(8, 8, 3))
+  Image.fromarray(pixels.astype(np.uint8)).save(image)
+  ((*ours,),) = prediction.predict(path, [image])
+  converting.convert(path, tmp_path / 'out', to='transformers')
+  pipeline = transformers.pipeline(
+    'image-classification', model=str(tmp_path / 'out'), device='cpu'
+  )
+  found = {each['label']: each['score'] for each in pipeline(str(image))}
+  assert found == pytest.approx({name: p for _, name, p in ours}, rel=1e-4)
 
 
 def test_transformers_pooler_gives_our_pre_logits(written):
