@@ -157,6 +157,34 @@ class Checkpoints:
     state, description = self._first_whole(steps, state)
     return state, description['meta']
 
+  def restore_until(self, step: int, state: Any) -> Any | None:
+    """Restores the newest undamaged checkpoint of at most a step.
+
+    Damaged ones are treated as by `restore`, and the errors are the same.
+
+    Args:
+      step: the last step that counts.
+      state: see `restore`.
+
+    Returns:
+      The state; None if there is no such checkpoint.
+    """
+    steps = [x for x in self._manager.all_steps() if x <= step]
+    if not steps:
+      return None
+    return self._first_whole(sorted(steps, reverse=True), state)[0]
+
+  def discard_after(self, step: int, why: str) -> None:
+    """Moves the checkpoints after a step to the folder DAMAGED.
+
+    Args:
+      step: the last step that stays.
+      why: the reason, for the notes.
+    """
+    self.wait()
+    later = sorted(x for x in self._manager.all_steps() if x > step)
+    self._move_aside(dict.fromkeys(later, f'is of no use ({why})'), step)
+
   def best_score(self) -> float:
     """Returns the highest score of a checkpoint; -inf if none has a score."""
     steps = self._manager.all_steps()
@@ -210,31 +238,35 @@ class Checkpoints:
         # wait for one that fails.
         read = read_state(self._folder / str(step), shapes, self._note)
       except integrity.DamagedError as fault:
-        faults[step] = str(fault)
+        faults[step] = f'is damaged ({fault})'
         continue
       self._move_aside(faults, step)
       return read
-    found = '; '.join(f'step {step}: {why}' for step, why in faults.items())
+    found = '; '.join(f'step {step} {why}' for step, why in faults.items())
     raise InputError(
       f'no checkpoint in {self._folder} can be used ({found}); '
       'put back a copy of one, or move that folder away to start from scratch'
     )
 
   def _move_aside(self, faults, used):
-    """Reports damaged checkpoints and moves them out of the way."""
+    """Reports unusable checkpoints and moves them out of the way.
+
+    faults: {step: reason, after the name of the checkpoint in the note}.
+    used: step of the checkpoint that is used in their place.
+    """
     if not faults:
       return
     folder = self._folder.parent / DAMAGED
     if folder.exists() and not folder.is_dir():
       raise OSError(
-        f'{folder} is no folder, and a damaged checkpoint has to be moved '
+        f'{folder} is no folder, and an unusable checkpoint must be moved '
         'there; move that file away'
       )
     targets = {step: _free(folder / str(step)) for step in faults}
     for step, target in targets.items():
       self._scores.pop(step, None)
       self._note(
-        f'checkpoint {self._folder / str(step)} is damaged ({faults[step]}); '
+        f'checkpoint {self._folder / str(step)} {faults[step]}; '
         f'using that of step {used} and moving it to {target}'
       )
     processes.wait_for_all('all have looked at what is damaged')

@@ -15,7 +15,13 @@ from flax import traverse_util
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, waiting
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.runs import card_settings, checkpoint, integrity, workdir
+from vit_jax_repro.runs import (
+  card_settings,
+  checkpoint,
+  integrity,
+  rescue,
+  workdir,
+)
 from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.training import optim
 
@@ -59,8 +65,8 @@ class Origin:
     self.folder = os.path.abspath(os.path.expanduser(self._text))
     if not os.path.isdir(self.folder):
       raise InputError(
-        f'{_NAME}={self._text!r} is no folder; name the workdir of a finished '
-        'run'
+        f'{_NAME}={self._text!r} is no folder on this machine; name the '
+        'workdir of a finished run'
       )
     begun = self._read('config.json')
     if not begun:
@@ -149,8 +155,12 @@ class Origin:
     note(line)
 
   def _last_step(self):
-    """Returns the number of updates; refuses a run that has not finished."""
-    step = self._read('result.json').get('step')
+    """Returns the number of updates; refuses a run that has not finished.
+
+    A run that stopped at a NaN counts up to its last good state.
+    """
+    stopped = self._read(rescue.STOPPED)
+    step = self._read('result.json').get('step', stopped.get('last_good_step'))
     if step is None:
       raise InputError(
         f'{_NAME}={self._text!r} holds a run that has not finished; repeat its '

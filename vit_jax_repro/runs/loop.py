@@ -10,12 +10,29 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from vit_jax_repro.errors import InputError
+
+
+class NotFiniteError(InputError):
+  """The loss or the gradients of an update are not finite.
+
+  Attributes:
+    step: number of the update.
+    reason: what is not finite, such as 'the loss is nan'.
+    last_finite: number of the last update with a finite loss.
+  """
+
+  def __init__(self, step: int, reason: str, last_finite: int):
+    super().__init__(
+      f'{reason} at step {step}; training stops (a lower base_lr, a longer '
+      'warm-up or gradient clipping may help)'
+    )
+    self.step, self.reason, self.last_finite = step, reason, last_finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +85,8 @@ def run(
     if the run was stopped.
 
   Raises:
-    InputError: a loss is not finite; the message has the step. No state after
-      the last progress is saved.
+    NotFiniteError: a loss or the norm of the gradients is not finite. No state
+      after the last progress is saved.
   """
   pending = []  # (step, metrics) since the last progress, still on device
   evaluated: dict | None = {}
@@ -122,6 +139,23 @@ def prefetch(
     yield queue.popleft()
 
 
+def check_finite(number: int, metrics: Mapping[str, Any]) -> None:
+  """Refuses an update whose loss or whose gradients are not finite.
+
+  Args:
+    number: number of the update.
+    metrics: its `loss` and, if known, the `grad_norm` of the same parameters.
+
+  Raises:
+    NotFiniteError: one of them is a NaN or infinite.
+  """
+  loss, norm = float(metrics['loss']), float(metrics.get('grad_norm', 0))
+  if not math.isfinite(loss):
+    raise NotFiniteError(number, f'the loss is {loss}', number - 1)
+  if not math.isfinite(norm):
+    raise NotFiniteError(number, f'the norm of the gradients is {norm}', number)
+
+
 class RateMeter:
   """Measures images per second, without the first update, which compiles."""
 
@@ -166,11 +200,6 @@ def _fetch(pending):
   """Returns the last step's metrics as floats; checks every pending loss."""
   pending = [(number, jax.device_get(metrics)) for number, metrics in pending]
   for number, metrics in pending:
-    loss = float(metrics['loss'])
-    if not math.isfinite(loss):
-      raise InputError(
-        f'the loss is {loss} at step {number}; training stops (a lower '
-        'base_lr, a longer warm-up or gradient clipping may help)'
-      )
+    check_finite(number, metrics)
   metrics = {name: float(value) for name, value in pending[-1][1].items()}
   return {'train_loss': metrics.pop('loss'), **metrics}

@@ -28,6 +28,7 @@ from vit_jax_repro.runs import (
   preemption,
   pretrained,
   progress,
+  rescue,
   tasks,
   update,
 )
@@ -109,6 +110,7 @@ def train(
     processes.require_shared_folder(workdir)
   folder = Workdir(workdir, settings_lib.to_plain(config))
   line('workdir', folder.folder)
+  rescue.refuse_repetition(folder)
   line('precision', banner.precision(settings))
   fresh = not folder.has('checkpoints')
   begun = folder.read_json('manifest.json').get('data', {})
@@ -143,11 +145,10 @@ def train(
       state, start_step = run.state(checkpoints)
       if not fresh:
         line('start', run.start(start_step))
-      folder.continue_metrics(start_step)
-      if start_step == run.first_step and jax.process_index() == 0:
-        with waiting.doing('starting the files for TensorBoard'):
-          folder.events.settings(folder.config)
-      state, evaluated = run.loop(state, start_step, checkpoints, folder, show)
+      run.begin_metrics(folder, start_step)
+      state, evaluated = run.trained(
+        state, start_step, checkpoints, folder, show
+      )
       with waiting.doing('saving the checkpoint'):
         checkpoints.wait()
       is_complete = start_step == run.total_steps
@@ -369,13 +370,17 @@ class _Run:
         state, position = checkpoints.restore(self.shapes)
       _note_processes(position)
       return state, int(state.step)
-    if self.origin is not None:
-      state, description = self.origin.restore(self.shapes)
-      _note_processes(description['meta'])
-      # From now on the run does not need the other workdir.
-      with waiting.doing('saving a checkpoint'):
-        checkpoints.save(state, self._position(), description['score'])
-      return state, self.origin.step
+    if self.origin is None:
+      return self._new_state(), 0
+    state, description = self.origin.restore(self.shapes)
+    _note_processes(description['meta'])
+    # From now on the run does not need the other workdir.
+    with waiting.doing('saving a checkpoint'):
+      checkpoints.save(state, self._position(), description['score'])
+    return state, self.first_step
+
+  def _new_state(self):
+    """Returns the state before the first update of all."""
     params = self._initial_params() if self.params is None else self.params
     self.params = None  # frees the host's memory
     # Creates the state in its shards: one device might not hold all of it.
@@ -390,7 +395,42 @@ class _Run:
       donate_argnums=0,
     )
     with waiting.doing('making the state of the optimiser'):
-      return create(mesh.put(params, self.shardings.params)), 0
+      return create(mesh.put(params, self.shardings.params))
+
+  def begin_metrics(self, folder, start_step):
+    """Removes metrics of later steps; a new run's settings come first."""
+    folder.continue_metrics(start_step)
+    if start_step == self.first_step and jax.process_index() == 0:
+      with waiting.doing('starting the files for TensorBoard'):
+        folder.events.settings(folder.config)
+
+  def trained(self, state, start_step, checkpoints, folder, show):
+    """Returns the result of `loop`; saves the last good state after a NaN."""
+    try:
+      return self.loop(state, start_step, checkpoints, folder, show)
+    except loop.NotFiniteError as error:
+      failed = error.with_traceback(None)  # frees the state and the batches
+    parts = rescue.Rescue(
+      folder,
+      checkpoints,
+      shapes=self.shapes,
+      first_step=self.first_step,
+      start=functools.partial(self._first_state, folder),
+      batches=lambda step: self._on_devices(self.input.batches(step)),
+      step=self.step,
+      save=lambda state: checkpoints.save(state, self._position()),
+      save_model=lambda name, state: self.save_model(
+        folder, name, averaging.evaluated(state)
+      ),
+    )
+    raise parts.run(failed)
+
+  def _first_state(self, folder):
+    """Returns the state from which the run started in this workdir."""
+    if not self.settings.continue_from:
+      return self._new_state()
+    origin = continuing.Origin(self.settings, folder.config)
+    return origin.restore(self.shapes)[0]
 
   def loop(self, state, start_step, checkpoints, folder, show):
     settings = self.settings
@@ -558,6 +598,9 @@ class _Run:
       augmentation = self.input.augmentation
       folder.events.images(first['image'], augmentation.mean, augmentation.std)
       batches = itertools.chain([first], batches)
+    return self._on_devices(batches)
+
+  def _on_devices(self, batches):
     put = functools.partial(mesh.to_global, mesh=self.mesh)
     return loop.prefetch(batches, put, self.settings.prefetch)
 

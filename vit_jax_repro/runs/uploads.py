@@ -27,6 +27,7 @@ _READ = (
   'manifest.json',
   'metrics.jsonl',
   'result.json',
+  'stopped.json',
 )
 _GROWING = re.compile(r'metrics\.jsonl|events\.out\..*|process_\d+\.log')
 _PERIOD = 20.0  # seconds between two uploads of what grows

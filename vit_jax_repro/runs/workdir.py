@@ -16,6 +16,8 @@
   result.json    accuracy, loss, num_examples, step, seconds
   model.npz, model.json  the trained model (weights.model_card)
   best.npz, best.json  the model of the best checkpoint, with `keep_best`
+  stopped.json   only after a NaN: step, reason, last_good_step (runs.rescue)
+  last_good.npz, last_good.json  the model of the last good state before a NaN
   process_N.log  with several processes: what libraries printed in process N
   .lock          the process that is training here (output.locks)
 
@@ -74,6 +76,8 @@ FILES = (
   'result.json',
   'model.npz',
   'best.npz',
+  'stopped.json',
+  'last_good.npz',
 )
 
 
@@ -139,7 +143,7 @@ class Workdir:
         self.folder,
         'wait for it to end or choose another workdir',
       )
-      for name in ('model', 'best'):
+      for name in ('model', 'best', 'last_good'):
         for left in glob.glob(self.file(f'.{name}.npz.*.tmp')):
           os.remove(left)  # from a process that was killed while writing
       self.write_json('config.json', self.config)
