@@ -238,11 +238,12 @@ class Checkpoints:
         # wait for one that fails.
         read = read_state(self._folder / str(step), shapes, self._note)
       except integrity.DamagedError as fault:
-        faults[step] = f'is damaged ({fault})'
+        faults[step] = str(fault)
         continue
-      self._move_aside(faults, step)
+      damaged = {x: f'is damaged ({why})' for x, why in faults.items()}
+      self._move_aside(damaged, step)
       return read
-    found = '; '.join(f'step {step} {why}' for step, why in faults.items())
+    found = '; '.join(f'step {step}: {why}' for step, why in faults.items())
     raise InputError(
       f'no checkpoint in {self._folder} can be used ({found}); '
       'put back a copy of one, or move that folder away to start from scratch'
