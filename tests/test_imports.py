@@ -107,6 +107,7 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   'comparison.torch_sources': 'edge',
   'analysis': 'core',
   'analysis.charts': 'edge',
+  'analysis.confusion': 'edge',
   'analysis.dry_run_tables': 'edge',
   'analysis.inspecting': 'edge',
   'analysis.pictures': 'edge',

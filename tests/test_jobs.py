@@ -83,6 +83,7 @@ def test_evaluate_counts_every_digit_once(tiny_vit, batch_size):
       image_size=(8, 8),
       preprocessing='vit_jax',
       num_classes=10,
+      num_competing=10,
       orientation='none',
     )
   )

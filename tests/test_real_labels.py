@@ -8,7 +8,7 @@ import pytest
 import tfds_fixtures
 from tiny_models import params_of, spec, with_head
 
-from vit_jax_repro import evaluate, jobs
+from vit_jax_repro import evaluate, jobs, weights
 from vit_jax_repro.data import class_matching, datasets, labels, pipeline
 from vit_jax_repro.inference import classify
 from vit_jax_repro.parallel import mesh as meshes
@@ -95,10 +95,35 @@ def test_evaluate_maps_real_labels_to_the_order_of_a_model(
     split='validation',
     batch_size=4,
     data_dir=data_dir,
+    each=True,
   )
   assert (result.correct, result.num_examples, result.skipped) == (1, 5, 2)
   assert (result.accuracy, result.top5_accuracy) == (0.2, 0.4)
   assert result.num_classes == 1000
+  each = result.each_image
+  assert [len(each.names_of(i)) for i in range(5)] == [1, 2, 3, 1, 1]
+  assert each.right.tolist() == [False, True, False, False, False]
+  rows = [row for row in each.per_class() if row.num_examples]
+  assert [(row.label, row.correct) for row in rows if row.label < 500] == [
+    (7, 0), (10, 0), (19, 1), (40, 0), (53, 0), (62, 0), (400, 0)
+  ]  # fmt: skip
+  assert [(row.label, row.correct) for row in rows if row.label > 400] == [
+    (500, 1)
+  ]
   evaluate.show(result)
   shown = ' '.join(capsys.readouterr().out.replace('│', ' ').split())
   assert '5, as 8x8 pixels (vit_jax); 2 without a label skipped' in shown
+
+
+def test_evaluate_refuses_a_confusion_matrix_of_several_labels(
+  tmp_path, data_dir
+):
+  weights.save(tmp_path / 'm.npz', params_of(spec(1000)))
+  with pytest.raises(ValueError, match='may have several labels, so there is'):
+    jobs.evaluate(
+      tmp_path / 'm.npz',
+      'imagenet2012_real',
+      split='validation',
+      data_dir=data_dir,
+      one_label=True,
+    )

@@ -1,5 +1,6 @@
 """`python -m vit_jax_repro.evaluate`: accuracy of a weights file."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -12,6 +13,7 @@ measured, too. With --shots, the head of the file is not used: a few
 images of each class are drawn from another split, and the accuracy of a linear
 classifier of their features, fitted by least squares, is measured instead."""
 FEW_SHOT_FLAGS = ('seeds', 'l2', 'train_split')
+HEAD_FLAGS = ('labels', 'among', 'per_class', 'confusion', 'wrong')
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -57,6 +59,23 @@ def command_flags() -> flags.FlagValues:
     'they are',
     flag_values=values,
   )
+  flags.DEFINE_enum(
+    'among',
+    'model',
+    ['model', 'dataset'],
+    "whether all classes of the model compete, or only the data set's, as for "
+    'ImageNet-A and ImageNet-R',
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    'per_class', False, 'also print accuracy by class', flag_values=values
+  )
+  for name, text in {
+    'confusion': 'write the confusion matrix to this .csv or .png file',
+    'wrong': 'write the images that are wrong, and what was predicted, to this '
+    'CSV file',
+  }.items():
+    command_line.define_string(values, name, None, text)
   _define_few_shot_flags(values)
   process_flags.define(values)
   return values
@@ -106,13 +125,14 @@ def show(result: Any) -> None:
     'data set': f'{result.dataset}, split {result.split}',
     'images': f'{number}, as {height}x{width} pixels ({result.preprocessing})',
     'top-1 accuracy': f'{result.accuracy:.2%}  ({result.correct} correct)',
-    'top-5 accuracy': f'{result.top5_accuracy:.2%}',
   }
+  if result.top5_accuracy is not None:
+    rows['top-5 accuracy'] = f'{result.top5_accuracy:.2%}'
   if scores is not None:
     rows |= multi_label.summary(dataclasses.asdict(scores))
-  rows |= {
-    'time': f'{result.seconds:.1f} s, {result.images_per_sec:.1f} images/s',
-  }
+  if result.num_competing < result.num_classes:
+    rows['model'] += f', of which {result.num_competing} compete'
+  rows['time'] = f'{result.seconds:.1f} s, {result.images_per_sec:.1f} images/s'
   if result.skipped:
     rows['images'] += f'; {result.skipped} without a label {skipping}'
   if result.unmatched:
@@ -179,16 +199,13 @@ def _listed(lines, fate):
 
 def _evaluate(values, _):
   from vit_jax_repro import command_line, process_flags
-  from vit_jax_repro.output import files
   from vit_jax_repro.parallel import job, processes
-  from vit_jax_repro.weights import model_card
 
   command_line.require(values, 'weights', 'dataset')
   shots = _few_shot_options(values)
   process_flags.join('evaluate', values, job.join, ends_at_sigterm=True)
-  if values.json is not None and processes.is_first():
-    inputs = values.weights, model_card.card_path(values.weights)
-    files.check_writable(values.json, keep=inputs)
+  if processes.is_first():
+    _check_outputs(values)
   options: dict[str, Any] = dict(
     model=values.model,
     split=values.split,
@@ -203,33 +220,111 @@ def _evaluate(values, _):
 
   from vit_jax_repro import jobs
 
-  if shots is None:
-    result, display = (
-      jobs.evaluate(
-        values.weights, values.dataset, labels=values.labels, **options
-      ),
-      show,
-    )
-  else:
-    result, display = (
-      jobs.fewshot(values.weights, values.dataset, **shots, **options),
-      show_few_shot,
-    )
-  if not processes.is_first():
+  if shots is not None:
+    result = jobs.fewshot(values.weights, values.dataset, **shots, **options)
+    if processes.is_first():
+      _finish(values, result, show_few_shot)
     return
+  each = values.per_class or values.confusion or values.wrong
+  result = jobs.evaluate(
+    values.weights,
+    values.dataset,
+    labels=values.labels,
+    among=values.among,
+    each=bool(each),
+    one_label=values.confusion is not None,
+    **options,
+  )
+  if processes.is_first():
+    alone = dataclasses.replace(result, each_image=None)
+    _finish(values, alone, show, result.each_image)
+
+
+def _check_outputs(values):
+  """Raises an error in one line if an output cannot be written."""
+  from vit_jax_repro import command_line
+  from vit_jax_repro.analysis import confusion
+  from vit_jax_repro.errors import InputError
+  from vit_jax_repro.output import files
+  from vit_jax_repro.weights import model_card
+
+  if values.confusion is not None:
+    try:
+      confusion.check_ending(values.confusion)
+    except InputError as error:
+      raise command_line.UsageError(f'--confusion={error}') from None
+  keep = [values.weights, model_card.card_path(values.weights)]
+  for path in (values.json, values.confusion, values.wrong):
+    if path is not None:
+      files.check_writable(path, keep=keep)
+      keep.append(path)
+
+
+def _finish(values, result, display, each=None):
+  """Writes and prints a result.
+
+  Args:
+    values: the parsed flags.
+    result: a jobs.Evaluation or jobs.FewShot.
+    display: prints it.
+    each: its each_image.EachImage, if a flag asks for it.
+  """
+  import dataclasses
+
+  from vit_jax_repro.analysis import confusion
+  from vit_jax_repro.inference import each_image
+  from vit_jax_repro.output import files
+
+  found, classes = dataclasses.asdict(result), []
+  found.pop('each_image', None)
+  if each is not None and values.per_class:
+    classes = each.per_class()
+    found['per_class'] = [dataclasses.asdict(row) for row in classes]
+    found['mean_class_accuracy'] = each_image.mean_accuracy(classes)
+  if each is not None and values.confusion is not None:
+    confusion.write(values.confusion, *each.confusion())
+  if each is not None and values.wrong is not None:
+    each_image.write_wrong(values.wrong, each)
   if values.json is not None:
-    files.write_json(values.json, dataclasses.asdict(result))
+    files.write_json(values.json, found)
   display(result)
+  if classes:
+    show_classes(classes)
+  for path in (values.confusion, values.wrong):
+    if path is not None:
+      print(path)
+
+
+def show_classes(classes: Sequence[Any]) -> None:
+  """Prints a table of each_image.ClassAccuracy."""
+  from vit_jax_repro.inference import each_image
+  from vit_jax_repro.output import reports
+
+  reports.table(
+    ('class', '>images', '>correct', '>accuracy', 'most often taken for'),
+    [
+      (
+        row.name,
+        str(row.num_examples),
+        str(row.correct),
+        '' if row.accuracy is None else f'{row.accuracy:.2%}',
+        f'{row.taken_for} ({row.taken_for_count})' if row.taken_for else '',
+      )
+      for row in classes
+    ],
+    title=f'mean of the classes: {each_image.mean_accuracy(classes):.2%}',
+  )
 
 
 def _few_shot_options(values):
   """Returns the arguments that only jobs.fewshot has; None without --shots."""
   from vit_jax_repro import command_line
 
-  if values.shots is not None and values['labels'].present:
+  wrong = [f'--{name}' for name in HEAD_FLAGS if values[name].present]
+  if values.shots is not None and wrong:
     raise command_line.UsageError(
-      '--labels is for the head of the file, which --shots does not use; leave '
-      'one out'
+      f'{", ".join(wrong)} is for the head of the file, which --shots does not '
+      'use; leave one out'
     )
   if values.shots is None:
     given = [f'--{name}' for name in FEW_SHOT_FLAGS if values[name].present]

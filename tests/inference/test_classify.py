@@ -229,7 +229,9 @@ def test_evaluate_does_not_donate_parameters(examples, params):
 
 
 def test_evaluate_compiles_once_for_all_batches(examples, params):
-  step = classify.compiled_step(Linear(), meshes.create_mesh(), classify.LOSS)
+  step = classify.compiled_step(
+    Linear(), meshes.create_mesh(), classify.LOSS, None
+  )
   step.clear_cache()
   for _ in range(2):
     classify.evaluate(Linear(), params, in_batches(examples, 7))

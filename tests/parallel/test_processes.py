@@ -174,12 +174,15 @@ def test_evaluate_in_two_processes_counts_as_in_one(tmp_path):
   path = tmp_path / 'model.npz'
   weights.save(path, tiny_models.params_of(tiny_models.spec(10)))
   flags = f'--weights={path}', '--dataset=digits', '--split=test[:101]'
-  flags = *flags, '--batch_size=32'
-  code, _, err = run_verb('evaluate', *flags, f'--json={tmp_path / "one.json"}')
-  assert not code, err
-  children = child_processes.in_two(
-    'evaluate', *flags, f'--json={tmp_path / "two.json"}'
+  flags = *flags, '--batch_size=32', '--per_class'
+  one, two = (
+    [f'--{k}={tmp_path / name}.{k}' for k in ('json', 'wrong')]
+    + [f'--confusion={tmp_path / name}.csv']
+    for name in ('one', 'two')
   )
+  code, _, err = run_verb('evaluate', *flags, *one)
+  assert not code, err
+  children = child_processes.in_two('evaluate', *flags, *two)
   assert [child.wait() for child in children] == [0, 0], children[0].stderr
   first, second = children
   assert 'top-1' in first.stdout and 'Gloo' not in first.stdout
@@ -190,6 +193,15 @@ def test_evaluate_in_two_processes_counts_as_in_one(tmp_path):
   ]
   for key in ('correct', 'accuracy', 'top5_accuracy', 'num_examples'):
     assert results[0][key] == results[1][key]
+  assert results[0]['per_class'] == results[1]['per_class']
+  confusion = [(tmp_path / f'{n}.csv').read_text() for n in ('one', 'two')]
+  assert confusion[0] == confusion[1]
+  # The order and the last digits depend on the number of processes.
+  wrong = [
+    sorted(line.rpartition(',')[0] for line in text.splitlines())
+    for text in ((tmp_path / f'{n}.wrong').read_text() for n in ('one', 'two'))
+  ]
+  assert wrong[0] == wrong[1] and len(wrong[0]) == 102 - results[0]['correct']
 
 
 def test_evaluate_in_a_failing_process_does_not_wait_for_others(tmp_path):

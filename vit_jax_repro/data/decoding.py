@@ -180,6 +180,4 @@ def _broken(error):
 
 def _stacked(rows, batch_size):
   while chunk := list(itertools.islice(rows, batch_size)):
-    yield {
-      key: np.stack([row[key] for row in chunk]) for key in ('image', 'label')
-    }
+    yield {key: np.stack([row[key] for row in chunk]) for key in chunk[0]}

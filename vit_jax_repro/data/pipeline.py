@@ -3,6 +3,7 @@
 An image that cannot be decoded stops neither of them: see decoding.py.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,6 +35,7 @@ def evaluation_batches(
   report: Callable[[str, str], Any] | None = None,
   orientation: str = 'none',
   turned: set[str] | None = None,
+  traced: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Returns batches of one process's part of `split` in a fixed order.
 
@@ -55,10 +57,14 @@ def evaluation_batches(
       takes them as they are stored.
     turned: if given, gets the id of each image with an EXIF orientation that
       'none' does not apply.
+    traced: whether batches have three more arrays.
 
   Returns:
     An iterator of dicts of numpy arrays: image [B, H, W, 3] float32, label [B]
     int32, or [B, K] if an image may have several classes, mask [B] bool.
+    If `traced`: place [B] int32, of which the image is number
+    place // process_count of the part place % process_count; own_label, the
+    label also of an image that cannot be decoded; readable [B] bool.
 
   Raises:
     InputError: the preprocessing is unknown, or a size, process, batch size or
@@ -81,13 +87,16 @@ def evaluation_batches(
     prepare,
     batch_size,
     report=report,
-    repair=_never_right,
+    repair=functools.partial(_never_right, traced=traced),
   )
   classes = (split.num_classes,) if split.multi_label else ()
   empty = {
     'image': np.zeros((0, *image_size, 3), np.float32),
     'label': np.zeros((0, *classes), np.int32),
   }
+  if traced:
+    decoded = _traced(decoded, process_index, process_count)
+    (empty,) = _traced([empty], process_index, process_count)
   return _padded(decoded, empty, batch_size, num_batches)
 
 
@@ -177,15 +186,31 @@ def _padded(decoded, empty, batch_size, num_batches):
     yield batches.pad(batch, batch_size)
 
 
-def _never_right(rows):
+def _traced(decoded, process_index, process_count):
+  """Yields batches with the arrays place, own_label and readable."""
+  number = 0
+  for batch in decoded:
+    size = len(batch['label'])
+    places = np.arange(number, number + size) * process_count + process_index
+    number += size
+    yield {
+      'own_label': batch['label'],
+      'readable': np.ones(size, bool),
+      **batch,
+      'place': places.astype(np.int32),
+    }
+
+
+def _never_right(rows, *, traced):
   """Yields decoding's rows; unreadable ones get a label that is no class."""
   for row in rows:
-    if row.pop('readable'):
-      yield row
-    else:
-      label = row['label']
+    readable, label = row.pop('readable'), row['label']
+    if traced:
+      row |= {'own_label': label, 'readable': np.bool_(readable)}
+    if not readable:
       none = np.full_like(label, batches.NO_CLASS)
-      yield {**row, 'label': -label if label.any() and label.ndim else none}
+      row['label'] = -label if label.any() and label.ndim else none
+    yield row
 
 
 def _next_readable(rows):

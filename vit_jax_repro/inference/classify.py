@@ -37,7 +37,8 @@ def eval_step(
   *,
   model: Any,
   loss: str = LOSS,
-) -> dict[str, jax.Array]:
+  among: tuple[int, ...] | None = None,
+) -> dict[str, Any]:
   """Counts correct predictions over the unmasked rows of a batch.
 
   Args:
@@ -46,6 +47,7 @@ def eval_step(
       integers with 1 for each class of the image and 0 elsewhere.
     model: a linen module with logits [B, K].
     loss: see `objectives.classification`.
+    among: the classes that compete; None: all.
 
   Returns:
     int32 scalars: correct, correct_top5 (a label among the min(5, K) largest
@@ -54,11 +56,19 @@ def eval_step(
     labelled (rows with a loss: those with a class of the model; for labels
     [B, K] the readable ones, or none if the loss is softmax); float32 scalar:
     loss, summed over the latter rows. If the batch has `truth` (see
-    multi_label.py), also its rows of logits, truth and mask.
+    multi_label.py), also its rows of logits, truth and mask. If it has `place`
+    (see each_image.py), also these rows of it, with predicted, probability and
+    right [B].
   """
   label, mask = batch['label'], batch['mask']
   logits = logits_of(params, batch['image'], model=model)  # [B, K]
-  _, top = jax.lax.top_k(logits, min(TOP, logits.shape[-1]))  # [B, 5]
+  finite = jnp.isfinite(logits).all(axis=-1)  # [B]
+  competing = logits
+  if among is not None:
+    competes = np.zeros(logits.shape[-1], bool)
+    competes[list(among)] = True
+    competing = jnp.where(competes, logits, -jnp.inf)
+  _, top = jax.lax.top_k(competing, min(TOP, logits.shape[-1]))  # [B, 5]
   if label.ndim == 2:
     right = jnp.take_along_axis(label, top, axis=-1) > 0  # [B, 5]
     counted = mask & (jnp.abs(label) == 1).any(axis=-1)  # [B]
@@ -66,10 +76,17 @@ def eval_step(
     right, counted = top == label[:, None], mask
   losses, labelled = _losses(logits, label, mask, loss)
   hits = right & counted[:, None]  # [B, 5]
-  finite = jnp.isfinite(logits).all(axis=-1)  # [B]
   rows = {}
   if 'truth' in batch:
     rows = {'logits': logits, 'truth': batch['truth'], 'mask': mask}
+  if 'place' in batch:
+    rows |= {name: batch[name] for name in ('place', 'own_label', 'readable')}
+    rows |= {
+      'counted': counted,
+      'predicted': top[:, 0],
+      'probability': _largest(competing, loss),
+      'right': hits[:, 0],
+    }
   return rows | {
     'correct': hits[:, 0].sum(),
     'correct_top5': hits.any(axis=-1).sum(),
@@ -79,6 +96,13 @@ def eval_step(
     'loss': losses.sum(where=labelled),
     'labelled': labelled.sum(),
   }
+
+
+def _largest(logits, loss):
+  """Returns the probability of the most probable class, [B]."""
+  if loss == 'sigmoid':
+    return jax.nn.sigmoid(logits.max(axis=-1))
+  return jax.nn.softmax(logits, axis=-1).max(axis=-1)
 
 
 def _losses(logits, label, mask, loss):
@@ -101,6 +125,7 @@ def evaluate(
   *,
   num_examples: int | None = None,
   loss: str = LOSS,
+  among: tuple[int, ...] | None = None,
   keep: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
   """Evaluates a classifier on batches of numpy arrays.
@@ -118,8 +143,9 @@ def evaluate(
     num_examples: expected number of unmasked rows over all processes, including
       those without a label; None: not checked.
     loss: see `objectives.classification`.
-    keep: called with the logits, truth and mask of each batch, if the batches
-      have `truth`, see multi_label.py.
+    among: the classes that compete; None: all.
+    keep: called with the rows of each batch (see `eval_step`) of all processes,
+      with padding, if the batches have `truth` or `place`.
 
   Returns:
     dict of accuracy and top5_accuracy (fractions of num_examples, float),
@@ -134,7 +160,7 @@ def evaluate(
   mesh = meshes.create_mesh() if mesh is None else mesh
   params = meshes.replicate(params, mesh)
   multiple = meshes.local_batch_multiple(mesh)
-  step = compiled_step(model, mesh, loss)
+  step = compiled_step(model, mesh, loss, among)
   totals = dict.fromkeys(_SUMS, 0)
   pending = None  # fetched one step late, so that the devices never wait
   done = 0  # images of this process
@@ -177,10 +203,13 @@ def probabilities(
 
 @functools.lru_cache(maxsize=8)
 def compiled_step(
-  model: Any, mesh: Mesh, loss: str = LOSS
+  model: Any,
+  mesh: Mesh,
+  loss: str = LOSS,
+  among: tuple[int, ...] | None = None,
 ) -> Callable[..., Any]:
   """Returns the jitted `eval_step` of a model: (params, batch) -> sums."""
-  step = functools.partial(eval_step, model=model, loss=loss)
+  step = functools.partial(eval_step, model=model, loss=loss, among=among)
   step = dividing.divide_work(step, mesh)
   return jax.jit(step, out_shardings=meshes.replicated(mesh))
 

@@ -21,11 +21,18 @@ from vit_jax_repro.data.batches import NO_CLASS
 from vit_jax_repro.data.labels import readable, translated
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify, multi_label
+from vit_jax_repro.inference.each_image import (
+  Collector,
+  EachImage,
+  check_one_label,
+)
 from vit_jax_repro.inference.multi_label import MultiLabel
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note, note_unapplied
 from vit_jax_repro.published import weight_names
+
+MODEL, DATASET = AMONG = ('model', 'dataset')  # whose classes compete
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Evaluation:
   """The result of `evaluate`; accuracies are fractions."""
 
   accuracy: float
-  top5_accuracy: float
+  top5_accuracy: float | None  # None if at most five classes compete
   correct: int
   num_examples: int  # denominator of the accuracies
   seconds: float  # for reading, compiling and computing
@@ -45,6 +52,7 @@ class Evaluation:
   image_size: tuple[int, int]
   preprocessing: str
   num_classes: int  # of the model
+  num_competing: int  # of these classes, see `among` of `evaluate`
   orientation: str  # 'exif' or 'none', see `evaluate`
   skipped: int = 0  # further images without a label (ImageNet-ReaL)
   # One line for each image that this process could not decode. These images
@@ -56,6 +64,7 @@ class Evaluation:
   notes: tuple[str, ...] = ()
   # Scores of a model with loss sigmoid on images that may have several labels.
   multi_label: MultiLabel | None = None
+  each_image: EachImage | None = None  # if asked for
 
 
 def evaluate(
@@ -71,6 +80,9 @@ def evaluate(
   head: str = 'both',
   labels: str = class_matching.BY_NAME,
   orientation: str | None = None,
+  among: str = MODEL,
+  each: bool = False,
+  one_label: bool = False,
 ) -> Evaluation:
   """Measures top-1 and top-5 accuracy; every image counts once.
 
@@ -91,6 +103,12 @@ def evaluate(
     orientation: 'exif' turns images upright by their EXIF orientation, 'none'
       takes them as they are stored; by default that of model.json, else 'exif'
       for a folder and 'none' for other data sets.
+    among: 'model': all classes of the model compete; 'dataset': only those of
+      the data set, as accuracy on ImageNet-A and ImageNet-R is published.
+    each: whether to return the prediction for each image. In several processes
+      all get the predictions; only the first gets the names of wrong images.
+    one_label: whether to refuse a data set whose images may have several
+      labels, which have no confusion matrix.
 
   Returns:
     The accuracies and the settings of the evaluation.
@@ -102,6 +120,8 @@ def evaluate(
   """
   if batch_size < 1:
     raise InputError(f'{batch_size=} must be at least 1')
+  if among not in AMONG:
+    raise InputError(f'{among=} must be one of {list(AMONG)}')
   restored = restore(
     weights, model, image_size, preprocessing, orientation=orientation
   )
@@ -115,8 +135,10 @@ def evaluate(
     data_dir=data_dir,
     division=split_records.beside(weight_names.on_disk(weights)),
   )
+  if one_label:
+    check_one_label(source)
   with waiting.doing(f'checking {source.num_examples:,} images of {dataset}'):
-    match = _match(source, restored, labels)
+    match = _match(source, restored, labels, among)
     restored = restored.for_data(source)
     started = time.perf_counter()
     faults: list[tuple[str, str]] = []  # (name, reason)
@@ -131,8 +153,15 @@ def evaluate(
     for line in notes:
       note(line)
   with waiting.doing(f'starting to read {source.num_examples:,} images'):
-    measured = _measured(
-      source, restored, match, batch_size, lambda *fault: faults.append(fault)
+    competing = _competing(match, restored.num_classes, among)
+    measured, collected = _measured(
+      source,
+      restored,
+      match,
+      batch_size,
+      lambda *fault: faults.append(fault),
+      among=competing,
+      collector=Collector() if each else None,
     )
   if len(faults) == source.num_examples:
     name, why = faults[0]
@@ -160,11 +189,23 @@ def evaluate(
     preprocessing=restored.preprocessing,
     num_classes=restored.num_classes,
     orientation=restored.orientation or source.orientation,
+    num_competing=len(competing or range(restored.num_classes)),
+    each_image=collected,
   )
 
 
-def _measured(source, restored, match, batch_size, report) -> dict[str, Any]:
-  """Returns accuracies and counts, over all processes."""
+def _competing(match, num_classes, among):
+  """Returns the classes of the model that compete; None if all do."""
+  if among == MODEL:
+    return None
+  found = {int(label) for label in match.labels if label != NO_CLASS}
+  return tuple(sorted(found)) if len(found) < num_classes else None
+
+
+def _measured(
+  source, restored, match, batch_size, report, *, among, collector
+) -> tuple[dict[str, Any], EachImage | None]:
+  """Returns accuracies and counts, and each image, over all processes."""
   turned = set() if source.is_folder else None
   examples = pipeline.evaluation_batches(
     source,
@@ -176,6 +217,7 @@ def _measured(source, restored, match, batch_size, report) -> dict[str, Any]:
     report=report,
     orientation=restored.orientation,
     turned=turned,
+    traced=collector is not None,
   )
   evaluate_classes, number = classify.evaluate, restored.num_classes
   if source.multi_label and restored.loss == 'sigmoid':
@@ -192,11 +234,24 @@ def _measured(source, restored, match, batch_size, report) -> dict[str, Any]:
     translated(examples, match.labels, number),
     num_examples=source.num_examples,
     loss=restored.loss,
+    among=among,
+    keep=collector and collector.add,
   )
   note_unapplied(turned)
   for name in ('correct_top5', 'loss'):
     del measured[name]
-  return measured
+  if len(among or range(restored.num_classes)) <= classify.TOP:
+    measured['top5_accuracy'] = None  # 100 % whatever the model predicts
+  if collector is None:
+    return measured, None
+  found = collector.result(
+    source.class_names, restored.class_names, match.labels
+  )
+  if jax.process_index() == 0:
+    found = dataclasses.replace(
+      found, wrong_names=_names(source, found.place, found.wrong())
+    )
+  return measured, found
 
 
 def _notes_on_loss(source, restored):
@@ -217,7 +272,22 @@ def _notes_on_loss(source, restored):
   return []
 
 
-def _match(source, restored, how):
+def _names(source, places, positions):
+  """Returns {position: name} of the images at these positions of `places`."""
+  count = jax.process_count()
+  wanted = {int(places[position]): int(position) for position in positions}
+  names = {}
+  with waiting.doing(f'looking up the names of {len(wanted):,} wrong images'):
+    for part in range(count):
+      examples = source.examples(part, count).map(lambda example: example['id'])
+      for number, name in enumerate(examples.as_numpy_iterator()):
+        position = wanted.get(number * count + part)
+        if position is not None:
+          names[position] = source.locate(os.fsdecode(name))
+  return names
+
+
+def _match(source, restored, how, among):
   """Returns the model's class of each class of the data set; prints notes."""
   number = restored.num_classes
   try:
@@ -229,9 +299,10 @@ def _match(source, restored, how):
     raise
   for line in match.notes(repr(source.name)):
     note(line)
-  if source.num_classes < number:
+  if source.num_classes < number and among == MODEL:
     note(
       f'the model has {number} classes, more than the {source.num_classes} of '
-      f'{source.name!r}'
+      f'{source.name!r}; all of them compete (--among=dataset: only those of '
+      'the data set do)'
     )
   return match

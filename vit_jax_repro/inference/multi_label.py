@@ -14,7 +14,7 @@ probabilities are 0.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,12 +115,13 @@ def evaluate(
   *,
   names: Sequence[str],
   classes: Sequence[int] | None = None,
+  keep: Callable[[Mapping[str, Any]], None] | None = None,
   **options: Any,
 ) -> dict[str, Any]:
   """Evaluates a classifier whose images have several labels.
 
   Args:
-    model, params, mesh, options: see `classify.evaluate`.
+    model, params, mesh, keep, options: see `classify.evaluate`.
     batches: as from `with_truth`.
     names, classes: see `Scores.measure`.
 
@@ -133,8 +134,14 @@ def evaluate(
     InputError: as `classify.evaluate`; or no image has a label.
   """
   scores = Scores()
+
+  def keep_rows(rows):
+    scores.add(rows)
+    if keep is not None:
+      keep(rows)
+
   result = classify.evaluate(
-    model, params, batches, mesh, keep=scores.add, **options
+    model, params, batches, mesh, keep=keep_rows, **options
   )
   return {**result, 'multi_label': scores.measure(names, classes)}
 
