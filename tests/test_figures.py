@@ -38,6 +38,32 @@ def test_attention_writes_a_picture_and_arrays(tiny_vit, tmp_path):
   assert found['combined'] == 'max'
 
 
+@pytest.mark.parametrize('command', ['attention', 'distance'])
+def test_figures_leaves_out_damaged_images_of_a_folder(
+  command, tiny_vit, tmp_path, capsys
+):
+  (tmp_path / 'photos').mkdir()
+  for number, image in ((10, IMAGES[0]), (9, IMAGES[1])):
+    (tmp_path / 'photos' / f'{number}.jpg').write_bytes(image.read_bytes())
+  (tmp_path / 'photos' / '1.jpg').write_text('no image')
+  out, arrays = tmp_path / 'a.png', tmp_path / 'a.npz'
+  code = run(
+    command, f'--weights={tiny_vit}', f'--out={out}', f'--arrays={arrays}',
+    '--image_size=8', tmp_path / 'photos',
+  )  # fmt: skip
+  printed, err = capsys.readouterr()
+  assert code == 1 and printed == f'{out}\n{arrays}\n'
+  look.assert_drawn(out)
+  assert '1.jpg is not a readable JPEG' in err
+  assert err.endswith('; the other 2 images are in the result\n')
+  found = np.load(arrays)
+  if command == 'attention':
+    assert found['names'].tolist() == ['9.jpg', '10.jpg']
+    assert len(found['images']) == len(found['maps']) == 2
+  else:
+    assert len(found['distances']) == 2
+
+
 def test_figures_draws_each_figure_of_a_model(tiny_vit, tmp_path, capsys):
   size = '--image_size=16'
   for number, (arguments, name, shape) in enumerate(
@@ -138,6 +164,10 @@ def test_figures_refuses_wrong_models_in_one_line(tmp_path, capsys):
     ),
     (['attention', '--out=./a.png', '--weights=w.npz', 'a.png'], 'replace'),
     (['attention', '--out=a.png', '--weights=w.npz', 'b.png'], 'no such image'),
+    (
+      ['distance', '--out=a.png', '--weights=w.npz', 'b.png', 'c.png'],
+      'none of the 2 images exists; the first is b.png, seen from',
+    ),
   ],
 )
 def test_figures_refuses_wrong_flags_in_one_line(

@@ -143,37 +143,54 @@ def commands() -> dict[str, Any]:
   }
 
 
-def _attention(values, images):
-  _begin(values, images, 'image')
+def _attention(values, arguments):
+  _begin(values, arguments, 'image')
   if values.layer is None and values.head is not None:
     _wrong('--head selects maps of --layer; give it, too')
   if values.layer is not None and values['heads'].present:
     _wrong('--heads is for the rollout, which --layer replaces; give only one')
   token, layers = _token(values), _numbers(values, 'layer')
   heads, reading = _numbers(values, 'head'), _reading(values)
+  images, unreadable = _images(values, arguments)
 
   from vit_jax_repro.analysis import inspecting, plots
 
   if values.layer is None:
     found = inspecting.rollouts(
-      values.weights, images, token=token, combined=values.heads, **reading
+      values.weights,
+      images,
+      token=token,
+      combined=values.heads,
+      unreadable=unreadable,
+      **reading,
     )
     _finish(values, plots.rollout(found), found)
-    return
-  found = inspecting.head_maps(
-    values.weights, images, layers=layers, heads=heads, token=token, **reading
-  )
-  _finish(values, plots.heads(found), found)
+  else:
+    found = inspecting.head_maps(
+      values.weights,
+      images,
+      layers=layers,
+      heads=heads,
+      token=token,
+      unreadable=unreadable,
+      **reading,
+    )
+    _finish(values, plots.heads(found), found)
+  unreadable.finish()
 
 
-def _distance(values, images):
-  _begin(values, images, 'image')
+def _distance(values, arguments):
+  _begin(values, arguments, 'image')
   reading = _reading(values)
+  images, unreadable = _images(values, arguments)
 
   from vit_jax_repro.analysis import inspecting, plots
 
-  found = inspecting.distances(values.weights, images, **reading)
+  found = inspecting.distances(
+    values.weights, images, unreadable=unreadable, **reading
+  )
   _finish(values, plots.distance(found), found)
+  unreadable.finish()
 
 
 def _positions(values, _):
@@ -297,6 +314,18 @@ def _begin(values, read=(), what=None):
   files.check_writable(values.out, keep=read)
   if values.arrays is not None:
     files.check_writable(values.arrays, keep=read)
+
+
+def _images(values, arguments):
+  """Returns the paths of the images, and an empty unreadable.Unreadable."""
+  from vit_jax_repro.data import image_lists
+  from vit_jax_repro.output.unreadable import Unreadable
+
+  images = image_lists.expand(arguments)
+  outputs = [path for path in (values.out, values.arrays) if path is not None]
+  images.check_outputs(outputs)
+  images.require_one()
+  return images.paths, Unreadable(len(images.paths))
 
 
 def _reading(values):

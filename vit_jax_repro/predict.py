@@ -163,6 +163,7 @@ def _images(values, arguments, outputs):
   from vit_jax_repro.weights import model_card
 
   images = image_lists.expand(arguments)
+  images.require_one()
   images.check_outputs(
     outputs, keep=(values.weights, model_card.card_path(values.weights))
   )

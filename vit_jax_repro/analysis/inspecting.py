@@ -18,10 +18,11 @@ import numpy as np
 from vit_jax_repro import models, weights
 from vit_jax_repro.analysis import attention, embeddings
 from vit_jax_repro.data import preprocess
-from vit_jax_repro.errors import InputError
+from vit_jax_repro.errors import InputError, line_of
 from vit_jax_repro.inference import restoring
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note_unapplied
+from vit_jax_repro.output.unreadable import Unreadable
 from vit_jax_repro.published import weight_names
 
 
@@ -86,6 +87,7 @@ def rollouts(
   *,
   token: str | tuple[int, int] | None = None,
   combined: str = 'mean',
+  unreadable: Unreadable | None = None,
   **reading: Any,
 ) -> Rollouts:
   """Returns attention rollout for each image.
@@ -96,12 +98,15 @@ def rollouts(
     token: see `AttentionMaps.seen_from`; by default the class token, or the
       average over patches if there is no class token.
     combined: see `attention.rollout`.
+    unreadable: gets the images that cannot be read, which are left out; None:
+      such an image raises an InputError or OSError.
     **reading: keywords of `restoring.restore`.
   """
-  restored = _restore(path, images, reading)
+  restored = _restore(path, images, reading, unreadable)
   token = _token(restored, token)
-  shown, maps = [], []
-  for image, seen in _attend(restored, images):
+  names, shown, maps = [], [], []
+  for name, image, seen in _attend(restored, images, unreadable):
+    names.append(name)
     shown.append(_shown(image, restored))
     mixed = attention.rollout(seen.weights, combined=combined)
     maps.append(seen.seen_from(mixed, token))
@@ -109,7 +114,7 @@ def rollouts(
     _called_model(restored.model),
     _called(token),
     combined,
-    _names(images),
+    tuple(names),
     np.stack(shown),
     np.stack(maps),
     seen.patch,
@@ -123,6 +128,7 @@ def head_maps(
   layers: Sequence[int] | None = None,
   heads: Sequence[int] | None = None,
   token: str | tuple[int, int] | None = None,
+  unreadable: Unreadable | None = None,
   **reading: Any,
 ) -> HeadMaps:
   """Returns attention weights of layers and heads for each image.
@@ -132,16 +138,17 @@ def head_maps(
     images: see `rollouts`.
     layers: indices of layers; None for all.
     heads: indices of heads; None for all.
-    token: see `rollouts`.
+    token, unreadable: see `rollouts`.
     **reading: keywords of `restoring.restore`.
   """
-  restored = _restore(path, images, reading)
+  restored = _restore(path, images, reading, unreadable)
   attention.require_vit(restored.model)
   token = _token(restored, token)
   layers = _numbers('layer', layers, restored.model.num_layers)
   heads = _numbers('head', heads, restored.model.num_heads)
-  shown, maps = [], []
-  for image, seen in _attend(restored, images):
+  names, shown, maps = [], [], []
+  for name, image, seen in _attend(restored, images, unreadable):
+    names.append(name)
     shown.append(_shown(image, restored))
     maps.append(seen.seen_from(seen.weights[list(layers)][:, heads], token))
   return HeadMaps(
@@ -149,7 +156,7 @@ def head_maps(
     _called(token),
     layers,
     heads,
-    _names(images),
+    tuple(names),
     np.stack(shown),
     np.stack(maps),
     seen.patch,
@@ -159,15 +166,17 @@ def head_maps(
 def distances(
   path: str | os.PathLike,
   images: Sequence[str | os.PathLike] | np.ndarray,
+  *,
+  unreadable: Unreadable | None = None,
   **reading: Any,
 ) -> Distances:
   """Returns the mean attention distance of each layer, head and image.
 
   For the arguments see `rollouts`.
   """
-  restored = _restore(path, images, reading)
+  restored = _restore(path, images, reading, unreadable)
   found = []
-  for _, seen in _attend(restored, images):
+  for _, _, seen in _attend(restored, images, unreadable):
     found.append(attention.mean_distance(seen))
   return Distances(
     _called_model(restored.model),
@@ -208,12 +217,12 @@ def filters(path: str | os.PathLike, *, number: int = 28) -> Filters:
   return Filters(_called_model(model), components, shares)
 
 
-def _restore(path, images, reading):
+def _restore(path, images, reading, unreadable):
   if not len(images):
     raise InputError('no image; give at least one path')
   if isinstance(images, np.ndarray):
     reading = dict(image_size=images.shape[1:3]) | reading
-  else:
+  elif unreadable is None:
     for image in images:
       if not os.path.exists(image):
         raise FileNotFoundError(f'no such image: {image}')
@@ -221,19 +230,42 @@ def _restore(path, images, reading):
         raise IsADirectoryError(
           f'{image} is a folder; give the image files in it'
         )
-  return restoring.restore(path, **reading)
+  restored = restoring.restore(path, **reading)
+  if not isinstance(images, np.ndarray):
+    preprocess.require_decoder(restored.preprocessing)
+  return restored
 
 
-def _attend(restored, images) -> Iterator:
-  """Yields each preprocessed image and its attention."""
+def _attend(restored, images, unreadable) -> Iterator:
+  """Yields the name of each image, the preprocessed image and its attention."""
   params, turned = jax.device_put(restored.params), set()
-  for number, image in enumerate(images, start=1):
-    with waiting.doing(f'computing the attention of image {number}'):
-      if not isinstance(image, np.ndarray):
-        image = restored.read_image(image, turned)  # noqa: PLW2901
-      maps = attention.attention_maps(restored.model, params, image)
-    yield image, maps
+  for number, image in enumerate(images):
+    with waiting.doing(f'computing the attention of image {number + 1}'):
+      if isinstance(image, np.ndarray):
+        name, pixels = f'image {number}', image
+      else:
+        name = os.path.basename(image)
+        pixels = _read(restored, image, turned, unreadable)
+        if pixels is None:
+          continue
+      maps = attention.attention_maps(restored.model, params, pixels)
+    yield name, pixels, maps
   note_unapplied(turned)
+  if unreadable is not None:
+    unreadable.require_some()
+
+
+def _read(restored, path, turned, unreadable):
+  """Returns an image; None if it cannot be read and `unreadable` is given."""
+  try:
+    if not os.path.exists(path):
+      raise FileNotFoundError(f'no such image: {path}')
+    return restored.read_image(path, turned)
+  except (InputError, OSError) as error:
+    if unreadable is None:
+      raise
+    unreadable.add(line_of(error))
+    return None
 
 
 def _shown(image, restored):
@@ -241,12 +273,6 @@ def _shown(image, restored):
   read = preprocess.pick_preprocessing(restored.preprocessing)
   pixels = image * np.asarray(read.std) + np.asarray(read.mean)
   return np.clip(pixels / 255, 0, 1).astype(np.float32)
-
-
-def _names(images):
-  if isinstance(images, np.ndarray):
-    return tuple(f'image {number}' for number in range(len(images)))
-  return tuple(os.path.basename(path) for path in images)
 
 
 def _token(restored, token):

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from vit_jax_repro.data import folder_listing as listing
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, waiting
-from vit_jax_repro.output.messages import note, short
+from vit_jax_repro.output.messages import note, short, shown
 
 STANDARD_INPUT, LIST = '-', '@'
 HELP = (
@@ -43,6 +43,17 @@ class ImageList:
 
   paths: tuple[str, ...]
   lists: tuple[str, ...] = ()  # files that paths were read from
+
+  def require_one(self) -> None:
+    """Raises a FileNotFoundError if none of the files exists."""
+    if not any(map(os.path.exists, self.paths)):
+      first, number = shown(self.paths[0]), len(self.paths)
+      if number == 1:
+        raise FileNotFoundError(f'no such image: {first}')
+      raise FileNotFoundError(
+        f'none of the {number:,} images exists; the first is {first}, seen '
+        f'from {os.getcwd()}'
+      )
 
   def check_outputs(
     self,
