@@ -12,7 +12,7 @@ import training_sets
 from vit_jax_repro import jobs, main
 from vit_jax_repro.data import split_records
 from vit_jax_repro.inference import evaluation
-from vit_jax_repro.runs import input, train
+from vit_jax_repro.runs import input, integrity, train
 from vit_jax_repro.runs import settings as settings_lib
 
 
@@ -123,6 +123,9 @@ def test_keep_best_chooses_by_the_third_split_and_tests_once(chosen, classes):
   best = max(validated.values())
   assert result.best_accuracy == validated[result.best_step] == best
   assert result.validation_accuracy == validated[4]
+  for step in (3, 4):
+    saved = pathlib.Path(result.workdir, 'checkpoints', str(step))
+    assert integrity.read_description(saved)['score'] == validated[step]
   (tested,) = [line for line in lines if 'accuracy_test' in line]
   assert tested['step'] == result.best_step
   assert tested['accuracy_test'] == result.accuracy
