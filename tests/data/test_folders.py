@@ -301,7 +301,7 @@ def test_scan_names_folders_that_may_be_classes(
 
 
 def test_scan_notes_images_beside_the_splits(tmp_path):
-  """A class beside the splits was left out in silence."""
+  """A class next to the splits was left out without a word."""
   make(tmp_path, 'train/cat/1.png', 'train/dog/1.png', 'bird/1.png')
   (line,) = folders.scan(tmp_path, 'train').notes
   assert 'left out the images right below bird, which' in line
