@@ -116,6 +116,7 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   'output': 'core',
   'output.reports': 'edge',
   'output.locks': 'edge',
+  'output.bucket_calls': 'edge',
   'output.bucket_locks': 'edge',
   'output.buckets': 'edge',
   'paper': 'core',

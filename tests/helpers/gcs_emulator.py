@@ -14,6 +14,7 @@ import signal
 import subprocess
 import threading
 import time
+import urllib.parse
 import urllib.request
 
 import child_processes
@@ -81,6 +82,24 @@ class Emulator:
   def path(self, name):
     """Returns the path at which the emulator stores an object."""
     return self.folder / BUCKET / name
+
+  def upload(self, name, content):
+    """Writes an object; a file put into the folder would be none."""
+    where = f'{self.address}/upload/storage/v1/b/{BUCKET}/o?uploadType=media'
+    request = urllib.request.Request(
+      f'{where}&name={urllib.parse.quote(name, safe="")}',
+      content,
+      method='POST',
+    )
+    with urllib.request.urlopen(request) as answer:
+      assert answer.status == 200
+
+  def upload_folder(self, folder, name):
+    """Writes an object for each file below a folder."""
+    for path in sorted(folder.rglob('*')):
+      if path.is_file():
+        where = f'{name}/{path.relative_to(folder).as_posix()}'
+        self.upload(where, path.read_bytes())
 
   def environment(self, address=None):
     """Returns the variables that lead gcsfs and tensorstore here."""
@@ -157,10 +176,10 @@ class Proxy:
           return 503, [], b''
         finally:
           upstream.close()
-        kept = ('content-type', 'location', 'range', 'x-goog-generation')
+        own = (*skipped, 'transfer-encoding', 'date', 'server')
         return (
           answer.status,
-          [each for each in answer.getheaders() if each[0].lower() in kept],
+          [each for each in answer.getheaders() if each[0].lower() not in own],
           content,
         )
 

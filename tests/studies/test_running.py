@@ -254,6 +254,14 @@ def test_stages_apply_the_changes_of_a_side():
 
 
 @pytest.mark.quick
+def test_run_rejects_a_workdir_in_a_bucket():
+  """A folder named gs: was made."""
+  with pytest.raises(ValueError, match="'gs://a/b' must be a folder on this"):
+    studies.run(study(), 'gs://a/b')
+  assert not os.path.exists('gs:')
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [

@@ -19,7 +19,7 @@ import uuid
 from typing import Any
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import buckets, waiting
+from vit_jax_repro.output import bucket_calls, buckets, waiting
 from vit_jax_repro.output.locks import InUseError
 from vit_jax_repro.output.messages import note
 
@@ -72,7 +72,7 @@ class BucketLock:
     self._ended.set()
     self._thread.join(1.0)
     if self._lost is None:
-      with contextlib.suppress(OSError), buckets.at_once():
+      with contextlib.suppress(OSError), bucket_calls.at_once():
         if _token(_read(self._url)) == self._token:
           buckets.remove(self._url)
 

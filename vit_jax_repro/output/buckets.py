@@ -1,8 +1,7 @@
 """Files in Google Cloud Storage: gs://BUCKET/PATH.
 
-gcsfs does the work. This module decides how long a bucket that does not answer
-is asked again (`call`), turns its refusals into one line, and configures the
-libraries that open gs:// paths themselves (`path`).
+gcsfs does the work. This module also configures the libraries that open gs://
+paths themselves (`path`). bucket_calls.py has the errors.
 """
 
 import contextlib
@@ -10,44 +9,15 @@ import functools
 import logging
 import os
 import re
-import threading
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import messages, waiting
+from vit_jax_repro.output import bucket_calls, messages, waiting
+from vit_jax_repro.output.bucket_calls import PREFIX, BucketError, call
 
-PREFIX = 'gs://'
 INSTALL = "pip install 'vit_jax_repro[gcs]'"
-VARIABLE = 'VIT_JAX_REPRO_BUCKET_DEADLINE'
-_DEADLINE = 300.0  # seconds
-_LONGEST_PAUSE = 10.0  # seconds between two attempts
 _SILENCE = 60.0  # seconds without a byte after which a request has failed
-_LOOK = 5.0  # seconds between two looks whether a bucket answers
-_LOGIN = 'log in again: gcloud auth application-default login'
-_REMEDIES = {
-  400: _LOGIN,
-  401: _LOGIN,
-  403: 'ask for the role Storage Object User on the bucket, or log in with '
-  'another account',
-}
-_FAULTS = {
-  400: 'it refuses the request, as with an expired login',
-  401: 'the login is missing or has expired',
-  403: 'permission denied',
-}
-_outages: set[str] = set()  # buckets that did not answer last time
-_outages_lock = threading.Lock()
-_impatient = threading.local()  # its `now` is True inside `at_once`
-
-
-class BucketError(OSError):
-  """A bucket refuses, or there is none; the message is one line."""
-
-
-class UnreachableError(BucketError, TimeoutError):
-  """A bucket has not answered until the deadline."""
 
 
 def is_url(path: str | os.PathLike) -> bool:
@@ -70,35 +40,6 @@ def clean(url: str) -> str:
   return '/'.join([f'{PREFIX}{bucket}', *parts])
 
 
-def deadline() -> float:
-  """Returns the longest outage in seconds: 300, or VARIABLE.
-
-  Raises:
-    InputError: the variable is no number of at least 0.
-  """
-  text = os.environ.get(VARIABLE) or str(_DEADLINE)
-  try:
-    seconds = float(text)
-  except ValueError:
-    seconds = -1.0
-  if not 0 <= seconds < float('inf'):
-    raise InputError(
-      f'{VARIABLE}={text} must be a number of seconds of at least 0; '
-      f'{_DEADLINE:g} is the default'
-    )
-  return seconds
-
-
-@contextlib.contextmanager
-def at_once() -> Generator[None]:
-  """Asks a bucket only once inside the block, for what ends a process."""
-  _impatient.now = True
-  try:
-    yield
-  finally:
-    _impatient.now = False
-
-
 def path(url: str) -> Any:
   """Returns an epath.Path that uses gcsfs, as Orbax does with it then."""
   _filesystem()
@@ -107,117 +48,13 @@ def path(url: str) -> Any:
   return epath.Path(url)
 
 
-def call(
-  what: str, url: str, function: Callable[..., Any], *arguments: Any, **named
-) -> Any:
-  """Calls a function of the file system until the bucket answers.
-
-  Args:
-    what: what it does, such as 'reading'.
-    url: the address that the messages name.
-    function: of gcsfs.
-    *arguments, **named: of the function.
-
-  Raises:
-    FileNotFoundError, FileExistsError: as the function.
-    UnreachableError: there is no answer until the deadline.
-    BucketError: the bucket refuses.
-  """
-  longest = 0.0 if getattr(_impatient, 'now', False) else deadline()
-  pause = 0.5
-  end = time.monotonic() + longest
-  with waiting.doing(f'{what} {url}'):
-    while True:
-      try:
-        result = function(*arguments, **named)
-      except Exception as error:
-        if isinstance(error, FileNotFoundError | FileExistsError):
-          answers(url)
-          raise
-        reason, passes = _explained(error)
-        if not passes:
-          raise BucketError(f'{url}: {reason}') from error
-        if time.monotonic() + pause > end:
-          raise UnreachableError(
-            f'{url}: {reason}, for {longest:g} s; repeat the command when the '
-            f'connection is back, or set {VARIABLE}'
-          ) from error
-        is_silent(url, reason, longest)
-        time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
-      else:
-        answers(url)
-        return result
-
-
-def is_silent(url: str, reason: str, longest: float) -> None:
-  """Notes once that a bucket does not answer."""
-  bucket = _bucket(url)
-  with _outages_lock:
-    if bucket in _outages:
-      return
-    _outages.add(bucket)
-  messages.note(
-    f'{PREFIX}{bucket}: {reason}; asking again for at most {longest:g} s',
-    every_process=True,
-  )
-
-
-def answers(url: str) -> None:
-  """Notes that a bucket answers again, if it did not."""
-  bucket = _bucket(url)
-  with _outages_lock:
-    if bucket not in _outages:
-      return
-    _outages.remove(bucket)
-  messages.note(f'{PREFIX}{bucket}: it answers again', every_process=True)
-
-
 def patiently(url: str, function: Callable[[], Any]) -> Any:
   """Calls a function of a library that waits for a bucket without an end.
 
-  The function runs in a thread. If it takes long, the bucket is asked whether
-  it answers at all.
-
   Raises:
-    UnreachableError: the bucket has not answered until the deadline. The thread
-      still waits; its name is waiting.ABANDONED.
-    Exception: as the function.
+    UnreachableError, Exception: see `bucket_calls.patiently`.
   """
-  ended, results, errors = threading.Event(), [], []
-
-  def run():
-    try:
-      results.append(function())
-    except BaseException as error:
-      errors.append(error)
-    ended.set()
-
-  longest = deadline()
-  look, since = min(_LOOK, max(longest / 4, 0.1)), None
-  thread = threading.Thread(target=run, daemon=True)
-  thread.start()
-  while not ended.wait(look):
-    try:
-      _first_object(url)
-    except Exception as error:
-      reason, passes = _explained(error)
-      if not passes:  # the library finds that out, too
-        continue
-      since = time.monotonic() if since is None else since
-      is_silent(url, reason, longest)
-      if time.monotonic() - since >= longest:
-        thread.name = waiting.ABANDONED
-        raise UnreachableError(
-          f'{url}: {reason}, for {longest:g} s; repeat the command when the '
-          f'connection is back, or set {VARIABLE}'
-        ) from error
-    else:
-      since = None
-      answers(url)
-  if errors:
-    raise errors[0]
-  return results[0]
+  return bucket_calls.patiently(url, function, lambda: _first_object(url))
 
 
 def require(url: str, *, writable: bool) -> None:
@@ -237,14 +74,10 @@ def require(url: str, *, writable: bool) -> None:
       write(probe, b'')
       remove(probe)
   except FileNotFoundError:
+    bucket = bucket_calls.bucket_of(url)
     raise BucketError(
-      f'{url}: there is no bucket {_bucket(url)!r}; check its name, or make it'
+      f'{url}: there is no bucket {bucket!r}; check its name, or make it'
     ) from None
-
-
-def exists(url: str) -> bool:
-  """Returns whether a file, or a file below this address, exists."""
-  return call('looking for', url, _filesystem().exists, url)
 
 
 def names(url: str) -> list[str]:
@@ -329,10 +162,6 @@ def move(source: Any, target: Any) -> None:
   call('moving', str(source), files.mv, str(source), str(target), True)
 
 
-def _bucket(url):
-  return url.removeprefix(PREFIX).partition('/')[0]
-
-
 def _first_object(url):
   """Lists one object; fails if the bucket does not exist."""
   bucket, _, prefix = url.removeprefix(PREFIX).partition('/')
@@ -350,9 +179,9 @@ def _filesystem():
   try:
     import fsspec
     import gcsfs.core
-  except ModuleNotFoundError as error:
+  except ModuleNotFoundError:
     raise InputError(
-      f'{PREFIX} needs the Python package {error.name}; {INSTALL}'
+      f'{PREFIX} needs the Python package gcsfs; {INSTALL}'
     ) from None
   import aiohttp
   from etils.epath import gpath
@@ -382,44 +211,5 @@ def _filesystem():
     with waiting.doing('logging in to Google Cloud Storage'):
       return Files(requests_timeout=timeout, **options)
   except Exception as error:
-    reason, _ = _explained(error)
+    reason, _ = bucket_calls.explained(error)
     raise BucketError(f'Google Cloud Storage: {reason}') from error
-
-
-def _explained(error):
-  """Returns the reason of an error of gcsfs, and whether it may pass.
-
-  An error that is none of the bucket is raised again.
-  """
-  import aiohttp
-  import google.auth.exceptions
-  import requests
-  from gcsfs.retry import HttpError
-
-  text = messages.short(error)
-  code = getattr(error, 'code', None) if isinstance(error, HttpError) else None
-  if str(code).isdecimal():
-    code = int(str(code))
-  elif isinstance(error, OSError) and text.startswith('Forbidden'):
-    code = 403
-  elif isinstance(error, ValueError) and text.startswith('Bad Request'):
-    code = 400
-  if code in _FAULTS:
-    return f'{_FAULTS[code]} ({code}); {_REMEDIES[code]}', False
-  if code is not None:
-    return f'it answers with status {code}', code in (408, 429) or code >= 500
-  if isinstance(error, google.auth.exceptions.TransportError):
-    return f'the login cannot be checked ({text})', True
-  if isinstance(error, google.auth.exceptions.GoogleAuthError):
-    return f'the login is unusable ({text}); {_LOGIN}', False
-  if isinstance(error, requests.exceptions.ProxyError):  # gcsfs's for 502
-    return 'it answers with status 502', True
-  if isinstance(
-    error,
-    aiohttp.ClientError
-    | requests.exceptions.RequestException
-    | TimeoutError
-    | ConnectionError,
-  ):
-    return f'no answer ({type(error).__name__})', True
-  raise error

@@ -16,7 +16,7 @@ import tempfile
 import time
 from typing import Any
 
-from vit_jax_repro.output import buckets
+from vit_jax_repro.output import bucket_calls, buckets
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs import checkpoint
 
@@ -76,7 +76,7 @@ class Uploads:
       buckets.write(f'{self.url}/{name}', content)
     except FileNotFoundError:
       self._failed = True
-      raise buckets.BucketError(
+      raise bucket_calls.BucketError(
         f'{self.url}: the bucket is gone; make it and repeat the command'
       ) from None
     except OSError:
@@ -111,11 +111,15 @@ class Uploads:
       return
     try:
       self._settle()
-      with buckets.at_once():
+      with bucket_calls.at_once():
         self._sync()
     except OSError as error:
       note(f'the last metrics are not in the bucket: {error}')
     self._pool.shutdown()
+
+  def give_up(self) -> None:
+    """Uploads nothing more."""
+    self._failed = True
 
   def storage(self) -> checkpoint.Storage:
     """Returns how checkpoints are written to this bucket."""

@@ -292,7 +292,12 @@ class Workdir:
   def _check(self):
     """Raises an error if another process has taken over the run."""
     if isinstance(self._lock, bucket_locks.BucketLock):
-      self._lock.check()
+      try:
+        self._lock.check()
+      except OSError:
+        if self._bucket is not None:
+          self._bucket.give_up()
+        raise
 
   def _continued(self, config):
     begun = self.read_json('config.json')

@@ -66,6 +66,11 @@ def run(
     OSError: as `jobs.train`.
   """
   config = checked(to_plain(config))
+  if '://' in os.fspath(workdir):
+    raise InputError(
+      f'workdir={os.fspath(workdir)!r} must be a folder on this machine for a '
+      'study; name one'
+    )
   workdir = os.path.abspath(os.path.expanduser(os.fspath(workdir)))
   _begin(config, workdir)
   study = claims.STUDIES[config['name']]

@@ -1,0 +1,88 @@
+"""Locks in a bucket, taken by threads of a process of their own."""
+
+import json
+
+import child_processes
+import pytest
+from bucket_runs import url
+
+COMPETE = """
+import sys, threading
+from vit_jax_repro.output import bucket_locks
+from vit_jax_repro.output.locks import InUseError
+
+held, refused = [], []
+
+def take():
+  try:
+    held.append(bucket_locks.BucketLock(sys.argv[1], 'the run', 'wait'))
+  except InUseError as error:
+    refused.append(str(error))
+
+threads = [threading.Thread(target=take) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(len(held), len(refused))
+held[0].check()
+print(refused[0])
+if len(sys.argv) == 2:
+  held[0].release()
+"""
+LOSE = """
+import sys, time
+from vit_jax_repro.output import bucket_locks, buckets
+
+lock = bucket_locks.BucketLock(sys.argv[1], 'the run', 'stop it')
+lock.check()
+buckets.write(sys.argv[1], sys.argv[2].encode())
+end = time.monotonic() + 20
+while time.monotonic() < end:
+  time.sleep(0.1)
+  try:
+    lock.check()
+  except OSError as error:
+    print(error)
+    lock.release()
+    break
+"""
+# Written by a machine that is not this one, long ago.
+FOREIGN = {'process': 7, 'host': 'elsewhere', 'system': '', 'token': 'other'}
+
+
+@pytest.fixture(autouse=True)
+def short(emulator, monkeypatch):
+  """Locks grow old in two seconds."""
+  monkeypatch.setenv('VIT_JAX_REPRO_BUCKET_LOCK', '2')
+
+
+def run(script, *arguments):
+  code, out, err = child_processes.run_script(script, *arguments)
+  assert code == 0, err
+  return out.splitlines(), err
+
+
+def test_bucket_lock_has_one_owner_of_eight(emulator):
+  out, err = run(COMPETE, url('one/.lock'))
+  assert out[0] == '1 7'
+  assert out[1].startswith('the run is in use by process ')
+  assert out[1].endswith('; wait')
+  assert not err and not emulator.files('one/')
+
+
+def test_bucket_lock_of_a_machine_that_is_gone_goes_to_one_of_eight(emulator):
+  """Two take over the same lock, or one that was just taken over."""
+  emulator.upload('two/.lock', json.dumps(FOREIGN).encode())
+  out, err = run(COMPETE, url('two/.lock'), 'keep')
+  assert out[0] == '1 7'
+  assert err.count('process 7 on elsewhere has ended; taking over') == 1
+  assert emulator.files('two/') == ['two/.lock']
+
+
+def test_bucket_lock_notices_that_it_was_lost(emulator):
+  out, _ = run(LOSE, url('three/.lock'), json.dumps(FOREIGN))
+  assert out == [
+    'the run was taken over by process 7 on elsewhere, because this process '
+    'was silent for more than 2 s; stop it'
+  ]
+  left = json.loads(emulator.path('three/.lock').read_text())
+  assert left == FOREIGN
