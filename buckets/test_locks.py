@@ -45,6 +45,17 @@ while time.monotonic() < end:
     lock.release()
     break
 """
+LATE = """
+import json, sys
+from vit_jax_repro.output import bucket_locks
+
+lock = bucket_locks.BucketLock(sys.argv[1], 'the run', 'wait')
+other = bucket_locks.BucketLock(sys.argv[2], 'the run', 'wait')
+other._url = sys.argv[1]
+print(other._take_over(json.loads(sys.argv[3])))
+lock.check()
+print(bucket_locks._token(bucket_locks._read(sys.argv[1])) == lock._token)
+"""
 # Written by a machine that is not this one, long ago.
 FOREIGN = {'process': 7, 'host': 'elsewhere', 'system': '', 'token': 'other'}
 
@@ -86,3 +97,10 @@ def test_bucket_lock_notices_that_it_was_lost(emulator):
   ]
   left = json.loads(emulator.path('three/.lock').read_text())
   assert left == FOREIGN
+
+
+def test_bucket_lock_that_was_just_taken_over_is_left(emulator):
+  """A process that read the old lock long ago takes over the new one."""
+  out, _ = run(LATE, url('four/.lock'), url('five/.lock'), json.dumps(FOREIGN))
+  assert out == ['False', 'True']
+  assert 'four/.lock.other' not in emulator.files()

@@ -13,7 +13,7 @@ def look(port, number, *folders):
     try:
       processes.require_shared_folder(folder, seconds=0.5)
       print('fine')
-    except OSError as error:
+    except (OSError, ValueError) as error:
       print('wrong', error)
   jax.distributed.shutdown()
 
@@ -32,3 +32,20 @@ def test_require_shared_folder_leaves_no_files(tmp_path):
     said = [x for x in child.stdout.splitlines() if x[:4] in ('fine', 'wron')]
     assert said == ['fine'] * 3
   assert sorted(path.name for path in tmp_path.rglob('*')) == ['file', 'old']
+
+
+def test_require_shared_folder_compares_addresses():
+  """Each process trains in a bucket of its own."""
+  port = child_processes.free_port()
+  children = [
+    child_processes.Child(look, port, number, 'gs://a/b', f'gs://a/{number}')
+    for number in range(2)
+  ]
+  for child in children:
+    assert not child.wait(), child.stderr
+    said = [x for x in child.stdout.splitlines() if x[:4] in ('fine', 'wron')]
+    assert said == [
+      'fine',
+      'wrong workdir=gs://a/0 of process 0 is gs://a/1 in another process; '
+      'give all processes the same one',
+    ]

@@ -39,7 +39,7 @@ class _Listing:
     self.sizes: dict[str, int] = {}
     self.folders: dict[str, dict[str, bool]] = collections.defaultdict(dict)
     for name, size in buckets.sizes(url).items():
-      if name.endswith('/'):  # a folder that Google's web page has made
+      if not name or name.endswith('/'):  # a folder made on Google's web page
         continue
       self.sizes[f'{url}/{name}'] = size
       folder, *below = url, *name.split('/')
