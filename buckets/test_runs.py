@@ -211,3 +211,38 @@ def test_main_starts_from_the_model_of_a_run(emulator, data, finished, cache):
   assert child.wait() == 0, child.stderr
   assert f'start      from {cache}/buckets/photos/runs/a/' in child.stderr
   assert 'runs/tuned/model.npz' in emulator.files('runs/tuned/')
+
+
+def test_damaged_checkpoint_is_moved_and_the_one_before_is_used(emulator, data):
+  """A rename needs a folder that exists, which a bucket has not."""
+  child = bucket_runs.start(data, url('runs/d'), steps=5000, every=EVERY)
+  bucket_runs.wait_until(
+    lambda: len(bucket_runs.saved_steps(emulator, 'runs/d')) >= 2, child
+  )
+  child.kill()
+  before, newest = bucket_runs.saved_steps(emulator, 'runs/d')[-2:]
+  emulator.upload(f'runs/d/checkpoints/{newest}/meta/metadata', b'{}')
+  child = bucket_runs.start(data, url('runs/d'), steps=5000, every=5000)
+  bucket_runs.wait_until(
+    lambda: f'resumes at step {before} of ' in child.stderr, child
+  )
+  child.kill()
+  assert f'checkpoint {url(f"runs/d/checkpoints/{newest}")} is damaged' in (
+    child.stderr
+  )
+  assert f'runs/d/damaged/{newest}/commit_success.txt' in emulator.files()
+  assert not emulator.files(f'runs/d/checkpoints/{newest}/')
+
+
+def test_run_that_stops_at_a_nan_is_refused_when_it_is_repeated(emulator, data):
+  """The record of the NaN stays on the machine."""
+  for wanted in (
+    'model gs://photos/runs/nan/last_good.npz',
+    'stop there again',
+  ):
+    child = bucket_runs.start(
+      data, url('runs/nan'), '--config.base_lr=1e30', steps=40, every=40
+    )
+    assert child.wait() == 1, child.stderr
+    assert wanted in child.stderr.splitlines()[-1]
+  assert 'runs/nan/last_good.npz' in emulator.files('runs/nan/')

@@ -21,14 +21,7 @@ from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs import checkpoint
 
 # The files that a run reads when it continues.
-_READ = (
-  'config.json',
-  'image_splits.json',
-  'manifest.json',
-  'metrics.jsonl',
-  'result.json',
-  'stopped.json',
-)
+_READ = re.compile(r'metrics\.jsonl|.*\.json')
 _GROWING = re.compile(r'metrics\.jsonl|events\.out\..*|process_\d+\.log')
 _PERIOD = 20.0  # seconds between two uploads of what grows
 
@@ -57,7 +50,7 @@ class Uploads:
     self.folder = tempfile.mkdtemp(prefix='vit_jax_repro-')
     atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
     self.names = buckets.names(self.url)
-    for name in set(_READ) & set(self.names):
+    for name in filter(_READ.fullmatch, self.names):
       buckets.download(f'{self.url}/{name}', self._local(name))
     self._uploaded = {name: self._state(name) for name in self._growing()}
     self._pool = concurrent.futures.ThreadPoolExecutor(1)
