@@ -157,3 +157,20 @@ def test_prefetch_is_ahead_by_its_size():
   out = loop.prefetch(iter(range(10)), lambda x: put.append(x) or x, 2)
   assert next(out) == 0
   assert put == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+  'metrics, reason, last_finite',
+  [
+    ({'loss': np.nan, 'grad_norm': np.nan}, 'the loss is nan', 6),
+    ({'loss': -np.inf}, 'the loss is -inf', 6),
+    ({'loss': 2.0, 'grad_norm': np.inf}, 'norm of the gradients is inf', 7),
+  ],
+)
+def test_check_finite_names_the_last_finite_loss(metrics, reason, last_finite):
+  with pytest.raises(
+    loop.NotFiniteError, match=f'{reason} at step 7;'
+  ) as error:
+    loop.check_finite(7, metrics)
+  assert (error.value.step, error.value.last_finite) == (7, last_finite)
+  loop.check_finite(7, {'loss': 2.0, 'grad_norm': 3.0})
