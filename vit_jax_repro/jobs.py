@@ -12,7 +12,8 @@ from vit_jax_repro.inference.prediction import (
 )
 from vit_jax_repro.ports.converting import Converted, convert
 from vit_jax_repro.published.fetching import Fetched, fetch
-from vit_jax_repro.runs.train import TrainResult, train
+from vit_jax_repro.runs.results import TrainResult
+from vit_jax_repro.runs.train import train
 
 __all__ = [
   'Converted',

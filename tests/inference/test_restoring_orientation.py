@@ -13,7 +13,7 @@ from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference.evaluation import evaluate
 from vit_jax_repro.inference.prediction import predict
 from vit_jax_repro.inference.restoring import Restored, restore
-from vit_jax_repro.runs import settings, train
+from vit_jax_repro.runs import settings, starting
 from vit_jax_repro.weights import model_card
 
 pytestmark = pytest.mark.quick
@@ -117,7 +117,7 @@ def test_resumed_run_keeps_the_orientation_that_it_began_with():
     pp = settings.Preprocessing(
       train='train', test='test', crop=8, orientation=given
     )
-    return train._read_as_begun(Settings(pp), begun).pp.orientation
+    return starting.read_as_begun(Settings(pp), begun).pp.orientation
 
   assert orientation(None, {}) is None
   assert orientation(None, {'train': 'train'}) == 'none'  # an older run
