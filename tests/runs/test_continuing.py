@@ -125,6 +125,8 @@ def test_continue_from_notes_the_schedule(folder, runs, tmp_path, capfd):
     ({'seed': 1}, 'other settings: seed was 0 and is 1; give those'),
     ({'optim': 'adamw'}, "optim was 'sgd' and is 'adamw'"),
     ({'polyak_decay': 0.0}, 'polyak_decay was 0.5 and is 0.0'),
+    ({'train': 'head'}, "train was 'all' and is 'head'"),
+    ({'layer_decay': 0.5}, 'layer_decay was None and is 0.5'),
     ({'accum_steps': 2}, 'accum_steps was 1 and is 2'),
     ({'total_steps': 4}, 'total_steps=4 must be above the 4 updates'),
     ({'continue_from': 'nowhere'}, "continue_from='nowhere' is no folder"),

@@ -118,6 +118,10 @@ def test_from_config_fills_in_defaults():
       'config.distillation_tau=0 must be above 0',
     ),
     (
+      {'layer_decay': 0},
+      'config.layer_decay=0 must be above 0; leave it out for one',
+    ),
+    (
       DISTILLED | {'loss': 'sigmoid'},
       "loss='sigmoid' has no place in objective='distillation'; leave it out",
     ),

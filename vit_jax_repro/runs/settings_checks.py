@@ -47,6 +47,7 @@ def check(settings: Any) -> None:
   _check_objective(settings)
   _check_validation(settings)
   _check_best(settings)
+  _check_layer_decay(settings)
 
 
 def check_switches(values: Any, where: str) -> None:
@@ -283,6 +284,15 @@ def _check_best(settings):
     raise InputError(
       'config.keep_best=True needs an evaluation at every checkpoint: set '
       f'eval_every={evaluations} to a divisor of checkpoint_every={checkpoints}'
+    )
+
+
+def _check_layer_decay(settings):
+  """Refuses a factor of 0, which would train the head alone."""
+  if settings.layer_decay == 0:
+    raise InputError(
+      f'{_shown(settings, "layer_decay")} must be above 0; leave it out for '
+      'one learning rate, or set train=head to train the head alone'
     )
 
 
