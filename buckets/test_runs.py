@@ -183,6 +183,42 @@ def upload(address, content):
   assert code == 0, err
 
 
+def test_run_in_a_bucket_is_continued_like_one_on_a_disk(
+  data, finished, whole, tmp_path
+):
+  """The bucket holds the same state as `whole`."""
+  children = []
+  for name, origin in (('bucket', url('runs/a/')), ('disk', whole)):
+    continue_from = f'--config.continue_from={origin}'
+    steps = STEPS + EVERY
+    children.append(
+      bucket_runs.start(
+        data, tmp_path / name, continue_from, steps=steps, every=EVERY
+      )
+    )
+    assert children[-1].wait() == 0, children[-1].stderr
+  bucket_runs.assert_same_model(
+    *(tmp_path / name / 'model.npz' for name in ('bucket', 'disk'))
+  )
+  assert f'continues {url("runs/a/")} at step 40 of 44' in children[0].stderr
+
+
+@pytest.mark.parametrize(
+  'name, text',
+  [('nothing/here', 'holds no run'), ('runs/a/checkpoints', 'holds no run')],
+)
+def test_continue_from_needs_a_run_in_the_bucket(
+  data, finished, tmp_path, name, text
+):
+  continue_from = f'--config.continue_from={url(name)}'
+  child = bucket_runs.start(
+    data, tmp_path / 'run', continue_from, steps=STEPS + EVERY, every=EVERY
+  )
+  assert child.wait() == 1
+  assert text in child.stderr.splitlines()[-1]
+  assert not (tmp_path / 'run').exists()
+
+
 def test_figures_draws_the_curves_of_a_run(finished, tmp_path):
   picture, arrays = tmp_path / 'curves.png', tmp_path / 'curves.npz'
   code, _, err = run_verb(

@@ -66,18 +66,29 @@ def read_json(
 ) -> dict[str, Any]:
   """Reads the JSON object in a file.
 
+  Raises:
+    InputError, OSError: see `json_object`; FileNotFoundError without the file.
+  """
+  with open(path, 'rb') as file:
+    return json_object(file.read(), os.fspath(path), what, remedy)
+
+
+def json_object(
+  content: bytes, path: str, what: str, remedy: str = ''
+) -> dict[str, Any]:
+  """Returns the JSON object in the bytes of a file.
+
   Args:
-    path: path of the file.
+    content: the bytes, text in UTF-8.
+    path: path or address of the file, for the message.
     what: the expected kind of file, such as 'result', for the message.
     remedy: the end of the message.
 
   Raises:
-    InputError: the file is not valid JSON or holds another value; one line.
-    OSError: the file cannot be read; FileNotFoundError if it does not exist.
+    InputError: it is not valid JSON or holds another value; one line.
   """
   try:
-    with open(path, encoding='utf-8') as file:
-      value = json.load(file)
+    value = json.loads(content.decode())
   except (ValueError, RecursionError) as error:  # also other text than UTF-8
     problem = f'it is not valid JSON ({error})'
   else:
@@ -85,7 +96,7 @@ def read_json(
       return value
     problem = f'it is a {type(value).__name__}, not an object'
   end = f'; {remedy}' if remedy else ''
-  raise InputError(f'{os.fspath(path)} is no {what}: {problem}{end}')
+  raise InputError(f'{path} is no {what}: {problem}{end}')
 
 
 def check_writable(

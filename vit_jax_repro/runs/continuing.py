@@ -13,7 +13,7 @@ from typing import Any
 from flax import traverse_util
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files, waiting
+from vit_jax_repro.output import buckets, files, waiting
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs import (
   card_settings,
@@ -59,11 +59,17 @@ class Origin:
 
     Raises:
       InputError: the folder holds no finished run, or one with other settings.
+    BucketError: the bucket does not exist, refuses, or does not answer.
     """
     assert settings.continue_from
     self._text = settings.continue_from
-    self.folder = os.path.abspath(os.path.expanduser(self._text))
-    if not os.path.isdir(self.folder):
+    self._in_bucket = buckets.is_url(self._text)
+    if self._in_bucket:
+      self.folder = buckets.clean(self._text)
+      buckets.require(self.folder, writable=False)
+    else:
+      self.folder = os.path.abspath(os.path.expanduser(self._text))
+    if not self._in_bucket and not os.path.isdir(self.folder):
       raise InputError(
         f'{_NAME}={self._text!r} is no folder on this machine; name the '
         'workdir of a finished run'
@@ -121,10 +127,15 @@ class Origin:
     Raises:
       InputError: the checkpoint is damaged or holds another kind of state.
     """
-    path = pathlib.Path(self._checkpoint())
+    path = self._checkpoint()
+
+    def read():
+      place = buckets.path(path) if self._in_bucket else pathlib.Path(path)
+      return checkpoint.read_state(place, shapes, note)
+
     try:
       with waiting.doing(f'reading {path}'):
-        return checkpoint.read_state(path, shapes, note)
+        return buckets.patiently(path, read) if self._in_bucket else read()
     except integrity.DamagedError as fault:
       raise InputError(
         f'checkpoint {path} is damaged ({fault}); put back a copy of it, or '
@@ -166,7 +177,7 @@ class Origin:
         f'{_NAME}={self._text!r} holds a run that has not finished; repeat its '
         'command first'
       )
-    if not os.path.isdir(self._checkpoint(step)):
+    if not self._is_saved(step):
       raise InputError(
         f'{_NAME}={self._text!r} has no checkpoint of its last update, '
         f'{self._checkpoint(step)}; put it back, or start from the model by '
@@ -176,11 +187,9 @@ class Origin:
 
   def _last_rate(self):
     """Returns the learning rate of the last update; None if unknown."""
-    path = os.path.join(self.folder, 'metrics.jsonl')
     try:
-      lines = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
-      found = json.loads(lines[-1])
-    except (OSError, ValueError, IndexError):
+      found = json.loads(self._content('metrics.jsonl').splitlines()[-1])
+    except (FileNotFoundError, ValueError, IndexError):
       return None
     return found.get('lr') if found.get('step') == self.step else None
 
@@ -188,11 +197,23 @@ class Origin:
     step = self.step if step is None else step
     return os.path.join(self.folder, 'checkpoints', str(step))
 
-  def _read(self, name):
+  def _is_saved(self, step):
+    path = self._checkpoint(step)
+    return buckets.names(path) if self._in_bucket else os.path.isdir(path)
+
+  def _content(self, name):
     path = os.path.join(self.folder, name)
-    if not os.path.exists(path):
+    return (
+      buckets.read(path) if self._in_bucket else pathlib.Path(path).read_bytes()
+    )
+
+  def _read(self, name):
+    try:
+      content = self._content(name)
+    except FileNotFoundError:
       return {}
-    return files.read_json(path, 'file of a run', f'check {_NAME}')
+    path = os.path.join(self.folder, name)
+    return files.json_object(content, path, 'file of a run', f'check {_NAME}')
 
 
 def first_step(data: Mapping[str, Any]) -> int:
