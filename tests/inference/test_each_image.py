@@ -11,8 +11,9 @@ import tiny_models
 from run_verb import assert_one_line, run_verb
 from training_sets import write_folder
 
-from vit_jax_repro import jobs, weights
+from vit_jax_repro import jobs, models, weights
 from vit_jax_repro.analysis import confusion
+from vit_jax_repro.data import preprocess
 from vit_jax_repro.data.batches import NO_CLASS
 from vit_jax_repro.inference import each_image
 
@@ -82,14 +83,27 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def model(tmp_path_factory):
-  """A model of the digits and of two classes that the folder lacks."""
+def model(tmp_path_factory, digits):
+  """A model of the digits and of two classes that the folder lacks.
+
+  Each class has a mean logit of 0 over the images, so that most are predicted.
+  """
   names = [f'digit {i}' for i in range(9)] + ['eleven', 'twelve']
   path = tmp_path_factory.mktemp('model') / 'model.npz'
   architecture = tiny_models.spec(11)
+  params = tiny_models.params_of(architecture)
+  images = [
+    preprocess.read_image(image, preprocessing='vit_jax', image_size=8)
+    for place, image in enumerate(sorted(digits.rglob('*.png')))
+    if place % DAMAGED
+  ]
+  logits = models.create(architecture).apply(
+    {'params': params}, np.stack(images), train=False
+  )
+  params['head']['bias'] -= np.mean(logits, axis=0)
   tiny_models.model_card.save_model(
     path,
-    tiny_models.params_of(architecture),
+    params,
     architecture=architecture,
     class_names=tuple(names),
     image_size=(8, 8),
@@ -122,6 +136,9 @@ def test_evaluate_writes_what_predict_predicts(among, model, digits, tmp_path):
   names = [f'digit {i}' for i in range(9)]
   answers = by_hand(model, digits, names if among == 'dataset' else None)
   wrong = {p: x for p, x in answers.items() if x[0] != x[1]}
+  found = {best for _, best in answers.values()}
+  assert len(found) > 5
+  assert bool(found & {'eleven', 'twelve'}) == (among == 'model')
   with open(tmp_path / 'w.csv', encoding='utf-8', newline='') as file:
     found = {row['image']: row for row in csv.DictReader(file)}
   assert [*found] == [*wrong]
