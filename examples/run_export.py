@@ -90,6 +90,14 @@ def load(path):
   return lambda images: session.run(None, {name: images})[0]
 
 
+def probabilities(logits, how):
+  """Returns [B, K] probabilities: of one class, or of each on its own."""
+  if how == 'sigmoid':  # exact for large logits of both signs, too
+    return np.exp(-np.logaddexp(0, -logits))
+  odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+  return odds / odds.sum(axis=-1, keepdims=True)
+
+
 def main():
   """Prints the most probable classes of each image."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -99,12 +107,13 @@ def main():
   args = parser.parse_args()
   with open(f'{args.model}.json', encoding='utf-8') as file:
     about = json.load(file)
+  if about['probabilities'] is None:
+    parser.error(f'{args.model} gives numbers that are no classes')
   images = np.stack(
     [read_image(path, about['preprocessing']) for path in args.images]
   )
   logits = np.asarray(load(args.model)(images))
-  odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
-  odds /= odds.sum(axis=-1, keepdims=True)
+  odds = probabilities(logits, about['probabilities'])
   names = about['class_names'] or range(logits.shape[-1])
   for path, row in zip(args.images, odds, strict=True):
     print(path)

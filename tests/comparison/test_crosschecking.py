@@ -1,5 +1,8 @@
 """The whole job, on typical ports."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from vit_jax_repro.comparison import (
   torch_models,
   torch_sources,
 )
+from vit_jax_repro.inference import prediction
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.weights import model_card
 
@@ -65,6 +69,19 @@ def test_faithful_port_with_its_own_preprocessing(hub):
   assert 'Agrees: every layer' in text
   assert 'JPEG decoder: the accurate DCT' in text
   assert 'antialiasing: on, not off' in text
+
+
+def test_crosscheck_compares_the_numbers_of_a_regression(hub, tmp_path):
+  """Other commands refuse them as classes; here they are only outputs."""
+  folder = shutil.copytree(hub / 'same', tmp_path / 'numbers')
+  config = json.loads((folder / 'config.json').read_text())
+  config['problem_type'] = 'regression'
+  (folder / 'config.json').write_text(json.dumps(config))
+  found = crosschecking.crosscheck(folder, f'transformers:{folder}')
+  assert found.diagnosis.agrees
+  image = PHOTOGRAPHS['china']
+  with pytest.raises(ValueError, match='was trained for regression'):
+    prediction.predict(folder, [image])
 
 
 def test_crosscheck_reads_the_reference_once(hub, capsys):

@@ -3,14 +3,18 @@
 import importlib.util
 import json
 import pathlib
+import sys
 
 import numpy as np
 import pytest
+import tiny_models
 from photographs import PHOTOGRAPHS
 from PIL import Image
 
 from vit_jax_repro.data import preprocess
-from vit_jax_repro.exporting import description
+from vit_jax_repro.exporting import description, exports
+from vit_jax_repro.inference import prediction
+from vit_jax_repro.weights import model_card
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -25,6 +29,40 @@ def run_export():
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
+
+
+@pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
+def test_run_export_prints_the_probabilities_of_predict(
+  loss, run_export, tmp_path, monkeypatch, capsys
+):
+  path, image = tmp_path / 'm.npz', tmp_path / 'x.png'
+  spec = tiny_models.spec(3, num_layers=1)
+  model_card.save_model(
+    path, tiny_models.params_of(spec), architecture=spec, class_names='abc',
+    image_size=(8, 8), preprocessing='vit_jax', loss=loss,
+  )  # fmt: skip
+  pixels = np.random.default_rng(0).integers(256, size=(8, 8, 3))
+  Image.fromarray(pixels.astype(np.uint8)).save(image)
+  out = tmp_path / 'm.stablehlo'
+  exports.export(path, out)
+  ((*ours,),) = prediction.predict(path, [image])
+  monkeypatch.setattr(sys, 'argv', ['run_export.py', str(out), str(image)])
+  capsys.readouterr()
+  run_export.main()
+  assert capsys.readouterr().out.splitlines() == [
+    str(image), *(f'  {label}  {name}  {p:.2%}' for label, name, p in ours)
+  ]  # fmt: skip
+
+
+def test_run_export_refuses_outputs_that_are_no_classes(
+  run_export, tmp_path, monkeypatch, capsys
+):
+  (tmp_path / 'm.onnx.json').write_text('{"probabilities": null}')
+  arguments = ['run_export.py', str(tmp_path / 'm.onnx'), 'x.png']
+  monkeypatch.setattr(sys, 'argv', arguments)
+  with pytest.raises(SystemExit):
+    run_export.main()
+  assert 'gives numbers that are no classes' in capsys.readouterr().err
 
 
 @pytest.fixture(scope='module')

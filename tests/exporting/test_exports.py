@@ -126,6 +126,29 @@ def test_export_describes_its_images_and_classes(exported):
   assert image.type.tensor_type.shape.dim[0].dim_param == 'batch'
 
 
+@pytest.mark.parametrize(
+  'loss, drop, probabilities',
+  [
+    (None, (), 'softmax'),
+    ('sigmoid', (), 'sigmoid'),
+    ('sigmoid', ('head',), None),
+    ('regression', (), None),
+  ],
+)
+def test_export_says_how_probabilities_follow(
+  loss, drop, probabilities, tmp_path
+):
+  import onnx
+
+  path, out = tmp_path / 'model.npz', tmp_path / 'model.onnx'
+  save(path, 'vit', loss=loss)
+  exports.export(path, out, drop=drop)
+  about = json.loads((tmp_path / 'model.onnx.json').read_text())
+  assert about['probabilities'] == probabilities
+  stored = {each.key: each.value for each in onnx.load(out).metadata_props}
+  assert stored.get('probabilities') == probabilities
+
+
 def test_export_widens_weights_and_computes_in_float32(tmp_path):
   import ml_dtypes
   import onnx

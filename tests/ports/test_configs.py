@@ -62,6 +62,7 @@ def test_read_keeps_the_values_of_transformers(tmp_path):
     (None, None),
     ('single_label_classification', 'softmax'),
     ('multi_label_classification', 'sigmoid'),
+    ('regression', 'regression'),
   ],
 )
 def test_read_keeps_the_problem_type(problem_type, loss, tmp_path):
@@ -160,7 +161,7 @@ def test_read_gives_the_constants_of_timm(name, fields, tmp_path):
     ({'model_type': 'vit', 'id2label': {'1': 'a'}}, 'labels 0 to 0'),
     ({'model_type': 'vit', 'layer_norm_eps': []}, 'of the wrong type'),
     ({'model_type': 'vit', 'image_size': {}}, 'of the wrong type'),
-    ({'model_type': 'vit', 'problem_type': 'regression'}, 'are no classes'),
+    ({'model_type': 'vit', 'problem_type': 'x'}, "problem_type 'x'; choose"),
     ({'model_type': 'bit', 'global_padding': 'SAME'}, "'SAME'"),
     ({'model_type': 'bit', 'layer_type': 'bottleneck'}, "'bottleneck'"),
     ({'architecture': 'swin_tiny'}, "unknown architecture 'swin_tiny'"),

@@ -27,7 +27,7 @@ def load(path, class_names=NAMES, image_size=(8, 8), **options):
   )
 
 
-def saved(path, names, spec=SMALL, params=None):
+def saved(path, names, spec=SMALL, params=None, loss=None):
   """Saves the model of a run that scales images to [-1, 1].
 
   Returns:
@@ -42,6 +42,7 @@ def saved(path, names, spec=SMALL, params=None):
     class_names=names,
     preprocessing='vit_jax',
     image_size=(8, 8),
+    loss=loss,
   )
   return path, models.create(architecture), params
 
@@ -119,6 +120,10 @@ def test_load_teacher_refuses_unsuitable_models(tmp_path):
   spec = SMALL | {'classifier': 'token_unpooled'}
   path, _, _ = saved(tmp_path / 'unpooled.npz', NAMES, spec)
   refused(path, r'gives \(5, 3\) outputs for an image')
+  path, _, _ = saved(tmp_path / 'sigmoid.npz', NAMES, loss='sigmoid')
+  refused(path, r"on its own \(loss sigmoid\).* trained with loss='softmax'")
+  path, _, _ = saved(tmp_path / 'numbers.npz', NAMES, loss='regression')
+  refused(path, 'trained for regression')
   architecture = tiny_models.spec(3, tiny_models.MIXER)
   weights.save(tmp_path / 'm.npz', tiny_models.params_of(architecture))
   refused(tmp_path / 'm.npz', 'fix the image size at 8x8', image_size=(12, 12))

@@ -131,7 +131,7 @@ def test_predict_gives_the_sigmoid_of_each_class(folder, run, capsys):
   assert 'do not add up to 100 %' in capsys.readouterr().err
 
 
-def test_convert_keeps_the_loss_both_ways(folder, run, tmp_path):
+def test_convert_keeps_the_loss_both_ways(folder, run, tmp_path, capsys):
   jobs.convert(run / 'model.npz', tmp_path / 'port', to='transformers')
   config = json.loads((tmp_path / 'port' / 'config.json').read_text())
   assert config['problem_type'] == 'multi_label_classification'
@@ -151,6 +151,9 @@ def test_convert_keeps_the_loss_both_ways(folder, run, tmp_path):
   assert direct == back == port
   jobs.convert(run / 'model.npz', tmp_path / 'timm', to='timm')
   assert jobs.predict(tmp_path / 'timm', [image]) == direct
+  capsys.readouterr()
+  jobs.convert(run / 'model.npz', tmp_path / 'bare.safetensors', to='timm')
+  assert 'take the sigmoid of its logits' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

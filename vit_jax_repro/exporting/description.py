@@ -38,6 +38,7 @@ def describe(
       restored.image_size,
       restored.orientation or 'exif',
     ),
+    'probabilities': restored.probabilities,
     'class_names': restored.class_names and list(restored.class_names),
   }
 

@@ -32,13 +32,19 @@ class Restored:
   # 'exif' or 'none'; None: neither the caller nor the file gives it, and it
   # depends on the kind of data.
   orientation: str | None = None
-  # 'softmax' or 'sigmoid': how probabilities follow from the logits.
+  # 'softmax', 'sigmoid' or 'regression', see weights.model_card.
   loss: str = 'softmax'
 
   @property
   def num_classes(self) -> int:
     """Returns the number of classes."""
     return self.model.num_classes
+
+  @property
+  def probabilities(self) -> str | None:
+    """Returns 'softmax' or 'sigmoid'; None if the outputs are no classes."""
+    least = {'softmax': 2, 'sigmoid': 1}.get(self.loss)
+    return self.loss if least and (self.num_classes or 0) >= least else None
 
   def for_data(self, split: datasets.Split) -> Self:
     """Returns the model with an orientation, by default that of the data."""
@@ -78,11 +84,16 @@ class Restored:
       path: path of the weights file, for the message.
 
     Raises:
-      InputError: there is one output, and its loss is not sigmoid; or see
-        `require_trained_head`.
+      InputError: the model was trained for regression; there is one output,
+        and its loss is not sigmoid; or see `require_trained_head`.
     """
     self.require_trained_head(path)
-    if self.num_classes == 1 and self.loss == 'softmax':
+    if self.loss == 'regression':
+      raise InputError(
+        f'{path} was trained for regression, so its outputs are numbers and no '
+        'classes; give a model that was trained to classify'
+      )
+    if self.probabilities is None:
       raise InputError(
         f'{path} has one output, of which softmax always makes 100 %; if it '
         'decides one class, write "loss": "sigmoid" into the JSON file beside '

@@ -32,6 +32,7 @@ TIMM_GELUS = {'gelu': 'erf', 'gelu_tanh': 'tanh'}
 PROBLEM_TYPES = {
   'softmax': 'single_label_classification',
   'sigmoid': 'multi_label_classification',
+  'regression': 'regression',
 }
 
 # Constants of both libraries' convolutions, which configurations do not have:
@@ -67,7 +68,7 @@ class PortConfig:
     image_size: (H, W) pixels.
     preprocessing: a name of data.preprocess.
     token_slots: whether position embeddings have slots for class tokens.
-    loss: 'softmax' or 'sigmoid', see weights.model_card.
+    loss: see weights.model_card.
   """
 
   fields: dict[str, Any]
@@ -185,8 +186,8 @@ def _loss(problem_type):
     if problem_type == name:
       return loss
   raise InputError(
-    f'problem_type is {problem_type!r}, so that the outputs are no classes; '
-    f'only {" and ".join(PROBLEM_TYPES.values())} are supported'
+    f'unknown problem_type {problem_type!r}; choose from '
+    f'{", ".join(PROBLEM_TYPES.values())}'
   )
 
 

@@ -26,6 +26,11 @@ from vit_jax_repro.ports import (
 from vit_jax_repro.weights import layouts, model_card, npz, trees
 
 TARGETS = (*ports.LIBRARIES, *layouts.LAYOUTS)
+_SIGMOID = (
+  "a port's file of weights alone does not say that the model decides each "
+  'class on its own: take the sigmoid of its logits, not the softmax, or write '
+  'a folder'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +245,10 @@ def _write_port(path, read, library):
   state = ports.to_state_dict(read.params, library)
   module = models.create(read.card.architecture)
   file = path
-  if not path.endswith(state_dicts.SUFFIXES):
+  if path.endswith(state_dicts.SUFFIXES):
+    if read.card.loss == 'sigmoid':
+      note(_SIGMOID)
+  else:
     os.mkdir(path)
     file = os.path.join(path, state_dicts.FILES[0])
     _write_configs(path, read, module, library)

@@ -48,7 +48,7 @@ def files(
     image_size: (height, width) of the model's images, in pixels.
     class_names: a name for each label, or None.
     preprocessing: a name of data.preprocess.
-    loss: 'softmax' or 'sigmoid' if it is known, see weights.model_card.
+    loss: see weights.model_card.
 
   Raises:
     InputError: a folder cannot describe such a model. The message names what

@@ -234,6 +234,10 @@ def _description(model, num_parameters, card, origin, library):
   number = card.architecture.get('num_classes')
   if not number:
     lines.append('It has no classifier and returns features.')
+  elif card.loss == 'regression':
+    lines.append(
+      f'It was trained for regression and returns {number:,} numbers.'
+    )
   elif card.class_names:
     lines.append(
       f'It knows {number:,} classes, among them '
@@ -263,6 +267,8 @@ def _loading(library, config, has_head, loss):
     )
     where = '`USER/NAME` in place of `FOLDER`'
   gives = 'logits of the classes' if has_head else 'features of an image'
+  if has_head and loss == 'regression':
+    gives = 'numbers of the regression'
   if has_head and loss == 'sigmoid':
     gives += (
       '. It decides each class on its own: the sigmoid of a logit is the '

@@ -144,12 +144,19 @@ def load_teacher(
     device: a device that programs are compiled for, see `attention.fastest`.
 
   Raises:
-    InputError: the file is no weights file, has no trained head, does not fit
-      the image size, or has other classes; one line.
+    InputError: the file is no weights file, has no trained head, does not give
+      an image one class, does not fit the image size, or has other classes; one
+      line.
     OSError: the file cannot be read.
   """
   restored = restore(path, image_size=image_size)
-  restored.require_trained_head(path)
+  restored.require_classes(path)
+  if restored.loss == 'sigmoid':
+    raise InputError(
+      f'config.teacher={path!r} decides each class on its own (loss sigmoid), '
+      'and distillation learns one class an image; choose a teacher that was '
+      "trained with loss='softmax'"
+    )
   if restored.orientation not in (None, orientation):
     note(
       f'the teacher learned from images of orientation {restored.orientation!r}'

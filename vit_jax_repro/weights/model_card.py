@@ -10,7 +10,8 @@ A run writes both files. The JSON file contains
   orientation    'exif' if images were turned upright by their EXIF orientation,
                  'none' if not, or null
   loss           'softmax' if an image has one class, 'sigmoid' if each class is
-                 decided on its own, or null if it is not known
+                 decided on its own, 'regression' if the outputs are no classes,
+                 or null if it is not known
 
 A published file has no JSON file. Its names and shapes describe the model.
 """
@@ -36,7 +37,7 @@ OTHER_DEFAULT_IMAGE_SIZE = (224, 224)
 # files get one that reads the same pixels as 'vit_jax'.
 TELLING = ('deit', 'big_vision')
 _ORIENTATIONS = (None, 'exif', 'none')  # data.image_settings.ORIENTATIONS
-_LOSSES = (None, 'softmax', 'sigmoid')  # config.loss
+_LOSSES = (None, 'softmax', 'sigmoid', 'regression')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +220,8 @@ def _check(card, path):
   loss = card.get('loss')
   if loss not in _LOSSES:
     raise InputError(
-      f"{path}: 'loss' must be 'softmax', 'sigmoid' or null, not {loss!r}"
+      f"{path}: 'loss' must be 'softmax', 'sigmoid', 'regression' or null, not "
+      f'{loss!r}'
     )
 
 
