@@ -149,6 +149,18 @@ def test_export_says_how_probabilities_follow(
   assert stored.get('probabilities') == probabilities
 
 
+def test_export_gives_no_probabilities_of_single_tokens(tmp_path):
+  """Such as a run that predicts masked patches."""
+  path, out = tmp_path / 'model.npz', tmp_path / 'model.stablehlo'
+  spec = tiny_models.spec(3, num_layers=1, classifier='token_unpooled')
+  params = tiny_models.params_of(spec)
+  model_card.save_model(path, params, architecture=spec, image_size=(8, 8))
+  exports.export(path, out)
+  about = json.loads((tmp_path / 'model.stablehlo.json').read_text())
+  assert about['output']['shape'] == ['batch', 5, 3]
+  assert about['probabilities'] is None
+
+
 def test_export_widens_weights_and_computes_in_float32(tmp_path):
   import ml_dtypes
   import onnx

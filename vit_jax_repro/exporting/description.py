@@ -20,6 +20,7 @@ def describe(
     license_name: the Hub's name of the licence of the weights, if it is known.
   """
   restored = program.restored
+  is_pooled = len(program.output_shape) == 1  # one row of logits an image
   return {
     'model': restored.name,
     'license': license_name,
@@ -38,7 +39,7 @@ def describe(
       restored.image_size,
       restored.orientation or 'exif',
     ),
-    'probabilities': restored.probabilities,
+    'probabilities': restored.probabilities if is_pooled else None,
     'class_names': restored.class_names and list(restored.class_names),
   }
 

@@ -145,7 +145,7 @@ class Input:
       lines += self.validation.notes
     elif self.settings.keep_best:
       lines.append(
-        'config.keep_best chooses by the test split, so that best_accuracy is '
+        'config.keep_best chooses by the test split, so that its score is '
         'higher than on new images; config.pp.validation names a third split '
         'to choose by'
       )
