@@ -105,13 +105,16 @@ def main():
   parser.add_argument('images', nargs='+', help='image files')
   parser.add_argument('--top', type=int, default=5)
   args = parser.parse_args()
-  with open(f'{args.model}.json', encoding='utf-8') as file:
-    about = json.load(file)
+  try:
+    with open(f'{args.model}.json', encoding='utf-8') as file:
+      about = json.load(file)
+    images = np.stack(
+      [read_image(path, about['preprocessing']) for path in args.images]
+    )
+  except OSError as error:
+    parser.error(str(error))
   if about['probabilities'] is None:
     parser.error(f'{args.model} gives numbers that are no classes')
-  images = np.stack(
-    [read_image(path, about['preprocessing']) for path in args.images]
-  )
   logits = np.asarray(load(args.model)(images))
   odds = probabilities(logits, about['probabilities'])
   names = about['class_names'] or range(logits.shape[-1])

@@ -54,15 +54,25 @@ def test_run_export_prints_the_probabilities_of_predict(
   ]  # fmt: skip
 
 
-def test_run_export_refuses_outputs_that_are_no_classes(
+def test_run_export_refuses_in_one_line(
   run_export, tmp_path, monkeypatch, capsys
 ):
-  (tmp_path / 'm.onnx.json').write_text('{"probabilities": null}')
-  arguments = ['run_export.py', str(tmp_path / 'm.onnx'), 'x.png']
-  monkeypatch.setattr(sys, 'argv', arguments)
-  with pytest.raises(SystemExit):
-    run_export.main()
-  assert 'gives numbers that are no classes' in capsys.readouterr().err
+  image, out = tmp_path / 'x.png', tmp_path / 'm.onnx'
+  Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(image)
+  how = description.preprocessing('vit_jax', (8, 8), 'exif')
+  about = {'probabilities': None, 'preprocessing': how}
+
+  def refusal():
+    monkeypatch.setattr(sys, 'argv', ['run_export.py', str(out), str(image)])
+    with pytest.raises(SystemExit):
+      run_export.main()
+    return capsys.readouterr().err
+
+  assert "m.onnx.json'" in refusal()
+  (tmp_path / 'm.onnx.json').write_text(json.dumps(about))
+  assert 'gives numbers that are no classes' in refusal()
+  image.write_bytes(b'')
+  assert 'cannot identify image file' in refusal()
 
 
 @pytest.fixture(scope='module')
