@@ -67,3 +67,9 @@ def test_evaluate_refuses_a_wrong_number_of_images():
     patch_colours.evaluate(MODEL, PARAMS, [])
   with pytest.raises(ValueError, match='num_classes of 512'):
     patch_colours.evaluate(MODEL.clone(num_classes=3), PARAMS, [])
+
+
+def test_evaluate_refuses_a_loss_that_is_not_finite():
+  params = tiny_models.with_head(PARAMS, bias=np.full(512, np.nan))
+  with pytest.raises(ValueError, match='the masked patches is nan'):
+    patch_colours.evaluate(MODEL, params, batches(30))

@@ -111,6 +111,59 @@ def test_train_frees_its_state_before_the_replay(stopped):
   assert after - before < size  # a state with moments and averages is 4 * size
 
 
+def test_train_saves_the_last_good_state_of_a_part(folder, tmp_path):
+  """Also with updates in parts, divided parameters and a best checkpoint."""
+  config = diverging(
+    folder,
+    train='last:1',
+    accum_steps=2,
+    mesh=dict(data=None, fsdp=2, model=1),
+    keep_best=True,
+    eval_every=1,
+    checkpoint_every=1,
+    pp=dict(
+      train='train[:80%]',
+      test='train[80%:90%]',
+      validation='train[90%:]',
+      crop=8,
+    ),
+  )
+  run = tmp_path / 'run'
+  with pytest.raises(ValueError, match='had the last finite loss'):
+    jobs.train(config, run, show=False)
+  stopped = json.loads((run / 'stopped.json').read_text())
+  last = stopped['last_good_step']
+  assert last == stopped['step'] - 2
+  assert str(last) in names(run / 'checkpoints')
+  assert not {'result.json', 'model.npz', 'best.npz'} & names(run)
+  config |= dict(total_steps=last)
+  jobs.train(config, tmp_path / 'wanted', show=False)
+  assert_same(run / 'last_good.npz', tmp_path / 'wanted' / 'model.npz')
+  config |= dict(
+    total_steps=last + 2, base_lr=1e-6, continue_from=str(run), keep_best=False
+  )
+  assert jobs.train(config, tmp_path / 'on', show=False).step == last + 2
+
+
+def test_train_saves_the_last_good_state_before_a_bad_evaluation(
+  folder, tmp_path
+):
+  """The evaluation after an update finds a NaN before the next loss does."""
+  config = diverging(folder, weight_decay=1001.0, eval_every=1)
+  run = tmp_path / 'run'
+  with pytest.raises(ValueError, match='images are not finite in the ev') as e:
+    jobs.train(config, run, show=False)
+  stopped = json.loads((run / 'stopped.json').read_text())
+  last = stopped['last_good_step']
+  assert last == stopped['step'] - 1 and f'step {last + 1} had the' in str(
+    e.value
+  )
+  assert str(last) in names(run / 'checkpoints')
+  config['total_steps'] = last
+  jobs.train(config, tmp_path / 'wanted', show=False)
+  assert_same(run / 'last_good.npz', tmp_path / 'wanted' / 'model.npz')
+
+
 def test_train_refuses_to_repeat_a_stopped_run(folder, stopped):
   before = names(stopped.workdir)
   with pytest.raises(ValueError, match='would stop there again') as error:

@@ -31,6 +31,10 @@ _SUMS = (
 )  # fmt: skip
 
 
+class NotFiniteError(InputError):
+  """The logits of an evaluation are not finite."""
+
+
 def eval_step(
   params: Mapping[str, Any],
   batch: Mapping[str, Any],
@@ -316,7 +320,7 @@ def _result(totals, num_examples):
     without = f'; {skipped} have no label' if skipped else ''
     raise InputError(f'there was no image to evaluate{without}')
   if totals['not_finite']:
-    raise InputError(
+    raise NotFiniteError(
       f'the logits of {totals["not_finite"]} of {seen} images are not finite'
     )
   return {

@@ -1,6 +1,7 @@
 """Accuracy of masked patch prediction on the colours of corrupted patches."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 
 from vit_jax_repro.data import batches as batch_form
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.inference.classify import TOP
+from vit_jax_repro.inference.classify import TOP, NotFiniteError
 from vit_jax_repro.parallel import mesh as meshes
 from vit_jax_repro.training import masked_patches
 
@@ -89,7 +90,7 @@ def evaluate(
 
   Raises:
     InputError: the number of images differs from `num_examples` or is 0; the
-      model does not predict patches.
+      model does not predict patches; its loss is not finite.
   """
   masked_patches.check(model)
   mesh = meshes.create_mesh() if mesh is None else mesh
@@ -109,6 +110,10 @@ def evaluate(
   seen, count = totals['images'], totals['count']
   if not seen or num_examples not in (None, seen):
     raise InputError(f'counted {seen} images instead of {num_examples}')
+  if not math.isfinite(totals['loss']):
+    raise NotFiniteError(
+      f'the loss over the masked patches is {totals["loss"]}'
+    )
   return {
     'accuracy': totals['correct'] / count,
     'top5_accuracy': totals['correct_top5'] / count,

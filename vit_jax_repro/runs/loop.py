@@ -19,20 +19,29 @@ from vit_jax_repro.errors import InputError
 
 
 class NotFiniteError(InputError):
-  """The loss or the gradients of an update are not finite.
+  """The loss or the gradients of an update, or logits after it, are not finite.
 
   Attributes:
     step: number of the update.
     reason: what is not finite, such as 'the loss is nan'.
     last_finite: number of the last update with a finite loss.
+    in_evaluation: whether an evaluation after the update found it.
   """
 
-  def __init__(self, step: int, reason: str, last_finite: int):
+  def __init__(
+    self,
+    step: int,
+    reason: str,
+    last_finite: int,
+    *,
+    in_evaluation: bool = False,
+  ):
     super().__init__(
       f'{reason} at step {step}; training stops (a lower base_lr, a longer '
       'warm-up or gradient clipping may help)'
     )
     self.step, self.reason, self.last_finite = step, reason, last_finite
+    self.in_evaluation = in_evaluation
 
 
 @dataclasses.dataclass(frozen=True)

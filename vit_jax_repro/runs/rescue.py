@@ -102,7 +102,7 @@ class Rescue:
       f'step {last + 1} had the last finite loss, and the state before it is '
       f'saved: checkpoint {checkpoint_path} and model {path}'
     )
-    if self._fails_again(state, last, error.step):
+    if error.in_evaluation or self._fails_again(state, last, error.step):
       self._write(error, last)
       return saved
     return (

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from vit_jax_repro.inference import classify
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.parallel import mesh, processes
@@ -208,9 +209,7 @@ class _Run:
           checkpoint=settings.checkpoint_every,
         ),
         learning_rate=parts.schedule,
-        evaluate=functools.partial(
-          parts.evaluate, watch=watch, which=parts.input.watched
-        ),
+        evaluate=functools.partial(self._evaluate, watch=watch),
         write=write,
         save=save,
         stop=watch.should_stop,
@@ -222,6 +221,16 @@ class _Run:
         note(stopped)
         raise stopped
     return state, evaluated
+
+  def _evaluate(self, state, watch):
+    """Evaluates a state; logits that are not finite end the run like a loss."""
+    try:
+      return self.parts.evaluate(state, watch, self.parts.input.watched)
+    except classify.NotFiniteError as error:
+      reason = f'{error} in the evaluation'
+    # The first error's traceback has the state, which the replay must free.
+    step = int(state.step)
+    raise loop.NotFiniteError(step, reason, step, in_evaluation=True)
 
   def _batches(self, step):
     if step == self.start.step:
