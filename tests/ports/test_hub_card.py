@@ -8,6 +8,7 @@ import pytest
 import tiny_models
 
 from vit_jax_repro.ports import converting, hub_card
+from vit_jax_repro.weights import model_card
 
 pytestmark = pytest.mark.quick
 
@@ -143,3 +144,21 @@ def test_read_origin_leaves_a_broken_result_out(tmp_path, capsys):
   (note,) = capsys.readouterr().err.splitlines()
   assert 'result.json is no result of a run' in note
   assert hub_card.read_origin(str(tmp_path / 'ViT.npz')) == hub_card.Origin()
+
+
+def test_card_of_a_regression_names_no_classes(tmp_path):
+  path, out = tmp_path / 'm.npz', tmp_path / 'out'
+  architecture = tiny_models.spec(2, num_layers=1)
+  model_card.save_model(
+    path,
+    tiny_models.params_of(architecture),
+    architecture=architecture,
+    image_size=(8, 8),
+    loss='regression',
+  )
+  converting.convert(path, out, to='transformers')
+  config = json.loads((out / 'config.json').read_text())
+  assert config['problem_type'] == 'regression'
+  text = (out / 'README.md').read_text()
+  assert 'returns 2 numbers' in text and 'numbers of the regression' in text
+  assert 'classes' not in text
