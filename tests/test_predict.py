@@ -73,6 +73,11 @@ def test_predict_replaces_no_input_by_its_result(tmp_path):
   )
   assert_one_line(answer, 'it would replace', 'a.jpg')
   assert image.read_bytes() == before
+  for name in ('model.npz', 'model.json', 'result.json'):
+    answer = run_verb(
+      'predict', f'--weights={tmp_path}', f'--csv={tmp_path / name}', image
+    )
+    assert_one_line(answer, 'it would replace', name)
 
 
 def test_predict_prints_brackets_in_names_unchanged(tmp_path):

@@ -104,14 +104,14 @@ def _crosscheck(values, rest):
   del rest
   from vit_jax_repro import command_line
   from vit_jax_repro.output import files
-  from vit_jax_repro.weights import model_card
+  from vit_jax_repro.published import weight_names
 
   command_line.require(values, 'weights')
   if (values.port is None) == (values.export is None):
     raise command_line.UsageError(
       'one of --port and --export must be given, not both; see --help'
     )
-  inputs = values.weights, model_card.card_path(values.weights)
+  inputs = weight_names.files_of(values.weights)
   for path in (values.json, values.report, values.export):
     if path is not None:
       files.check_writable(path, keep=(*inputs, *values.images))

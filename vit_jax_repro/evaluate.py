@@ -244,19 +244,21 @@ def _check_outputs(values):
   """Raises an error in one line if an output cannot be written."""
   from vit_jax_repro import command_line
   from vit_jax_repro.analysis import confusion
+  from vit_jax_repro.data import label_files
   from vit_jax_repro.errors import InputError
   from vit_jax_repro.output import files
-  from vit_jax_repro.weights import model_card
+  from vit_jax_repro.published import weight_names
 
   if values.confusion is not None:
     try:
       confusion.check_ending(values.confusion)
     except InputError as error:
       raise command_line.UsageError(f'--confusion={error}') from None
-  keep = [values.weights, model_card.card_path(values.weights)]
+  keep = weight_names.files_of(values.weights)
   for path in (values.json, values.confusion, values.wrong):
     if path is not None:
-      files.check_writable(path, keep=keep)
+      own = [path] if label_files.is_of_data(path, values.dataset) else []
+      files.check_writable(path, keep=[*keep, *own])
       keep.append(path)
 
 

@@ -297,14 +297,14 @@ def _begin(values, read=(), what=None):
   from vit_jax_repro.analysis import pictures
   from vit_jax_repro.errors import InputError
   from vit_jax_repro.output import files
-  from vit_jax_repro.weights import model_card
+  from vit_jax_repro.published import weight_names
 
   command_line.require(values, 'out')
   if what is not None and not read:
     _wrong(f'nothing to draw; give at least one {what}')
   read = [*read]
   if values.weights is not None:
-    read += [values.weights, model_card.card_path(values.weights)]
+    read += weight_names.files_of(values.weights)
   try:
     pictures.check_ending(values.out)
     if values.arrays is not None:

@@ -160,13 +160,11 @@ def _reading(values):
 def _images(values, arguments, outputs):
   """Returns the paths of the images, which no output replaces."""
   from vit_jax_repro.data import image_lists
-  from vit_jax_repro.weights import model_card
+  from vit_jax_repro.published import weight_names
 
   images = image_lists.expand(arguments)
   images.require_one()
-  images.check_outputs(
-    outputs, keep=(values.weights, model_card.card_path(values.weights))
-  )
+  images.check_outputs(outputs, keep=weight_names.files_of(values.weights))
   return images.paths
 
 

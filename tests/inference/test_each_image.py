@@ -215,3 +215,22 @@ def test_evaluate_refuses_wrong_flags_in_one_line(
     evaluate.main(['', f'--weights={model}', '--dataset=digits', *flags])
   assert_one_line((caught.value.code, *capsys.readouterr()), wanted)
   assert not [*tmp_path.iterdir()]
+
+
+def test_evaluate_replaces_no_image_and_no_label(model, tmp_path, capsys):
+  from vit_jax_repro import evaluate
+
+  data = tmp_path / 'data'
+  data.mkdir()
+  (tmp_path / 'link.csv').symlink_to(data / '1.png')
+  for name in ('1.png', 'labels.csv'):
+    (data / name).write_text('not to lose')
+  for name in ('data/1.png', 'data/labels.csv', 'link.csv'):
+    with pytest.raises(SystemExit) as caught:
+      evaluate.main([
+        '', f'--weights={model}', f'--dataset={data}',
+        f'--wrong={tmp_path / name}',
+      ])  # fmt: skip
+    answer = caught.value.code, *capsys.readouterr()
+    assert_one_line(answer, 'it would replace', name)
+  assert {path.read_text() for path in data.iterdir()} == {'not to lose'}

@@ -81,6 +81,17 @@ def test_extract_lists_the_activations_of_the_model(tiny_vit, tmp_path):
     assert text in str(caught.value)
 
 
+def test_extract_replaces_names_but_no_other_table(tiny_vit, tmp_path):
+  table = tmp_path / 'x.csv'
+  table.write_text('image,label_1,class_1\n')
+  with pytest.raises(FileExistsError, match='is no list of the images'):
+    jobs.extract(tiny_vit, [CHINA], tmp_path / 'x.npy')
+  assert [*tmp_path.iterdir()] == [table] and 'class_1' in table.read_text()
+  table.write_text('image\nold.jpg\n')
+  jobs.extract(tiny_vit, [CHINA], tmp_path / 'x.npy')
+  assert table.read_text() == f'image\n{CHINA}\n'
+
+
 def test_names_file_refuses_other_endings():
   assert extraction.names_file('a/b.npy') == 'a/b.csv'
   with pytest.raises(InputError, match=r"'b\.csv' must end in \.npy"):

@@ -57,8 +57,11 @@ def test_check_writable_protects_files_to_keep(tmp_path, there):
 
 def test_check_writable_rejects_unwritable_paths(tmp_path):
   (tmp_path / 'file').write_text('')
+  os.mkfifo(tmp_path / 'pipe')
   for path, reason in [
     (tmp_path, 'it is a folder'),
+    (tmp_path / 'pipe', 'it is a device or a pipe'),
+    ('/dev/null', 'it is a device or a pipe'),
     (tmp_path / 'none' / 'a.json', 'there is no folder'),
     (tmp_path / 'file' / 'a.json', 'there is no folder'),
     ('', 'cannot write'),
@@ -67,6 +70,14 @@ def test_check_writable_rejects_unwritable_paths(tmp_path):
   ]:
     with pytest.raises(OSError, match=reason):
       files.check_writable(path)
+
+
+def test_write_text_replaces_no_device_or_pipe(tmp_path):
+  path = tmp_path / 'pipe'
+  os.mkfifo(path)
+  with pytest.raises(OSError, match='is a device or a pipe, not a file'):
+    files.write_text(path, 'text')
+  assert path.is_fifo() and os.listdir(tmp_path) == ['pipe']
 
 
 def test_check_folder_rejects_unwritable_folders(tmp_path):

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from vit_jax_repro.data import class_checks, trees
+from vit_jax_repro.data import folder_listing as listing
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import MOST_NAMES, quoted, short
 
@@ -211,3 +212,20 @@ def _labels(where, cells, *, has_several):
       'file,label,label allows images without a label)'
     )
   return labels
+
+
+def is_of_data(path: str | os.PathLike, folder: str) -> bool:
+  """Returns whether a file is an image below `folder`, or has their labels.
+
+  Args:
+    path: path of a file, which may be missing.
+    folder: path of a folder, or another name of a data set.
+  """
+  if not os.path.isdir(folder) or not os.path.exists(path):
+    return False
+  for place in (os.path.abspath, os.path.realpath):
+    is_below = place(path).startswith(os.path.join(place(folder), ''))
+    name = os.path.basename(place(path))
+    if is_below and (name == NAME or listing.is_image(name)):
+      return True
+  return False

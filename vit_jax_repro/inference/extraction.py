@@ -27,6 +27,7 @@ from vit_jax_repro.output.unreadable import Unreadable
 
 ENDING = '.npy'
 PRE_LOGITS = 'pre_logits'
+_NAMES = 'image'  # title of the one column of the CSV file
 _NUMBER = re.compile(r'(\d+)')
 
 
@@ -85,6 +86,7 @@ def extract(
   if not images:
     raise InputError('no image to compute features of; give at least one path')
   names_path = names_file(out)
+  _check_names(names_path)
   restored = restore(weights, orientation=orientation, **reading)
   with waiting.doing('loading the library that decodes images'):
     preprocess.require_decoder(restored.preprocessing)
@@ -103,11 +105,24 @@ def extract(
     rows.array_rows(out, shape) as write_row,
     rows.csv_rows(names_path) as write_name,
   ):
-    write_name(['image'])
+    write_name([_NAMES])
     number = _write(outcomes, write_row, write_name, unreadable)
     unreadable.require_some()
   messages.note_unapplied(turned)
   return Extracted(os.fspath(out), names_path, (number, *shape), unreadable)
+
+
+def _check_names(path):
+  """Raises a FileExistsError if a file of names would replace another one."""
+  if not os.path.isfile(path):
+    return
+  with open(path, 'rb') as file:
+    if file.readline(len(_NAMES) + 2).rstrip() == _NAMES.encode():
+      return
+  raise FileExistsError(
+    f'{path!r} exists, and is no list of the images of an array, which would '
+    'take its place; give another name of the array'
+  )
 
 
 def _write(

@@ -12,6 +12,9 @@ from typing import Any
 
 from vit_jax_repro.errors import InputError
 
+# What /dev/null is: a file that takes its place would harm the whole system.
+_SPECIAL = 'a device or a pipe, not a file'
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Generator[pathlib.Path]:
@@ -25,6 +28,8 @@ def replacing(path: str | os.PathLike) -> Generator[pathlib.Path]:
   path = pathlib.Path(os.path.realpath(path))  # write through symbolic links
   if path.is_dir():
     raise IsADirectoryError(f'{path} is a directory; give a file name')
+  if _is_special(path):
+    raise OSError(f'{path} is {_SPECIAL}; give a file name')
   if not path.parent.is_dir():
     raise FileNotFoundError(
       f'folder {path.parent} does not exist; make it before writing {path.name}'
@@ -118,12 +123,14 @@ def check_writable(
   for other in [os.fspath(each) for each in keep]:
     if _same_file(path, other):
       raise OSError(
-        f'cannot write {path!r}: it would replace {other!r}, which is read; '
-        'give another file name'
+        f'cannot write {path!r}: it would replace {other!r}, which is read or '
+        'written, too; give another file name'
       )
   folder = os.path.dirname(path) or '.'
   if not path or os.path.isdir(path):
     raise OSError(f'cannot write {path!r}: it is a folder, not a file')
+  if _is_special(path):
+    raise OSError(f'cannot write {path!r}: it is {_SPECIAL}; give a file name')
   if not os.path.isdir(folder):
     raise OSError(f'cannot write {path!r}: there is no folder {folder!r}')
   try:
@@ -171,6 +178,10 @@ def _mode(path):
   mask = os.umask(0)
   os.umask(mask)
   return 0o666 & ~mask
+
+
+def _is_special(path):
+  return os.path.exists(path) and not os.path.isfile(path)
 
 
 def _same_file(path, other):

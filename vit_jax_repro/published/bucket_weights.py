@@ -20,6 +20,8 @@ MODEL = 'model.npz'  # of a finished run
 # The configuration of a library, and how a run has divided its images.
 _BESIDE = (configs.CONFIG, 'image_splits.json')
 RUN = 'manifest.json'  # only the folder of a run has it
+# The files of a finished run that nothing can make again but the run.
+RUN_FILES = (MODEL, model_card.card_path(MODEL), RUN, 'result.json', *_BESIDE)
 _OF_LIBRARIES = ('.safetensors', '.bin', '.json')
 
 

@@ -81,6 +81,22 @@ def find(text: str | os.PathLike) -> str:
   return _fetched(text, entry)
 
 
+def files_of(text: str | os.PathLike) -> list[str]:
+  """Returns the paths of weights and of the files that belong to them.
+
+  No output of a command may replace them. Some may be missing. Nothing is
+  fetched.
+
+  Args:
+    text: see the top of this file.
+  """
+  path = os.path.expanduser(text)
+  if not os.path.isdir(path):
+    return [path, model_card.card_path(path)]
+  names = (*bucket_weights.RUN_FILES, *state_dicts.FILES)
+  return [os.path.join(path, name) for name in names]
+
+
 def _is_path(text):
   """Returns whether a text can only be a path, though it does not exist."""
   first, _, rest = text.partition('/')
