@@ -107,6 +107,8 @@ def test_scan_notes_what_cannot_be_divided_well(tmp_path):
     (['cat/1.png', 'dog/notes.txt'], r'dog holds no image .* remove it'),
     (['Cat/1.png', 'cat/2.png'], 'give them one name'),
     (['cat/1.png'], 'has images of one class'),
+    (['cat/1.png', 'dog/2.png'], r"'test' of .* because every class has too"),
+    (['1.png', '2.png'], r'but 2 without a class; .* or ROOT/CLASS/'),
   ],
 )
 def test_scan_refuses_other_folders(tmp_path, names, message):
@@ -116,6 +118,7 @@ def test_scan_refuses_other_folders(tmp_path, names, message):
   with pytest.raises(ValueError, match=message) as caught:
     train = opened(tmp_path, 'train')
     class_checks.check_training(train, train)
+    opened(tmp_path, 'test')
   assert '\n' not in str(caught.value)
 
 

@@ -164,16 +164,18 @@ def test_create_takes_masked_patches_and_distillation(tmp_path):
 
 def test_notes_come_before_anything_is_compiled():
   """Numbers of a run that mean less than they seem, found after compiling."""
-  pp = dict(train='train[:12]', test='test', crop=11)
+  pp = dict(train='train[:12]', test='test', crop=11, split_seed=5)
   keys = dict(pp=pp, repeated_augmentation=20)
   parts = dry_run._Parts(settings.from_config(config(**keys)), jax.devices())
-  assert parts.update.notes()[:3] == [
+  assert parts.update.notes()[:4] == [
     'config.batch=16 is larger than the training split of 12 images: an update '
     'has each image 1.3 times, with augmentations of its own; 12 or less has '
     'it once',
     'config.repeated_augmentation=20 is not below config.batch=16 or the 12 '
     'images of the training split: an update or an epoch has copies of a '
     'single image',
+    "config.pp.split_seed=5 has no effect, because 'cifar10' has splits of its "
+    'own',
     '3 of 11 pixels at the lower and the right edge are not seen: 11 is no '
     'multiple of the patch of 4',
   ]

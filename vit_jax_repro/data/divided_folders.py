@@ -106,8 +106,21 @@ def positions_of(
   for part in [split] if whole else split.split('+'):
     chosen |= set(_part(root, part.strip(), divided, contents, labels))
   if not chosen:
-    raise InputError(f'split {split!r} of {root} holds no image')
+    raise InputError(
+      f'split {split!r} of {root} holds no image{_why_none(divided, whole)}'
+    )
   return sorted(chosen)
+
+
+def _why_none(divided, whole):
+  if not whole:
+    return ''
+  if divided.num_recorded:
+    return f', as recorded in {divided.division.record.path}'
+  return (
+    ', because every class has too few different images: one for training, a '
+    'second for test, a third for validation; add images'
+  )
 
 
 def _has_deeper_images(root):

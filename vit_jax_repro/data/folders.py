@@ -175,7 +175,12 @@ def scan(root: str | os.PathLike, split: str) -> Folder:
     )
   splits = _splits(root)
   if not splits:
-    raise InputError(f'no images in {root}; an image folder is {LAYOUT}')
+    loose = listing.left_out_beside(os.fspath(root))[listing.LOOSE]
+    but = f' but {loose:,} without a class' if loose else ''
+    raise InputError(
+      f'no images in {root}{but}; an image folder is {LAYOUT}, or '
+      f'ROOT/CLASS/*.{{{ENDINGS}}} without splits'
+    )
   class_checks.check_spellings(root, splits)
   class_names = class_checks.in_order(
     {c for classes in splits.values() for c in classes}

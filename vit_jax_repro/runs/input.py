@@ -84,6 +84,11 @@ class Input:
     self._check_labels()
     self.notes = [] if is_described else self._checked()
     self.notes += self._notes_on_sizes()
+    if settings.pp.split_seed and not self.train.divided:
+      self.notes.append(
+        f'config.pp.split_seed={settings.pp.split_seed} has no effect, because '
+        f'{settings.dataset!r} has splits of its own'
+      )
 
   def _split(self, split):
     settings = self.settings
