@@ -149,12 +149,13 @@ def show(result: Any) -> None:
 
 def _show_classes(scores):
   from vit_jax_repro.output import reports
+  from vit_jax_repro.output.messages import shown
 
   reports.table(
     ('class', '>images', '>average precision', '>precision', '>recall', '>F1'),
     [
       (
-        each.name,
+        shown(each.name),
         str(each.images),
         '-' if not each.images else f'{each.average_precision:.2%}',
         *(f'{x:.2%}' for x in (each.precision, each.recall, each.f1)),
@@ -194,7 +195,9 @@ def show_few_shot(result: Any) -> None:
 
 
 def _listed(lines, fate):
-  return f'{len(lines)}, {fate}:\n' + '\n'.join(lines)
+  from vit_jax_repro.output.messages import shown
+
+  return f'{len(lines)}, {fate}:\n' + '\n'.join(map(shown, lines))
 
 
 def _evaluate(values, _):
@@ -301,16 +304,19 @@ def show_classes(classes: Sequence[Any]) -> None:
   """Prints a table of each_image.ClassAccuracy."""
   from vit_jax_repro.inference import each_image
   from vit_jax_repro.output import reports
+  from vit_jax_repro.output.messages import shown
 
   reports.table(
     ('class', '>images', '>correct', '>accuracy', 'most often taken for'),
     [
       (
-        row.name,
+        shown(row.name),
         str(row.num_examples),
         str(row.correct),
         '' if row.accuracy is None else f'{row.accuracy:.2%}',
-        f'{row.taken_for} ({row.taken_for_count})' if row.taken_for else '',
+        f'{shown(row.taken_for)} ({row.taken_for_count})'
+        if row.taken_for
+        else '',
       )
       for row in classes
     ],

@@ -69,3 +69,12 @@ def test_arrays_converts_records_and_lists_of_records():
   found = pictures.arrays(points)
   assert found['name'].tolist() == ['a', 'b'] and found['x'].tolist() == [1, 2]
   assert pictures.arrays([]) == {}
+
+
+def test_save_draws_names_of_any_bytes(tmp_path):
+  for text in ('\udcff.png', 'two\nlines', '\x1b[31m', 'a$b$ c'):
+    figure = drawing()
+    figure.axes[0].set_title(pictures.escape_mathtext(text))
+    pictures.save(figure, tmp_path / 'a.png')
+    look.assert_drawn(tmp_path / 'a.png')
+  assert pictures.escape_mathtext('\udcff$\n') == r'\udcff\$\n'

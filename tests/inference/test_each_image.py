@@ -234,3 +234,12 @@ def test_evaluate_replaces_no_image_and_no_label(model, tmp_path, capsys):
     answer = caught.value.code, *capsys.readouterr()
     assert_one_line(answer, 'it would replace', name)
   assert {path.read_text() for path in data.iterdir()} == {'not to lose'}
+
+
+def test_show_classes_escapes_what_cannot_be_printed(capsys):
+  from vit_jax_repro import evaluate
+
+  row = each_image.ClassAccuracy(0, 'a\nb', 2, 1, 0.5, '\x1b[31m', 1)
+  evaluate.show_classes([row])
+  out = capsys.readouterr().out
+  assert r'a\nb' in out and r'\x1b[31m (1)' in out

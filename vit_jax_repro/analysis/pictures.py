@@ -12,6 +12,7 @@ import numpy as np
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
+from vit_jax_repro.output.messages import shown
 
 ENDINGS = ('.png', '.svg')
 # Colours that the colour-blind can distinguish (Okabe and Ito).
@@ -121,5 +122,9 @@ def placeholder(axis: Any, text: str) -> None:
 
 
 def escape_mathtext(text: str) -> str:
-  """Escapes dollar signs, which begin formulas in matplotlib."""
-  return text.replace('$', r'\$')
+  """Returns a name as matplotlib draws it.
+
+  Dollar signs, which begin formulas, are escaped, and so are unprintable
+  characters and bytes that are not UTF-8, which cannot be drawn.
+  """
+  return shown(text).replace('$', r'\$')
