@@ -7,6 +7,7 @@ import bucket_runs
 import gcs_emulator
 import pytest
 from bucket_runs import url
+from photographs import PHOTOGRAPHS
 from run_verb import run_verb
 from training_sets import write_folder
 
@@ -91,7 +92,8 @@ def test_missing_bucket_is_one_line_before_the_data_is_read(emulator, data):
   ],
 )
 def test_wrong_weights_are_one_line(emulator, data, address, text):
-  code, out, err = run_verb('predict', f'--weights={address}', 'x.png')
+  image = str(PHOTOGRAPHS['china'])
+  code, out, err = run_verb('predict', f'--weights={address}', image)
   assert (code, out) == (1, '') and err.count('\n') == 1
   assert text in err
 
