@@ -19,7 +19,7 @@ FIELDS = {
 @pytest.mark.parametrize(
   ('cls', 'more'),
   [
-    (settings.Preprocessing, {'train', 'test'}),
+    (settings.Preprocessing, {'train', 'test', 'validation', 'split_seed'}),
     (augment.Augmentation, {'dtype', 'mean', 'std', 'decoder'}),
   ],
 )
@@ -31,9 +31,9 @@ def test_settings_classes_inherit_the_fields_of_image_settings(cls, more):
     assert name not in cls.__annotations__  # not redeclared
 
 
-def test_preprocessing_begins_with_its_splits():
+def test_preprocessing_begins_with_the_splits_that_it_needs():
   names = [field.name for field in dataclasses.fields(settings.Preprocessing)]
-  assert names == ['train', 'test', *FIELDS]
+  assert names == ['train', 'test', *FIELDS, 'validation', 'split_seed']
 
 
 def outside(field):
