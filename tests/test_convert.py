@@ -41,7 +41,8 @@ def test_convert_refuses_wrong_command_lines_in_one_line(tmp_path):
   out = tmp_path / 'b.npz'
   assert_one_line(run_verb('convert', path), '1 paths given', 'IN OUT')
   assert_one_line(
-    run_verb('convert', path, path, '--overwrite'), 'is read; give another'
+    run_verb('convert', path, path, '--overwrite'),
+    'which is read or written, too; give another',
   )
   assert_one_line(
     run_verb('convert', path, tmp_path / 'port', '--to=tranformers'),
