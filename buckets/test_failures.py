@@ -80,6 +80,19 @@ def test_missing_bucket_is_one_line_before_the_data_is_read(emulator, data):
   assert '\ndata ' not in err
 
 
+def test_name_that_tensorstore_changes_is_one_line(emulator, data, tmp_path):
+  """A run would write to gs://photos/run, and then wait without an end."""
+  before = emulator.files()
+  child = start(data, 'run#1')
+  assert_last_line(child, "'#'", 'choose another name')
+  continue_from = f'--config.continue_from={url("run#1")}'
+  child = bucket_runs.start(
+    data, tmp_path / 'run', continue_from, steps=STEPS, every=EVERY
+  )
+  assert_last_line(child, "'#'", 'choose another name')
+  assert emulator.files() == before and not (tmp_path / 'run').exists()
+
+
 @pytest.mark.parametrize(
   'address, text',
   [

@@ -34,6 +34,28 @@ def test_clean_refuses_what_is_no_address(address):
 
 
 @pytest.mark.parametrize(
+  'name, unfit',
+  [
+    ('run #1', "'#'"),
+    ('is it?', r"'\?'"),
+    ('a/../b', r"'\.\.'"),
+    ('a/./#', r"'#' and '\.'"),
+    ('a\nb', 'unprintable characters'),
+  ],
+)
+def test_clean_run_refuses_names_that_tensorstore_changes(name, unfit):
+  with pytest.raises(
+    InputError, match=f'cannot hold checkpoints, because of {unfit} in it;'
+  ):
+    buckets.clean_run(f'gs://photos/{name}')
+
+
+def test_clean_run_keeps_names_that_tensorstore_escapes():
+  address = 'gs://photos/My runs/50%20of..all é+[1]'
+  assert buckets.clean_run(f'{address}/') == address
+
+
+@pytest.mark.parametrize(
   'function, variable, default, wrong',
   [
     (

@@ -40,6 +40,26 @@ def clean(url: str) -> str:
   return '/'.join([f'{PREFIX}{bucket}', *parts])
 
 
+def clean_run(url: str) -> str:
+  """Returns `clean` of the address of a run, which TensorStore also opens.
+
+  Raises:
+    InputError: as `clean`, or TensorStore would take another address.
+  """
+  url = clean(url)
+  # It cuts an address at # and ?, resolves dots, and refuses line ends. Then
+  # Orbax waits without an end for files that lie elsewhere.
+  dots = {'.', '..'} & set(url.split('/'))
+  unfit = sorted({'#', '?'} & set(url) | dots)
+  if unfit or not url.isprintable():
+    what = ' and '.join(map(repr, unfit)) or 'unprintable characters'
+    raise InputError(
+      f'{messages.quoted(url)} cannot hold checkpoints, because of {what} in '
+      'it; choose another name'
+    )
+  return url
+
+
 def path(url: str) -> Any:
   """Returns an epath.Path that uses gcsfs, as Orbax does with it then."""
   _filesystem()

@@ -59,13 +59,13 @@ class Origin:
 
     Raises:
       InputError: the folder holds no finished run, or one with other settings.
-    BucketError: the bucket does not exist, refuses, or does not answer.
+      BucketError: the bucket does not exist, refuses, or does not answer.
     """
     assert settings.continue_from
     self._text = settings.continue_from
     self._in_bucket = buckets.is_url(self._text)
     if self._in_bucket:
-      self.folder = buckets.clean(self._text)
+      self.folder = buckets.clean_run(self._text)
       buckets.require(self.folder, writable=False)
     else:
       self.folder = os.path.abspath(os.path.expanduser(self._text))

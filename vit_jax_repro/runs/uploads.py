@@ -42,10 +42,10 @@ class Uploads:
       writes: whether this process writes the files of the run.
 
     Raises:
-      InputError: gcsfs is not installed, or `url` is no address.
+      InputError: gcsfs is not installed, or `url` is no address of a run.
       BucketError: the bucket does not exist, refuses, or does not answer.
     """
-    self.url = buckets.clean(url)
+    self.url = buckets.clean_run(url)
     buckets.require(self.url, writable=writes)
     self.folder = tempfile.mkdtemp(prefix='vit_jax_repro-')
     atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
