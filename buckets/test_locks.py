@@ -6,6 +6,9 @@ import child_processes
 import pytest
 from bucket_runs import url
 
+from vit_jax_repro.output.locks import InUseError
+from vit_jax_repro.runs import workdir
+
 COMPETE = """
 import sys, threading
 from vit_jax_repro.output import bucket_locks
@@ -104,3 +107,19 @@ def test_bucket_lock_that_was_just_taken_over_is_left(emulator):
   out, _ = run(LATE, url('four/.lock'), url('five/.lock'), json.dumps(FOREIGN))
   assert out == ['False', 'True']
   assert 'four/.lock.other' not in emulator.files()
+
+
+def test_begin_refuses_a_run_that_changed_while_it_waited(emulator):
+  """The late process would upload the settings and metrics that it read."""
+  late, other = (
+    workdir.Workdir(url('late/run'), dict(seed=0)) for _ in range(2)
+  )
+  other.begin(dict(data=dict(other=True)))
+  other.close()
+  with pytest.raises(InUseError, match='has trained in gs://'):
+    late.begin(dict(data={}))
+  late.close()
+  again = workdir.Workdir(url('late/run'), dict(seed=0))
+  assert again.read_json('manifest.json')['data'] == dict(other=True)
+  again.begin(dict(data={}))
+  again.close()

@@ -32,6 +32,7 @@ class Uploads:
   Attributes:
     url: gs://BUCKET/PATH of the run.
     folder: the folder on this machine.
+    found: `version` before the files were downloaded.
   """
 
   def __init__(self, url: str, *, writes: bool):
@@ -49,6 +50,7 @@ class Uploads:
     buckets.require(self.url, writable=writes)
     self.folder = tempfile.mkdtemp(prefix='vit_jax_repro-')
     atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+    self.found = self.version()
     self.names = buckets.names(self.url)
     for name in filter(_READ.fullmatch, self.names):
       buckets.download(f'{self.url}/{name}', self._local(name))
@@ -57,6 +59,11 @@ class Uploads:
     self._running: concurrent.futures.Future | None = None
     self._last = time.monotonic()
     self._failed = False
+
+  def version(self) -> Any:
+    """Returns the version of config.json in the bucket; None without one."""
+    found = buckets.info(f'{self.url}/config.json')
+    return found and found['generation']
 
   def put(self, name: str) -> None:
     """Uploads a file; it is in the bucket when this returns.

@@ -113,6 +113,7 @@ class Workdir:
     else:
       self.folder = os.path.abspath(os.path.expanduser(folder))
       self.local = self.folder
+    self._found = self._bucket.found if self._bucket else self._version()
     self.config = self._continued(config)
     above = self.local
     while not os.path.exists(above):
@@ -131,7 +132,8 @@ class Workdir:
 
     Raises:
       InputError: the data set is not the one that the run began with.
-      OSError: another process trains in the folder, or it cannot be written.
+      OSError: another process trains in the folder, or has trained there since
+        this object was made, or the folder cannot be written.
     """
     new = manifest['data']
     old = self.check_data(new)
@@ -143,6 +145,7 @@ class Workdir:
         self.folder,
         'wait for it to end or choose another workdir',
       )
+      self._require_same_version()
       for name in ('model', 'best', 'last_good'):
         for left in glob.glob(self.file(f'.{name}.npz.*.tmp')):
           os.remove(left)  # from a process that was killed while writing
@@ -156,6 +159,27 @@ class Workdir:
         self.write_json(split_records.FILE, divided.record())
       self.write_json('manifest.json', now)
     native_output.move(self.file(f'process_{jax.process_index()}.log'))
+
+  def _version(self):
+    """Returns what changes whenever a process begins here; None at first."""
+    if self._bucket is not None:
+      return self._bucket.version()
+    try:
+      status = os.stat(self.path('config.json'))
+    except FileNotFoundError:
+      return None
+    return status.st_ino, status.st_mtime_ns
+
+  def _require_same_version(self):
+    """Refuses files that another process has written since they were read."""
+    if self._version() == self._found:
+      return
+    if self._bucket is not None:
+      self._bucket.give_up()
+    raise locks.InUseError(
+      f'another process has trained in {self.folder} since this one started; '
+      'repeat the command'
+    )
 
   def check_data(self, new: Mapping[str, Any]) -> dict[str, Any]:
     """Compares a description of the data with that of the run's manifest.

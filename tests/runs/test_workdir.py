@@ -1,0 +1,30 @@
+"""The folder of a run, and processes that share it."""
+
+import pytest
+
+from vit_jax_repro.output import locks
+from vit_jax_repro.runs import workdir
+
+
+@pytest.mark.parametrize('is_new', [True, False])
+def test_begin_refuses_a_folder_that_changed_since_it_was_read(
+  tmp_path, is_new
+):
+  """The late process would replace the other's files with those it read."""
+  path = tmp_path / 'run'
+  if not is_new:
+    older = workdir.Workdir(path, dict(seed=0))
+    older.begin(dict(data={}))
+    older.close()
+  late = workdir.Workdir(path, dict(seed=0))
+  other = workdir.Workdir(path, dict(seed=0))
+  other.begin(dict(data=dict(other=True)))
+  other.close()
+  with pytest.raises(locks.InUseError, match='has trained in') as error:
+    late.begin(dict(data={}))
+  late.close()
+  assert '\n' not in str(error.value)
+  assert other.read_json('manifest.json')['data'] == dict(other=True)
+  again = workdir.Workdir(path, dict(seed=0))
+  again.begin(dict(data={}))
+  again.close()
