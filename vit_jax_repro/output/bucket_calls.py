@@ -7,13 +7,11 @@
 import collections
 import contextlib
 import dataclasses
-import os
 import threading
 import time
 from collections.abc import Callable, Generator
 from typing import Any
 
-from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages, waiting
 
 PREFIX = 'gs://'
@@ -64,17 +62,7 @@ def deadline() -> float:
   Raises:
     InputError: the variable is no number of at least 0.
   """
-  text = os.environ.get(VARIABLE) or str(_DEADLINE)
-  try:
-    seconds = float(text)
-  except ValueError:
-    seconds = -1.0
-  if not 0 <= seconds < float('inf'):
-    raise InputError(
-      f'{VARIABLE}={text} must be a number of seconds of at least 0; '
-      f'{_DEADLINE:g} is the default'
-    )
-  return seconds
+  return waiting.seconds_from(VARIABLE, _DEADLINE, least=0, finite=True)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ import time
 import uuid
 from typing import Any
 
-from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import bucket_calls, buckets, waiting
 from vit_jax_repro.output.locks import InUseError
 from vit_jax_repro.output.messages import note
@@ -155,17 +154,7 @@ def stale_seconds() -> float:
   Raises:
     InputError: the variable is no number of at least 1.
   """
-  text = os.environ.get(VARIABLE) or str(_STALE)
-  try:
-    seconds = float(text)
-  except ValueError:
-    seconds = 0.0
-  if not 1 <= seconds < float('inf'):
-    raise InputError(
-      f'{VARIABLE}={text} must be a number of seconds of at least 1; '
-      f'{_STALE:g} is the default'
-    )
-  return seconds
+  return waiting.seconds_from(VARIABLE, _STALE, least=1, finite=True)
 
 
 def _read(url: str) -> dict[str, Any] | None:

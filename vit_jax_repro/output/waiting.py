@@ -8,6 +8,7 @@ notebook, nothing is printed.
 
 import contextlib
 import dataclasses
+import math
 import os
 import sys
 import threading
@@ -152,14 +153,31 @@ def patience() -> float:
   Raises:
     InputError: the variable is no number of at least 0.05.
   """
-  text = os.environ.get('VIT_JAX_REPRO_PATIENCE') or str(_PATIENCE)
+  return seconds_from('VIT_JAX_REPRO_PATIENCE', _PATIENCE, least=_LEAST)
+
+
+def seconds_from(
+  variable: str, default: float, *, least: float, finite: bool = False
+) -> float:
+  """Returns the seconds in an environment variable, or a default.
+
+  Args:
+    variable: name of the environment variable.
+    default: the seconds if it is empty or not set.
+    least: the lowest number that is allowed.
+    finite: whether infinity is refused.
+
+  Raises:
+    InputError: the variable is no such number.
+  """
+  text = os.environ.get(variable) or str(default)
   try:
     seconds = float(text)
   except ValueError:
-    seconds = 0.0
-  if not seconds >= _LEAST:
+    seconds = math.nan
+  if not seconds >= least or (finite and seconds == math.inf):
     raise InputError(
-      f'VIT_JAX_REPRO_PATIENCE={text} must be a number of seconds of at least '
-      f'{_LEAST}; {_PATIENCE:g} is the default'
+      f'{variable}={text} must be a number of seconds of at least {least:g}; '
+      f'{default:g} is the default'
     )
   return seconds
