@@ -136,7 +136,7 @@ def test_divide_keeps_recorded_sides_when_images_come_and_go(tmp_path):
   labels = [i // 5 for i in range(40)]  # five images of each class
   first = splitting.Division().divide(hashes[:20], labels[:20])
   files.write_json(tmp_path / split_records.FILE, first.record())
-  division = split_records.beside(tmp_path / 'model.npz')
+  division = split_records.of_weights(tmp_path / 'model.npz')
   for part in (slice(10, 40), slice(5, 25)):
     found = division.divide(hashes[part], labels[part]).sides
     for content in hashes[part]:

@@ -228,8 +228,8 @@ def _check_stray(root, parts, splits):
       return []
     return [
       f'{root}: left out the images right below {listed(stray)}, which are '
-      f'beside the split{"s" * (len(splits) > 1)} {listed(splits)} and have no '
-      'class folder'
+      f'next to the split{"s" * (len(splits) > 1)} {listed(splits)} and have '
+      'no class folder'
     ]
   deep = next(iter(splits))
   if stray:

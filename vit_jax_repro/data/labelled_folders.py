@@ -34,7 +34,7 @@ from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import waiting
 
 _WHOLE = ''  # the name of the only split of a folder without splits
-LAYOUT = f'ROOT/SPLIT/{label_files.NAME} beside the images of the split'
+LAYOUT = f'ROOT/SPLIT/{label_files.NAME} next to the images of the split'
 
 
 class _Entry(NamedTuple):
@@ -219,19 +219,19 @@ def _left_out(root, split, without):
 
 def _paths(root):
   """Returns the paths of the labels.csv of a data set."""
-  beside = os.path.join(root, label_files.NAME)
+  at_root = os.path.join(root, label_files.NAME)
   below = [
     path
     for name in listing.entries(root, folders=True)
     if trees.is_file(path := os.path.join(root, name, label_files.NAME))
   ]
-  if not trees.is_file(beside):
+  if not trees.is_file(at_root):
     return below
   if below:
     raise InputError(
-      f'{beside} and {below[0]} both have labels; keep one of the two kinds'
+      f'{at_root} and {below[0]} both have labels; keep one of the two kinds'
     )
-  return [beside]
+  return [at_root]
 
 
 def _splits(root, files):

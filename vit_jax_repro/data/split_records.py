@@ -46,7 +46,7 @@ def asked(
   )
 
 
-def beside(weights: str | os.PathLike) -> Division:
+def of_weights(weights: str | os.PathLike) -> Division:
   """Returns the division by which weights were trained, else the default.
 
   Args:

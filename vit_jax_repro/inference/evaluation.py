@@ -133,7 +133,7 @@ def evaluate(
     dataset,
     split,
     data_dir=data_dir,
-    division=split_records.beside(weight_names.on_disk(weights)),
+    division=split_records.of_weights(weight_names.on_disk(weights)),
   )
   if one_label:
     check_one_label(source)

@@ -129,7 +129,7 @@ def fewshot(
       dataset,
       part,
       data_dir=data_dir,
-      division=split_records.beside(weight_names.on_disk(weights)),
+      division=split_records.of_weights(weight_names.on_disk(weights)),
     )
     for part in (split, train_split)
   )

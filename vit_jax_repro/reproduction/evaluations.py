@@ -63,7 +63,7 @@ class CheckEvaluation:
       self.dataset,
       check.split,
       data_dir=options.data_dir,
-      division=split_records.beside(weights),
+      division=split_records.of_weights(weights),
     )
     fingerprint = source.fingerprint()
     known = read_json(path)
