@@ -34,8 +34,8 @@ TICK = scripts/ticking
 RUN = $(VENV)/bin/python
 
 .PHONY: install install-torch install-export install-buckets install-notebooks \
-  quickstart pictures notebooks strip test exact buckets quick without-tensorflow \
-  accelerators install-compilers lint format lock clean
+  quickstart pictures notebooks strip test exact buckets soak quick \
+  without-tensorflow accelerators install-compilers lint format lock clean
 
 install: $(VENV)/.installed
 
@@ -54,7 +54,7 @@ $(VENV)/.installed: $(TESTED) pyproject.toml
 	test $$base = $(VENV)/bin/python || $$base -m venv $(VENV)
 	@$(RUN) -c 'import pip' 2>/dev/null || $(RUN) -m ensurepip
 	@echo 'installing the packages into $(VENV), which takes minutes'
-	@$(TICK) 'installing' $(PIP) install --quiet $(CONSTRAINTS) -e '.[dev]'
+	@$(TICK) 'installing' $(PIP) install --quiet $(CONSTRAINTS) -e '.[dev,text]'
 	@touch $@
 
 install-torch: $(VENV)/.installed-torch
@@ -130,6 +130,11 @@ exact: install
 buckets: install-buckets
 	$(RUN) -m pytest -n 2 --dist loadfile buckets
 
+# Stops runs at random moments in every way, and compares what they end with.
+# SOAK_KILLS=10 kills ten times instead of a hundred.
+soak: install
+	$(RUN) -m pytest soak
+
 quick: install
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  -m '$(QUICK)'
@@ -202,7 +207,7 @@ lock: install
 	@$(TICK) 'installing uv' $(PIP) install --quiet uv
 	$(COMPILE) $(UPGRADE) --output-file requirements.txt
 	cat requirements.txt requirements-dev.txt > $(VENV)/all.txt
-	$(COMPILE) $(UPGRADE) --extra dev --extra export --extra notebooks \
+	$(COMPILE) $(UPGRADE) --extra dev --extra export --extra notebooks --extra text \
 	  --constraint requirements.txt --output-file $(VENV)/all.txt
 	{ grep '^#' requirements.txt; grep -vxFf requirements.txt $(VENV)/all.txt; \
 	  } > requirements-dev.txt

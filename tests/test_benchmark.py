@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 from run_verb import assert_one_line, run_verb
@@ -11,7 +12,7 @@ def test_data_measures_every_pipeline(tmp_path):
   path = tmp_path / 'result.json'
   code, out, _ = run_verb(
     'benchmark', 'data', '--image_size=32', '--batch_sizes=4', '--images=6',
-    '--rounds=1', '--batches=2', f'--json={path}',
+    '--rounds=1', '--batches=2', '--photograph_size=90x700', f'--json={path}',
   )  # fmt: skip
   assert code == 0
   result = json.loads(path.read_text())
@@ -19,10 +20,29 @@ def test_data_measures_every_pipeline(tmp_path):
   assert [row['name'] for row in rows] == list(input_benchmark.CONTENDERS)
   for row in rows:
     assert 0 < row['slowest'] <= row['images_per_sec'] <= row['fastest']
+    assert row['cpu_ms'] > 0
     assert f'│ {row["name"]} ' in out
   assert rows[0]['over_decoded'] == 1
   assert result['files']['number'] == 6 and result['versions']['jax']
-  assert '6 JPEG files of 500x375 pixels, quality 90' in ' '.join(out.split())
+  assert '6 JPEG files of 700x90 pixels, quality 90' in ' '.join(out.split())
+
+
+def test_data_of_a_target_names_the_cores(tmp_path):
+  """ViT-Ti_16 at 32 pixels has 5 tokens; its peak follows from the table."""
+  path = tmp_path / 'result.json'
+  code, out, _ = run_verb(
+    'benchmark', 'data', '--target=v5e:2x4,h100', '--models=ViT-Ti_16',
+    '--image_size=32', f'--json={path}',
+  )  # fmt: skip
+  assert code == 0
+  eight, one = json.loads(path.read_text())['cores']
+  assert eight['target'] == 'v5e:2x4' and one['target'] == 'h100'
+  ratio = eight['images_per_sec'] / one['images_per_sec']
+  assert ratio == pytest.approx(8 * 197 / 989.4, rel=1e-3)
+  first, second = out.splitlines()
+  cores = math.ceil(eight['images_per_sec'] / eight['core_images_per_sec'])
+  assert first.startswith('ViT-Ti_16 at the peak of v5e:2x4 in bfloat16 needs ')
+  assert first.endswith(f': {cores:,} cores') and ' of h100 in ' in second
 
 
 TINY = ('--models=ViT-Ti_16', '--image_size=32', '--dtypes=float32')
@@ -94,9 +114,12 @@ def test_infer_fails_if_no_row_is_measured(tmp_path):
     (['date'], "unknown command 'date'; did you mean 'data'? choose"),
     (['data', 'data'], "data does not take 'data'; usage: data"),
     (['data', '--image_size=x'], '--image_size=x must be pixels'),
+    (['data', '--photograph_size=x'], '--photograph_size=x must be pixels'),
     (['data', '--rounds=0'], '--rounds'),
     (['data', '--batch_sizes=1,2'], '--batch_sizes=1,2: data takes one'),
-    (['data', '--models=b16'], 'data does not take --models'),
+    (['data', '--models=b16'], '--models needs --target; give one'),
+    (['data', '--target=x9'], 'unknown --target=x9'),
+    (['data', '--mesh=data=8'], 'data does not take --mesh'),
     (['train', '--models=b17'], "unknown model 'b17'"),
     (['train', '--batch_sizes=8,0'], '=8,0 must be comma-separated'),
     (['train', '--dtypes=int8'], "--dtypes=int8: unknown 'int8'; choose from"),

@@ -297,7 +297,7 @@ def finished(tmp_path_factory):
 def test_main_writes_every_file_of_a_workdir(finished):
   metrics, tmp_path = read_metrics(finished), finished
   assert [line['step'] for line in metrics] == [1, 2, 3, 4]
-  names = {'step', 'train_loss', 'lr', 'images_per_sec'}
+  names = {'step', 'train_loss', 'lr', 'images_per_sec', 'input_wait'}
   assert all(names <= line.keys() for line in metrics)
   evaluated = [line['step'] for line in metrics if 'accuracy_test' in line]
   assert evaluated == [2, 4]
@@ -748,7 +748,7 @@ def test_main_leaves_a_folder_without_a_run_unchanged(
 def test_train_refuses_a_workdir_with_other_data(in_one_process):
   photos, workdir, _ = in_one_process
   next((photos / 'train' / 'china').iterdir()).unlink()
-  says = 'holds a run on other data: train_fingerprint was'
+  says = 'holds a run on other data: the train split (had|lacks) '
   with pytest.raises(ValueError, match=says) as error:
     jobs.train(small_vit_on(photos), workdir, show=False)
   assert '\n' not in str(error.value)

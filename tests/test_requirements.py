@@ -69,7 +69,7 @@ def wanted(env, *extras):
 def test_locks_satisfy_every_dependency(python, platform):
   env = environment(python, platform)
   for names, extras in (
-    (TESTED, ('dev', 'export', 'notebooks')),
+    (TESTED, ('dev', 'export', 'notebooks', 'text')),
     (TESTED[:1], ()),
     (OLDEST, ('dev',)),
   ):

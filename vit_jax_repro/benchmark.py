@@ -39,6 +39,7 @@ def command_flags() -> flags.FlagValues:
      'computes them again in the backward pass, except products with '
      'parameters (dots)'),
     ('image_size', '224', 'pixels, S or HEIGHTxWIDTH'),
+    ('photograph_size', '375x500', 'pixels of the JPEG files, HEIGHTxWIDTH'),
     ('mesh', None, 'axes of the devices, such as data=2,fsdp=4 or fsdp=all; by '
      'default all devices divide the batch. A CPU simulates the devices'),
     ('target', None, 'compile for this hardware, comma-separated: v5e:2x4 '
@@ -136,11 +137,16 @@ def commands() -> dict[str, Any]:
     'data': Command(
       _data,
       'images per second of the input pipelines, compared with plain decoding '
-      'and the usual tf.data pipeline, on photographs written as JPEG files',
-      '--image_size=224 --images=256',
+      'and the usual tf.data pipeline, on photographs written as JPEG files. '
+      'With --target only how many cores feed the training of --models there',
+      '--target=v5e:2x4 --models=ViT-S_16',
       flags=(
         'batch_sizes',
         'image_size',
+        'photograph_size',
+        'models',
+        'dtypes',
+        'target',
         'images',
         'batches',
         'rounds',
@@ -161,6 +167,7 @@ def _speed(values, kind):
   from vit_jax_repro import command_line, environment
   from vit_jax_repro.benchmarks import speed, tables
   from vit_jax_repro.errors import InputError
+  from vit_jax_repro.output import waiting
 
   environment.require_devices()
   cases, variants = _cases(values, kind)
@@ -178,7 +185,7 @@ def _speed(values, kind):
       rounds=values.rounds,
       seconds=values.seconds,
       peak=peak,
-      show=command_line.show,
+      show=waiting.show,
     )
     _write(values, _result('rows', rows, {}))  # so far
   _finish(values, rows, tables.speeds)
@@ -187,21 +194,21 @@ def _speed(values, kind):
 
 
 def _compile(values, _):
-  from vit_jax_repro import command_line
   from vit_jax_repro.benchmarks import compiling, tables
+  from vit_jax_repro.output import waiting
 
   rows = []
   cases, variants = _cases(values, _kind(values))
   for case in cases:
     rows += compiling.times(
-      case, variants, rounds=values.rounds, show=command_line.show
+      case, variants, rounds=values.rounds, show=waiting.show
     )
   _finish(values, rows, tables.compilations)
 
 
 def _memory(values, _):
-  from vit_jax_repro import command_line
   from vit_jax_repro.benchmarks import compiling, tables
+  from vit_jax_repro.output import waiting
 
   limit = values.memory_limit_gb and int(values.memory_limit_gb * 2**30)
   cases, variants = _cases(values, _kind(values))
@@ -215,7 +222,7 @@ def _memory(values, _):
       variants,
       limit=limit,
       largest=values.largest_batch,
-      show=command_line.show,
+      show=waiting.show,
     )
     _write(values, _result('rows', rows, {}))  # so far
   _finish(values, rows, show)
@@ -237,12 +244,20 @@ def _profile(values, _):
 
 
 def _data(values, _):
-  import os
-
   from vit_jax_repro import command_line
   from vit_jax_repro.benchmarks import input as input_benchmark
   from vit_jax_repro.benchmarks import tables
+  from vit_jax_repro.output import waiting
+  from vit_jax_repro.parallel import host_memory
 
+  if values.target is not None:
+    _cores(values)
+    return
+  for flag in ('models', 'dtypes'):
+    if values[flag].present:
+      raise command_line.UsageError(
+        f'--{flag} needs --target; give one, or leave --{flag} out'
+      )
   batch_size, *more = _numbers(values, 'batch_sizes')
   if more:
     raise command_line.UsageError(
@@ -252,18 +267,57 @@ def _data(values, _):
     image_size=command_line.image_size(values.image_size),
     batch_size=batch_size,
     num_images=values.images,
+    photograph_size=command_line.image_size(
+      values.photograph_size, 'photograph_size'
+    ),
     rounds=values.rounds,
     num_batches=values.batches,
   )
-  speeds, files = input_benchmark.measure(**settings, show=command_line.show)
+  speeds, files = input_benchmark.measure(**settings, show=waiting.show)
   more = {
     'files': files,
     'settings': settings,
-    'cpu_cores': len(os.sched_getaffinity(0)),
+    'cpu_cores': host_memory.cores(),
   }
   result = _result('pipelines', speeds, more)
   _write(values, result)
   tables.reading(result)
+
+
+def _cores(values):
+  """Prints how many cores of this machine feed updates on the targets."""
+  from vit_jax_repro import command_line
+  from vit_jax_repro.benchmarks import programs
+  from vit_jax_repro.data import augment, photographs
+  from vit_jax_repro.parallel import targets
+
+  size = command_line.image_size(values.image_size)
+  assert size is not None, 'the flag has a default'
+  rows = []
+  for text in values.target.split(','):
+    target = targets.parse(text)
+    for model in _names(values, 'models'):
+      for dtype in _names(values, 'dtypes', ('float32', 'bfloat16')):
+        case = programs.Case('train', model, 1, dtype, size)
+        peak = target.chip.peak(dtype) * target.num_chips
+        rows.append((target, case, peak / programs.operations(case)))
+  rate = photographs.core_rate(augment.Augmentation(crop=size))
+  for target, case, images in rows:
+    print(
+      f'{case.model} at the peak of {target.name} in {case.dtype} '
+      f'{photographs.need(images, rate)}'
+    )
+  found = [
+    dict(
+      target=target.name,
+      model=case.model,
+      dtype=case.dtype,
+      images_per_sec=images,
+      core_images_per_sec=rate,
+    )
+    for target, case, images in rows
+  ]
+  _write(values, _result('cores', found, {}))
 
 
 def _kind(values):

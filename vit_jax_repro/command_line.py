@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import gc
+import io
 import logging as python_logging
 import os
 import sys
@@ -16,8 +17,8 @@ from typing import Any, NoReturn
 from absl import flags, logging
 
 from vit_jax_repro import __version__, compilation_cache, environment
-from vit_jax_repro.errors import InputError, line_of
-from vit_jax_repro.output import waiting
+from vit_jax_repro.errors import InputError, line_of, one_line
+from vit_jax_repro.output import waiting, weight_texts
 
 WRONG_USAGE, FAILED, INTERRUPTED = 2, 1, 130
 NOBODY_READS = 141  # exit code that a shell gives a program ended by SIGPIPE
@@ -70,6 +71,7 @@ def run(
       default text.
   """
   argv = list(sys.argv if argv is None else argv)
+  replace_unencodable()
   # This must be set before TensorFlow is imported, by whichever library, and
   # before JAX, which would set it to 1. A configuration file may import both.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -92,13 +94,23 @@ def run(
   if verb not in _WITHOUT_DEVICES:
     notes.append(environment.note_on_idle_card())
   for line in filter(None, notes):
-    show(f'note: {line}')
+    waiting.show(f'note: {line}')
   logging.set_verbosity(logging.ERROR)
   # Orbax's threads log a full disk there, once for each array.
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
   with one_line_errors(verb), waiting.watch(verb), while_someone_reads():
     rest = _parsed(verb, flag_values, argv, bool(positional))
     main(flag_values, rest)
+
+
+def replace_unencodable() -> None:
+  """Escapes what standard output and error cannot encode, such as 'é' in ASCII.
+
+  Names of files may be any bytes, and terminals may know few letters.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
 
 
 @contextlib.contextmanager
@@ -146,11 +158,27 @@ def _parsed(verb, flag_values, argv, takes_others):
     if rest and not takes_others:
       raise flags.Error(f'unexpected argument {rest[0]!r}; see --help')
     _refuse_empty(flag_values, rest)
+    _name_parts(flag_values)
   except InputError as error:
     fail(verb, error, WRONG_USAGE)
   except flags.Error as error:
     fail(verb, environment.explain(error) or error, WRONG_USAGE)
   return rest
+
+
+def _name_parts(flag_values):
+  """Changes --weights to the text that --base and --ema give with it."""
+  if not {'ema', 'base', 'weights'} <= set(flag_values):
+    return
+  for flag in ('base', 'ema'):
+    if flag_values[flag].value and flag_values.weights is None:
+      raise UsageError(f'--{flag} goes with --weights; see --help')
+  if flag_values.base:
+    flag_values.weights = weight_texts.on_base(
+      flag_values.weights, flag_values.base
+    )
+  if flag_values.ema:
+    flag_values.weights = weight_texts.averaged(flag_values.weights)
 
 
 @contextlib.contextmanager
@@ -163,12 +191,6 @@ def while_someone_reads():
     # Python flushes stdout again when it exits, which would fail.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(NOBODY_READS)
-
-
-def show(line: str) -> None:
-  """Prints a line on the progress to standard error."""
-  waiting.heard()
-  print(line, file=sys.stderr, flush=True)
 
 
 def require(flag_values: flags.FlagValues, *names: str) -> None:
@@ -196,14 +218,32 @@ def define_weights_flags(flag_values: flags.FlagValues) -> None:
     "such as imagenet21k+imagenet2012/ViT-B_16, timm's or transformers' name, "
     'gs://BUCKET/PATH or hf://USER/REPO',
     'model': 'a model name; by default inferred from the file',
-    'preprocessing': 'of images: vit_jax, bit, big_vision, timm or deit (for '
-    'the last two also e.g. timm:crop_pct=0.95); by default inferred from the '
-    'file',
+    'preprocessing': 'of images: vit_jax, bit, efficientnet, lit, big_vision, '
+    'timm or deit (for the last two also e.g. timm:crop_pct=0.95); by default '
+    'inferred from the file',
     'image_size': 'pixels, S or HEIGHTxWIDTH; by default inferred from the '
     'file',
     'json': 'also write the result to this file',
   }.items():
     define_string(flag_values, name, None, text)
+  define_source_flags(flag_values)
+
+
+def define_source_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags that name a part of weights, or what they belong to."""
+  define_string(
+    flag_values,
+    'base',
+    None,
+    'the model that a PEFT adapter changes, a path or a name; by default the '
+    "one in the adapter's configuration, if it is on this machine",
+  )
+  flags.DEFINE_boolean(
+    'ema',
+    False,
+    'take the averaged weights (EMA) that a trainer saved beside the others',
+    flag_values=flag_values,
+  )
 
 
 def define_orientation_flag(flag_values: flags.FlagValues) -> None:
@@ -219,8 +259,14 @@ def define_orientation_flag(flag_values: flags.FlagValues) -> None:
   )
 
 
-def image_size(text: str | None) -> tuple[int, int] | None:
+def image_size(
+  text: str | None, flag: str = 'image_size'
+) -> tuple[int, int] | None:
   """Parses '224' or '224x384' to (height, width) in pixels; None stays None.
+
+  Args:
+    text: the value of the flag.
+    flag: its name, for the message.
 
   Raises:
     UsageError: the text is neither.
@@ -232,8 +278,8 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     side.isdecimal() and int(side) for side in sides
   ):
     raise UsageError(
-      f'--image_size={text} must be pixels such as 224, or HEIGHTxWIDTH such '
-      'as 224x384'
+      f'--{flag}={text} must be pixels such as 224, or HEIGHTxWIDTH such as '
+      '224x384'
     )
   return int(sides[0]), int(sides[-1])
 
@@ -274,7 +320,7 @@ def _line(error):
 
 def fail(verb: str, error: object, code: int) -> NoReturn:
   """Prints the one line of an error and exits with a code."""
-  line = ' '.join(str(error).split())
+  line = one_line(error)
   number = _process_number()
   where = verb if number is None else f'{verb}, process {number}'
   if number is not None:

@@ -4,12 +4,14 @@ from typing import Any
 
 from absl import flags
 
-DESCRIPTION = """Converts a weights file (IN: .npz of any layout, .safetensors,
-.pth, or a folder with config.json) to OUT: .npz, .safetensors, .pth, or a
-folder from which transformers and timm load a model. The conversion is exact:
-OUT is read back and compared bit by bit. The only exception is the position of
-a class token, which big_vision's files cannot hold; it is added to the
-token. A name OUT that ends in .onnx or .stablehlo gives a program that runs
+DESCRIPTION = """Converts weights (IN: .npz of any layout, .safetensors, a
+checkpoint of PyTorch, Flax or Orbax, an adapter of PEFT, or the folder of a
+library, under any name) to OUT: .npz, .safetensors, .pth, or a folder from
+which transformers and timm load a model. The conversion is exact:
+OUT is read back and compared bit by bit. The exceptions are an adapter of
+PEFT, which is merged into its base, and the positions of a class token in
+big_vision's files and of registers in timm's, which are added to the tokens.
+A name OUT that ends in .onnx or .stablehlo gives a program that runs
 without this package, in float32 and for any batch size. It is compared with JAX
 before it gets its name; OUT.json describes the images that it takes."""
 
@@ -35,8 +37,8 @@ def command_flags() -> flags.FlagValues:
   values = flags.FlagValues()
   for name, text in {
     'to': 'layout of OUT: timm, transformers, transformers_v4 (names before '
-    'version 5), deit; for .npz: official (the default), linen, big_vision, '
-    'big_vision_scan',
+    'version 5), deit, dinov2, torchvision, jeonsworld; for .npz: official '
+    '(the default), linen, big_vision, big_vision_scan',
     'model': 'a model name; by default inferred from the files',
     'image_size': 'pixels that the weights are made for, S or HEIGHTxWIDTH, '
     'if IN does not say it; for .onnx and .stablehlo the size of the images; '
@@ -57,8 +59,9 @@ def command_flags() -> flags.FlagValues:
     flag_values=values,
   )
   flags.DEFINE_list(
-    'drop', [], 'parts to leave out: pre_logits, head', flag_values=values
+    'drop', [], 'parts to leave out: pre_logits, head, mask', flag_values=values
   )
+  command_line.define_source_flags(values)
   flags.DEFINE_boolean(
     'overwrite', False, 'replace OUT if it exists', flag_values=values
   )
@@ -105,6 +108,7 @@ def _convert(values, paths):
   import dataclasses
 
   from vit_jax_repro.exporting import exports
+  from vit_jax_repro.output import weight_texts
   from vit_jax_repro.ports import converting
   from vit_jax_repro.published import origins, weight_names
 
@@ -114,7 +118,10 @@ def _convert(values, paths):
     raise command_line.UsageError(
       f'--to={values.to} is for weights files, not for {out}; leave it out'
     )
-  path = weight_names.find(source)
+  if values.base:
+    source = weight_texts.on_base(source, values.base)
+  path, ema = weight_texts.split(weight_names.find(source))
+  path, base = weight_texts.split_base(path)
   origin = origins.find(source, path, (values.to or '').partition('_')[0])
   if values.license:
     origin = dataclasses.replace(origin, license=values.license)
@@ -122,6 +129,8 @@ def _convert(values, paths):
     num_heads=values.num_heads,
     drop=tuple(values.drop),
     model=values.model,
+    ema=values.ema or ema,
+    base=base,
     image_size=image_size,
     preprocessing=values.preprocessing,
     class_names=values.class_names and _lines(values.class_names),

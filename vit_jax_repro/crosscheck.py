@@ -147,11 +147,10 @@ def _export(values, model):
 
 
 def _compare(values, model):
-  from vit_jax_repro import command_line
   from vit_jax_repro.output import waiting
 
   first = f'crosscheck: comparing {values.port}'
-  command_line.show(first)
+  waiting.show(first)
   with waiting.doing(first):
     # These libraries take seconds to import.
     from vit_jax_repro.comparison import crosschecking, report

@@ -1,5 +1,7 @@
 """The exception for whatever a user can get wrong."""
 
+import os
+
 
 class InputError(ValueError):
   """An argument, flag, setting or file is wrong; the message is for the user.
@@ -10,8 +12,25 @@ class InputError(ValueError):
   """
 
 
+def printable(text: str) -> str:
+  """Returns a text on one line, which cannot command a terminal.
+
+  Line breaks, escapes and other unprintable characters, and bytes of names that
+  are not UTF-8, become escapes such as '\\x1b' and '\\udcff'.
+  """
+  return ''.join(
+    c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
+  )
+
+
+def one_line(text: object) -> str:
+  """Returns a text as `printable` does, with a space for each white space."""
+  return printable(' '.join(str(text).split()))
+
+
 def line_of(error: InputError | OSError) -> str:
   """Returns the one-line message of an error."""
   if isinstance(error, OSError) and error.strerror and error.filename:
-    return f'{error.strerror}: {error.filename}'
-  return str(error)
+    name = os.fsdecode(error.filename)
+    return printable(f'{error.strerror}: {name}')
+  return one_line(error)

@@ -13,7 +13,9 @@ measured, too. With --shots, the head of the file is not used: a few
 images of each class are drawn from another split, and the accuracy of a linear
 classifier of their features, fitted by least squares, is measured instead."""
 FEW_SHOT_FLAGS = ('seeds', 'l2', 'train_split')
-HEAD_FLAGS = ('labels', 'among', 'per_class', 'confusion', 'wrong')
+HEAD_FLAGS = (
+  'labels', 'among', 'per_class', 'confusion', 'wrong', 'zero_shot', 'prompts',
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -76,6 +78,20 @@ def command_flags() -> flags.FlagValues:
     'CSV file',
   }.items():
     command_line.define_string(values, name, None, text)
+  flags.DEFINE_boolean(
+    'zero_shot',
+    False,
+    "compare images with texts of the data set's classes, by an image-text "
+    'model such as lit/LiT-B16B_2',
+    flag_values=values,
+  )
+  command_line.define_string(
+    values,
+    'prompts',
+    None,
+    'with --zero_shot: a file of templates such as "a photo of a {}", one on '
+    'each line',
+  )
   _define_few_shot_flags(values)
   process_flags.define(values)
   return values
@@ -148,14 +164,14 @@ def show(result: Any) -> None:
 
 
 def _show_classes(scores):
+  from vit_jax_repro.errors import printable
   from vit_jax_repro.output import reports
-  from vit_jax_repro.output.messages import shown
 
   reports.table(
     ('class', '>images', '>average precision', '>precision', '>recall', '>F1'),
     [
       (
-        shown(each.name),
+        printable(each.name),
         str(each.images),
         '-' if not each.images else f'{each.average_precision:.2%}',
         *(f'{x:.2%}' for x in (each.precision, each.recall, each.f1)),
@@ -195,9 +211,9 @@ def show_few_shot(result: Any) -> None:
 
 
 def _listed(lines, fate):
-  from vit_jax_repro.output.messages import shown
+  from vit_jax_repro.errors import printable
 
-  return f'{len(lines)}, {fate}:\n' + '\n'.join(map(shown, lines))
+  return f'{len(lines)}, {fate}:\n' + '\n'.join(map(printable, lines))
 
 
 def _evaluate(values, _):
@@ -205,6 +221,8 @@ def _evaluate(values, _):
   from vit_jax_repro.parallel import job, processes
 
   command_line.require(values, 'weights', 'dataset')
+  if values.prompts is not None and not values.zero_shot:
+    raise command_line.UsageError('--prompts needs --zero_shot; give it, too')
   shots = _few_shot_options(values)
   process_flags.join('evaluate', values, job.join, ends_at_sigterm=True)
   if processes.is_first():
@@ -236,6 +254,8 @@ def _evaluate(values, _):
     among=values.among,
     each=bool(each),
     one_label=values.confusion is not None,
+    zero_shot=values.zero_shot,
+    prompts=values.prompts,
     **options,
   )
   if processes.is_first():
@@ -302,19 +322,19 @@ def _finish(values, result, display, each=None):
 
 def show_classes(classes: Sequence[Any]) -> None:
   """Prints a table of each_image.ClassAccuracy."""
+  from vit_jax_repro.errors import printable
   from vit_jax_repro.inference import each_image
   from vit_jax_repro.output import reports
-  from vit_jax_repro.output.messages import shown
 
   reports.table(
     ('class', '>images', '>correct', '>accuracy', 'most often taken for'),
     [
       (
-        shown(row.name),
+        printable(row.name),
         str(row.num_examples),
         str(row.correct),
         '' if row.accuracy is None else f'{row.accuracy:.2%}',
-        f'{shown(row.taken_for)} ({row.taken_for_count})'
+        f'{printable(row.taken_for)} ({row.taken_for_count})'
         if row.taken_for
         else '',
       )

@@ -113,7 +113,7 @@ def show_list(entries: Sequence[Any]) -> None:
     rows.append(
       (
         entry.name,
-        str(entry.num_classes),
+        str(entry.num_classes or ''),
         str(entry.image_size),
         f'{entry.sizes[0] / 1e6:.0f}' if entry.sizes else '',
         f'{entry.accuracy:.2f}%' if entry.accuracy else '',

@@ -38,6 +38,7 @@ def command_flags() -> flags.FlagValues:
     'results': 'a folder of measured results',
   }.items():
     command_line.define_string(values, name, None, text)
+  command_line.define_source_flags(values)
   command_line.define_orientation_flag(values)
   flags.DEFINE_enum(
     'heads',
@@ -62,7 +63,7 @@ def commands() -> dict[str, Any]:
   from vit_jax_repro.subcommands import Command
 
   files = ('out', 'arrays')
-  model = (*files, 'weights', 'model', 'image_size')
+  model = (*files, 'weights', 'base', 'ema', 'model', 'image_size')
   images = (*model, 'preprocessing', 'orientation')
   many = 10_000
   return {
@@ -93,7 +94,7 @@ def commands() -> dict[str, Any]:
       _filters,
       "principal components of the first layer's filters, of any family",
       '--weights=model.npz --out=filters.png --components=28',
-      flags=(*files, 'weights', 'components'),
+      flags=(*files, 'weights', 'base', 'ema', 'components'),
     ),
     'compute': Command(
       _compute,

@@ -188,7 +188,7 @@ def _dry_run(values, changes):
       '--target takes the configuration of one run, not of a study'
     )
   from vit_jax_repro.analysis import dry_run, dry_run_tables
-  from vit_jax_repro.output import files
+  from vit_jax_repro.output import files, waiting
   from vit_jax_repro.parallel import targets
   from vit_jax_repro.runs import dry_run as runs
   from vit_jax_repro.runs import manifest
@@ -199,13 +199,13 @@ def _dry_run(values, changes):
     config,
     targets.parse(values.target),
     largest_batch=values.largest_batch,
-    show=command_line.show,
+    show=waiting.show,
   )
   if values.json is not None:
     files.write_json(
       values.json, {**dry_run.as_dict(found), **manifest.software()}
     )
-  dry_run_tables.show_run(found)
+  dry_run_tables.show_run(found, found.reading())
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ pattern such as "photos/*.jpg", a list of paths (@images.txt), or - for a list
 from standard input. Images that cannot be read are listed at the end; the
 others are predicted, and the exit code is 1. With --features, an activation of
 the model is written in place of classes."""
-FOR_CLASSES = ('top', 'csv', 'json', 'jsonl')
+FOR_CLASSES = ('top', 'csv', 'json', 'jsonl', 'texts')
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -54,6 +54,8 @@ def command_flags() -> flags.FlagValues:
     'tables',
     'features': 'in place of classes, write an activation of the model for '
     'each image, such as pre_logits, to --out',
+    'texts': 'the classes of an image-text model, such as "a photo of a cat,a '
+    'photo of a dog"',
     'out': 'with --features: an array, .npy; a .csv file of the same name has '
     'the image of each row',
   }.items():
@@ -63,9 +65,10 @@ def command_flags() -> flags.FlagValues:
 
 def show(prediction: Any) -> None:
   """Prints a jobs.Prediction as a table."""
-  from vit_jax_repro.output import messages, reports
+  from vit_jax_repro.errors import printable
+  from vit_jax_repro.output import reports
 
-  print(messages.shown(prediction.image))
+  print(printable(prediction.image))
   reports.table(
     ('>label', 'class', '>probability'),
     [(str(label), name, f'{p:.2%}') for label, name, p in prediction.classes],
@@ -95,7 +98,7 @@ def _predict(values, arguments):
   from vit_jax_repro.output.unreadable import Unreadable
 
   predictions = jobs.predict_each(
-    values.weights, images, top=values.top, **reading
+    values.weights, images, top=values.top, texts=_texts(values), **reading
   )
   quiet = values.csv is not None or values.jsonl is not None
   unreadable = Unreadable(len(images))
@@ -142,6 +145,20 @@ def _extract(values, arguments):
   print(f'{found.array}: {shape}, float32; {found.unreadable.rate()}')
   print(f'{found.names}: the image of each row')
   found.unreadable.finish()
+
+
+def _texts(values):
+  """Returns the texts of --texts; None without them."""
+  from vit_jax_repro import command_line
+
+  if values.texts is None:
+    return None
+  texts = [each.strip() for each in values.texts.split(',') if each.strip()]
+  if not texts:
+    raise command_line.UsageError(
+      '--texts is empty; give texts with commas between them'
+    )
+  return texts
 
 
 def _reading(values):

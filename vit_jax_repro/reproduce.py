@@ -177,6 +177,7 @@ def _run(values, rest):
   command_line.require(values, 'results')
   rows = _rows(values, rest)
 
+  from vit_jax_repro.output import waiting
   from vit_jax_repro.paper import views
   from vit_jax_repro.reproduction import budget, running
   from vit_jax_repro.reproduction.options import Options, parse_overrides
@@ -201,7 +202,7 @@ def _run(values, rest):
   )
   _print(values, view)
   for row_id, why in late.items():
-    command_line.show(f'{row_id}: {why}')
+    waiting.show(f'{row_id}: {why}')
   _fail(failed)
 
 
@@ -225,11 +226,12 @@ def _fail(lines):
   import sys
 
   from vit_jax_repro import command_line
+  from vit_jax_repro.output import waiting
 
   for row_id, why in lines.items():
-    command_line.show(f'{row_id}: {why}')
+    waiting.show(f'{row_id}: {why}')
   if lines:
-    command_line.show(f'reproduce: {len(lines)} of the rows failed')
+    waiting.show(f'reproduce: {len(lines)} of the rows failed')
     sys.exit(command_line.FAILED)
 
 
@@ -280,7 +282,7 @@ def _check(values, row):
 
 
 def _results(values):
-  from vit_jax_repro import command_line
+  from vit_jax_repro.output import waiting
   from vit_jax_repro.paper import results
 
   if values.results is None:
@@ -288,7 +290,7 @@ def _results(values):
   others = results.foreign(values.results)
   if others:
     shown = ', '.join(others[:3]) + (', ...' if others[3:] else '')
-    command_line.show(
+    waiting.show(
       f'note: {values.results} has JSON files that belong to no row: {shown}'
     )
   return results.read(values.results)

@@ -38,6 +38,7 @@ def attend(spec, image_size):
     ({}, (8, 12), (2, 3), 1),
     (dict(distilled=True, scan=True), (8, 12), (2, 3), 2),
     (dict(classifier='gap'), (8, 12), (2, 3), 0),
+    (dict(num_registers=4, layer_scale_init=0.5), (8, 12), (2, 3), 5),
     (HYBRID, (16, 24), (4, 6), 1),
   ],
 )
@@ -54,6 +55,18 @@ def test_attention_maps_and_rollout_have_rows_of_sum_1(
   mixed = attention.rollout(seen.weights)
   np.testing.assert_allclose(mixed.sum(-1), 1, atol=1e-6)
   assert seen.weights.std() > 0.01 and (mixed >= 0).all()
+
+
+def test_seen_from_takes_no_register_for_a_class_token():
+  fields = dict(classifier='gap', num_registers=2)
+  seen = attend(tiny_models.spec(3, **fields), (8, 12))
+  assert seen.num_prefix == 2
+  with pytest.raises(ValueError, match="no class token; choose 'mean'"):
+    seen.seen_from(seen.weights, 'class')
+  np.testing.assert_array_equal(
+    seen.seen_from(seen.weights, (1, 2)).reshape(2, 2, 6),
+    seen.weights[..., 7, 2:],
+  )
 
 
 def test_rollout_matches_a_calculation_by_hand():

@@ -23,7 +23,7 @@ def table_of(layer=0, **fields):
 
 @pytest.mark.parametrize('distilled', [False, True])
 def test_position_table_leaves_out_extra_tokens(distilled):
-  params, table = table_of(distilled=distilled)
+  params, table = table_of(distilled=distilled, num_registers=2)
   stored = params['Transformer']['posembed_input']['pos_embedding']
   cells = stored[0, 1 + distilled :].reshape(*GRID, 16)
   np.testing.assert_array_equal(table, cells)

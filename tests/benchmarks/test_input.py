@@ -1,32 +1,19 @@
 """The contenders of `benchmark data`: the files and batches that they read."""
 
 import itertools
-import pathlib
 
 import numpy as np
 import pytest
 
 from vit_jax_repro.benchmarks import input as input_benchmark
+from vit_jax_repro.data import photographs
 from vit_jax_repro.data.tf_host import tensorflow
 
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
   folder = tmp_path_factory.mktemp('photographs')
-  return str(folder), input_benchmark.write_photographs(folder, 6)
-
-
-def test_write_photographs_writes_different_files_of_two_classes(files):
-  folder, description = files
-  paths = sorted(pathlib.Path(folder).rglob('*.jpg'))
-  assert len(paths) == description['number'] == 6
-  assert {path.parent.name for path in paths} == {'china', 'flower'}
-  sizes = [path.stat().st_size for path in paths]
-  assert description['mean_bytes'] == round(np.mean(sizes))
-  assert len({path.read_bytes() for path in paths}) == 6
-  for path in paths:
-    image = tensorflow().io.decode_jpeg(path.read_bytes())
-    assert image.shape == (375, 500, 3)
+  return str(folder), photographs.write_photographs(folder, 6)
 
 
 def first(files, name, number=3):

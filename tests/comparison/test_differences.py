@@ -66,6 +66,17 @@ def test_compare_leaves_out_other_shapes(shape):
   assert [layer.name for layer in found] == ['y']
 
 
+def test_compare_leaves_out_tokens_before_positions_of_patches():
+  """A port's tokens may be there already where only patches get positions."""
+  name, patches = 'Transformer/posembed_input', np.ones((2, 4, 3))
+  tokens = np.concatenate([np.zeros((2, 3, 3)), patches], axis=1)
+  for other, number in ((name, 1), ('Transformer/encoderblock_0', 0)):
+    arrays = {other: patches}, {other: tokens}
+    found = differences.compare(*arrays, {other: 1e-3})
+    assert len(found) == number and all(layer.max_abs == 0 for layer in found)
+    assert len(differences.not_compared(*arrays)) == 1 - number
+
+
 def test_not_compared_names_both_shapes():
   reference = {n: np.zeros((3, 10)) for n in ('embedding', 'stem', 'logits')}
   port = {'logits': np.zeros((3, 20)), 'stem': np.zeros((3, 10))}

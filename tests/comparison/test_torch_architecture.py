@@ -49,6 +49,38 @@ def test_check_lists_every_size_that_differs(params, fields, text, named):
   assert str(error.value).startswith('my.py:make is of another architecture')
 
 
+@pytest.mark.parametrize(
+  ('port', 'own', 'text'),
+  [
+    (
+      dict(layer_scale_init=1.0),
+      {},
+      'LayerScale, which the weights lack; give',
+    ),
+    ({}, dict(layer_scale_init=1.0), 'no LayerScale, which the weights have;'),
+    (dict(num_registers=2), {}, 'weights: 2 registers, not 0; give'),
+    ({}, dict(num_registers=4), 'weights: 0 registers, not 4; give'),
+  ],
+)
+def test_check_names_a_part_that_one_side_lacks(port, own, text):
+  tree, source = (
+    tiny_models.params_of(tiny_models.spec(3, **fields))
+    for fields in (port, own)
+  )
+  with pytest.raises(ValueError, match=text) as error:
+    check(plain(tree), source, tree)
+  assert '\n' not in str(error.value)
+  # Without known names, only a module of such a class is a sure sign.
+  module = plain(tree)
+  check(module, source)
+  module.scale = type('LayerScale', (type(module.classify),), {})(1, 1)
+  if 'layer_scale_init' in own:
+    check(module, source)
+  else:
+    with pytest.raises(ValueError, match='LayerScale, which the weights lack'):
+      check(module, source)
+
+
 def test_check_accepts_the_same_sizes(params):
   check(plain(params), params)
   check(plain(params), params, params)

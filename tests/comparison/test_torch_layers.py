@@ -1,10 +1,10 @@
 """Parts of plain ports, recognised by type, order and shape, or left out."""
 
 import numpy as np
-import pytest
 
-from vit_jax_repro.comparison import torch_layers, torch_models
-from vit_jax_repro.comparison.torch_layers import Form, Place
+from vit_jax_repro.comparison import torch_models
+from vit_jax_repro.comparison.torch_calls import Place
+from vit_jax_repro.comparison.torch_layers import Form
 
 FORM = Form(
   num_layers=2,
@@ -251,16 +251,3 @@ def test_observe_keeps_the_first_call_of_a_module():
   expected = once(torch_models.as_tensor(images, 'float32')).detach().numpy()
   np.testing.assert_allclose(observed.outputs['x'], expected, atol=1e-6)
   assert [call.path for call in observed.calls] == ['', 'layer', 'layer']
-
-
-@pytest.mark.parametrize('answer', ['tuple', 'mapping', 'nested'])
-def test_first_tensor_looks_inside_containers(answer):
-  import torch
-
-  x = torch.ones(1)
-  value = {
-    'tuple': (None, x, 2),
-    'mapping': {'a': 3, 'b': x},
-    'nested': ([], ({'a': x},)),
-  }[answer]
-  assert torch_layers.first_tensor(torch, value) is x

@@ -39,6 +39,20 @@ VIT = (
       ('embeddings', 'encoder.layer.1', 'encoder.layer.11', 'layernorm'),
       (None, 'embeddings', 'encoder.layer.1', 'layernorm'),
     ),
+    (  # transformers, DINOv2
+      (
+        'dinov2_with_registers.embeddings',
+        'dinov2_with_registers.encoder.layer.1',
+        'dinov2.embeddings.patch_embeddings',
+        'dinov2.layernorm',
+      ),
+      (
+        'dinov2.embeddings.patch_embeddings',
+        'dinov2_with_registers.embeddings',
+        'dinov2_with_registers.encoder.layer.1',
+        'dinov2.layernorm',
+      ),
+    ),
     (('nothing', 'of.the.kind'), (None,) * 4),
   ],
 )

@@ -10,6 +10,7 @@ from PIL import Image
 from vit_jax_repro.data import augment, preprocess
 from vit_jax_repro.data.order import fold_in, key_of
 from vit_jax_repro.data.tf_host import tensorflow
+from vit_jax_repro.training import mixing
 
 pytestmark = pytest.mark.quick
 
@@ -209,15 +210,42 @@ def test_legacy_always_flip_flips_each_image(small):
     np.testing.assert_array_equal(found, [image[:, ::-1]] * 50)
 
 
-def test_uint8_image_is_rounded_and_not_normalised():
-  options = dict(crop=(33, 30))
-  for i in range(5):
+def test_uint8_image_is_rounded_and_left_for_the_device_to_finish():
+  """Flip and normalisation on the device; the flips are those of float32."""
+  flips = collections.Counter()
+  for i in range(12):
     key = fold_in(key_of(0), i)
-    pixels = train_image(PHOTOGRAPH, key, dtype='uint8', **options)
-    image = train_image(PHOTOGRAPH, key, **options).numpy()
-    assert pixels.dtype == 'uint8'
-    difference = np.abs((np.float32(pixels) - 127.5) / 127.5 - image)
-    assert 0 < difference.max() <= 0.5 / 127.5 + 1e-6
+    for options in (dict(crop=(33, 30)), dict(crop=24, resize=(30, 28))):
+      wanted = augment.Augmentation(dtype='uint8', **options)
+      batch = augment.train_example(PHOTOGRAPH, key, wanted)
+      batch = {name: value.numpy()[None] for name, value in batch.items()}
+      assert batch['image'].dtype == np.uint8
+      flips[batch['flip'].item()] += 1
+      (found,) = mixing.normalize(
+        mixing.flip(batch), mean=wanted.mean, std=wanted.std
+      )['image']
+      image = train_image(PHOTOGRAPH, key, **options).numpy()
+      assert 0 < np.abs(found - image).max() <= 0.5 / 127.5 + 1e-6
+  assert min(flips.values()) > 5  # of 12 on average
+
+
+@pytest.mark.parametrize(
+  'options, expected',
+  [
+    ({}, None),
+    ({'dtype': 'uint8', 'flip': False}, None),
+    ({'dtype': 'uint8', 'shift': 1}, None),
+    ({'dtype': 'uint8', 'randaugment_layers': 1}, None),
+    ({'dtype': 'uint8', 'flip': False, 'legacy_always_flip': True}, True),
+  ],
+)
+def test_train_example_leaves_the_last_flip_to_the_device(
+  small, options, expected
+):
+  wanted = augment.Augmentation(crop=4, **options)
+  found = augment.train_example(small, key_of(0), wanted)
+  assert ('flip' in found and bool(found['flip'])) == bool(expected)
+  assert wanted.flips_on_device == (expected is not None)
 
 
 def test_train_image_scales_by_mean_and_std():

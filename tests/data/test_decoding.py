@@ -8,8 +8,16 @@ import pytest
 from photographs import PHOTOGRAPHS
 from training_sets import write_folder
 
-from vit_jax_repro.data import batches, datasets, order, pipeline
+from vit_jax_repro.data import (
+  batches,
+  datasets,
+  decoding,
+  order,
+  pipeline,
+  preprocess,
+)
 from vit_jax_repro.data.augment import Augmentation
+from vit_jax_repro.data.tf_host import tensorflow
 
 pytestmark = pytest.mark.quick
 
@@ -92,6 +100,131 @@ def ids_in_order(split, number):
   found = order.examples(split, seed=1, shuffle_buffer=1)
   names = [example['id'] for example in found.take(number).as_numpy_iterator()]
   return [name.decode().split('/')[-1].split('.')[0] for name in names]
+
+
+def test_each_damaged_image_is_reported_once(broken):
+  """Also where the next readable image is in a later batch."""
+  (split, _), batch_size, named = broken, 2, []
+  found = training(
+    split, batch_size=batch_size, report=lambda name, _: named.append(name)
+  )
+  assert len(rows(found, 30)) == 30
+  order = [int(name) for name in ids_in_order(split, 48)]
+  end = next(i for i in range(29, 48) if order[i] not in DAMAGED)
+  numbers = [int(os.path.basename(name).split('.')[0]) for name in named]
+  assert numbers == [n for n in order[: end + 1] if n in DAMAGED]
+  in_two = [
+    i
+    for i in range(batch_size, 30, batch_size)
+    if {order[i - 1], order[i]} <= {*DAMAGED}
+  ]
+  assert in_two, 'choose another seed'
+
+
+def test_damaged_images_leave_flips_with_their_images(broken, sound):
+  """Flips cross to the device in an array of their own."""
+  options = dict(augmentation=Augmentation(crop=6, dtype='uint8'), batch_size=4)
+
+  def examples(split):
+    found = training(split, report=lambda *_: None, **options)
+    batches = [*itertools.islice(found, 8)]
+    columns = [
+      np.concatenate([batch[x] for batch in batches])
+      for x in ('image', 'flip', 'label')
+    ]
+    return [
+      (image.tobytes(), flip, label)
+      for image, flip, label in zip(*columns, strict=True)
+    ]
+
+  whole = examples(sound)
+  readable = [int(name) not in DAMAGED for name in ids_in_order(sound, 32)]
+  expected = [
+    next(whole[j] for j in range(i, 32) if readable[j]) for i in range(28)
+  ]
+  assert examples(broken[0])[:28] == expected
+  assert {flip for _, flip, _ in expected} == {True, False}
+
+
+def test_batches_without_damage_are_read_once(broken, monkeypatch):
+  """Only batches with a damaged image are read image by image."""
+  split, _ = broken
+  asked, again = [], []
+
+  class Counting(decoding._Examples):
+    def at(self, first):
+      again.append(first)
+      return super().at(first)
+
+  def examples_from(number):
+    asked.append(number)
+    return split.examples().repeat(5).skip(number)
+
+  monkeypatch.setattr(decoding, '_Examples', Counting)
+  found = decoding.batches_of(
+    split,
+    examples_from,
+    lambda encoded, _: {
+      'image': preprocess.PREPROCESSINGS['vit_jax'](encoded, (6, 6))
+    },
+    batch_size=3,
+    report=lambda *_: None,
+    repair=lambda rows: (row for row in rows if row.pop('readable') or True),
+  )
+  order = [
+    int(os.path.basename(os.fsdecode(example['id'])).split('.')[0])
+    for example in split.examples().as_numpy_iterator()
+  ]
+  assert len(list(found)) == 20
+  with_damage = [i - i % 3 for i in range(60) if order[i % 12] in DAMAGED]
+  assert asked == [0, with_damage[0]]
+  assert again == [*dict.fromkeys(with_damage)]
+  assert 5 < len(again) < 20
+
+
+@pytest.mark.parametrize('where', ['image', 'example'])
+def test_error_of_reading_that_passes_loses_no_image(sound, where):
+  """An error between the images may lose some, here the rest of a group."""
+  tf, failures, number = tensorflow(), [True], [0]
+
+  def fails_once(value):
+    number[0] += 1
+    if number[0] == 4 and failures:
+      failures.pop()
+      raise OSError('the network is slow')
+    return value
+
+  def shaky(value):
+    found = tf.numpy_function(fails_once, [value], value.dtype)
+    return tf.ensure_shape(found, value.shape)
+
+  def examples_from(number):
+    found = sound.examples().repeat(5)
+    if where == 'example':
+      groups = found.batch(4).map(lambda x: {**x, 'id': shaky(x['id'])})
+      found = groups.unbatch()
+    return found.skip(number)
+
+  def prepare(encoded, _):
+    if where == 'image':
+      encoded = shaky(encoded)
+    return {'image': preprocess.PREPROCESSINGS['vit_jax'](encoded, (6, 6))}
+
+  found = decoding.batches_of(
+    sound, examples_from, prepare, 5, report=print, repair=iter
+  )
+  whole = rows(found, 60)
+  assert not failures and len(whole) == 60
+  assert (
+    whole
+    == rows(
+      pipeline.evaluation_batches(
+        sound, preprocessing='vit_jax', image_size=6, batch_size=12
+      ),
+      12,
+    )
+    * 5
+  )
 
 
 @pytest.mark.slow

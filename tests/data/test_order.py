@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from training_sets import write_folder, write_shards
 
-from vit_jax_repro.data import datasets, order
+from vit_jax_repro.data import datasets, order, tfds_files
 from vit_jax_repro.data.tf_host import tensorflow
 
 quick = pytest.mark.quick
@@ -177,6 +177,22 @@ def test_buffers_larger_than_the_split_give_the_same_order(places):
 
 
 @quick
+def test_buffers_hold_a_number_of_bytes_at_most(places, monkeypatch):
+  """50,000 photographs of ImageNet would be 5 GB."""
+  split = open_set('files', places)
+  sizes = [len(record['image'].numpy()) for record in split.records().take(40)]
+  mean = split.buffered(1)  # of whole records, which have a label, too
+  assert np.mean(sizes) < mean < np.mean(sizes) + 400
+  assert split.buffered(30) == 30 * mean
+  assert split.buffered(10**9) == split.num_examples * mean
+  monkeypatch.setattr(tfds_files, '_BUFFER', 7 * mean + 1)
+  assert split.buffered(10**9) == 7 * mean
+  number = split.num_examples
+  few, many = (take(split, number, buffer=buffer) for buffer in (7, 10**9))
+  assert few == many != take(split, number, buffer=6)
+  assert open_set('folder', places).buffered(10**9) == 0
+
+
 def test_order_is_independent_of_the_location(places, tmp_path):
   data_dir, folder = places
   shutil.copytree(data_dir, tmp_path / 'x' / 'y')

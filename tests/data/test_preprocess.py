@@ -1,6 +1,7 @@
 import functools
 import hashlib
 import io
+import os
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_preprocessings_have_the_recorded_mean_and_std():
   for name, entry in preprocess.PREPROCESSINGS.items():
     assert preprocess.pick_preprocessing(name) is entry
     assert entry.name == name and entry.source and entry.description
-    if name != 'deit':
+    if name not in ('deit', 'efficientnet'):
       assert (entry.mean, entry.std) == (half, half)
   deit = preprocess.PREPROCESSINGS['deit']
   assert deit.mean == pytest.approx((123.675, 116.28, 103.53))
@@ -367,18 +368,28 @@ def test_error_names_an_invalid_image(tmp_path, damage, name):
   assert '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+  'file, reason', [(b'text', 'nknown image'), (b'\xff\xd8\xff\xe0', 'JPEG')]
+)
 @pytest.mark.parametrize('name', ['vit_jax', 'deit'])
-def test_first_line_shortens_an_error_in_a_graph(name):
+def test_first_line_shortens_an_error_in_a_graph(name, file, reason):
   tf = tensorflow()
   function = preprocess.pick_preprocessing(name)
-  dataset = tf.data.Dataset.from_tensors(b'text')
-  dataset = dataset.map(lambda x: function(x, (8, 8)))
-  with pytest.raises(tf.errors.InvalidArgumentError) as caught:
-    next(dataset.as_numpy_iterator())
-  line = preprocess.first_line(caught.value)
-  assert 'nknown image' in line
-  for text in ('\n', '{{', 'Traceback', 'ValueError'):
-    assert text not in line
+
+  def image(file):
+    return function(file, (8, 8))
+
+  dataset = tf.data.Dataset.from_tensors(file).map(image)
+  for run in (
+    lambda: next(dataset.as_numpy_iterator()),
+    lambda: tf.function(image, autograph=False)(tf.constant(file)),
+  ):
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+      run()
+    line = preprocess.first_line(caught.value)
+    assert reason in line
+    for text in ('\n', '{{', 'Traceback', 'ValueError', 'Graph', 'File', '[Op'):
+      assert text not in line
 
 
 def test_read_image_rejects_a_missing_file(tmp_path):
@@ -386,6 +397,15 @@ def test_read_image_rejects_a_missing_file(tmp_path):
     preprocess.read_image(
       tmp_path / 'nothing.png', preprocessing='vit_jax', image_size=8
     )
+
+
+def test_read_image_names_what_is_no_file(tmp_path):
+  os.mkfifo(tmp_path / 'x.png')
+  options = dict(preprocessing='vit_jax', image_size=8)
+  with pytest.raises(ValueError, match='is a folder; give an image file'):
+    preprocess.read_image(tmp_path, **options)
+  with pytest.raises(ValueError, match='is a device or pipe; give an image'):
+    preprocess.read_image(tmp_path / 'x.png', **options)
 
 
 def test_check_image_size_rejects_wrong_sizes():

@@ -94,14 +94,18 @@ def photographs(tmp_path_factory):
 @pytest.mark.parametrize('image_size', [(64, 64), (48, 80)])
 @pytest.mark.parametrize(
   'name',
-  [*preprocess.PREPROCESSINGS, 'timm:crop_pct=0.7,interpolation=bilinear'],
+  [
+    *(x for x in preprocess.PREPROCESSINGS if x != 'efficientnet'),
+    'timm:crop_pct=0.7,interpolation=bilinear',
+  ],
 )
 def test_preprocessing_lets_others_read_the_same_pixels(
   name, image_size, run_export, photographs
 ):
   # Both numbers are in units of the input, in which 1 of 255 is 0.0078.
   atol, truncation = 1e-4, 0.0
-  if name == 'big_vision':  # sums of weights may fall short of an integer
+  # Sums of weights may fall short of an integer.
+  if name in ('big_vision', 'lit'):
     atol, truncation = 1 / 127.5 + 1e-6, 0.05
   for orientation in ('exif', 'none'):
     how = description.preprocessing(name, image_size, orientation)

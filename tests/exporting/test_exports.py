@@ -28,6 +28,17 @@ FAMILIES = {  # fields, image size
     tiny_models.spec(3, num_layers=1, distilled=True, gelu='erf'),
     (8, 8),
   ),
+  'registers': (
+    tiny_models.spec(
+      3,
+      num_layers=1,
+      gelu='erf',
+      layer_scale_init=0.5,
+      num_registers=3,
+      classifier='token_and_gap',
+    ),
+    (8, 12),
+  ),
   'big_vision': (
     tiny_models.spec(
       3, num_layers=1, classifier='map', position_embedding='sincos2d'

@@ -161,29 +161,53 @@ class PlainViT(nn.Module):
 
 def vit(params, num_heads, **settings):
   """Returns the port with the weights of a canonical tree."""
-  flat = {n: np.asarray(a) for n, a in trees.flatten(params).items()}
-  block = 'Transformer/encoderblock_{}/'
+  module = PlainViT(sizes_of(params, num_heads), Settings(**settings))
+  return filled(module, state_of(params))
+
+
+def sizes_of(params, num_heads):
+  """Returns the sizes of a canonical tree, as the modules here take them."""
+  flat = trees.flatten(params)
   layers = sum(n.endswith('LayerNorm_0/scale') for n in flat)
   kernel = flat['embedding/kernel']
-  inner = flat[block.format(0) + 'MlpBlock_0/Dense_0/kernel'].shape[1]
+  inner = flat[_BLOCK.format(0) + 'MlpBlock_0/Dense_0/kernel'].shape[1]
   places = flat['Transformer/posembed_input/pos_embedding']
-  head = flat['head/kernel']
   sizes = (kernel.shape[-1], inner, num_heads, layers, kernel.shape[0])
-  sizes = (*sizes, places.shape[1], head.shape[1])
-  settings = Settings(**settings)
-  module = PlainViT(sizes, settings)
+  return (*sizes, places.shape[1], flat['head/kernel'].shape[1])
+
+
+def filled(module, state):
+  """Returns the module with those of the arrays that it has a name for."""
+  known = module.state_dict().keys()
+  module.load_state_dict(
+    {n: torch.from_numpy(np.array(a)) for n, a in state.items() if n in known}
+  )
+  return module
+
+
+_BLOCK = 'Transformer/encoderblock_{}/'
+
+
+def state_of(params):
+  """Returns the weights of a canonical tree under the names used here."""
+  flat = {n: np.asarray(a) for n, a in trees.flatten(params).items()}
+  layers = sum(n.endswith('LayerNorm_0/scale') for n in flat)
+  kernel = flat['embedding/kernel']
+  norm = 'fc_norm' if 'fc_norm/scale' in flat else 'Transformer/encoder_norm'
   state = {
     'to_patches.weight': kernel.transpose(3, 2, 0, 1),
     'to_patches.bias': flat['embedding/bias'],
     'token': flat['cls'],
-    'places': places,
-    'ln_end.weight': flat['Transformer/encoder_norm/scale'],
-    'ln_end.bias': flat['Transformer/encoder_norm/bias'],
-    'classify.weight': head.T,
+    'places': flat['Transformer/posembed_input/pos_embedding'],
+    'ln_end.weight': flat[f'{norm}/scale'],
+    'ln_end.bias': flat[f'{norm}/bias'],
+    'classify.weight': flat['head/kernel'].T,
     'classify.bias': flat['head/bias'],
   }
+  if 'registers' in flat:
+    state['registers'] = flat['registers']
   for i in range(layers):
-    ours, theirs = block.format(i), f'tower.{i}.'
+    ours, theirs = _BLOCK.format(i), f'tower.{i}.'
     attention = f'{ours}MultiHeadDotProductAttention_0/'
     width = kernel.shape[-1]
     qkv = [f'{attention}{part}/' for part in ('query', 'key', 'value')]
@@ -203,12 +227,11 @@ def vit(params, num_heads, **settings):
       .T,
       f'{theirs}mix.to_out.bias': flat[f'{attention}out/bias'],
     }
+    for part, number in (('gain_a', 0), ('gain_b', 1)):
+      if (name := f'{ours}LayerScale_{number}/scale') in flat:
+        state[f'{theirs}{part}.gamma'] = flat[name]
     for dense, part in (('Dense_0', 'up'), ('Dense_1', 'down')):
       name = f'{ours}MlpBlock_0/{dense}/'
       state[f'{theirs}ffn.{part}.weight'] = flat[f'{name}kernel'].T
       state[f'{theirs}ffn.{part}.bias'] = flat[f'{name}bias']
-  known = module.state_dict().keys()
-  module.load_state_dict(
-    {n: torch.from_numpy(np.array(a)) for n, a in state.items() if n in known}
-  )
-  return module
+  return state

@@ -45,6 +45,22 @@ def layouts():
 
 
 @functools.cache
+def lit():
+  """Returns `cases` {case: mapping for `models.create`} and `layouts`."""
+  return read_json('lit.json.gz')
+
+
+def lit_arrays(case, kind):
+  """Returns `params`, the arrays of a file, or `io` of an image-text model."""
+  start = f'{case}|{kind}|'
+  return {
+    name.removeprefix(start): array
+    for name, array in arrays('lit.npz').items()
+    if name.startswith(start)
+  }
+
+
+@functools.cache
 def loader_cases():
   return read_json('load_pretrained.json.gz')
 

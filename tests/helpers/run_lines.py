@@ -1,7 +1,16 @@
 """The lines of a run on standard error that are no error and no note."""
 
 # The first words of the lines that precede the first update.
-BANNER = ('devices', 'workdir', 'precision', 'data', 'model', 'batch', 'start')
+BANNER = (
+  'devices',
+  'workdir',
+  'precision',
+  'data',
+  'model',
+  'batch',
+  'start',
+  'memory',
+)
 EXPECTED = (*BANNER, 'step ')
 
 

@@ -40,7 +40,11 @@ def spec(num_classes, base=VIT, **fields):
 
 def params_of(architecture, image_size=(8, 8), seed=0):
   """Returns random parameters without zeros, as numpy arrays."""
-  model = models.create(architecture)
+  return params_of_model(models.create(architecture), image_size, seed)
+
+
+def params_of_model(model, image_size=(8, 8), seed=0):
+  """Returns what `params_of` returns, of a module."""
   images = jnp.zeros((1, *image_size, 3))
   shapes = jax.eval_shape(
     lambda: model.init(jax.random.key(0), images, train=False)['params']

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import reference
+import tiny_models
 
 from vit_jax_repro import models, ports
 from vit_jax_repro.inference import classify
@@ -39,5 +40,8 @@ def test_pick_head_refuses_a_choice_for_models_with_one_head():
   assert classify.pick_head(model, 'both') is model
   with pytest.raises(ValueError, match="head='class' is only for distilled"):
     classify.pick_head(model, 'class')
+  one = tiny_models.spec(3, distilled=True, distillation_head=False)
+  with pytest.raises(ValueError, match=r'models \(DeiT\) with two heads'):
+    classify.pick_head(models.create(one), 'distillation')
   with pytest.raises(ValueError, match="unknown head='left'"):
     classify.pick_head(model, 'left')

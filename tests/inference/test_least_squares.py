@@ -122,6 +122,8 @@ def test_features_are_the_input_of_the_head(num_devices):
   'spec, size',
   [
     (tiny_models.spec(10, distilled=True), 32),
+    (tiny_models.spec(10, distilled=True, distillation_head=False), 16),
+    (tiny_models.spec(10, classifier='token_and_gap', num_registers=2), 32),
     (tiny_models.spec(10, tiny_models.MIXER), 8),
     (tiny_models.spec(10, tiny_models.BIT), 128),
   ],

@@ -11,7 +11,8 @@ import tiny_models
 from vit_jax_repro import models, weights
 from vit_jax_repro.data import preprocess
 from vit_jax_repro.inference import restoring
-from vit_jax_repro.weights import npz, trees
+from vit_jax_repro.weights import model_card, npz, trees
+from vit_jax_repro.weights.adapt import parameter_shapes
 
 pytestmark = pytest.mark.quick
 
@@ -38,6 +39,22 @@ def test_restore_resizes_positions_to_another_image_size(tiny_vit, tmp_path):
   path = tiny_models.save_run(tmp_path / 'model.npz')
   positions = restoring.restore(path, image_size=16).params['Transformer']
   assert positions['posembed_input']['pos_embedding'].shape == (1, 17, 16)
+
+
+def test_restore_resizes_positions_by_the_rule_in_the_card(tmp_path):
+  spec = tiny_models.spec(3, position_resizing='bicubic_offset')
+  params = tiny_models.params_of(spec)
+  path = tmp_path / 'model.npz'
+  model_card.save_model(path, params, architecture=spec, image_size=(8, 8))
+  table = params['Transformer']['posembed_input']['pos_embedding']
+  wanted = weights.resize_position_embedding(
+    table, (4, 5), rule='bicubic_offset'
+  )
+  found = restoring.restore(path, image_size=(16, 20))
+  assert found.model.position_resizing == 'bicubic_offset'
+  np.testing.assert_array_equal(
+    found.params['Transformer']['posembed_input']['pos_embedding'], wanted
+  )
 
 
 @pytest.mark.parametrize(
@@ -258,3 +275,14 @@ def test_require_trained_head_refuses_zero_kernels_with_any_bias():
     with pytest.raises(ValueError, match=says) as caught:
       with_heads(**heads).require_trained_head('a.npz')
     assert '\n' not in str(caught.value)
+
+
+def test_restore_gives_a_named_model_the_head_of_its_file(tmp_path):
+  """A classifier on DINOv2 may take the mean of the patches, too."""
+  name = 'DINOv2-S_14'
+  model = models.create(name, num_classes=3, classifier='token_and_gap')
+  shapes = parameter_shapes(model, (28, 28))
+  flat = {n: np.ones(leaf.shape, 'f4') for n, leaf in shapes.items()}
+  weights.save(tmp_path / 'm.npz', trees.nest(flat))
+  restored = restoring.restore(tmp_path / 'm.npz', name)
+  assert restored.model == model and restored.preprocessing == 'deit'

@@ -81,7 +81,8 @@ def test_names_are_unique_and_all_can_be_created():
   names = models.names()
   assert len(set(names)) == len(names)
   for name in names:
-    assert models.create(name).num_classes
+    backbone = name.startswith('DINOv2-')  # released without a head
+    assert bool(models.create(name).num_classes) is not backbone
     assert models.canonical_name(name) == name
 
 
@@ -132,3 +133,31 @@ def test_create_accepts_fractional_bit_widths():
   model = models.create('BiT-R50x0.5', num_classes=10)
   assert model.root_channels == 32
   assert count(model, 64) > 0
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  ('name', 'millions'),
+  [  # in timm, in millions
+    ('DeiT-III-S_16', 22.06),
+    ('DeiT-III-B_16', 86.59),
+    ('DeiT-III-L_16', 304.37),
+    ('DeiT-III-H_14', 632.13),
+    ('DINOv2-S_14', 22.06),
+    ('DINOv2-B_14-reg4', 86.58),
+    ('DINOv2-L_14', 304.37),
+  ],
+)
+def test_create_has_the_parameter_count_of_timm(name, millions):
+  model = models.create(name)
+  size = 518 if name.startswith('DINOv2') else 224
+  assert abs(count(model, size) / 1e6 - millions) <= 0.0051
+  assert models.name_of(model) == name
+  assert models.name_of(model.clone(layer_scale_init=0.3)) == name
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('name', ['DINOv2-g_14', 'dinov2_vitg14_reg'])
+def test_canonical_name_refuses_the_giant_dinov2(name):
+  with pytest.raises(ValueError, match='has SwiGLU layers instead of an MLP'):
+    models.canonical_name(name)

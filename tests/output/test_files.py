@@ -35,7 +35,7 @@ def test_write_json_keeps_the_old_file_on_a_full_disk(tmp_path, monkeypatch):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(os, 'fsync', full)
-  with pytest.raises(OSError, match='No space'):
+  with pytest.raises(OSError, match=f'cannot write {path}: No space.*; make '):
     files.write_json(path, 2)
   assert path.read_text() == '1\n' and os.listdir(tmp_path) == ['a.json']
 
@@ -70,6 +70,16 @@ def test_check_writable_rejects_unwritable_paths(tmp_path):
   ]:
     with pytest.raises(OSError, match=reason):
       files.check_writable(path)
+
+
+def test_is_special_means_neither_files_nor_folders(tmp_path):
+  (tmp_path / 'file').write_text('')
+  os.mkfifo(tmp_path / 'pipe')
+  (tmp_path / 'link').symlink_to('/dev/null')
+  for name in ('', 'file', 'none'):
+    assert not files.is_special(tmp_path / name)
+  for name in ('pipe', 'link'):
+    assert files.is_special(tmp_path / name)
 
 
 def test_write_text_replaces_no_device_or_pipe(tmp_path):

@@ -1,5 +1,6 @@
 """The memory that this process can still take, from Linux's files."""
 
+import os
 import pathlib
 import resource
 
@@ -130,3 +131,11 @@ def test_available_counts_the_limit_on_addresses():
   code, out, err = child_processes.run_script(LIMITED)
   assert not code, err
   assert 0.9 * GIB < int(out) <= GIB
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch):
+  monkeypatch.setattr(os, 'cpu_count', lambda: 7)
+  monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {0, 5}, raising=False)
+  assert host_memory.cores() == 2
+  monkeypatch.delattr(os, 'sched_getaffinity')  # macOS and Windows have none
+  assert host_memory.cores() == 7

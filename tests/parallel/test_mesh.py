@@ -138,6 +138,7 @@ def test_parameter_sharding_divides_the_whole_state_over_fsdp(kind):
   one = meshes.create_mesh(devices=jax.devices()[:1])
   state = shapes_of(base, mesh, **fields)
   whole = meshes.bytes_per_device(shapes_of(base, one, **fields))
+  assert meshes.bytes_of(state) == whole
   assert whole / 8 < meshes.bytes_per_device(state) < 1.08 * whole / 8
   assert meshes.unsharded_parameters(state.params, mesh) == []
   for name, axes in specs(state).items():

@@ -1,19 +1,24 @@
 """Several processes: how they join, and errors in one line."""
 
+import functools
 import json
+import re
 import signal
 import socket
 import time
 
 import child_processes
+import joined_processes
+import other_software
 import pytest
 import run_lines
 import tiny_models
-from jax.experimental import multihost_utils
 from run_verb import assert_one_line, run_verb
 
-from vit_jax_repro import weights
+from vit_jax_repro import jobs, weights
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.parallel import processes
+from vit_jax_repro.weights import model_card
 
 ALONE = {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '8', 'HOME': '/'}
 SLURM = ALONE | {
@@ -204,6 +209,75 @@ def test_evaluate_in_two_processes_counts_as_in_one(tmp_path):
   assert wrong[0] == wrong[1] and len(wrong[0]) == 102 - results[0]['correct']
 
 
+DIFFERENT = {  # changes of process 1, and what differs then
+  'the SHA-256 of the weights': dict(weights='two.npz'),
+  'the model': dict(weights='renamed.npz'),
+  'split': dict(split='test[:8]'),
+  'batch_size': dict(batch_size=5),
+  'among': dict(among='dataset'),
+  'shots': dict(shots=(1, 2)),
+  'seeds': dict(shots=(1,), seeds=1),
+  'l2': dict(shots=(1,), l2=1.0),
+  'the split train[:99]': dict(shots=(1,), train_split='train[:98]'),
+  'the code in vit_jax_repro/training/optim.py': {},
+  'the version of jax': {},
+}
+
+
+def evaluate_each(port, number, root):
+  """Evaluates where process 1 differs; prints the answers."""
+  processes.initialize(f'localhost:{port}', 2, number, timeout=60)
+  both = dict(dataset='digits', split='test[:9]', weights='one.npz')
+  few = dict(shots=(1,), train_split='train[:99]', seeds=2)
+
+  def attempt(changes):
+    options = both | (few if 'shots' in changes else {})
+    options |= changes if number else {}
+    measure = jobs.fewshot if 'shots' in options else jobs.evaluate
+    try:
+      measure(**options | {'weights': root / options['weights']})
+      print('SAYS nothing')
+    except InputError as error:
+      print('SAYS', error)
+
+  attempt(dict(weights='same.npz'))
+  attempt(dict(few, weights='same.npz'))
+  for name, changes in DIFFERENT.items():
+    if number and name.startswith('the code'):
+      other_software.change_code(root)
+    if number and name.startswith('the version'):
+      other_software.change_version(root)
+    attempt(changes)
+
+
+def test_evaluate_and_fewshot_refuse_processes_that_differ(tmp_path):
+  architecture, names = tiny_models.spec(10), [str(x) for x in range(10)]
+  for name, seed, names_of in (
+    ('one', 0, names),
+    ('two', 1, names),
+    ('same', 0, names),
+    ('renamed', 0, names[::-1]),
+  ):
+    params = tiny_models.params_of(architecture, seed=seed)
+    model_card.save_model(
+      tmp_path / f'{name}.npz',
+      params,
+      architecture=architecture,
+      class_names=names_of,
+    )
+  port = child_processes.free_port()
+  children = [
+    child_processes.Child(evaluate_each, port, number, tmp_path, devices=1)
+    for number in range(2)
+  ]
+  assert [child.wait() for child in children] == [0, 0], children[0].stderr
+  first, second = (re.findall('SAYS (.*)', x.stdout) for x in children)
+  assert first == second
+  assert first[:2] == ['nothing', 'nothing']
+  for line, name in zip(first[2:], DIFFERENT, strict=True):
+    assert line.startswith(f'the processes of this job differ: {name} is ')
+
+
 def test_evaluate_in_a_failing_process_does_not_wait_for_others(tmp_path):
   """Process 0 can read the weights, process 1 cannot."""
   path = tmp_path / 'model.npz'
@@ -242,25 +316,9 @@ def test_main_refuses_an_unshared_workdir(tmp_path):
   assert not [path for folder in folders for path in folder.parent.iterdir()]
 
 
-def wait_together(port, number):
-  """Joins two processes, then waits for a signal that never comes."""
-  processes.initialize(
-    f'localhost:{port}', 2, number, timeout=60, heartbeat_timeout=4
-  )
-  multihost_utils.sync_global_devices('here')
-  print('here', flush=True)
-  if number:
-    time.sleep(60)
-  multihost_utils.sync_global_devices('never')
-
-
 def test_process_ends_after_another_was_killed():
-  port = child_processes.free_port()
-  first, second = (
-    child_processes.Child(wait_together, port, number) for number in range(2)
+  first, second = joined_processes.start(
+    functools.partial(processes.wait_for_all, 'never'), heartbeat_timeout=4
   )
-  while 'here' not in first.stdout or 'here' not in second.stdout:
-    assert first.is_running(), first.stderr
-    time.sleep(0.1)
   second.kill()
   assert first.wait(60) in (-signal.SIGABRT, 1)

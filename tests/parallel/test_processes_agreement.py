@@ -8,7 +8,8 @@ import pytest
 from checkpoint_states import devices, largest, make_state, steps_in
 
 from vit_jax_repro.parallel import mesh, processes
-from vit_jax_repro.runs import checkpoint, integrity
+from vit_jax_repro.runs import checkpoint
+from vit_jax_repro.weights import integrity
 
 
 @pytest.mark.quick
@@ -26,7 +27,9 @@ def together(port, index, root):
     process_id=index,
     initialization_timeout=60,
   )
-  said = processes.first_text('é' * 999 if index else None)
+  long = 'é\udcff' * 999  # as of a path that is not UTF-8
+  exchanged = [processes.first_text(long if index else None)]
+  exchanged.append(processes.first_text(None))
   divided, notes = mesh.create_mesh(1, 2, 1), []
   saved = checkpoint.Checkpoints(root / 'checkpoints', note=notes.append)
   for step in (3, 6):
@@ -41,7 +44,7 @@ def together(port, index, root):
   found = integrity.describe_leaves(restored)
   saved.save(make_state(divided, value=6, step=6), {'seed': 6})
   saved.close()
-  print(json.dumps([said, meta, found, notes]))
+  print(json.dumps([exchanged, meta, found, notes]))
   jax.distributed.shutdown()
 
 
@@ -55,8 +58,8 @@ def test_two_processes_restore_the_same_checkpoint(tmp_path):
   assert codes == [0, 0], [child.stderr for child in children]
   results = [json.loads(child.stdout.splitlines()[-1]) for child in children]
   assert results[0] == results[1]
-  said, meta, found, (note,) = results[0]
-  assert said == 'é' * 320 and meta == {'seed': 3}
+  exchanged, meta, found, (note,) = results[0]
+  assert exchanged == ['é\udcff' * 999, None] and meta == {'seed': 3}
   # One process, one device: the same checksums.
   alone = make_state(devices(1), value=3, step=3)
   assert found == integrity.describe_leaves(alone)

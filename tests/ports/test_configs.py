@@ -25,7 +25,11 @@ def test_read_uses_the_defaults_of_transformers(tmp_path):
   """Defaults of its classes; test_tables.py compares logits with them."""
   config = read(tmp_path, {'model_type': 'vit'})
   assert config == configs.PortConfig(
-    fields={'gelu': 'erf', 'layer_norm_eps': 1e-12},
+    fields={
+      'gelu': 'erf',
+      'layer_norm_eps': 1e-12,
+      'position_resizing': 'bicubic',
+    },
     num_heads=12,
     image_size=(224, 224),
     preprocessing='vit_jax',
@@ -49,7 +53,8 @@ def test_read_keeps_the_values_of_transformers(tmp_path):
       'id2label': {'1': 'dog', '0': 'cat'},
     },
   )
-  assert config.fields == {'gelu': 'tanh', 'layer_norm_eps': 1e-6}
+  assert config.fields['gelu'] == 'tanh'
+  assert config.fields['layer_norm_eps'] == 1e-6
   assert config.num_heads == 3 and config.image_size == (32, 48)
   assert config.class_names == ('cat', 'dog')
   numbered = {'model_type': 'vit', 'id2label': {'0': 'LABEL_0'}}
@@ -70,6 +75,7 @@ def test_read_keeps_the_problem_type(problem_type, loss, tmp_path):
   assert read(tmp_path, config).loss == loss
 
 
+TIMM_FIELDS = {'gelu': 'erf', 'position_resizing': 'bicubic_antialias'}
 HALF, IMAGENET = [0.5] * 3, ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 CROP = {'do_center_crop': True, 'crop_size': {'height': 224, 'width': 224}}
 
@@ -107,7 +113,7 @@ def test_read_keeps_the_values_of_timm(tmp_path):
     {'architecture': 'vit_base_patch16_384', 'pretrained_cfg': cfg},
   )
   assert config == configs.PortConfig(
-    fields={'gelu': 'erf'},
+    fields=TIMM_FIELDS,
     image_size=(384, 384),
     preprocessing='timm:crop_pct=1',
     token_slots=True,
@@ -128,7 +134,7 @@ def test_read_keeps_the_values_of_timm(tmp_path):
     },
   )
   assert config == configs.PortConfig(
-    fields={'gelu': 'tanh'},
+    fields=TIMM_FIELDS | {'gelu': 'tanh'},
     num_heads=3,
     class_names=('a', 'b'),
     image_size=(32, 48),
@@ -138,12 +144,26 @@ def test_read_keeps_the_values_of_timm(tmp_path):
 
 
 @pytest.mark.parametrize(
+  'name, slots',
+  [
+    ('vit_base_patch16_224', True),
+    ('deit3_small_patch16_224', False),
+    ('vit_small_patch14_dinov2', True),
+    ('vit_small_patch14_reg4_dinov2', False),
+  ],
+)
+def test_read_knows_which_models_of_timm_have_no_slots(name, slots, tmp_path):
+  assert read(tmp_path, {'architecture': name}).token_slots == slots
+
+
+@pytest.mark.parametrize(
   'name, fields',
   [
     ('resnetv2_50x1_bit', configs.BIT_FIELDS),
     ('mixer_b16_224', {'gelu': 'erf'}),
-    ('vit_small_r26_s32_224', {'gelu': 'erf', **configs.HYBRID_FIELDS}),
-    ('vit_tiny_r_s16_p8_224', {'gelu': 'erf', **configs.HYBRID_FIELDS}),
+    ('vit_small_r26_s32_224', TIMM_FIELDS | configs.HYBRID_FIELDS),
+    ('vit_tiny_r_s16_p8_224', TIMM_FIELDS | configs.HYBRID_FIELDS),
+    ('vit_so400m_patch16_siglip_256', TIMM_FIELDS | {'gelu': 'tanh'}),
   ],
 )
 def test_read_gives_the_constants_of_timm(name, fields, tmp_path):
@@ -170,8 +190,16 @@ def test_read_gives_the_constants_of_timm(name, fields, tmp_path):
       "unknown activation 'quick_gelu'",
     ),
     (
-      {'architecture': 'vit_x', 'model_args': {'global_pool': 'avg'}},
-      "global_pool is 'avg'",
+      {'architecture': 'vit_x', 'model_args': {'global_pool': 'avgmax'}},
+      "unknown global_pool 'avgmax'",
+    ),
+    (
+      {'architecture': 'vit_x', 'model_args': {'pool_include_prefix': True}},
+      'pool_include_prefix is True',
+    ),
+    (
+      {'model_type': 'dinov2', 'use_swiglu_ffn': True},
+      'use_swiglu_ffn is True',
     ),
     (
       {'architecture': 'vit_x', 'model_args': {'norm_layer': 'rmsnorm'}},
@@ -189,3 +217,26 @@ def test_read_rejects_a_damaged_config_in_one_line(tmp_path):
   (tmp_path / 'config.json').write_text('{')
   with pytest.raises(ValueError, match=r'config\.json is .* not valid JSON'):
     configs.read(tmp_path)
+
+
+def test_read_takes_what_timm_takes_if_a_file_names_only_the_model(
+  tmp_path, capsys
+):
+  """timm reads images with the defaults of its PretrainedCfg then."""
+  for name in ('vit_tiny_patch16_224', 'resnetv2_50x1_bit'):
+    config = read(tmp_path, {'architecture': name})
+    assert config.preprocessing == 'deit:crop_pct=0.875'
+    assert 'config.json does not say how images are read' in (
+      capsys.readouterr().err
+    )
+  given = {'architecture': 'vit_x', 'mean': HALF, 'std': HALF}
+  assert read(tmp_path, given).preprocessing == 'timm:crop_pct=0.875'
+  assert not capsys.readouterr().err
+
+
+def test_read_notes_a_mean_that_no_preprocessing_has(tmp_path, capsys):
+  clip = {'mean': [0.481, 0.458, 0.408], 'std': [0.269, 0.261, 0.276]}
+  config = read(tmp_path, {'architecture': 'vit_base_patch16_224', **clip})
+  assert config.preprocessing is None
+  note = capsys.readouterr().err
+  assert '[0.481, 0.458, 0.408]' in note and '--preprocessing' in note

@@ -12,13 +12,15 @@ import numpy as np
 import port_cases
 import pytest
 import reference
+import timm_stub
 import tiny_models
+from flax import serialization
 from port_cases import assert_same
 
 from vit_jax_repro import models, ports, weights
 from vit_jax_repro.inference import restoring
-from vit_jax_repro.ports import converting, state_dicts
-from vit_jax_repro.weights import layouts, model_card, npz
+from vit_jax_repro.ports import code_constants, converting, state_dicts
+from vit_jax_repro.weights import layouts, model_card, npz, trees
 
 quick = pytest.mark.quick
 
@@ -234,10 +236,9 @@ def test_convert_never_replaces_the_source(vit, tmp_path):
     with pytest.raises(OSError, match='is read'):
       converting.convert(path, tmp_path / out, overwrite=True)
   card = tmp_path / 'vit.json'
-  card.write_text('{}')
   folder = tmp_path / 'port'
-  folder.mkdir()
-  (folder / 'config.json').write_text('{}')
+  converting.convert(path, folder, to='timm')
+  card.write_text('{}')
   for source in (folder, folder / 'model.safetensors'):
     with pytest.raises(OSError, match='is the source folder'):
       converting.convert(source, folder, to='timm', overwrite=True)
@@ -289,6 +290,44 @@ def test_convert_rejects_wrong_arguments_in_one_line(
 
 
 @quick
+@pytest.mark.parametrize('ending', ['npz', 'msgpack'])
+def test_convert_names_missing_and_mis_shaped_arrays(ending, vit, tmp_path):
+  """They were copied, and only who opened the copy met an error."""
+  flat = trees.flatten(vit[1])
+  path = tmp_path / f'a.{ending}'
+
+  def write():
+    if ending == 'npz':
+      npz.write(path, flat.items())
+    else:
+      path.write_bytes(serialization.to_bytes(trees.nest(flat)))
+
+  flat['cls'] = flat['cls'].ravel()
+  write()
+  with pytest.raises(ValueError, match=r'a\.\w+: .*cls: file \(48,\)'):
+    converting.convert(path, tmp_path / 'out.npz')
+  flat['cls'] = flat['cls'].reshape(1, 1, -1)
+  name = 'Transformer/encoderblock_1/MlpBlock_0/Dense_0/bias'
+  del flat[name]
+  write()
+  with pytest.raises(ValueError, match=f'missing=.*{name}'):
+    converting.convert(path, tmp_path / 'out.npz')
+  assert sorted(os.listdir(tmp_path)) == sorted({path.name, 'vit.npz'})
+
+
+@quick
+def test_convert_never_replaces_the_card_of_a_checkpoint(vit, tmp_path):
+  path = tmp_path / 'checkpoint_3'
+  path.write_bytes(serialization.to_bytes(vit[1]))
+  card = tmp_path / 'checkpoint_3.json'
+  card.write_text('{}')
+  for source in (path, tmp_path):
+    with pytest.raises(OSError, match='is read'):
+      converting.convert(source, f'{path}.npz', overwrite=True)
+  assert card.read_text() == '{}'
+
+
+@quick
 def test_convert_leaves_no_files_after_a_failure(tmp_path):
   path = tmp_path / 'a.npz'
   npz.write(path, reference.checkpoint('hybrid_stem_only').items())
@@ -314,9 +353,12 @@ def test_convert_to_a_port_and_back_is_exact(
   library, suffix, vit, tmp_path, capsys
 ):
   path, params = vit
-  if library == 'deit' and not suffix:
-    return  # this library has no folders
-  params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+  says_gelu = library in code_constants.LIBRARIES
+  if not suffix and (says_gelu or library == 'deit'):
+    return  # these libraries have no folders
+  if library == 'dinov2':
+    return  # it has no model without LayerScale
+  params = jax.tree.map(lambda a: a.astype(np.float16), params)
   weights.save(path, params)
   port, back = tmp_path / f'port{suffix}', tmp_path / 'back.npz'
   result = converting.convert(path, port, to=library)
@@ -326,9 +368,36 @@ def test_convert_to_a_port_and_back_is_exact(
   converting.convert(port, back, num_heads=heads)
   assert_same(weights.load(back), params)
   noted = 'do not name the GELU' in capsys.readouterr().err
-  assert noted == (suffix != '')
-  assert (tmp_path / 'back.json').exists() == (suffix == '')
+  assert noted == (suffix != '' and not says_gelu)
+  described = suffix == '' or says_gelu
+  assert (tmp_path / 'back.json').exists() == described
   assert not [name for name in os.listdir(tmp_path) if name.startswith('.')]
+
+
+def test_convert_writes_bfloat16_so_that_timm_reads_it(vit, tmp_path, capsys):
+  path, params = vit
+  params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+  port, out = tmp_path / 'port', tmp_path / 'out.npz'
+  npz.write(path, layouts.to_file(trees.flatten(params), 'official').items())
+  converting.convert(path, port, to='timm')
+  converting.convert(port, out)
+  assert capsys.readouterr().err.count('written as float32') == 1
+  read = weights.load(out)
+  assert {a.dtype for a in jax.tree.leaves(read)} == {np.dtype('float32')}
+  timm = timm_stub.import_timm()
+  model = timm.models.vision_transformer.VisionTransformer(
+    img_size=32,
+    patch_size=8,
+    embed_dim=48,
+    depth=3,
+    num_heads=3,
+    mlp_ratio=2,
+    num_classes=10,
+  )
+  model.load_pretrained(str(out))
+  np.testing.assert_array_equal(
+    model.head.weight.detach().numpy().T, read['head']['kernel']
+  )
 
 
 def test_convert_keeps_other_files_of_a_folder(vit, tmp_path):

@@ -92,7 +92,9 @@ def test_read_rejects_pickles_that_run_code(tmp_path):
     state_dicts.read(path)
   for protocol in (0, 2, 4):
     path.write_bytes(pickle.dumps(Dangerous(trap), protocol=protocol))
-    with pytest.raises(ValueError, match=r'a\.pth (holds|is no)'):
+    with pytest.raises(
+      ValueError, match=r'a\.pth is (a pickle that|no|a text file)'
+    ):
       state_dicts.read(path)
   assert not trap.exists()
 
@@ -102,7 +104,7 @@ def test_read_rejects_other_contents(tmp_path):
 
   path = tmp_path / 'a.pth'
   for saved, message in [
-    ({'w': 3}, "'w' is a int, not a tensor"),
+    ({'w': 3}, "'w' is of type int, not a tensor"),
     ([torch.ones(2)], 'no state dict but a list'),
     ({}, 'no state dict but a dict'),
     ({'w': torch.ones(2, dtype=torch.float8_e4m3fn)}, 'float8_e4m3fn; save'),
@@ -127,7 +129,7 @@ def test_read_rejects_damaged_files_in_one_line(suffix, tmp_path):
   flipped[whole.index(bytes(np.ones(9, np.float32))) + 2] ^= 255
   cut = [whole[: len(whole) - n] for n in (1, 100, len(whole) // 2)]
   damaged = [flipped] if suffix == '.pth' else []  # the other has no checksum
-  for content in [*cut, *damaged, b'not a file of weights' * 9, whole[:9]]:
+  for content in [*cut, *damaged, whole[:9]]:
     path.write_bytes(content)
     with pytest.raises(ValueError, match='download it again') as caught:
       state_dicts.read(path)
@@ -135,36 +137,17 @@ def test_read_rejects_damaged_files_in_one_line(suffix, tmp_path):
 
 
 @quick
-@pytest.mark.parametrize(
-  'content, message',
-  [
-    (b'', 'is empty'),
-    (b' <!doctype html><p>Sorry', 'is an HTML or XML page'),
-    (b'version https://git-lfs.github.com/spec/v1', 'is a Git LFS pointer'),
-  ],
-)
-def test_read_names_other_downloaded_contents(content, message, tmp_path):
-  for suffix in ('.pth', '.safetensors'):
-    path = tmp_path / f'a{suffix}'
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=f'{message}.*download it again'):
-      state_dicts.read(path)
-
-
-@quick
 def test_read_rejects_missing_files_and_other_names(tmp_path):
-  with pytest.raises(FileNotFoundError, match='no such file'):
+  with pytest.raises(FileNotFoundError, match=r'no weights file .*a\.pth'):
     state_dicts.read(tmp_path / 'a.pth')
   with pytest.raises(FileNotFoundError, match=r'none of model\.safetensors'):
     state_dicts.read(tmp_path)
-  (tmp_path / 'a.h5').write_bytes(b'x')
-  with pytest.raises(ValueError, match='not named like a PyTorch'):
-    state_dicts.read(tmp_path / 'a.h5')
+  np.savez(tmp_path / 'a.pth', w=STATE['single'])
+  os.rename(tmp_path / 'a.pth.npz', tmp_path / 'a.pth')
+  with pytest.raises(ValueError, match=r'a\.pth is an \.npz archive'):
+    state_dicts.read(tmp_path / 'a.pth')
   with pytest.raises(ValueError, match='not named like a PyTorch'):
     state_dicts.write(tmp_path / 'b.h5', STATE)
-  assert state_dicts.is_port(tmp_path)
-  assert state_dicts.is_port('x/model.safetensors.index.json')
-  assert not state_dicts.is_port(tmp_path / 'a.npz')
 
 
 def split(folder):
@@ -250,9 +233,10 @@ for path in sys.argv[1:]:
 
 @quick
 def test_read_and_write_name_the_missing_library(tmp_path):
+  pytest.importorskip('torch')
   paths = [tmp_path / f'a{suffix}' for suffix in ('.pth', '.safetensors')]
   for path in paths:
-    path.write_bytes(b'something')
+    state_dicts.write(path, STATE)
   code, out, err = child_processes.run_script(WITHOUT, *paths)
   assert not code, err
   lines = out.splitlines()

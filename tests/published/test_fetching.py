@@ -307,7 +307,7 @@ def test_fetch_removes_the_part_of_a_failed_source(
 def test_fetch_rejects_a_damaged_copy(tmp_path, monkeypatch, params):
   copy = safetensors_of(params, 'timm')
   for content, message in (
-    (copy[:-1000], 'cannot be read'),
+    (copy[:-1000], 'a damaged safetensors file'),
     (PAGE, 'an HTML or XML page'),
     (
       safetensors_of(

@@ -117,7 +117,7 @@ def test_load_reads_the_folder_of_a_port(tmp_path, tiny_vit, capsys):
     read.params['embedding']['kernel'], wanted['embedding']['kernel']
   )
   assert read.card.architecture['num_classes'] == 10
-  assert 'read as vit of a PyTorch port' in capsys.readouterr().err
+  assert 'read as vit from ' in capsys.readouterr().err
 
 
 @pytest.mark.quick

@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from vit_jax_repro.parallel import mesh
-from vit_jax_repro.runs import banner, configuration, manifest, settings
+from vit_jax_repro.parallel import installed, mesh
+from vit_jax_repro.runs import banner, configuration, settings
 
 pytestmark = pytest.mark.quick
 
@@ -28,14 +28,15 @@ def test_devices_names_kind_and_axes():
 def test_numerics_lists_what_changes_numbers(monkeypatch):
   """An option that changes results is in neither banner nor manifest."""
   monkeypatch.setenv('XLA_FLAGS', '')
-  monkeypatch.setitem(manifest._OPTIONS, 'jax_disable_most_optimizations', True)
-  assert manifest.numerics() == {}
+  option = 'jax_disable_most_optimizations'
+  monkeypatch.setitem(installed._OPTIONS, option, True)
+  assert installed.numerics() == {}
   with jax.default_matmul_precision('highest'):
-    assert manifest.numerics() == {
+    assert installed.numerics() == {
       'jax_default_matmul_precision': 'products in highest precision'
     }
   monkeypatch.setenv('NVIDIA_TF32_OVERRIDE', '0')
-  assert manifest.numerics() == {
+  assert installed.numerics() == {
     'NVIDIA_TF32_OVERRIDE': 'NVIDIA_TF32_OVERRIDE=0'
   }
 

@@ -1,5 +1,6 @@
 """The card of a weights file, in the run that starts from the file."""
 
+import functools
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from training_sets import write_folder
 
 from vit_jax_repro import jobs, models, recipes, weights
 from vit_jax_repro.runs import card_settings, configuration
-from vit_jax_repro.weights import model_card, positions, trees
+from vit_jax_repro.weights import layouts, model_card, positions, trees
 
 SPEC = tiny_models.spec(10, STUDENT, distilled=False)
 PORT = dict(gelu='erf', layer_norm_eps=1e-5)  # constants of another library
@@ -80,6 +81,24 @@ def test_train_resizes_positions_from_the_size_in_the_card(
   assert card['image_size'] == list(target)
   for name, array in trees.flatten(wanted).items():
     np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize('given', [None, 'linear'])
+def test_train_resizes_positions_by_the_rule_in_the_card(
+  digits, tmp_path, given
+):
+  """A key that is given wins, and the new card has the rule that was used."""
+  rule = given or 'bicubic'
+  params = save(tmp_path, architecture=SPEC | dict(position_resizing='bicubic'))
+  run = config(digits, tmp_path, pp=dict(crop=16))
+  run.model.position_resizing = given
+  _, card, found = trained(run, tmp_path / 'run')
+  assert card['architecture']['position_resizing'] == rule
+  model = models.create(SPEC, position_resizing=rule)
+  wanted = weights.adapt(params, model, image_size=(16, 16), head='reset')
+  np.testing.assert_array_equal(
+    found[layouts.POSITIONS], trees.flatten(wanted)[layouts.POSITIONS]
+  )
 
 
 def test_train_takes_constants_and_preprocessing_from_the_card(
@@ -209,7 +228,7 @@ def test_settled_gives_every_open_key_its_default():
   model = models.create('Ti_16')
   found = card_settings.settled(run)
   assert found['preprocessing'] == 'vit_jax'
-  for name in models.CONSTANTS:
+  for name in filter(functools.partial(hasattr, model), models.CONSTANTS):
     assert found['model'][name] == getattr(model, name), name
   kept = configuration.create(recipes.bit_finetune('cifar10'), 'BiT-M-R50x1')
   card = model_card.ModelCard({}, preprocessing=READ)

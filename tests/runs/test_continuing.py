@@ -9,7 +9,7 @@ from student_runs import STUDENT, metrics_of, settings
 from training_sets import write_folder
 
 from vit_jax_repro import jobs
-from vit_jax_repro.weights import npz
+from vit_jax_repro.weights import integrity, npz
 
 
 @pytest.fixture(scope='module')
@@ -108,6 +108,41 @@ def test_continue_from_resumes_without_the_first_workdir(
   assert losses == [metrics_of(killed)[0]['train_loss']] * 2
 
 
+@pytest.mark.parametrize('ended', ['before its first checkpoint', 'later'])
+def test_continue_from_may_move(ended, folder, runs, whole, tmp_path, capfd):
+  """The run is stopped, and the finished one moves."""
+  for place in ('old', 'new', 'other'):
+    shutil.copytree(runs / '8', tmp_path / place)
+  change_description(tmp_path / 'other' / 'checkpoints' / '8')
+  workdir = tmp_path / 'run'
+  jobs.train(longer(folder, 9, tmp_path / 'old'), workdir, show=False)
+  shutil.rmtree(tmp_path / 'old')
+  (workdir / 'model.npz').unlink()
+  shutil.rmtree(workdir / 'checkpoints' / '9')
+  if ended != 'later':
+    shutil.rmtree(workdir / 'checkpoints')
+  before = contents(workdir)
+  for place, text in (
+    ('other', 'on other data: config.continue_from has other contents, '),
+    ('gone', 'is no folder on this machine'),
+  ):
+    with pytest.raises(ValueError, match=text) as error:
+      jobs.train(longer(folder, 9, tmp_path / place), workdir, show=False)
+    assert contents(workdir) == before and '\n' not in str(error.value)
+  capfd.readouterr()
+  jobs.train(longer(folder, 9, tmp_path / 'new'), workdir, show=False)
+  (line,) = [x for x in capfd.readouterr().err.splitlines() if 'same by' in x]
+  assert f"is '{tmp_path / 'new'}': the same by the fingerprint " in line
+  assert (
+    metrics_of(workdir)[-1]['train_loss']
+    == (metrics_of(whole)[8]['train_loss'])
+  )
+  data = json.loads((workdir / 'manifest.json').read_text())['data']
+  assert data['continued_from'] == str(tmp_path / 'new')
+  jobs.train(longer(folder, 9, tmp_path / 'new'), workdir, show=False)
+  assert 'same by' not in capfd.readouterr().err  # no longer moved
+
+
 def test_continue_from_notes_the_schedule(folder, runs, tmp_path, capfd):
   keys = dict(base_lr=0.02, decay_type='cosine')
   jobs.train(longer(folder, 6, runs / '4', **keys), tmp_path, show=False)
@@ -150,6 +185,14 @@ def test_continue_from_refuses_the_same_workdir(folder, runs):
   assert contents(runs / '4') == before
 
 
+def change_description(checkpoint):
+  """Writes another sound description, as of another state."""
+  description = integrity.read_description(checkpoint)
+  description['score'] = 0.5
+  description['digest'] = integrity._digest(description)
+  (checkpoint / integrity.FILE).write_text(json.dumps(description))
+
+
 def unfinished(workdir):
   (workdir / 'result.json').unlink()
 
@@ -175,7 +218,7 @@ def damaged(workdir):
   [
     (unfinished, 'has not finished; repeat its command'),
     (without_checkpoint, 'has no checkpoint of its last update'),
-    (on_other_data, "train_fingerprint was 'another' and is '"),
+    (on_other_data, 'images as before, with other file names or sizes'),
     (damaged, 'checkpoints/4 is damaged '),
   ],
 )

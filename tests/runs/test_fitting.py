@@ -77,13 +77,13 @@ def test_saved_activations_are_what_the_backward_pass_reads(rows):
 
   def objective(teacher):
     def loss(params, batch, key):
-      products = batch['image'] @ params
+      products = batch['image'] @ params['w']
       return jnp.sin(products).mean() + teacher.sum(), {}
 
     return loss
 
   batch = {'image': jax.ShapeDtypeStruct((rows, 4), jnp.float32)}
-  params = jax.ShapeDtypeStruct((4, 8), jnp.float32)
+  params = {'w': jax.ShapeDtypeStruct((4, 8), jnp.float32)}
   teacher = jax.ShapeDtypeStruct((99_999,), jnp.float32)
   found = fitting.saved_activations(objective, params, batch, teacher)
   assert found == pytest.approx(rows * (4 + 8) * 4, rel=0.01)

@@ -117,6 +117,23 @@ def test_training_batches_with_randaugment_continue_the_same(sets, options):
     assert same(one.values(), two.values())
 
 
+def test_training_batches_with_flips_on_the_device_continue_the_same(sets):
+  augmentation = augment.Augmentation(crop=6, resize=8, dtype='uint8')
+
+  def found(start_step):
+    return pipeline.training_batches(
+      open_set(sets),
+      **{**TRAINING, 'augmentation': augmentation, 'start_step': start_step},
+    )
+
+  whole = list(itertools.islice(found(0), 4))
+  flips = np.concatenate([batch['flip'] for batch in whole])
+  assert flips.dtype == bool and 4 < flips.sum() < 24  # of 28
+  for one, two in zip(whole[2:], found(2), strict=False):
+    assert one.keys() == {'image', 'flip', 'label'}
+    assert same(one.values(), two.values())
+
+
 def test_training_batches_augment_each_repeat_differently(train_set):
   """Three consecutive examples are different views of one image."""
   whole = read(train_set, 3, repeats=3)
@@ -295,7 +312,7 @@ def test_training_batches_refuse_a_file_with_too_few_examples(sets, tmp_path):
   for file in (tmp_path / 'less').rglob('*few.tfrecord*2-of*'):
     file.write_bytes(b'')
   split = datasets.open_split(name, split, data_dir=tmp_path / 'less')
-  with pytest.raises(ValueError, match='expected to contain 22') as caught:
+  with pytest.raises(ValueError, match='has 0 records, and its data') as caught:
     read(split, 4)
   assert '\n' not in str(caught.value)
 

@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -90,6 +92,7 @@ def test_run_writes_loss_rate_speed_and_accuracy():
   (_, first), (_, last) = recorder.written
   assert first['train_loss'] == 0.5 and first['lr'] == 1.5  # of update 1
   assert first['grad_norm'] == 2 and first['images_per_sec'] > 0
+  assert 0 <= first['input_wait'] <= 1
   assert 'accuracy_test' not in first and last['accuracy_test'] == 0.04
 
 
@@ -144,6 +147,22 @@ def test_run_names_the_step_of_a_loss_not_finite(bad):
   ):
     recorder.run(total=20, progress=4, checkpoint=4)
   assert recorder.saved == [4]
+
+
+def test_paced_waits_for_the_update_before():
+  """JAX would take a batch for each of many updates in advance."""
+
+  @jax.jit
+  def step(state, batch):
+    for _ in range(30):
+      state = jnp.tanh(state @ state)
+    return state, state.sum() + batch
+
+  state, paced, losses = jnp.ones((500, 500)), loop.paced(step), []
+  for number in range(4):
+    state, loss = paced(state, number)
+    assert all(before.is_ready() for before in losses)
+    losses.append(loss)
 
 
 @pytest.mark.parametrize('size', [0, 1, 3, 50])

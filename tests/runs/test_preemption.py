@@ -13,6 +13,7 @@ import pytest
 from training_sets import write_folder
 
 from vit_jax_repro import jobs
+from vit_jax_repro.parallel import processes
 from vit_jax_repro.runs import preemption
 from vit_jax_repro.weights import npz
 
@@ -118,12 +119,7 @@ def train(config, workdir, *distributed):
   """Trains as the command does; SystemExit ends the process with its code."""
   if distributed:
     port, index = distributed
-    jax.distributed.initialize(
-      coordinator_address=f'localhost:{port}',
-      num_processes=2,
-      process_id=index,
-      initialization_timeout=60,
-    )
+    processes.initialize(f'localhost:{port}', 2, index, timeout=60)
   try:
     jobs.train(config, workdir, show=False)
   finally:

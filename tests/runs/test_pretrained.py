@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 
 import pytest
 import tiny_models
@@ -106,6 +107,41 @@ def test_pretrained_path_accepts_one_model_of_any_kind(tmp_path):
   weights = (tmp_path / 'port' / 'model.safetensors').read_bytes()
   digits = hashlib.sha256(weights).hexdigest()[:16]
   assert pretrained.fingerprint(port) == digits
+
+
+@pytest.mark.parametrize('named', [True, False])
+def test_fingerprint_covers_an_adapter_with_its_scale_and_base(named, tmp_path):
+  """Fault: a run continues on the weights of another base."""
+  base, adapter = tmp_path / 'base.npz', tmp_path / 'adapter'
+  tiny_models.save_run(base)
+  adapter.mkdir()
+  config = adapter / 'adapter_config.json'
+  name = str(base) if named else None
+  config.write_text(json.dumps({'base_model_name_or_path': name}))
+  (adapter / 'adapter_model.safetensors').write_bytes(b'abc')
+  of = settings(adapter if named else f'{adapter}#base={base}')
+  found = [pretrained.fingerprint(of)]
+  config.write_text(config.read_text() + ' ')
+  found.append(pretrained.fingerprint(of))
+  with open(base, 'ab') as file:
+    file.write(b' ')
+  found.append(pretrained.fingerprint(of))
+  assert None not in found
+  assert len(set(found)) == 3
+
+
+def test_fingerprint_covers_all_parts_of_a_model(tmp_path):
+  """Fault: models of the same library in parts have the same index."""
+  names = [f'model-0000{i}-of-00002.safetensors' for i in (1, 2)]
+  index = {'weight_map': dict(zip('ab', names, strict=True))}
+  path = tmp_path / 'model.safetensors.index.json'
+  path.write_text(json.dumps(index))
+  for name in names:
+    (tmp_path / name).write_bytes(b'abc')
+  before = pretrained.fingerprint(settings(tmp_path))
+  assert before == pretrained.fingerprint(settings(path))
+  (tmp_path / names[1]).write_bytes(b'abd')
+  assert None is not pretrained.fingerprint(settings(tmp_path)) != before
 
 
 @pytest.mark.parametrize(

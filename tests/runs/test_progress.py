@@ -30,6 +30,18 @@ def test_shown_prints_epoch_rate_and_utilisation(capsys):
   )
 
 
+def test_shown_names_the_share_of_waiting_for_images(capsys):
+  """The share is missing, or a zero is shown."""
+  scalars = {'train_loss': 1.0, 'images_per_sec': 5.0, 'accuracy_test': 0.5}
+  with progress.shown(_PLAN) as display:
+    display.stepped(1)
+    for share in (0.0, 0.124):
+      display.write(2, scalars | {'input_wait': share})
+  _, without, line = capsys.readouterr().err.splitlines()
+  assert 'waiting' not in without
+  assert '2.5% of the peak, 12% waiting for images, test acc' in line
+
+
 def test_shown_prints_a_line_a_second_and_every_evaluation(capsys):
   """Lines flood a log file, or an evaluation is left out."""
   scalars = {'train_loss': 1.0, 'images_per_sec': 1.0}

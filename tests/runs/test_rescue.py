@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import timm_stub
 import tiny_models
 from student_runs import STUDENT, settings
 from training_sets import write_folder
@@ -101,6 +102,34 @@ def test_train_saves_the_last_good_state(folder, stopped, tmp_path):
   assert_same(where / 'last_good.npz', tmp_path / 'model.npz')
   found = jobs.evaluate(where / 'last_good.npz', str(folder), split='train')
   assert 0 <= found.accuracy <= 1
+
+
+def test_models_of_bfloat16_parameters_open_in_numpy_and_timm(folder, tmp_path):
+  """numpy has no bfloat16, and finds raw bytes where a file stores it."""
+  model = MODEL | dict(param_dtype='bfloat16')
+  config = diverging(folder, model=model, polyak_decay=0.0)
+  with pytest.raises(ValueError, match='the loss is'):
+    jobs.train(config, tmp_path / 'stopped', show=False)
+  config |= dict(total_steps=1)
+  jobs.train(config, tmp_path / 'whole', show=False)
+  for path in (
+    tmp_path / 'stopped' / 'last_good.npz',
+    tmp_path / 'whole' / 'model.npz',
+  ):
+    with np.load(path, allow_pickle=False) as file:
+      found = {name: file[name] for name in file.files}
+    assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
+    kernel = found['head/kernel']
+    np.testing.assert_array_equal(kernel, kernel.astype(jnp.bfloat16))
+    vits = timm_stub.import_timm().models.vision_transformer
+    module = vits.VisionTransformer(
+      img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2,
+      mlp_ratio=2, num_classes=10,
+    )  # fmt: skip
+    module.load_pretrained(str(path))
+    theirs = module.head.weight.detach().numpy().T
+    np.testing.assert_array_equal(theirs, kernel)
+    assert kernel.any()
 
 
 def test_train_frees_its_state_before_the_replay(stopped):

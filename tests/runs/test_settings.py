@@ -247,6 +247,7 @@ def test_every_key_is_read_by_the_training_job():
     'tasks.py',
     'train.py',
     'input.py',
+    'batch_sizes.py',
     'update.py',
     '../data/augment.py',
   ):

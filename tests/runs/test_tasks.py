@@ -35,6 +35,7 @@ def test_create_takes_classes_from_the_data_set(folder):
     ('token', 'token_unpooled'),
     ('gap', 'unpooled'),
     ('unpooled', 'unpooled'),
+    ('token_and_gap', 'token_unpooled'),
   ],
 )
 def test_create_gives_masked_patches_an_output_for_each_patch(

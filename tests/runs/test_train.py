@@ -8,12 +8,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny_models
-from student_runs import STUDENT, metrics_of, settings
+from killed_runs import assert_same_parameters
+from student_runs import STUDENT, metrics_of, settings, stopped_copy
 from training_sets import write_folder
 
 from vit_jax_repro import jobs, models, weights
+from vit_jax_repro.data import augment
 from vit_jax_repro.output import locks
-from vit_jax_repro.weights import npz, trees
+from vit_jax_repro.weights import trees
 
 
 @pytest.fixture(scope='module')
@@ -50,10 +52,6 @@ def run(folder, tmp_path_factory):
   return workdir
 
 
-def parameters(workdir):
-  return dict(npz.read(workdir / 'model.npz'))
-
-
 def test_train_with_a_teacher_trains_both_heads(run):
   metrics = metrics_of(run)
   assert [line['step'] for line in metrics] == [1, 2, 3, 4]
@@ -86,20 +84,38 @@ def test_train_evaluates_the_averages(folder, run):
 
 def test_train_continues_bit_for_bit(folder, run, tmp_path):
   """The run is stopped after the checkpoint of step 2 and started again."""
-  stopped = tmp_path / 'stopped'
-  shutil.copytree(run, stopped)
-  shutil.rmtree(stopped / 'checkpoints' / '4')
-  (stopped / 'model.npz').unlink()
+  stopped = stopped_copy(run, tmp_path / 'stopped')
   jobs.train(distilled(folder), stopped, show=False)
-  found, wanted = parameters(stopped), parameters(run)
-  assert found.keys() == wanted.keys()
-  for name, array in wanted.items():
-    np.testing.assert_array_equal(array, found[name], err_msg=name)
+  assert_same_parameters(stopped, run)
   losses = [
     [line['train_loss'] for line in metrics_of(workdir)]
     for workdir in (run, stopped)
   ]
   assert losses[0] == losses[1]
+
+
+def test_train_flips_uint8_on_the_devices_as_on_the_host(
+  folder, tmp_path, monkeypatch
+):
+  """The same model bit for bit; also of a run that is continued."""
+  config = settings(
+    folder,
+    model=STUDENT | dict(distilled=False),
+    transfer_dtype='uint8',
+    accum_steps=2,
+    mixup_alpha=0.5,
+    mesh=dict(data=None, fsdp=2, model=1),
+  )
+  config['pp'] = dict(config['pp'], flip=True)
+  on_devices, on_host = tmp_path / 'devices', tmp_path / 'host'
+  jobs.train(config, on_devices, show=False)
+  stopped = stopped_copy(on_devices, tmp_path / 'stopped')
+  with monkeypatch.context() as change:
+    change.setattr(augment.Augmentation, 'flips_on_device', False)
+    jobs.train(config, on_host, show=False)
+  jobs.train(config, stopped, show=False)
+  for workdir in (on_devices, stopped):
+    assert_same_parameters(workdir, on_host)
 
 
 def test_train_with_keep_best_keeps_the_best_and_the_newest(folder, tmp_path):

@@ -2,18 +2,18 @@
 
 import json
 import pathlib
-import shutil
 import sys
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny_models
-from student_runs import metrics_of, settings
+from killed_runs import assert_same_parameters
+from student_runs import changed, metrics_of, settings, stopped_copy
 from training_sets import write_folder
 
 from vit_jax_repro import jobs, main, weights
-from vit_jax_repro.weights import npz, trees
+from vit_jax_repro.weights import trees
 
 LAST = ('Transformer/encoderblock_1/', 'Transformer/encoder_norm/', 'head/')
 
@@ -56,17 +56,9 @@ def run(folder, tmp_path_factory):
   return workdir
 
 
-def parameters(workdir):
-  return dict(npz.read(workdir / 'model.npz'))
-
-
 def test_train_changes_the_trained_parameters_only(folder, run):
-  start = trees.flatten(weights.load(folder / 'start.npz'))
-  found = trees.flatten(weights.load(run / 'model.npz'))
-  assert found.keys() == start.keys()
-  for name, value in found.items():
-    is_same = np.array_equal(value, start[name])
-    assert is_same != name.startswith(LAST), name
+  for name, is_changed in changed(folder / 'start.npz', run).items():
+    assert is_changed == name.startswith(LAST), name
 
 
 def test_checkpoint_has_moments_and_averages_of_the_trained_part(run):
@@ -81,15 +73,9 @@ def test_checkpoint_has_moments_and_averages_of_the_trained_part(run):
 
 
 def test_train_of_a_part_continues_bit_for_bit(folder, run, tmp_path):
-  stopped = tmp_path / 'stopped'
-  shutil.copytree(run, stopped)
-  shutil.rmtree(stopped / 'checkpoints' / '4')
-  (stopped / 'model.npz').unlink()
+  stopped = stopped_copy(run, tmp_path / 'stopped')
   jobs.train(part(folder), stopped, show=False)
-  found, wanted = parameters(stopped), parameters(run)
-  assert found.keys() == wanted.keys()
-  for name, array in wanted.items():
-    np.testing.assert_array_equal(array, found[name], err_msg=name)
+  assert_same_parameters(stopped, run)
   assert (
     metrics_of(run)[-1]['train_loss'] == metrics_of(stopped)[-1]['train_loss']
   )

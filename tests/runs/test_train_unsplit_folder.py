@@ -12,8 +12,9 @@ import training_sets
 from vit_jax_repro import jobs, main
 from vit_jax_repro.data import split_records
 from vit_jax_repro.inference import evaluation
-from vit_jax_repro.runs import input, integrity, train
+from vit_jax_repro.runs import input, train
 from vit_jax_repro.runs import settings as settings_lib
+from vit_jax_repro.weights import integrity
 
 
 @pytest.fixture(scope='module')

@@ -91,6 +91,8 @@ def test_train_takes_the_memory_limit_from_the_device(
   folder, tmp_path, monkeypatch
 ):
   """GPUs and TPUs report one; the run leaves a part of it free."""
+  # A device with a limit is none of the host, whose copies count as well.
+  monkeypatch.setattr(memory, 'limit', lambda device=None: GIB)
   whole = needed(refused(folder, tmp_path / 'no', **wide(memory_limit_gb=1e-6)))
   limits = {False: int(whole / 0.97 * GIB), True: int(whole / 0.93 * GIB)}
   for fits, limit in limits.items():
@@ -100,17 +102,6 @@ def test_train_takes_the_memory_limit_from_the_device(
     else:
       line = refused(folder, tmp_path / 'no', **wide())
       assert f'which has {int(limit * 0.95) / GIB:.4g}' in line
-
-
-def test_needed_memory_includes_prefetched_batches(folder, tmp_path):
-  few, many = (
-    needed(
-      refused(folder, tmp_path / 'no', **wide(memory_limit_gb=1e-6, prefetch=n))
-    )
-    for n in (0, 20)
-  )
-  ready = 20 * 64 // 8 * (32 * 32 * 3 + 1) * 4 / GIB
-  assert many - few == pytest.approx(ready, abs=2e-3)
 
 
 def test_train_continues_a_run_with_the_advised_remat(folder, tmp_path):

@@ -38,7 +38,12 @@ FAMILIES = {
   ),
   'hybrid': dict(VIT, patch_size=[1, 1], stem_num_layers=[1]),
   'distilled': dict(VIT, distilled=True, representation_size=8),
-  'masked': dict(VIT, corruptible=True, classifier='token_unpooled'),
+  'registers': dict(
+    VIT, layer_scale_init=0.5, num_registers=2, classifier='token_and_gap'
+  ),
+  'masked': dict(
+    VIT, num_registers=2, corruptible=True, classifier='token_unpooled'
+  ),
   'mixer': tiny_models.MIXER,
   'bit': tiny_models.BIT,
 }

@@ -42,6 +42,13 @@ TABLES = {
     'head/': 1.0,
     'head_dist/': 1.0,
   },
+  'registers': {
+    '': 0.125,  # registers too
+    'Transformer/encoderblock_0/': 0.25,
+    'Transformer/encoderblock_1/': 0.5,
+    'fc_norm/': 1.0,
+    'head/': 1.0,
+  },
   'hybrid': {
     '': 0.125,  # the stem too, whose block1 is no block of the encoder
     'Transformer/encoderblock_0/': 0.25,
@@ -67,6 +74,13 @@ TABLES = {
 }
 FAMILIES = {
   'distilled': dict(tiny_models.VIT, distilled=True),
+  'registers': dict(
+    tiny_models.VIT,
+    layer_scale_init=0.5,
+    num_registers=2,
+    classifier='gap',
+    fc_norm=True,
+  ),
   'hybrid': dict(
     tiny_models.VIT, patch_size=[1, 1], stem_num_layers=[1], classifier='map'
   ),

@@ -271,6 +271,18 @@ def test_random_erasing_with_probability_0_erases_nothing():
 
 
 @quick
+def test_flip_swaps_left_and_right_of_the_images_that_are_marked():
+  images = np.arange(4 * 2 * 3, dtype='u1').reshape(4, 2, 3, 1)
+  marked = np.array([True, False, True, False])
+  batch = {'image': images, 'label': np.arange(4), 'flip': marked}
+  found = jax.jit(mixing.flip)(batch)
+  assert found.keys() == {'image', 'label'} and found['image'].dtype == 'uint8'
+  images[::2] = images[::2, :, ::-1]
+  np.testing.assert_array_equal(found['image'], images)
+  assert mixing.flip(found) is found
+
+
+@quick
 def test_normalize_subtracts_the_mean_and_divides_by_std():
   images = np.arange(256, dtype='u1').repeat(3).reshape(1, 16, 16, 3)
   images[..., 1] = 255 - images[..., 1]

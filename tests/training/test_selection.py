@@ -2,6 +2,7 @@
 
 import functools
 
+import efficientnets
 import jax
 import numpy as np
 import optax
@@ -28,6 +29,9 @@ FAMILIES = {
   'hybrid': dict(tiny_models.VIT, patch_size=[1, 1], stem_num_layers=[1]),
   'map': dict(tiny_models.VIT, classifier='map', representation_size=8),
   'distilled': dict(tiny_models.VIT, distilled=True),
+  'registers': dict(
+    tiny_models.VIT, num_registers=2, fc_norm=True, classifier='gap'
+  ),
   'masked': dict(
     tiny_models.VIT, corruptible=True, classifier='token_unpooled'
   ),
@@ -77,6 +81,12 @@ VIT_LAST = {'Transformer/encoderblock_1', 'Transformer/encoder_norm', 'head'}
     ('map', 'last:1', VIT_LAST | {'MAPHead_0', 'pre_logits'}),
     ('distilled', 'last:1', VIT_LAST | {'head_dist'}),
     ('masked', 'last:1', VIT_LAST),
+    (
+      'registers',
+      'last:1',
+      {'Transformer/encoderblock_1', 'fc_norm', 'head'},
+    ),
+    ('registers', '^registers$', {'registers'}),
     ('mixer', 'last:1', {'MixerBlock_1', 'pre_head_layer_norm', 'head'}),
     ('bit', 'last:1', {'block2', 'group_norm', 'head'}),
     ('vit', 'block_1/Mlp|^cls$', {'Transformer/encoderblock_1', 'cls'}),
@@ -268,3 +278,56 @@ def test_devices_sum_gradients_of_trained_parameters_only(programs):
     summed = sum(array.size for each in found for array in each.arrays)
     names = selection.select(params, model, train)
     assert summed == sum(flat[name].size for name in names) + 2, train
+
+
+@functools.cache
+def efficientnet():
+  """Returns a small EfficientNet and its parameters."""
+  fields = efficientnets.tiny(top_channels=8)
+  return models.create(fields), efficientnets.params_of(fields)
+
+
+@pytest.mark.parametrize('train', ['all', 'last:1', 'block2|norm', 'head'])
+def test_select_leaves_statistics_out(train):
+  model, params = efficientnet()
+  names = selection.select(params, model, train)
+  trained = trees.flatten(selection.part(params, names))
+  assert trained
+  assert not any(name.endswith(('/mean', '/var')) for name in trained)
+  if train == 'all':
+    assert len(trained) == len(trees.flatten(params)) - 2 * 10
+
+
+@pytest.mark.parametrize('trained', [None, frozenset(['head/kernel'])])
+def test_update_leaves_statistics_alone(trained):
+  """Weight decay and averages would change them, were they parameters."""
+  model, params = efficientnet()
+  schedule = optim.create_schedule(base_lr=0.1, total_steps=9)
+  tx = optim.create_optimizer('sgd', schedule, weight_decay=0.1)
+  tx = averaging.averaged(tx, 0.9)
+  state = steps.create_state(params, tx, trained=trained)
+  batch = {
+    'image': np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype('f4'),
+    'label': np.arange(4),
+  }
+  new, metrics = jax.jit(
+    functools.partial(
+      steps.train_step,
+      objective=objectives.classification(model),
+      tx=tx,
+      trained=trained,
+    )
+  )(state, batch)
+  assert metrics['grad_norm'] > 0
+  averages = trees.flatten(new.opt_state.average)
+  assert not any(map(trees.is_statistic, averages))
+  before, after = trees.flatten(params), trees.flatten(new.params)
+  evaluated = trees.flatten(averaging.evaluated(new))
+  assert before.keys() == after.keys() == evaluated.keys()
+  changed = {n for n in before if not np.array_equal(before[n], after[n])}
+  assert 'head/kernel' in changed
+  for name in filter(trees.is_statistic, before):
+    np.testing.assert_array_equal(before[name], after[name])
+    np.testing.assert_array_equal(before[name], evaluated[name])
+  if trained is None:
+    assert {n for n in before if not trees.is_statistic(n)} - changed == set()

@@ -74,6 +74,16 @@ def test_adapt_names_all_differences_in_one_line():
 
 
 @pytest.mark.quick
+def test_adapt_counts_most_of_many_differences():
+  """Weights of another model give a line of thousands of characters."""
+  params = reference.canonical('vit_token')
+  model = models.create(reference.config('vit_token'), num_layers=9)
+  with pytest.raises(ValueError, match=r", '90 more'\] extra") as error:
+    weights.adapt(params, model, head='keep')
+  assert len(str(error.value)) < 1500
+
+
+@pytest.mark.quick
 def test_adapt_names_missing_pre_logits():
   params = reference.canonical('vit_token')
   model = models.create(weights.describe(params), representation_size=8)

@@ -1,7 +1,6 @@
 """Reading .npz files, among them damaged, hostile and other files."""
 
 import errno
-import io
 import os
 import pickle
 import signal
@@ -10,9 +9,11 @@ import warnings
 import zipfile
 
 import child_processes
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hostile_files import npy_header
 
 from vit_jax_repro import weights
 from vit_jax_repro.weights import npz
@@ -28,15 +29,6 @@ def good(tmp_path):
   path = tmp_path / 'good.npz'
   np.savez(path, **ARRAYS)
   return path
-
-
-def header(shape, descr='<f4'):
-  """Returns the .npy header for an array of any size."""
-  stream = io.BytesIO()
-  np.lib.format.write_array_header_1_0(
-    stream, {'descr': descr, 'fortran_order': False, 'shape': shape}
-  )
-  return stream.getvalue()
 
 
 def archive(path, members, compression=zipfile.ZIP_STORED):
@@ -64,7 +56,7 @@ def flipped(path):
 
 
 def headless_data(path):
-  archive(path, {'embedding/kernel': header((2, 2, 3, 2))[:40]})
+  archive(path, {'embedding/kernel': npy_header((2, 2, 3, 2))[:40]})
 
 
 def directory(path):
@@ -81,7 +73,7 @@ def bomb(path):
     zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as file,
     file.open('embedding/kernel.npy', 'w', force_zip64=True) as member,
   ):
-    member.write(header((2**28 + 2**20,)))
+    member.write(npy_header((2**28 + 2**20,)))
     for _ in range(1028):
       member.write(zeros)
 
@@ -104,7 +96,7 @@ def twice(path):
     warnings.simplefilter('ignore')  # of zipfile, about the name
     with zipfile.ZipFile(path, 'w') as file:
       for _ in range(2):
-        file.writestr('embedding/kernel.npy', header((1,)) + b'1234')
+        file.writestr('embedding/kernel.npy', npy_header((1,)) + b'1234')
 
 
 def stacked(path, a, b):
@@ -147,19 +139,19 @@ BAD = {
     "array 'embedding/kernel' holds pickled Python objects",
   ),
   'absurd shape': (
-    lambda p: archive(p, {'embedding/kernel': header((10**6, 10**9))}),
+    lambda p: archive(p, {'embedding/kernel': npy_header((10**6, 10**9))}),
     r'declares shape \(1000000, 1000000000\) of float32',
   ),
   'overflowing shape': (
-    lambda p: archive(p, {'embedding/kernel': header((2**40, 2**40))}),
+    lambda p: archive(p, {'embedding/kernel': npy_header((2**40, 2**40))}),
     r'declares shape .* but 0 are stored',
   ),
   'negative shape': (
-    lambda p: archive(p, {'embedding/kernel': header((-1, 4))}),
+    lambda p: archive(p, {'embedding/kernel': npy_header((-1, 4))}),
     r'declares shape \(-1, 4\), which must be at most 8 non-negative integers',
   ),
   'too much data': (
-    lambda p: archive(p, {'embedding/kernel': header((1,)) + b'12345678'}),
+    lambda p: archive(p, {'embedding/kernel': npy_header((1,)) + b'12345678'}),
     'declares shape',
   ),
   'short header': (headless_data, "'embedding/kernel' is not a NumPy array"),
@@ -173,11 +165,13 @@ BAD = {
     'holds <U1, but weights are numbers',
   ),
   'booleans for a shape': (
-    lambda p: archive(p, {'embedding/kernel': header((True, 2)) + b'12345678'}),
+    lambda p: archive(
+      p, {'embedding/kernel': npy_header((True, 2)) + b'12345678'}
+    ),
     r'declares shape \(True, 2\), which must be',
   ),
   'too many dimensions': (
-    lambda p: archive(p, {'embedding/kernel': header((1,) * 9) + b'1234'}),
+    lambda p: archive(p, {'embedding/kernel': npy_header((1,) * 9) + b'1234'}),
     'which must be at most 8',
   ),
   'endless header': (
@@ -188,7 +182,7 @@ BAD = {
     'a header of 2147483647 bytes',
   ),
   'nothing, but huge': (
-    lambda p: archive(p, {'embedding/kernel': header((0, 10**30))}),
+    lambda p: archive(p, {'embedding/kernel': npy_header((0, 10**30))}),
     'Maximum allowed dimension',
   ),
   'nested header': (
@@ -237,6 +231,13 @@ BAD = {
   'a port': (torch_names, r'unknown layout: 1 arrays named blocks\.0'),
   'no arrays': (lambda p: archive(p, {}), 'unknown layout: 0 arrays'),
 }
+
+
+def test_read_gives_arrays_that_a_cpu_uses_without_a_copy(good):
+  """Otherwise memory holds the weights twice."""
+  for _, array in npz.read(good):
+    on_device = jax.device_put(array, jax.devices()[0])
+    assert on_device.unsafe_buffer_pointer() == array.ctypes.data
 
 
 @pytest.mark.slow
@@ -299,7 +300,7 @@ def test_load_detects_damage_inside_compressed_arrays(compression, tmp_path):
   rng = np.random.default_rng(1)
   path = tmp_path / 'm.npz'
   array = rng.standard_normal((4, 4, 3, 8)).astype(np.float32)
-  member = header(array.shape) + array.tobytes()
+  member = npy_header(array.shape) + array.tobytes()
   content = archive(
     path, {'embedding/kernel': member}, compression
   ).read_bytes()

@@ -1,7 +1,8 @@
 """Attention of a ViT: weights, rollout, distance (ViT paper, section 4.5).
 
 Shapes: B images, L layers, A heads, N tokens, (h, w) grid of patches. The
-tokens are P class and distillation tokens, then the patches in raster order.
+tokens are P class and distillation tokens and registers, then the patches in
+raster order.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ class AttentionMaps:
   weights: np.ndarray  # [L, A, N (queries), N (keys)] float32; rows sum to 1
   grid: tuple[int, int]
   patch: tuple[int, int]  # pixels between adjacent patches: down, right
+  num_registers: int = 0  # of the tokens before the patches
 
   @property
   def num_prefix(self) -> int:
@@ -50,7 +52,7 @@ class AttentionMaps:
 
     Returns:
       Attention [..., h, w]. It sums to less than 1, because attention to class
-      and distillation tokens is left out.
+      and distillation tokens and to registers is left out.
 
     Raises:
       InputError: the model has no such token.
@@ -64,7 +66,7 @@ class AttentionMaps:
 
   def _number(self, token):
     if token == 'class':
-      if not self.num_prefix:
+      if self.num_prefix == self.num_registers:
         raise InputError(
           "the model has no class token; choose 'mean', the average over all "
           'patches, or the row and column of a patch'
@@ -107,7 +109,9 @@ def attention_maps(
       'the attention of the model is not finite: its weights hold NaN or '
       'infinity, or are too large'
     )
-  return AttentionMaps(weights, cells.shape[1:3], patch_stride(model))
+  return AttentionMaps(
+    weights, cells.shape[1:3], patch_stride(model), model.num_registers
+  )
 
 
 def grid_of(
@@ -172,9 +176,9 @@ def mean_distance(attention: AttentionMaps) -> np.ndarray:
 
   For each patch this is the mean of its distances to all patches (0 to
   itself), weighted by attention; the result averages over the patches (ViT
-  paper, D.7 and Figure 11). Class and distillation tokens have no position in
-  the image, and the paper does not mention them. They are left out here, as
-  queries and as keys, and the rest of a row is scaled to the sum 1.
+  paper, D.7 and Figure 11). Class and distillation tokens and registers have no
+  position in the image, and the paper does not mention them. They are left out
+  here, as queries and as keys, and the rest of a row is scaled to the sum 1.
   """
   first = attention.num_prefix
   weights = attention.weights[..., first:, first:].astype(np.float64)

@@ -23,6 +23,7 @@ from vit_jax_repro import models
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import waiting
 from vit_jax_repro.training import selection
+from vit_jax_repro.weights import trees
 
 JFT_IMAGES = 303e6  # images of JFT-300M (section 4.1)
 IMAGE_SIZE = 224  # pixels per side in pre-training (section 4.1)
@@ -119,7 +120,7 @@ def _of_system(system, compiled):
       counted = operations(models.create(name, num_classes=None), size)
   return {
     'model': name,
-    'parameters': size_of(found.variables),
+    'parameters': trees.num_parameters(found.variables),
     'multiply_adds': found.multiply_adds,
     'operations': counted,
   }
@@ -163,12 +164,7 @@ def trace(model: nn.Module, image_size: tuple[int, int]) -> Traced:
 
 def parameters(model: nn.Module, image_size: tuple[int, int]) -> int:
   """Returns the number of parameters of a model, computed from shapes."""
-  return size_of(shapes(model, image_size))
-
-
-def size_of(tree: Any) -> int:
-  """Returns the number of elements in a tree of arrays or shapes."""
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+  return trees.num_parameters(shapes(model, image_size))
 
 
 def multiply_adds(model: nn.Module, image_size: tuple[int, int]) -> int:

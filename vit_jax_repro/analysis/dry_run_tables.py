@@ -9,11 +9,12 @@ from vit_jax_repro.output import reports
 _GIB = 2**30
 
 
-def show_run(found: Any) -> None:
+def show_run(found: Any, reading: str | None = None) -> None:
   """Prints a `runs.dry_run.DryRun`.
 
   Args:
     found: the dry run; `Any`, because this room does not import runs/.
+    reading: a line on what feeds the devices.
   """
   height, width = found.image_size
   number = _product(found.mesh.values())
@@ -46,6 +47,8 @@ def show_run(found: Any) -> None:
     print(f'{roofline.LINKS[0].upper()}{roofline.LINKS[1:]}.')
   if found.largest_batch is not None:
     print(f'largest batch of the update: {found.largest_batch}')
+  if reading is not None:
+    print(reading)
   for line in found.notes:
     print(f'note: {line}')
   if found.fits:

@@ -156,4 +156,5 @@ def _below(params, place):
 
 
 def _num_prefix(params):
+  """Returns the number of tokens with positions that are not patches."""
   return sum(name in params for name in ('cls', 'dist'))

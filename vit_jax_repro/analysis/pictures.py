@@ -5,14 +5,14 @@ and no display is needed.
 """
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from vit_jax_repro.errors import InputError
+from vit_jax_repro.errors import InputError, printable
 from vit_jax_repro.output import files
-from vit_jax_repro.output.messages import shown
 
 ENDINGS = ('.png', '.svg')
 # Colours that the colour-blind can distinguish (Okabe and Ito).
@@ -73,7 +73,9 @@ def save(figure: Any, path: str | os.PathLike) -> None:
   with (
     files.replacing(path) as temporary,
     matplotlib.rc_context({'svg.hashsalt': 'vit_jax_repro'}),
+    warnings.catch_warnings(),
   ):
+    warnings.filterwarnings('ignore', message='Glyph')  # a box is drawn
     figure.savefig(temporary, format=kind, metadata=metadata)
 
 
@@ -127,4 +129,4 @@ def escape_mathtext(text: str) -> str:
   Dollar signs, which begin formulas, are escaped, and so are unprintable
   characters and bytes that are not UTF-8, which cannot be drawn.
   """
-  return shown(text).replace('$', r'\$')
+  return printable(text).replace('$', r'\$')

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from vit_jax_repro import models
 from vit_jax_repro.analysis import cost
+from vit_jax_repro.weights import trees
 
 NUM_CLASSES = 1000
 COUNTS = ('no head', 'head', 'tanh, head')
@@ -72,7 +73,7 @@ def name_of(system: str) -> str:
 def _size(system, published):
   name = name_of(system)
   found = cost.backbone(name)
-  backbone = cost.size_of(found.variables)
+  backbone = trees.num_parameters(found.variables)
   width = found.output.shape[-1]
   heads = found.output.size // width  # a distilled model has two
   head = heads * (width + 1) * NUM_CLASSES

@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from vit_jax_repro.benchmarks import workers
 from vit_jax_repro.data import augment, datasets, decoding, order, pipeline
+from vit_jax_repro.data.photographs import PHOTOGRAPH_SIZE, write_photographs
 from vit_jax_repro.data.preprocess import (
   check_image_size,
   normalize,
@@ -25,8 +24,6 @@ from vit_jax_repro.data.preprocess import (
 from vit_jax_repro.data.tf_host import parallel_map, tensorflow
 from vit_jax_repro.output import waiting
 
-PHOTOGRAPH_SIZE = (375, 500)  # of most of ImageNet's images
-JPEG_QUALITY = 90
 DECODED, HANDED = 'boxes decoded', 'boxes handed over'
 USUAL = 'decode, crop, resize'
 # Description of each contender, in the order of the table.
@@ -55,6 +52,7 @@ class InputSpeed:
   name: str
   does: str  # a description
   images_per_sec: float  # median over the rounds
+  cpu_ms: float  # CPU time of an image on all cores, median over the rounds
   slowest: float
   fastest: float
   # Ratios to the speeds of other contenders, each the median over the rounds.
@@ -70,6 +68,7 @@ def measure(
   num_images: int,
   rounds: int,
   num_batches: int,
+  photograph_size: tuple[int, int] = PHOTOGRAPH_SIZE,
   show: Callable[[str], None],
 ) -> tuple[list[InputSpeed], dict[str, Any]]:
   """Measures the speed of all contenders.
@@ -80,18 +79,20 @@ def measure(
     num_images: number of JPEG files to write, in a temporary folder.
     rounds: number of times that each contender is measured.
     num_batches: number of batches timed in each round.
+    photograph_size: (H, W) pixels of the files.
     show: called with a line of text before each round.
 
   Returns:
     A list of InputSpeed, and a dict that describes the files; see
-    `write_photographs`.
+    `photographs.write_photographs`.
   """
   import tempfile
 
   with tempfile.TemporaryDirectory() as folder:
     with waiting.doing(f'writing {num_images} JPEG files'):
-      files = write_photographs(folder, num_images)
+      files = write_photographs(folder, num_images, photograph_size)
     rates = {name: [] for name in CONTENDERS}
+    cpu_times = {name: [] for name in CONTENDERS}
     with contextlib.ExitStack() as stack:
       settings = folder, image_size, batch_size
       pipes = {
@@ -106,53 +107,13 @@ def measure(
           with waiting.doing(f'measuring: {name}'):
             time.sleep(_PAUSE)
             pipe.send(num_batches)
-            rates[name].append(pipe.recv())
-  return [_speed(name, rates) for name in CONTENDERS], files
-
-
-def write_photographs(folder: str, number: int) -> dict[str, Any]:
-  """Writes parts of scikit-learn's two photographs as FOLDER/train/NAME/*.jpg.
-
-  Each part is cut out at a random position, at full height and with the aspect
-  ratio of `PHOTOGRAPH_SIZE`, and resized to that size with antialiasing. Every
-  second pair is mirrored.
-
-  Args:
-    folder: the folder to write to.
-    number: number of files.
-
-  Returns:
-    A dict of number, size (H, W), quality and mean_bytes.
-  """
-  from sklearn import datasets as sklearn_datasets
-
-  tf = tensorflow()
-  bunch = sklearn_datasets.load_sample_images()
-  names = [pathlib.Path(name).stem for name in bunch.filenames]
-  height, width = PHOTOGRAPH_SIZE
-  generator = np.random.default_rng(0)
-  sizes = []
-  for i in range(number):
-    which, mirrored = i % 2, i // 2 % 2
-    photograph = bunch.images[which]
-    part = len(photograph) * width // height
-    left = generator.integers(photograph.shape[1] - part + 1)
-    image = photograph[:, left : left + part]
-    if mirrored:
-      image = image[:, ::-1]
-    image = tf.image.resize(image, (height, width), 'bicubic', antialias=True)
-    pixels = tf.saturate_cast(tf.round(image), tf.uint8)
-    encoded = tf.io.encode_jpeg(pixels, quality=JPEG_QUALITY).numpy()
-    sizes.append(len(encoded))
-    path = pathlib.Path(folder, 'train', names[which], f'{i}.jpg')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded)
-  return {
-    'number': number,
-    'size': PHOTOGRAPH_SIZE,
-    'quality': JPEG_QUALITY,
-    'mean_bytes': round(statistics.mean(sizes)),
-  }
+            rate, cpu_ms = pipe.recv()
+            rates[name].append(rate)
+            cpu_times[name].append(cpu_ms)
+  return [
+    _speed(name, rates, statistics.median(cpu_times[name]))
+    for name in CONTENDERS
+  ], files
 
 
 def batches(
@@ -194,7 +155,7 @@ def _evaluation(split, image_size, batch_size):
   return decoding.batches_of(
     split,
     split.examples().repeat().skip,
-    lambda encoded, _: function(encoded, size, split.orientation),
+    lambda encoded, _: {'image': function(encoded, size, split.orientation)},
     batch_size,
     report=None,
     repair=iter,
@@ -264,14 +225,16 @@ def _work(pipe, name, settings):
       return
     for _ in range(_WARM_UP):
       next(found)
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     for _ in range(number):
       next(found)
     seconds = time.perf_counter() - started
-    pipe.send(number * batch_size / seconds)
+    cpu_seconds = time.process_time() - cpu_started
+    images = number * batch_size
+    pipe.send((images / seconds, 1000 * cpu_seconds / images))
 
 
-def _speed(name, rates):
+def _speed(name, rates, cpu_ms):
   def ratio(other):
     return statistics.median(
       one / two for one, two in zip(rates[name], rates[other], strict=True)
@@ -281,6 +244,7 @@ def _speed(name, rates):
     name=name,
     does=CONTENDERS[name],
     images_per_sec=statistics.median(rates[name]),
+    cpu_ms=cpu_ms,
     slowest=min(rates[name]),
     fastest=max(rates[name]),
     over_decoded=ratio(DECODED),

@@ -23,12 +23,13 @@ def reading(result: Mapping[str, Any]) -> None:
     f'{"x".join(str(side) for side in settings["image_size"])}, '
     f'{result["cpu_cores"]} CPU cores'
   )
-  names = ('images/s', 'range', *(f'x {other}' for other in RATIOS))
+  names = ('images/s', 'range', 'CPU ms', *(f'x {other}' for other in RATIOS))
   rows = [
     (
       row['name'],
       f'{row["images_per_sec"]:.0f}',
       f'{row["slowest"]:.0f}-{row["fastest"]:.0f}',
+      f'{row["cpu_ms"]:.3g}',
       *(f'{row[f"over_{other}"]:.2f}' for other in RATIOS),
     )
     for row in result['pipelines']

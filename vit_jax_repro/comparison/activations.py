@@ -26,7 +26,9 @@ _ORDER = (
   'Transformer/posembed_input',
   'Transformer/encoderblock_{}',
   'MixerBlock_{}',
+  'top',
   'Transformer/encoder_norm',
+  'fc_norm',
   'pre_head_layer_norm',
   'pre_logits',
   'pre_logits_tanh',
@@ -36,9 +38,13 @@ _ORDER = (
 PARTS = (
   '/LayerNorm_0',
   '/MultiHeadDotProductAttention_0',
+  '/LayerScale_0',
   '/LayerNorm_1',
   '/MlpBlock_0',
+  '/LayerScale_1',
 )
+NORMS = ('/LayerNorm_0', '/LayerNorm_1')
+LAYER_SCALES = ('/LayerScale_0', '/LayerScale_1')
 BLOCK_ENDS = (*PARTS, '')  # '' is the block's own output
 _NUMBERED = re.compile(
   r'(Transformer/encoderblock_|MixerBlock_|block)(\d+)(.*)'
@@ -153,8 +159,13 @@ def computing(variant: Variant, dtype: str):
     yield apply, params, np.asarray(variant.images, dtype)
 
 
+_UNIT = re.compile(r'block(\d+)/unit(\d+)')
+
+
 def position(name: str) -> tuple[int, int, int]:
   """Returns a key that sorts names of activations in order of computation."""
+  if unit := _UNIT.fullmatch(name):  # of EfficientNet, after its stem
+    return _ORDER.index('stem'), int(unit[1]), int(unit[2])
   match = _NUMBERED.fullmatch(name)
   pattern = f'{match[1]}{{}}' if match else name
   rank = _ORDER.index(pattern) if pattern in _ORDER else len(_ORDER)

@@ -16,10 +16,13 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from vit_jax_repro.comparison import position_rules, structural_causes
+from vit_jax_repro.comparison import structural_causes
 from vit_jax_repro.comparison.activations import Variant
+from vit_jax_repro.comparison.substitution import ATTENTION, POSITIONS
+from vit_jax_repro.models.efficientnet import ACTIVATIONS
 from vit_jax_repro.models.layers import GELUS
-from vit_jax_repro.weights import layouts, positions, trees
+from vit_jax_repro.models.positions import RESIZINGS
+from vit_jax_repro.weights import layouts, position_rules, positions, trees
 
 # 1e-12: transformers; 1e-6: the original, timm; 1e-5: PyTorch; 1e-3: Keras.
 NORM_EPSILONS = (1e-12, 1e-6, 1e-5, 1e-3)
@@ -34,6 +37,10 @@ POOL_PADDINGS = {
   'same': 'minus infinity, at the far side (TensorFlow SAME)',
   'symmetric': 'minus infinity, one pixel on every side (PyTorch)',
   'zeros': 'zeros, one pixel on every side (BiT)',
+}
+PADDINGS = {
+  'same': 'at the far side if the total is odd (TensorFlow SAME)',
+  'symmetric': '(k - 1) / 2 pixels on every side (PyTorch)',
 }
 PORT_WEIGHTS = "the port's own, see the table of weights"
 PORT_WEIGHTS_BUT_HEAD = (
@@ -113,13 +120,14 @@ def known(
     found += [
       Cause(
         'position embeddings resized',
-        rule,
-        'bilinear, corners aligned',
+        shown,
+        RESIZINGS[model.position_resizing],
         _Repositioned(resized, rule),
-        structural_causes.POSITIONS,
+        POSITIONS,
         is_small=True,
       )
-      for rule in position_rules.RULES
+      for rule, shown in RESIZINGS.items()
+      if rule != model.position_resizing
     ]
   found += [
     Cause(*row)
@@ -168,8 +176,10 @@ TOPICS = {  # of the fields that `torch_facts.constants` reads
   'gelu': 'GELU form',
   'layer_norm_eps': 'LayerNorm epsilon',
   'group_norm_eps': 'GroupNorm epsilon',
+  'batch_norm_eps': 'batch norm epsilon',
 }
 _NORMS = '(/LayerNorm_[01]|_norm|block[0-9]+|gn_root|MixerBlock_[0-9]+)$'
+_UNITS = '(stem|block[0-9]+/unit[0-9]+|top)$'
 _CONVS = '(conv_root|root_block|block[0-9]+)$'
 
 
@@ -184,9 +194,14 @@ def _field_causes(model, flat, constants):
       'weight_standardization',
       'weight_standardization_eps',
       'pool_padding',
+      'batch_norm_eps',
+      'activation',
+      'padding',
     )
     if hasattr(model, name)
   }
+  if 'batch_norm_eps' in fields:
+    yield from _efficientnet_causes(fields)
   values = {'gelu': tuple(GELUS), 'layer_norm_eps': NORM_EPSILONS}
   if 'conv_root/kernel' in flat or 'root_block/conv/kernel' in flat:
     values |= {'group_norm_eps': NORM_EPSILONS}
@@ -220,6 +235,24 @@ def _convolution_causes(fields):
     )
 
 
+def _efficientnet_causes(fields):
+  """Yields paddings, epsilons and activations, which every layer has."""
+  for padding in sorted(PADDINGS.keys() - {fields['padding']}):
+    yield _field_cause(
+      'padding of the convolutions',
+      {'padding': padding},
+      fields,
+      _UNITS,
+      PADDINGS.get,
+    )
+  for eps in NORM_EPSILONS:
+    if eps != fields['batch_norm_eps']:
+      topic = TOPICS['batch_norm_eps']
+      yield _field_cause(topic, {'batch_norm_eps': eps}, fields, _UNITS)
+  for name in sorted(ACTIVATIONS.keys() - {fields['activation']}):
+    yield _field_cause('activation', {'activation': name}, fields, _UNITS)
+
+
 def _field_cause(topic, changed, fields, acts, shown=str):
   return Cause(
     topic,
@@ -247,14 +280,14 @@ def _order_causes():
         ', '.join(order),
         ', '.join(_PROJECTIONS),
         functools.partial(_reordered, order),
-        structural_causes.ATTENTION,
+        ATTENTION,
       )
   yield Cause(
     'q/k/v order',
     'the fused projection split into heads first',
     'into query, key, value first',
     _split_by_heads,
-    structural_causes.ATTENTION,
+    ATTENTION,
   )
 
 

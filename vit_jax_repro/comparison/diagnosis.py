@@ -183,7 +183,7 @@ class Examiner:
           unlike.add(name)
       elif layer.within and self._varies(name):
         # Attention and MLP do not hold all that the layers before them give.
-        norm_agrees |= name.endswith(activations.PARTS[::2])
+        norm_agrees |= name.endswith(activations.NORMS)
         agrees |= not name.endswith(activations.PARTS)
     return unlike
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vit_jax_repro.comparison.torch_paths import POSITIONS
+
 _MOST_EXCESS = 1e12  # upper limit of an excess, also for infinities and NaN
 
 
@@ -50,7 +52,7 @@ def compare(
   for name, expected in reference.items():
     if name not in port or name not in tolerances:
       continue
-    actual = aligned(port[name], expected.shape)
+    actual = _matched(name, port[name], expected.shape)
     if actual is not None:
       found.append(_difference(name, expected, actual, tolerances[name]))
   return found
@@ -68,9 +70,20 @@ def not_compared(
   for name, expected in reference.items():
     if name not in port:
       found.append((name, 'not found in the port'))
-    elif aligned(port[name], expected.shape) is None:
+    elif _matched(name, port[name], expected.shape) is None:
       found.append((name, f'{port[name].shape}, not {expected.shape}'))
   return tuple(found)
+
+
+def _matched(name, array, shape):
+  """Returns a port's activation in the reference's layout, or None.
+
+  Positions may be those of the patches alone, where the port has tokens before
+  them, too.
+  """
+  if name == POSITIONS and len(shape) == array.ndim == 3:
+    array = array[:, -shape[1] :]
+  return aligned(array, shape)
 
 
 def aligned(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

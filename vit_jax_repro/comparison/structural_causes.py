@@ -1,10 +1,8 @@
-"""Causes that change the structure of a ViT: order, norms, heads, pooling.
+"""Causes that change the structure of a ViT: images, order, norms, LayerScale.
 
 The published module stays as it is. A cause changes its parameters, its images,
-or, by an interceptor of linen, what one of its modules returns. A row has the
-topic, the value of the port, the value of the reference, the substitution, and
-a pattern of the names of activations whose computation it changes; see
-`causes.Cause`.
+or, by an interceptor of linen, what one of its modules returns. `token_causes`
+has those of tokens and pooling, and `substitution` what a row is.
 
 Shapes: B batch, H W pixels, h w patches, N tokens, D hidden, A heads, d head
 dim.
@@ -12,7 +10,7 @@ dim.
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -20,19 +18,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax_repro.comparison.activations import Variant
+from vit_jax_repro.comparison import token_causes
+from vit_jax_repro.comparison.activations import LAYER_SCALES
+from vit_jax_repro.comparison.substitution import (
+  ATTENTION,
+  FIRST,
+  POSITIONS,
+  Row,
+  around,
+  is_at,
+  with_param,
+)
 from vit_jax_repro.models.layers import Mlp, norm_dtype
-from vit_jax_repro.models.transformer import Attention, Encoder, EncoderBlock
-from vit_jax_repro.weights import layouts, positions, trees
+from vit_jax_repro.models.transformer import Attention, EncoderBlock
+from vit_jax_repro.weights import positions, trees
 from vit_jax_repro.weights.adapt import patch_grid
-
-Row = tuple[str, str, str, Callable[[Variant], Variant], str]
-
-# Patterns of the names of activations whose computation a cause changes.
-FIRST = '(conv_root|root_block|embedding|stem)$'
-POSITIONS = 'Transformer/posembed_input$'
-ATTENTION = '/MultiHeadDotProductAttention_0$'
-POOLED = 'pre_logits$'
 
 POST_NORM = 'LayerNorms'  # topic of the cause that reorders a block
 
@@ -60,11 +60,11 @@ def rows(model: nn.Module, flat: Mapping[str, Any]) -> Iterator[Row]:
   """
   yield from _image_rows(model)
   if 'head/bias' in flat:
-    zero = functools.partial(_with_param, 'head/bias', np.zeros_like)
+    zero = functools.partial(with_param, 'head/bias', np.zeros_like)
     yield 'head', 'without bias', 'with a bias', zero, 'logits$'
   if hasattr(model, 'gelu'):
     for name, (shown, _) in ACTIVATIONS.items():
-      act = functools.partial(_around, _activation(name))
+      act = functools.partial(around, _activation(name))
       yield 'activation', shown, f'GELU ({model.gelu})', act, MLPS
   if not any(name.startswith(_BLOCK) for name in flat):
     return
@@ -74,19 +74,19 @@ def rows(model: nn.Module, flat: Mapping[str, Any]) -> Iterator[Row]:
       POST_NORM,
       'after attention and MLP, over the sum (post-norm)',
       'before them (pre-norm)',
-      functools.partial(_around, _post_norm),
+      functools.partial(around, _post_norm),
       '/LayerNorm_0$',
     )
   yield (
     'last LayerNorm',
     'left out',
     'after the last block',
-    functools.partial(_around, _no_final_norm),
-    'Transformer/encoder_norm$',
+    functools.partial(around, _no_final_norm),
+    '(Transformer/encoder_norm|fc_norm)$',
   )
   yield from _patch_rows(flat)
-  if getattr(model, 'classifier', None) == 'token':
-    yield from _token_rows(model, flat)
+  yield from _layer_scale_rows(flat)
+  yield from token_causes.rows(model, flat)
 
 
 # A GELU is in every block, in a Mixer's too, and in the MAP head.
@@ -109,7 +109,7 @@ def _image_rows(model):
     yield topic, 'exchanged in the image', ours, turned, FIRST
     if model.patch_size[0] == model.patch_size[1] > 1:
       kernel = functools.partial(
-        _with_param, 'embedding/kernel', lambda a: a.swapaxes(0, 1)
+        with_param, 'embedding/kernel', lambda a: a.swapaxes(0, 1)
       )
       shown = 'exchanged in the kernel of the patches'
       yield topic, shown, ours, kernel, 'embedding$'
@@ -148,42 +148,40 @@ def _patch_rows(flat):
     yield topic, theirs, 'height first', change, POSITIONS
 
 
-def _token_rows(model, flat):
-  name = layouts.POSITIONS
-  if name in flat and not model.class_token_after_positions:
-    ours = 'a position for the class token too'
-    for shown, change in {
-      'none for the class token': _without_first,
-      'the first ones for the patches, none for the class token': _shifted,
-    }.items():
-      changed = functools.partial(_with_param, name, change)
-      yield 'position embeddings', shown, ours, changed, POSITIONS
-  if not model.distilled:
-    for theirs, tokens in {
-      'the mean over all tokens': slice(None),
-      'the mean over the patches': slice(1, None),
-      'the first patch': slice(1, 2),
-      'the last patch': slice(-1, None),
-    }.items():
-      change = functools.partial(_around, _mean(tokens))
-      yield 'input of the head', theirs, 'the class token', change, POOLED
-    before = model.class_token_after_positions
-    for own in (False,) if before else (False, True):
-      for pooled in (-1, 0):
-        shown = 'last' + (', with its own position' if own else '')
-        shown += '' if pooled else '; the head reads the first patch'
-        change = functools.partial(_token_last, own, pooled)
-        where = f'{POSITIONS}|{POOLED}'
-        yield 'class token', shown, 'first', change, where
+def _layer_scale_rows(flat):
+  """Yields ways of leaving out, or exchanging, the factors of LayerScale."""
+  if not any(name.endswith(f'{LAYER_SCALES[0]}/scale') for name in flat):
+    return
+  topic, ours = 'LayerScale', 'after attention and after the MLP'
+  for shown, parts in {
+    'left out': LAYER_SCALES,
+    'left out after attention': LAYER_SCALES[:1],
+    'left out after the MLP': LAYER_SCALES[1:],
+  }.items():
+    change = functools.partial(_without_scales, parts)
+    where = '|'.join(f'{part}$' for part in parts)
+    yield topic, shown, ours, change, where
+  where = '|'.join(f'{part}$' for part in LAYER_SCALES)
+  shown = "the factors of attention and the MLP's exchanged"
+  yield topic, shown, ours, _with_scales_exchanged, where
 
 
-def _around(interceptor, variant):
-  return variant._replace(around=(*variant.around, interceptor))
+def _without_scales(parts, variant):
+  ends = tuple(f'{part}/scale' for part in parts)
+  flat = {
+    name: np.ones_like(a) if name.endswith(ends) else a
+    for name, a in trees.flatten(variant.params).items()
+  }
+  return variant._replace(params=trees.nest(flat))
 
 
-def _with_param(name, change, variant):
+def _with_scales_exchanged(variant):
   flat = trees.flatten(variant.params)
-  changed = flat | {name: change(np.asarray(flat[name]))}
+  changed = dict(flat)
+  for name in flat:
+    if f'{LAYER_SCALES[0]}/' in name:
+      other = name.replace(*LAYER_SCALES)
+      changed |= {name: flat[other], other: flat[name]}
   return variant._replace(params=trees.nest(changed))
 
 
@@ -211,18 +209,6 @@ def _with_heads(heads, variant):
   return variant._replace(model=model, params=trees.nest(changed))
 
 
-def _without_first(embeddings):  # [1, 1 + N, D]
-  return np.concatenate(
-    [np.zeros_like(embeddings[:, :1]), embeddings[:, 1:]], axis=1
-  )
-
-
-def _shifted(embeddings):  # [1, 1 + N, D]
-  return np.concatenate(
-    [np.zeros_like(embeddings[:, :1]), embeddings[:, :-1]], axis=1
-  )
-
-
 def _positions_by_columns(name, variant):
   """Reads the grid of positions as if height and width were exchanged."""
   grid = _grid(variant)
@@ -234,7 +220,7 @@ def _positions_by_columns(name, variant):
     cells = cells.swapaxes(1, 2).reshape(1, number, -1)
     return np.concatenate([tokens, cells], axis=1)
 
-  return _with_param(name, change, variant)
+  return with_param(name, change, variant)
 
 
 def _grid(variant):
@@ -256,60 +242,19 @@ def _by_columns(keep, variant):
 
   def interceptor(call, args, kwargs, context):
     x = call(*args, **kwargs)
-    if _is(context, 'embedding'):
+    if is_at(context, 'embedding'):
       kept['embedding'] = x  # [B, h, w, D]
       x = x.swapaxes(1, 2).reshape(x.shape)
     return x
 
-  variant = _around(interceptor, variant)
+  variant = around(interceptor, variant)
   if not keep:
     return variant
   return variant._replace(seen=(*variant.seen, lambda named: named | kept))
 
 
-def _is(context, *path):
-  return context.method_name == '__call__' and context.module.path == path
-
-
-def _token_last(own, pooled, variant):
-  """Puts the class token after the patches.
-
-  Args:
-    own: it keeps its own position embedding, and the patches theirs.
-    pooled: index of the token that the head reads, 0 or -1.
-    variant: the reference.
-  """
-
-  def interceptor(call, args, kwargs, context):
-    module = context.module
-    if context.method_name == '__call__' and isinstance(module, Encoder):
-      x, *rest = args
-      x, named = call(jnp.roll(x, -1, axis=1), *rest, **kwargs)
-      return (jnp.roll(x, 1, axis=1) if pooled else x), named
-    x = call(*args, **kwargs)
-    if own and _is(context, 'Transformer', 'posembed_input'):
-      x = jnp.roll(x, -1, axis=1)
-    return x
-
-  return _around(interceptor, variant)
-
-
-def _mean(tokens):
-  """Returns an interceptor that gives the head the mean of some tokens."""
-
-  def interceptor(call, args, kwargs, context):
-    out = call(*args, **kwargs)
-    if _is(context, 'Transformer'):
-      x, named = out
-      mean = x[:, tokens].mean(axis=1, keepdims=True)
-      return jnp.concatenate([mean, x[:, 1:]], axis=1), named
-    return out
-
-  return interceptor
-
-
 def _no_final_norm(call, args, kwargs, context):
-  if _is(context, 'Transformer', 'encoder_norm'):
+  if is_at(context, 'Transformer', 'encoder_norm') or is_at(context, 'fc_norm'):
     return args[0]
   return call(*args, **kwargs)
 
@@ -364,8 +309,17 @@ def _post_norm(call, args, kwargs, context):
   name = 'MultiHeadDotProductAttention_0'
   attended, _ = apply(attention, name, x, x)
   named = {f'/{name}': attended}
+
+  def scaled(end, y):
+    if end[1:] not in parts:
+      return y
+    factors = parts[end[1:]]['scale']
+    named[end] = y * jnp.broadcast_to(factors, y.shape)
+    return named[end]
+
+  attended = scaled(LAYER_SCALES[0], attended)
   x = named['/LayerNorm_0'] = norm('LayerNorm_0', x + attended)
   named['/MlpBlock_0'] = apply(mlp, 'MlpBlock_0', x)
-  x = x + named['/MlpBlock_0']
+  x = x + scaled(LAYER_SCALES[1], named['/MlpBlock_0'])
   x = named[''] = named['/LayerNorm_1'] = norm('LayerNorm_1', x)
   return x, named

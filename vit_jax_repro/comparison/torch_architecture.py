@@ -13,6 +13,10 @@ _FIELDS = {
   'num_blocks': 'blocks',
   'block_units': 'units',
   'stem_num_layers': 'units of the stem',
+  'block_channels': 'channels of the blocks',
+  'kernel_sizes': 'pixels of the depthwise kernels',
+  'expansions': 'times expanded',
+  'squeeze_ratio': 'of the channels in squeeze-excitation',
   'hidden_size': 'wide',
   'hidden_dim': 'wide',
   'mlp_dim': 'wide in the MLP',
@@ -45,7 +49,8 @@ def check(
   """
   ours = _described(source)
   theirs = _described(tree) if tree else _of_modules(torch, module, ours)
-  different = [
+  different = _differing_parts(module, theirs if tree else None, ours)
+  different += [
     f'{_shown(theirs[field])} {noun}, not {_shown(ours[field])}'
     for field, noun in _FIELDS.items()
     if theirs.get(field)
@@ -57,6 +62,33 @@ def check(
       f'{name} is of another architecture than the weights: '
       f'{"; ".join(different)}; give the weights of the same model'
     )
+
+
+def _differing_parts(module, theirs, ours):
+  """Returns phrases on the parts that only one side has.
+
+  A part that a module with names of its own seems to lack may be in its forward
+  pass, so that only the parts that it has are sure there.
+  """
+  found = []
+  mine = 'layer_scale_init' in ours
+  if theirs is not None:
+    other = 'layer_scale_init' in theirs
+  else:
+    scales = {type(part).__name__.lower() for part in module.modules()}
+    other = True if any('layerscale' in name for name in scales) else mine
+  if 'mlp_dim' in ours and other != mine:
+    found.append(
+      'LayerScale, which the weights lack'
+      if other
+      else 'no LayerScale, which the weights have'
+    )
+  if theirs is None or 'mlp_dim' not in ours:
+    return found
+  numbers = [side.get('num_registers', 0) for side in (theirs, ours)]
+  if numbers[0] != numbers[1]:
+    found.append(f'{numbers[0]} registers, not {numbers[1]}')
+  return found
 
 
 def _described(tree):
@@ -116,7 +148,7 @@ def _of_modules(torch, module, ours):
       part
       for path, part in module.named_modules()
       if isinstance(part, torch.nn.Linear)
-      and part.in_features == width
+      and part.in_features in (width, 2 * width)
       and not path.startswith(paths)
     ]
     # A layer as wide as the tokens may be a pre_logits layer.

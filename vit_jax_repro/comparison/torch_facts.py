@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from vit_jax_repro.comparison import torch_layers
-from vit_jax_repro.comparison.torch_layers import Call
+from vit_jax_repro.comparison import torch_calls, torch_layers
+from vit_jax_repro.comparison.torch_calls import Call
 from vit_jax_repro.output import messages
 
 # Classes of activations by name, besides torch.nn.GELU: those of timm 1.0 and
@@ -64,7 +64,7 @@ def constants(
 
 def _activation_of(torch, calls, block):
   """Returns the name of the activation in a block's MLP, or None."""
-  inside = torch_layers.block_calls(calls, block)
+  inside = torch_calls.block_calls(calls, block)
   dense = torch_layers.linears(torch, inside)
   if len(dense) < 2:
     return None

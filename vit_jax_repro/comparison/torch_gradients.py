@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vit_jax_repro import ports
-from vit_jax_repro.comparison import gradients, torch_layers, torch_models
+from vit_jax_repro.comparison import gradients, torch_calls, torch_models
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.weights import trees
 
@@ -13,7 +13,7 @@ from vit_jax_repro.weights import trees
 def of_port(
   port: torch_models.Port,
   images: np.ndarray,
-  places: Mapping[str, torch_layers.Place],
+  places: Mapping[str, torch_calls.Place],
   *,
   dtype: str,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray | None]]:
@@ -46,7 +46,7 @@ def of_port(
         )
 
   module.zero_grad(set_to_none=True)
-  with torch.enable_grad(), torch_layers.watching(torch, module, places, keep):
+  with torch.enable_grad(), torch_calls.watching(torch, module, places, keep):
     with torch_models.failing_in_one_line(port, images):
       tensor = torch_models.as_tensor(images, dtype)
       logits = torch_models.logits_of(module(tensor, **port.keywords))

@@ -6,42 +6,17 @@ form: type, shapes, and the order of their calls. What is not sure is left out.
 Shapes: B batch, N tokens, D hidden, F mlp, K classes.
 """
 
-import contextlib
-import dataclasses
 import re
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vit_jax_repro.comparison import torch_paths
-from vit_jax_repro.comparison.activations import PARTS
-from vit_jax_repro.comparison.torch_paths import BLOCK
+from vit_jax_repro.comparison import torch_calls, torch_paths
+from vit_jax_repro.comparison.activations import LAYER_SCALES, NORMS
+from vit_jax_repro.comparison.torch_calls import Call, Place
+from vit_jax_repro.comparison.torch_paths import BLOCK, POSITIONS
+from vit_jax_repro.weights import layouts
 
-_POSITIONS, _LAST_NORM = (
-  'Transformer/posembed_input',
-  'Transformer/encoder_norm',
-)
-
-
-class Place(NamedTuple):
-  """Where a port has an activation: a module's output, or its first input."""
-
-  path: str
-  is_input: bool = False
-
-  def __str__(self) -> str:
-    return f'input of {self.path}' if self.is_input else self.path
-
-
-@dataclasses.dataclass
-class Call:
-  """One call of a module in a forward pass."""
-
-  path: str
-  module: Any
-  start: int  # number of the call in the order in which calls began
-  input: tuple[int, ...] | None  # shape of the first tensor
-  output: tuple[int, ...] | None = None
-  end: int = -1  # number of the last call that began inside
+_ATTENTION, _MLP = '/MultiHeadDotProductAttention_0', '/MlpBlock_0'
 
 
 class Form(NamedTuple):
@@ -64,87 +39,12 @@ class Form(NamedTuple):
     """
     fields = ('num_layers', 'hidden_size', 'mlp_dim', 'patch_size')
     values = {f: getattr(model, f, None) for f in fields}
-    positions = shapes.get(_POSITIONS, (0, 0))
     blocks = shapes.get(BLOCK.format(0), (0, 0))
     return cls(
       **{name: value for name, value in values.items() if value},
       num_classes=model.num_classes or 0,
-      num_tokens=positions[1] if positions == blocks else 0,
+      num_tokens=blocks[1] if POSITIONS in shapes else 0,
     )
-
-
-def first_tensor(torch: Any, value: Any) -> Any:
-  """Returns the first tensor of a module's inputs or output, or None."""
-  value = getattr(value, 'last_hidden_state', value)
-  if isinstance(value, Mapping):
-    value = tuple(value.values())
-  if isinstance(value, tuple | list):
-    found = (first_tensor(torch, part) for part in value)
-    return next((part for part in found if part is not None), None)
-  return value if isinstance(value, torch.Tensor) else None
-
-
-@contextlib.contextmanager
-def tracing(torch: Any, module: Any) -> Generator[list[Call]]:
-  """Yields a list of the calls of all modules, filled by a forward pass."""
-  calls, open_calls, handles = [], [], []
-
-  def before(path, part, args, kwargs):
-    shape = _shape(first_tensor(torch, (args, kwargs)))
-    call = Call(path, part, len(calls), shape)
-    calls.append(call)
-    open_calls.append(call)
-
-  def after(output):
-    call = open_calls.pop()
-    call.output, call.end = _shape(first_tensor(torch, output)), len(calls) - 1
-
-  for path, part in module.named_modules():
-    handles += [
-      part.register_forward_pre_hook(
-        lambda m, a, k, p=path: before(p, m, a, k), with_kwargs=True
-      ),
-      part.register_forward_hook(lambda m, a, output: after(output)),
-    ]
-  try:
-    yield calls
-  finally:
-    for handle in handles:
-      handle.remove()
-
-
-@contextlib.contextmanager
-def watching(
-  torch: Any,
-  module: Any,
-  places: Mapping[str, Place],
-  keep: Callable[[str, Any], None],
-) -> Generator[None]:
-  """Calls `keep(name, tensor)` for the tensor at each place, at each call."""
-  modules, handles = dict(module.named_modules()), []
-  for name, (path, is_input) in places.items():
-    if is_input:
-
-      def before(part, args, kwargs, name=name):
-        del part
-        if (tensor := first_tensor(torch, (args, kwargs))) is not None:
-          keep(name, tensor)
-
-      register = modules[path].register_forward_pre_hook
-      handles.append(register(before, with_kwargs=True))
-    else:
-
-      def after(part, args, output, name=name):
-        del part, args
-        if (tensor := first_tensor(torch, output)) is not None:
-          keep(name, tensor)
-
-      handles.append(modules[path].register_forward_hook(after))
-  try:
-    yield
-  finally:
-    for handle in handles:
-      handle.remove()
 
 
 def find(
@@ -176,22 +76,13 @@ def find(
       continue
     output = _block_output(calls, block, blocks[i + 1 : i + 2], found)
     found[BLOCK.format(i)] = output
-    parts = _parts(torch, block_calls(calls, block), form)
+    parts = _parts(torch, torch_calls.block_calls(calls, block), form)
     found |= {BLOCK.format(i) + part: place for part, place in parts.items()}
   wanted = set(names)
   if 'pre_logits_tanh' in wanted and 'pre_logits' in found:
     found['pre_logits_tanh'] = found.pop('pre_logits')
   found = {n: p for n, p in found.items() if n in wanted and p is not None}
   return named | found
-
-
-def block_calls(calls: Sequence[Call], path: str) -> list[Call]:
-  """Returns the calls of the modules inside a module, in its first call."""
-  inside = [call for call in calls if call.path.startswith(f'{path}.')]
-  own = next((call for call in calls if call.path == path), None)
-  if own is None:
-    return inside
-  return [call for call in inside if own.start < call.start <= own.end]
 
 
 def block_paths(places: Mapping[str, Place]) -> list[str]:
@@ -252,7 +143,7 @@ def _has_calls_between(calls, children, starts):
 def _first(calls, path):
   """Returns the first call of a module, or else of one inside it."""
   own = next((call for call in calls if call.path == path), None)
-  return own or next(iter(block_calls(calls, path)), None)
+  return own or next(iter(torch_calls.block_calls(calls, path)), None)
 
 
 def _block_output(calls, path, following, found):
@@ -266,7 +157,7 @@ def _block_output(calls, path, following, found):
   if following:
     after = _first(calls, following[0])
     return after and Place(after.path, is_input=True)
-  last = found.get(_LAST_NORM)
+  last = found.get(layouts.LAST_NORM)
   return last and Place(last.path, is_input=True)
 
 
@@ -290,11 +181,11 @@ def _around_blocks(torch, calls, blocks, form):
     and tokens in first.input[:2]
     and len(first.input) == 3
   ):
-    found[_POSITIONS] = Place(first.path, is_input=True)
+    found[POSITIONS] = Place(first.path, is_input=True)
   after = [c for c in outside if c.start > last]
   norms = {c.path for c in after if is_norm(torch, c.module, form.hidden_size)}
   if len(norms) == 1:
-    found[_LAST_NORM] = Place(norms.pop())
+    found[layouts.LAST_NORM] = found[layouts.POOLED_NORM] = Place(norms.pop())
   heads = {
     c.path
     for c in after
@@ -338,6 +229,17 @@ def is_norm(torch: Any, module: Any, width: int) -> bool:
   )
 
 
+def is_layer_scale(torch: Any, module: Any, width: int) -> bool:
+  """Returns whether a module has one factor for each channel and no more."""
+  own = list(module.parameters())
+  return (
+    len(own) == 1
+    and own[0].numel() == width
+    and not isinstance(module, torch.nn.Linear)
+    and not is_norm(torch, module, width)
+  )
+
+
 def linears(torch: Any, calls: Sequence[Call]) -> list[Call]:
   """Returns the calls of linear layers, in order."""
   return [c for c in calls if isinstance(c.module, torch.nn.Linear)]
@@ -367,17 +269,16 @@ def _parts(torch, calls, form):
     attention = attentions[0]
   else:
     return {}
+  found = {_ATTENTION: attention, _MLP: dense[-1]}
   norms = [c for c in calls if is_norm(torch, c.module, wide)]
-  ordered = [attention, dense[-1]]
   if len(norms) == 2 == len({c.path for c in norms}):
     # Pre-norm: the second norm is between attention and MLP. Post-norm: the
     # first one is.
     between = [attention.start < c.start < dense[-2].start for c in norms]
     if between in ([False, True], [True, False]):
-      ordered = [norms[0], attention, norms[1], dense[-1]]
-      return dict(zip(PARTS, (Place(c.path) for c in ordered), strict=True))
-  return dict(zip(PARTS[1::2], (Place(c.path) for c in ordered), strict=True))
-
-
-def _shape(tensor):
-  return None if tensor is None else tuple(tensor.shape)
+      found |= dict(zip(NORMS, norms, strict=True))
+  scales = [c for c in calls if is_layer_scale(torch, c.module, wide)]
+  after = [attention.start < c.start < dense[-2].start for c in scales]
+  if after == [True, False] and scales[1].start > dense[-1].start:
+    found |= dict(zip(LAYER_SCALES, scales, strict=True))
+  return {part: Place(call.path) for part, call in found.items()}

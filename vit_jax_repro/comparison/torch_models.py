@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax_repro.comparison import torch_layers
+from vit_jax_repro.comparison import torch_calls, torch_layers
 from vit_jax_repro.comparison.activations import LOGITS
-from vit_jax_repro.comparison.torch_layers import Call, Form, Place
+from vit_jax_repro.comparison.torch_calls import Call, Place
+from vit_jax_repro.comparison.torch_layers import Form
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 
@@ -175,7 +176,7 @@ def observe(
   tensor = as_tensor(images, dtype)
   module = port.module.to(getattr(torch, dtype))
   with failing_in_one_line(port, images), torch.no_grad():
-    with torch_layers.tracing(torch, module) as calls:
+    with torch_calls.tracing(torch, module) as calls:
       first = logits_of(module(tensor, **port.keywords))
     places = torch_layers.find(
       torch, names, calls, modules.keys(), form or Form()
@@ -189,7 +190,7 @@ def observe(
       if name not in outputs:
         outputs[name] = value.detach().clone()
 
-    with torch_layers.watching(torch, module, places, keep):
+    with torch_calls.watching(torch, module, places, keep):
       before = torch.get_rng_state()
       passes = [logits_of(module(tensor, **port.keywords))]
       draws = not torch.equal(before, torch.get_rng_state())

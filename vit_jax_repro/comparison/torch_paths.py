@@ -3,21 +3,32 @@
 import re
 from collections.abc import Collection
 
+from vit_jax_repro.ports import forms
+
 # Paths of the modules that compute the reference's activations: the output of
 # the module at a path is compared with the named activation. Sources: timm 1.0,
-# transformers 4 and 5, facebookresearch/deit.
+# transformers 4 and 5, facebookresearch/deit and facebookresearch/dinov2.
 
-# Prefixes of the paths below in a model with a head, or in a wrapper (as in
-# ports.WRAPPERS).
-_HOLDERS = ('', 'module.', '_orig_mod.', 'model.', 'backbone.')
+# Prefixes of the paths below in a model with a head, or in a wrapper.
+_HOLDERS = ('', *forms.WRAPPERS)
 _PREFIXES = tuple(
-  holder + part for holder in _HOLDERS for part in ('', 'vit.', 'deit.', 'bit.')
+  holder + part
+  for holder in _HOLDERS
+  for part in (
+    '',
+    'vit.',
+    'deit.',
+    'bit.',
+    'dinov2.',
+    'dinov2_with_registers.',
+  )
 )
 
 BLOCK = 'Transformer/encoderblock_{}'
+POSITIONS = 'Transformer/posembed_input'
 # {name of the reference: paths, of which the first existing one is used}. `{}`
 # is a number, and `{-1}` a number that the port counts from 0 and the reference
-# from 1.
+# from 1; `{-}` is the number of a block before it, counted in the same way.
 _PATHS = {
   'conv_root': (
     'patch_embed.backbone.stem.conv',
@@ -28,19 +39,28 @@ _PATHS = {
     'patch_embed.backbone.norm.drop',
   ),
   'root_block': ('embedder', 'stem'),
+  'block{-}/unit{}': ('blocks.{-}.{-1}',),
+  'top': ('bn2',),
   'block{}': (
     'patch_embed.backbone.stages.{-1}',
     'encoder.stages.{-1}',
     'stages.{-1}',
   ),
   'embedding': ('embeddings.patch_embeddings', 'patch_embed'),
-  'stem': ('stem',),
-  'Transformer/posembed_input': ('embeddings', 'norm_pre', 'pos_drop'),
+  'stem': ('stem', 'bn1'),
+  POSITIONS: ('embeddings', 'norm_pre', 'pos_drop'),
   BLOCK: ('encoder.layer.{}', 'layers.{}', 'blocks.{}'),
   'MixerBlock_{}': ('blocks.{}',),
   'Transformer/encoder_norm': ('layernorm', 'norm'),
+  'fc_norm': ('fc_norm',),
   'pre_head_layer_norm': ('norm',),
-  'pre_logits': ('pooler.dense', 'head_drop', 'head.global_pool', 'pooler'),
+  'pre_logits': (
+    'pooler.dense',
+    'head_drop',
+    'head.global_pool',
+    'pooler',
+    'global_pool',
+  ),
   'pre_logits_tanh': ('pooler.activation',),
 }
 
@@ -57,9 +77,13 @@ def module_paths(
   found = {}
   for name in names:
     number = re.search(r'\d+$', name)
+    block = re.match(r'block(\d+)/', name)
+    key = re.sub(r'\d+$', '{}', name)
+    key = re.sub(r'^block\d+/', 'block{-}/', key)
+    stage = str(int(block[1]) - 1) if block else ''
     candidates = [
-      prefix + _numbered(path, number)
-      for path in _PATHS.get(re.sub(r'\d+$', '{}', name), ())
+      prefix + _numbered(path.replace('{-}', stage), number)
+      for path in _PATHS.get(key, ())
       for prefix in _PREFIXES
     ]
     there = [path for path in candidates if path in modules]

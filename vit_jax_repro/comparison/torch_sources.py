@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import logging
 import os
 import sys
@@ -124,7 +125,12 @@ def _transformers(name, image_size, own_weights):
     reader = _transformers_reader(library, name)
   trained = getattr(config, 'image_size', None)
   keywords = {}
-  if trained is not None and _pair(trained) != tuple(image_size):
+  takes = inspect.signature(module.forward).parameters
+  if (
+    'interpolate_pos_encoding' in takes  # Dinov2 always does it
+    and trained is not None
+    and _pair(trained) != tuple(image_size)
+  ):
     keywords['interpolate_pos_encoding'] = True
   return Port(name, module, {}, reader, keywords)
 

@@ -46,7 +46,7 @@ class Augmentation(ImageSettings):
   """
 
   # 'float32' gives (pixel - mean) / std. 'uint8' rounds pixel values; then the
-  # device normalises them.
+  # device normalises them, and flips them if `flips_on_device`.
   dtype: str = 'float32'
   mean: tuple[float, float, float] = HALF  # in units of 0..255
   std: tuple[float, float, float] = HALF
@@ -81,6 +81,31 @@ class Augmentation(ImageSettings):
     if self.dtype not in DTYPES:
       raise InputError(f'dtype={self.dtype!r} must be one of {DTYPES}')
 
+  @property
+  def flips_on_device(self) -> bool:
+    """Returns whether the device flips images, because nothing follows here."""
+    follows = self.shift or self.randaugment_layers
+    flips = self.flip or self.legacy_always_flip
+    return self.dtype == 'uint8' and flips and not follows
+
+
+def train_example(
+  encoded: Tensor, key: Tensor, augmentation: Augmentation
+) -> dict[str, Tensor]:
+  """Returns the image of `train_image`, and what the device does with it.
+
+  Args:
+    encoded, key, augmentation: see `train_image`.
+
+  Returns:
+    image [H, W, 3]; if `augmentation.flips_on_device`, also flip, a bool
+    scalar: whether the device swaps left and right, see mixing.flip.
+  """
+  found = {'image': train_image(encoded, key, augmentation)}
+  if augmentation.flips_on_device:
+    found['flip'] = _is_flipped(key, augmentation)
+  return found
+
 
 def train_image(
   encoded: Tensor, key: Tensor, augmentation: Augmentation
@@ -93,7 +118,8 @@ def train_image(
     augmentation: the settings.
 
   Returns:
-    [H, W, 3] of the augmentation's dtype.
+    [H, W, 3] of the augmentation's dtype; not flipped if
+    `augmentation.flips_on_device`.
 
   Raises:
     tf.errors.InvalidArgumentError: the bytes are not an image, or truncated.
@@ -106,9 +132,9 @@ def train_image(
     image = tf.image.stateless_random_crop(
       image, (*wanted.crop, 3), fold_in(key, _CROP)
     )
-  if wanted.legacy_always_flip:
+  if wanted.legacy_always_flip and not wanted.flips_on_device:
     image = tf.reverse(image, [1])
-  elif wanted.flip:
+  elif wanted.flip and not wanted.flips_on_device:
     image = tf.image.stateless_random_flip_left_right(
       image, fold_in(key, _FLIP)
     )
@@ -200,6 +226,14 @@ def decode_box(
     resize = tf.where(lies, resize[::-1], resize)
   box = image_files.decode_window(encoded, window, resize)
   return image_files.upright(box, orientation)
+
+
+def _is_flipped(key, wanted):
+  """Returns the choice of `stateless_random_flip_left_right`, or True."""
+  tf = tensorflow()
+  if wanted.legacy_always_flip:
+    return tf.constant(True)
+  return tf.random.stateless_uniform([], fold_in(key, _FLIP)) < 0.5
 
 
 def _cut_out(encoded, key, wanted):

@@ -5,6 +5,8 @@ A batch is a dict of numpy arrays whose first axis is the example:
   image  [B, H, W, 3] float32 in [-1, 1], or uint8 not yet normalised
   label  [B] int32, or [B, K] float32 probabilities; for evaluation also
          [B, K] int32, 1 for each class of the image
+  flip   [B] bool, only of uint8 images in training: whether the device swaps
+         left and right
   mask   [B] bool, False for padding
 
 In evaluation, an image has the label NO_CLASS, or the negative of its [K]

@@ -106,10 +106,16 @@ class Split:
     whole, rest = divmod(self.num_examples, process_count)
     return whole + (process_index < rest)
 
-  def examples(self, process_index: int = 0, process_count: int = 1) -> Any:
+  def examples(
+    self, process_index: int = 0, process_count: int = 1, start: int = 0
+  ) -> Any:
     """Returns references to one process's examples, always in the same order.
 
     The parts of all processes are disjoint and together are the split.
+
+    Args:
+      process_index, process_count: which part of the split is read.
+      start: number of examples to leave out at the beginning.
 
     Returns:
       tf.data.Dataset of dicts for `load`. Their 'id', a string scalar, does not
@@ -120,7 +126,7 @@ class Split:
     """
     if not self.part_size(process_index, process_count):
       return self._images.examples(0, 1).take(0)
-    return self._images.examples(process_index, process_count)
+    return self._images.examples(process_index, process_count, start)
 
   def shuffled(
     self,
@@ -128,6 +134,7 @@ class Split:
     shuffle_buffer: int,
     process_index: int = 0,
     process_count: int = 1,
+    start: int = 0,
   ) -> Any:
     """Returns the references of `examples` in the order that `key` gives.
 
@@ -136,16 +143,23 @@ class Split:
     buffer. The part must not be empty.
 
     Args:
-      key: [2] int64 tensor, see order.py.
-      shuffle_buffer: encoded examples held in memory; unused for folders.
+      key: [2] int64 tensor, see order.py; an eager one if `start` is above 0.
+      shuffle_buffer: encoded examples held in memory, at most 1 GiB of them;
+        unused for folders.
       process_index, process_count: which part of the split is read.
+      start: number of examples to leave out at the beginning. They are not
+        read, except from TFRecord files that are not on this machine.
 
     Returns:
       tf.data.Dataset of dicts for `load`.
     """
     return self._images.shuffled(
-      key, shuffle_buffer, process_index, process_count
+      key, shuffle_buffer, process_index, process_count, start
     )
+
+  def buffered(self, shuffle_buffer: int) -> int:
+    """Returns the bytes of the examples that `shuffled` holds in memory."""
+    return self._source.buffered(shuffle_buffer)[1] if self._source else 0
 
   def load(self, example: Any) -> dict[str, Any]:
     """Reads one example with TensorFlow operations.

@@ -45,6 +45,7 @@ SPLIT_NAMES = (
   'test',
   'testing',
 )
+SPECIAL = 'devices and pipes'
 LOOSE = 'images outside of class folders'
 
 
@@ -88,7 +89,10 @@ def images(
     if trees.is_folder(path):
       yield from images(path, left_out, (*above, here))
     elif is_image(name):
-      yield path
+      if not trees.is_special(path):
+        yield path
+      elif left_out is not None:
+        left_out[SPECIAL] += 1
     elif left_out is not None and name.lower() not in _TOOL_FILES:
       left_out[os.path.splitext(name)[1].lower() or 'without ending'] += 1
 

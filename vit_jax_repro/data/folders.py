@@ -51,27 +51,39 @@ class Folder:
     """Returns the number of images."""
     return len(self.paths)
 
-  def examples(self, process_index: int, process_count: int) -> Any:
+  def examples(
+    self, process_index: int, process_count: int, start: int = 0
+  ) -> Any:
     """Implements datasets.Split.examples."""
     columns = self._columns()
-    part = slice(process_index, None, process_count)
+    part = slice(process_index + start * process_count, None, process_count)
     return tensorflow().data.Dataset.from_tensor_slices(
       {name: column[part] for name, column in columns.items()}
     )
 
   def shuffled(
-    self, key: Any, shuffle_buffer: int, process_index: int, process_count: int
+    self,
+    key: Any,
+    shuffle_buffer: int,
+    process_index: int,
+    process_count: int,
+    start: int = 0,
   ) -> Any:
     """Implements datasets.Split.shuffled."""
     del shuffle_buffer  # all ids fit into memory
     tf = tensorflow()
     order = tf.random.experimental.stateless_shuffle(
       tf.range(self.num_examples), key, alg='philox'
-    )[process_index::process_count]
+    )[process_index + start * process_count :: process_count]
     columns = self._columns()
     return tf.data.Dataset.from_tensor_slices(
       {name: tf.gather(column, order) for name, column in columns.items()}
     )
+
+  def buffered(self, shuffle_buffer: int) -> tuple[int, int]:
+    """Returns the images that `shuffled` holds in memory: none."""
+    del shuffle_buffer
+    return 0, 0
 
   def load(self, example: Any) -> dict[str, Any]:
     """Implements datasets.Split.load."""

@@ -32,6 +32,9 @@ _MOST_VALUES = 2**29
 # A JPEG of _MOST_VALUES has more bytes than this, because each block of 8x8
 # pixels takes a bit or more.
 _CERTAINLY_SMALL = 2**18
+# TensorFlow unpacks all frames of a GIF, up to 2,730 pixels for a byte. Pillow
+# unpacks the first one of a larger file.
+_LARGE_GIF = 2**17
 # Divisors of the size at which JPEG decoders can read, besides 1.
 REDUCED = (8, 4, 2)
 Tensor = Any  # a tf.Tensor; TensorFlow is imported only when it is needed
@@ -314,7 +317,32 @@ def _tensorflow_reads(encoded):
   tf = tensorflow()
   start = tf.strings.substr(encoded, 0, len(_TENSORFLOW_READS[0]))
   known = tf.reduce_any(tf.equal(start, _TENSORFLOW_READS))
-  return known & ~is_large_jpeg(encoded)
+  return known & ~is_large_jpeg(encoded) & ~_is_large_other(encoded, start)
+
+
+def _is_large_other(encoded, start):
+  """Returns whether a file is a PNG or GIF that may unpack to gigabytes.
+
+  Pillow reads the same pixels, and refuses bombs. The size of a PNG comes first
+  (PNG specification, 11.2.2).
+  """
+  tf = tensorflow()
+
+  def is_large_png():
+    sides = tf.io.decode_raw(
+      tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False
+    )
+    sides = tf.cast(tf.bitwise.bitwise_and(sides, 2**31 - 1), tf.float64)
+    return tf.reduce_prod(sides) > pillow.SPARSE_PIXELS
+
+  length = tf.strings.length(encoded)
+  return tf.case(
+    [
+      (tf.equal(start, b'GIF'), lambda: length > _LARGE_GIF),
+      (tf.equal(start, b'\x89PN') & (length >= 24), is_large_png),
+    ],
+    default=lambda: tf.constant(False),
+  )
 
 
 def _contains(encoded, pattern):

@@ -22,9 +22,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from vit_jax_repro.data import folder_listing as listing
-from vit_jax_repro.errors import InputError
+from vit_jax_repro.data import trees
+from vit_jax_repro.errors import InputError, printable
 from vit_jax_repro.output import files, waiting
-from vit_jax_repro.output.messages import note, short, shown
+from vit_jax_repro.output.messages import note, short
 
 STANDARD_INPUT, LIST = '-', '@'
 HELP = (
@@ -47,7 +48,7 @@ class ImageList:
   def require_one(self) -> None:
     """Raises a FileNotFoundError if none of the files exists."""
     if not any(map(os.path.exists, self.paths)):
-      first, number = shown(self.paths[0]), len(self.paths)
+      first, number = printable(self.paths[0]), len(self.paths)
       if number == 1:
         raise FileNotFoundError(f'no such image: {first}')
       raise FileNotFoundError(
@@ -172,7 +173,7 @@ def _matching(pattern):
         continue
       if os.path.isdir(path):
         found |= dict.fromkeys(listing.images(path))
-      elif listing.is_image(path):
+      elif listing.is_image(path) and not trees.is_special(path):
         found[path] = None
       else:
         others += 1

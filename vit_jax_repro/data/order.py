@@ -48,8 +48,8 @@ def examples(
     seed: an int that is not negative.
     shuffle_buffer: see `datasets.Split.shuffled`.
     repeats: number of consecutive copies of an example.
-    start: number of examples to skip. They are not decoded, and only those in
-      the epoch of the first returned example are read.
+    start: number of examples to skip. They are not read, except those in the
+      same epoch of files that are not on this machine.
     process_index, process_count: which part of the split is read.
 
   Returns:
@@ -76,23 +76,38 @@ def examples(
       f'few for {process_count} processes'
     )
 
+  part = process_index, process_count
+
   def one_epoch(epoch):
-    # Sets the seed of this tf.function only; shuffle() depends on it.
-    tf.random.set_seed(1)
-    key = fold_in(fold_in(seed_key, _ORDER), epoch)
-    part = split.shuffled(key, shuffle_buffer, process_index, process_count)
-    part = part.apply(tf.data.experimental.assert_cardinality(size))
+    found = split.shuffled(epoch_key(epoch), shuffle_buffer, *part)
+    return finished(found, epoch)
+
+  def epoch_key(epoch):
+    return fold_in(fold_in(seed_key, _ORDER), epoch)
+
+  def finished(examples, epoch, skipped=0):
+    """Adds copies and the epoch to its examples, without the first ones."""
+    left = size - skipped // repeats
+    examples = examples.apply(tf.data.experimental.assert_cardinality(left))
     if repeats > 1:
-      part = part.flat_map(plain(copies)).take(size)
-    return part.map(lambda example: {**example, 'epoch': epoch})
+      examples = examples.flat_map(plain(copies)).skip(skipped % repeats)
+      examples = examples.take(size - skipped)
+    epoch = tf.cast(epoch, tf.int64)
+    return examples.map(lambda example: {**example, 'epoch': epoch})
 
   def copies(example):
     numbers = tf.data.Dataset.range(repeats)
     return numbers.map(lambda number: {**example, 'copy': number})
 
   first, offset = divmod(start, size)
-  epochs = tf.data.Dataset.range(first, LARGEST_SEED)
-  return epochs.flat_map(plain(one_epoch)).skip(offset)
+  later = tf.data.Dataset.range(first + bool(offset), LARGEST_SEED)
+  later = later.flat_map(plain(one_epoch))
+  if not offset:
+    return later
+  rest = split.shuffled(
+    epoch_key(first), shuffle_buffer, *part, offset // repeats
+  )
+  return finished(rest, first, offset).concatenate(later)
 
 
 def example_key(example: Any, seed: int) -> Any:

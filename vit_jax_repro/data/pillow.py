@@ -25,8 +25,16 @@ FORMATS = ('JPEG', 'PNG', 'WebP', 'BMP', 'GIF', 'TIFF')
 FILTERS = {'bicubic': 'BICUBIC', 'bilinear': 'BILINEAR'}
 # The original's decoder reads some files wrong; 'right' mends these only.
 DECODERS = ('right', 'original')
-# A file of more pixels would need more than 2 GB.
-MAX_PIXELS = 2**29
+# A file of more pixels would need more than a gigabyte.
+MAX_PIXELS = 200_000_000
+# A file of more pixels than this must have a byte for each hundred of them. A
+# photograph has ten and more; a bomb of one colour unpacks to a thousand.
+SPARSE_PIXELS = 50_000_000
+_MOST_PIXELS_PER_BYTE = 100
+NARROW = (
+  'it is too narrow: resized to cover the input, it would have more than '
+  f'{SPARSE_PIXELS:,} pixels; cut it'
+)
 # Formats that are not read, by the leading bytes of their files. The brands of
 # ISO base media files (HEIC, AVIF) are those of ISO/IEC 23008-12 and of AVIF.
 _REFUSED = {
@@ -245,6 +253,7 @@ def _opened(encoded, finish):
   image_module = pillow()
   try:
     with image_module.open(io.BytesIO(encoded), formats=_ids()) as file:
+      _check_size(file, len(encoded))
       return finish(file)
   except image_module.UnidentifiedImageError:
     raise InputError(_why_unknown(encoded)) from None
@@ -258,6 +267,15 @@ def _opened(encoded, finish):
   except Exception as error:
     reason = ' '.join(str(error).split()) or type(error).__name__
     raise InputError(reason) from None
+
+
+def _check_size(file, length):
+  """Raises an InputError for an image that unpacks to far more than it has."""
+  pixels = file.width * file.height
+  if pixels > max(SPARSE_PIXELS, _MOST_PIXELS_PER_BYTE * length):
+    raise InputError(
+      f'it claims {pixels:,} pixels in {length:,} bytes, as no photograph does'
+    )
 
 
 def _why_unknown(encoded):
@@ -348,6 +366,8 @@ def _upright(file, image, orientation):
 
 def _resized(image, image_size, scaled, interpolation):
   height, width = covering_size((image.height, image.width), scaled)
+  if height * width > SPARSE_PIXELS:
+    raise InputError(NARROW)
   filter_ = pillow().Resampling[FILTERS[interpolation]]
   image = image.resize((width, height), filter_)
   top = crop_start(height, image_size[0])

@@ -79,11 +79,11 @@ def evaluation_batches(
   def prepare(encoded, example):
     if turned is not None and orientation == 'none':
       encoded = image_files.noting_orientation(encoded, example['id'], turned)
-    return function(encoded, image_size, orientation)
+    return {'image': function(encoded, image_size, orientation)}
 
   decoded = decoding.batches_of(
     split,
-    split.examples(process_index, process_count).skip,
+    functools.partial(split.examples, process_index, process_count),
     prepare,
     batch_size,
     report=report,
@@ -134,7 +134,8 @@ def training_batches(
 
   Returns:
     An iterator of dicts of numpy arrays: image [B, H, W, 3] of the
-    augmentation's dtype, label [B] int32.
+    augmentation's dtype, label [B] int32; if `augmentation.flips_on_device`,
+    also flip [B] bool.
 
   Raises:
     InputError: the seed, step, process or batch size is invalid; while
@@ -146,7 +147,7 @@ def training_batches(
 
   def prepare(encoded, example):
     key = order.example_key(example, seed)
-    return augment.train_image(encoded, key, augmentation)
+    return augment.train_example(encoded, key, augmentation)
 
   def examples_from(number):
     return order.examples(

@@ -25,6 +25,7 @@ from vit_jax_repro.data.image_files import decode
 from vit_jax_repro.data.image_settings import ORIENTATIONS
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import files
 
 # Channel means and standard deviations, in units of 0..255 pixel values.
 HALF = (127.5, 127.5, 127.5)  # to [-1, 1]: all Google ViT, Mixer, BiT files
@@ -100,6 +101,11 @@ class Preprocessing:
     return options
 
 
+# Up to this many pixels of the image for each pixel of the result, casting it
+# to float first is faster. Beyond, the cast takes longer than decoding.
+_CAST_UP_TO = 6
+
+
 def squash(
   image: Any,
   image_size: Any,
@@ -123,8 +129,19 @@ def squash(
     [H, W, 3] float32 tensor.
   """
   tf = tensorflow()
-  image = tf.cast(image, tf.float32)  # the same values as for integers, faster
-  return tf.image.resize(image, image_size, method=method, antialias=antialias)
+  image = tf.convert_to_tensor(image)
+
+  def resized(image):
+    return tf.image.resize(
+      image, image_size, method=method, antialias=antialias
+    )
+
+  pixels = tf.reduce_prod(tf.shape(image)[:2])
+  return tf.cond(  # the same values in both cases, bit for bit
+    pixels <= _CAST_UP_TO * tf.reduce_prod(image_size),
+    lambda: resized(tf.cast(image, tf.float32)),
+    lambda: resized(image),
+  )
 
 
 def normalize(
@@ -146,6 +163,11 @@ def normalize(
 
 def _squashed(encoded, image_size, **reading):  # bytes -> [H, W, 3] float32
   return squash(decode(encoded, **reading), image_size)
+
+
+def _squashed_down(encoded, image_size, **reading):  # -> [H, W, 3] float32
+  """Returns whole values, rounded down (vit_jax/preprocess.py, for LiT)."""
+  return tensorflow().floor(_squashed(encoded, image_size, **reading))
 
 
 # The short side before the crop. big_vision's configs name two pairs, 256 for
@@ -176,11 +198,47 @@ def _area_and_crop(encoded, image_size, **reading):  # -> [H, W, 3] float32
   size = tf.cast(tf.shape(image)[:2], tf.float32)
   factor = tf.reduce_max(tf.constant(short, tf.float32) / size)
   size = tf.cast(tf.round(size * factor), tf.int32)
+  fits = tf.debugging.assert_less_equal(
+    tf.reduce_prod(tf.cast(size, tf.int64)),
+    tf.constant(pillow.SPARSE_PIXELS, tf.int64),
+    message=pillow.NARROW,
+  )
+  with tf.control_dependencies([] if fits is None else [fits]):
+    size = tf.identity(size)
   image = tf.cast(squash(image, size, method='area'), tf.uint8)
   top, left = tf.unstack((size - tf.constant(image_size)) // 2)
   image = tf.image.crop_to_bounding_box(image, top, left, *image_size)
   image.set_shape([*image_size, 3])
   return tf.cast(image, tf.float32)
+
+
+# Pixels that the crop leaves out of an image resized to cover it (CROP_PADDING
+# of Noisy Student's preprocessing.py; 32 of 256 for 224).
+CROP_PADDING = 32
+
+
+def _crop_and_resize(encoded, image_size, **reading):  # -> [H, W, 3] float32
+  """Applies EfficientNet's central crop, then TensorFlow 1's bicubic resize.
+
+  The crop is size / (size + 32) of the short side. The filter has no
+  antialiasing and half_pixel_centers=False. Its overshoots outside 0..255 are
+  kept.
+  """
+  tf = tensorflow()
+  image = decode(encoded, **reading)
+  height, width = image_size
+  high, wide = height + CROP_PADDING, width + CROP_PADDING
+  shape = tf.cast(tf.shape(image)[:2], tf.float32)
+  short = tf.minimum(shape[0], shape[1] * (high / wide))  # of rows
+  crop = tf.cast(
+    tf.stack([height / high * short, width / high * short]), tf.int32
+  )
+  crop = tf.maximum(crop, 1)
+  top, left = tf.unstack((tf.shape(image)[:2] - crop + 1) // 2)
+  image = tf.image.crop_to_bounding_box(image, top, left, crop[0], crop[1])
+  image = tf.raw_ops.ResizeBicubic(images=image[None], size=image_size)[0]
+  image.set_shape([height, width, 3])
+  return image
 
 
 def _scaled(image_size, crop_pct):
@@ -234,6 +292,12 @@ PREPROCESSINGS = {
       description='the same as vit_jax',
     ),
     Preprocessing(
+      'lit',
+      _squashed_down,
+      source='google-research/vision_transformer, vit_jax/preprocess.py',
+      description='as vit_jax, values rounded down to whole numbers',
+    ),
+    Preprocessing(
       'big_vision',
       _area_and_crop,
       source='google-research/big_vision, pp/ops_image.py, configs/',
@@ -254,6 +318,14 @@ PREPROCESSINGS = {
       source='facebookresearch/deit, datasets.py',
       description="as timm, crop_pct 0.875, ImageNet's mean and deviation",
       crop_pct=_deit_crop_pct,
+    ),
+    Preprocessing(
+      'efficientnet',
+      _crop_and_resize,
+      mean=IMAGENET_MEAN,
+      std=IMAGENET_STD,
+      source='tensorflow/tpu, models/official/efficientnet/preprocessing.py',
+      description="central crop, bicubic, ImageNet's mean and deviation",
     ),
   )
 }
@@ -387,6 +459,10 @@ def read_image(
   check_orientation(orientation)
   function = pick_preprocessing(preprocessing)
   image_size = check_image_size(image_size)
+  if os.path.isdir(path):
+    raise InputError(f'{path} is a folder; give an image file')
+  if files.is_special(path):
+    raise InputError(f'{path} is a device or pipe; give an image file')
   with open(path, 'rb') as file:
     encoded = file.read()
   if function.crop_pct is not None:  # Pillow reads, so TensorFlow is not needed
@@ -437,7 +513,13 @@ def first_line(error: Any) -> str:
   Args:
     error: a tf.errors.OpError.
   """
-  line = error.message.splitlines()[0].split(' [Op:')[0]
-  line = re.sub(r'{{.*?}} *', '', line).strip()
+  line = next(
+    line for line in error.message.splitlines() if not _LOCATION.match(line)
+  )
+  line = re.sub(r'{{.*?}} *', '', line.split(' [Op:')[0]).strip()
   line = re.sub(r'Error in user-defined function .*? Iterator::\S+: ', '', line)
   return re.sub(r'^(ValueError|InputError): ', '', line)
+
+
+# Lines above the message of an error in a tf.function; none if it is the first.
+_LOCATION = re.compile(r'$|Graph execution error|Detected at node|  File ')

@@ -6,6 +6,7 @@ images                         {SHA-256 of an image: its side or 'unused'}
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Iterable
 
 from vit_jax_repro.data import percent_parts, subsets
@@ -50,14 +51,26 @@ def of_weights(weights: str | os.PathLike) -> Division:
   """Returns the division by which weights were trained, else the default.
 
   Args:
-    weights: a weights file or the folder of a run.
+    weights: a weights file, the folder of a run, or a checkpoint in it.
 
   Raises:
     InputError: the record is damaged.
   """
-  path = os.path.expanduser(weights)
-  folder = path if os.path.isdir(path) else os.path.dirname(path)
-  return read(folder) or Division()
+  return read(folder_of(weights)) or Division()
+
+
+def folder_of(weights: str | os.PathLike) -> str:
+  """Returns the folder in which the run of weights has its record.
+
+  Args:
+    weights: see `of_weights`.
+  """
+  path = pathlib.Path(weights).expanduser()
+  folder = path if path.is_dir() else path.parent
+  for checkpoints in (folder, folder.parent):  # WORKDIR/checkpoints/STEP
+    if checkpoints.name == 'checkpoints':
+      return str(checkpoints.parent)
+  return str(folder)
 
 
 def read(folder: str | os.PathLike) -> Division | None:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from vit_jax_repro.data import catalogue
+from vit_jax_repro.data import catalogue, record_index
 from vit_jax_repro.data.order import fold_in
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
@@ -22,6 +22,9 @@ from vit_jax_repro.errors import InputError
 _FILES_AT_ONCE = 16
 _EXAMPLES_IN_TURN = 16
 
+# Bytes of the examples that are shuffled at a time, at most: 9,700 of ImageNet.
+_BUFFER = 2**30
+_POSITIONS = 2**16  # that go from TensorFlow to Python at a time
 _FILES, _EXAMPLES = range(2)  # random keys of the two shuffles
 
 
@@ -108,7 +111,7 @@ class Files:
   @property
   def num_examples(self) -> int:
     """Returns the number of examples."""
-    return sum(file.take for file in self._files())
+    return _size(self._files())
 
   @property
   def class_names(self) -> tuple[str, ...]:
@@ -120,29 +123,51 @@ class Files:
     """Returns whether an image may have several classes, or none."""
     return self.reading.multi_label
 
-  def examples(self, process_index: int, process_count: int) -> Any:
+  def examples(
+    self, process_index: int, process_count: int, start: int = 0
+  ) -> Any:
     """Implements datasets.Split.examples."""
     files = self._files(process_index, process_count)
-    return _read(*_columns(files))
+    if not start or not _are_local(files):
+      return _read(*_columns(files)).skip(start)
+    return _records(files).dataset(np.arange(_size(files)), start)
 
   def shuffled(
-    self, key: Any, shuffle_buffer: int, process_index: int, process_count: int
+    self,
+    key: Any,
+    shuffle_buffer: int,
+    process_index: int,
+    process_count: int,
+    start: int = 0,
   ) -> Any:
     """Implements datasets.Split.shuffled."""
     tf = tensorflow()
     files = self._files(process_index, process_count)
-    order = tf.random.experimental.stateless_shuffle(
+    size, buffer = _size(files), self.buffered(shuffle_buffer)[0]
+    file_order = tf.random.experimental.stateless_shuffle(
       tf.range(len(files)), fold_in(key, _FILES), alg='philox'
     )
-    columns = (tf.gather(column, order) for column in _columns(files))
-    seed = tf.random.stateless_uniform(
-      [], fold_in(key, _EXAMPLES), None, None, tf.int64, alg='philox'
-    )
-    return _read(*columns).shuffle(
-      min(shuffle_buffer, sum(file.take for file in files)),
-      seed=seed,
-      reshuffle_each_iteration=False,
-    )
+    if not start or not _are_local(files):
+      columns = (tf.gather(column, file_order) for column in _columns(files))
+      return _shuffled(_read(*columns), size, key, buffer).skip(start)
+    order = _shuffled(tf.data.Dataset.range(size), size, key, buffer)
+    order = np.concatenate([*order.batch(_POSITIONS).as_numpy_iterator()])
+    files = [files[number] for number in file_order.numpy()]
+    return _records(files).dataset(order, start, buffer)
+
+  def buffered(self, shuffle_buffer: int) -> tuple[int, int]:
+    """Returns the number and the bytes of examples that are shuffled at a time.
+
+    Both depend only on the data set, because the order depends on the number.
+
+    Args:
+      shuffle_buffer: the wanted number.
+    """
+    info = self.builder.info
+    total = max(1, info.splits.total_num_examples)
+    mean = max(1, info.dataset_size // total)
+    number = min(shuffle_buffer, max(1, _BUFFER // mean))
+    return number, mean * min(number, self.num_examples)
 
   def load(self, example: Any) -> dict[str, Any]:
     """Implements datasets.Split.load."""
@@ -280,6 +305,46 @@ def _read(*columns):
     block_length=_EXAMPLES_IN_TURN,
     num_parallel_calls=tf.data.AUTOTUNE,
     deterministic=True,
+  )
+
+
+def _size(files):
+  return sum(file.take for file in files)
+
+
+def _are_local(files):
+  return all(record_index.is_local(str(file.filename)) for file in files)
+
+
+def _shuffled(dataset, size, key, shuffle_buffer):
+  """Shuffles a dataset in an order that depends on the sizes and the key."""
+  tf = tensorflow()
+  seed = tf.random.stateless_uniform(
+    [], fold_in(key, _EXAMPLES), None, None, tf.int64, alg='philox'
+  )
+
+  def shuffled(_):
+    # shuffle() combines its seed with that of the tf.function, which this is.
+    tf.random.set_seed(1)
+    return dataset.shuffle(
+      min(shuffle_buffer, size), seed=seed, reshuffle_each_iteration=False
+    )
+
+  one = tf.data.Dataset.range(1)
+  return one.flat_map(tf.autograph.experimental.do_not_convert(shuffled))
+
+
+def _records(files):
+  """Returns the record_index.Records of files in the order of `_read`."""
+  file, place = record_index.places(
+    [file.take for file in files], _FILES_AT_ONCE, _EXAMPLES_IN_TURN
+  )
+  first = np.array([file.skip for file in files], np.int64)
+  return record_index.Records(
+    [str(file.filename) for file in files],
+    [file.basename() for file in files],
+    file,
+    first[file] + place,
   )
 
 

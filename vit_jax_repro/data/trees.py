@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from vit_jax_repro.data.tf_host import tensorflow
-from vit_jax_repro.output import buckets
+from vit_jax_repro.output import buckets, files
 
 THREADS = 32  # requests at a time to a bucket; each waits for the network
 _FRESH = 60.0  # seconds for which a listing is used again
@@ -76,6 +76,11 @@ def is_folder(path: str | os.PathLike) -> bool:
   if buckets.is_url(path):
     return os.fspath(path) in _listing(path).folders
   return os.path.isdir(path)
+
+
+def is_special(path: str | os.PathLike) -> bool:
+  """Returns whether there is a device, pipe or socket at a path."""
+  return not buckets.is_url(path) and files.is_special(path)
 
 
 def is_file(path: str | os.PathLike) -> bool:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from vit_jax_repro.data import preprocess
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.exporting import programs
 
 
@@ -83,6 +84,11 @@ def _squash(entry, image_size):
   return _resize('exactly', image_size, 'bilinear'), None
 
 
+def _squash_down(entry, image_size):
+  del entry
+  return _resize('exactly', image_size, 'bilinear', values='truncated'), None
+
+
 def _area_and_crop(entry, image_size):
   del entry
   sides = preprocess.short_sides(image_size)
@@ -90,6 +96,14 @@ def _area_and_crop(entry, image_size):
     'cover', sides, 'area', rounding='nearest', values='truncated'
   )
   return resize, _crop(image_size, 'down')
+
+
+def _crop_first(entry, image_size):
+  del entry, image_size
+  raise InputError(
+    "exports do not describe preprocessing 'efficientnet', which crops before "
+    'it resizes; give --preprocessing=deit:crop_pct=0.875, which is close to it'
+  )
 
 
 def _by_pillow(entry, image_size):
@@ -127,7 +141,9 @@ def _crop(image_size, rounding):
 _STEPS = {  # preprocess.PREPROCESSINGS
   'vit_jax': _squash,
   'bit': _squash,
+  'lit': _squash_down,
   'big_vision': _area_and_crop,
   'timm': _by_pillow,
   'deit': _by_pillow,
+  'efficientnet': _crop_first,
 }

@@ -71,6 +71,8 @@ def export(
   num_heads: int | None = None,
   drop: tuple[str, ...] = (),
   model: str | None = None,
+  ema: bool = False,
+  base: str | None = None,
   image_size: tuple[int, int] | None = None,
   preprocessing: str | None = None,
   class_names: Sequence[str] | None = None,
@@ -85,7 +87,7 @@ def export(
   and in the metadata of an ONNX file.
 
   Args:
-    source, num_heads, drop, model, preprocessing, class_names: see
+    source, num_heads, drop, model, ema, base, preprocessing, class_names: see
       `converting.convert`.
     out: a name that ends in .onnx or .stablehlo.
     image_size: (height, width) of the images in pixels; position embeddings are
@@ -102,12 +104,14 @@ def export(
   if not is_export(out):
     raise InputError(f'{out!r} must end in {" or ".join(npz.EXPORTS)}')
   for path in (out, description_path(out)):
-    files.check_writable(path, keep=converting.inputs_of(source))
+    files.check_writable(path, keep=converting.inputs_of(source, base))
     converting.check_free(path, overwrite)
   if out.endswith('.onnx'):
     onnx_files.require()
   read = weight_sources.described(
-    weight_sources.read(source, num_heads=num_heads, model=model),
+    weight_sources.read(
+      source, num_heads=num_heads, model=model, ema=ema, base=base
+    ),
     preprocessing=preprocessing,
     class_names=class_names,
   )

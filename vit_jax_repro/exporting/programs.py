@@ -39,7 +39,7 @@ class Program:
   @property
   def num_parameters(self) -> int:
     """Returns the number of parameters."""
-    return sum(leaf.size for leaf in jax.tree.leaves(self.restored.params))
+    return trees.num_parameters(self.restored.params)
 
   @property
   def function(self) -> Callable[[Any], Any]:

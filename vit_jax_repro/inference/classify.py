@@ -223,7 +223,7 @@ class OneHead:
   """A distilled ViT with the logits of one of its heads (DeiT paper, Table 3).
 
   Fields:
-    model: a `models.vit.ViT` with `distilled`, without dropout.
+    model: a `models.vit.ViT` with two heads, without dropout.
     head: 'class' or 'distillation'.
   """
 
@@ -261,9 +261,10 @@ def pick_head(model: Any, head: str) -> Any:
     raise InputError(f'unknown {head=}; choose from {list(HEADS)}')
   if head == 'both':
     return model
-  if not getattr(model, 'distilled', False):
+  if not (getattr(model, 'distilled', False) and model.distillation_head):
     raise InputError(
-      f'head={head!r} is only for distilled models (DeiT); use head=both'
+      f'head={head!r} is only for distilled models (DeiT) with two heads; use '
+      'head=both'
     )
   without = dict(
     dropout_rate=0.0, attention_dropout_rate=0.0, stochastic_depth_rate=0.0

@@ -20,7 +20,8 @@ from vit_jax_repro.data import (
 from vit_jax_repro.data.batches import NO_CLASS
 from vit_jax_repro.data.labels import readable, translated
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.inference import classify, multi_label
+from vit_jax_repro.inference import classify, multi_label, process_facts
+from vit_jax_repro.inference import zero_shot as texts_as_classes
 from vit_jax_repro.inference.each_image import (
   Collector,
   EachImage,
@@ -30,6 +31,7 @@ from vit_jax_repro.inference.multi_label import MultiLabel
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note, note_unapplied
+from vit_jax_repro.parallel import host_memory
 from vit_jax_repro.published import weight_names
 
 MODEL, DATASET = AMONG = ('model', 'dataset')  # whose classes compete
@@ -83,6 +85,8 @@ def evaluate(
   among: str = MODEL,
   each: bool = False,
   one_label: bool = False,
+  zero_shot: bool = False,
+  prompts: str | None = None,
 ) -> Evaluation:
   """Measures top-1 and top-5 accuracy; every image counts once.
 
@@ -109,26 +113,35 @@ def evaluate(
       all get the predictions; only the first gets the names of wrong images.
     one_label: whether to refuse a data set whose images may have several
       labels, which have no confusion matrix.
+    zero_shot: whether the classes are texts, those of the data set's classes;
+      for an image-text model, see zero_shot.py.
+    prompts: with zero_shot: path of a file with a template on each line.
 
   Returns:
     The accuracies and the settings of the evaluation.
 
   Raises:
-    InputError: an argument or a file is wrong, the head is all zeros, or the
-      model has no class of the data set. The message is one line.
+    InputError: an argument or a file is wrong, the head is all zeros, the model
+      has no class of the data set, or processes differ. The message is one
+      line.
     OSError: a file or data set is missing or cannot be read.
   """
   if batch_size < 1:
     raise InputError(f'{batch_size=} must be at least 1')
   if among not in AMONG:
     raise InputError(f'{among=} must be one of {list(AMONG)}')
-  restored = restore(
-    weights, model, image_size, preprocessing, orientation=orientation
-  )
-  restored.require_classes(weights)
-  restored = dataclasses.replace(
-    restored, model=classify.pick_head(restored.model, head)
-  )
+  choices = dict(head=head, labels=labels, among=among, each=each)
+  found = None
+  if zero_shot:
+    found = texts_as_classes.restore(
+      weights, model, image_size, preprocessing, orientation=orientation
+    )
+    restored, labels = found.restored, class_matching.AS_IS
+  else:
+    restored = restore(
+      weights, model, image_size, preprocessing, orientation=orientation
+    )
+    restored.require_classes(weights)
   source = datasets.open_split(
     dataset,
     split,
@@ -137,6 +150,13 @@ def evaluate(
   )
   if one_label:
     check_one_label(source)
+  lines = []
+  if found is not None:
+    restored, line = texts_as_classes.of_data(found, source, prompts)
+    lines = [line]
+  restored = dataclasses.replace(
+    restored, model=classify.pick_head(restored.model, head)
+  )
   with waiting.doing(f'checking {source.num_examples:,} images of {dataset}'):
     match = _match(source, restored, labels, among)
     restored = restored.for_data(source)
@@ -152,6 +172,9 @@ def evaluate(
     ]
     for line in notes:
       note(line)
+  process_facts.require_same(
+    restored, source, split=split, batch_size=batch_size, **choices
+  )
   with waiting.doing(f'starting to read {source.num_examples:,} images'):
     competing = _competing(match, restored.num_classes, among)
     measured, collected = _measured(
@@ -178,7 +201,7 @@ def evaluate(
     **measured,
     unreadable=tuple(preprocess.undecodable(*fault) for fault in faults),
     unmatched=match.unmatched,
-    notes=(*notes, *lost),
+    notes=(*lines, *notes, *lost),
     seconds=seconds,
     images_per_sec=source.num_examples / seconds,
     weights=os.fspath(weights),
@@ -211,7 +234,9 @@ def _measured(
     source,
     preprocessing=restored.preprocessing,
     image_size=restored.image_size,
-    batch_size=-(-batch_size // jax.process_count()),
+    batch_size=host_memory.rows_at_once(
+      -(-batch_size // jax.process_count()), restored.image_size
+    ),
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     report=report,

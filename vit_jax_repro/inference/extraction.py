@@ -19,14 +19,16 @@ import numpy as np
 
 from vit_jax_repro.data import preprocess
 from vit_jax_repro.errors import InputError, line_of
-from vit_jax_repro.inference import many_images
+from vit_jax_repro.inference import many_images, zero_shot
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.models.layers import INTERMEDIATES
 from vit_jax_repro.output import messages, rows, waiting
 from vit_jax_repro.output.unreadable import Unreadable
+from vit_jax_repro.parallel import host_memory
 
 ENDING = '.npy'
 PRE_LOGITS = 'pre_logits'
+UNIT_VECTOR = 'zimg'  # of an image, in the space that its texts share
 _NAMES = 'image'  # title of the one column of the CSV file
 _NUMBER = re.compile(r'(\d+)')
 
@@ -72,7 +74,8 @@ def extract(
     weights: see `restoring.restore`. A head of zeros is no obstacle.
     images: paths of files of data.pillow.FORMATS.
     out: path of the .npy file.
-    features: name of an activation of the model, such as 'pre_logits'.
+    features: name of an activation of the model, such as 'pre_logits', or
+      'zimg', the unit vector of an image-text model.
     batch_size: images of a step.
     orientation: see `prediction.predict`.
     **reading: `model`, `image_size` and `preprocessing` of `restoring.restore`.
@@ -87,17 +90,26 @@ def extract(
     raise InputError('no image to compute features of; give at least one path')
   names_path = names_file(out)
   _check_names(names_path)
-  restored = restore(weights, orientation=orientation, **reading)
+  if features == UNIT_VECTOR:
+    towers = zero_shot.restore(weights, orientation=orientation, **reading)
+    restored = towers.restored
+    compute = functools.partial(_unit_vector, model=restored.model)
+  else:
+    restored = restore(weights, orientation=orientation, **reading)
+    compute = functools.partial(
+      _activation, model=restored.model, name=features, of=restored.name
+    )
   with waiting.doing('loading the library that decodes images'):
     preprocess.require_decoder(restored.preprocessing)
-  shape = _shape(restored, features)
+  image = jax.ShapeDtypeStruct((1, *restored.image_size, 3), 'float32')
+  shape = jax.eval_shape(compute, restored.params, image).shape[1:]
   turned: set[str] = set()
   outcomes = many_images.apply(
-    functools.partial(_activation, model=restored.model, name=features),
+    compute,
     restored.params,
     functools.partial(restored.read_image, turned=turned),
     images,
-    batch_size=batch_size,
+    batch_size=host_memory.rows_at_once(batch_size, restored.image_size),
     what='computing features',
   )
   unreadable = Unreadable(len(images))
@@ -145,36 +157,26 @@ def _write(
   return number
 
 
-def _activations(params, images, *, model):
-  _, state = model.apply(
-    {'params': params}, images, train=False, mutable=[INTERMEDIATES]
-  )
-  return {name: value[0] for name, value in state[INTERMEDIATES].items()}
+def _unit_vector(params, images, *, model):  # -> [B, D]
+  return model.apply({'params': params}, images=images)[0]
 
 
-def _activation(params, images, *, model, name):  # -> [B, ...]
-  named = _activations(params, images, model=model)
-  return named[name].astype(jnp.float32)
-
-
-def _shape(restored, name):
-  """Returns the shape of an activation of one image.
+def _activation(params, images, *, model, name, of):  # -> [B, ...]
+  """Returns an activation of a model, `of` in messages.
 
   Raises:
     InputError: the model has none of this name.
   """
-  image = jax.ShapeDtypeStruct((1, *restored.image_size, 3), 'float32')
-  named = jax.eval_shape(
-    functools.partial(_activations, model=restored.model),
-    restored.params,
-    image,
+  _, state = model.apply(
+    {'params': params}, images, train=False, mutable=[INTERMEDIATES]
   )
+  named = dict(sorted(state[INTERMEDIATES].items()))
   if name not in named:
     raise InputError(
-      f'{restored.name} has no features {name!r}; '
+      f'{of} has no features {name!r}; '
       f'{messages.did_you_mean(name, list(named))}choose from {_listed(named)}'
     )
-  return named[name].shape[1:]
+  return named[name][0].astype(jnp.float32)
 
 
 def _listed(names: Mapping[str, Any]) -> str:

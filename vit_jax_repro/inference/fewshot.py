@@ -25,10 +25,11 @@ from vit_jax_repro.data import (
 )
 from vit_jax_repro.data.tf_host import parallel_map, tensorflow
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.inference import least_squares
+from vit_jax_repro.inference import least_squares, process_facts
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import listed, note, note_unapplied
+from vit_jax_repro.parallel import host_memory
 from vit_jax_repro.parallel import mesh as meshes
 from vit_jax_repro.published import weight_names
 
@@ -116,8 +117,9 @@ def fewshot(
     The accuracies and the settings of the evaluation.
 
   Raises:
-    InputError: an argument or a file is wrong, a class has too few images, or
-      the data set has several labels for an image. The message is one line.
+    InputError: an argument or a file is wrong, a class has too few images, the
+      data set has several labels for an image, or processes differ. The message
+      is one line.
     OSError: a file or data set is missing or cannot be read.
   """
   shots = tuple(shots)
@@ -138,6 +140,8 @@ def fewshot(
   notes += class_checks.check_training(train, test)
   for line in notes:
     note(line)
+  choices = dict(shots=shots, seeds=seeds, l2=l2, batch_size=batch_size)
+  process_facts.require_same(restored, test, train, **choices)
   with waiting.doing(f'reading the labels of {train.num_examples:,} images'):
     choice = choose(train, shots, range(seeds))
   faults: list[tuple[str, str]] = []  # (name, reason)
@@ -258,7 +262,9 @@ class _Features:
   def __init__(self, restored, batch_size, faults, is_folder):
     self._restored = restored
     self._is_folder = is_folder
-    self._batch_size = -(-batch_size // jax.process_count())
+    self._batch_size = host_memory.rows_at_once(
+      -(-batch_size // jax.process_count()), restored.image_size
+    )
     self._faults = faults
     self._mesh = meshes.create_mesh()
     self._params = meshes.replicate(restored.params, self._mesh)
@@ -358,11 +364,11 @@ class _Images:
   def part_size(self, process_index, process_count):
     return len(range(process_index, self.num_examples, process_count))
 
-  def examples(self, process_index, process_count):
+  def examples(self, process_index, process_count, start=0):
     wanted = self._split.examples().filter(
       lambda example: self._place(example['id']) >= 0
     )
-    return wanted.shard(process_count, process_index)
+    return wanted.shard(process_count, process_index).skip(start)
 
   def load(self, example):
     record = self._split.load(example)

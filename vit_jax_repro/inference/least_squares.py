@@ -124,9 +124,10 @@ def features(
   """Returns the features of images: a frozen model's output before its head.
 
   For a ViT or a hybrid this is the pooled token, after the tanh layer if there
-  is one; for a BiT or a Mixer the mean over positions; for a distilled DeiT
-  both of its tokens, concatenated. Batches are divided over the devices as in
-  `classify.evaluate`.
+  is one; with the classifier `token_and_gap` the class token and the mean of
+  the patches, concatenated; for a BiT or a Mixer the mean over positions; for a
+  distilled DeiT both of its tokens, concatenated. Batches are divided over the
+  devices as in `classify.evaluate`.
 
   Args:
     model: a linen module with a field `num_classes`.
@@ -189,7 +190,7 @@ def feature_step(
 
 def _features(params, images, *, model):
   values = model.apply({'params': params}, images, train=False)
-  if getattr(model, 'distilled', False):
+  if values.ndim == 3 and getattr(model, 'distilled', False):
     values = values.reshape(values.shape[0], -1)  # [B, 2, C] -> [B, 2 C]
   return values.astype(jnp.float32)
 

@@ -16,9 +16,9 @@ import jax
 import numpy as np
 
 from vit_jax_repro.data import batches
-from vit_jax_repro.errors import InputError
+from vit_jax_repro.errors import InputError, printable
 from vit_jax_repro.output import waiting
-from vit_jax_repro.output.messages import shown
+from vit_jax_repro.parallel import host_memory
 from vit_jax_repro.parallel import mesh as meshes
 from vit_jax_repro.training import dividing
 
@@ -103,15 +103,15 @@ def _read_ahead(read, paths, ahead):
     try:
       if os.path.isdir(path):
         raise IsADirectoryError(
-          f'{shown(path)} is a folder; give the image files in it'
+          f'{printable(path)} is a folder; give the image files in it'
         )
       if not os.path.exists(path):
-        raise FileNotFoundError(f'no such image: {shown(path)}')
+        raise FileNotFoundError(f'no such image: {printable(path)}')
       return path, read(path), None
     except (InputError, OSError) as error:
       return path, None, error
 
-  pool = futures.ThreadPoolExecutor(_usable_cores())
+  pool = futures.ThreadPoolExecutor(host_memory.cores())
   coming = iter(paths)
   reading = collections.deque()
   try:
@@ -123,9 +123,3 @@ def _read_ahead(read, paths, ahead):
         reading.append(pool.submit(attempt, path))
   finally:
     pool.shutdown(cancel_futures=True)
-
-
-def _usable_cores():
-  if hasattr(os, 'sched_getaffinity'):  # Linux: without cores of other jobs
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1

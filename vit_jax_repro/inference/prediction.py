@@ -11,10 +11,11 @@ import numpy as np
 
 from vit_jax_repro.data import labels, preprocess
 from vit_jax_repro.errors import InputError, line_of
-from vit_jax_repro.inference import classify, many_images
+from vit_jax_repro.inference import classify, many_images, zero_shot
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note, note_unapplied
+from vit_jax_repro.parallel import host_memory
 
 SIGMOID = (
   'the model decides each class on its own (loss sigmoid): the probabilities '
@@ -41,6 +42,7 @@ def predict(
   image_size: int | tuple[int, ...] | list[int] | None = None,
   preprocessing: str | None = None,
   orientation: str | None = None,
+  texts: Sequence[str] | None = None,
 ) -> list[list[tuple[int, str, float]]]:
   """Returns the most probable classes of image files.
 
@@ -51,6 +53,7 @@ def predict(
     images: paths of files of data.pillow.FORMATS.
     top: number of classes to return for each image, at least 1.
     orientation: as for `evaluate`; by default that of model.json, else 'exif'.
+    texts: the classes, for an image-text model.
 
   Returns:
     For each image a list of (class index, class name, probability), the most
@@ -73,6 +76,7 @@ def predict(
     image_size=image_size,
     preprocessing=preprocessing,
     orientation=orientation,
+    texts=texts,
   ):
     if error is not None:
       raise error
@@ -96,8 +100,8 @@ def predict_each(
   Args:
     weights, images, top: see `predict`.
     batch_size: images of a step.
-    **reading: `model`, `image_size`, `preprocessing` and `orientation` of
-      `predict`.
+    **reading: `model`, `image_size`, `preprocessing`, `orientation` and `texts`
+      of `predict`.
 
   Raises:
     InputError, OSError: as `predict`, but not for a single image.
@@ -110,7 +114,13 @@ def predict_each(
 
 
 def _each(
-  weights, images, *, top, batch_size=many_images.BATCH_SIZE, **reading
+  weights,
+  images,
+  *,
+  top,
+  batch_size=many_images.BATCH_SIZE,
+  texts=None,
+  **reading,
 ):
   """Returns an iterator of (path, classes, error) of each image."""
   images = [os.fspath(path) for path in images]
@@ -118,8 +128,11 @@ def _each(
     raise InputError('no image to predict; give at least one path')
   if top < 1:
     raise InputError(f'{top=} must be at least 1')
-  restored = restore(weights, **reading)
-  restored.require_classes(weights)
+  if texts is not None:
+    restored = zero_shot.restore(weights, **reading).classifier(texts)
+  else:
+    restored = restore(weights, **reading)
+    restored.require_classes(weights)
   if restored.loss == 'sigmoid':
     note(SIGMOID)
   with waiting.doing('loading the library that decodes images'):
@@ -136,7 +149,7 @@ def _each(
     restored.params,
     functools.partial(restored.read_image, turned=turned),
     images,
-    batch_size=batch_size,
+    batch_size=host_memory.rows_at_once(batch_size, restored.image_size),
   )
   return _classes(outcomes, top, restored.class_names, turned)
 

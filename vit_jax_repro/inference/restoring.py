@@ -177,9 +177,7 @@ def restore(
     preprocessing = _preprocessing_of(read, path, module)
   size = image_size or card.image_size or spec.get('image_size')
   if size is None:
-    size = default_image_size or model_card.DEFAULT_IMAGE_SIZE.get(
-      family, model_card.OTHER_DEFAULT_IMAGE_SIZE
-    )
+    size = default_image_size or model_card.default_image_size(spec)
     note(f'the file gives no image size; using {by(size)}')
   with _about(path):
     size = preprocess.check_image_size(size)
@@ -223,10 +221,16 @@ def _about(subject):
 
 
 def _named(name, spec):
-  """Returns the named model with the classes and the tanh layer of the file."""
+  """Returns the named model with the classes and the head's input of the file.
+
+  The head's input is a tanh layer, or the class token with the mean of the
+  patches.
+  """
   module = models.create(name, num_classes=spec['num_classes'])
   if hasattr(module, 'representation_size'):
     module = module.clone(representation_size=spec.get('representation_size'))
+    if spec.get('classifier') == 'token_and_gap':
+      module = module.clone(classifier='token_and_gap')
   return module
 
 

@@ -1,6 +1,7 @@
 """Models of the Vision Transformer paper and its baselines, by name."""
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,15 +9,21 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models import bert
 from vit_jax_repro.models.bit import BiT
+from vit_jax_repro.models.efficientnet import EfficientNet
 from vit_jax_repro.models.layers import TORCH_GELU, pick
 from vit_jax_repro.models.mixer import Mixer
+from vit_jax_repro.models.text import TextTransformer
+from vit_jax_repro.models.two_towers import TwoTowers
 from vit_jax_repro.models.variants import canonical_name, names, variant
 from vit_jax_repro.models.vit import ViT
 
 __all__ = [
   'BiT',
+  'EfficientNet',
   'Mixer',
+  'TwoTowers',
   'ViT',
   'canonical_name',
   'create',
@@ -24,7 +31,8 @@ __all__ = [
   'variant',
 ]
 
-# Fields that change what a model computes but that no array of its file shows.
+# Fields that change what a model computes, or how its positions are resized,
+# and that no array of its file shows.
 # In a mapping, None means the default.
 CONSTANTS = (
   'gelu',
@@ -33,6 +41,10 @@ CONSTANTS = (
   'weight_standardization',
   'weight_standardization_eps',
   'pool_padding',
+  'position_resizing',
+  'batch_norm_eps',
+  'activation',
+  'padding',
 )
 
 # Keys that describe a weights file and are not fields of a model.
@@ -55,15 +67,20 @@ def create(model: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
   Args:
     model: a name ('ViT-B_16', 'b16', 'R_Ti_16', 'BiT-M-R50x1', ...; see
       `names`) or a mapping, such as the result of `weights.describe`. In a
-      mapping, `model` is 'vit', 'mixer', 'bit_resnetv2', 'deit' or
-      'big_vision_vit', and the other keys are fields of the module.
-      `transformer` and `resnet` may group fields as in the original configs.
-      Bookkeeping keys are ignored.
+      mapping, `model` is 'vit', 'mixer', 'bit_resnetv2', 'efficientnet',
+      'deit' or 'big_vision_vit', and the other keys are fields of the module.
+      `transformer`, `resnet` and `patches` may group fields as in the original
+      configs. Bookkeeping keys are ignored. A mapping with `text_model` ('bert'
+      or 'text_transformer') is an image-text model: `image` and `text` are the
+      mappings of its towers, `out_dim` the widths of their heads, None for no
+      head, and `bert` replaces fields of the size that `text` names.
     **overrides: fields that replace those of `model`.
 
   Returns:
     A module. `module.apply({'params': params}, images, train=False)` takes
-    float images [B, H, W, 3] in [-1, 1] and returns float32 logits [B, K].
+    float images [B, H, W, 3] in [-1, 1] (EfficientNet: with ImageNet's mean
+    and deviation removed) and returns float32 logits [B, K]. For an
+    image-text model see `two_towers.TwoTowers`.
 
   Raises:
     InputError: the name, the kind of model, a field or a dtype is unknown, or a
@@ -77,8 +94,14 @@ def create(model: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
     for key, value in spec.items()
     if value is not None or key not in CONSTANTS
   }
+  if spec.get('text_model') is not None:
+    return _two_towers(spec, overrides)
   kind = pick('kind of model', spec.pop('model', 'vit'), _READERS)
-  cls, read = kind
+  return _create(*kind, spec, overrides)
+
+
+def _create(cls, read, spec, overrides):
+  """Creates a module of a class from fields, which `read` may rename."""
   fields = read({k: v for k, v in spec.items() if k not in BOOKKEEPING})
   fields |= read(overrides)
   fields = {
@@ -101,6 +124,33 @@ def create(model: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
   return cls(**fields)
 
 
+def _two_towers(spec, overrides):
+  """Creates an image-text model from the mapping of its towers."""
+  kind = pick('text model', spec['text_model'], _TEXT_READERS)
+  spec = {k: v for k, v in spec.items() if k not in _TOWER_BOOKKEEPING}
+  text = _group(spec, 'text') | _group(spec, 'bert')
+  image = _group(spec, 'image')
+  out_dim = spec.pop('out_dim', (None, image.get('hidden_size')))
+  if not isinstance(out_dim, list | tuple) or len(out_dim) != 2:
+    raise InputError(f'{out_dim=} must be the widths of two heads, or None')
+  has_bias = bool(spec.pop('has_bias', False))
+  if spec:
+    raise InputError(
+      f'unknown fields {sorted(spec)} for an image-text model; choose from '
+      "['bert', 'has_bias', 'image', 'out_dim', 'text', 'text_model']"
+    )
+  image, text = (
+    dict(tower, num_classes=width)
+    for tower, width in zip((image, text), out_dim, strict=True)
+  )
+  return TwoTowers(
+    img=create(image, **overrides),
+    txt=_create(*kind, text, overrides),
+    has_bias=has_bias,
+    param_dtype=overrides.get('param_dtype', jnp.float32),
+  )
+
+
 def name_of(model: nn.Module) -> str | None:
   """Returns the name of a module's architecture; None if it has no name.
 
@@ -110,14 +160,23 @@ def name_of(model: nn.Module) -> str | None:
   free = {k: getattr(model, k) for k in _NOT_IN_A_NAME if hasattr(model, k)}
   for name in names():
     named = create(name)
-    if type(named) is type(model) and named.clone(**free) == model:
+    if type(named) is type(model) and named.clone(**free) == _alike(
+      model, named
+    ):
       return name
   return None
+
+
+def _alike(model, named):
+  """Returns a model with the initial LayerScale, if any, of a named one."""
+  inits = [getattr(each, 'layer_scale_init', None) for each in (model, named)]
+  return model if None in inits else model.clone(layer_scale_init=inits[1])
 
 
 _NOT_IN_A_NAME = (
   'num_classes',
   'representation_size',
+  'position_resizing',
   'dropout_rate',
   'attention_dropout_rate',
   'stochastic_depth_rate',
@@ -133,11 +192,13 @@ _NOT_IN_A_NAME = (
 
 def _check_dtype(key, value):
   try:
-    jnp.dtype(value)
+    is_float = jnp.issubdtype(jnp.dtype(value), jnp.floating)
   except TypeError:
+    is_float = False
+  if not is_float:
     raise InputError(
       f"unknown {key} {value!r}; choose 'float32', 'bfloat16' or 'float64'"
-    ) from None
+    )
 
 
 def _check_numbers(cls, fields):
@@ -148,6 +209,10 @@ def _check_numbers(cls, fields):
     # Rates may be traced, and fields that no class has are reported above.
     if wanted and not is_number and isinstance(value, str | bool | Mapping):
       raise InputError(f'{key}={value!r} must be a number')
+    if wanted and is_number and not math.isfinite(value):
+      raise InputError(f'{key}={value!r} must be a finite number')
+    if key in defaults and isinstance(value, Mapping):
+      raise InputError(f'{key}={dict(value)!r} must not be a mapping')
 
 
 def _required(cls):
@@ -156,13 +221,25 @@ def _required(cls):
 
 
 def _read_vit(spec):
-  """Flattens `transformer` and `resnet`, groups of the original configs."""
+  """Flattens the groups of the original configs.
+
+  These are `transformer`, `resnet` and `patches`.
+  """
   fields = dict(spec)
-  fields |= fields.pop('transformer', {})
+  fields |= _group(fields, 'transformer')
+  fields |= {f'patch_{k}': v for k, v in _group(fields, 'patches').items()}
   if 'resnet' in fields:
-    stem = fields.pop('resnet') or {'num_layers': None}
+    stem = _group(fields, 'resnet') or {'num_layers': None}
     fields |= {f'stem_{key}': value for key, value in stem.items()}
   return fields
+
+
+def _group(fields, name):
+  """Removes and returns a group of fields."""
+  group = fields.pop(name, None)
+  if group is not None and not isinstance(group, Mapping):
+    raise InputError(f'{name}={group!r} must be a mapping of fields')
+  return dict(group or {})
 
 
 def _read_deit(spec):
@@ -195,10 +272,40 @@ def _read_big_vision(spec):
   return fields
 
 
+def _read_text(spec):
+  """Renames the fields of the original's text Transformer."""
+  renamed = {'width': 'hidden_size', 'depth': 'num_layers'}
+  return {renamed.get(key, key): value for key, value in spec.items()}
+
+
+def _read_bert(spec):
+  """Renames the fields of flaxformer's BERT; `config` names its size."""
+  fields = dict(spec)
+  size = fields.pop('config', None)
+  if size is not None:
+    names = ('hidden_size', 'mlp_dim', 'num_heads', 'num_layers')
+    values = pick('size of BERT', size, bert.SIZES)
+    fields = dict(zip(names, values, strict=True)) | fields
+  renamed = {
+    'intermediate_dim': 'mlp_dim',
+    'num_attention_heads': 'num_heads',
+    'num_hidden_layers': 'num_layers',
+  }
+  named = {k: v for k, v in fields.items() if k not in renamed}
+  return named | {new: fields[k] for k, new in renamed.items() if k in fields}
+
+
+_TEXT_READERS = {
+  'bert': (bert.Bert, _read_bert),
+  'text_transformer': (TextTransformer, _read_text),
+}
+# Keys of an image-text model's mapping that its arrays show.
+_TOWER_BOOKKEEPING = BOOKKEEPING | {'max_len', 'model', 'text_model', 'vocab'}
 _READERS = {
   'vit': (ViT, _read_vit),
   'deit': (ViT, _read_deit),
   'big_vision_vit': (ViT, _read_big_vision),
   'mixer': (Mixer, dict),
   'bit_resnetv2': (BiT, dict),
+  'efficientnet': (EfficientNet, dict),
 }

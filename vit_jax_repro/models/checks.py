@@ -1,5 +1,6 @@
 """Checks of every model's input and fields, at its first use."""
 
+import math
 import numbers
 
 import flax.linen as nn
@@ -22,11 +23,24 @@ _POSITIVE = (
   'tokens_mlp_dim',
   'channels_mlp_dim',
   'root_channels',
+  'stem_channels',
+  'top_channels',
   'groups',
   'representation_size',
 )
+# Far above every model. Beyond them JAX would trace for minutes.
+_MOST, _MOST_LAYERS = 2**24, 1024
+_LAYERS = ('num_layers', 'num_blocks')
 _OPTIONAL = ('representation_size',)  # may be None
-_SEVERAL = ('patch_size', 'block_units', 'stem_num_layers')  # positive, each
+# Of which each is positive.
+_STAGES = (
+  'block_units',
+  'block_channels',
+  'kernel_sizes',
+  'block_strides',
+  'expansions',
+)
+_SEVERAL = ('patch_size', 'stem_num_layers', *_STAGES)
 _NAMES = {
   'gelu': GELUS,
   'pool_padding': POOLS,
@@ -50,17 +64,40 @@ def check_input(model: nn.Module, images: jax.Array) -> None:
     value = getattr(model, name, 1)
     if not _is_count(value) and not (value is None and name in _OPTIONAL):
       raise InputError(f'{name}={value!r} must be an integer of at least 1')
+    most = _MOST_LAYERS if name in _LAYERS else _MOST
+    if value is not None and value > most:
+      raise InputError(f'{name}={value} must be at most {most}')
   for name in _SEVERAL:
     values = getattr(model, name, None)
     if values is not None and not (
       isinstance(values, tuple) and all(map(_is_count, values))
     ):
       raise InputError(f'{name}={values!r} must be integers of at least 1')
+  registers = getattr(model, 'num_registers', 0)
+  if registers != 0 and not _is_count(registers):
+    raise InputError(
+      f'num_registers={registers!r} must be an integer of at least 0'
+    )
+  scale = getattr(model, 'layer_scale_init', None)
+  if scale is not None and not _is_finite(scale):
+    raise InputError(
+      f'layer_scale_init={scale!r} must be a finite number, or None for no '
+      'LayerScale'
+    )
   for name, table in _NAMES.items():
     if hasattr(model, name):
       pick(name.replace('_', ' '), getattr(model, name), table)
   if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape[1:3]:
     raise InputError(f'images of shape {images.shape} must be [B, H, W, 3]')
+
+
+def check_stages(model: nn.Module) -> None:
+  """Raises an InputError if fields with one number a block differ in length."""
+  lengths = {name: len(getattr(model, name)) for name in _STAGES}
+  if len({*lengths.values()}) > 1 or not lengths['block_units']:
+    raise InputError(
+      f'{lengths} must be one number above 0: each has a number for each block'
+    )
 
 
 def check_patches(x: jax.Array, patch_size: tuple[int, int]) -> None:
@@ -79,6 +116,11 @@ def check_width(name: str, channels: float, groups: int) -> None:
       f'{name} gives {channels:g} channels at the root, which must be a '
       f'multiple of the {groups} groups of its norms'
     )
+
+
+def _is_finite(value):
+  is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  return is_number and math.isfinite(value)
 
 
 def _is_count(value):

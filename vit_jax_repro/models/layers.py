@@ -62,6 +62,30 @@ class Mlp(nn.Module):
     return dropout(y, self.dropout_rate, outer_key)
 
 
+class LayerScale(nn.Module):
+  """Multiplies each channel of [..., D] by a learned factor.
+
+  Source: CaiT (arXiv:2103.17239, equation 4).
+  """
+
+  initial: float
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    start = nn.initializers.constant(self.initial)
+    scale = self.param('scale', start, x.shape[-1:], self.param_dtype)
+    return self.by_rows({'scale': scale}, x)
+
+  def by_rows(
+    self, params: Mapping[str, jax.Array], x: jax.Array
+  ) -> jax.Array:  # [..., D] -> [..., D]
+    """Returns the scaled rows; `training.dividing` calls this method."""
+    scale = params['scale'].astype(x.dtype)
+    return x * scale.reshape((1,) * (x.ndim - 1) + scale.shape)
+
+
 def classify(
   model: nn.Module, x: jax.Array, name: str = 'head'
 ) -> jax.Array:  # [..., D] -> [..., K]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.models.layers import Dtype, norm_dtype
+from vit_jax_repro.models.layers import Dtype, norm_dtype, pick
 
 KINDS = ('learned', 'sincos2d', 'learned2d', 'relative', 'none')
 # `stem`: added once, before the first block. `every_layer`: added to the input
@@ -24,6 +24,20 @@ KINDS = ('learned', 'sincos2d', 'learned2d', 'relative', 'none')
 # or in all blocks. The paper defines places only for the added kinds, and lists
 # its single number for `relative` in the column of the stem.
 PLACES = ('stem', 'every_layer', 'shared')
+# How `weights.adapt` resizes learned embeddings to another grid of patches.
+RESIZINGS = {
+  # vit_jax/checkpoint.py; scipy.ndimage.zoom
+  'linear': 'bilinear, corners aligned',
+  # timm's reader of .npz files (models/vision_transformer.py, _load_weights)
+  'bilinear': 'bilinear, half-pixel centres',
+  'bilinear_antialias': 'bilinear, antialiased',
+  # transformers' ViT, DeiT and Dinov2; DeiT's main.py
+  'bicubic': 'bicubic, half-pixel centres',
+  # timm (layers/pos_embed.py); Dinov2WithRegisters of transformers
+  'bicubic_antialias': 'bicubic, antialiased',
+  # dinov2/models/vision_transformer.py, interpolate_offset=0.1
+  'bicubic_offset': 'bicubic, scaled for 0.1 patches more',
+}
 SINCOS_TEMPERATURE = 10_000.0  # big_vision/models/vit.py, posemb_sincos_2d
 
 
@@ -111,11 +125,12 @@ def relative_scores(query: jax.Array, table: jax.Array) -> jax.Array:
 
 
 def check(module: nn.Module) -> None:
-  """Checks the combination of a ViT's fields on positions.
+  """Checks a ViT's fields on positions.
 
   Raises:
-    InputError: two fields exclude each other.
+    InputError: a rule of resizing is unknown, or two fields exclude each other.
   """
+  pick('position_resizing', module.position_resizing, RESIZINGS)
   kind, place = module.position_embedding, module.position_embedding_at
   where = f'position_embedding={kind!r} with position_embedding_at={place!r}'
   if kind == 'none' and place != 'stem':
@@ -127,6 +142,11 @@ def check(module: nn.Module) -> None:
     raise InputError(
       f'{where} makes the first block unlike the others, so that they cannot '
       "be stacked; set scan=False, or position_embedding_at='every_layer'"
+    )
+  if module.num_registers and (place != 'stem' or kind == 'relative'):
+    raise InputError(
+      f'{where} has no rule for registers; set num_registers=0, or add '
+      "positions once, at the 'stem'"
     )
   if module.class_token_after_positions and (
     place != 'stem' or kind not in ('learned', 'sincos2d')

@@ -1,4 +1,4 @@
-"""The Transformer encoder of ViT: attention, blocks, and the MAP head.
+"""The Transformer encoder of ViT: attention and blocks.
 
 Shapes: B batch, N tokens (M keys), D hidden, A heads, d head dim, F mlp,
 L layers.
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from vit_jax_repro.models import attention
 from vit_jax_repro.models.layers import (
   Dtype,
+  LayerScale,
   Mlp,
   depth_rates,
   drop_path,
@@ -112,16 +113,18 @@ REMAT_POLICIES = {
 class EncoderBlock(nn.Module):
   """Applies pre-norm self-attention, then an MLP, each with a residual.
 
-  These are equations 2 and 3 of the ViT paper. `position_embedding` is the kind
-  that acts in this block, or 'none'. With `own_positions` the block has its own
-  embedding, `posembed_layer`. Otherwise it uses the one in its arguments. With
-  `keep` it also returns its intermediates.
+  These are equations 2 and 3 of the ViT paper. With `layer_scale_init`, a
+  learned factor scales each channel of a residual. `position_embedding` is the
+  kind that acts in this block, or 'none'. With `own_positions` the block has
+  its own embedding, `posembed_layer`. Otherwise it uses the one in its
+  arguments. With `keep` it also returns its intermediates.
   """
 
   num_heads: int
   mlp_dim: int
   gelu: str
   layer_norm_eps: float
+  layer_scale_init: float | None
   dropout_rate: float
   attention_dropout_rate: float
   attention: str
@@ -174,6 +177,7 @@ class EncoderBlock(nn.Module):
       name='MultiHeadDotProductAttention_0',
     )(y, y, attend_key, relative)
     named['/MultiHeadDotProductAttention_0'] = y
+    y = self._scaled(y, 'LayerScale_0', named)
     y = dropout(y, self.dropout_rate, attended_key)
     x = x + drop_path(y, drop_path_rate, path1_key)
     y = norm(name='LayerNorm_1')(x)
@@ -188,9 +192,22 @@ class EncoderBlock(nn.Module):
       name='MlpBlock_0',
     )(y, mlp_key)
     named['/MlpBlock_0'] = y
+    y = self._scaled(y, 'LayerScale_1', named)
     x = x + drop_path(y, drop_path_rate, path2_key)
     named[''] = x
     return x, named if self.keep else None
+
+  def _scaled(self, y, name, named):
+    if self.layer_scale_init is None:
+      return y
+    y = LayerScale(
+      self.layer_scale_init,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      name=name,
+    )(y)
+    named[f'/{name}'] = y
+    return y
 
   def _with_positions(self, x, positions):
     """Adds position embeddings; returns tokens and the table of `relative`."""
@@ -210,6 +227,9 @@ class EncoderBlock(nn.Module):
 class Encoder(nn.Module):
   """Applies position embeddings, dropout, L blocks and a final LayerNorm.
 
+  Registers are inserted after the position embeddings of the stem. Without
+  `final_norm` the last LayerNorm is left out.
+
   With `scan` the blocks' parameters are stacked on axis 0 under `encoderblock`.
   Values, random masks and intermediates stay the same.
 
@@ -227,13 +247,26 @@ class Encoder(nn.Module):
   scan: bool
   remat: bool
   remat_policy: str
+  final_norm: bool
   keep: bool
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, key: jax.Array | None
+    self,
+    x: jax.Array,
+    key: jax.Array | None,
+    registers: tuple[jax.Array, int] | None = None,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Maps [B, N, D] to [B, N, D] and {name of an intermediate: array}."""
+    """Returns the tokens after the last block and its norm.
+
+    Args:
+      x: [B, N, D].
+      key: key of the dropout and the stochastic depth.
+      registers: [1, R, D], and the number of tokens before them.
+
+    Returns:
+      [B, R + N, D], and {name of an intermediate: array}.
+    """
     fields = dict(self.block_fields)
     named = {}
     kind, place = self.position_embedding, self.position_embedding_at
@@ -242,19 +275,23 @@ class Encoder(nn.Module):
       shared = self._positions('posembed_shared', x)
     elif place == 'stem' and kind not in ('none', 'relative'):
       x = x + self._positions('posembed_input', x).astype(x.dtype)
+    if registers is not None:
+      x = _inserted(x, *registers)
+    if place == 'stem' and kind not in ('none', 'relative'):
       named['posembed_input'] = x
     input_key, *block_keys = split(key, 1 + self.num_layers)
     x = dropout(x, fields['dropout_rate'], input_key)
     x, kept = self._blocks(x, block_keys, fields, shared)
     for i, values in enumerate(kept):
       named |= {f'encoderblock_{i}{end}': v for end, v in values.items()}
-    x = nn.LayerNorm(
-      epsilon=fields['layer_norm_eps'],
-      dtype=norm_dtype(fields['dtype']),
-      param_dtype=fields['param_dtype'],
-      name='encoder_norm',
-    )(x)
-    named['encoder_norm'] = x
+    if self.final_norm:
+      x = nn.LayerNorm(
+        epsilon=fields['layer_norm_eps'],
+        dtype=norm_dtype(fields['dtype']),
+        param_dtype=fields['param_dtype'],
+        name='encoder_norm',
+      )(x)
+      named['encoder_norm'] = x
     return x, {f'{self.name}/{name}': value for name, value in named.items()}
 
   def _positions(self, name, x):
@@ -313,49 +350,8 @@ class Encoder(nn.Module):
     ]
 
 
-class MapHead(nn.Module):
-  """Pools [B, N, D] to [B, D] by attention, as big_vision's `map`.
-
-  A learned probe attends over the tokens. An MLP with a residual follows
-  (big_vision/models/vit.py, MAPHead).
-  """
-
-  num_heads: int
-  mlp_dim: int
-  gelu: str
-  layer_norm_eps: float
-  attention: str
-  dtype: Dtype
-  param_dtype: Dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    probe = self.param(
-      'probe',
-      nn.initializers.xavier_uniform(),
-      (1, 1, x.shape[-1]),
-      self.param_dtype,
-    )
-    probe = jnp.broadcast_to(probe, (x.shape[0], 1, x.shape[-1]))
-    x, _ = Attention(
-      num_heads=self.num_heads,
-      implementation=self.attention,
-      **dtypes,
-      name='MultiHeadDotProductAttention_0',
-    )(probe.astype(x.dtype), x)
-    y = nn.LayerNorm(
-      epsilon=self.layer_norm_eps,
-      dtype=norm_dtype(self.dtype),
-      param_dtype=self.param_dtype,
-      name='LayerNorm_0',
-    )(x)
-    y = Mlp(
-      mlp_dim=self.mlp_dim,
-      gelu=self.gelu,
-      kernel_init=nn.initializers.xavier_uniform(),
-      bias_init=nn.initializers.normal(stddev=1e-6),
-      **dtypes,
-      name='MlpBlock_0',
-    )(y)
-    return (x + y)[:, 0]
+def _inserted(x, tokens, place):  # [B, N, D], [1, R, D] -> [B, N + R, D]
+  """Inserts the same tokens before token number `place` of every image."""
+  shape = (x.shape[0], *tokens.shape[1:])
+  tokens = jnp.broadcast_to(tokens, shape).astype(x.dtype)
+  return jnp.concatenate([x[:, :place], tokens, x[:, place:]], axis=1)

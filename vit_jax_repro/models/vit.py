@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.models import positions, resnet
+from vit_jax_repro.models import pooling, positions, resnet
 from vit_jax_repro.models.checks import (
   check_input,
   check_patches,
@@ -25,19 +25,11 @@ from vit_jax_repro.models.layers import (
   Dtype,
   classify,
   intermediates_requested,
-  pick,
+  norm_dtype,
   record_intermediates,
 )
-from vit_jax_repro.models.transformer import Encoder, MapHead
-
-# {classifier: whether a class token is prepended}.
-CLASSIFIERS = {
-  'token': True,
-  'token_unpooled': True,
-  'gap': False,
-  'map': False,
-  'unpooled': False,
-}
+from vit_jax_repro.models.map_head import MapHead
+from vit_jax_repro.models.transformer import Encoder
 
 
 class ViT(nn.Module):
@@ -51,17 +43,29 @@ class ViT(nn.Module):
   Fields:
     patch_size: (height, width) in pixels, or in cells of the stem's output.
     representation_size: width of the tanh layer before the head (pre_logits).
-    classifier: a key of `CLASSIFIERS`.
+    classifier: a key of `pooling.CLASSIFIERS`.
+    class_token: whether there is a class token. By default the classifier
+      decides; True gives 'gap' one that its mean leaves out (timm).
     position_embedding: one of `positions.KINDS`.
     position_embedding_at: 'stem' for once, before the first block;
       'every_layer' for one embedding per layer; 'shared' for the same embedding
       in every layer (ViT paper, D.4).
+    position_resizing: a key of `positions.RESIZINGS`: how `weights.adapt`
+      resizes learned positions to another grid of patches.
     class_token_after_positions: add positions only to the patches, and then
       prepend the class token (big_vision). By default the token comes first.
     corruptible: accept corrupted patches (masked patch prediction, ViT paper,
       B.1.2); the parameter `mask` replaces some of them.
     distilled: add a second token and a second head for distillation (DeiT,
       arXiv:2012.12877).
+    distillation_head: False leaves out the second head, not its token
+      (DeiTForImageClassification of transformers).
+    num_registers: learned tokens between those two tokens and the patches,
+      without positions (arXiv:2309.16588).
+    layer_scale_init: initial value of a learned factor for each channel of the
+      output of attention and MLP (LayerScale, arXiv:2103.17239); None for no
+      factors.
+    fc_norm: normalise the pooled vector instead of the last block's tokens.
     stem_num_layers: units per stage of the hybrid's ResNet stem; None for no
       stem.
     gelu: 'tanh' (original) or 'erf' (PyTorch ports).
@@ -84,7 +88,9 @@ class ViT(nn.Module):
   `Transformer/posembed_input`, `Transformer/encoderblock_0` and inside it
   `/LayerNorm_0`, `/attention_weights`, `/MultiHeadDotProductAttention_0`,
   `/LayerNorm_1`, `/MlpBlock_0`..., `Transformer/encoder_norm`, `pre_logits`
-  (before the tanh), `pre_logits_tanh`.
+  (before the tanh), `pre_logits_tanh`. Blocks with factors also have
+  `/LayerScale_0` and `/LayerScale_1`, the scaled outputs of attention and MLP.
+  `fc_norm` replaces `Transformer/encoder_norm` in a model that has it.
 
   big_vision has other names for them: `stem` is `embedding`, `with_posemb` is
   `Transformer/posembed_input`, `encoded` is `Transformer/encoder_norm`, and
@@ -107,9 +113,15 @@ class ViT(nn.Module):
   classifier: str = 'token'
   position_embedding: str = 'learned'
   position_embedding_at: str = 'stem'
+  position_resizing: str = 'linear'
   class_token_after_positions: bool = False
   corruptible: bool = False
   distilled: bool = False
+  distillation_head: bool = True
+  class_token: bool | None = None
+  num_registers: int = 0
+  layer_scale_init: float | None = None
+  fc_norm: bool = False
   stem_num_layers: tuple[int, ...] | None = None
   stem_width_factor: float = 1
   gelu: str = 'tanh'
@@ -168,9 +180,10 @@ class ViT(nn.Module):
       scan=self.scan,
       remat=self.remat,
       remat_policy=self.remat_policy,
+      final_norm=not self.fc_norm,
       keep=intermediates_requested(self),
       name='Transformer',
-    )(x, self._dropout_key(train))
+    )(x, self._dropout_key(train), self._registers())
     named.update(encoded)
     logits = self._head(x, named, train)
     record_intermediates(self, named)
@@ -178,13 +191,13 @@ class ViT(nn.Module):
 
   def _check(self, images, sources):
     check_input(self, images)
+    pooling.check(self)
     positions.check(self)
     if sources is not None and not self.corruptible:
       raise InputError(
         'corruptible=False, so that patches cannot be replaced by sources; '
         'create the model with corruptible=True'
       )
-    pick('classifier', self.classifier, CLASSIFIERS)
     if self.stem_num_layers is None:
       check_patches(images, self.patch_size)
     else:
@@ -197,10 +210,6 @@ class ViT(nn.Module):
       raise InputError(
         f'hidden_size={self.hidden_size} must be a multiple of '
         f'num_heads={self.num_heads}'
-      )
-    if self.distilled and self.classifier != 'token':
-      raise InputError(
-        f"classifier={self.classifier!r} must be 'token' in a distilled model"
       )
 
   def _stem(self, x):
@@ -249,16 +258,7 @@ class ViT(nn.Module):
 
     The tokens are the class token and the distillation token.
     """
-
-    def token(name):
-      return self.param(
-        name,
-        nn.initializers.zeros,
-        (1, 1, self.hidden_size),
-        self.param_dtype,
-      )
-
-    has_token = CLASSIFIERS[self.classifier]
+    has_token = pooling.has_class_token(self)
     positions_first = has_token and self.class_token_after_positions
     if positions_first:
       embed = positions.PositionEmbedding(
@@ -269,14 +269,25 @@ class ViT(nn.Module):
       named['Transformer/posembed_input'] = x
     tokens = []
     if has_token:
-      tokens.append(token('cls'))
+      tokens.append(self._token('cls'))
     if self.distilled:
-      tokens.append(token('dist'))
+      tokens.append(self._token('dist'))
     tokens = [
       jnp.broadcast_to(t, (x.shape[0], 1, self.hidden_size)).astype(x.dtype)
       for t in tokens
     ]
     return jnp.concatenate([*tokens, x], axis=1), positions_first
+
+  def _token(self, name, number=1):  # [1, number, D]
+    shape = (1, number, self.hidden_size)
+    return self.param(name, nn.initializers.zeros, shape, self.param_dtype)
+
+  def _registers(self):
+    """Returns the registers and their place among the tokens; None for none."""
+    if not self.num_registers:
+      return None
+    place = pooling.num_prefix(self) - self.num_registers
+    return self._token('registers', self.num_registers), place
 
   def _block_fields(self) -> dict[str, Any]:
     return dict(
@@ -284,6 +295,7 @@ class ViT(nn.Module):
       mlp_dim=self.mlp_dim,
       gelu=self.gelu,
       layer_norm_eps=self.layer_norm_eps,
+      layer_scale_init=self.layer_scale_init,
       attention=self.attention,
       dropout_rate=self.dropout_rate,
       attention_dropout_rate=self.attention_dropout_rate,
@@ -300,16 +312,28 @@ class ViT(nn.Module):
     return self.make_rng('dropout') if train and any(rates) else None
 
   def _head(self, x, named, train):  # [B, N, D] -> logits
-    if self.distilled:
+    if self.distilled and self.distillation_head:
       return self._distilled_logits(x, named, train)
-    if self.classifier == 'token':
-      x = x[:, 0]  # [B, D]
-    elif self.classifier == 'gap':
-      x = x.mean(axis=1)
-    elif self.classifier == 'map':
-      fields = self._block_fields()
-      del fields['dropout_rate'], fields['attention_dropout_rate']
-      x = MapHead(**fields, name='MAPHead_0')(x)
+    x = pooling.pool(self, x)
+    if self.classifier == 'map':
+      x = MapHead(
+        num_heads=self.num_heads,
+        mlp_dim=self.mlp_dim,
+        gelu=self.gelu,
+        layer_norm_eps=self.layer_norm_eps,
+        attention=self.attention,
+        dtype=self.dtype,
+        param_dtype=self.param_dtype,
+        name='MAPHead_0',
+      )(x)
+    if self.fc_norm:
+      x = nn.LayerNorm(
+        epsilon=self.layer_norm_eps,
+        dtype=norm_dtype(self.dtype),
+        param_dtype=self.param_dtype,
+        name='fc_norm',
+      )(x)
+      named['fc_norm'] = x
     if self.representation_size is not None:
       x = nn.Dense(
         self.representation_size,

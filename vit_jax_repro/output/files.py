@@ -1,6 +1,7 @@
 """Files: atomic writing, JSON objects, checks before a job, hashes."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -12,8 +13,33 @@ from typing import Any
 
 from vit_jax_repro.errors import InputError
 
+# A card with the names of 22,000 classes has 1 MB. Python's objects take thirty
+# times the bytes of the text at most.
+MOST_JSON_BYTES = 2**25
 # What /dev/null is: a file that takes its place would harm the whole system.
 _SPECIAL = 'a device or a pipe, not a file'
+
+
+# What a full disk answers, without the name of the file.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: str | os.PathLike) -> Generator[None]:
+  """Names the file that the block writes in the error of a full disk.
+
+  Raises:
+    OSError: the disk is full.
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in _FULL:
+      raise
+    raise OSError(
+      f'cannot write {os.fspath(path)}: {error.strerror}; make room on its '
+      'disk, and give the same command again'
+    ) from error
 
 
 @contextlib.contextmanager
@@ -28,21 +54,22 @@ def replacing(path: str | os.PathLike) -> Generator[pathlib.Path]:
   path = pathlib.Path(os.path.realpath(path))  # write through symbolic links
   if path.is_dir():
     raise IsADirectoryError(f'{path} is a directory; give a file name')
-  if _is_special(path):
+  if is_special(path):
     raise OSError(f'{path} is {_SPECIAL}; give a file name')
   if not path.parent.is_dir():
     raise FileNotFoundError(
       f'folder {path.parent} does not exist; make it before writing {path.name}'
     )
-  temporary = _temporary(path)
-  try:
-    yield temporary
-    temporary.chmod(_mode(path))  # mkstemp makes files for the owner alone
-    with open(temporary, 'rb') as file:
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with naming_full_disk(path):
+    temporary = _temporary(path)
+    try:
+      yield temporary
+      temporary.chmod(_mode(path))  # mkstemp makes files for the owner alone
+      with open(temporary, 'rb') as file:
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
+    finally:
+      temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -74,8 +101,38 @@ def read_json(
   Raises:
     InputError, OSError: see `json_object`; FileNotFoundError without the file.
   """
+  return json_object(_json_bytes(path), os.fspath(path), what, remedy)
+
+
+def read_any_json(path: str | os.PathLike) -> Any:
+  """Reads the JSON value in a file that may be hostile.
+
+  Raises:
+    ValueError: see `parse_json`.
+    OSError: the file cannot be read.
+  """
+  return parse_json(_json_bytes(path))
+
+
+def _json_bytes(path):
+  """Reads a file, up to the size above which `parse_json` refuses it."""
   with open(path, 'rb') as file:
-    return json_object(file.read(), os.fspath(path), what, remedy)
+    return file.read(MOST_JSON_BYTES + 1)
+
+
+def parse_json(content: bytes) -> Any:
+  """Returns the JSON value in bytes that may be hostile.
+
+  Raises:
+    ValueError: they are not valid JSON in UTF-8, are nested too deep, or are
+      more than MOST_JSON_BYTES; one line.
+  """
+  if len(content) > MOST_JSON_BYTES:
+    raise ValueError(f'over {MOST_JSON_BYTES:,} bytes')
+  try:
+    return json.loads(content.decode())
+  except RecursionError:
+    raise ValueError('nested too deep') from None
 
 
 def json_object(
@@ -93,8 +150,8 @@ def json_object(
     InputError: it is not valid JSON or holds another value; one line.
   """
   try:
-    value = json.loads(content.decode())
-  except (ValueError, RecursionError) as error:  # also other text than UTF-8
+    value = parse_json(content)
+  except ValueError as error:  # also other text than UTF-8
     problem = f'it is not valid JSON ({error})'
   else:
     if isinstance(value, dict):
@@ -129,7 +186,7 @@ def check_writable(
   folder = os.path.dirname(path) or '.'
   if not path or os.path.isdir(path):
     raise OSError(f'cannot write {path!r}: it is a folder, not a file')
-  if _is_special(path):
+  if is_special(path):
     raise OSError(f'cannot write {path!r}: it is {_SPECIAL}; give a file name')
   if not os.path.isdir(folder):
     raise OSError(f'cannot write {path!r}: there is no folder {folder!r}')
@@ -156,6 +213,15 @@ def check_folder(path: str | os.PathLike) -> None:
     ) from error
 
 
+def is_special(path: str | os.PathLike) -> bool:
+  """Returns whether there is a device, pipe or socket at a path."""
+  try:
+    mode = os.stat(path).st_mode
+  except OSError:
+    return False
+  return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def file_hash(path: str | os.PathLike, algorithm: str = 'sha256') -> str:
   """Returns the hash of a file's bytes in lower-case hexadecimal digits."""
   with open(path, 'rb') as file:
@@ -178,10 +244,6 @@ def _mode(path):
   mask = os.umask(0)
   os.umask(mask)
   return 0o666 & ~mask
-
-
-def _is_special(path):
-  return os.path.exists(path) and not os.path.isfile(path)
 
 
 def _same_file(path, other):

@@ -32,6 +32,9 @@ class Lock:
     """
     import filelock
 
+    self._lock = None
+    if filelock.FileLock is filelock.SoftFileLock:
+      return  # no locks of the system; others would outlive a killed process
     with open(path, 'a', encoding='utf-8'):
       pass  # filelock alone would also make missing folders
     self._lock = filelock.FileLock(
@@ -52,7 +55,8 @@ class Lock:
 
   def release(self) -> None:
     """Releases the lock."""
-    self._lock.release()
+    if self._lock is not None:
+      self._lock.release()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import difflib
 import fnmatch
-import sys
+import urllib.parse
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import jax
@@ -24,11 +24,11 @@ def short(text: object) -> str:
   return line if len(line) <= LONGEST else f'{line[: LONGEST - 3]}...'
 
 
-def shown(path: str) -> str:
-  """Returns a path whose unprintable characters and bytes are escaped."""
-  return ''.join(
-    c if c.isprintable() else c.encode('unicode_escape').decode() for c in path
-  )
+def without_secrets(url: str) -> str:
+  """Returns an address without user, password and query: they may be secret."""
+  parts = urllib.parse.urlsplit(url)
+  host = parts.netloc.rpartition('@')[2]
+  return urllib.parse.urlunsplit((parts.scheme, host, parts.path, '', ''))
 
 
 def quoted(name: str) -> str:
@@ -119,12 +119,6 @@ def by(image_size: Sequence[int]) -> str:
   return f'{image_size[0]}x{image_size[1]}'
 
 
-def show(line: str) -> None:
-  """Prints a line to stderr."""
-  waiting.heard()
-  print(line, file=sys.stderr, flush=True)
-
-
 def note(text: str, *, every_process: bool = False) -> None:
   """Prints a note to stderr, in the first process only.
 
@@ -134,7 +128,7 @@ def note(text: str, *, every_process: bool = False) -> None:
       prints its own.
   """
   if every_process or jax.process_index() == 0:
-    show(f'note: {text}')
+    waiting.show(f'note: {text}')
 
 
 def note_unapplied(

@@ -1,11 +1,13 @@
 """Tables and progress on the terminal, drawn by rich."""
 
+import dataclasses
 import os
 import sys
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from vit_jax_repro.errors import printable
 from vit_jax_repro.output.sections import Section, justification
 
 # Characters per line when stdout is not a terminal: of text, of numbers.
@@ -43,7 +45,7 @@ def terminal(
 
   width = _WIDTH if foldable is None else os.environ.get('COLUMNS', _WIDTH)
   out = console(width=int(width))
-  for section in sections:
+  for section in map(_printable, sections):
     if section.title:
       out.print(f'\n{section.title}', style='bold', soft_wrap=True)
     for text in section.text:
@@ -106,7 +108,7 @@ def pairs(rows: Mapping[str, str]) -> None:
 
   grid = table.Table(show_header=False)
   for name, value in rows.items():
-    grid.add_row(name, value)
+    grid.add_row(printable(name), _lines(value))
   console().print(grid)
 
 
@@ -133,8 +135,23 @@ def table(
       name.removeprefix('>'), justify=justification(name), overflow='fold'
     )
   for row in rows:
-    grid.add_row(*row)
+    grid.add_row(*map(_lines, row))
   console(width=width).print(grid)
+
+
+def _lines(text):
+  """Returns a cell, of several lines, without other unprintable characters."""
+  return '\n'.join(map(printable, text.split('\n')))
+
+
+def _printable(section):
+  return dataclasses.replace(
+    section,
+    title=printable(section.title),
+    text=tuple(map(_lines, section.text)),
+    columns=tuple(map(printable, section.columns)),
+    rows=tuple(tuple(map(_lines, row)) for row in section.rows),
+  )
 
 
 def progress_console() -> Any:

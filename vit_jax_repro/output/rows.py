@@ -17,6 +17,7 @@ import numpy as np
 
 from vit_jax_repro.output import files
 
+_FORMULA = ('=', '+', '-', '@', '\t', '\r')
 Write = Callable[[Any], None]
 
 
@@ -49,9 +50,25 @@ def json_lines(path: str | os.PathLike) -> Generator[Write]:
 
 @contextlib.contextmanager
 def csv_rows(path: str | os.PathLike) -> Generator[Write]:
-  """Yields a function that writes a list of cells; None is an empty cell."""
+  """Yields a function that writes a list of cells; None is an empty cell.
+
+  Spreadsheets take a text that begins with one of _FORMULA for a formula, which
+  may read other files and call servers. Such a text gets an apostrophe, unless
+  it is a number.
+  """
   with _text(path) as file:
-    yield csv.writer(file, lineterminator='\n').writerow
+    writer = csv.writer(file, lineterminator='\n')
+    yield lambda row: writer.writerow(map(_harmless, row))
+
+
+def _harmless(cell):
+  if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+    return cell
+  try:
+    float(cell)
+  except ValueError:
+    return f"'{cell}"
+  return cell
 
 
 @contextlib.contextmanager

@@ -2,8 +2,8 @@
 
 import time
 
-from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import messages
+from vit_jax_repro.errors import InputError, printable
+from vit_jax_repro.output import waiting
 
 _MOST_LISTED = 20
 
@@ -18,7 +18,7 @@ class Unreadable:
 
   def add(self, reason: str) -> None:
     """Notes a line on an image."""
-    self._reasons.append(messages.shown(reason))
+    self._reasons.append(printable(reason))
 
   def require_some(self) -> None:
     """Raises an InputError if no image could be read; lists the reasons."""
@@ -47,7 +47,7 @@ class Unreadable:
 
   def _list(self):
     for reason in self._reasons[:_MOST_LISTED]:
-      messages.show(f'unreadable: {reason}')
+      waiting.show(f'unreadable: {reason}')
     more = len(self._reasons) - _MOST_LISTED
     if more > 0:
-      messages.show(f'unreadable: {more:,} more')
+      waiting.show(f'unreadable: {more:,} more')

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Generator
 
-from vit_jax_repro.errors import InputError
+from vit_jax_repro.errors import InputError, printable
 
 _PATIENCE, _LEAST = 4.0, 0.05  # seconds
 # Name of threads that compile, which cannot be stopped and may take minutes.
@@ -89,7 +89,7 @@ class _Watch:
         text, since = self._steps[-1].text, self._steps[-1].since
       self._heard = now
       seconds = f' ({now - since:.0f} s)' if now - since >= 1 else ''
-      print(f'{text}{seconds}', file=sys.stderr, flush=True)
+      print(printable(f'{text}{seconds}'), file=sys.stderr, flush=True)
 
 
 _current: list[_Watch] = []  # empty, or the watch of this process's command
@@ -129,6 +129,12 @@ def heard() -> None:
   """Restarts the silence; called by everything that prints."""
   if _current:
     _current[-1].heard()
+
+
+def show(line: str) -> None:
+  """Prints a line to stderr, with unprintable characters escaped."""
+  heard()
+  print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ _SOURCES = {  # {file in numbers/: name}
   'deit': 'DeiT paper',
   'big_vision': 'big_vision',
   'readmes': 'README files',
+  'lit': 'LiT model card',
   'timm': 'timm',
   'reproductions': 'reproductions',
 }

@@ -31,6 +31,7 @@ METRICS = {
   '5shot_linear_top1_pct': 'top-1, linear on 5 images a class',
   'vtab_group_mean_top1_pct': 'top-1, mean of the tasks of a group',
   'vtab_mean_top1_pct': 'top-1, mean of 19 tasks',
+  'image_to_text_pct': 'image-to-text retrieval',
   COST: 'TPUv3 core-days',
 }
 
@@ -46,7 +47,7 @@ class Row:
   id: str
   table: str
   model: str  # the source's name, with the variant of this row
-  family: str  # ViT, hybrid, BiT, DeiT or other
+  family: str  # ViT, hybrid, BiT, DeiT, LiT or other
   pretrain_dataset: str
   epochs: str  # of pre-training: '300', '30 or 90'
   exaflops: float | None  # of pre-training

@@ -102,6 +102,11 @@ BLOCKERS = {
     'A cost of pre-training in TPUv3 core-days, not an accuracy. Needed: that '
     'training on that hardware.',
   ),
+  'retrieval-score': (
+    'a retrieval score',
+    'A score of finding the captions of images among those of MS-COCO, not an '
+    'accuracy. Needed: an evaluation of retrieval, which is not implemented.',
+  ),
   'other-work': (
     'a system of other work',
     "Another work's system, reprinted for comparison. Needed: its "

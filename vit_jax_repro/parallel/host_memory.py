@@ -1,16 +1,24 @@
-"""Memory of this machine that this process can still take.
+"""Memory of this machine that this process can still take, and its cores.
 
-The arrays of CPU devices lie in it. JAX reports no limit for a CPU, and a
-process that takes more is killed without a message.
+The arrays of CPU devices lie in this memory. JAX reports no limit for a CPU,
+and a process that takes more is killed without a message.
 """
 
+import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
 
 # Part of the free memory that a run may use. The rest is for images that are
 # being read, for checkpoints, and for other programs.
 USABLE = 0.9
+# Bytes of the float32 images that a CPU computes at a time without gradients,
+# 16 images of 224 pixels. More are no faster, and ViT-B/16 takes three times
+# the memory for each of 32 as for each of 16 (docs/performance.md).
+AT_ONCE = 10_000_000
 
 
 def available(root: str | os.PathLike = '/') -> int | None:
@@ -29,10 +37,43 @@ def available(root: str | os.PathLike = '/') -> int | None:
   return max(0, min(found)) if found else None
 
 
+def resident(root: str | os.PathLike = '/') -> int:
+  """Returns the bytes of memory that this process has; 0 if unknown."""
+  for line in _lines(pathlib.Path(root) / 'proc/self/status'):
+    name, _, value = line.partition(':')
+    if name == 'VmRSS':
+      return int(value.split()[0]) * 1024
+  return 0
+
+
+def cores() -> int:
+  """Returns the number of CPU cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):  # Linux: without cores of other jobs
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def usable() -> int | None:
   """Returns the part of `available` that a run may use; None if unknown."""
   found = available()
   return None if found is None else int(USABLE * found)
+
+
+def rows_at_once(
+  rows: int, image_size: Sequence[int], device: Any = None
+) -> int:
+  """Returns how many images to compute at a time without gradients.
+
+  Args:
+    rows: the wanted number for this process.
+    image_size: (height, width) in pixels.
+    device: one that computes them; by default the first of this process. Only
+      a CPU computes fewer than `rows`.
+  """
+  device = jax.local_devices()[0] if device is None else device
+  if device.platform != 'cpu':
+    return rows
+  return min(rows, max(1, AT_ONCE // (math.prod(image_size) * 3 * 4)))
 
 
 def _free(root):

@@ -1,7 +1,6 @@
 """A process of a job of several: joined, quiet, and aware of the others."""
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +8,8 @@ import jax
 
 from vit_jax_repro.parallel import native_output, peers, processes
 
-# Seconds for the other processes to print their last line.
-_LAST_SECONDS = 3
+# Seconds for the other processes to print their last line and to end.
+_LAST_SECONDS = 20
 
 
 class Job:
@@ -52,13 +51,13 @@ class Job:
   def fail(self) -> None:
     """Reports to the others that this process ends because of an error.
 
-    Process 0 then waits, because JAX ends the others soon after it without a
-    message.
+    Process 0 then waits for them, because JAX ends the others soon after it
+    without a message.
     """
     if self._peers is not None:
       self._peers.fail()
       if self.number == 0 and not self._loss.is_set():
-        time.sleep(_LAST_SECONDS)
+        self._peers.wait(_LAST_SECONDS)
 
   def output(self) -> str:
     """Returns what libraries have printed."""

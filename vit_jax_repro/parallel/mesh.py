@@ -210,6 +210,14 @@ def local_device(mesh: Mesh) -> Any:
   return next((d for d in devices if d.process_index == here), devices[0])
 
 
+def bytes_of(tree: Any) -> int:
+  """Returns the bytes of a tree of arrays or shapes, counted once."""
+  return sum(
+    math.prod(leaf.shape) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
 def bytes_per_device(tree: Any) -> int:
   """Returns the bytes of a tree of arrays or sharded shapes on each device."""
   return sum(

@@ -11,6 +11,7 @@ import secrets
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 
 import jax
@@ -48,6 +49,7 @@ class Peers:
     self._on_loss, self._lock = on_loss, threading.Lock()
     self._is_done, self._last = False, b''
     self._connections: dict[int, socket.socket] = {}
+    self._readers: list[threading.Thread] = []
     server, text = None, None
     if processes.is_first():
       both = socket.has_dualstack_ipv6()
@@ -76,6 +78,12 @@ class Peers:
   def fail(self) -> None:
     """Reports to the others that this process ends because of an error."""
     self._end(_FAIL)
+
+  def wait(self, seconds: float) -> None:
+    """Waits until the connected processes have ended, at most so long."""
+    end = time.monotonic() + seconds
+    for reader in list(self._readers):
+      reader.join(max(0, end - time.monotonic()))
 
   def _end(self, kind):
     with self._lock:
@@ -113,9 +121,11 @@ class Peers:
     with self._lock:
       self._connections[number] = connection
       _send(connection, self._last)
-    threading.Thread(
+    reader = threading.Thread(
       target=self._read, args=(number, connection), daemon=True
-    ).start()
+    )
+    reader.start()
+    self._readers.append(reader)
 
   def _read(self, number, connection):
     kind = _receive(connection, 1)

@@ -8,7 +8,8 @@ turns failures into one line. JAX alone would wait five minutes and then end the
 process with a C++ stack trace.
 
 `require_shared_folder` checks that all processes see the same folder. All
-processes exchange texts with `first_text` and meet in `wait_for_all`.
+processes exchange texts with `first_text` and `texts_of_all`, and meet in
+`wait_for_all`.
 """
 
 import os
@@ -25,12 +26,12 @@ import numpy as np
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import waiting
+from vit_jax_repro.parallel import sigterm
 
 # Seconds until the others notice that a process has died; JAX's own default.
 HEARTBEAT_SECONDS = 100
 _GRACE_SECONDS = 60  # JAX waits this much longer than `initialize`
 _VISIBLE_SECONDS = 5  # until a new file can be seen through a network
-_TEXT_BYTES = 640  # longest text that processes exchange
 
 
 def initialize(
@@ -55,8 +56,8 @@ def initialize(
     timeout: seconds to wait for the others.
     heartbeat_timeout: seconds without a heartbeat after which a process counts
       as dead.
-    ends_at_sigterm: whether SIGTERM ends a process, as it does without JAX. By
-      default JAX handles it, for `runs.preemption`.
+    ends_at_sigterm: whether SIGTERM always ends a process, as it does without
+      JAX. By default JAX handles it after `sigterm.tell_jax`.
 
   Raises:
     InputError: there is nothing to join, or the launcher's settings are not
@@ -93,6 +94,8 @@ def initialize(
     f'waiting for the other processes {which}, for at most {timeout} s'
   ):
     _join(options, where, timeout, alone_is_right)
+  if jax.distributed.is_initialized() and not ends_at_sigterm:
+    sigterm.end_process()
 
 
 def launcher(environ: Mapping[str, str]) -> str | None:
@@ -200,18 +203,29 @@ def require_shared_folder(
 def first_text(text: str | None) -> str | None:
   """Returns the text of the first process that has one, in every process.
 
-  A long text is cut. All processes must call this together.
+  An empty text counts as none. All processes must call this together.
+  """
+  return next(filter(None, texts_of_all(text or '')), None)
+
+
+def texts_of_all(text: str) -> list[str]:
+  """Returns the texts of all processes, in the order of their numbers.
+
+  All processes must call this together.
   """
   if jax.process_count() == 1:
-    return text
+    return [text]
   from jax.experimental import multihost_utils
 
-  mine = np.zeros(_TEXT_BYTES, np.uint8)
-  encoded = (text or '').encode()[:_TEXT_BYTES]
+  encoded = text.encode(errors='surrogateescape')  # paths may be any bytes
+  sizes = multihost_utils.process_allgather(np.int32(len(encoded)))
+  mine = np.zeros(sizes.max(), np.uint8)
   mine[: len(encoded)] = list(encoded)
-  texts = multihost_utils.process_allgather(mine)
-  texts = (bytes(row).rstrip(b'\0').decode(errors='ignore') for row in texts)
-  return next(filter(None, texts), None)
+  rows = multihost_utils.process_allgather(mine)
+  return [
+    bytes(row[:size]).decode(errors='surrogateescape')
+    for row, size in zip(rows, sizes, strict=True)
+  ]
 
 
 def wait_for_all(name: str) -> None:

@@ -44,14 +44,26 @@ class Group(NamedTuple):
 _BIAS = ('/bias', '.bias', 'vector')
 LEAVES = {
   'tokens': (('', '', 'tokens'),),
+  'vector': (('', '', 'vector'),),
+  'mask': (('', '', 'mask'),),
   'norm': (('/scale', '.weight', 'vector'), _BIAS),
   'dense': (('/kernel', '.weight', 'dense'), _BIAS),
   'conv': (('/kernel', '.weight', 'conv'), _BIAS),
   'std_conv': (('/kernel', '.weight', 'conv'),),
+  'batch_norm': (
+    ('/scale', '.weight', 'vector'),
+    _BIAS,
+    ('/mean', '.running_mean', 'vector'),
+    ('/var', '.running_var', 'vector'),
+  ),
   'conv_head': (('/kernel', '.weight', 'conv_head'), _BIAS),
   'heads': (
     ('/kernel', '.weight', 'heads'),
     ('/bias', '.bias', 'heads_bias'),
+  ),
+  'in_proj': (  # of torch.nn.MultiheadAttention
+    ('/kernel', '_weight', 'heads'),
+    ('/bias', '_bias', 'heads_bias'),
   ),
   'out': (('/kernel', '.weight', 'out'), _BIAS),
 }
@@ -78,6 +90,9 @@ def _transposed(array, _=None):
 LAYOUTS = {
   'vector': Layout(1, 1, _same, _same),
   'tokens': Layout(3, 3, _same, _same),
+  'mask': Layout(  # [1, 1, D] and [1, D]
+    3, 2, lambda a: a.reshape(1, -1), lambda a, _: a.reshape(1, 1, -1)
+  ),
   'dense': Layout(2, 2, _transposed, _transposed),
   'conv': Layout(
     4,
@@ -112,13 +127,21 @@ LAYOUTS = {
 }
 
 
+# Units that have a module, by the fourth entry of a row.
+_PLACES = {
+  'first': lambda n: n['u'] == 0,
+  'first stage': lambda n: n['s'] == 0,
+  'later stages': lambda n: n['s'] > 0,
+}
+
+
 def leaves(
   table: tuple[Group, ...], given: Collection[str], side: str
 ) -> list[Leaf]:
   """Returns the arrays that a model with these names must have, by a table.
 
-  The numbers of blocks, stages and units are those found in `given`. Optional
-  modules are left out if `given` has none of their arrays. The result thus
+  The numbers of blocks, stages and units are those found in `given`. A module
+  that is optional is left out if no block of `given` has it. The result thus
   includes arrays that are missing in `given`, and excludes unknown ones.
 
   Args:
@@ -131,17 +154,17 @@ def leaves(
   """
   found = []
   for group in table:
-    for numbers in _numbers(getattr(group, side), given):
-      for row in group.rows:
-        new = _leaves_of(group, row, numbers)
-        if not row[2].endswith('?') or _any_given(new, given, side):
-          found += new
+    numbers = list(_numbers(getattr(group, side), given))
+    for row in group.rows:
+      new = [leaf for n in numbers for leaf in _leaves_of(group, row, n)]
+      if not row[2].endswith('?') or _any_given(new, given, side):
+        found += new
   return found
 
 
 def _leaves_of(group, row, numbers):
-  modules, port_module, kind, *first = row
-  if first and numbers['u']:
+  modules, port_module, kind, *where = row
+  if where and not _PLACES[where[0]](numbers):
     return []
   modules = (modules,) if isinstance(modules, str) else modules
   ours, port = (

@@ -11,25 +11,27 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 
-import numpy as np
-
 from vit_jax_repro import models, ports, weights
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, messages, waiting
-from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import (
-  folders,
+  code_constants,
+  file_kinds,
   hub_card,
+  jax_checkpoints,
+  peft_adapters,
   state_dicts,
   weight_sources,
+  writing,
 )
 from vit_jax_repro.weights import layouts, model_card, npz, trees
 
 TARGETS = (*ports.LIBRARIES, *layouts.LAYOUTS)
-_SIGMOID = (
-  "a port's file of weights alone does not say that the model decides each "
-  'class on its own: take the sigmoid of its logits, not the softmax, or write '
-  'a folder'
+# The libraries that load a model from a folder with its configuration.
+FOLDERS = tuple(
+  name
+  for name in ports.LIBRARIES
+  if name not in ('deit', 'dinov2', *code_constants.LIBRARIES)
 )
 
 
@@ -53,6 +55,8 @@ def convert(
   num_heads: int | None = None,
   drop: tuple[str, ...] = (),
   model: str | None = None,
+  ema: bool = False,
+  base: str | None = None,
   image_size: tuple[int, int] | None = None,
   preprocessing: str | None = None,
   class_names: Sequence[str] | None = None,
@@ -65,8 +69,8 @@ def convert(
   bit, and then renamed to `out`.
 
   Args:
-    source: an .npz file of any layout (with its JSON card, if any), or a file
-      or folder that `state_dicts.read` accepts (with its config.json, if any).
+    source: a file or folder of a kind in `file_kinds.NAMES`, under any name;
+      with its JSON card or config.json, if any.
     out: a name that ends in .npz, .safetensors, .pth, .pt or .bin. Any other
       name is a folder; it gets the configuration with which the port computes
       the same logits, and a model card, README.md.
@@ -74,6 +78,9 @@ def convert(
     num_heads: number of attention heads, if no file has it.
     drop: keys of `ports.PARTS` to leave out.
     model: name of the model; its architecture overrides that of the files.
+    ema: whether to take the averaged weights of a training checkpoint.
+    base: path of the model that a PEFT adapter changes; by default that in the
+      adapter's configuration.
     image_size: (height, width) in pixels that the weights are made for.
     preprocessing: a name for `preprocess.pick_preprocessing`.
     class_names: a name for each class, in the order of the labels. These three
@@ -91,8 +98,10 @@ def convert(
   if not source or not out:
     raise InputError(f'{source=} and {out=} must both be the name of a file')
   to = _target(out, to)
-  _check_paths(source, out, overwrite)
-  read = weight_sources.read(source, num_heads=num_heads, model=model)
+  _check_paths(source, out, overwrite, base)
+  read = weight_sources.read(
+    source, num_heads=num_heads, model=model, ema=ema, base=base
+  )
   read = weight_sources.described(
     read,
     image_size=image_size,
@@ -100,38 +109,39 @@ def convert(
     class_names=class_names,
   )
   read = weight_sources.without(read, drop)
+  module = models.create(read.card.architecture)
+  try:
+    weights.check_whole(read.flat, module, read.card.image_size)
+  except InputError as error:
+    raise InputError(f'{source}: {error}') from None
   if to == 'official':
     read = weight_sources.with_token_slot(read)
   real = os.path.realpath(out)  # writes to the target of a link
   folder = tempfile.mkdtemp(prefix='.converting.', dir=os.path.dirname(real))
   try:
     whole = os.path.join(folder, os.path.basename(os.path.abspath(out)))
-    with _errors_naming(whole, out):
-      write = _write_npz if to in layouts.LAYOUTS else _write_port
-      with waiting.doing(f'writing {out}'):
-        arrays = write(whole, read, to)
-        module = models.create(read.card.architecture)
-        converted = Converted(
-          path=out,
-          target=to,
-          model=models.name_of(module)
-          or weights.describe(read.params)['model'],
-          num_arrays=len(arrays),
-          num_parameters=sum(array.size for array in arrays.values()),
-          num_bytes=sum(array.nbytes for array in arrays.values()),
+    with _errors_naming(whole, out), waiting.doing(f'writing {out}'):
+      arrays = writing.write(whole, read, to)
+      converted = Converted(
+        path=out,
+        target=to,
+        model=models.name_of(module) or weights.describe(read.params)['model'],
+        num_arrays=len(arrays),
+        num_parameters=_num_parameters(arrays, read.params),
+        num_bytes=sum(array.nbytes for array in arrays.values()),
+      )
+      if os.path.isdir(whole):
+        hub_card.write(
+          whole,
+          name=os.path.basename(whole),
+          library=to,
+          model=converted.model,
+          num_parameters=converted.num_parameters,
+          card=read.card,
+          origin=origin or hub_card.read_origin(source),
+          # The run measured its own model, read in its own way.
+          is_measured=not any((drop, model, image_size, preprocessing)),
         )
-        if os.path.isdir(whole):
-          hub_card.write(
-            whole,
-            name=os.path.basename(whole),
-            library=to,
-            model=converted.model,
-            num_parameters=converted.num_parameters,
-            card=read.card,
-            origin=origin or hub_card.read_origin(source),
-            # The run measured its own model, read in its own way.
-            is_measured=not any((drop, model, image_size, preprocessing)),
-          )
     _place(whole, out)
   finally:
     shutil.rmtree(folder)
@@ -152,7 +162,7 @@ def _target(out, to):
   elif out.endswith(state_dicts.SUFFIXES):
     allowed = ports.LIBRARIES
   else:
-    allowed = tuple(name for name in ports.LIBRARIES if name != 'deit')
+    allowed = FOLDERS
   if to not in allowed:
     given = 'is not given' if to is None else f'is {to!r}'
     raise InputError(
@@ -163,19 +173,23 @@ def _target(out, to):
   return to
 
 
-def inputs_of(source: str) -> list[str]:
-  """Returns the paths of the files that are read, which may be missing.
+def inputs_of(source: str, base: str | None = None) -> list[str]:
+  """Returns the paths of the files that are read.
 
   Raises:
-    InputError: the source is an export, which cannot be read.
+    FileNotFoundError, InputError, OSError: see `file_kinds.kind_of`.
   """
-  npz.refuse_export(source)
+  kind = file_kinds.kind_of(source)
   folder = weight_sources.config_folder(source)
   inputs = [source]
-  if not state_dicts.is_port(source):
+  if kind == 'npz':
     inputs.append(model_card.card_path(source))
+  elif kind in jax_checkpoints.KINDS:
+    inputs.append(jax_checkpoints.card_file(source))
   if folder is not None and os.path.isdir(folder):
     inputs += [entry.path for entry in os.scandir(folder) if entry.is_file()]
+  if kind == 'peft':
+    inputs += inputs_of(peft_adapters.find_base(source, base))
   return inputs
 
 
@@ -188,10 +202,9 @@ def check_free(path: str, overwrite: bool) -> None:
     )
 
 
-def _check_paths(source, out, overwrite):
+def _check_paths(source, out, overwrite, base):
   """Raises if the output would replace files unasked, or the source."""
-  folder = weight_sources.config_folder(source)
-  inputs = inputs_of(source)
+  inputs = inputs_of(source, base)
   if out.endswith(('.npz', *state_dicts.SUFFIXES)):
     card = [model_card.card_path(out)] if out.endswith('.npz') else []
     for path in (out, *card):
@@ -201,7 +214,12 @@ def _check_paths(source, out, overwrite):
   parent = os.path.dirname(os.path.realpath(out))
   if not os.path.isdir(parent):
     raise OSError(f'cannot write {out!r}: there is no folder {parent!r}')
-  if folder is not None and os.path.realpath(out) == os.path.realpath(folder):
+  folders_read = {
+    os.path.realpath(folder)
+    for folder in map(weight_sources.config_folder, inputs)
+    if folder is not None
+  }
+  if os.path.realpath(out) in folders_read:
     raise OSError(f'{out!r} is the source folder; give another folder')
   if os.path.lexists(out) and not os.path.isdir(out):
     raise OSError(f'{out!r} is a file; give the name of a folder')
@@ -213,114 +231,11 @@ def _is_empty(path):
   return os.path.isdir(path) and not os.listdir(path)
 
 
-def _write_npz(path, read, layout):
-  """Writes an .npz file and reads it back; returns its arrays."""
-  if read.is_described:
-    card = read.card
-    model_card.save_model(
-      path,
-      read.params,
-      architecture=card.architecture,
-      class_names=card.class_names,
-      preprocessing=card.preprocessing,
-      image_size=card.image_size,
-      orientation=card.orientation,
-      loss=card.loss,
-    )
-  if not read.is_described or layout != 'official':
-    weights.save(path, read.params, layout=layout)
-  arrays = layouts.to_file(read.flat, layout)
-  _check_same(arrays, dict(npz.read(path)))
-  _check_tree(read.flat, weights.load(path))
-  if 'params/cls' in arrays and layouts.POSITIONS in read.flat:
-    note(
-      "big_vision's files have no position for the class token, so it was "
-      'added to the token: the same logits, but other numbers in the file'
-    )
-  return arrays
-
-
-def _write_port(path, read, library):
-  """Writes a port's file or folder and reads it back; returns its arrays."""
-  state = ports.to_state_dict(read.params, library)
-  module = models.create(read.card.architecture)
-  file = path
-  if path.endswith(state_dicts.SUFFIXES):
-    if read.card.loss == 'sigmoid':
-      note(_SIGMOID)
-  else:
-    os.mkdir(path)
-    file = os.path.join(path, state_dicts.FILES[0])
-    _write_configs(path, read, module, library)
-  wrapper = 'model' if library == 'deit' else None
-  state_dicts.write(file, state, wrapper=wrapper)
-  back = state_dicts.read(file)
-  _check_same(state, back)
-  tree = ports.from_state_dict(
-    back,
-    num_heads=getattr(module, 'num_heads', None),
-    token_slots=layouts.POSITIONS_BEFORE_CLS not in read.params,
-  )
-  _check_tree(read.flat, tree)
-  return state
-
-
-def _write_configs(folder, read, module, library):
-  card = read.card
-  spec = weights.describe(read.params)
-  configs, remark = folders.files(
-    library,
-    module,
-    read.params,
-    image_size=card.image_size
-    or model_card.DEFAULT_IMAGE_SIZE.get(spec['model'])
-    or model_card.OTHER_DEFAULT_IMAGE_SIZE,
-    class_names=card.class_names,
-    preprocessing=card.preprocessing
-    or model_card.default_preprocessing(spec, module),
-    loss=card.loss,
-  )
-  for name, config in configs.items():
-    files.write_json(os.path.join(folder, name), config)
-  if remark is not None:
-    note(remark)
-
-
-def _check_tree(flat, back):
-  """Raises an OSError if the tree read back is not the one written.
-
-  Positions may have moved to or from the class token's slot. Class token and
-  positions are then left out here; the arrays of the file were compared before.
-  """
-  back = trees.flatten(back)
-  moving = {'cls', layouts.POSITIONS, layouts.POSITIONS_BEFORE_CLS}
-  moving = moving if flat.keys() != back.keys() else set()
-  _check_same(
-    *(
-      {n: a for n, a in tree.items() if n not in moving}
-      for tree in (flat, back)
-    )
-  )
-
-
-def _check_same(written, read):
-  wrong = written.keys() ^ read.keys()
-  wrong |= {
-    n for n in written.keys() & read.keys() if not _same(written[n], read[n])
-  }
-  if wrong:
-    raise OSError(
-      'the written arrays differ when read back, so the file was removed: '
-      f'{messages.listed(wrong)}; check the disk'
-    )
-
-
-def _same(array, other):
-  """Returns whether two arrays are equal to the last bit, NaNs included."""
-  array, other = (np.ascontiguousarray(a) for a in (array, other))
-  if (array.dtype, array.shape) != (other.dtype, other.shape):
-    return False
-  return np.array_equal(array.view(np.uint8), other.view(np.uint8))
+def _num_parameters(arrays, params):
+  """Returns the number of written values, but not those of statistics."""
+  flat = trees.flatten(params).items()
+  statistics = sum(x.size for name, x in flat if trees.is_statistic(name))
+  return sum(array.size for array in arrays.values()) - statistics
 
 
 @contextlib.contextmanager
@@ -347,7 +262,7 @@ def _place(whole, out):
     if not os.path.isdir(real) or _is_empty(real):
       os.replace(whole, real)
       return
-    file = state_dicts.FILES[0]
+    file = file_kinds.FILES[0]
     for name in sorted(set(os.listdir(whole)) - {file}):
       paths = os.path.join(whole, name), os.path.join(real, name)
       descriptions.append(paths)

@@ -13,7 +13,7 @@ from typing import Any
 from vit_jax_repro.data import labels, preprocess
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models.patches import patch_grid
-from vit_jax_repro.ports import configs
+from vit_jax_repro.ports import configs, forms, has_token_slots
 from vit_jax_repro.weights import positions, trees
 
 _TRANSFORMERS_GELUS = {'tanh': 'gelu_pytorch_tanh', 'erf': 'gelu'}
@@ -23,6 +23,12 @@ _BILINEAR, _BICUBIC = 2, 3  # PIL.Image.Resampling
 # timm creates a ViT of any size from one of these names and further arguments.
 _TIMM_VIT = 'vit_base_patch16_224'
 _TIMM_DISTILLED = 'deit_base_distilled_patch16_224'
+_TIMM_POOLS = {
+  'token': 'token',
+  'token_and_gap': 'token',  # without its head, which timm cannot hold
+  'gap': 'avg',
+  'map': 'map',
+}
 _TIMM_SIGMOID = (
   'timm has no setting for models that decide each class on its own: take the '
   'sigmoid of its logits, not the softmax'
@@ -67,6 +73,11 @@ def files(
     problem = _problem_type(model, loss)
     remark = _TIMM_SIGMOID if problem and loss == 'sigmoid' else None
     return {configs.CONFIG: configuration | problem}, remark
+  if library == 'timm' and kind == 'EfficientNet':
+    raise InputError(
+      'folders of EfficientNets are not written for timm; write a .safetensors '
+      "file for timm's tf_efficientnet_*"
+    )
   if library == 'timm':
     raise InputError(
       "timm's create_model creates hybrids, BiT and Mixers with constants that "
@@ -77,7 +88,9 @@ def files(
   if kind == 'BiT':
     config, remark = _bit_config(model), _bit_remark(model)
   else:
-    config, remark = _vit_config(model, params, image_size), None
+    is_dinov2 = forms.is_dinov2(trees.flatten(params))
+    make = _dinov2_config if is_dinov2 else _vit_config
+    config, remark = make(model, params, image_size), None
   processor = _processor(preprocessing, image_size)
   return {
     configs.CONFIG: config | labels | _problem_type(model, loss),
@@ -104,9 +117,46 @@ def _check_image_size(model, params, image_size):
     )
 
 
+def _dinov2_config(model, params, image_size):
+  kind, name = 'dinov2', 'Dinov2'
+  if 'registers' in params:
+    kind, name = 'dinov2_with_registers', 'Dinov2WithRegisters'
+  if model.mlp_dim % model.hidden_size:
+    raise InputError(
+      f"transformers' DINOv2 has an MLP of a multiple of {model.hidden_size} "
+      f'(mlp_ratio), not of mlp_dim={model.mlp_dim}; write a .safetensors file'
+    )
+  config = {
+    'architectures': [
+      name + ('ForImageClassification' if 'head' in params else 'Model')
+    ],
+    'model_type': kind,
+    'hidden_size': model.hidden_size,
+    'num_hidden_layers': model.num_layers,
+    'num_attention_heads': model.num_heads,
+    'mlp_ratio': model.mlp_dim // model.hidden_size,
+    'hidden_act': _TRANSFORMERS_GELUS[model.gelu],
+    'layer_norm_eps': model.layer_norm_eps,
+    'image_size': _side_or_sides(image_size),
+    'patch_size': _side_or_sides(model.patch_size),
+    'num_channels': 3,
+    'qkv_bias': True,
+    'layerscale_value': model.layer_scale_init,
+    'use_swiglu_ffn': False,
+  }
+  if 'registers' in params:
+    config['num_register_tokens'] = model.num_registers
+  else:
+    config['use_mask_token'] = 'mask' in params
+  return config
+
+
 def _vit_config(model, params, image_size):
   if 'dist' in params:
-    name = 'ForImageClassificationWithTeacher' if 'head' in params else 'Model'
+    name = 'Model'
+    if 'head' in params:
+      name = 'ForImageClassification'
+      name += 'WithTeacher' if 'head_dist' in params else ''
     kind, architecture = 'deit', f'DeiT{name}'
   else:
     name = 'ForImageClassification' if 'head' in params else 'Model'
@@ -188,11 +238,19 @@ def _timm_config(model, params, image_size, class_names, preprocessing):
       f"timm rounds the MLP's mlp_dim={model.mlp_dim} down; write a "
       '.safetensors file'
     )
-  if 'pos_embedding' in params:
+  if 'pos_embedding' in params or (
+    'registers' in params and not has_token_slots(trees.flatten(params))
+  ):
     arguments['no_embed_class'] = True
   if 'cls' not in params:
-    pool = 'map' if 'MAPHead_0' in params else 'avg'
-    arguments |= {'class_token': False, 'global_pool': pool, 'fc_norm': False}
+    arguments['class_token'] = False
+  pool = _TIMM_POOLS[model.classifier]
+  if pool != 'token' or model.fc_norm:
+    arguments |= {'global_pool': pool, 'fc_norm': model.fc_norm}
+  if model.layer_scale_init is not None:
+    arguments['init_values'] = model.layer_scale_init
+  if model.num_registers:
+    arguments['reg_tokens'] = model.num_registers
   cfg = {
     'input_size': [3, *image_size],
     'fixed_input_size': True,

@@ -4,13 +4,8 @@ Only plain tensors are read; PyTorch's `weights_only` reader refuses pickles
 that could run code. Arrays keep their dtype, bfloat16 and float16 included.
 """
 
-import argparse
-import json
 import os
 import pathlib
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,43 +13,30 @@ import numpy as np
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, messages
-from vit_jax_repro.weights import npz
+from vit_jax_repro.ports import (
+  checkpoint_contents,
+  file_kinds,
+  torch_pickles,
+)
+from vit_jax_repro.weights import npz, part_index
 
 SAFETENSORS = ('.safetensors',)
 PICKLES = ('.pth', '.pt', '.bin')
 SUFFIXES = SAFETENSORS + PICKLES
-# Names of weights files in a folder, in order of preference, as written by
-# transformers and timm (transformers/utils/__init__.py, timm/models/_hub.py).
-FILES = (
-  'model.safetensors',
-  'model.safetensors.index.json',
-  'pytorch_model.bin',
-  'pytorch_model.bin.index.json',
-)
-# Keys of the weights in a training checkpoint: facebookresearch/deit saves them
-# as `model`, timm's trainer as `state_dict`.
-WRAPPERS = ('model', 'state_dict')
 
 _INSTALL = "pip install -e '.[torch]'"
-_KNOWN_STARTS = (
-  (b'<', 'an HTML or XML page'),
-  (b'version https://git-lfs', 'a Git LFS pointer, not the file it points to'),
-)
 
 
-def is_port(path: str | os.PathLike) -> bool:
-  """Returns whether a path is a folder or is named like a port's file."""
-  path = pathlib.Path(path)
-  return path.is_dir() or path.suffix in SUFFIXES or path.name in FILES
-
-
-def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read(
+  path: str | os.PathLike, *, ema: bool = False
+) -> dict[str, np.ndarray]:
   """Reads a state dict: {name: array} in the stored dtypes, even bfloat16.
 
   Args:
-    path: a .safetensors, .pth, .pt or .bin file, the .index.json of a file in
-      several parts, or a folder with one of `FILES`. In a training checkpoint,
-      only the weights below one of `WRAPPERS` are read.
+    path: a safetensors or PyTorch file of any name, the index of a file in
+      several parts, or a folder with one of `file_kinds.FILES`. Of a training
+      checkpoint, only the weights are read, see `checkpoint_contents`.
+    ema: whether to read the averaged weights of a training checkpoint.
 
   Raises:
     FileNotFoundError: the file does not exist.
@@ -63,21 +45,15 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     OSError: the file cannot be read.
   """
   path = pathlib.Path(path)
-  if path.is_dir():
-    path = _file_in(path)
-  if not path.exists():
-    raise FileNotFoundError(f'no such file: {path}')
-  if path.name.endswith('.index.json'):
-    return _read_parts(path)
-  if path.suffix not in SUFFIXES:
+  kind = file_kinds.kind_of(path)
+  if kind == 'folder':
+    path = pathlib.Path(file_kinds.weights_in(path) or path)
+    kind = file_kinds.kind_of(path)
+  if kind not in _READERS:
     raise InputError(
-      f'{path} is not named like a PyTorch weights file; known are '
-      f'{", ".join(SUFFIXES)} and folders with {FILES[0]}'
+      f'{path} is {file_kinds.NAMES[kind]}, no state dict of PyTorch'
     )
-  _check_start(path)
-  if path.suffix in SAFETENSORS:
-    return _read_safetensors(path)
-  return _read_pickle(path)
+  return _READERS[kind](path, ema)
 
 
 def write(
@@ -111,91 +87,69 @@ def write(
       _write_pickle(path, temporary, state, wrapper)
 
 
-def _file_in(folder):
-  for name in FILES:
-    if (folder / name).exists():
-      return folder / name
-  raise FileNotFoundError(
-    f'{folder} has none of {", ".join(FILES)}; give a folder written by '
-    'save_pretrained, or a file'
-  )
-
-
-def _check_start(path):
-  with open(path, 'rb') as file:
-    start = file.read(64).lstrip()
-  if not start:
-    raise InputError(f'{path} is empty; download it again')
-  for known, kind in _KNOWN_STARTS:
-    if start.startswith(known):
-      raise InputError(f'{path} is {kind}; download it again')
-
-
-def _read_parts(path):
+def _read_parts(path, ema):
   """Returns the arrays of several files, located by their index file."""
-  try:
-    parts = json.loads(path.read_text(encoding='utf-8'))['weight_map']
-    names = {name: str(part) for name, part in parts.items()}
-  except (ValueError, TypeError, LookupError, AttributeError) as error:
-    raise InputError(
-      f'{path} is no index of a weights file ({messages.short(repr(error))})'
-    ) from None
-  state = {}
-  for part in sorted(set(names.values())):
-    if pathlib.PurePath(part).name != part or part in FILES:
-      raise InputError(
-        f'{path} names the part {messages.quoted(part)}; parts must be weights '
-        'files in the same folder'
-      )
-    state |= read(path.parent / part)
-  if state.keys() != names.keys():
-    raise InputError(
-      f'{path} and its parts differ in {messages.listed(state.keys() ^ names)}'
-    )
-  return state
+  state = part_index.read(path, arrays)
+  return checkpoint_contents.weights_of(state, path, ema=ema)
 
 
-def _read_safetensors(path):
+def arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Returns all arrays of a file, which need not be those of a model.
+
+  Raises:
+    InputError, OSError: see `read`.
+  """
+  if file_kinds.kind_of(path) == 'safetensors':
+    return _load_safetensors(path)
+  torch = _torch(path)
+  found = torch_pickles.load(torch, path)
+  if not isinstance(found, Mapping):
+    raise InputError(f'{path} is no part of a state dict')
+  return {name: to_numpy(torch, path, name, t) for name, t in found.items()}
+
+
+def _read_safetensors(path, ema):
+  arrays = _load_safetensors(path)
+  return checkpoint_contents.weights_of(arrays, path, ema=ema)
+
+
+def _load_safetensors(path):
   safetensors = _safetensors(path)
   try:
     return safetensors.numpy.load_file(path)
-  except (safetensors.SafetensorError, AttributeError, TypeError) as error:
-    # AttributeError and TypeError mean a dtype that numpy does not have, such
-    # as 8-bit floats.
+  except safetensors.SafetensorError as error:
     raise InputError(
-      f'{path} cannot be read ({messages.short(error)}); download it again, or '
-      'save it in float32, float16 or bfloat16'
+      f'{path} is a damaged safetensors file ({messages.short(error)}); '
+      'download it again'
+    ) from None
+  except (AttributeError, TypeError, LookupError) as error:
+    # numpy does not have the dtype, such as an 8-bit float.
+    raise InputError(
+      f'{path} has arrays of a dtype that numpy does not have '
+      f'({messages.short(error)}), as quantised weights have; give the weights '
+      'in float32, float16 or bfloat16 that they were made from'
     ) from None
 
 
-def _read_pickle(path):
+def _read_pickle(path, ema):
   torch = _torch(path)
-  try:
-    _check_archive(path)
-    with (
-      warnings.catch_warnings(),
-      torch.serialization.safe_globals([argparse.Namespace]),
-    ):
-      warnings.simplefilter('ignore')  # about pickles not written by torch
-      state = torch.load(path, weights_only=True, map_location='cpu')
-  except Exception as error:  # damaged bytes make torch raise any exception
-    raise InputError(f'{path} {_why_unreadable(error)}') from None
-  for wrapper in WRAPPERS:
-    if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-      state = state[wrapper]
-  if not isinstance(state, dict) or not state:
-    raise InputError(
-      f'{path} holds no state dict but a {type(state).__name__}; save '
-      'model.state_dict()'
-    )
-  return {name: to_numpy(torch, path, name, t) for name, t in state.items()}
+  contents = torch_pickles.load(torch, path)
+  found = checkpoint_contents.weights_of(contents, path, ema=ema)
+  return {name: to_numpy(torch, path, name, t) for name, t in found.items()}
+
+
+_READERS = {
+  'index': _read_parts,
+  'safetensors': _read_safetensors,
+  'torch': _read_pickle,
+}
 
 
 def _torch(path):
   try:
     import torch
   except ImportError as error:
-    raise InputError(_missing(path, error)) from None
+    raise InputError(_missing(path, 'PyTorch', error)) from None
   return torch
 
 
@@ -204,36 +158,15 @@ def _safetensors(path):
     import safetensors
     import safetensors.numpy
   except ImportError as error:
-    raise InputError(_missing(path, error)) from None
+    raise InputError(_missing(path, 'safetensors', error)) from None
   return safetensors
 
 
-def _missing(path, error):
+def _missing(path, kind, error):
   return (
-    f'{path}: reading and writing {path.suffix} files needs {error.name}; '
+    f'{path}: reading and writing {kind} files needs {error.name}; '
     f'install it with: {_INSTALL}'
   )
-
-
-def _check_archive(path):
-  """Raises an InputError on a wrong checksum; torch.load does not check it."""
-  if zipfile.is_zipfile(path):
-    with zipfile.ZipFile(path) as archive:
-      damaged = archive.testzip()
-    if damaged is not None:
-      raise InputError(f'wrong checksum of {damaged}')
-
-
-def _why_unreadable(error):
-  found = re.search(r'GLOBAL (\S+)', str(error))
-  if found:
-    return (
-      f'holds Python objects ({messages.short(found[1])}), which could run any '
-      'code, and is refused; save only model.state_dict()'
-    )
-  text = str(error).partition('WeightsUnpickler error: ')[2] or str(error)
-  reason = messages.short(text.strip().splitlines()[0] if text else repr(error))
-  return f'is no PyTorch weights file, or damaged ({reason}); download it again'
 
 
 def to_numpy(
@@ -248,13 +181,20 @@ def to_numpy(
     tensor: the tensor.
 
   Raises:
-    InputError: it is not a tensor, or has a dtype that numpy does not have.
+    InputError: it is not a tensor, has no values, or has a dtype that numpy
+      does not have.
   """
-  if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+  if not isinstance(name, str):
     raise InputError(
-      f'{path}: {messages.quoted(name)} is a {type(tensor).__name__}, not a '
-      'tensor; save only model.state_dict()'
+      f'{path}: {messages.quoted(name)} is no name of a tensor (it is of type '
+      f'{type(name).__name__}); save only model.state_dict()'
     )
+  if not isinstance(tensor, torch.Tensor):
+    raise InputError(
+      f'{path}: {messages.quoted(name)} is of type {type(tensor).__name__}, '
+      'not a tensor; save only model.state_dict()'
+    )
+  _check_is_dense(torch, path, name, tensor)
   tensor = tensor.detach().cpu().contiguous()
   if tensor.dtype == torch.bfloat16:
     # torch cannot convert it: in numpy it exists only through ml_dtypes.
@@ -266,6 +206,19 @@ def to_numpy(
       f'{path}: {messages.quoted(name)} is of {tensor.dtype}; save it in '
       'float32, float16 or bfloat16'
     ) from None
+
+
+def _check_is_dense(torch, path, name, tensor):
+  if tensor.is_meta:
+    raise InputError(
+      f'{path}: {messages.quoted(name)} is a tensor without values (on the '
+      'meta device); save the model after its weights were loaded'
+    )
+  if tensor.is_nested or tensor.layout != torch.strided:
+    raise InputError(
+      f'{path}: {messages.quoted(name)} is a sparse or nested tensor, and '
+      'parameters are dense; save it with .to_dense()'
+    )
 
 
 def _write_safetensors(path, temporary, state):

@@ -4,21 +4,26 @@ A table is a tuple of groups. A group has a prefix on either side and rows of
 (canonical module, port module, kind). {i} counts blocks from 0. {s} and {u}
 count a port's stages and units from 0; {s1} and {u1} count the canonical ones
 from 1. The kind determines the arrays of a module and their layouts
-(`array_layouts.LEAVES`). A `?` after it marks an optional module, and `first`
-marks a module that only the first unit of a stage has. A row has several
-canonical modules if the port fuses them.
+(`array_layouts.LEAVES`). A `?` after it marks an optional module. `first` marks
+a module that only the first unit of a stage has, `first stage` and `later
+stages` one that only units of these have. A row has several canonical modules
+if the port fuses them.
 
 The names were read off the installed libraries' modules (timm 1.0.31: models/
-vision_transformer.py, vision_transformer_hybrid.py, resnetv2.py, deit.py and
-mlp_mixer.py; transformers 5.23: models/vit, models/deit, models/bit). The
-names of transformers v4 are the left sides of `ViTModel` in its
-conversion_mapping.py.
+vision_transformer.py, vision_transformer_hybrid.py, resnetv2.py, deit.py,
+mlp_mixer.py and efficientnet.py; transformers 5.23: models/vit,
+models/deit, models/bit, models/dinov2 and models/dinov2_with_registers). The
+names of transformers v4 are the left sides of `ViTModel` and `Dinov2Model` in
+its conversion_mapping.py.
+Those of the authors of DeiT and DINOv2 are in facebookresearch/deit (models.py,
+models_v2.py) and facebookresearch/dinov2 (dinov2/models/vision_transformer.py;
+hub/classifiers.py for the head).
 """
 
 from vit_jax_repro.ports.array_layouts import Group
 from vit_jax_repro.weights import layouts
 
-LIBRARIES = ('timm', 'transformers', 'transformers_v4', 'deit')
+LIBRARIES = ('timm', 'transformers', 'transformers_v4', 'deit', 'dinov2')
 
 _ATTENTION = 'MultiHeadDotProductAttention_0'
 _QUERY, _KEY, _VALUE, _OUT = (
@@ -30,6 +35,14 @@ def _blocks(port, rows):
   return Group('Transformer/encoderblock_{i}/', port, rows)
 
 
+def _layer_scales(attention, mlp, kind='vector'):
+  """Returns the rows of a block's LayerScales, which are vectors."""
+  return (
+    ('LayerScale_0/scale', attention, kind),
+    ('LayerScale_1/scale', mlp, kind),
+  )
+
+
 _TIMM_BLOCK = (
   ('LayerNorm_0', 'norm1', 'norm'),
   ((_QUERY, _KEY, _VALUE), 'attn.qkv', 'heads'),
@@ -38,9 +51,13 @@ _TIMM_BLOCK = (
   ('MlpBlock_0/Dense_0', 'mlp.fc1', 'dense'),
   ('MlpBlock_0/Dense_1', 'mlp.fc2', 'dense'),
 )
-_TIMM_TOP = (
+_TIMM_GAMMAS = ('ls1.gamma', 'ls2.gamma')
+_TIMM_STEM = (
   ('embedding', 'patch_embed.proj', 'conv'),
   (layouts.POSITIONS, 'pos_embed', 'tokens'),
+)
+_TIMM_TOP = (
+  *_TIMM_STEM,
   ('Transformer/encoder_norm', 'norm', 'norm'),
   ('head', 'head', 'dense?'),
 )
@@ -63,14 +80,45 @@ _TIMM_MAP = Group(
   ),
 )
 _TIMM_VIT = (
-  Group('', '', (*_TIMM_TOP, _TIMM_CLS, *_TIMM_DISTILLED)),
-  _blocks('blocks.{i}.', _TIMM_BLOCK),
+  Group('', '', (
+    *_TIMM_STEM,
+    ('Transformer/encoder_norm', 'norm', 'norm?'),  # it has one of these norms
+    ('fc_norm', 'fc_norm', 'norm?'),
+    ('head', 'head', 'dense?'),
+    _TIMM_CLS,
+    ('registers', 'reg_token', 'tokens?'),
+    *_TIMM_DISTILLED,
+  )),
+  _blocks(
+    'blocks.{i}.', (*_TIMM_BLOCK, *_layer_scales(*_TIMM_GAMMAS, 'vector?'))
+  ),
   _TIMM_MAP,
-)
-_DEIT = (  # facebookresearch/deit, models.py: always with a class token
+)  # fmt: skip
+_DEIT = (  # always with a class token
   Group('', '', (*_TIMM_TOP, ('cls', 'cls_token', 'tokens'), *_TIMM_DISTILLED)),
-  _blocks('blocks.{i}.', _TIMM_BLOCK),
+  _blocks(
+    'blocks.{i}.',
+    (*_TIMM_BLOCK, *_layer_scales('gamma_1', 'gamma_2', 'vector?')),
+  ),
 )
+
+
+def _dinov2(prefix):
+  """Returns the table of a DINOv2; the one with a prefix has a head."""
+  top = (
+    ('embedding', f'{prefix}patch_embed.proj', 'conv'),
+    ('cls', f'{prefix}cls_token', 'tokens'),
+    (layouts.POSITIONS, f'{prefix}pos_embed', 'tokens'),
+    ('registers', f'{prefix}register_tokens', 'tokens?'),
+    ('mask', f'{prefix}mask_token', 'mask?'),
+    ('Transformer/encoder_norm', f'{prefix}norm', 'norm'),
+    *((('head', 'linear_head', 'dense'),) if prefix else ()),
+  )
+  rows = (*_TIMM_BLOCK, *_layer_scales(*_TIMM_GAMMAS))
+  blocks = _blocks(f'{prefix}blocks.{{i}}.', rows)
+  return (Group('', '', top), blocks)
+
+
 _BACKBONE = 'patch_embed.backbone.'
 
 
@@ -165,6 +213,36 @@ def _transformers_bit(prefix):
   )
 
 
+def _conv_norms(*rows):
+  return tuple(
+    each
+    for ours, conv, norm, *where in rows
+    for each in (
+      (f'{ours}/conv', conv, 'std_conv', *where),
+      (f'{ours}/norm', norm, 'batch_norm', *where),
+    )
+  )
+
+
+_TIMM_EFFICIENTNET = (
+  Group('', '', (
+    *_conv_norms(('stem', 'conv_stem', 'bn1'), ('top', 'conv_head', 'bn2')),
+    ('head', 'classifier', 'dense?'),
+  )),
+  Group('block{s1}/unit{u1:02d}/', 'blocks.{s}.{u}.', (
+    *_conv_norms(
+      ('depthwise', 'conv_dw', 'bn1', 'first stage'),
+      ('project', 'conv_pw', 'bn2', 'first stage'),
+      ('expand', 'conv_pw', 'bn1', 'later stages'),
+      ('depthwise', 'conv_dw', 'bn2', 'later stages'),
+      ('project', 'conv_pwl', 'bn3', 'later stages'),
+    ),
+    ('squeeze/reduce', 'se.conv_reduce', 'conv?'),
+    ('squeeze/expand', 'se.conv_expand', 'conv?'),
+  )),
+)  # fmt: skip
+
+
 _V5_BLOCK = (
   ('LayerNorm_0', 'layernorm_before', 'norm'),
   (_QUERY, 'attention.q_proj', 'heads'),
@@ -187,6 +265,21 @@ _V4_BLOCK = (
 )
 
 
+_V5_DINOV2_BLOCK = (
+  ('LayerNorm_0', 'norm1', 'norm'),
+  *_V5_BLOCK[1:5],
+  ('LayerNorm_1', 'norm2', 'norm'),
+  ('MlpBlock_0/Dense_0', 'mlp.fc1', 'dense'),
+  ('MlpBlock_0/Dense_1', 'mlp.fc2', 'dense'),
+  *_layer_scales('layer_scale1.lambda1', 'layer_scale2.lambda1'),
+)
+_V4_DINOV2_BLOCK = (
+  _V5_DINOV2_BLOCK[0],
+  *_V4_BLOCK[1:5],
+  *_V5_DINOV2_BLOCK[5:],
+)
+
+
 # Modules outside the encoder. ViTModel's pooler is this package's pre_logits,
 # with its tanh; a classifier never has a pooler before it.
 _TRANSFORMERS_HEADS = {
@@ -197,16 +290,21 @@ _TRANSFORMERS_HEADS = {
             ('head', 'cls_classifier', 'dense'),
             ('head_dist', 'distillation_classifier', 'dense')),
 }  # fmt: skip
+# DeiTForImageClassification has the token, and one head on the class token.
+_ONE_HEAD = (
+  ('dist', 'deit.embeddings.distillation_token', 'tokens'),
+  ('head', 'classifier', 'dense'),
+)
 
 
-def _transformers_vit(prefix, version):
+def _transformers_vit(prefix, version, heads):
   patches = f'{prefix}embeddings.patch_embeddings.projection'
   top = (
     ('embedding', patches, 'conv'),
     ('cls', f'{prefix}embeddings.cls_token', 'tokens'),
     (layouts.POSITIONS, f'{prefix}embeddings.position_embeddings', 'tokens'),
     ('Transformer/encoder_norm', f'{prefix}layernorm', 'norm'),
-    *_TRANSFORMERS_HEADS[prefix],
+    *heads,
   )
   if version == 4:
     blocks = _blocks(f'{prefix}encoder.layer.{{i}}.', _V4_BLOCK)
@@ -215,17 +313,45 @@ def _transformers_vit(prefix, version):
   return (Group('', '', top), blocks)
 
 
+def _transformers_dinov2(prefix, version):
+  """Returns the table of a Dinov2Model, or with a prefix of a classifier."""
+  embeddings = f'{prefix}embeddings'
+  top = (
+    ('embedding', f'{embeddings}.patch_embeddings.projection', 'conv'),
+    ('cls', f'{embeddings}.cls_token', 'tokens'),
+    (layouts.POSITIONS, f'{embeddings}.position_embeddings', 'tokens'),
+    ('registers', f'{embeddings}.register_tokens', 'tokens?'),
+    ('mask', f'{embeddings}.mask_token', 'mask?'),
+    ('Transformer/encoder_norm', f'{prefix}layernorm', 'norm'),
+    *((('head', 'classifier', 'dense'),) if prefix else ()),
+  )
+  rows = _V4_DINOV2_BLOCK if version == 4 else _V5_DINOV2_BLOCK
+  return (Group('', '', top), _blocks(f'{prefix}encoder.layer.{{i}}.', rows))
+
+
+# Prefixes of transformers' Dinov2Model and Dinov2WithRegistersModel in their
+# classifiers.
+DINOV2_PREFIXES = ('dinov2.', 'dinov2_with_registers.')
+ONE_HEAD_FORM = 'deit., one head'
+
+
 def _transformers(version):
   tables = {
-    ('vit', prefix): _transformers_vit(prefix, version)
-    for prefix in _TRANSFORMERS_HEADS
+    ('vit', prefix): _transformers_vit(prefix, version, heads)
+    for prefix, heads in _TRANSFORMERS_HEADS.items()
   }
+  one_head = _transformers_vit('deit.', version, _ONE_HEAD)
   bits = {('bit', prefix): _transformers_bit(prefix) for prefix in ('', 'bit.')}
-  return tables | bits
+  dinov2s = {
+    ('dinov2', prefix): _transformers_dinov2(prefix, version)
+    for prefix in ('', *DINOV2_PREFIXES)
+  }
+  return tables | {('vit', ONE_HEAD_FORM): one_head} | bits | dinov2s
 
 
 # library: {(family, form): groups}. The form is the prefix of transformers'
-# classifiers, or the prefix of the stem in timm's hybrids.
+# classifiers (or `ONE_HEAD_FORM`), the prefix of the stem in timm's hybrids, or
+# that of the model below its head in facebookresearch/dinov2.
 TABLES = {
   'timm': {
     ('vit', ''): _TIMM_VIT,
@@ -233,8 +359,10 @@ TABLES = {
     ('hybrid', 'stem.'): _timm_hybrid('stem.'),
     ('mixer', ''): _TIMM_MIXER,
     ('bit', ''): _TIMM_BIT,
+    ('efficientnet', ''): _TIMM_EFFICIENTNET,
   },
   'transformers': _transformers(5),
   'transformers_v4': _transformers(4),
   'deit': {('vit', ''): _DEIT},
+  'dinov2': {('vit', form): _dinov2(form) for form in ('', 'backbone.')},
 }

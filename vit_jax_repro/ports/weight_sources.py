@@ -15,9 +15,19 @@ from vit_jax_repro import models, ports, weights
 from vit_jax_repro.data import preprocess
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import by, note
-from vit_jax_repro.ports import configs, state_dicts
+from vit_jax_repro.ports import (
+  code_constants,
+  configs,
+  file_kinds,
+  jax_checkpoints,
+  peft_adapters,
+  state_dicts,
+)
 from vit_jax_repro.weights import layouts, model_card, trees
 
+_ONE_PART = (
+  '; the file is one part of a model: give its folder, or the .index.json there'
+)
 _UNKNOWN_GELU = (
   'the files do not name the GELU that these weights were trained with; the '
   "authors' form (tanh) is used. For a DeiT, give --model=DeiT-..."
@@ -49,35 +59,58 @@ def config_folder(source: str) -> str | None:
   """Returns the folder whose config.json describes a source, or None."""
   if os.path.isdir(source):
     return source
-  if os.path.basename(source) in state_dicts.FILES:
+  if os.path.basename(source) in (*file_kinds.FILES, *file_kinds.FLAX):
     return os.path.dirname(source) or '.'
   return None
 
 
 def read(
-  source: str, *, num_heads: int | None = None, model: str | None = None
+  source: str,
+  *,
+  num_heads: int | None = None,
+  model: str | None = None,
+  ema: bool = False,
+  base: str | None = None,
 ) -> WeightSource:
   """Reads any weights file or folder, of this package or of a port.
 
   Args:
-    source: an .npz file with or without a card, or a file or folder that
-      `state_dicts.read` accepts, with or without a config.json in its folder.
+    source: a file or folder of any name and of a kind in `file_kinds.NAMES`;
+      an .npz archive with or without a card, a port's file or folder with or
+      without a config.json in its folder.
     num_heads: number of attention heads of a port; by default that of `model`
       or config.json, else that of the published model of this width.
     model: name of the model; its architecture overrides that of the files.
+    ema: whether to read the averaged weights of a checkpoint.
+    base: path of the model that a PEFT adapter changes; by default that in the
+      adapter's configuration.
 
   Raises:
     InputError: a file or argument is wrong.
     OSError: a file cannot be read.
   """
-  if state_dicts.is_port(source):
-    params, card = _read_port(source, num_heads, model)
-  elif num_heads is not None:
+  kind = file_kinds.kind_of(source)
+  if base is not None and kind != 'peft':
     raise InputError(
-      f'--num_heads={num_heads} is only for files of ports; the shapes in '
-      f'{source} show the number of heads; leave it out'
+      f'{source} is {file_kinds.NAMES[kind]}, and only a PEFT adapter has a '
+      'base; leave out --base'
     )
-  else:
+  if ema and kind not in (*file_kinds.PORTS, *jax_checkpoints.KINDS, 'peft'):
+    raise InputError(
+      f'{source} is {file_kinds.NAMES[kind]}, and --ema takes the '
+      'averaged weights of checkpoints of PyTorch, Flax and Orbax; leave it out'
+    )
+  if kind in file_kinds.PORTS:
+    state = state_dicts.read(source, ema=ema)
+    params, card = _from_port(source, state, num_heads, model)
+  elif kind in jax_checkpoints.KINDS:
+    params, card = _read_checkpoint(source, num_heads, model, ema)
+  elif kind == 'peft':
+    path = peft_adapters.find_base(source, base)
+    found = read(path, num_heads=num_heads, model=model, ema=ema)
+    params, card = _merged(source, found)
+  else:  # 'npz'
+    _refuse_num_heads(source, num_heads)
     loaded = model_card.load(source)
     params, card = loaded.params, loaded.card if loaded.has_card else None
   spec = weights.describe(params)
@@ -95,9 +128,49 @@ def read(
   return WeightSource(params, card, is_described)
 
 
-def _read_port(source, num_heads, name):
-  """Reads (params, ModelCard or None) of a port's file or folder."""
-  state = state_dicts.read(source)
+def _refuse_num_heads(source, num_heads):
+  if num_heads is not None:
+    raise InputError(
+      f'--num_heads={num_heads} is only for files of ports; the shapes in '
+      f'{source} show the number of heads; leave it out'
+    )
+
+
+def _read_checkpoint(source, num_heads, name, ema):
+  """Reads (params, ModelCard or None) of a checkpoint of a JAX program."""
+  read = jax_checkpoints.read(source, ema=ema)
+  if read.state is not None:
+    return _from_port(source, read.state, num_heads, name)
+  _refuse_num_heads(source, num_heads)
+  return read.params, read.card
+
+
+def _merged(adapter, base):
+  """Returns (params, ModelCard or None) of a base with a PEFT adapter."""
+  card = base.card
+  heads = getattr(models.create(card.architecture), 'num_heads', None)
+  params, has_head = peft_adapters.merge(adapter, base.params, heads)
+  if has_head:
+    new = weights.describe(params)
+    fields = {k: new.get(k) for k in ('num_classes', 'representation_size')}
+    fields = {k: v for k, v in fields.items() if k in card.architecture}
+    card = dataclasses.replace(
+      card,
+      architecture=card.architecture | fields,
+      class_names=None,
+      loss=None,
+    )
+    if base.card.class_names:
+      note(
+        f'{adapter} has a head of its own, for which the class names of its '
+        'base may be wrong; they are left out, and convert --class_names takes '
+        'others'
+      )
+  return params, card if base.is_described else None
+
+
+def _from_port(source, state, num_heads, name):
+  """Returns (params, ModelCard or None) of a port's state dict."""
   folder = config_folder(source)
   config = None if folder is None else configs.read(folder)
   if num_heads is None and name is not None:
@@ -112,18 +185,26 @@ def _read_port(source, num_heads, name):
     )
     spec = weights.describe(params)
   except InputError as error:
-    raise InputError(f'{source}: {error}') from None
+    part = _ONE_PART if file_kinds.is_part(source) else ''
+    raise InputError(f'{source}: {error}{part}') from None
+  facts = configs.CONFIG
+  if config is None:
+    library = ports.library_of(state)
+    config = code_constants.config(library, spec['image_size'])
+    facts = f"{library}'s code"
   if config is None:
     if (
       name is None
+      and spec['model'] == 'vit'
       and spec.get('classifier') == 'token'
-      and 'dist' not in params
+      and 'gelu' not in spec
     ):
       note(_UNKNOWN_GELU)
-    return params, None
+    return params, _card_of_code(library, spec, name)
   del spec['image_size']
+  spec |= _pooling(spec, params, config.pool)
   if name is None:
-    _note_constants(spec, config.fields)
+    _note_constants(spec, config.fields, facts)
   return params, model_card.ModelCard(
     architecture=spec | config.fields,
     class_names=config.class_names if spec['num_classes'] else None,
@@ -133,15 +214,50 @@ def _read_port(source, num_heads, name):
   )
 
 
-def _note_constants(spec, fields):
-  """Prints a note on the port's constants that differ from the authors'."""
+def _card_of_code(library, spec, name):
+  """Returns the card of arrays whose library has its own rule of resizing.
+
+  It is None for others, of which only the arrays are known.
+  """
+  rule = code_constants.resizing(library, spec)
+  if rule is None:
+    return None
+  image_size = spec.pop('image_size')
+  fields = {'position_resizing': rule}
+  if name is None:
+    _note_constants(spec, fields, f"{library}'s code")
+  return model_card.ModelCard(spec | fields, image_size=image_size)
+
+
+def _pooling(spec, params, pool):
+  """Returns the fields of a classifier that the arrays do not show."""
+  if 'cls' not in params or pool not in ('avg', 'token'):
+    return {}
+  if pool == 'avg':
+    return {'classifier': 'gap', 'class_token': True}
+  return (
+    {'classifier': 'token', 'class_token': None} if 'fc_norm' in spec else {}
+  )
+
+
+def _note_constants(spec, fields, where):
+  """Prints notes on the port's constants that differ from the authors'."""
   original = models.create(spec)
-  own = {k: v for k, v in fields.items() if v != getattr(original, k, None)}
+  own = {
+    k: v
+    for k, v in fields.items()
+    if v != getattr(original, k, None) and k != 'layer_scale_init'  # of fresh
+  }
+  if rule := own.pop('position_resizing', None):
+    note(
+      f'{where} resizes positions to other image sizes by '
+      f'position_resizing={rule}, which is kept'
+    )
   if own:
     own = ', '.join(f'{key}={value}' for key, value in own.items())
     note(
-      f"config.json has {own}, which differs from the authors' constants and "
-      'is kept; use --model=NAME for theirs'
+      f"{where} has {own}, which differs from the authors' constants and is "
+      'kept; use --model=NAME for theirs'
     )
 
 
@@ -150,6 +266,9 @@ def _named(name, params, spec):
   fields = models.variant(name) | {'num_classes': spec['num_classes']}
   if 'representation_size' in fields:
     fields['representation_size'] = spec.get('representation_size')
+  if 'layer_scale_init' in fields:  # names do not say what DINOv2's head takes
+    fields['classifier'] = spec['classifier']
+    fields['corruptible'] = spec.get('corruptible', False)
   weights.adapt(params, models.create(fields), head='keep')
   return fields
 
@@ -224,6 +343,8 @@ def without(read: WeightSource, drop: Collection[str]) -> WeightSource:
     )
   if 'pre_logits' in drop and 'representation_size' in architecture:
     architecture['representation_size'] = None
+  if 'mask' in drop:
+    architecture.pop('corruptible', None)
   card = dataclasses.replace(card, architecture=architecture)
   return WeightSource(trees.nest(flat), card, read.is_described)
 
@@ -239,7 +360,7 @@ def with_token_slot(read: WeightSource) -> WeightSource:
   flat = read.flat
   if 'cls' not in flat or layouts.POSITIONS_BEFORE_CLS not in flat:
     return read
-  if 'dist' in flat:  # the authors have no layout with a distillation token
+  if layouts.unreleased(flat):  # the authors have no layout for such a model
     return read
   positions = flat.pop(layouts.POSITIONS_BEFORE_CLS)
   slot = np.zeros_like(positions[:, :1])

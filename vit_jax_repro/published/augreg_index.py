@@ -35,7 +35,7 @@ def fetch_index(
     answers = []
     for source in mirrors.index_sources(mirror=mirror):
       try:
-        with progress.shown('index.csv', source.url) as watch:
+        with progress.shown('index.csv', source.shown) as watch:
           download.download(
             source.url,
             path,

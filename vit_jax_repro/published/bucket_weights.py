@@ -12,7 +12,7 @@ import pathlib
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import buckets, files
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.ports import configs, state_dicts
+from vit_jax_repro.ports import configs, file_kinds
 from vit_jax_repro.published import catalogue
 from vit_jax_repro.weights import model_card
 
@@ -36,7 +36,7 @@ def is_own(text: str | os.PathLike) -> bool:
 
 def holds_model(folder: str) -> bool:
   """Returns whether a folder in a bucket has a run or a library's model."""
-  return bool({MODEL, RUN, *state_dicts.FILES} & _names(buckets.clean(folder)))
+  return bool({MODEL, RUN, *file_kinds.FILES} & _names(buckets.clean(folder)))
 
 
 def find(url: str) -> str:
@@ -69,7 +69,7 @@ def _found(url, cache):
       f'{url} holds a run that has not written {MODEL} yet; repeat its command '
       'to finish it'
     )
-  if not names & set(state_dicts.FILES):
+  if not names & set(file_kinds.FILES):
     raise FileNotFoundError(
       f'no weights {url}: there is no such file, nor {MODEL} in such a folder; '
       'check the address'

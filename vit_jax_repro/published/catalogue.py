@@ -12,6 +12,7 @@ faustomorales/vit-keras. Accuracies are those of paper/numbers/: timm's
 (results-imagenet.csv) for files with a copy of timm's, else the authors'.
 """
 
+import collections
 import csv
 import dataclasses
 import fnmatch
@@ -51,7 +52,7 @@ class Published:
   # published no .npz.
   path: str
   model: str | None = None  # for models.create
-  num_classes: int | None = None
+  num_classes: int | None = None  # None for image-text models
   image_size: int | None = None  # pixels
   sizes: tuple[int, ...] = ()  # possible sizes of the official file, in bytes
   accuracy: float | None = None  # top-1 on ImageNet's validation split, in %
@@ -94,7 +95,7 @@ def table() -> tuple[Published, ...]:
 
 
 def _published(row: dict[str, Any]) -> Published:
-  row['num_classes'] = int(row['num_classes'])
+  row['num_classes'] = int(row['num_classes']) if row['num_classes'] else None
   row['image_size'] = int(row['image_size'])
   row['sizes'] = tuple(map(int, row['sizes'].split()))
   for name in ('accuracy', 'images_per_sec'):
@@ -231,13 +232,17 @@ def lacking(entry: Published, spec: Mapping[str, Any]) -> list[str]:
 _COMPARED = {
   'model', 'patch_size', 'hidden_size', 'num_layers', 'mlp_dim', 'num_heads',
   'resnet', 'num_blocks', 'hidden_dim', 'tokens_mlp_dim', 'channels_mlp_dim',
-  'block_units', 'width_factor', 'distilled',
+  'block_units', 'block_channels', 'width_factor', 'text_model', 'out_dim',
+  'distilled', 'num_registers',
 }  # fmt: skip
 
 
 def _fields(spec):
-  defaults = {'resnet': None, 'distilled': False} if spec else {}
-  return {**defaults, **spec, **spec.get('transformer', {})}
+  absent = {'resnet': None, 'distilled': False, 'num_registers': 0}
+  defaults = absent if spec else {}
+  tower = spec.get('image', {})  # of an image-text model
+  groups = (each.get('transformer', {}) for each in (tower, spec))
+  return {**defaults, **tower, **spec, **dict(collections.ChainMap(*groups))}
 
 
 def _key(name):

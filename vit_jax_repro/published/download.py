@@ -6,18 +6,16 @@ Last-Modified. Otherwise it is removed. The file gets its name only after its
 size and its hashes, as the server declares them, have been checked.
 """
 
-import base64
 import os
 import pathlib
-import re
 import shutil
 import time
+import urllib.parse
 from collections.abc import Callable, Iterable
-from email import utils
 from typing import Any
 
 from vit_jax_repro.output import messages
-from vit_jax_repro.published import partial_download
+from vit_jax_repro.published import headers, partial_download
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and to wait for the next bytes
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds to wait before each retry
@@ -39,7 +37,12 @@ _SILENT = {
   'etwork is unreachable': 'no network (offline?)',
   'No route to host': 'no network (offline?)',
 }
-CHUNK_BYTES = 2**16  # the most that a broken connection loses
+CHUNK_BYTES = 2**16  # the most that is read at once
+# Bytes of a file whose size the server does not declare; every published file
+# has fewer.
+MOST_UNDECLARED = 2**34
+# Bytes a second below which a server only keeps the connection busy.
+_LEAST_RATE = 1000
 
 
 class SourceError(OSError):
@@ -123,7 +126,24 @@ def _session(token):
   if token:
     # requests removes it on a redirect to another host.
     session.headers['Authorization'] = f'Bearer {token}'
+  session.hooks['response'].append(_refuse_insecure)
   return session
+
+
+def _refuse_insecure(response, **_):
+  """Raises a SourceError if https redirects to an address without TLS."""
+  if not response.is_redirect or not response.url.startswith('https:'):
+    return
+  try:
+    target = urllib.parse.urljoin(response.url, response.headers['Location'])
+  except ValueError:
+    target = ''
+  scheme = target.partition(':')[0]
+  if scheme != 'https':
+    raise SourceError(
+      f'it redirects from https to {messages.short(scheme) or "no address"}, '
+      'where others could change the file'
+    )
 
 
 class _Transfer:
@@ -131,6 +151,7 @@ class _Transfer:
 
   def __init__(self, url, part, timeout, watch):
     self.url, self.part = url, part
+    self.name = messages.without_secrets(url)
     self.timeout, self.watch = timeout, watch
     self.answered = False  # the address has begun to send the file
     self.refuses_ranges = False  # it sent the whole file for a range request
@@ -144,16 +165,14 @@ class _Transfer:
     """
     import requests
 
-    headers = self._range()
+    wanted = self._range()
     try:
-      with session.get(
-        self.url, headers=headers, stream=True, timeout=self.timeout
-      ) as response:
-        if response.status_code == 416 and headers:
+      with self._get(session, wanted) as response:
+        if response.status_code == 416 and wanted:
           return self._check_complete(response)
-        self._check_is_file(response, ranged=bool(headers))
-        if not headers or not self._continues(response):
-          self._begin(_known(response, self.url))
+        self._check_is_file(response, ranged=bool(wanted))
+        if not wanted or not self._continues(response):
+          self._begin(headers.known(response, self.name))
         self.answered = True
         return self._write(response)
     except requests.RequestException as error:
@@ -162,28 +181,44 @@ class _Transfer:
       if reason := silence(error):
         raise UnreachableError(reason) from None
       is_mistake = isinstance(error, ValueError | requests.TooManyRedirects)
+      reason = str(error).replace(self.url, self.name)
       raise SourceError(
-        messages.short(error) if is_mistake else _BROKEN
+        messages.short(reason) if is_mistake else _BROKEN
       ) from None
+
+  def _get(self, session, wanted):
+    try:
+      return session.get(
+        self.url, headers=wanted, stream=True, timeout=self.timeout
+      )
+    except ValueError as error:
+      if isinstance(error, OSError):  # of requests
+        raise
+      raise SourceError('it redirects to no valid address') from None
 
   def _range(self):
     """Returns the headers that request the missing bytes; {} requests all."""
     known, start = self.part.known, self.part.size()
-    if not start or not known or known['url'] != self.url or not _tag(known):
+    if (
+      not start
+      or not known
+      or known['url'] != self.name
+      or not headers.tag(known)
+    ):
       return {}
-    return {'Range': f'bytes={start}-', 'If-Range': _tag(known)}
+    return {'Range': f'bytes={start}-', 'If-Range': headers.tag(known)}
 
   def _begin(self, known):
     """Starts over: the server sent the whole file, not the missing range."""
     before = self.part.known
-    if self.part.size() and before and before['url'] == self.url:
-      self.refuses_ranges = _tag(before) == _tag(known)
+    if self.part.size() and before and before['url'] == self.name:
+      self.refuses_ranges = headers.tag(before) == headers.tag(known)
     self.part.begin(known)
 
   def keep(self):
     """Removes the partial file unless it can be continued; returns a remark."""
     known = self.part.known
-    if not self.refuses_ranges and known and _tag(known):
+    if not self.refuses_ranges and known and headers.tag(known):
       return (
         f'{self.part.size()} bytes are kept; repeat the command to continue '
         'from there'
@@ -247,10 +282,15 @@ class _Transfer:
       )
     with open(path, 'ab', buffering=0) as file:
       self.watch(done, size)
-      for chunk in response.iter_content(CHUNK_BYTES):
+      for chunk in _chunks(response, self.timeout[1]):
         self._write_chunk(file, chunk)
         done += len(chunk)
         self.watch(done, size)
+        if size is None and done > MOST_UNDECLARED:
+          self.part.remove()
+          raise SourceError(
+            f'the server declares no size, and sent over {done:,} bytes'
+          )
     if size is not None and done < size:
       raise _BreakError(f'the connection ended after {done} of {size} bytes')
     if size is not None and done > size:
@@ -268,59 +308,30 @@ class _Transfer:
       ) from None
 
 
-def _tag(known):
-  """Returns the server's version tag of a file, '' if it sends none."""
-  return known['etag'] or known['modified']
+def _chunks(response, patience):
+  """Yields the bytes as they come.
 
-
-def _known(response, url) -> dict[str, Any]:
-  """Returns size, hashes and tag from the headers, for `PartialFile.begin`."""
-  etag = response.headers.get('ETag', '')
-  size = response.headers.get('Content-Length', '')
-  hashes = _cloud_storage_hashes(response.headers)
-  for each in (*response.history, response):
-    hashes += _hub_hashes(each.headers)
-  return {
-    'url': url,
-    # If-Range needs a strong ETag.
-    'etag': '' if etag.startswith('W/') else etag,
-    'modified': '' if etag else _strong_date(response.headers),
-    'size': int(size) if size.isdecimal() else None,
-    'hashes': hashes,
-  }
-
-
-def _strong_date(headers):
-  """Returns Last-Modified if it is strong, else ''.
-
-  It is strong if the response is at least a second younger (RFC 9110, section
-  8.8.2.2). Otherwise two versions from the same second could share it.
+  Raises:
+    _BreakError: the connection broke, or is slower than _LEAST_RATE for
+      `patience` seconds.
   """
-  modified = headers.get('Last-Modified', '')
-  try:
-    age = utils.parsedate_to_datetime(
-      headers.get('Date', '')
-    ) - utils.parsedate_to_datetime(modified)
-  except (ValueError, TypeError):  # no date, or only one has a time zone
-    return ''
-  return modified if age.total_seconds() >= 1 else ''
+  from requests import exceptions
 
-
-def _cloud_storage_hashes(headers):
-  """Returns the hash in `x-goog-hash: md5=...` (Cloud Storage, XML API).
-
-  It is the hash of the stored object. Composite objects have no md5.
-  """
-  if headers.get('x-goog-stored-content-encoding', 'identity') != 'identity':
-    return []
-  found = re.search(r'md5=([\w+/]+=*)', headers.get('x-goog-hash', ''))
-  return [f'md5:{base64.b64decode(found[1]).hex()}'] if found else []
-
-
-def _hub_hashes(headers):
-  """Returns the SHA-256 in `X-Linked-Etag` of large files (huggingface_hub)."""
-  etag = headers.get('X-Linked-Etag', '').strip('"')
-  return [f'sha256:{etag}'] if re.fullmatch('[0-9a-f]{64}', etag) else []
+  since, count = time.monotonic(), 0
+  while True:
+    try:
+      chunk = response.raw.read1(CHUNK_BYTES)
+    except exceptions.BaseHTTPError as error:  # of urllib3
+      raise _BreakError(silence(error) or _BROKEN) from None
+    if not chunk:
+      return
+    yield chunk
+    count += len(chunk)
+    seconds = time.monotonic() - since
+    if seconds >= patience:
+      if count < _LEAST_RATE * seconds:
+        raise _BreakError(f'fewer than {_LEAST_RATE} bytes a second come')
+      since, count = time.monotonic(), 0
 
 
 def _status(response):

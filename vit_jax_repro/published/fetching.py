@@ -13,10 +13,11 @@ from collections.abc import Sequence
 
 from vit_jax_repro import ports, weights
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models import variants
 from vit_jax_repro.models.layers import TORCH_GELU
 from vit_jax_repro.output import files, waiting
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.ports import converting, state_dicts
+from vit_jax_repro.ports import converting, file_kinds, state_dicts
 from vit_jax_repro.published import (
   catalogue,
   download,
@@ -24,6 +25,7 @@ from vit_jax_repro.published import (
   mirrors,
   partial_download,
   progress,
+  prompt_lists,
 )
 from vit_jax_repro.weights import model_card
 
@@ -62,6 +64,8 @@ def fetch(
 ) -> Fetched:
   """Downloads a published file to DIRECTORY/NAME.npz.
 
+  An image-text model gets its vocabulary and the published lists of class names
+  in the same folder; a note of the result has each that no source gives.
   A copy in a port's layout is converted to the official layout. An existing
   file is checked and never replaced. The answer of each source that does not
   have the file is shown on stderr as it comes.
@@ -84,6 +88,17 @@ def fetch(
     OSError: another process is downloading it, or it cannot be written.
   """
   entry = _entry(name) if isinstance(name, str) else name
+  fetched = _fetch_file(entry, directory, sha256, mirror, waits)
+  if entry.model not in variants.LITS:
+    return fetched
+  lines = prompt_lists.fetch_all(
+    entry, fetched.file, mirror=mirror, waits=waits
+  )
+  return dataclasses.replace(fetched, notes=(*fetched.notes, *lines))
+
+
+def _fetch_file(entry, directory, sha256, mirror, waits):
+  """Downloads one file, or checks the one that exists."""
   if sha256 is not None and not re.fullmatch('[0-9a-fA-F]{64}', sha256):
     raise InputError(
       f'{sha256=} must be the 64 hexadecimal digits of a SHA-256'
@@ -131,7 +146,7 @@ def _try_all(entry, path, sha256, mirror, waits):
         raise download.SourceError(
           f'not tried: {source.needs}, needed to read it, is not installed'
         )
-      with progress.shown(entry.name, source.url) as watch:
+      with progress.shown(entry.name, source.shown) as watch:
         fetched = get(
           source,
           path,
@@ -160,7 +175,7 @@ def _try_all(entry, path, sha256, mirror, waits):
 def answered(source: mirrors.DownloadSource, error: OSError) -> str:
   """Shows and returns a line with the answer of a source."""
   is_silent = isinstance(error, download.UnreachableError)
-  line = f'{source.host if is_silent else source.url}: {error}'
+  line = f'{source.host if is_silent else source.shown}: {error}'
   note(line)
   return line
 
@@ -198,7 +213,7 @@ def _get_repository(path, entry, sha256):
   """Downloads a repository of the Hub and converts its weights to an .npz."""
   with waiting.doing(f'fetching {entry.repository}'):
     folder = hub.download_repository(entry.repository)
-  weights_file = hub.weights_in(folder)
+  weights_file = file_kinds.weights_in(folder) or folder
   source = mirrors.DownloadSource(f'{mirrors.hub()}/{entry.repository}')
   digits = files.file_hash(weights_file)
   if sha256 and sha256 != digits:
@@ -259,13 +274,14 @@ def _convert(copy, path, entry, source):
     catalogue.check_fits(entry, spec)
   except ValueError as error:
     raise download.SourceError(partial_download.reason(error, copy)) from None
+  is_convnet = spec['model'] == 'efficientnet'
   if entry.card:
     model_card.save_model(
       path,
       params,
-      architecture={**spec, 'gelu': TORCH_GELU},
+      architecture=spec | ({} if is_convnet else {'gelu': TORCH_GELU}),
       preprocessing=entry.card,
-      image_size=spec['image_size'],
+      image_size=spec['image_size'] or (entry.image_size,) * 2,
     )
   else:
     weights.save(path, params)
@@ -325,7 +341,7 @@ def _fetched(path, entry, source, source_sha256, checked, notes):
     file=path,
     size=os.path.getsize(path),
     sha256=files.file_hash(path),
-    source=source.url,
+    source=source.shown,
     source_sha256=source_sha256,
     checked=tuple(checked),
     notes=tuple(notes),

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, messages
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.ports import configs, state_dicts
+from vit_jax_repro.ports import configs, file_kinds
 from vit_jax_repro.published import (
   catalogue,
   download,
@@ -79,16 +79,6 @@ def unpublished(text: str) -> str | None:
   return None if text.partition('/')[0] in catalogue.folders() else text
 
 
-def weights_in(folder: str | os.PathLike) -> str:
-  """Returns the path of the weights, or of their index, in a folder.
-
-  Args:
-    folder: result of `download_repository`.
-  """
-  paths = (os.path.join(folder, name) for name in state_dicts.FILES)
-  return next(filter(os.path.exists, paths))
-
-
 def download_repository(repository: str) -> str:
   """Returns the folder of a repository's weights and configuration.
 
@@ -110,7 +100,7 @@ def download_repository(repository: str) -> str:
   except download.UnreachableError as error:
     found = _in_cache(repository)
     if found is None:
-      note(f'{mirrors.hub()}: {error}')
+      note(f'{mirrors.shown_hub()}: {error}')
       remedy = 'connect to the internet'
       if isinstance(error, _RefusedError):
         remedy = 'repeat the command later, check HF_TOKEN'
@@ -118,7 +108,7 @@ def download_repository(repository: str) -> str:
         f'{repository}: the cache has no copy either; {remedy}, set '
         f'{mirrors.HUB_VARIABLE} to another Hub, or give a file or folder'
       ) from None
-    note(f'{mirrors.hub()}: {error}; the copy in the cache is taken')
+    note(f'{mirrors.shown_hub()}: {error}; the copy in the cache is taken')
     return str(found)
 
 
@@ -131,7 +121,7 @@ def _download(repository):
       revision = folder.name
   if folder is not None:
     configs.read(folder)  # raises for an unknown architecture
-  for name in state_dicts.FILES:
+  for name in file_kinds.FILES:
     try:
       folder = _file(repository, name, revision)
     except _MissingFileError:
@@ -169,7 +159,7 @@ def _file(repository, name, revision):
 
   with _errors(repository, name):
     known = huggingface_hub.get_hf_file_metadata(
-      address(revision), token=_token() or False, timeout=TIMEOUT
+      address(revision), token=mirrors.token() or False, timeout=TIMEOUT
     )
   if not _COMMIT.fullmatch(known.commit_hash or ''):
     raise download.UnreachableError('it answers, but not like the Hub')
@@ -183,22 +173,21 @@ def _file(repository, name, revision):
       return folder
     digits = known.etag or ''
     hashes = [f'sha256:{digits}'] if _SHA256.fullmatch(digits) else []
-    with progress.shown(f'{repository}/{name}', url) as watch:
+    shown = messages.without_secrets(url)
+    with progress.shown(f'{repository}/{name}', shown) as watch:
       try:
-        download.download(url, path, hashes=hashes, token=_token(), watch=watch)
+        download.download(
+          url, path, hashes=hashes, token=mirrors.token(), watch=watch
+        )
       except download.UnreachableError:
         raise
       except download.SourceError as error:
-        raise OSError(f'{url}: {error}') from None
+        raise OSError(f'{shown}: {error}') from None
   return folder
 
 
 def _cache(repository):
   return files.cache_folder('hub', *repository.split('/'))
-
-
-def _token():
-  return os.environ.get('HF_TOKEN') or None
 
 
 @contextlib.contextmanager
@@ -249,7 +238,7 @@ def _in_cache(repository):
   """Returns the folder of the newest complete copy in the cache, or None."""
   folders = [
     path.parent
-    for name in state_dicts.FILES
+    for name in file_kinds.FILES
     for path in _cache(repository).glob(f'*/{name}')
     if all((path.parent / part).exists() for part in _parts(path))
   ]
@@ -276,7 +265,7 @@ def offline_if_unreachable(repository: str | None) -> Generator[None]:
     with _errors(''):
       huggingface_hub.get_session().head(mirrors.hub(), timeout=TIMEOUT)
   except download.UnreachableError as error:
-    note(f'{mirrors.hub()}: {error}; only a copy in a cache can be taken')
+    note(f'{mirrors.shown_hub()}: {error}; only a copy in a cache can be taken')
   else:
     yield
     return

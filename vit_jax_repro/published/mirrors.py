@@ -12,8 +12,11 @@ import dataclasses
 import importlib.util
 import os
 import pathlib
+import re
 import urllib.parse
 
+from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import messages
 from vit_jax_repro.published import augreg, catalogue
 
 # Addresses of the sources, and the environment variables that replace them.
@@ -23,6 +26,7 @@ HUB = 'https://huggingface.co'
 STORAGE_VARIABLE = 'VIT_JAX_REPRO_STORAGE'
 RELEASES_VARIABLE = 'VIT_JAX_REPRO_RELEASES'
 HUB_VARIABLE = 'HF_ENDPOINT'
+TOKEN_VARIABLE = 'HF_TOKEN'
 # All of timm's repositories have the first. Some of transformers' have only the
 # second (facebook/deit-base-distilled-patch16-224).
 HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
@@ -41,9 +45,14 @@ class DownloadSource:
   token: str | None = dataclasses.field(default=None, repr=False)
 
   @property
+  def shown(self) -> str:
+    """Returns the address without user, password and query."""
+    return messages.without_secrets(self.url)
+
+  @property
   def host(self) -> str:
     """Returns the start of the address: 'https://huggingface.co'."""
-    return urllib.parse.urljoin(self.url, '/').rstrip('/')
+    return urllib.parse.urljoin(self.shown, '/').rstrip('/')
 
   @property
   def suffix(self) -> str:
@@ -100,6 +109,28 @@ def hub() -> str:
   return _address(HUB_VARIABLE, HUB)
 
 
+def shown_hub() -> str:
+  """Returns the address of the Hub for messages, without secrets."""
+  return messages.without_secrets(hub())
+
+
+def token() -> str | None:
+  """Returns HF_TOKEN, which is sent to the Hub only; None if it is not set.
+
+  Raises:
+    InputError: it has characters that no token has. They are not printed.
+  """
+  found = os.environ.get(TOKEN_VARIABLE)
+  if not found:
+    return None
+  if not re.fullmatch('[!-~]+', found):
+    raise InputError(
+      f'{TOKEN_VARIABLE} holds a space, a line break or another character that '
+      'no token has; set it again'
+    )
+  return found
+
+
 def by_hand(entry: catalogue.Published, path: str) -> str:
   """Returns instructions to get the file to `path` without `fetch`."""
   ways = []
@@ -143,7 +174,7 @@ def _on_hub(repository, name, copy_of):
   return DownloadSource(
     f'{hub()}/{repository}/resolve/main/{name}',
     copy_of,
-    token=os.environ.get('HF_TOKEN') or None,
+    token=token(),
   )
 
 

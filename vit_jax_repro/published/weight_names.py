@@ -2,22 +2,31 @@
 
 A text is, in this order: a path that exists; an address in the authors'
 buckets or in another one; a published name, timm's or transformers' name; a
-repository on the Hub (hf://USER/REPO, or USER/REPO). Files are fetched into the
-cache folder of `files.cache_folder`. A repository that the table of published
-files does not have keeps the constants of its own library, as the folder of a
-port does.
+repository on the Hub (hf://USER/REPO, or USER/REPO). A text that ends in
+`weight_texts.EMA` means the averaged weights of a training checkpoint, and
+ADAPTER#base=BASE a PEFT adapter with the model that it changes. Files are
+fetched into the cache folder of `files.cache_folder`. A repository that the
+table of published files does not have keeps the constants of its own library,
+as the folder of a port does.
 """
 
 import functools
 import os
+import pathlib
 import re
 import time
 
 from vit_jax_repro import weights
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files, locks, waiting
+from vit_jax_repro.output import files, locks, waiting, weight_texts
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.ports import configs, state_dicts, weight_sources
+from vit_jax_repro.ports import (
+  configs,
+  file_kinds,
+  jax_checkpoints,
+  peft_adapters,
+  weight_sources,
+)
 from vit_jax_repro.published import (
   augreg,
   augreg_index,
@@ -26,12 +35,13 @@ from vit_jax_repro.published import (
   fetching,
   hub,
 )
-from vit_jax_repro.weights import model_card
+from vit_jax_repro.weights import model_card, part_index
 
 _BUCKET = re.compile(r'(?:gs://|https?://storage\.googleapis\.com/)(.+)')
 _WAIT = 1.0  # seconds between two looks at a file that another process fetches
 _ENDING = re.compile(
-  r'\.(npz|safetensors|pth|pt|bin|ckpt|msgpack|h5|onnx|stablehlo)$',
+  r'\.(npz|safetensors|pth|pt|pt2|bin|ckpt|msgpack|h5|keras|pb|onnx|stablehlo'
+  r'|gguf|json|pkl|pickle|tar|zip|gz)$',
   re.IGNORECASE,
 )
 
@@ -40,7 +50,8 @@ def find(text: str | os.PathLike) -> str:
   """Returns the path of weights; fetches a published file into the cache.
 
   A line on standard error reports what a name became. A path that does not
-  exist is returned unchanged, for the error of whoever reads it.
+  exist is returned unchanged, for the error of whoever reads it. The endings
+  of `weight_texts` are kept.
 
   Args:
     text: see the top of this file.
@@ -51,7 +62,15 @@ def find(text: str | os.PathLike) -> str:
     NoSourceError: no source gives the file.
     OSError: the Hub does not answer, or the cache folder cannot be written.
   """
-  text = os.fspath(text)
+  text, ema = weight_texts.split(text)
+  text, base = weight_texts.split_base(text)
+  path = _found(text)
+  if base is not None:
+    path = weight_texts.on_base(path, _found(base))
+  return path + (weight_texts.EMA if ema else '')
+
+
+def _found(text):
   if bucket_weights.is_own(text):
     return bucket_weights.find(text)
   path = os.path.expanduser(text)
@@ -90,10 +109,18 @@ def files_of(text: str | os.PathLike) -> list[str]:
   Args:
     text: see the top of this file.
   """
+  text, base = weight_texts.split_base(weight_texts.split(text)[0])
+  if base is not None:
+    return files_of(text) + files_of(base)
   path = os.path.expanduser(text)
   if not os.path.isdir(path):
     return [path, model_card.card_path(path)]
-  names = (*bucket_weights.RUN_FILES, *state_dicts.FILES)
+  names = (
+    *bucket_weights.RUN_FILES,
+    *file_kinds.FILES,
+    file_kinds.ADAPTER,
+    *file_kinds.ADAPTER_FILES,
+  )
   return [os.path.join(path, name) for name in names]
 
 
@@ -117,50 +144,81 @@ def load(text: str | os.PathLike) -> model_card.DescribedWeights:
   Raises:
     InputError, OSError: see `find`; or the file cannot be read.
   """
-  path = find(text)
-  if not state_dicts.is_port(path):
+  path, ema = weight_texts.split(find(text))
+  path, base = weight_texts.split_base(path)
+  kind = file_kinds.kind_of(path)
+  if kind == 'npz' and not ema and base is None:
     return model_card.load(path)
   with waiting.doing(f'converting {path}'):
-    read = weight_sources.read(path)
-  note(f'{path}: read as {read.card.architecture["model"]} of a PyTorch port')
+    read = weight_sources.read(path, ema=ema, base=base)
+  model = read.card.architecture['model']
+  note(f'{path}: read as {model} from {file_kinds.NAMES[kind]}')
   return model_card.DescribedWeights(
     params=read.params,
     spec=weights.describe(read.params),
     card=read.card,
-    card_file=_config_of(path) if read.is_described else None,
+    card_file=(_config_of(path) or path) if read.is_described else None,
   )
 
 
 def on_disk(text: str | os.PathLike) -> str:
   """Returns a text, or the path of the copy if it is in another bucket."""
-  if bucket_weights.is_own(text):
-    return bucket_weights.find(os.fspath(text))
-  return os.fspath(text)
+  text, _ = weight_texts.split_base(weight_texts.split(text)[0])
+  return bucket_weights.find(text) if bucket_weights.is_own(text) else text
 
 
 def holds_model(folder: str) -> bool:
   """Returns whether a folder is that of a run or of a library's model."""
   if bucket_weights.is_own(folder):
     return bucket_weights.holds_model(folder)
-  names = (bucket_weights.MODEL, bucket_weights.RUN, *state_dicts.FILES)
-  return any(os.path.exists(os.path.join(folder, name)) for name in names)
+  names = (
+    bucket_weights.MODEL,
+    bucket_weights.RUN,
+    *file_kinds.FILES,
+    file_kinds.ADAPTER,
+  )
+  return any(
+    os.path.exists(os.path.join(folder, name)) for name in names
+  ) or file_kinds.is_checkpoint(folder)
 
 
-def file_in(path: str) -> str:
-  """Returns a weights file itself, or the weights file of a library's folder.
+def files_in(path: str) -> list[str]:
+  """Returns the files whose contents tell weights from any others.
+
+  They are a weights file itself, with the parts that it lists, or the list of
+  the arrays of a checkpoint; for an adapter also its settings and its base.
 
   Args:
     path: result of `find`.
+
+  Raises:
+    InputError, OSError: a file is missing, or the base of an adapter.
   """
-  if not os.path.isdir(path):
-    return path
-  paths = [os.path.join(path, name) for name in state_dicts.FILES]
-  return next(filter(os.path.exists, paths), path)
+  path, base = weight_texts.split_base(weight_texts.split(path)[0])
+  try:
+    kind = file_kinds.kind_of(path)
+  except InputError:  # whoever reads it names it
+    return [path]
+  if kind == 'peft':
+    adapter = file_kinds.weights_in(path, file_kinds.ADAPTER_FILES) or path
+    settings = os.path.join(path, file_kinds.ADAPTER)
+    return [
+      adapter, settings, *files_in(peft_adapters.find_base(path, base))
+    ]  # fmt: skip
+  if kind in jax_checkpoints.KINDS:
+    path = jax_checkpoints.identity(path)
+  elif os.path.isdir(path):
+    path = file_kinds.weights_in(path) or path
+  if kind != 'index' and not path.endswith('.index.json'):
+    return [path]
+  return [path, *map(str, part_index.paths(pathlib.Path(path)))]
 
 
 def _config_of(path):
+  """Returns the path of the config.json of weights, or the weights' own."""
   folder = weight_sources.config_folder(path)
-  return None if folder is None else os.path.join(folder, configs.CONFIG)
+  config = os.path.join(folder or '', configs.CONFIG)
+  return config if folder is not None and os.path.exists(config) else path
 
 
 def find_in_bucket(folder: str, name: str) -> str:
@@ -198,9 +256,12 @@ def _of_run(folder):
   if os.path.exists(model):
     return model
   if os.path.exists(os.path.join(folder, bucket_weights.RUN)):
+    checkpoints = os.path.join(folder, 'checkpoints')
+    newest = os.path.isdir(checkpoints) and file_kinds.newest_step(checkpoints)
     raise InputError(
       f'{folder} holds a run that has not written {bucket_weights.MODEL} yet; '
       'repeat its command to finish it'
+      + (f', or give its newest checkpoint, {newest}' if newest else '')
     )
   return folder
 

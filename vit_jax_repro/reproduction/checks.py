@@ -68,6 +68,11 @@ class Check:
     """Returns whether the check trains."""
     return self.kind == FINE_TUNE
 
+  @property
+  def is_zero_shot(self) -> bool:
+    """Returns whether the classes are texts, for an image-text model."""
+    return self.model in variants.LITS
+
   def file_for(self, file: str, dataset: str) -> str:
     """Returns the published name of one of `files` for one of `datasets`."""
     return file.replace('<task>', dataset.removeprefix(catalogue.VTAB))
@@ -202,8 +207,8 @@ def _preprocessing(row):
     base = 'deit' if row.family == 'DeiT' else 'timm'
     more = '' if method == 'bicubic' else f',interpolation={method}'
     return f'{base}:crop_pct={float(crop_pct):g}{more}', ()
-  if row.family == 'DeiT':
-    return 'deit', ()
+  if row.family in ('DeiT', 'LiT'):
+    return row.family.lower(), ()
   if row.checkpoint.startswith('big_vision/'):
     return 'big_vision', ()
   if row.checkpoint.startswith('distill/'):

@@ -60,6 +60,8 @@ def training(model: str, size: int | Sequence[int], images: int) -> float:
 @functools.cache
 def _image(model, sides):
   module = models.create(model)
+  if isinstance(module, models.TwoTowers):  # the texts are read once
+    module = module.img
   if hasattr(module, 'scan'):  # faster to trace, and gives the same count
     module = module.clone(scan=True)
   return 2.0 * cost.multiply_adds(module, sides)

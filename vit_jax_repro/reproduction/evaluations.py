@@ -18,7 +18,7 @@ from vit_jax_repro import jobs
 from vit_jax_repro.data import datasets, split_records
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
-from vit_jax_repro.published import catalogue, fetching
+from vit_jax_repro.published import catalogue, fetching, prompt_lists
 from vit_jax_repro.reproduction import checks, compute_cost
 from vit_jax_repro.reproduction.options import Options
 
@@ -43,6 +43,8 @@ class CheckEvaluation:
       'image_size': self.image_size,
       'head': self.check.head,
     }
+    if self.check.is_zero_shot:
+      how['zero_shot'] = True
     name = f'{stem(weights)}-{slug(self.dataset)}-{digest(how)}.json'
     return options.work('evaluations', name)
 
@@ -58,6 +60,8 @@ class CheckEvaluation:
       As jobs.evaluate.
     """
     check = self.check
+    if check.is_zero_shot:
+      _require_prompts(self.dataset, weights)
     path = self.path(weights, options)
     source = datasets.open_split(
       self.dataset,
@@ -77,13 +81,14 @@ class CheckEvaluation:
     found = jobs.evaluate(
       weights,
       self.dataset,
-      model=None if check.is_fine_tuned else check.model,
+      model=None if check.is_fine_tuned or check.is_zero_shot else check.model,
       split=check.split,
       batch_size=options.batch_size,
       preprocessing=self.preprocessing,
       image_size=self.image_size,
       data_dir=options.data_dir,
       head=check.head,
+      zero_shot=check.is_zero_shot,
       orientation='none',  # as the published figures, also from a folder
     )
     meter.add(
@@ -96,6 +101,15 @@ class CheckEvaluation:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     files.write_json(path, result)
     return result
+
+
+def _require_prompts(dataset, weights):
+  """Raises if the folder of the weights lacks the lists of a data set."""
+  if prompt_lists.of(dataset, os.path.dirname(weights)) is None:
+    raise FileNotFoundError(
+      f'the published class names and templates of {dataset} are not beside '
+      f'{weights}; `fetch` gets them with the weights'
+    )
 
 
 def weights_path(name: str, options: Options) -> str:

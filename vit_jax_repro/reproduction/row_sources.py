@@ -45,6 +45,7 @@ _NAMED = {
   'ImageNet-V2 matched-frequency': ('imagenet_v2/matched-frequency', 'test'),
   'CIFAR-10': ('cifar10', 'test'),
   'CIFAR-100': ('cifar100', 'test'),
+  'Resisc45': ('resisc45', 'train'),  # the only split of TFDS
   'Oxford-IIIT Pets': ('oxford_iiit_pet', 'test'),
   'Oxford Flowers-102': ('oxford_flowers102', 'test'),
   'Stanford Cars': ('cars196', 'test'),

@@ -5,14 +5,14 @@ data after its images are counted.
 """
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from vit_jax_repro.output import waiting
-from vit_jax_repro.runs import manifest, pretrained
+from vit_jax_repro.parallel import installed
+from vit_jax_repro.runs import pretrained
 from vit_jax_repro.runs.input import Input
 from vit_jax_repro.runs.settings import Settings
 
@@ -28,8 +28,7 @@ def printer(*, show: bool) -> Callable[[str, str], None]:
 
   def line(name, text):
     if show and jax.process_index() == 0:
-      waiting.heard()
-      print(f'{name:{_WIDTH}} {text}', file=sys.stderr, flush=True)
+      waiting.show(f'{name:{_WIDTH}} {text}')
 
   return line
 
@@ -46,7 +45,7 @@ def devices(mesh: jax.sharding.Mesh) -> str:
 def precision(settings: Settings) -> str:
   """Describes the dtype of the computation and what else changes numbers."""
   dtype = settings.model.get('dtype') or 'float32'
-  return ', '.join([str(dtype), *manifest.numerics().values()])
+  return ', '.join([str(dtype), *installed.numerics().values()])
 
 
 def data(found: Input) -> str:
@@ -117,6 +116,11 @@ def length(settings: Settings, total_steps: int, num_examples: int) -> str:
     f'{settings.batch:,} images{parts}, {total_steps:,} updates, '
     f'{epochs:.3g} epochs'
   )
+
+
+def memory(peak: int) -> str:
+  """Describes the memory that a run takes: 'about 1.52 GB at its peak'."""
+  return f'about {peak / 1e9:.3g} GB at its peak'
 
 
 def start(

@@ -7,25 +7,24 @@ docs/checkpoints.md describes the checkpoints from a user's view.
 
 import contextlib
 import dataclasses
-import functools
-import logging as python_logging
 import os
 import pathlib
-import sys
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import orbax_errors
 from vit_jax_repro.parallel import processes
-from vit_jax_repro.runs import integrity
+from vit_jax_repro.weights import integrity
 
 DAMAGED = 'damaged'  # a folder next to the folder of the checkpoints
 _LONGEST = 160  # characters of a description of damage
+_POLL_SECONDS = 0.01  # between two looks whether a save has ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Checkpoints:
     policies = [ocp.checkpoint_managers.LatestN(keep)]
     if keep_best:
       policies.append(_Best(self._scores))
-    silence_orbax()
+    orbax_errors.silence_orbax()
     options = ocp.CheckpointManagerOptions(
       preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
         policies
@@ -217,9 +216,23 @@ class Checkpoints:
       self._call(self._manager.close)
 
   def _call(self, function):
-    """Calls a function of the manager, until the storage is given up."""
+    """Calls a function of the manager, unless the manager is given up.
+
+    It is given up if its storage gives no answer, or if this process could not
+    write its part of a checkpoint. In the second case Orbax raises nothing for
+    20 minutes: each of several processes waits for the others.
+    """
+
+    def after_save():
+      while not processes.is_alone() and self._manager.is_saving_in_progress():
+        if self._manager.failure is not None:
+          self._abandoned = True
+          raise self._manager.failure
+        time.sleep(_POLL_SECONDS)
+      return function()
+
     try:
-      return self._storage.call(function)
+      return self._storage.call(after_save)
     except TimeoutError:
       self._abandoned = True
       raise
@@ -335,7 +348,22 @@ def read_state(
 
 
 class _Manager(ocp.CheckpointManager):
-  """A manager that leaves JAX's counter of sync points to the loop."""
+  """A manager that leaves JAX's counter of sync points to the loop.
+
+  Attributes:
+    failure: the error of writing this process's part of the last checkpoint.
+  """
+
+  failure: BaseException | None = None
+
+  def _wait_for_checkpointers(self):
+    # Orbax calls this in the thread that ends a save, and then waits there for
+    # the other processes before anything is raised.
+    try:
+      super()._wait_for_checkpointers()
+    except BaseException as error:
+      self.failure = error
+      raise
 
   def reached_preemption(self, step):
     """Returns False, because JAX's check would advance the counter."""
@@ -394,31 +422,3 @@ def _short(error, folder):
   line = ' '.join(str(error).replace(f'{folder}/', '').split())
   line = line or type(error).__name__
   return line if len(line) <= _LONGEST else f'{line[: _LONGEST - 3]}...'
-
-
-@functools.cache
-def silence_orbax() -> None:
-  """Keeps Orbax from printing the errors that it also raises.
-
-  A command prints the raised error in one line. Orbax also logs the whole
-  trace, and its threads warn that an exception was never retrieved, some of
-  them much later.
-  """
-  logging.get_absl_logger().addFilter(_keep_record)
-  python_logging.getLogger('asyncio').addFilter(_keep_record)
-  before = sys.unraisablehook
-
-  def hook(unraisable):
-    text = str(unraisable.exc_value)
-    if 'TensorStore' not in text and 'Event loop is closed' not in text:
-      before(unraisable)
-
-  sys.unraisablehook = hook
-
-
-def _keep_record(record):
-  """Returns whether to print a log record: not if it is an error of Orbax."""
-  if not record.exc_info:
-    return True
-  source = pathlib.Path(record.pathname).parts
-  return 'orbax' not in source and 'never retrieved' not in record.getMessage()

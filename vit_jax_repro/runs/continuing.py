@@ -4,6 +4,8 @@ The new run reads the last checkpoint of the finished one and saves it as its
 own first checkpoint, so it needs the finished run's workdir only once.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -18,25 +20,19 @@ from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs import (
   card_settings,
   checkpoint,
-  integrity,
+  identity,
   rescue,
   workdir,
 )
 from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.training import optim
+from vit_jax_repro.weights import integrity
 
 # Settings that may differ from those of the finished run.
-CHANGEABLE = (
-  *workdir.FREE,
-  'base_lr',
-  'continue_from',
-  'decay_steps',
-  'decay_type',
-  'total_steps',
-  'warmup_steps',
-)
+CHANGEABLE = (*workdir.FREE, *workdir.SCHEDULE)
 # The keys of the manifest's data that describe the finished run.
 _FOLDER, _STEP = 'continued_from', 'continued_step'
+_FINGERPRINT = 'continued_fingerprint'
 _NAME = 'config.continue_from'
 
 
@@ -46,6 +42,7 @@ class Origin:
   Attributes:
     step: number of its updates.
     data: the description of its data, from its manifest.
+    moved: places of data and weights that differ, see identity.moved.
     config: the configuration of the new run. Keys that are None have the values
       of the finished run.
   """
@@ -85,7 +82,9 @@ class Origin:
     self.config = card_settings.settled(
       config, traverse_util.flatten_dict(begun, sep='.')
     )
-    changed = workdir.differences(begun, self.config, CHANGEABLE)
+    self.moved = identity.moved(begun, self.config, CHANGEABLE)
+    free = (*CHANGEABLE, *self.moved)
+    changed = identity.differences(begun, self.config, free)
     if changed:
       raise InputError(
         f'{_NAME}={self._text!r} holds a run with other settings: '
@@ -103,17 +102,23 @@ class Origin:
 
   def check_data(self, data: Mapping[str, Any]) -> None:
     """Refuses a description of other data than those of the finished run."""
-    for key in sorted(self.data.keys() & data.keys()):
-      if self.data[key] != data[key]:
-        raise InputError(
-          f'{_NAME}={self._text!r} holds a run on other data: {key} was '
-          f'{self.data[key]!r} and is {data[key]!r}; give the data of that '
-          f'run, or start from its model by config.pretrained_dir={self._text}'
-        )
+    identity.require_same(
+      self.data,
+      data,
+      self.moved,
+      f'{_NAME}={self._text!r} holds a run',
+      'give the data of that run, or start from its model by '
+      f'config.pretrained_dir={self._text}',
+    )
 
   def record(self) -> dict[str, Any]:
     """Returns the description of the finished run for the manifest."""
-    return {_FOLDER: self.folder, _STEP: self.step}
+    found = {_FOLDER: self.folder, _STEP: self.step}
+    with contextlib.suppress(FileNotFoundError):  # `restore` names the damage
+      # It has the checksums of the state.
+      description = self._content(f'checkpoints/{self.step}/{integrity.FILE}')
+      found[_FINGERPRINT] = hashlib.sha256(description).hexdigest()
+    return found
 
   def restore(self, shapes: Any) -> tuple[Any, dict]:
     """Reads the last checkpoint; all processes must call this together.

@@ -15,11 +15,13 @@ import jax.numpy as jnp
 
 from vit_jax_repro import models
 from vit_jax_repro.analysis import cost, dry_run
+from vit_jax_repro.data import augment, photographs
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import multi_label
 from vit_jax_repro.parallel import mesh as mesh_lib
 from vit_jax_repro.parallel import targets
 from vit_jax_repro.runs import (
+  batch_sizes,
   input,
   memory_check,
   optimization,
@@ -46,7 +48,8 @@ class DryRun:
     attention: attention kernel; None for a model without attention.
     image_size: (height, width) in pixels.
     num_classes: number of outputs of the model.
-    batch, accum_steps, batch_eval: values of the configuration.
+    batch, accum_steps: values of the configuration.
+    batch_eval: images of a batch of evaluation.
     update: analysis of the compiled update.
     evaluation: analysis of the compiled evaluation; None if not compiled.
     needed: bytes of a device in training, for the update and the batches that
@@ -61,6 +64,9 @@ class DryRun:
     remedy: settings to change if a program does not fit.
     largest_batch: the batch of the configuration, doubled or halved until it
       just fits; 0 if none fits; None if not requested.
+    images_per_sec: upper bound of the images per second of all devices in
+      training; None if it is not known.
+    augmentation: of the training images.
     notes: notes that the run would print on standard error.
   """
 
@@ -87,7 +93,23 @@ class DryRun:
   fits: bool
   remedy: str | None
   largest_batch: int | None
+  images_per_sec: float | None
+  augmentation: augment.Augmentation
   notes: tuple[str, ...]
+
+  def reading(self) -> str | None:
+    """Measures reading here; returns a line on the cores that are needed.
+
+    None if the speed of the devices is not known, or TensorFlow is missing.
+    """
+    if self.images_per_sec is None:
+      return None
+    try:
+      rate = photographs.core_rate(self.augmentation)
+    except InputError:
+      return None
+    line = photographs.need(self.images_per_sec, rate)
+    return f'At its bound, the update {line}.'
 
 
 def create(
@@ -163,7 +185,9 @@ def _create(config, target, devices, largest_batch, evaluation, show):
     num_classes=model.num_classes,
     batch=settings.batch,
     accum_steps=settings.accum_steps,
-    batch_eval=settings.batch_eval,
+    batch_eval=batch_sizes.evaluation_rows(
+      settings, parts.data.image_size, parts.mesh
+    ),
     update=analysis,
     evaluation=evaluated,
     needed=needed,
@@ -173,6 +197,10 @@ def _create(config, target, devices, largest_batch, evaluation, show):
     fits=remedy is None,
     remedy=remedy,
     largest_batch=largest,
+    images_per_sec=None
+    if analysis.bound is None
+    else analysis.bound.images_per_sec * parts.mesh.size,
+    augmentation=parts.data.augmentation,
     notes=tuple(parts.update.notes()),
   )
 
@@ -187,10 +215,13 @@ def _less_evaluation(parts, devices, analysis, needed, limit):
   if needed is None or analysis.memory.is_refused:
     return line
   shards = mesh_lib.batch_shards(parts.mesh)
-  images = settings.batch_eval // shards * math.prod(parts.data.image_size) * 12
+  rows = batch_sizes.evaluation_rows(
+    settings, parts.data.image_size, parts.mesh
+  )
+  images = rows // shards * math.prod(parts.data.image_size) * 12
   varying = images + analysis.memory.temporaries
   share = 0.9 * (limit - needed + varying) / varying
-  batch = int(settings.batch_eval * share) // shards * shards
+  batch = int(rows * share) // shards * shards
   if batch <= 0:
     return line
   less = _Parts(dataclasses.replace(settings, batch_eval=batch), devices)
@@ -235,7 +266,10 @@ class _Parts:
 
   def analyse_evaluation(self):
     shards = mesh_lib.batch_shards(self.mesh)
-    rows = -(-self.settings.batch_eval // shards) * shards
+    rows = batch_sizes.evaluation_rows(
+      self.settings, self.data.image_size, self.mesh
+    )
+    rows = -(-rows // shards) * shards
     sharding = mesh_lib.batch_sharding(self.mesh)
     batch = {
       'image': ((rows, *self.data.image_size, 3), jnp.float32),

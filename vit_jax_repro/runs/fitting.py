@@ -4,12 +4,12 @@ The estimates come from shapes and take less than a second. The compiler's
 figures come from `analysis.memory`.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from vit_jax_repro.parallel import mesh
 from vit_jax_repro.training import selection
 
 # Part of the activations that stays in memory with recomputing: the inputs of
@@ -54,16 +54,9 @@ def saved_activations(
     return jax.vjp(loss, selection.part(params, trained))[1]
 
   key = jax.eval_shape(lambda: jax.random.key(0))
-  saved = _bytes(jax.eval_shape(backward, params, batch, key, teacher))
+  saved = mesh.bytes_of(jax.eval_shape(backward, params, batch, key, teacher))
   # The backward pass reads the parameters, too; all of them if all are trained.
-  return max(0, saved - _bytes(params))
-
-
-def _bytes(tree):
-  return sum(
-    math.prod(leaf.shape) * leaf.dtype.itemsize
-    for leaf in jax.tree.leaves(tree)
-  )
+  return max(0, saved - mesh.bytes_of(params))
 
 
 def proposal(

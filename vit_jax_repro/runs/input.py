@@ -229,14 +229,18 @@ class Input:
     assert found is not None, which
     return found
 
-  def evaluation_batches(self, which: str = 'test') -> Iterator[dict]:
+  def evaluation_batches(self, which: str, rows: int) -> Iterator[dict]:
     """Returns this process's part of the split 'test' or 'validation'.
 
-    A split smaller than `batch_eval` is one batch of its own size, because the
-    rows that fill a batch up are computed, too.
+    A split smaller than a batch is one batch of its own size, because the rows
+    that fill a batch up are computed, too.
+
+    Args:
+      which: the split.
+      rows: images of a batch, over all processes.
     """
     split = self.split_of(which)
-    size = min(self.settings.batch_eval, split.num_examples)
+    size = min(rows, split.num_examples)
     batches = pipeline.evaluation_batches(
       split,
       preprocessing=self.preprocessing,
@@ -269,8 +273,8 @@ class Input:
   def device_augmentation(self) -> Callable[[dict, jax.Array], dict] | None:
     """Returns (batch, key) -> batch for the update; None if it is not needed.
 
-    The function normalises uint8 images, erases boxes, mixes images and smooths
-    labels, as the settings ask for.
+    The function flips and normalises uint8 images, erases boxes, mixes images
+    and smooths labels, as the settings ask for.
     """
     settings, num_classes = self.settings, self.train.num_classes
     mixup_alpha = settings.mixup_alpha
@@ -308,7 +312,7 @@ class Input:
     mean, std = self.augmentation.mean, self.augmentation.std
 
     def augmented(batch, key):
-      batch = mixing.normalize(batch, mean=mean, std=std)
+      batch = mixing.normalize(mixing.flip(batch), mean=mean, std=std)
       for number, part in enumerate(parts):
         batch = part(batch, jax.random.fold_in(key, number))
       return batch

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.runs import input_wait
 
 
 class NotFiniteError(InputError):
@@ -100,9 +101,9 @@ def run(
   pending = []  # (step, metrics) since the last progress, still on device
   evaluated: dict | None = {}
   meter = RateMeter(batch_size)
-  batches = iter(batches)
+  batches, step = iter(batches), paced(step)
   for number in range(start_step + 1, total_steps + 1):
-    state, metrics = step(state, next(batches))
+    state, metrics = step(state, meter.next(batches))
     pending.append((number, metrics))
     meter.count(metrics)
     stepped(number)
@@ -114,7 +115,7 @@ def run(
     if _due(number, every.progress) or evaluating or saving:
       scalars = _fetch(pending)
       scalars['lr'] = float(learning_rate(number - 1))
-      scalars['images_per_sec'] = meter.rate()
+      scalars |= meter.rates()
       pending = []
     with meter.paused():
       if evaluating:
@@ -130,6 +131,27 @@ def run(
   if start_step >= total_steps:  # the run was complete before
     evaluated = evaluate(state)
   return state, evaluated
+
+
+def paced(step: Callable[[Any, dict], Any]) -> Callable[[Any, dict], Any]:
+  """Returns `step`, which waits until the update before its own has ended.
+
+  JAX returns before an update is computed. Without a limit the loop would read
+  a batch for each of many updates, and all of them would lie in memory.
+
+  Args:
+    step: (state, batch) -> (state, metrics).
+  """
+  before = None
+
+  def run(state, batch):
+    nonlocal before
+    state, metrics = step(state, batch)
+    jax.block_until_ready(before)
+    before = metrics
+    return state, metrics
+
+  return run
 
 
 def prefetch(
@@ -173,23 +195,37 @@ class RateMeter:
     self._start: float | None = None  # beginning of the measured interval
     self._steps = 0
     self._paused = 0.0
+    self._waiting = input_wait.WaitMeter()
+
+  def next(self, batches: Iterator[dict]) -> dict:
+    """Returns the batch of the next update."""
+    return self._waiting.next(batches)
 
   def count(self, metrics: Any) -> None:
     """Counts one update, whose metrics may not be computed yet."""
+    self._waiting.updated(metrics)
     if self._start is None:
       jax.block_until_ready(metrics)
       self._start = time.perf_counter()
     else:
       self._steps += 1
 
-  def rate(self) -> float:
-    """Returns images per second since the last call; 0 without updates."""
+  def rates(self) -> dict[str, float]:
+    """Returns what was measured since the last call; 0 without updates.
+
+    Returns:
+      images_per_sec, and input_wait, the share of the time in which the devices
+      waited for images.
+    """
     assert self._start is not None, 'count() was not called'
     now = time.perf_counter()
     busy = now - self._start - self._paused
     rate = self._steps * self._batch_size / busy if self._steps else 0.0
     self._start, self._steps, self._paused = now, 0, 0.0
-    return rate
+    return {
+      'images_per_sec': rate,
+      'input_wait': self._waiting.share(busy),
+    }
 
   @contextlib.contextmanager
   def paused(self) -> Generator[None]:

@@ -1,6 +1,5 @@
 """The manifest of a run: versions, devices, commit, seed, parts, data."""
 
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -8,27 +7,7 @@ from typing import Any
 
 import jax
 
-PACKAGES = (
-  'vit_jax_repro',
-  'jax',
-  'jaxlib',
-  'flax',
-  'optax',
-  'orbax-checkpoint',
-  'numpy',
-  'tensorflow',
-  'tensorflow-cpu',
-  'tensorflow-datasets',
-)
-
-# Options of JAX and variables of XLA and its libraries that change numbers.
-_OPTIONS = {
-  'jax_disable_jit': False,
-  'jax_disable_most_optimizations': False,
-  'jax_random_seed_offset': 0,
-  'jax_threefry_partitionable': True,
-}
-_VARIABLES = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS', 'NVIDIA_TF32_OVERRIDE')
+from vit_jax_repro.parallel import installed
 
 
 def create(
@@ -45,7 +24,7 @@ def create(
   return {
     **software(),
     'devices': {**devices(mesh), 'mesh': dict(mesh.shape)},
-    'numerics': numerics(),
+    'numerics': installed.numerics(),
     'seed': seed,
     'trained': trained,
     'data': data,
@@ -70,46 +49,10 @@ def devices(mesh: jax.sharding.Mesh | None = None) -> dict:
 def software() -> dict:
   """Returns versions, platform and git_commit, JSON-able."""
   return {
-    'versions': {'python': platform.python_version(), **_versions()},
+    'versions': {'python': platform.python_version(), **installed.versions()},
     'platform': platform.platform(),
     'git_commit': _git_commit(),
   }
-
-
-def numerics() -> dict[str, str]:
-  """Returns {option: text} of JAX's options that change a run's numbers.
-
-  Options with their default value are left out.
-  """
-  config: Any = jax.config  # options become attributes at run time
-  found = {}
-  if config.jax_enable_x64:
-    found['jax_enable_x64'] = '64-bit arrays (JAX_ENABLE_X64)'
-  products = config.jax_default_matmul_precision
-  if products is not None:
-    found['jax_default_matmul_precision'] = f'products in {products} precision'
-  if config.jax_default_prng_impl != 'threefry2x32':
-    found['jax_default_prng_impl'] = (
-      f'random numbers by {config.jax_default_prng_impl}'
-    )
-  for option, default in _OPTIONS.items():
-    value = getattr(config, option, default)
-    if value != default:
-      found[option] = f'{option.upper()}={value}'
-  for name in _VARIABLES:
-    if os.environ.get(name):
-      found[name] = f'{name}={os.environ[name]}'
-  return found
-
-
-def _versions():
-  versions = {}
-  for package in PACKAGES:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return versions
 
 
 def _git_commit():

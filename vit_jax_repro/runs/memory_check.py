@@ -13,11 +13,11 @@ import jax
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.parallel import processes
-from vit_jax_repro.runs import fitting
+from vit_jax_repro.runs import fitting, host_estimate
 from vit_jax_repro.runs.update import Update
 
 _GIB = 2**30
-_MOST_TRIED = 4  # proposals that are compiled, one after the other
+_MOST_TRIED = 2  # proposals that are compiled, one after the other
 
 
 def require_estimate(update: Update, *, fresh: bool = True) -> None:
@@ -41,33 +41,46 @@ def require_estimate(update: Update, *, fresh: bool = True) -> None:
   if limit is not None:
     activations, rest = update.saved_activations(), update.arguments()
     least = rest + int(fitting.LEAST_KEPT * activations)
-    if least + update.ready() > limit:
-      line = _message(update, rest + activations, limit, fresh, 'about ')
+    if _in_all(update, least) > limit:
+      most = rest + update.gradients() + activations
+      line = _message(update, most, limit, fresh, 'about ')
   _refuse(update, line)
 
 
-def require(update: Update, *, fresh: bool = True) -> None:
+def require(update: Update, *, fresh: bool = True, held: int = 0) -> int | None:
   """Refuses an update that does not fit into the memory of a device.
 
   The limit is `config.memory_limit_gb`, or 0.95 of the memory that the device
-  reports; for a CPU it is 0.9 of the machine's free memory. The needed memory
-  is that of the update and of the batches that are ready on the device, without
-  evaluations. All processes of a run must call this together.
+  reports. The needed memory is that of the update and of the batches that are
+  ready on the device, without evaluations. For a CPU the limit is 0.9 of the
+  machine's free memory, and whatever else the run takes of it counts, too. All
+  processes of a run must call this together.
 
   Args:
     update: the update, which is compiled.
     fresh: see `require_estimate`.
+    held: bytes of this process that it frees before the first update.
+
+  Returns:
+    The bytes that this process will have at its peak; None if the devices do
+    not take this machine's memory, or without a limit.
 
   Raises:
     InputError: the update does not fit; the message has a remedy.
   """
-  limit, line = update.limit(), None
-  if limit is not None:
-    needed = update.measure()
-    total = None if needed is None else needed.total
-    if total is None or total + update.ready() > limit:
+  line, peak = None, None
+  if update.limit() is not None:
+    measured = update.measure()
+    limit = update.limit() or 0  # without what the compiler holds now
+    if _is_shared(update):
+      limit += held // jax.local_device_count()
+    total = None if measured is None else measured.total
+    if total is None or _in_all(update, total) > limit:
       line = _message(update, total, limit, fresh)
+    elif update.is_in_host_memory():
+      peak = host_estimate.peak(update, total) - held
   _refuse(update, line)
+  return peak
 
 
 def remedy(
@@ -94,7 +107,7 @@ def remedy(
     measured = other.measure()
     if measured is None or measured.is_refused:
       continue
-    total = measured.total + other.ready()
+    total = _in_all(other, measured.total)
     if total <= limit:
       return f'with {flags} it needs {_gib(update, total)}'
   others = (
@@ -115,7 +128,7 @@ def _message(update, needed, limit, fresh, about=''):
   found = 'more than its compiler accepts'
   if needed is not None:
     found = (
-      f'{about}{_gib(update, needed + update.ready())} GiB of '
+      f'{about}{_gib(update, _in_all(update, needed))} GiB of '
       f'{"memory" if _is_shared(update) else "each device"} '
       f'({_gib(update, update.arguments())} for parameters, optimiser and '
       'batch)'
@@ -141,6 +154,24 @@ def _refuse(update, line):
     raise InputError(line)
 
 
+def _in_all(update, needed):
+  """Returns the bytes of a device that a run takes.
+
+  needed: those that its update takes.
+  """
+  if _is_shared(update):
+    needed = host_estimate.program(update, needed)
+  return needed + _other_bytes(update)
+
+
+def _other_bytes(update):
+  """Returns the bytes of a device without the state and the batch in use."""
+  if not _is_shared(update):
+    return update.ready()
+  rest = host_estimate.other_bytes(update)
+  return update.ready() + rest // jax.local_device_count()
+
+
 def _is_shared(update):
   """Returns whether the limit is the memory that all local devices share."""
   return update.is_in_host_memory() and update.settings.memory_limit_gb is None
@@ -160,7 +191,7 @@ def _proposals(update, needed, limit, fresh) -> Iterator[dict[str, Any]]:
     expected = None if needed is None else _expected(update, needed, other)
     more = fitting.proposal(
       expected,
-      limit - other.ready(),
+      limit - _other_bytes(other),
       model=other.model,
       arguments=other.arguments(),
       gradients=other.gradients(),

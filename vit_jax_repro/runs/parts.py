@@ -14,16 +14,18 @@ from vit_jax_repro.output.messages import note
 from vit_jax_repro.parallel import chips, mesh
 from vit_jax_repro.runs import (
   banner,
+  batch_sizes,
   input,
   loop,
   optimization,
   preemption,
   tasks,
+  tensorboard,
   update,
 )
 from vit_jax_repro.runs import settings as settings_lib
 from vit_jax_repro.runs.workdir import Workdir
-from vit_jax_repro.training import averaging
+from vit_jax_repro.training import averaging, mixing
 from vit_jax_repro.weights import model_card
 
 
@@ -31,6 +33,7 @@ class Parts:
   """The parts of a run, made and checked before anything is computed.
 
   Attributes:
+    line: prints a line of the banner.
     shapes: shapes of the training state, with shardings.
     notes: notes of the run on its data and settings.
     scores: of the last evaluation, see `results.TrainResult.multi_label`.
@@ -51,7 +54,7 @@ class Parts:
       line: prints a line of the banner.
       records: folders whose division of the data set is kept.
     """
-    self.settings = settings
+    self.settings, self.line = settings, line
     self.mesh = devices
     update.check_batch(settings, self.mesh)
     with waiting.doing(f'checking {settings.dataset}'):
@@ -99,6 +102,24 @@ class Parts:
     """
     return {'processes': jax.process_count()}
 
+  def meta(self) -> dict[str, Any]:
+    """Returns what is saved with each checkpoint: position and model card."""
+    return {**self.position(), 'card': self.card()}
+
+  def card(self) -> dict[str, Any]:
+    """Returns the description of the model, see weights.model_card."""
+    return dict(
+      architecture=settings_lib.to_plain(self.task.architecture),
+      class_names=self.task.class_names,
+      preprocessing=self.input.preprocessing,
+      image_size=self.image_size,
+      # 'none' of other data does not mean that photographs lie on the side.
+      orientation=self.input.orientation
+      if self.train.is_folder or self.input.orientation == 'exif'
+      else None,
+      loss=self.task.loss,
+    )
+
   def data(self) -> dict[str, Any]:
     """Returns the description of the data for the manifest."""
     data = {'dataset': self.settings.dataset}
@@ -107,6 +128,12 @@ class Parts:
       if split is not None:
         data[name] = split.split
         data[f'{name}_fingerprint'] = split.fingerprint()
+        data[f'{name}_images'] = split.num_examples
+        if split.folder is not None:
+          counts = split.folder.counts(range(split.num_examples))
+          data[f'{name}_classes'] = dict(
+            zip(split.class_names, counts.tolist(), strict=True)
+          )
     data['orientation'] = self.input.orientation
     if self.task.teacher:
       data['teacher_fingerprint'] = self.task.teacher.digest
@@ -121,14 +148,18 @@ class Parts:
     batches = self.input.batches(step)
     if jax.process_index() == 0:
       first = next(batches)
+      shown = {key: value[: tensorboard.SHOWN] for key, value in first.items()}
       augmentation = self.input.augmentation
-      folder.events.images(first['image'], augmentation.mean, augmentation.std)
+      folder.events.images(
+        mixing.flip(shown)['image'], augmentation.mean, augmentation.std
+      )
       batches = itertools.chain([first], batches)
     return self._on_devices(batches)
 
   def _on_devices(self, batches):
     put = functools.partial(mesh.to_global, mesh=self.mesh)
-    return loop.prefetch(batches, put, self.settings.prefetch)
+    ahead = batch_sizes.batches_ahead(self.settings, self.mesh)
+    return loop.prefetch(batches, put, ahead)
 
   def evaluate(
     self, state: Any, watch: preemption.Watch, which: str
@@ -140,12 +171,15 @@ class Parts:
       watch: knows whether the run must stop.
       which: the split: 'test' or 'validation'.
     """
+    rows = batch_sizes.evaluation_rows(
+      self.settings, self.image_size, self.mesh
+    )
     try:
       with waiting.doing(f'evaluating the {which} split'):
         result = self.task.evaluate(
           self.model,
           averaging.evaluated(state),
-          watch.unless_stopped(self.input.evaluation_batches(which)),
+          watch.unless_stopped(self.input.evaluation_batches(which, rows)),
           self.mesh,
           num_examples=self.input.split_of(which).num_examples,
         )
@@ -171,15 +205,7 @@ class Parts:
       model_card.save_model(
         folder.file(f'{name}.npz'),
         params,
-        architecture=settings_lib.to_plain(self.task.architecture),
-        class_names=self.task.class_names,
-        preprocessing=self.input.preprocessing,
-        image_size=self.image_size,
-        # 'none' of other data does not mean that photographs lie on the side.
-        orientation=self.input.orientation
-        if self.train.is_folder or self.input.orientation == 'exif'
-        else None,
-        loss=self.task.loss,
+        **self.card(),
       )
       with waiting.doing(f'writing {name}.npz'):
         folder.publish(f'{name}.json')

@@ -16,6 +16,8 @@ from typing import Any
 
 import jax
 
+from vit_jax_repro.parallel import sigterm
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Number of the next sync point. JAX wants consecutive numbers, also when one
 # process trains several times.
@@ -45,15 +47,18 @@ class Watch:
 
   It catches only the first signal. The next one has its usual effect: a second
   SIGINT stops the process at once. Signal handlers stay unchanged if the run is
-  not in the main thread, or if there are several processes.
+  not in the main thread. In one of several processes JAX handles SIGTERM.
   """
 
   def __init__(self):
     self._signum: int | None = None
     self._before = {}  # {signal: handler outside of the context}
     self._obeyed = False
+    self._told_jax = False
 
   def __enter__(self):
+    if jax.process_count() > 1:
+      self._told_jax = sigterm.tell_jax()
     main = threading.current_thread() is threading.main_thread()
     if main and jax.process_count() == 1:
       for signum in SIGNALS:
@@ -61,6 +66,9 @@ class Watch:
     return self
 
   def __exit__(self, *exception):
+    # After a stop, SIGTERM may still come to a process.
+    if self._told_jax and not self._obeyed:
+      sigterm.end_process()
     self._restore()
     # The signal came after the last update: it gets its usual effect now.
     if self._signum and not self._obeyed and exception == (None,) * 3:

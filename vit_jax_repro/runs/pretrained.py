@@ -1,5 +1,6 @@
 """The published file and the parameters that a run starts from."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from vit_jax_repro import weights
 from vit_jax_repro.data import class_matching, labels
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files
+from vit_jax_repro.output import files, weight_texts
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.published import augreg, catalogue, weight_names
 from vit_jax_repro.runs.settings import Settings
@@ -72,7 +73,7 @@ def _named(text):
     path = weight_names.find(text)
   except InputError as error:
     raise InputError(f'config.pretrained_dir: {error}') from None
-  if not os.path.exists(path):
+  if not os.path.exists(weight_texts.split_base(path)[0]):
     raise FileNotFoundError(
       f'no weights file config.pretrained_dir={text}; check the path'
     )
@@ -87,7 +88,7 @@ def _published_name(name):
 
 
 def fingerprint(settings: Settings) -> str | None:
-  """Returns 16 hex digits of the contents of the file that a run starts from.
+  """Returns 16 hex digits of the contents of the files that a run starts from.
 
   Returns None for a run from fresh parameters. Returns None also for a missing
   file, because a continued run does not need it.
@@ -95,9 +96,13 @@ def fingerprint(settings: Settings) -> str | None:
   if not settings.pretrained_dir:
     return None
   try:
-    return files.file_hash(weight_names.file_in(pretrained_path(settings)))[:16]
+    paths = weight_names.files_in(pretrained_path(settings))
+    found = [files.file_hash(path) for path in paths]
   except (OSError, InputError):  # it is gone, or cannot be fetched again
     return None
+  if len(found) > 1:
+    found = [hashlib.sha256('\n'.join(found).encode()).hexdigest()]
+  return found[0][:16]
 
 
 def best_augreg_file(folder: str, model: str) -> str:
@@ -145,7 +150,10 @@ def load(settings: Settings) -> model_card.DescribedWeights | None:
   """
   if not settings.pretrained_dir:
     return None
-  return weight_names.load(pretrained_path(settings))
+  path = pretrained_path(settings)
+  return weight_names.load(
+    weight_texts.averaged(path) if settings.pretrained_ema else path
+  )
 
 
 def parameters(

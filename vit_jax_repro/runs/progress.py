@@ -7,6 +7,8 @@ from collections.abc import Generator, Mapping
 
 from vit_jax_repro.output import reports, waiting
 
+# A smaller share of the time for images is not shown.
+_SHOWN_WAIT = 0.01
 _PAUSE = 1.0  # seconds between two lines, unless one is about an evaluation
 
 
@@ -59,6 +61,8 @@ class _Shown(Progress):
     ]
     if plan.peak:
       parts.append(f'{scalars["images_per_sec"] / plan.peak:.1%} of the peak')
+    if scalars.get('input_wait', 0) >= _SHOWN_WAIT:
+      parts.append(f'{scalars["input_wait"]:.0%} waiting for images')
     parts += [f'{name} {value:.2%}' for name, value in _measured(scalars)]
     epoch = step * plan.batch_size / plan.images_of_epoch
     place = f'step {step}/{plan.total_steps}, epoch {epoch:.1f}'

@@ -58,7 +58,8 @@ def finished_without_data(
   """Returns the result of a finished run, without opening its data set.
 
   Returns None if the data set may be a folder, which could have changed since,
-  or if only the data set gives the number of updates.
+  if only the data set gives the number of updates, or if the run that it
+  continues has moved.
 
   Args:
     folder: the workdir.
@@ -67,6 +68,8 @@ def finished_without_data(
   """
   total, name = settings.total_steps, settings.dataset
   if total is None or settings.teacher or datasets.may_be_folder(name):
+    return None
+  if 'continue_from' in folder.moved:
     return None
   done = finished(folder, settings, total)
   if max(folder.saved_steps(), default=0) != total:

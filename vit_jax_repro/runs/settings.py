@@ -111,6 +111,12 @@ class Settings:
     'AugReg weights: the name of a file without .npz, or of a model whose best '
     'file is taken.',
   )
+  pretrained_ema: bool = setting(
+    False,
+    'Whether to start from the averaged weights (EMA) that a trainer saved '
+    'beside the others.',
+    needs=('pretrained_dir', None),
+  )
   head: str = setting(
     'reset',
     "The head of the published file. 'reset' replaces it by a new one, as "
@@ -310,7 +316,8 @@ class Settings:
   transfer_dtype: str = setting(
     'float32',
     "The dtype in which training images cross to the devices. 'uint8' is a "
-    'quarter of the bytes; pixels are rounded, and normalised on the device.',
+    'quarter of the bytes; pixels are rounded, and normalised on the device, '
+    'which also flips them where neither a shift nor RandAugment follows.',
     heading='Batches',
     choices=DTYPES,
   )
@@ -318,7 +325,10 @@ class Settings:
     512, 'Images of an update, over all devices and processes.', least=1
   )
   batch_eval: int = setting(
-    512, 'Images of a batch of evaluation, over all devices.', least=1
+    512,
+    'Images of a batch of evaluation, over all devices; at most. A CPU takes '
+    'fewer where they are large, because more are no faster.',
+    least=1,
   )
   accum_steps: int = setting(
     1,
@@ -333,8 +343,8 @@ class Settings:
   )
   shuffle_buffer: int = setting(
     50_000,
-    'Encoded images in memory, of which the next one is drawn. Folders are '
-    'shuffled as a whole.',
+    'Encoded images in memory, of which the next one is drawn; at most 1 GiB '
+    'of them. Folders are shuffled as a whole.',
     least=1,
   )
   eval_every: int = setting(
@@ -368,7 +378,10 @@ class Settings:
     least=0,
   )
   prefetch: int = setting(
-    2, 'Batches that are put on the devices ahead of time.', least=0
+    2,
+    'Batches that are put on the devices ahead of time. A CPU ignores it: its '
+    'memory has the batches that are read.',
+    least=0,
   )
   preprocessing: str | None = setting(
     None,

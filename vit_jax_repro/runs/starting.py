@@ -2,19 +2,21 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from vit_jax_repro.data import split_records
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.parallel import mesh
 from vit_jax_repro.runs import (
+  banner,
   card_settings,
   checkpoint,
   continuing,
+  identity,
   memory_check,
   pretrained,
 )
@@ -43,7 +45,7 @@ class Start:
     """
     self._folder = folder
     self.fresh = not folder.has('checkpoints')
-    begun = folder.read_json('manifest.json').get('data', {})
+    begun = folder.begun()
     self._origin = None
     # A run with a checkpoint of its own does not need the finished run.
     if settings.continue_from and not folder.saved_steps():
@@ -70,7 +72,7 @@ class Start:
     if self._origin is not None:
       records.append(self._origin.folder)
     if self._source is not None and self._source.card_file is not None:
-      records.append(os.path.dirname(self._source.card_file))
+      records.append(split_records.folder_of(self._source.card_file))
     return records
 
   def check_schedule(self, parts: Parts) -> None:
@@ -89,24 +91,34 @@ class Start:
     if fresh:
       with waiting.doing('making the initial parameters'):
         self._params = self._initial_params(parts)
-    memory_check.require(parts.step, fresh=fresh)
+    _check_memory(parts, fresh=fresh, held=mesh.bytes_of(self._params))
 
   def data(self, parts: Parts) -> dict[str, Any]:
-    """Returns the manifest's description of the data and of the start.
+    """Returns the manifest's description of the data and the weights."""
+    data = parts.data()
+    moved = self._folder.moved if self._origin is None else self._origin.moved
+    # A continued run does not read the file.
+    if not self.settings.continue_from or identity.WEIGHTS & moved.keys():
+      digest = pretrained.fingerprint(self.settings)
+      if digest:
+        data['pretrained_fingerprint'] = digest
+    if self._origin is None and 'continue_from' in moved:
+      data |= continuing.Origin(self.settings, self._folder.config).record()
+    return data
+
+  def checked(self, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the description with that of the run that is continued.
+
+    Args:
+      data: result of `data`.
 
     Raises:
       InputError: the run that is continued has other data.
     """
-    data = parts.data()
-    if self._origin is not None:
-      self._origin.check_data(data)
-      data |= self._origin.record()
-    # A continued run does not read the file.
-    if not self.settings.continue_from:
-      digest = pretrained.fingerprint(self.settings)
-      if digest:
-        data['pretrained_fingerprint'] = digest
-    return data
+    if self._origin is None:
+      return dict(data)
+    self._origin.check_data(data)
+    return self._origin.data | data | self._origin.record()
 
   def state(
     self, parts: Parts, checkpoints: checkpoint.Checkpoints
@@ -117,7 +129,7 @@ class Start:
       self._params = None
       if newest < parts.total_steps:
         memory_check.require_estimate(parts.step, fresh=False)
-        memory_check.require(parts.step, fresh=False)
+        _check_memory(parts, fresh=False)
       with waiting.doing('reading the checkpoint'):
         state, position = checkpoints.restore(parts.shapes)
       _note_processes(position)
@@ -128,7 +140,7 @@ class Start:
     _note_processes(description['meta'])
     # From now on the run does not need the other workdir.
     with waiting.doing('saving a checkpoint'):
-      checkpoints.save(state, parts.position(), description['score'])
+      checkpoints.save(state, parts.meta(), description['score'])
     return state, self.step
 
   def first_state(self, parts: Parts) -> Any:
@@ -186,6 +198,13 @@ def read_as_begun(
   orientation = begun.get('orientation', 'none')
   pp = dataclasses.replace(settings.pp, orientation=orientation)
   return dataclasses.replace(settings, pp=pp)
+
+
+def _check_memory(parts, *, fresh, held=0):
+  """Checks that an update fits, and describes the memory of a CPU's run."""
+  peak = memory_check.require(parts.step, fresh=fresh, held=held)
+  if peak is not None:
+    parts.line('memory', banner.memory(peak))
 
 
 def _note_processes(position):

@@ -16,15 +16,12 @@ from vit_jax_repro.data import class_matching, preprocess
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import classify, multi_label, patch_colours
 from vit_jax_repro.inference.restoring import restore
-from vit_jax_repro.models import attention
+from vit_jax_repro.models import attention, pooling
 from vit_jax_repro.output import files
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs.input import Input
 from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.training import distillation, masked_patches, objectives
-
-# The classifiers that keep all tokens, for the objective masked_patches.
-_UNPOOLED = {'token': 'token_unpooled', 'gap': 'unpooled'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +252,7 @@ def _masked_patches(settings, data, device):
   classifier = settings.model.get('classifier', 'token')
   architecture = dict(
     settings.model,
-    classifier=_UNPOOLED.get(classifier, classifier),
+    classifier=pooling.UNPOOLED.get(classifier, classifier),
     corruptible=True,
     num_classes=masked_patches.NUM_COLOURS,
   )

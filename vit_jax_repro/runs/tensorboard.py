@@ -1,11 +1,16 @@
 """What a run writes for TensorBoard: curves, settings, images."""
 
+import glob
 import json
+import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
+
+from vit_jax_repro.errors import printable
 
 # Tags of the scalars of metrics.jsonl. Others become train/NAME.
 TAGS = {
@@ -25,9 +30,11 @@ TAGS = {
   'f1_micro_validation': 'validation/f1_micro',
   'f1_macro_validation': 'validation/f1_macro',
   'images_per_sec': 'perf/images_per_sec',
+  'input_wait': 'perf/input_wait',
   'replaced_images': 'data/replaced_images',
 }
-_IMAGES = 16  # at most, in a grid of four columns
+_PREFIX = 'events.out.tfevents.'  # of the names of TensorBoard's files
+SHOWN = 16  # at most, in a grid of four columns
 _COLUMNS = 4
 
 
@@ -52,7 +59,11 @@ class Events:
     code = '\n'.join(f'    {line}' for line in text.splitlines())
     writer.write_texts(0, {'configuration': code})
     writer.write_hparams(
-      {k: v for k, v in flat.items() if isinstance(v, int | float | str)}
+      {
+        key: printable(value) if isinstance(value, str) else value
+        for key, value in flat.items()
+        if isinstance(value, int | float | str)
+      }
     )
 
   def images(
@@ -85,8 +96,38 @@ class Events:
       tf_host.tensorflow()  # silenced, before clu imports it
       from clu import metric_writers
 
-      self._made = metric_writers.SummaryWriter(self._folder)
+      # As bytes, because TensorFlow takes no text that is not UTF-8.
+      self._made = metric_writers.SummaryWriter(os.fsencode(self._folder))
     return self._made
+
+
+def continue_from(folder: str, step: int) -> None:
+  """Writes for TensorBoard that a run continues after a step.
+
+  TensorBoard then drops what a killed process has written of later steps, which
+  come again. It reads the files of a folder in the order of their names, which
+  begin with the second in which they were made.
+
+  Args:
+    folder: of the events; nothing is written if it has none.
+    step: the last update that is kept.
+  """
+  if not glob.glob(os.path.join(glob.escape(folder), f'{_PREFIX}*')):
+    return
+  from vit_jax_repro.data import tf_host
+
+  tf = tf_host.tensorflow()
+  # The first start of a folder drops nothing, so there are two.
+  began = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+  name = f'{_PREFIX}{int(time.time()) - 1:010}.continued-{step}'
+  with tf.io.TFRecordWriter(os.path.join(folder, name)) as writer:
+    for fields in (
+      {'file_version': 'brain.Event:2'},
+      {'step': step + 1, 'session_log': began},
+      {'step': step + 1, 'session_log': began},
+    ):
+      event = tf.compat.v1.Event(wall_time=time.time(), **fields)
+      writer.write(event.SerializeToString())
 
 
 def grid(
@@ -101,7 +142,7 @@ def grid(
   Returns:
     uint8 [rows * H, columns * W, 3]; black where images are missing.
   """
-  images = np.asarray(images[:_IMAGES])
+  images = np.asarray(images[:SHOWN])
   if images.dtype != np.uint8:
     scale, shift = np.asarray(std, 'f4'), np.asarray(mean, 'f4')
     pixels = images.astype(np.float32) * scale + shift

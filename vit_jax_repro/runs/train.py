@@ -16,9 +16,11 @@ from vit_jax_repro.output.messages import note
 from vit_jax_repro.parallel import mesh, processes
 from vit_jax_repro.runs import (
   banner,
+  input_wait,
   loop,
   manifest,
   preemption,
+  process_facts,
   progress,
   rescue,
   results,
@@ -61,6 +63,8 @@ def train(
   line('devices', banner.devices(devices))
   with waiting.doing('waiting for the other processes in the workdir'):
     processes.require_shared_folder(workdir)
+  with waiting.doing('comparing the settings of all processes'):
+    process_facts.require_same_settings(settings_lib.to_plain(config))
   folder = Workdir(workdir, settings_lib.to_plain(config))
   line('workdir', folder.folder)
   rescue.refuse_repetition(folder)
@@ -74,13 +78,13 @@ def train(
       return finished
   parts = Parts(settings, devices, line, start.records())
   start.check_schedule(parts)
+  data = _described_data(parts, start, folder)
   parts.step.usual_seconds = folder.compilation()
   if start.fresh:
     line('start', _start_line(parts, start, start.step))
     start.prepare(parts)
   with contextlib.closing(folder):
-    with waiting.doing('hashing the data'):
-      folder.begin(_manifest(parts, start), parts.train.divided)
+    folder.begin(_manifest(parts, data), parts.train.divided)
     keeping = folder.checkpoints(
       keep=settings.keep_checkpoints, keep_best=settings.keep_best, note=note
     )
@@ -110,14 +114,27 @@ def train(
         result = results.with_best(result, parts, folder, state, score)
       result = results.completed(result, parts, folder, state)
     folder.finish(dataclasses.asdict(result))
+  # Until then a full disk of the first process ends all with a message.
+  processes.wait_for_all('the run is finished')
   return result
+
+
+def _described_data(parts, start, folder):
+  """Describes the data, which must be the same in all processes."""
+  with waiting.doing('hashing the data'):
+    data = start.data(parts)
+  with waiting.doing('comparing the data of all processes'):
+    process_facts.require_same_data(
+      parts, folder.begun() | data, folder.saved_steps()
+    )
+  return start.checked(data)
 
 
 def _start_line(parts, start, step):
   return banner.start(parts.settings, step, parts.total_steps, start.step)
 
 
-def _manifest(parts, start):
+def _manifest(parts, data):
   settings = parts.settings
   trained = {
     'train': settings.train,
@@ -127,7 +144,7 @@ def _manifest(parts, start):
   return manifest.create(
     seed=settings.seed,
     mesh=parts.mesh,
-    data=start.data(parts),
+    data=data,
     trained=trained,
   )
 
@@ -162,7 +179,7 @@ class _Run:
       start=functools.partial(self.start.first_state, parts),
       batches=parts.batches,
       step=parts.step,
-      save=lambda state: self.checkpoints.save(state, parts.position()),
+      save=lambda state: self.checkpoints.save(state, parts.meta()),
       save_model=functools.partial(parts.save_model, self.folder),
     )
     raise attempt.run(failed)
@@ -180,9 +197,13 @@ class _Run:
         parts.peak_rate(),
       )
       showing = progress.shown(plan)
+    adviser = input_wait.Adviser(parts.mesh.devices.flat[0].platform)
     with showing as display, preemption.Watch() as watch:
 
       def write(step, scalars):
+        line = adviser.line(scalars['input_wait'])
+        if line is not None:
+          note(line, every_process=True)
         if parts.input.replaced_images:
           scalars['replaced_images'] = parts.input.replaced_images
         folder.write_metrics(step, scalars)
@@ -194,7 +215,7 @@ class _Run:
         with waiting.doing('saving a checkpoint'):
           folder.publish_metrics()
           score = _score(evaluated, parts.input.watched)
-          self.checkpoints.save(state, parts.position(), score)
+          self.checkpoints.save(state, parts.meta(), score)
 
       state, evaluated = loop.run(
         state,

@@ -12,16 +12,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vit_jax_repro.analysis import cost, dry_run, memory
+from vit_jax_repro.analysis import (
+  convolution_copies,
+  cost,
+  dry_run,
+  memory,
+)
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import patches
 from vit_jax_repro.output import waiting
 from vit_jax_repro.parallel import chips, host_memory
 from vit_jax_repro.parallel import mesh as mesh_lib
-from vit_jax_repro.runs import fitting, tasks
+from vit_jax_repro.runs import batch_sizes, fitting, tasks
 from vit_jax_repro.runs.input import Input
 from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.training import selection, steps
+from vit_jax_repro.weights import trees
 
 _GIB = 2**30
 
@@ -30,7 +36,7 @@ class Update:
   """The update (state, batch) -> (state, metrics), compiled on its first use.
 
   Attributes:
-    settings, mesh: of the run.
+    settings, mesh, data: of the run.
     model: its model.
     shapes: shapes of the state, with shardings.
     trained: paths of the trained parameters; None for all.
@@ -54,7 +60,7 @@ class Update:
         `model` of the mesh divides nothing, or `train` selects nothing.
     """
     self.settings, self.mesh, self._task = settings, mesh, task
-    self._data, self._tx, self.model = data, tx, task.model
+    self.data, self._tx, self.model = data, tx, task.model
     params = _parameter_shapes(task, data.image_size)
     self.trained = selection.select(params, task.model, settings.train)
     self.shapes = _state_shapes(params, tx, mesh, self.trained)
@@ -62,6 +68,7 @@ class Update:
     self.compile_seconds: float | None = None
     self.usual_seconds: float | None = None
     self._compiling: concurrent.futures.Future | None = None
+    self._saved: int | None = None  # see `saved_activations`
     self._teacher = None  # parameters on the mesh, after their first use
 
   def begin(self) -> None:
@@ -84,8 +91,8 @@ class Update:
   def notes(self) -> list[str]:
     """Lists what a user should know about data and settings, a line each."""
     model, settings = self._task.model, self.settings
-    uncovered = patches.note_on_uncovered(model, self._data.image_size)
-    lines = [*self._data.notes, *([uncovered] if uncovered else [])]
+    uncovered = patches.note_on_uncovered(model, self.data.image_size)
+    lines = [*self.data.notes, *([uncovered] if uncovered else [])]
     lines += mesh_lib.unsharded_parameters(self.shapes.params, self.mesh)
     advice = chips.advice_on_dtype(
       self.mesh.devices.flat[0], settings.model.get('dtype')
@@ -122,13 +129,33 @@ class Update:
     Programs of a dry run are not for this machine.
     """
     device = mesh_lib.local_device(self.mesh)
-    is_here = device.platform == 'cpu' and not self._data.is_described
+    is_here = device.platform == 'cpu' and not self.data.is_described
     return is_here and dry_run.limits(device)[1] is None
 
   def ready(self) -> int:
-    """Returns the bytes of the batches that are ready on a device."""
-    batch = batch_shapes(self.settings, self._data, self.mesh)
-    return self.settings.prefetch * mesh_lib.bytes_per_device(batch)
+    """Returns the bytes of the batches that are ready on a device.
+
+    These are the batches ahead, and that of the next update, see `loop.paced`.
+    """
+    number = 1 + batch_sizes.batches_ahead(self.settings, self.mesh)
+    return number * mesh_lib.bytes_per_device(self.batch())
+
+  def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a batch on the mesh, see data/batches.py."""
+    rows, sharding = self.settings.batch, mesh_lib.batch_sharding(self.mesh)
+    shapes = {
+      'image': (
+        (rows, *self.data.image_size, 3),
+        self.settings.transfer_dtype,
+      ),
+      'label': (self.data.label_shape(rows), 'int32'),
+    }
+    if self.data.augmentation.flips_on_device:
+      shapes['flip'] = (rows,), 'bool'
+    return {
+      key: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
+      for key, (shape, dtype) in shapes.items()
+    }
 
   def teacher_bytes(self) -> int:
     """Returns the bytes of a teacher's parameters on a device."""
@@ -136,8 +163,7 @@ class Update:
 
   def arguments(self) -> int:
     """Returns the bytes of the state and one batch on a device."""
-    batch = batch_shapes(self.settings, self._data, self.mesh)
-    return mesh_lib.bytes_per_device((self.shapes, batch))
+    return mesh_lib.bytes_per_device((self.shapes, self.batch()))
 
   def gradients(self) -> int:
     """Returns the bytes of all gradients on a device."""
@@ -149,8 +175,10 @@ class Update:
     """Returns the numbers of trained and of all parameters."""
     params = self.shapes.params
     return {
-      'trained_parameters': cost.size_of(selection.part(params, self.trained)),
-      'parameters': cost.size_of(params),
+      'trained_parameters': trees.num_parameters(
+        selection.part(params, self.trained)
+      ),
+      'parameters': trees.num_parameters(params),
     }
 
   def multiply_adds(self) -> int:
@@ -159,7 +187,7 @@ class Update:
     Those of a teacher and recomputed ones do not count.
     """
     return cost.multiply_adds_of_update(
-      self.plain_model(), self._data.image_size, self.trained
+      self.plain_model(), self.data.image_size, self.trained
     )
 
   def plain_model(self) -> Any:
@@ -179,12 +207,14 @@ class Update:
 
     Takes less than a second, because nothing is compiled.
     """
+    if self._saved is not None:
+      return self._saved
     rows = self.rows() // self.settings.accum_steps
     batch = {
       'image': jax.ShapeDtypeStruct(
-        (rows, *self._data.image_size, 3), jnp.float32
+        (rows, *self.data.image_size, 3), jnp.float32
       ),
-      'label': jax.ShapeDtypeStruct(self._data.label_shape(rows), jnp.int32),
+      'label': jax.ShapeDtypeStruct(self.data.label_shape(rows), jnp.int32),
     }
     found = fitting.saved_activations(
       self._task.objective,
@@ -193,7 +223,8 @@ class Update:
       self._teacher_shapes(),
       self.trained,
     )
-    return found // self.mesh.shape['model']
+    self._saved = found // self.mesh.shape['model']
+    return self._saved
 
   def changed(self, changes: Mapping[str, Any]) -> 'Update':
     """Returns the update of the same run with some settings changed.
@@ -217,8 +248,8 @@ class Update:
     sizes: dict[str, Any] = dict(settings.mesh)
     other = Update(
       settings,
-      tasks.create(settings, self._data, devices[0]),
-      self._data,
+      tasks.create(settings, self.data, devices[0]),
+      self.data,
       self._tx,
       mesh_lib.create_mesh(**sizes, devices=devices),
     )
@@ -226,14 +257,23 @@ class Update:
     return other
 
   def measure(self) -> memory.Memory | None:
-    """Returns the memory of the compiled update; None if it was refused."""
-    return memory.compile_and_measure(self._compiled)
+    """Returns the memory of the compiled update; None if it was refused.
+
+    On a CPU it has the copies that convolutions make.
+    """
+    measured = memory.compile_and_measure(self._compiled)
+    if measured is None or measured.is_refused or not self.is_in_host_memory():
+      return measured
+    copied = convolution_copies.copied_bytes(self._compiled().as_text())
+    return dataclasses.replace(
+      measured, temporaries=measured.temporaries + copied
+    )
 
   def program(self) -> tuple[jax.stages.Wrapped, tuple]:
     """Returns the jitted update and the shapes of its arguments."""
     function = jax.jit(
       functools.partial(
-        _step(self.settings, self._task, self._data, self._tx, self.mesh),
+        _step(self.settings, self._task, self.data, self._tx, self.mesh),
         trained=self.trained,
       ),
       donate_argnums=0,
@@ -242,8 +282,7 @@ class Update:
         mesh_lib.replicated(self.mesh),
       ),
     )
-    batch = batch_shapes(self.settings, self._data, self.mesh)
-    return function, (self.shapes, batch, self._teacher_params())
+    return function, (self.shapes, self.batch(), self._teacher_params())
 
   def _compiled(self):
     """Waits for the compiled update; compiles it if `begin` was not called."""
@@ -339,21 +378,3 @@ def _state_shapes(params, tx, mesh, trained):
   return mesh_lib.with_shardings(
     state, mesh_lib.parameter_sharding(state, mesh)
   )
-
-
-def batch_shapes(
-  settings: Settings, data: Input, mesh: jax.sharding.Mesh
-) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns the shapes of a training batch on the mesh, see data/batches.py."""
-  sharding = mesh_lib.batch_sharding(mesh)
-  shapes = {
-    'image': (
-      (settings.batch, *data.image_size, 3),
-      settings.transfer_dtype,
-    ),
-    'label': (data.label_shape(settings.batch), 'int32'),
-  }
-  return {
-    key: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
-    for key, (shape, dtype) in shapes.items()
-  }

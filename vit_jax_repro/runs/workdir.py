@@ -6,9 +6,10 @@
                  (data.split_records)
   checkpoints/   Orbax (runs.checkpoint)
   damaged/       damaged checkpoints, moved here
-  metrics.jsonl  one object a line: step, train_loss, lr, images_per_sec, and
-                 accuracy_test, top5_accuracy_test, loss_test of evaluated
-                 steps; of images with several labels also
+  metrics.jsonl  one object a line: step, train_loss, lr, images_per_sec,
+                 input_wait (share of the time in which the devices wait for
+                 images), and accuracy_test, top5_accuracy_test, loss_test of
+                 evaluated steps; of images with several labels also
                  mean_average_precision_test, f1_micro_test, f1_macro_test
                  (..._validation with a validation split; then ..._test once)
   events.out.*   the same for TensorBoard, and settings and images
@@ -29,7 +30,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -42,8 +43,7 @@ from vit_jax_repro.parallel import native_output
 from vit_jax_repro.runs import (
   card_settings,
   checkpoint,
-  configuration,
-  settings,
+  identity,
   tensorboard,
   uploads,
 )
@@ -68,6 +68,15 @@ FREE = (
   'model.remat',
   'model.remat_policy',
 )
+# Settings that a run may change which continues a finished one.
+SCHEDULE = (
+  'base_lr',
+  'continue_from',
+  'decay_steps',
+  'decay_type',
+  'total_steps',
+  'warmup_steps',
+)
 _ADDRESS = re.compile(r'[a-z][a-z0-9+.-]+:/')  # also with a slash forgotten
 _COMPILED = 'compile_seconds'  # a key of manifest.json
 FILES = (
@@ -90,7 +99,8 @@ class Workdir:
     The attribute `folder` is the path or address, and `local` the folder on
     this machine in which files are written. The attribute `config` is the
     configuration. If the folder holds a run, keys that are None have the values
-    of that run. Nothing is written before `begin`, which writes `config`.
+    of that run, and `moved` is what `identity.moved` found. Nothing is written
+    before `begin`, which writes `config`.
 
     Raises:
       InputError: the folder holds another run, or other files with the names
@@ -113,6 +123,8 @@ class Workdir:
     else:
       self.folder = os.path.abspath(os.path.expanduser(folder))
       self.local = self.folder
+      _require_utf8(self.folder)
+    self.moved: dict[str, tuple[Any, Any]] = {}
     self._found = self._bucket.found if self._bucket else self._version()
     self.config = self._continued(config)
     above = self.local
@@ -181,6 +193,10 @@ class Workdir:
       'repeat the command'
     )
 
+  def begun(self) -> dict[str, Any]:
+    """Returns the manifest's description of the data; {} for a new run."""
+    return self.read_json('manifest.json').get('data', {})
+
   def check_data(self, new: Mapping[str, Any]) -> dict[str, Any]:
     """Compares a description of the data with that of the run's manifest.
 
@@ -188,15 +204,12 @@ class Workdir:
       The manifest's description; {} for a new run.
 
     Raises:
-      InputError: a key of both has another value.
+      InputError: a key of both has another value, or data or weights have
+        another place and nothing shows that they are the same.
     """
-    old = self.read_json('manifest.json').get('data', {})
-    for key in old.keys() & new.keys():
-      if old[key] != new[key]:
-        raise InputError(
-          f'{self.folder} holds a run on other data: {key} was {old[key]!r} '
-          f'and is {new[key]!r}; choose another workdir'
-        )
+    old = self.begun()
+    holder = f'{self.folder} holds a run'
+    identity.require_same(old, new, self.moved, holder, self._way_on())
     return old
 
   def record_compilation(self, seconds: float) -> None:
@@ -274,7 +287,7 @@ class Workdir:
     self.write_json('result.json', result)
 
   def continue_metrics(self, step: int) -> None:
-    """Removes the lines of steps after `step` from metrics.jsonl."""
+    """Removes the metrics of steps after `step`, which come again."""
     path = self.file('metrics.jsonl')
     if not self._first or not os.path.exists(path):
       return
@@ -282,12 +295,17 @@ class Workdir:
       lines = file.readlines()
     kept = [line for line in lines if _step(line) <= step]
     files.write_text(path, ''.join(kept))
+    tensorboard.continue_from(self.local, step)
 
   def write_metrics(self, step: int, scalars: Mapping[str, float]) -> None:
     """Appends a line to metrics.jsonl and the TensorBoard events."""
     if not self._first:
       return
-    with open(self.file('metrics.jsonl'), 'a', encoding='utf-8') as file:
+    path = self.file('metrics.jsonl')
+    with (
+      files.naming_full_disk(path),
+      open(path, 'a', encoding='utf-8') as file,
+    ):
       file.write(json.dumps({'step': step, **scalars}) + '\n')
     self.events.scalars(step, scalars)
     if self._bucket is not None:
@@ -336,43 +354,41 @@ class Workdir:
     config = card_settings.settled(
       config, traverse_util.flatten_dict(begun, sep='.')
     )
-    changed = differences(begun, config, FREE)
+    if self.has('manifest.json'):  # else nothing was trained
+      self.moved = identity.moved(begun, config, FREE)
+    free = (*FREE, *self.moved)
+    changed = identity.differences(begun, config, free)
     if changed:
+      is_schedule = not identity.differences(begun, config, (*free, *SCHEDULE))
       raise InputError(
         f'{self.folder} holds a run with other settings: '
-        f'{"; ".join(changed)}; choose another workdir'
+        f'{"; ".join(changed)}; {self._way_on(is_schedule=is_schedule)}'
       )
     return config
 
-
-def differences(
-  before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]
-) -> list[str]:
-  """Lists what differs between configurations: "seed was 0 and is 1", ...
-
-  Args:
-    before, now: plain mappings of settings.
-    free: keys that may differ, such as `FREE`.
-  """
-  before, now = _complete(before), _complete(now)
-  return [
-    f'{key} was {before.get(key)!r} and is {now.get(key)!r}'
-    for key in sorted(before.keys() | now.keys())
-    if key not in free and before.get(key) != now.get(key)
-  ]
+  def _way_on(self, *, is_schedule=False):
+    """Returns what else a user can do, who cannot continue in the folder."""
+    elsewhere = 'choose another workdir'
+    has_ended = self.has('result.json') or self.has('stopped.json')
+    if is_schedule and has_ended:
+      return f'{elsewhere}; --config.continue_from={self.folder} goes on there'
+    if self.has('model.npz'):
+      model = self.folder
+    elif self._bucket is None and self.saved_steps():
+      model = self.path(f'checkpoints/{max(self.saved_steps())}')
+    else:
+      return elsewhere
+    return f'{elsewhere}; --config.pretrained_dir={model} starts from its model'
 
 
-def _complete(config):
-  """Returns a flat configuration in which missing keys have their defaults.
-
-  So a run can be continued that began before the package had these keys.
-  """
-  config = card_settings.settled(config)
-  complete = settings.defaults() | traverse_util.flatten_dict(config, sep='.')
-  if isinstance(config.get('model'), Mapping):
-    model = configuration.with_defaults(config['model'])
-    complete = traverse_util.flatten_dict({'model': model}, sep='.') | complete
-  return json.loads(json.dumps(complete, default=str))
+def _require_utf8(folder):
+  try:
+    folder.encode()
+  except UnicodeEncodeError:
+    raise InputError(
+      f'workdir {folder} has bytes that are not UTF-8, which no checkpoint can '
+      'be written below; name another folder'
+    ) from None
 
 
 def _step(line):

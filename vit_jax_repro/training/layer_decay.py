@@ -8,7 +8,8 @@ form of BEiT (arXiv:2106.08254, fine-tuning; get_num_layer_for_vit in its
 optim_factory.py) and MAE (arXiv:2111.06377, table 9; util/lr_decay.py).
 
 Those projects have it for ViTs. Here it holds for every family: the blocks of a
-Mixer are its MixerBlock_0, ..., the blocks of BiT are block1 to block4.
+Mixer are its MixerBlock_0, ..., the blocks of BiT are block1 to block4, those
+of EfficientNet block1 to block7.
 """
 
 import dataclasses
@@ -33,10 +34,12 @@ _STACKED = 'Transformer/encoderblock/'
 # Everything else that is in no block comes before the blocks.
 _AFTER = (
   'Transformer/encoder_norm/',
+  'fc_norm/',
   'MAPHead_0/',
   'pre_logits/',
   'pre_head_layer_norm/',
   'group_norm/',
+  'top/',
   *HEADS,
 )
 

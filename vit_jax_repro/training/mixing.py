@@ -1,8 +1,8 @@
 """Augmentation of whole batches on the devices: mixup, cutmix, random erasing.
 
-`normalize` comes first. The other functions have the form (batch, key, *,
-settings) -> batch and serve as `augment` of `steps.train_step`. A batch is a
-dict with image [B, H, W, C] and label, either [B] integers or [B, K]
+`flip` and `normalize` come first. The other functions have the form (batch,
+key, *, settings) -> batch and serve as `augment` of `steps.train_step`. A batch
+is a dict with image [B, H, W, C] and label, either [B] integers or [B, K]
 probabilities; other entries are unchanged. The functions receive the whole
 batch even if gradients are accumulated over parts of it. They are pure, can be
 compiled and accept sharded arrays. The partner of an example is the one at the
@@ -31,6 +31,23 @@ _WHETHER, _AREA, _ASPECT, _CORNER, _NOISE = range(5)
 _ERASED_PART = (0.02, 1 / 3)
 _ERASED_ASPECT = (0.3, 1 / 0.3)
 _ERASING_ATTEMPTS = 10
+
+
+def flip(batch: dict) -> dict:
+  """Returns the batch with left and right swapped where `flip` is True.
+
+  Args:
+    batch: image [B, H, W, C], and flip [B] bool; without flip, the batch is
+      returned unchanged.
+
+  Returns:
+    The batch without flip.
+  """
+  if 'flip' not in batch:
+    return batch
+  rest = {key: value for key, value in batch.items() if key != 'flip'}
+  image, swapped = batch['image'], batch['flip'][:, None, None, None]
+  return dict(rest, image=jnp.where(swapped, image[:, :, ::-1], image))
 
 
 def normalize(

@@ -2,7 +2,8 @@
 
 Only the trained parameters have gradients, moments and averages. The others are
 constants of the objective, so a backward pass ends at the first layer that is
-trained, and no device sums gradients of the others.
+trained, and no device sums gradients of the others. The frozen statistics of
+batch normalisation are in the tree of the parameters and are never trained.
 """
 
 import re
@@ -27,6 +28,8 @@ def select(
 ) -> frozenset[str] | None:
   """Returns the paths of the parameters to train; None for all of them.
 
+  Statistics of norms are no parameters.
+
   Args:
     params: the parameters of `model`, or their shapes.
     model: the model.
@@ -38,7 +41,7 @@ def select(
   Raises:
     InputError: the text selects nothing, or more blocks than the model has.
   """
-  names = trees.flatten(params).keys()
+  names = {n for n in trees.flatten(params) if not trees.is_statistic(n)}
   if train in ('', ALL):
     return None
   if train == HEAD:
@@ -51,10 +54,15 @@ def select(
 
 
 def part(params: Any, names: frozenset[str] | None) -> Any:
-  """Returns the tree of the named parameters; all of them for None."""
-  if names is None:
-    return params
+  """Returns the tree of the named parameters; all of them for None.
+
+  Statistics of norms are no parameters.
+  """
   flat = trees.flatten(params)
+  if names is None:
+    names = frozenset(name for name in flat if not trees.is_statistic(name))
+    if len(names) == len(flat):
+      return params
   return trees.nest({name: flat[name] for name in flat if name in names})
 
 

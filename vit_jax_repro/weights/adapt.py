@@ -17,6 +17,7 @@ from vit_jax_repro.output import messages
 from vit_jax_repro.weights import (
   ablation_positions,
   description,
+  layouts,
   positions,
   trees,
 )
@@ -37,7 +38,8 @@ def adapt(
 ) -> dict[str, Any]:
   """Returns parameters in the form of `model`; `params` is not changed.
 
-  Position embeddings are resized to `image_size`. Those of the ablations in
+  Position embeddings are resized to `image_size`, by the rule that the model's
+  `position_resizing` names. Those of the ablations in
   ViT D.4 are rejected at another size. If only one of file and model has a
   position slot for the class token (see `positions.slots`), the slot is added
   to the token or created as zeros. Floats are cast to the model's
@@ -46,7 +48,8 @@ def adapt(
   With a new head, parts that the model lacks are dropped: pre_logits, the class
   token with its slot if the model pools without one, and the [mask] embedding
   of masked patch prediction. If only the model has a [mask] embedding, it is
-  zeros. A kept head needs the file's pre_logits.
+  zeros. The norm of the tokens becomes that of the pooled vector (`fc_norm`),
+  or the other way round. A kept head needs the file's pre_logits and its norm.
 
   Args:
     params: a tree from `load`, or of another model of this family.
@@ -82,6 +85,7 @@ def adapt(
       grid,
       source_grid=source,
       drop_tokens=head == 'reset' and 'cls' not in wanted,
+      rule=getattr(model, 'position_resizing', 'linear'),
     )
   except InputError as error:
     names = positions.name_in(flat), positions.name_in(wanted)
@@ -92,6 +96,30 @@ def adapt(
   return trees.nest(
     trees.stack(flat) if getattr(model, 'scan', False) else flat
   )
+
+
+def check_whole(
+  flat: Mapping[str, np.ndarray],
+  model: nn.Module,
+  image_size: tuple[int, int] | None = None,
+) -> None:
+  """Raises an InputError unless a flat tree has all arrays of a model.
+
+  Position embeddings are not compared: their grid may be that of a rectangle of
+  unknown size.
+
+  Args:
+    flat: the tree, unrolled.
+    model: a module of `models.create`.
+    image_size: (height, width) in pixels that the weights are made for.
+  """
+  unrolled = model.clone(scan=False) if hasattr(model, 'scan') else model
+  wanted = parameter_shapes(unrolled, image_size or ANY_IMAGE_SIZE)
+  check_fit(_without_positions(flat), _without_positions(wanted))
+
+
+def _without_positions(flat):
+  return {n: x for n, x in flat.items() if not n.endswith('pos_embedding')}
 
 
 def parameter_shapes(
@@ -122,12 +150,13 @@ def check_fit(
   """
   reasons = reasons or {}
   missing = _shown(wanted.keys() - params.keys() - reasons.keys())
-  extra = _shown(params.keys() - wanted.keys() - reasons.keys())
-  shapes = [
+  extra = params.keys() - wanted.keys() - reasons.keys()
+  extra = _shown(map(messages.short, extra))
+  shapes = _shown(
     f'{name}: file {tuple(params[name].shape)}, model {wanted[name].shape}'
-    for name in sorted(wanted.keys() & params.keys() - reasons.keys())
+    for name in wanted.keys() & params.keys() - reasons.keys()
     if tuple(params[name].shape) != wanted[name].shape
-  ]
+  )
   shapes += sorted(set(reasons.values()))
   if missing or extra or shapes:
     raise InputError(
@@ -136,8 +165,11 @@ def check_fit(
     )
 
 
-def _shown(names):
-  return [messages.short(name) for name in sorted(names)]
+def _shown(texts):
+  """Returns the first few texts, those of blocks last, and how many more."""
+  texts = sorted(texts, key=lambda text: ('/encoderblock_' in text, text))
+  more = len(texts) - messages.MOST_NAMES
+  return texts[: messages.MOST_NAMES] + [f'{more} more'] * (more > 0)
 
 
 def _mixing_reasons(flat, wanted, model, image_size):
@@ -166,6 +198,7 @@ def _mixing_reasons(flat, wanted, model, image_size):
 
 def _with_fresh_head(flat, wanted, model):
   flat = _without(flat, HEADS)
+  flat = _with_norm_renamed(flat, wanted)
   if 'pre_logits/kernel' not in wanted:
     flat = _without(flat, ('pre_logits/',))
   if MASK not in wanted:
@@ -176,6 +209,19 @@ def _with_fresh_head(flat, wanted, model):
     if name.startswith(HEADS):
       start = model.head_bias_init if name.endswith('bias') else 0
       flat[name] = np.full(leaf.shape, start, leaf.dtype)
+  return flat
+
+
+def _with_norm_renamed(flat, wanted):
+  """Returns the parameters with the last norm where the model has it."""
+  for ours, theirs in (layouts.LAST_NORMS, layouts.LAST_NORMS[::-1]):
+    if f'{ours}/scale' in wanted and f'{ours}/scale' not in flat:
+      flat = {
+        f'{ours}/{name.removeprefix(theirs)[1:]}'
+        if name.startswith(f'{theirs}/')
+        else name: array
+        for name, array in flat.items()
+      }
   return flat
 
 

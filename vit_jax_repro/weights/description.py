@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models import bert, efficientnet, variants
 from vit_jax_repro.models.layers import TORCH_GELU
 from vit_jax_repro.output import messages
 from vit_jax_repro.weights import ablation_positions, layouts, positions, trees
 
 _LAST_LAYER = trees.MAX_LAYERS - 1
+# Initial factors of a LayerScale, for fresh parameters only: those of DINOv2
+# (dinov2/configs/ssl_default_config.yaml). No array shows them.
+LAYER_SCALE_INIT = 1e-5
 STEM_STRIDE = 4  # of the hybrids' root convolution and pooling together
 
 
@@ -18,12 +22,19 @@ def describe(params: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the fields for `models.create` that a canonical tree implies.
 
   Fields that shapes do not determine have their defaults: dropout rates (0),
-  epsilons, the GELU form and BiT's number of groups. A file without class token
-  gives `gap`, although its model may have been `unpooled`. A file without
-  position embeddings gives `sincos2d`, although its model may have had none. A
+  epsilons, the GELU form, BiT's number of groups and EfficientNet's strides. A
+  file without class token gives `gap`, although its model may have been
+  `unpooled`. A file without position embeddings gives `sincos2d`, although its
+  model may have had none. A
   DeiT without distillation token has a ViT's names and shapes and therefore
   gets a ViT's GELU form; a run's model.json or the model's name has the right
-  one.
+  one. LayerScale and registers, like a distillation token, come from PyTorch,
+  with its GELU form. A file with class token and `fc_norm` averages its
+  patches, and one whose head has twice the model's width takes both.
+
+  An image-text model gives `text_model`, the fields `image` and `text` of its
+  towers, and `max_len`, the number of tokens of a text: that of the positions
+  of a text Transformer, and LiT's for a BERT, which gets heads of width 64.
 
   Args:
     params: a tree from `load` (nested; arrays or shapes).
@@ -37,12 +48,16 @@ def describe(params: Mapping[str, Any]) -> dict[str, Any]:
     InputError: essential names are missing or have a wrong number of
       dimensions; one line with all of them.
   """
+  if layouts.has_two_towers(trees.flatten(params)):
+    return _two_towers(params)
   flat = trees.unstack(trees.flatten(params))
   shapes = {name: tuple(leaf.shape) for name, leaf in flat.items()}
   if 'root_block/conv/kernel' in shapes:
     read, essential = _bit, _BIT_RANKS
   elif 'stem/kernel' in shapes:
     read, essential = _mixer, _MIXER_RANKS
+  elif 'stem/conv/kernel' in shapes:
+    read, essential = _efficientnet, _EFFICIENTNET_RANKS
   else:
     read, essential = _vit, _VIT_RANKS
   _check_ranks(shapes, essential)
@@ -62,13 +77,71 @@ _MIXER_RANKS = {
   'MixerBlock_0/channel_mixing/Dense_0/kernel': 2,
 }
 _BIT_RANKS = {'root_block/conv/kernel': 4, 'block1/unit01/a/conv/kernel': 4}
+_EFFICIENTNET_RANKS = {
+  'stem/conv/kernel': 4,
+  'top/conv/kernel': 4,
+  'block1/unit01/depthwise/conv/kernel': 4,
+}
 _RANKS_IF_THERE = {
   'head/bias': 1,
   'pre_logits/bias': 1,
   'conv_root/kernel': 4,
+  'registers': 3,
   layouts.POSITIONS: 3,
   layouts.POSITIONS_BEFORE_CLS: 3,
 }
+
+
+def _two_towers(params):
+  image = describe(params[layouts.IMAGE[:-1]])
+  flat = trees.unstack(trees.flatten(params[layouts.TEXT[:-1]]))
+  shapes = {name: tuple(leaf.shape) for name, leaf in flat.items()}
+  is_bert = any(name.startswith('BertEncoder_0/') for name in shapes)
+  text = _bert(shapes) if is_bert else _text_transformer(shapes)
+  out_dim = image.pop('num_classes'), _num_classes(shapes)
+  fields = dict(
+    model='two_towers',
+    text_model='bert' if is_bert else 'text_transformer',
+    image_size=image.pop('image_size'),
+    max_len=variants.LIT_TOKENS if is_bert else shapes['pos_embedding'][1],
+    image=image,
+    text=text,
+    out_dim=out_dim,
+  )
+  return fields | ({'has_bias': True} if 'b' in params else {})
+
+
+def _bert(shapes):
+  layers = 'BertEncoder_0/encoder_block/layer_sequence/layers_'
+  tables = 'BertEncoder_0/embedder/embedders_{}_ids/embedding'.format
+  hidden = f'{layers}0/mlp_block/mlp/dense_layer/kernel'
+  names = ('token', 'position', 'segment')
+  _check_ranks(shapes, dict.fromkeys([*map(tables, names), hidden], 2))
+  rows = [shapes[tables(name)][0] for name in names]
+  hidden_size, mlp_dim = shapes[hidden]
+  return dict(
+    hidden_size=hidden_size,
+    mlp_dim=mlp_dim,
+    num_heads=max(hidden_size // bert.HEAD_DIM, 1),
+    num_layers=_count(f'{layers}([0-9]+)/', shapes),
+    vocab_size=rows[0],
+    max_length=rows[1],
+    num_segments=rows[2],
+  )
+
+
+def _text_transformer(shapes):
+  block = 'Encoder_0/encoderblock_0'
+  query = f'{block}/MultiHeadDotProductAttention_0/query/kernel'
+  hidden, words = f'{block}/MlpBlock_0/Dense_0/kernel', 'Embed_0/embedding'
+  _check_ranks(shapes, {query: 3, hidden: 2, words: 2, 'pos_embedding': 3})
+  return dict(
+    hidden_size=shapes[hidden][0],
+    mlp_dim=shapes[hidden][1],
+    num_heads=shapes[query][1],
+    num_layers=_count('Encoder_0/encoderblock_([0-9]+)/', shapes),
+    vocab_size=shapes[words][0],
+  )
 
 
 def _check_ranks(shapes, essential):
@@ -128,8 +201,11 @@ def _vit(shapes):
       num_layers=_units(r'block{}/unit([0-9]+)/', shapes),
       width_factor=int(width) if width == int(width) else width,
     )
-  if 'dist' in shapes:
-    spec.update(distilled=True, gelu=TORCH_GELU)  # a DeiT
+  spec |= _torch_parts(shapes)
+  if 'fc_norm/scale' in shapes:
+    spec['fc_norm'] = True
+    if 'cls' in shapes:
+      spec['class_token'] = True
   if layouts.POSITIONS_BEFORE_CLS in shapes:
     spec['class_token_after_positions'] = True
   elif layouts.POSITIONS not in shapes:
@@ -145,7 +221,26 @@ def _vit(shapes):
 def _classifier(shapes):
   if 'MAPHead_0/probe' in shapes:
     return 'map'
-  return 'token' if 'cls' in shapes else 'gap'
+  if 'cls' not in shapes or 'fc_norm/scale' in shapes:
+    return 'gap'
+  first = 'pre_logits' if 'pre_logits/kernel' in shapes else 'head'
+  inputs = shapes.get(f'{first}/kernel', (0,))[0]
+  width = shapes['embedding/kernel'][-1]
+  return 'token_and_gap' if inputs == 2 * width else 'token'
+
+
+def _torch_parts(shapes):
+  """Returns the fields of parts that only models of PyTorch have."""
+  fields = {}
+  if 'dist' in shapes:  # a DeiT
+    fields['distilled'] = True
+    if 'head/bias' in shapes and 'head_dist/bias' not in shapes:
+      fields['distillation_head'] = False
+  if 'registers' in shapes:
+    fields['num_registers'] = shapes['registers'][1]
+  if f'{_BLOCK}/LayerScale_0/scale' in shapes:
+    fields['layer_scale_init'] = LAYER_SCALE_INIT
+  return fields | {'gelu': TORCH_GELU} if fields else {}
 
 
 def _units(pattern, shapes):
@@ -214,3 +309,46 @@ def _bit(shapes):
     groups=32,
     image_size=None,
   )
+
+
+def _efficientnet(shapes):
+  units = _units(r'block{}/unit([0-9]+)/', shapes)
+  first = [f'block{i + 1}/unit01' for i in range(len(units))]
+  kernels = {
+    layer: [shapes.get(f'{unit}/{layer}/kernel') for unit in first]
+    for layer in ('expand/conv', 'depthwise/conv', 'project/conv')
+  }
+  _check_kernels(first, kernels)
+  stem = shapes['stem/conv/kernel'][-1]
+  squeeze = shapes.get(f'{first[0]}/squeeze/reduce/bias', (0,))[0]
+  return dict(
+    model='efficientnet',
+    num_classes=_num_classes(shapes),
+    block_units=units,
+    block_channels=tuple(shape[-1] for shape in kernels['project/conv']),
+    kernel_sizes=tuple(shape[0] for shape in kernels['depthwise/conv']),
+    block_strides=efficientnet.STRIDES[: len(units)],
+    expansions=tuple(
+      shape[3] // shape[2] if shape else 1 for shape in kernels['expand/conv']
+    ),
+    stem_channels=stem,
+    top_channels=shapes['top/conv/kernel'][-1],
+    squeeze_ratio=squeeze / stem,
+    image_size=None,
+  )
+
+
+def _check_kernels(units, kernels):
+  """Raises an InputError if a kernel of a block's first unit is unknown."""
+  wrong = [
+    f'{unit}/{layer}/kernel'
+    for layer, shapes in kernels.items()
+    for unit, shape in zip(units, shapes, strict=True)
+    if (shape or layer != 'expand/conv') and len(shape or ()) != 4
+  ]
+  if wrong or len(units) > len(efficientnet.STRIDES):
+    raise InputError(
+      f'cannot tell the architecture of an EfficientNet of {len(units)} blocks '
+      f'without {messages.listed(wrong)}, kernels of 4 sides; models of at '
+      f'most {len(efficientnet.STRIDES)} blocks are read'
+    )

@@ -23,9 +23,11 @@ from typing import Any
 
 from vit_jax_repro import weights
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models import variants
 from vit_jax_repro.models.layers import TORCH_GELU
 from vit_jax_repro.output import files, waiting
 from vit_jax_repro.output.messages import note
+from vit_jax_repro.weights import towers
 
 # Image size for weights if neither the caller nor the file gives one. The
 # published ImageNet files of BiT were fine-tuned and evaluated at 480
@@ -35,7 +37,7 @@ DEFAULT_IMAGE_SIZE = {'bit_resnetv2': (480, 480)}
 OTHER_DEFAULT_IMAGE_SIZE = (224, 224)
 # The preprocessings that the names in a file without a card show. All other
 # files get one that reads the same pixels as 'vit_jax'.
-TELLING = ('deit', 'big_vision')
+TELLING = ('deit', 'big_vision', 'efficientnet')
 _ORIENTATIONS = (None, 'exif', 'none')  # data.image_settings.ORIENTATIONS
 _LOSSES = (None, 'softmax', 'sigmoid', 'regression')
 
@@ -95,8 +97,9 @@ def save_model(
   image_size: Iterable[int] | None = None,
   orientation: str | None = None,
   loss: str | None = None,
+  layout: str = 'official',
 ) -> None:
-  """Writes weights to `path` (official layout), and their JSON file.
+  """Writes weights to `path`, and their JSON file.
 
   Both files are written atomically. The weights are written last, so a weights
   file never exists without its description.
@@ -106,6 +109,7 @@ def save_model(
     params: the tree of the model, stacked or not.
     architecture, class_names, preprocessing, image_size, orientation, loss: the
       contents of the JSON file, see the top of this file.
+    layout: see `weights.save`.
 
   Raises:
     InputError: `path` does not end in '.npz', or the card is inconsistent.
@@ -124,26 +128,34 @@ def save_model(
   _check(card, card_path(path))
   files.check_writable(path)
   files.write_json(card_path(path), card)
-  weights.save(path, params, layout='official')
+  weights.save(path, params, layout=layout)
 
 
-def load(path: str | os.PathLike) -> DescribedWeights:
+def load(
+  path: str | os.PathLike, *, both_towers: bool = False
+) -> DescribedWeights:
   """Reads a weights file together with its card.
 
   A JSON file of the card's name that is not a card is ignored, with a note.
+
+  Args:
+    path: of the file.
+    both_towers: whether to return an image-text model whole. By default its
+      image tower is returned, with a note.
 
   Raises:
     InputError: the file is no weights file, or its card is inconsistent.
     OSError: a file cannot be read.
   """
   path = os.fspath(path)
-  try:
-    card = read_card(path)
-  except NotACardError as error:
-    note(f'{error}; the file is ignored')
-    card = None
+  card = card_or_note(path)
   with waiting.doing(f'reading {os.fspath(path)}'):
     params = weights.load(path)
+  if not both_towers:
+    params = towers.image_of(params, path)
+    if card is not None:
+      architecture = towers.image_architecture(card.architecture)
+      card = dataclasses.replace(card, architecture=architecture)
   try:
     spec = weights.describe(params)
   except InputError as error:
@@ -160,6 +172,21 @@ def load(path: str | os.PathLike) -> DescribedWeights:
     ),
     card_file=None if card is None else card_path(path),
   )
+
+
+def card_or_note(weights_path: str | os.PathLike) -> ModelCard | None:
+  """Returns the card of a weights file, or None.
+
+  A JSON file of the card's name that is not a card is ignored, with a note.
+
+  Raises:
+    InputError, OSError: as `read_card` for a card.
+  """
+  try:
+    return read_card(weights_path)
+  except NotACardError as error:
+    note(f'{error}; the file is ignored')
+    return None
 
 
 def read_card(weights_path: str | os.PathLike) -> ModelCard | None:
@@ -182,6 +209,19 @@ def read_card(weights_path: str | os.PathLike) -> ModelCard | None:
       f"{path} is no description of a model: it has no 'architecture', a "
       'mapping of fields'
     )
+  return from_json(card, path)
+
+
+def from_json(card: Mapping[str, Any], path: str) -> ModelCard:
+  """Returns the card with the contents of a JSON file.
+
+  Args:
+    card: the contents, with an `architecture`.
+    path: of the file, for messages.
+
+  Raises:
+    InputError: the card is inconsistent.
+  """
   _check(card, path)
   names, size = card.get('class_names'), card.get('image_size')
   return ModelCard(
@@ -227,8 +267,25 @@ def _check(card, path):
 
 def _all(value, container, kind):
   return isinstance(value, container) and all(
-    isinstance(item, kind) for item in value
+    isinstance(item, kind) and not isinstance(item, bool) for item in value
   )
+
+
+def default_image_size(spec: Mapping[str, Any]) -> tuple[int, int]:
+  """Returns the (height, width) of a family, or of a size of EfficientNet.
+
+  Args:
+    spec: the fields that `weights.describe` returns for the file.
+  """
+  if spec['model'] == 'efficientnet':
+    for size, (_, _, side, _) in variants.EFFICIENTNETS.items():
+      named = variants.variant(f'EfficientNet-{size}')
+      if all(
+        tuple(spec[field]) == named[field]
+        for field in ('block_units', 'block_channels')
+      ):
+        return side, side
+  return DEFAULT_IMAGE_SIZE.get(spec['model'], OTHER_DEFAULT_IMAGE_SIZE)
 
 
 def default_preprocessing(spec: Mapping[str, Any], module: Any = None) -> str:
@@ -249,6 +306,8 @@ def default_preprocessing(spec: Mapping[str, Any], module: Any = None) -> str:
   """
   if spec['model'] == 'bit_resnetv2':
     return 'bit'
+  if spec['model'] == 'efficientnet':
+    return 'efficientnet'
   gelu = spec.get('gelu') if module is None else getattr(module, 'gelu', None)
   if gelu == TORCH_GELU:
     return 'deit'

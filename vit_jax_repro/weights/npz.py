@@ -30,13 +30,16 @@ from vit_jax_repro.output import files, messages
 BFLOAT16 = np.dtype(jnp.bfloat16)
 
 # Random weights hardly compress. A file that unpacks to over a hundred times
-# its size (and to over 1 GiB) is not a model.
+# its size (and to over 512 MiB) is not a model.
 MAX_EXPANSION = 100
-ALWAYS_ALLOWED_BYTES = 2**30
+ALWAYS_ALLOWED_BYTES = 2**29
+# Of the list of an archive's members: 70,000 of them or more.
+MOST_LISTING_BYTES = 2**23
 # The longest header that numpy itself reads, and more dimensions than any
 # weight has (scanned attention has 4).
 MAX_HEADER_BYTES = 10_000
 MAX_DIMENSIONS = 8
+_ALIGNMENT = 64  # bytes; JAX copies arrays to a CPU that are not aligned so
 
 # Exceptions of zipfile, its decompressors and numpy's header reader for invalid
 # bytes. NotImplementedError and RecursionError are RuntimeErrors.
@@ -79,7 +82,7 @@ def read_names(path: str | os.PathLike) -> list[str]:
   Raises:
     FileNotFoundError, InputError: as `read`.
   """
-  with _opened(_local(path)) as archive:
+  with _opened(local(path)) as archive:
     return [_name(member) for member in archive.infolist()]
 
 
@@ -100,10 +103,10 @@ def read(
     InputError: the file is not an .npz archive, an array is damaged, or a
       header is impossible; one line with the reason.
   """
-  path = _local(path)
+  path = local(path)
   with _opened(path) as archive:
     members = archive.infolist()
-    _check_expansion(path, members)
+    check_expansion(path, members)
     for member in members:
       name = _name(member)
       if wanted(name):
@@ -129,6 +132,14 @@ def write(
     for name, array in arrays:
       with archive.open(f'{name}.npy', 'w', force_zip64=True) as file:
         _write_array(file, array)
+
+
+def widened(array: np.ndarray) -> np.ndarray:
+  """Returns a bfloat16 array as float32, which is exact; others unchanged.
+
+  numpy has no bfloat16: where a file stores it, other programs find raw bytes.
+  """
+  return array.astype(np.float32) if array.dtype == BFLOAT16 else array
 
 
 def _name(member):
@@ -163,16 +174,8 @@ def _reason(error):
   return messages.short(text) or type(error).__name__
 
 
-def refuse_export(path: str | os.PathLike) -> None:
-  """Raises an InputError if a weights file is named like an export."""
-  if os.fspath(path).endswith(EXPORTS):
-    raise InputError(
-      f'{os.fspath(path)} is an export for programs without this package, '
-      'which cannot read it back; give the weights that it was made from'
-    )
-
-
-def _local(path):
+def local(path: str | os.PathLike) -> pathlib.Path:
+  """Returns a path on this machine; raises an InputError for an address."""
   if '://' in os.fspath(path):
     raise InputError(
       f'{path} is an address, not a file; get the file first: '
@@ -187,14 +190,13 @@ def _opened(path):
     raise InputError(f'{path} is a directory; give an .npz file in it')
   if not path.exists():
     raise FileNotFoundError(f'no weights file {path}; check the path')
-  if not path.is_file():
+  if files.is_special(path):
     raise InputError(f'{path} is a device or pipe; give an .npz file')
-  refuse_export(path)
   with open(path, 'rb') as file:
     with _converting_errors(f'{path} is a damaged .npz archive'):
       if not zipfile.is_zipfile(file):
         raise BadFileError(f'{path} is {_what_is(path)}')
-      archive = zipfile.ZipFile(file)
+      archive = open_archive(file)
     with archive:
       yield archive
 
@@ -221,12 +223,68 @@ def _what_is(path):
   return f'not an .npz archive (starts with {start[:8]!r}); {_AGAIN}'
 
 
-def _check_expansion(path, members):
+class _FewMembers:
+  """A file whose list of members zipfile reads only if it is not too long."""
+
+  def __init__(self, file: Any):
+    self._file = file
+    self.most: int | None = MOST_LISTING_BYTES
+
+  def read(self, size: int = -1) -> bytes:
+    if self.most is not None and size > self.most:
+      raise ValueError(f'a list of members of {size:,} bytes')
+    return self._file.read(size)
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._file, name)
+
+
+def open_archive(file: Any) -> zipfile.ZipFile:
+  """Opens a zip archive, whose list of members must not be too long.
+
+  Args:
+    file: opened for reading in binary mode.
+
+  Raises:
+    ValueError: the list has more than MOST_LISTING_BYTES.
+    zipfile.BadZipFile, or another exception of zipfile: it is damaged.
+  """
+  guarded: Any = _FewMembers(file)
+  archive = zipfile.ZipFile(guarded)
+  guarded.most = None
+  return archive
+
+
+def check_expansion(
+  path: pathlib.Path, members: Iterable[zipfile.ZipInfo]
+) -> None:
+  """Refuses an archive that claims to unpack to far more than a model.
+
+  Args:
+    path: of the archive.
+    members: of the archive.
+
+  Raises:
+    InputError: it is such an archive.
+  """
   total = sum(member.file_size for member in members)
-  limit = max(ALWAYS_ALLOWED_BYTES, MAX_EXPANSION * path.stat().st_size)
-  if total > limit:
+  check_claim(path, total, path.stat().st_size)
+
+
+def check_claim(path: pathlib.Path, claimed: int, stored: int) -> None:
+  """Refuses weights that claim far more bytes than are stored.
+
+  Args:
+    path: of the weights, for the message.
+    claimed: bytes of the arrays.
+    stored: bytes on the disk.
+
+  Raises:
+    InputError: they do.
+  """
+  if claimed > max(ALWAYS_ALLOWED_BYTES, MAX_EXPANSION * stored):
     raise InputError(
-      f'{path} claims to unpack to {total} bytes, over {MAX_EXPANSION} times '
+      f'{path} claims to unpack to {claimed} bytes, over {MAX_EXPANSION} times '
       f'its size; no weights file does, so it is refused; {_AGAIN}'
     )
 
@@ -239,7 +297,7 @@ def _read_member(path, archive, member, name):
     shape, fortran_order, dtype = _read_header(file, subject)
     _check_dtype(subject, dtype)
     stored = member.file_size - file.tell()
-    array = np.empty(_check_size(subject, shape, dtype, stored), dtype)
+    array = _aligned(_check_size(subject, shape, dtype, stored), dtype)
     with _converting_errors(f'{subject} is damaged'):
       _fill(file, array)
       if file.read(1):  # also makes zipfile compare the checksum
@@ -302,6 +360,13 @@ def _check_size(subject, shape, dtype, stored):
       f'stored; {_AGAIN}'
     )
   return count
+
+
+def _aligned(size, dtype):
+  """Returns an empty array that CPU devices can use without a copy."""
+  whole = np.empty(size * dtype.itemsize + _ALIGNMENT, np.uint8)
+  first = -whole.ctypes.data % _ALIGNMENT
+  return whole[first : first + size * dtype.itemsize].view(dtype)
 
 
 def _fill(file, array):

@@ -1,8 +1,7 @@
 """Position embeddings: token slots, resizing, and moving between models.
 
 The arithmetic of slots is big_vision's (models/vit.py, fix_old_checkpoints).
-Resizing follows vit_jax/checkpoint.py (interpolate_posembed) and the ViT paper,
-section 3.2.
+`position_rules` has the arithmetic of resizing (ViT paper, section 3.2).
 
 Shapes: N position embeddings, D hidden, (h, w) grid of patches, P prefix
 tokens (class and distillation token), S slots (the embeddings among the N that
@@ -14,10 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import scipy.ndimage
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.weights import layouts, trees
+from vit_jax_repro.weights import layouts, position_rules, trees
 
 
 def name_in(flat: Mapping[str, Any]) -> str | None:
@@ -90,6 +88,7 @@ def adapt(
   *,
   source_grid: tuple[int, int] | None = None,
   drop_tokens: bool = False,
+  rule: str = 'linear',
 ) -> dict[str, Any]:
   """Converts position embeddings to the name, slots and grid of a model.
 
@@ -100,6 +99,7 @@ def adapt(
     source_grid: (h, w) of the file's patches. By default the model's own if the
       numbers agree (also for rectangles), else the square that `slots` implies.
     drop_tokens: drop class and distillation tokens that the model lacks.
+    rule: a key of `position_rules.RULES`.
 
   Raises:
     InputError: N does not match the grid; one line with the reason.
@@ -113,7 +113,9 @@ def adapt(
   count, source_grid = _read(
     embeddings.shape[1], prefix(flat, have), grid, source_grid
   )
-  flat[want] = _resize(embeddings, grid, count, source_grid)
+  flat[want] = position_rules.resize(
+    embeddings, grid, source_grid=source_grid, num_tokens=count, rule=rule
+  )
   wanted_count = prefix(wanted, want)
   if count != wanted_count:
     flat |= _move_slots(flat, wanted, want, count, wanted_count)
@@ -130,11 +132,9 @@ def resize_position_embedding(
   *,
   has_class_token: bool = True,
   source_grid: tuple[int, int] | None = None,
+  rule: str = 'linear',
 ) -> np.ndarray:
-  """Resizes position embeddings bilinearly with aligned corners.
-
-  This is `scipy.ndimage.zoom(order=1)`, as in the original
-  (`interpolate_posembed`).
+  """Resizes position embeddings, by default as the original does.
 
   Args:
     posemb: [1, P + N, D] floats, P = 1 with a class token, else 0.
@@ -142,6 +142,8 @@ def resize_position_embedding(
     has_class_token: whether the first embedding is the class token's, which is
       kept unchanged.
     source_grid: (h, w) of the N embeddings; a square by default.
+    rule: a key of `position_rules.RULES`; 'linear' is `scipy.ndimage.zoom` with
+      aligned corners, as in the original (`interpolate_posembed`).
 
   Returns:
     [1, P + h * w, D] in the dtype of `posemb`; the same array if the grid does
@@ -160,7 +162,9 @@ def resize_position_embedding(
       f'not form a grid of {tuple(source_grid)}; give the image size that they '
       'were made for (convert --image_size)'
     )
-  return _resize(posemb, grid, count, source_grid)
+  return position_rules.resize(
+    posemb, grid, source_grid=source_grid, num_tokens=count, rule=rule
+  )
 
 
 _TOKENS = ('cls', 'dist')  # in the order of their slots
@@ -210,14 +214,3 @@ def _move_slots(flat, wanted, name, count, wanted_count):
   )
   moved[name] = np.concatenate([own[:, :wanted_count], zeros, cells], axis=1)
   return moved
-
-
-def _resize(embeddings, grid, count, source_grid):  # [1, S + N, D]
-  if tuple(source_grid) == tuple(grid):
-    return embeddings
-  cells = np.asarray(embeddings[0, count:]).reshape(*source_grid, -1)
-  factors = (grid[0] / source_grid[0], grid[1] / source_grid[1], 1)
-  wide = cells.astype(np.promote_types(cells.dtype, np.float32))
-  cells = scipy.ndimage.zoom(wide, factors, order=1).astype(embeddings.dtype)
-  cells = cells.reshape(1, -1, embeddings.shape[-1])
-  return np.concatenate([np.asarray(embeddings[:, :count]), cells], axis=1)

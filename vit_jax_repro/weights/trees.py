@@ -11,14 +11,17 @@ import numpy as np
 from flax import traverse_util
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models.efficientnet import STATISTICS
 from vit_jax_repro.output import messages
 
 # More than any transformer has. Limits the number of blocks that a damaged or
 # hostile file can create.
 MAX_LAYERS = 1000
 
-_STACKED = re.compile(r'Transformer/encoderblock/(.*)')
-_UNROLLED = re.compile(r'Transformer/encoderblock_([0-9]{1,9})/(.*)')
+# `Encoder_0` is that of a text tower, whose names begin with `txt/`.
+_ENCODER = r'((?:[a-z]+/)?(?:Transformer|Encoder_0)/encoderblock)'
+_STACKED = re.compile(_ENCODER + '/(.*)')
+_UNROLLED = re.compile(_ENCODER + '_([0-9]{1,9})/(.*)')
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,6 +47,24 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
   return traverse_util.unflatten_dict(dict(flat), sep='/')
 
 
+def is_statistic(name: str) -> bool:
+  """Returns whether a leaf of this path is a frozen statistic of a norm.
+
+  Statistics are in the trees of parameters, and are no parameters: they are not
+  trained and not counted.
+  """
+  return name.rpartition('/')[2] in STATISTICS
+
+
+def num_parameters(params: Mapping[str, Any]) -> int:
+  """Returns the number of parameters of a tree of arrays or shapes."""
+  return sum(
+    leaf.size
+    for name, leaf in flatten(params).items()
+    if not is_statistic(name)
+  )
+
+
 def unstack(flat: Mapping[str, Any]) -> dict[str, Any]:
   """Splits `Transformer/encoderblock/x` [L, ...] into `encoderblock_0/x`...
 
@@ -59,7 +80,7 @@ def unstack(flat: Mapping[str, Any]) -> dict[str, Any]:
   for name, array in flat.items():
     if match := _STACKED.fullmatch(name):
       for i in range(array.shape[0]):
-        unrolled[f'Transformer/encoderblock_{i}/{match[1]}'] = array[i]
+        unrolled[f'{match[1]}_{i}/{match[2]}'] = array[i]
     else:
       unrolled[name] = array
   return unrolled
@@ -71,34 +92,38 @@ def stack(flat: Mapping[str, Any]) -> dict[str, Any]:
   Raises:
     InputError: an array is missing in some blocks or has several shapes.
   """
-  stacked, layers = {}, {}
+  stacked, layers, last = {}, {}, {}
   for name, array in flat.items():
     if match := _UNROLLED.fullmatch(name):
-      layers.setdefault(match[2], {})[int(match[1])] = array
+      encoder, number, end = match[1], int(match[2]), match[3]
+      layers.setdefault((encoder, end), {})[number] = array
+      last[encoder] = max(last.get(encoder, 0), number)
     else:
       stacked[name] = array
-  num_layers = max((1 + max(arrays) for arrays in layers.values()), default=0)
-  for name, arrays in layers.items():
+  for (encoder, name), arrays in layers.items():
+    num_layers = 1 + last[encoder]
     shapes = {np.shape(array) for array in arrays.values()}
     if len(arrays) < num_layers or len(shapes) > 1:
       raise InputError(
-        f'Transformer/encoderblock_*/{messages.short(name)} must have one '
+        f'{encoder}_*/{messages.short(name)} must have one '
         f'shape in all {num_layers} blocks; they cannot be stacked'
       )
-    stacked[f'Transformer/encoderblock/{name}'] = np.stack(
+    stacked[f'{encoder}/{name}'] = np.stack(
       [arrays[i] for i in range(num_layers)]
     )
   return stacked
 
 
 def _check_stacked(flat):
-  shapes = {
-    name: tuple(array.shape)
-    for name, array in flat.items()
-    if _STACKED.fullmatch(name)
-  }
-  if not shapes:
-    return
+  encoders = {}
+  for name, array in flat.items():
+    if match := _STACKED.fullmatch(name):
+      encoders.setdefault(match[1], {})[name] = tuple(array.shape)
+  for shapes in encoders.values():
+    _check_stack(flat, shapes)
+
+
+def _check_stack(flat, shapes):
   if any(_UNROLLED.fullmatch(name) for name in flat):
     raise InputError(
       'the file has blocks both stacked (Transformer/encoderblock) and one by '

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import files
 
 # The finalizer of MurmurHash3 (Austin Appleby, public domain): (shift, factor).
 _ROUNDS = ((16, 0x85EBCA6B), (13, 0xC2B2AE35))
@@ -95,7 +96,7 @@ def read_description(folder: pathlib.Path) -> dict:
     DamagedError: it is not as it was written.
     OSError, ValueError: it cannot be read, or is not valid JSON.
   """
-  content = json.loads((folder / FILE).read_text(encoding='utf-8'))
+  content = files.read_any_json(folder / FILE)
   if not isinstance(content, dict):
     raise DamagedError('its description is no JSON object')
   if content.keys() == _OLD:

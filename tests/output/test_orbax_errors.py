@@ -6,15 +6,15 @@ import sys
 import pytest
 from absl import logging
 
-from vit_jax_repro.runs import checkpoint
+from vit_jax_repro.output import orbax_errors
 
 pytestmark = pytest.mark.quick
 
 
 def test_silence_orbax_keeps_other_errors_in_the_log(caplog):
-  checkpoint.silence_orbax()
-  checkpoint.silence_orbax()  # once is enough
-  assert logging.get_absl_logger().filters.count(checkpoint._keep_record) == 1
+  orbax_errors.silence_orbax()
+  orbax_errors.silence_orbax()  # once is enough
+  assert logging.get_absl_logger().filters.count(orbax_errors._keep_record) == 1
   logging.error('of ours')
   try:
     raise ValueError('mine')
@@ -24,7 +24,7 @@ def test_silence_orbax_keeps_other_errors_in_the_log(caplog):
 
 
 def test_silence_orbax_removes_traces_of_orbax(caplog):
-  checkpoint.silence_orbax()
+  orbax_errors.silence_orbax()
   logger = logging.get_absl_logger()
   for pathname, error in (
     ('/site-packages/orbax/checkpoint/x.py', (ValueError, None, None)),
@@ -40,9 +40,9 @@ def test_silence_orbax_removes_traces_of_orbax(caplog):
 
 def test_silence_orbax_passes_on_other_unraisable_errors(monkeypatch):
   seen = []
-  checkpoint.silence_orbax.cache_clear()
+  orbax_errors.silence_orbax.cache_clear()
   monkeypatch.setattr(sys, 'unraisablehook', seen.append)
-  checkpoint.silence_orbax()
+  orbax_errors.silence_orbax()
 
   class Unraisable:
     def __init__(self, text):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vit_jax_repro.parallel import mesh
-from vit_jax_repro.runs import integrity
+from vit_jax_repro.weights import integrity
 
 pytestmark = pytest.mark.quick
 

@@ -5,7 +5,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from vit_jax_repro.runs import integrity
+from vit_jax_repro.weights import integrity
 
 pytestmark = pytest.mark.quick
 

@@ -1,0 +1,69 @@
+"""EfficientNet from each kind of file, through the commands' functions."""
+
+import efficientnets
+import jax
+import numpy as np
+import pytest
+
+from vit_jax_repro import jobs, models, weights
+from vit_jax_repro.inference.restoring import restore
+from vit_jax_repro.published import catalogue
+from vit_jax_repro.weights import model_card, trees
+
+pytest.importorskip('torch')
+
+
+@pytest.fixture(scope='module')
+def params():
+  return efficientnets.params_of(efficientnets.tiny())
+
+
+@pytest.fixture(scope='module')
+def file(params, tmp_path_factory):
+  path = tmp_path_factory.mktemp('efficientnet') / 'model.npz'
+  weights.save(path, params)
+  return path
+
+
+def test_restore_reads_images_as_the_authors(file, capsys):
+  restored = restore(file, image_size=32)
+  assert restored.preprocessing == 'efficientnet'
+  assert "using 'efficientnet'" in capsys.readouterr().err
+
+
+def test_convert_to_timm_and_back_is_exact(file, params, tmp_path):
+  out, back = tmp_path / 'x.safetensors', tmp_path / 'back.npz'
+  converted = jobs.convert(file, out, to='timm')
+  shapes = trees.flatten(params)
+  assert converted.num_parameters == trees.num_parameters(shapes)
+  assert converted.num_arrays == len(shapes)
+  jobs.convert(out, back)
+  again = trees.flatten(weights.load(back))
+  assert again.keys() == shapes.keys()
+  assert all(np.array_equal(again[n], shapes[n]) for n in again)
+  image = np.ones((1, 32, 32, 3), np.float32)
+  logits = [
+    jax.jit(each.model.apply)({'params': each.params}, image)
+    for each in (restore(str(file), image_size=32), restore(out, image_size=32))
+  ]
+  np.testing.assert_array_equal(*logits)
+
+
+@pytest.mark.parametrize(
+  ('name', 'model', 'size'),
+  [
+    ('tf_efficientnet_b0.ns_jft_in1k', 'EfficientNet-B0', 224),
+    ('timm/tf_efficientnet_l2.ns_jft_in1k', 'EfficientNet-L2', 800),
+    ('tf_efficientnet_l2.ns_jft_in1k_475', 'EfficientNet-L2', 475),
+  ],
+)
+def test_catalogue_has_noisy_student(name, model, size):
+  entry = catalogue.find(name)
+  assert (entry.model, entry.image_size) == (model, size)
+  assert entry.card.startswith('deit:crop_pct=0.')
+
+
+@pytest.mark.parametrize(('size', 'pixels'), [('B0', 224), ('B3', 300)])
+def test_default_image_size_is_that_of_the_model(size, pixels):
+  spec = models.variant(f'EfficientNet-{size}')
+  assert model_card.default_image_size(spec) == (pixels, pixels)

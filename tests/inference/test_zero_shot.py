@@ -1,0 +1,143 @@
+"""Zero-shot classification by a model trained here on digits and words."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import run_verb
+import toy_towers
+
+from vit_jax_repro import jobs, models, weights
+from vit_jax_repro.data import preprocess, tokens
+from vit_jax_repro.inference import zero_shot
+
+NUMBER = 12  # test images of a digit
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """Returns a folder with toy.npz, its vocabulary, and digits/test/WORD."""
+  folder = tmp_path_factory.mktemp('toy')
+  toy_towers.write_model(folder / 'toy.npz')
+  toy_towers.write_pictures(folder / 'digits', NUMBER, seed=1)
+  return folder
+
+
+def test_evaluate_zero_shot_is_well_above_chance(place):
+  found = jobs.evaluate(
+    place / 'toy.npz', str(place / 'digits'), zero_shot=True
+  )
+  assert found.num_examples == 10 * NUMBER
+  assert found.num_classes == 10
+  assert found.accuracy > 0.6
+  assert '4 own templates' in found.notes[0]
+  assert found.preprocessing == 'lit'
+
+
+def test_evaluate_zero_shot_agrees_with_the_rule_written_out(place):
+  params = weights.load(place / 'toy.npz')
+  model = models.create(
+    json.loads((place / 'toy.json').read_text())['architecture']
+  )
+  tokenize = tokens.tokenizer(place / 'toy.model', toy_towers.LENGTH)
+  classes = []
+  names = sorted(toy_towers.WORDS)
+  for name in names:
+    texts = [each.replace('{}', name) for each in zero_shot.TEMPLATES]
+    ztxt = model.apply({'params': params}, tokens=tokenize(texts))[1]
+    mean = np.mean(ztxt, axis=0)
+    classes.append(mean / np.linalg.norm(mean))
+  right = 0
+  for label, name in enumerate(names):
+    for path in (place / 'digits' / 'test' / name).iterdir():
+      image = preprocess.read_image(
+        path, preprocessing='lit', image_size=(toy_towers.SIZE,) * 2
+      )
+      values = (image + 1) * 127.5
+      np.testing.assert_allclose(values, values.round(), atol=1e-3)
+      zimg = model.apply({'params': params}, images=image[None])[0]
+      right += int((zimg @ np.stack(classes).T).argmax() == label)
+  found = jobs.evaluate(
+    place / 'toy.npz', str(place / 'digits'), zero_shot=True, batch_size=7
+  )
+  assert found.correct == right
+
+
+def test_evaluate_command_takes_templates(place, tmp_path):
+  (tmp_path / 'p.txt').write_text('a photo of a {}\n\n{}\n')
+  code, out, err = run_verb.run_verb(
+    'evaluate', f'--weights={place}/toy.npz', f'--dataset={place}/digits',
+    '--zero_shot', f'--prompts={tmp_path}/p.txt', f'--json={tmp_path}/r.json',
+  )  # fmt: skip
+  assert code == 0, out + err
+  found = json.loads((tmp_path / 'r.json').read_text())
+  assert found['accuracy'] > 0.6
+  assert '10 classes, 2 templates' in out + err
+
+
+def test_predict_compares_images_with_texts(place):
+  paths = [
+    place / 'digits' / 'test' / word / '0.png' for word in toy_towers.WORDS
+  ]
+  texts = [f'a photo of a {word}' for word in toy_towers.WORDS]
+  found = jobs.predict(place / 'toy.npz', paths, top=10, texts=texts)
+  right = sum(
+    rows[0][1] == text for rows, text in zip(found, texts, strict=True)
+  )
+  assert right >= 6
+  assert all(abs(sum(p for *_, p in rows) - 1) < 1e-5 for rows in found)
+
+
+def test_predict_command_takes_texts_and_writes_vectors(place, tmp_path):
+  image = f'{place}/digits/test/seven/1.png'
+  code, out, err = run_verb.run_verb(
+    'predict', f'--weights={place}/toy.npz', image,
+    '--texts=a photo of a seven,a photo of a two', f'--csv={tmp_path}/a.csv',
+  )  # fmt: skip
+  assert code == 0, out + err
+  rows = list(csv.reader((tmp_path / 'a.csv').read_text().splitlines()))
+  assert 'a photo of a seven' in rows[1]
+  found = jobs.extract(
+    place / 'toy.npz', [image], tmp_path / 'z.npy', features='zimg'
+  )
+  assert found.shape == (1, 48)
+  np.testing.assert_allclose(
+    np.linalg.norm(np.load(tmp_path / 'z.npy'), axis=-1), 1, rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  ('change', 'match'),
+  [
+    (dict(prompts='a photo'), 'must have {} once'),
+    (dict(prompts=''), ': none'),
+    (dict(vocabulary=None), 'toy.model is missing: the vocabulary'),
+    (dict(vocabulary=b'x'), 'is no SentencePiece model'),
+    (dict(text=False), 'has no text tower'),
+  ],
+)
+def test_evaluate_zero_shot_names_what_is_wrong(place, change, match, tmp_path):
+  for ending in ('npz', 'json', 'model'):
+    (tmp_path / f'toy.{ending}').symlink_to(place / f'toy.{ending}')
+  prompts = None
+  if 'prompts' in change:
+    prompts = tmp_path / 'p.txt'
+    prompts.write_text(change['prompts'])
+  if 'vocabulary' in change:
+    (tmp_path / 'toy.model').unlink()
+    if change['vocabulary']:
+      (tmp_path / 'toy.model').write_bytes(change['vocabulary'])
+  if 'text' in change:
+    params = weights.load(place / 'toy.npz')['img']
+    (tmp_path / 'toy.npz').unlink()
+    (tmp_path / 'toy.json').unlink()
+    weights.save(tmp_path / 'toy.npz', params)
+  with pytest.raises((ValueError, OSError), match=match) as error:
+    jobs.evaluate(
+      tmp_path / 'toy.npz',
+      str(place / 'digits'),
+      zero_shot=True,
+      prompts=prompts and str(prompts),
+    )
+  assert '\n' not in str(error.value)
