@@ -94,7 +94,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(
-  path: str | os.PathLike, what: str, remedy: str = ''
+  path: str | pathlib.Path, what: str, remedy: str = ''
 ) -> dict[str, Any]:
   """Reads the JSON object in a file.
 
@@ -104,8 +104,11 @@ def read_json(
   return json_object(_json_bytes(path), os.fspath(path), what, remedy)
 
 
-def read_any_json(path: str | os.PathLike) -> Any:
+def read_any_json(path: str | pathlib.Path) -> Any:
   """Reads the JSON value in a file that may be hostile.
+
+  Args:
+    path: a path, also an epath.Path in a bucket.
 
   Raises:
     ValueError: see `parse_json`.
@@ -116,7 +119,9 @@ def read_any_json(path: str | os.PathLike) -> Any:
 
 def _json_bytes(path):
   """Reads a file, up to the size above which `parse_json` refuses it."""
-  with open(path, 'rb') as file:
+  # Paths open themselves: `open` would take one in a bucket for a local file.
+  path = pathlib.Path(path) if isinstance(path, str) else path
+  with path.open('rb') as file:
     return file.read(MOST_JSON_BYTES + 1)
 
 
