@@ -17,7 +17,7 @@ def test_name_of_knows_every_model_with_a_published_size():
   assert names['ViT-B/16'] == 'ViT-B_16'
   assert names['BiT R152x4'] == 'BiT-R152x4'
   assert names['DeiT-B@384 distilled'] == 'DeiT-B_16-distilled'
-  assert len(names) == 19
+  assert len(names) == 28
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,7 @@ def test_name_of_knows_every_model_with_a_published_size():
     ('ViT-H/14', ('head',)),  # 632 M
     ('ViT-L/16', ()),  # 307 M, the size of ViT-L/32
     ('ViT-S/16', ('tanh, head',)),  # 22.2 M
+    ('EfficientNet-L2', ('head',)),  # 480 M, without running statistics
     ('DeiT-Ti distilled', sizes.COUNTS),  # 6 M; 5.52, 5.91 and 5.95
   ],
 )

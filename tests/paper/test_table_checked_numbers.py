@@ -35,7 +35,9 @@ def test_checked_ids_are_those_that_the_command_draws():
   others = sorted(
     row.id
     for row in table.rows()
-    if row.table not in known and not row.table.startswith('README')
+    if row.table not in known
+    and not row.table.startswith(('README', 'Noisy Student'))
+    and not row.table.endswith('(2026-08)')
   )
   assert sorted(random.Random(seed).sample(others, 200)) == sorted(listed)
 
@@ -43,7 +45,11 @@ def test_checked_ids_are_those_that_the_command_draws():
 def test_checked_counts_equal_those_of_the_tables():
   """A table of counts that does not add up to the rows that were drawn."""
   text, listed = sections()
-  by_id = {row.id: row.table for row in table.rows()}
+  by_id = {
+    row.id: row.table
+    for row in table.rows()
+    if not row.table.endswith('(2026-08)')
+  }
   total = [0] * 4
   for line in re.findall(r'^\| (.+?) \|(.+)\|$', text, re.MULTILINE):
     names = line[0].split(', ')

@@ -35,7 +35,7 @@ def test_resolve_settles_every_checkable_row_or_lists_choices():
     assert check.model == models.canonical_name(check.model)
     preprocess.pick_preprocessing(check.preprocessing)
     assert len(check.image_sizes) == len(check.datasets)
-    assert all(16 <= size <= 518 for size in check.image_sizes)
+    assert all(16 <= size <= 800 for size in check.image_sizes)
     for dataset in check.datasets:
       known = catalogue.find(dataset)
       assert known or dataset in ('cars196', 'i_naturalist2018', 'resisc45')
@@ -50,7 +50,7 @@ def test_resolve_settles_every_checkable_row_or_lists_choices():
     if check.kind == checks.FINE_TUNE:
       assert len(check.recipes) == len(check.datasets)
       assert all(check.recipes)
-  assert counts == {checks.EVALUATE: 583, checks.FINE_TUNE: 470}
+  assert counts == {checks.EVALUATE: 647, checks.FINE_TUNE: 470}
 
 
 def test_resolve_gives_each_data_set_its_own_recipe():
@@ -79,7 +79,7 @@ def test_resolve_leaves_known_choices_open():
   # settings.
   assert left == {'--weights': 65, '--dataset': 44, '--recipe': 38}
   numbers = collections.Counter(len(check.pick) for check in all_checks())
-  assert numbers == {0: 910, 1: 139, 2: 4}
+  assert numbers == {0: 974, 1: 139, 2: 4}
   twice = [check.row.table for check in all_checks() if len(check.pick) == 2]
   assert set(twice) == {'DeiT Table 7'}
 
@@ -124,6 +124,26 @@ def test_resolve_gives_valid_training_settings():
     (
       'vit-table-9-vit-l-16-imagenet-21k-vtab-1k-svhn',
       dict(kind='fine-tune', datasets=('vtab/svhn',), image_sizes=(384,)),
+    ),
+    (
+      'vit-table-2-noisy-student-efficientnet-l2-jft-300m-unlabelled-'
+      'imagenet-real-2',
+      dict(
+        kind='evaluate',
+        model='EfficientNet-L2',
+        files=('tf_efficientnet_l2.ns_jft_in1k',),
+        image_sizes=(800,),
+        preprocessing='efficientnet',
+      ),
+    ),
+    (
+      'timm2026-timm-results-imagenet-csv-2026-08-tf-efficientnet-b0-ns-jft-'
+      'in1k-jft-300m-unlabelled-imagenet-top5-pct',
+      dict(
+        metric='top5_accuracy',
+        image_sizes=(224,),
+        preprocessing='deit:crop_pct=0.875',
+      ),
     ),
   ],
 )

@@ -331,7 +331,7 @@ PREPROCESSINGS = {
 }
 
 
-# Far above the 560 pixels of any published model. A larger size is a typing
+# Far above the 800 pixels of any published model. A larger size is a typing
 # error that would use all memory.
 MAX_IMAGE_SIZE = 8192
 

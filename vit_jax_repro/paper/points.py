@@ -25,6 +25,7 @@ _SOURCES = {  # {file in numbers/: name}
   'big_vision': 'big_vision',
   'readmes': 'README files',
   'lit': 'LiT model card',
+  'noisy_student': 'Noisy Student paper',
   'timm': 'timm',
   'reproductions': 'reproductions',
 }

@@ -47,7 +47,7 @@ class Row:
   id: str
   table: str
   model: str  # the source's name, with the variant of this row
-  family: str  # ViT, hybrid, BiT, DeiT, LiT or other
+  family: str  # ViT, hybrid, BiT, DeiT, LiT or EfficientNet
   pretrain_dataset: str
   epochs: str  # of pre-training: '300', '30 or 90'
   exaflops: float | None  # of pre-training

@@ -109,8 +109,8 @@ BLOCKERS = {
   ),
   'other-work': (
     'a system of other work',
-    "Another work's system, reprinted for comparison. Needed: its "
-    'architecture, which is not among the models here, and its weights.',
+    "Another work's system, reprinted for comparison. Needed: its weights, "
+    'which are not among the published files here.',
   ),
   'weights-in-scenic-format': (
     "weights in Scenic's format",

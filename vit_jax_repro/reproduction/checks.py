@@ -29,6 +29,8 @@ _ALL_OF_VTAB = 'VTAB (full data)'  # prefix of `eval_dataset`
 _VTAB_1K = 1000  # training images
 _TIMM = re.compile(r'^timm eval: (bicubic|bilinear), crop_pct ([\d.]+)')
 _MODEL = re.compile(r'^(BiT-[SM]-R\d+x\d+|\w+)')
+# Families whose images are scaled by ImageNet's mean and deviation.
+_IMAGENET_MEAN = ('DeiT', 'EfficientNet')
 _METRICS = {
   'top1_pct': 'accuracy',
   'top5_pct': 'top5_accuracy',
@@ -204,10 +206,10 @@ def _preprocessing(row):
   """Returns (preprocessing, notes) for the evaluation of a row's files."""
   if row.table.startswith('timm'):
     method, crop_pct = row_sources.require_match(_TIMM, row.note).groups()
-    base = 'deit' if row.family == 'DeiT' else 'timm'
+    base = 'deit' if row.family in _IMAGENET_MEAN else 'timm'
     more = '' if method == 'bicubic' else f',interpolation={method}'
     return f'{base}:crop_pct={float(crop_pct):g}{more}', ()
-  if row.family in ('DeiT', 'LiT'):
+  if row.family in ('DeiT', 'LiT', 'EfficientNet'):
     return row.family.lower(), ()
   if row.checkpoint.startswith('big_vision/'):
     return 'big_vision', ()
