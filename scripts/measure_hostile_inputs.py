@@ -55,9 +55,9 @@ def main() -> None:
         case.name.replace('|', r'\|'),
         f'{found["work"]:.1f} s',
         f'{found["memory"] / 1e6:.0f} MB',
-        f'`{case.shows}`',
+        f'`{case.shows}`' if case.shows else '',
       ]
-      print(f'| {" | ".join(cells)} |', flush=True)
+      print(f'| {" | ".join(cells)} |'.replace('|  |', '| |'), flush=True)
 
 
 if __name__ == '__main__':

@@ -84,6 +84,9 @@ def _head(status, *headers):
   return '\r\n'.join([f'HTTP/1.1 {status}', *headers, '', '']).encode()
 
 
+_CHUNKED = _head('200 OK', 'Transfer-Encoding: chunked')
+
+
 def _sends(*parts):
   """Returns an answer of fixed bytes."""
 
@@ -107,6 +110,20 @@ def _endless(pause, piece):
     send(_head('200 OK', 'Content-Type: application/octet-stream'))
     send(b'PK')
     while True:
+      send(piece)
+      time.sleep(pause)
+
+  return answer
+
+
+def _repeats(first, piece, pause=0.0):
+  """Returns an answer that begins and then repeats bytes for ten seconds."""
+
+  def answer(send, request):
+    del request
+    send(first)
+    end = time.monotonic() + 10 * _PATIENCE
+    while time.monotonic() < end:
       send(piece)
       time.sleep(pause)
 
@@ -220,18 +237,21 @@ def _token_to_others(folder):
   return f'{len(seen)} request without the token'
 
 
-def _hub(*headers):
+def _hub(answer):
   """Returns a function that gets a repository from a hostile Hub."""
 
   def run(folder):
     del folder
-    answer = _sends(_head('200 OK', 'Content-Length: 0', *headers))
-    with (
-      tempfile.TemporaryDirectory() as cache,
-      _serving(answer) as url,
-      _environment(HF_ENDPOINT=url, VIT_JAX_REPRO_CACHE=cache),
-    ):
-      hub.download_repository('user/repo')
+    longest, hub.LONGEST = hub.LONGEST, _PATIENCE
+    try:
+      with (
+        tempfile.TemporaryDirectory() as cache,
+        _serving(answer) as url,
+        _environment(HF_ENDPOINT=url, VIT_JAX_REPRO_CACHE=cache),
+      ):
+        hub.download_repository('user/repo')
+    finally:
+      hub.LONGEST = longest
 
   return run
 
@@ -276,6 +296,38 @@ CASES = (
   ),
   _is('server that never answers', _downloaded(_silent), 'no answer in time'),
   _is(
+    '100 Continue without end',
+    _downloaded(_repeats(b'', _head('100 Continue') * 100)),
+    'no answer in time',
+  ),
+  _is(
+    'header that comes byte by byte',
+    _downloaded(_repeats(b'HTTP/1.1 200 OK\r\nA: ', b'b', 0.1)),
+    'no answer in time',
+  ),
+  _is(
+    'redirect to itself whose body has no end',
+    _downloaded(
+      _repeats(_head('302 Found', 'Location: /model.npz'), b'x' * 1000)
+    ),
+    '30 redirects',
+  ),
+  _is(
+    'size of a chunk that comes byte by byte',
+    _downloaded(_repeats(_CHUNKED, b'0', 0.1)),
+    'no answer in time',
+  ),
+  _is(
+    'trailers without end',
+    _downloaded(_repeats(_CHUNKED + b'0\r\n', b'A: b\r\n' * 1000)),
+    'no answer in time',
+  ),
+  _is(
+    'size of -1',
+    _downloaded(_sends(_head('200 OK', 'Content-Length: -1'), b'PK')),
+    "declares the size '-1'",
+  ),
+  _is(
     '1,000 header lines',
     _downloaded(_sends(_head('200 OK', *['A: b'] * 1000))),
     '',
@@ -297,16 +349,15 @@ CASES = (
     'bytes free',
   ),
   _is(
-    'size of 5,000 digits, damaged hash',
+    'size of 5,000 digits',
+    _downloaded(_sends(_head('200 OK', f'Content-Length: {"9" * 5000}'))),
+    "declares the size '999",
+  ),
+  _is(
+    'damaged hash',
     _downloaded(
       _sends(
-        _head(
-          '200 OK',
-          f'Content-Length: {"9" * 5000}',
-          'x-goog-hash: md5=a',
-          'ETag: "1"',
-        ),
-        b'not an archive',
+        _head('200 OK', 'x-goog-hash: md5=a', 'ETag: "1"'), b'not an archive'
       )
     ),
     'instead of a .npz file',
@@ -323,7 +374,14 @@ CASES = (
   ),
   _is(
     'Hub: commit ../../evil',
-    _hub('X-Repo-Commit: ../../evil'),
+    _hub(
+      _sends(_head('200 OK', 'Content-Length: 0', 'X-Repo-Commit: ../../evil'))
+    ),
+    'cache has no copy',
+  ),
+  _is(
+    'Hub: header that comes byte by byte',
+    _hub(_repeats(b'HTTP/1.1 200 OK\r\nA: ', b'b', 0.1)),
     'cache has no copy',
   ),
   _is(

@@ -95,3 +95,15 @@ def test_patience_refuses_what_is_no_duration(text, monkeypatch):
   monkeypatch.setenv('VIT_JAX_REPRO_PATIENCE', text)
   with pytest.raises(InputError, match=f'PATIENCE={text} must be a number'):
     waiting.patience()
+
+
+def test_within_returns_raises_or_gives_up():
+  assert waiting.within(9, lambda: 5) == 5
+  with pytest.raises(ValueError, match='invalid literal'):
+    waiting.within(9, lambda: int('x'))
+  ended = threading.Event()
+  with pytest.raises(TimeoutError, match=r'^no end after 0\.05 s$'):
+    waiting.within(0.05, ended.wait)
+  (thread,) = [t for t in threading.enumerate() if t.name == waiting.ABANDONED]
+  ended.set()
+  thread.join()

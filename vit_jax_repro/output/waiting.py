@@ -6,6 +6,7 @@ step that `doing` announced, and its duration. Without `watch`, for example in a
 notebook, nothing is printed.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import math
@@ -13,7 +14,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from typing import TypeVar
 
 from vit_jax_repro.errors import InputError, printable
 
@@ -22,6 +24,7 @@ _PATIENCE, _LEAST = 4.0, 0.05  # seconds
 COMPILER = 'compiler'
 # Name of threads in which a library waits for a storage that was given up.
 ABANDONED = 'abandoned'
+_Result = TypeVar('_Result')
 
 
 @dataclasses.dataclass(eq=False)
@@ -145,6 +148,36 @@ def suspended() -> Generator[None]:
     return
   with _current[-1].suspended():
     yield
+
+
+def within(seconds: float, function: Callable[[], _Result]) -> _Result:
+  """Calls a function of a library that may wait without an end.
+
+  The function runs in a thread.
+
+  Args:
+    seconds: how long to wait for it.
+    function: what the library does.
+
+  Raises:
+    TimeoutError: the function has not ended. The thread still waits; its name
+      is ABANDONED.
+    Exception: as the function.
+  """
+  future: concurrent.futures.Future[_Result] = concurrent.futures.Future()
+
+  def run():
+    try:
+      future.set_result(function())
+    except BaseException as error:
+      future.set_exception(error)
+
+  thread = threading.Thread(target=run, daemon=True)
+  thread.start()
+  if not concurrent.futures.wait([future], seconds).done:
+    thread.name = ABANDONED
+    raise TimeoutError(f'no end after {seconds:g} s')
+  return future.result()
 
 
 def silence() -> None:

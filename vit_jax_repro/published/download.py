@@ -6,26 +6,30 @@ Last-Modified. Otherwise it is removed. The file gets its name only after its
 size and its hashes, as the server declares them, have been checked.
 """
 
+import contextlib
 import os
 import pathlib
 import shutil
+import socket
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from vit_jax_repro.output import messages
+from vit_jax_repro.output import messages, waiting
 from vit_jax_repro.published import headers, partial_download
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and to wait for the next bytes
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds to wait before each retry
 _BROKEN = 'the connection broke off'
+_NO_ANSWER = 'no answer in time'
 _NO_NAME = 'its host name is not found (offline?)'
 # Part of the type or text of an exception: why the host does not answer. The
 # texts of a missing name are those of Linux, macOS and Windows.
 _SILENT = {
-  'Timeout:': 'no answer in time',
-  'timed out': 'no answer in time',
+  'Timeout:': _NO_ANSWER,
+  'timed out': _NO_ANSWER,
   'Name or service not known': _NO_NAME,
   'name resolution': _NO_NAME,
   'nodename nor servname': _NO_NAME,
@@ -80,7 +84,8 @@ def download(
     check: called with the path of the complete file before it gets its name; a
       ValueError rejects the file.
     token: sent as bearer token, to the host of `url` only.
-    timeout: seconds to connect, and to wait for the next bytes.
+    timeout: seconds to connect, and to wait for the next bytes. Their sum is
+      the longest time until the headers of the file, after all redirects.
     waits: seconds to wait before each retry after the connection broke.
     watch: called with the number of bytes so far and the total, if known.
 
@@ -126,13 +131,20 @@ def _session(token):
   if token:
     # requests removes it on a redirect to another host.
     session.headers['Authorization'] = f'Bearer {token}'
-  session.hooks['response'].append(_refuse_insecure)
+  session.hooks['response'].append(_check_redirect)
   return session
 
 
-def _refuse_insecure(response, **_):
-  """Raises a SourceError if https redirects to an address without TLS."""
-  if not response.is_redirect or not response.url.startswith('https:'):
+def _check_redirect(response, **_):
+  """Closes a redirect; its body may have no end.
+
+  Raises:
+    SourceError: https redirects to an address without TLS.
+  """
+  if not response.is_redirect:
+    return
+  response.close()
+  if not response.url.startswith('https:'):
     return
   try:
     target = urllib.parse.urljoin(response.url, response.headers['Location'])
@@ -187,10 +199,18 @@ class _Transfer:
       ) from None
 
   def _get(self, session, wanted):
-    try:
+    import requests
+
+    def get():
       return session.get(
         self.url, headers=wanted, stream=True, timeout=self.timeout
       )
+
+    try:
+      # requests waits for each byte of a header, and for each redirect.
+      return waiting.within(sum(self.timeout), get)
+    except TimeoutError as error:
+      raise requests.Timeout(str(error)) from None
     except ValueError as error:
       if isinstance(error, OSError):  # of requests
         raise
@@ -247,6 +267,9 @@ class _Transfer:
     encoding = response.headers.get('Content-Encoding', 'identity')
     if encoding != 'identity':
       raise SourceError(f'sends the file {messages.short(encoding)}-encoded')
+    size = response.headers.get('Content-Length', '')
+    if not headers.is_size(size):
+      raise SourceError(f'declares the size {messages.quoted(size)}')
 
   def _continues(self, response):
     """Returns whether the response is the missing range of the part.
@@ -317,21 +340,45 @@ def _chunks(response, patience):
   """
   from requests import exceptions
 
-  since, count = time.monotonic(), 0
-  while True:
-    try:
-      chunk = response.raw.read1(CHUNK_BYTES)
-    except exceptions.BaseHTTPError as error:  # of urllib3
-      raise _BreakError(silence(error) or _BROKEN) from None
-    if not chunk:
-      return
-    yield chunk
-    count += len(chunk)
-    seconds = time.monotonic() - since
-    if seconds >= patience:
-      if count < _LEAST_RATE * seconds:
-        raise _BreakError(f'fewer than {_LEAST_RATE} bytes a second come')
-      since, count = time.monotonic(), 0
+  try:
+    # Of the same connection; `response` may close its own at the end.
+    connection = socket.socket(fileno=socket.dup(response.raw.fileno()))
+  except (OSError, ValueError):  # there are no further bytes
+    return
+  count, fault, ended = 0, '', threading.Event()
+
+  def watch():
+    """Ends a read that waits: sizes of chunks and trailers may never end."""
+    nonlocal fault
+    before = count
+    while not ended.wait(patience):
+      if count - before < _LEAST_RATE * patience:
+        fault = f'fewer than {_LEAST_RATE} bytes a second come'
+        if count == before:
+          fault = _NO_ANSWER
+        with contextlib.suppress(OSError):
+          connection.shutdown(socket.SHUT_RDWR)
+        return
+      before = count
+
+  thread = threading.Thread(target=watch, daemon=True)
+  thread.start()
+  try:
+    while True:
+      try:
+        chunk = response.raw.read1(CHUNK_BYTES)
+      except exceptions.BaseHTTPError as error:  # of urllib3
+        raise _BreakError(fault or silence(error) or _BROKEN) from None
+      count += len(chunk)
+      if fault:
+        raise _BreakError(fault)
+      if not chunk:
+        return
+      yield chunk
+  finally:
+    ended.set()
+    thread.join()
+    connection.close()
 
 
 def _status(response):

@@ -8,6 +8,11 @@ from typing import Any
 _SIZE = re.compile('[0-9]{1,19}')
 
 
+def is_size(text: str) -> bool:
+  """Returns whether a Content-Length is a number of bytes, or ''."""
+  return not text or _SIZE.fullmatch(text) is not None
+
+
 def tag(known: dict[str, Any]) -> str:
   """Returns the server's version tag of a file, '' if it sends none."""
   return known['etag'] or known['modified']
@@ -25,7 +30,7 @@ def known(response: Any, url: str) -> dict[str, Any]:
     # If-Range needs a strong ETag.
     'etag': '' if etag.startswith('W/') else etag,
     'modified': '' if etag else _strong_date(response.headers),
-    'size': int(size) if _SIZE.fullmatch(size) else None,
+    'size': int(size) if size else None,
     'hashes': hashes,
   }
 

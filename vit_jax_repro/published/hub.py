@@ -11,7 +11,7 @@ import re
 from collections.abc import Generator
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files, messages
+from vit_jax_repro.output import files, messages, waiting
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import configs, file_kinds
 from vit_jax_repro.published import (
@@ -24,7 +24,8 @@ from vit_jax_repro.published import (
 
 PREFIX = 'hf://'
 PREFIXES = (PREFIX, f'{mirrors.HUB}/')
-TIMEOUT = 4.0  # seconds to wait for an answer that has no file
+TIMEOUT = 4.0  # seconds to wait for the next bytes of an answer without a file
+LONGEST = 5 * TIMEOUT  # seconds to wait for the whole answer
 _NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 _HTTP_CLIENTS = ('httpx', 'httpx2', 'requests')  # of huggingface_hub's releases
 _COMMIT = re.compile('[0-9a-f]{40}')
@@ -158,8 +159,11 @@ def _file(repository, name, revision):
     )
 
   with _errors(repository, name):
-    known = huggingface_hub.get_hf_file_metadata(
-      address(revision), token=mirrors.token() or False, timeout=TIMEOUT
+    known = waiting.within(
+      LONGEST,
+      lambda: huggingface_hub.get_hf_file_metadata(
+        address(revision), token=mirrors.token() or False, timeout=TIMEOUT
+      ),
     )
   if not _COMMIT.fullmatch(known.commit_hash or ''):
     raise download.UnreachableError('it answers, but not like the Hub')
@@ -209,6 +213,8 @@ def _errors(repository, name='') -> Generator[None]:
     raise _RefusedError(f'it answers with status {status}') from None
   except errors.OfflineModeIsEnabled:
     raise download.UnreachableError('HF_HUB_OFFLINE is set') from None
+  except TimeoutError:
+    raise download.UnreachableError('no answer in time') from None
   except errors.HFValidationError as error:
     raise InputError(messages.short(error)) from None
   except Exception as error:
@@ -263,7 +269,10 @@ def offline_if_unreachable(repository: str | None) -> Generator[None]:
 
   try:
     with _errors(''):
-      huggingface_hub.get_session().head(mirrors.hub(), timeout=TIMEOUT)
+      session = huggingface_hub.get_session()
+      waiting.within(
+        LONGEST, lambda: session.head(mirrors.hub(), timeout=TIMEOUT)
+      )
   except download.UnreachableError as error:
     note(f'{mirrors.shown_hub()}: {error}; only a copy in a cache can be taken')
   else:
