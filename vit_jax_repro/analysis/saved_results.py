@@ -131,7 +131,7 @@ def study(path: str | os.PathLike) -> SavedStudy:
     InputError: the file is no such result, or its verdicts are those of an
       earlier version, which called more claims true.
   """
-  found = files.read_json(os.fspath(path), 'result of a study')
+  found = files.read_json(path, 'result of a study')
   try:
     current = all('num_seeds' in each for each in found['judgements'])
     study = SavedStudy(
@@ -163,7 +163,7 @@ def measured(paths: Sequence[str | os.PathLike]) -> Measured:
   rows = []
   for path in paths:
     try:
-      found = files.read_json(os.fspath(path), 'result of `benchmark`')
+      found = files.read_json(path, 'result of `benchmark`')
       rows += [_measurement(row) for row in found['rows']]
     except (KeyError, TypeError):
       raise InputError(
@@ -249,9 +249,7 @@ def scaling(paths: Sequence[str | os.PathLike]) -> Scaling:
   rows, shared = [], set()
   for path in paths:
     try:
-      for row in files.read_json(os.fspath(path), 'result of `benchmark`')[
-        'rows'
-      ]:
+      for row in files.read_json(path, 'result of `benchmark`')['rows']:
         case, bound = row['case'], row['analysis']['bound']
         if bound is None or not row['fits']:
           continue

@@ -94,7 +94,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(
-  path: str | pathlib.Path, what: str, remedy: str = ''
+  path: str | os.PathLike, what: str, remedy: str = ''
 ) -> dict[str, Any]:
   """Reads the JSON object in a file.
 
@@ -104,7 +104,7 @@ def read_json(
   return json_object(_json_bytes(path), os.fspath(path), what, remedy)
 
 
-def read_any_json(path: str | pathlib.Path) -> Any:
+def read_any_json(path: str | os.PathLike) -> Any:
   """Reads the JSON value in a file that may be hostile.
 
   Args:
@@ -120,7 +120,8 @@ def read_any_json(path: str | pathlib.Path) -> Any:
 def _json_bytes(path):
   """Reads a file, up to the size above which `parse_json` refuses it."""
   # Paths open themselves: `open` would take one in a bucket for a local file.
-  path = pathlib.Path(path) if isinstance(path, str) else path
+  if not isinstance(path, pathlib.PurePath):
+    path = pathlib.Path(path)
   with path.open('rb') as file:
     return file.read(MOST_JSON_BYTES + 1)
 
