@@ -118,9 +118,9 @@ def one_line_errors(verb: str) -> Generator[None, None, None]:
   """Exits with one line on stderr for an error that is not a bug."""
   try:
     yield
-    _end_in_order()
-  except SystemExit:
-    _end_in_order()
+    _end_in_order(0)
+  except SystemExit as stop:
+    _end_in_order(stop.code)
     raise
   except KeyboardInterrupt:
     fail(verb, 'interrupted', INTERRUPTED)
@@ -284,9 +284,10 @@ def image_size(
   return int(sides[0]), int(sides[-1])
 
 
-def _end_in_order():
-  for job in joined:
-    job.leave()
+def _end_in_order(code):
+  """Ends a process of several; does nothing in a process that is alone."""
+  if joined and joined[-1].leave():
+    _exit_at_once(code or 0)
 
 
 def _refuse_empty(flag_values, rest):
@@ -345,11 +346,16 @@ def _leave(code) -> NoReturn:
   if joined or is_compiling or waiting.ABANDONED in threads:
     if joined:
       joined[-1].fail()
-    if sys.stderr.isatty():  # a progress line may have hidden the cursor
-      print('\x1b[?25h', end='', file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(code)
+    _exit_at_once(code)
   sys.exit(code)
+
+
+def _exit_at_once(code) -> NoReturn:
+  """Exits without Python's exit handlers."""
+  if sys.stderr.isatty():  # a progress line may have hidden the cursor
+    print('\x1b[?25h', end='', file=sys.stderr, flush=True)
+  sys.stdout.flush()
+  os._exit(code)
 
 
 def paragraph(text: str) -> str:

@@ -40,6 +40,32 @@ def test_job_tells_all_others_that_a_process_has_failed():
     assert children[number].stdout.split('\n')[1] == 'lost 1 True'
 
 
+def leave_in_order(port, number):
+  """Joins two processes, of which the second takes long to end."""
+  joined = job.join(
+    f'localhost:{port}', 2, number, timeout=60, on_loss=lambda *_: None
+  )
+  time.sleep(2)  # until the connections are there
+  began = time.monotonic()
+  may_end = joined.leave()
+  if number:
+    time.sleep(3)
+  print(may_end, int(time.monotonic() - began), flush=True)
+  os._exit(0)
+
+
+def test_leave_lets_process_0_end_last():
+  """JAX aborts a process whose process 0 has ended."""
+  port = child_processes.free_port()
+  children = [
+    child_processes.Child(leave_in_order, port, number) for number in range(2)
+  ]
+  assert [child.wait(60) for child in children] == [0, 0]
+  for child in children:
+    ended, seconds = child.stdout.split()
+    assert ended == 'True' and int(seconds) >= 3
+
+
 def metrics(workdir):
   path = workdir / 'metrics.jsonl'
   return path.read_text().splitlines() if path.exists() else []

@@ -79,6 +79,11 @@ class Peers:
     """Reports to the others that this process ends because of an error."""
     self._end(_FAIL)
 
+  def has_all(self) -> bool:
+    """Returns whether all processes that this one follows have connected."""
+    following = jax.process_count() - 1 if processes.is_first() else 1
+    return len(self._connections) == following
+
   def wait(self, seconds: float) -> None:
     """Waits until the connected processes have ended, at most so long."""
     end = time.monotonic() + seconds
@@ -130,6 +135,7 @@ class Peers:
   def _read(self, number, connection):
     kind = _receive(connection, 1)
     if kind == _BYE:
+      _receive(connection, 1)  # nothing comes until the process has ended
       return
     has_failed = kind == _FAIL
     if kind == b'L':
