@@ -11,6 +11,7 @@ TESTED ?= requirements.txt requirements-dev.txt
 CONSTRAINTS = $(addprefix --constraint ,$(TESTED))
 WORKDIR ?= runs/quickstart
 HTML ?= runs/notebooks
+SITE ?= site
 
 # For `make accelerators`: a Python that runs the newest JAX, and the compilers
 # of that JAX. If PYTHON is given, it is used unchanged.
@@ -32,10 +33,12 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 # Prints how long a command takes that is silent itself.
 TICK = scripts/ticking
 RUN = $(VENV)/bin/python
+CONVERT = $(RUN) -m nbconvert --log-level=ERROR \
+  --CoalesceStreamsPreprocessor.enabled=True
 
 .PHONY: install install-torch install-export install-buckets install-notebooks \
-  quickstart pictures notebooks strip test exact buckets soak quick \
-  without-tensorflow accelerators install-compilers lint format lock clean
+  install-docs quickstart pictures notebooks docs strip test exact buckets soak \
+  quick without-tensorflow accelerators install-compilers lint format lock clean
 
 install: $(VENV)/.installed
 
@@ -93,6 +96,13 @@ $(VENV)/.installed-notebooks: $(VENV)/.installed
 	  $(PIP) install --quiet $(CONSTRAINTS) -e '.[notebooks]'
 	@touch $@
 
+install-docs: $(VENV)/.installed-docs
+
+$(VENV)/.installed-docs: $(VENV)/.installed-notebooks
+	@$(TICK) 'installing the tools of the documentation site' \
+	  $(PIP) install --quiet $(CONSTRAINTS) -e '.[docs]'
+	@touch $@
+
 # Trains on the digits that scikit-learn ships. A second call continues the run,
 # or shows its result if it is finished.
 quickstart: install
@@ -103,17 +113,28 @@ quickstart: install
 pictures: quickstart
 	$(RUN) examples/readme_pictures.py $(WORKDIR) docs
 
-# Runs all notebooks and renders them with their outputs to $(HTML).
+# Runs all notebooks; $(HTML) gets them with their outputs, also as HTML.
 # LESSONS_SIZE=short only checks that they run; LESSONS_SIZE=full needs a GPU.
 notebooks: install-torch install-notebooks
 	@for notebook in notebooks/*.ipynb; do \
-	  $(TICK) "running $$notebook" $(RUN) -m nbconvert --log-level=WARN \
-	    --execute --to html --output-dir=$(HTML) $$notebook || exit; done
+	  $(TICK) "running $$notebook" $(CONVERT) --execute --to notebook \
+	    --output-dir=$(HTML) $$notebook || exit; done
+	@$(TICK) 'rendering the notebooks' $(CONVERT) --to html $(HTML)/*.ipynb
+
+# Builds the documentation site in $(SITE), with the notebooks in $(HTML), and
+# opens its pages in Chromium if that is installed.
+docs: install-docs
+	@test -e $(HTML)/08_further.ipynb || \
+	  $(MAKE) notebooks LESSONS_SIZE=$${LESSONS_SIZE:-short}
+	rm -rf docs/notebooks
+	@$(TICK) 'rendering the notebooks' $(CONVERT) --to markdown \
+	  --output-dir=$(CURDIR)/docs/notebooks $(HTML)/*.ipynb
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --site-dir=$(SITE)
+	@$(TICK) 'opening the pages' $(RUN) scripts/check_site.py $(SITE)
 
 # Removes the outputs of the notebooks, before a commit.
 strip: install-notebooks
-	$(RUN) -m nbconvert --log-level=WARN --clear-output --inplace \
-	  notebooks/*.ipynb
+	$(CONVERT) --clear-output --inplace notebooks/*.ipynb
 
 # Three processes on two cores, because many tests wait for other processes. Each
 # takes whole modules, so that compiled programs are shared within one.
@@ -207,7 +228,8 @@ lock: install
 	@$(TICK) 'installing uv' $(PIP) install --quiet uv
 	$(COMPILE) $(UPGRADE) --output-file requirements.txt
 	cat requirements.txt requirements-dev.txt > $(VENV)/all.txt
-	$(COMPILE) $(UPGRADE) --extra dev --extra export --extra notebooks --extra text \
+	$(COMPILE) $(UPGRADE) --extra dev --extra docs --extra export \
+	  --extra notebooks --extra text \
 	  --constraint requirements.txt --output-file $(VENV)/all.txt
 	{ grep '^#' requirements.txt; grep -vxFf requirements.txt $(VENV)/all.txt; \
 	  } > requirements-dev.txt
