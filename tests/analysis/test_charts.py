@@ -42,33 +42,79 @@ def test_compute_draws_the_published_accuracies(tmp_path):
   np.testing.assert_allclose(means['BiT'][0], [50, 89.33], atol=0.01)
 
 
-def run(name, steps, **evaluated):
+def run(name, steps, dataset='', **evaluated):
   """Returns curves whose last accuracy of each split is given."""
   losses = np.linspace(2, 1, len(steps))
   found = {
     split: (np.array(steps[1:]), np.linspace(0.1, last, len(steps) - 1))
     for split, last in evaluated.items()
   }
-  return saved_results.Curves(name, np.array(steps), losses, found)
+  return saved_results.Curves(name, np.array(steps), losses, found, dataset)
 
 
 def test_curves_draw_losses_and_accuracies_of_runs(tmp_path):
   first, second = run('first', [0, 5, 9], test=0.5), run('a$b$', [0, 7, 8])
   figure = charts.curves([first, second])
+  text = drawn(figure, tmp_path)
   assert_has(
-    drawn(figure, tmp_path),
+    text,
     'training loss',
     'step',
     'accuracy (%)',
     'Evaluation (test)',
-    r'a\$b\$',
+    'first: 50.0 %',
+    r'a\$b\$: 1',
+    'the runs differ in length: 8 and 9 steps',
   )
+  assert 'data sets' not in text
   left, right = figure.axes
-  np.testing.assert_array_equal(left.lines[1].get_xydata()[:, 0], [0, 7, 8])
+  np.testing.assert_array_equal(left.lines[2].get_xydata()[:, 0], [0, 7, 8])
   np.testing.assert_allclose(right.lines[0].get_xydata(), [[5, 10], [9, 50]])
   assert 'not evaluated yet' in look.texts(charts.curves([second]))
   two = charts.curves([run('one', [0, 5, 9], test=0.5, real=0.7)])
-  assert_has(drawn(two, tmp_path), 'one, test', 'one, real')
+  text = drawn(two, tmp_path)
+  assert_has(text, 'one, test: 50.0 %', 'one, real: 70.0 %')
+  assert 'length' not in text
+  sets = [run('a', [0, 5], 'digits', test=1), run('b', [0, 5], 'pets', test=1)]
+  text = drawn(charts.curves(sets), tmp_path)
+  assert_has(text, 'a (digits): 10.0 %', 'b (pets)', 'different data sets')
+
+
+def test_curves_magnify_late_accuracies_and_smooth_losses():
+  steps = np.arange(1, 101)
+  losses = np.where(steps % 2, 1.0, 0.0)
+  parts = np.array([0.1, 0.5, 0.972, 0.978])
+  evaluated = {'test': (np.array([10, 40, 50, 100]), parts)}
+  figure = charts.curves(
+    [saved_results.Curves('run', steps, losses, evaluated, 'digits')]
+  )
+  left, right = figure.axes
+  low, high = right.get_ylim()
+  assert low == pytest.approx(96.7) and high == pytest.approx(98.3)
+  raw, line = left.lines
+  np.testing.assert_array_equal(raw.get_ydata(), losses)
+  assert raw.get_alpha() < 0.5 and line.get_alpha() is None
+  # 100 values: two on each side, of which the ends have fewer.
+  means = line.get_ydata()
+  np.testing.assert_allclose(means[2:-2], np.resize([0.6, 0.4], 96))
+  np.testing.assert_allclose(means[:2], [2 / 3, 0.5])
+  np.testing.assert_allclose(means[-2:], [0.5, 1 / 3])
+  assert_has(
+    look.texts(figure),
+    'mean of 5 logged values',
+    'run: 0.333',
+    'run: 97.8 %',
+    'early accuracies lie below the axis',
+  )
+
+
+def test_smoothed_confines_a_value_that_is_not_finite():
+  values = np.ones(100)
+  values[50] = np.nan
+  assert np.flatnonzero(np.isnan(charts.smoothed(values))).tolist() == [
+    48, 49, 50, 51, 52,
+  ]  # fmt: skip
+  np.testing.assert_array_equal(charts.smoothed(np.array([3.0])), [3])
 
 
 def test_study_draws_means_seeds_and_claims(tmp_path):

@@ -31,6 +31,19 @@ def test_curves_ignore_an_incomplete_last_line(tmp_path):
   assert arrays['test_steps'].tolist() == [2, 4]
   assert arrays['test_accuracies'].tolist() == [0.5, 0.75]
   assert arrays['real_steps'].tolist() == [4] and len(arrays) == 6
+  assert found.dataset == ''
+
+
+def test_curves_name_the_data_set_of_the_config(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "train_loss": 2}')
+  for content, wanted in (
+    ('{"dataset": "cifar10"}', 'cifar10'),
+    ('{"dataset": "/data/photos/"}', 'photos'),
+    ('{"data', ''),
+    ('{"dataset": null}', ''),
+  ):
+    (tmp_path / 'config.json').write_text(content)
+    assert saved_results.curves(tmp_path).dataset == wanted
 
 
 def test_study_reads_sides_accuracies_and_claims(tmp_path):

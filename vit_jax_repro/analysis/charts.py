@@ -18,6 +18,7 @@ from vit_jax_repro.analysis.pictures import (
   escape_mathtext,
   new,
   placeholder,
+  shorten,
 )
 
 # Dark colours for verdicts on measured numbers, light ones for the others.
@@ -76,13 +77,23 @@ def compute(trained: Sequence[Any]) -> Any:
 
 
 def curves(runs: Sequence[saved_results.Curves]) -> Any:
-  """Draws training loss and accuracy of runs over their steps."""
-  figure = new(9, 3.8)
+  """Draws training loss and accuracy of runs over their steps.
+
+  A loss as logged is faint; the line over it is `smoothed`. The legend has the
+  last value of each line.
+  """
+  figure = new(9, 4.2)
   left, right = figure.subplots(1, 2, sharex=True)
   splits = dict.fromkeys(split for run in runs for split in run.evaluated)
+  datasets = dict.fromkeys(run.dataset for run in runs)
   for run, colour in zip(runs, _colours(len(runs)), strict=True):
-    name = escape_mathtext(run.name)
-    left.plot(run.steps, run.losses, color=colour, linewidth=1.2, label=name)
+    name = escape_mathtext(shorten(run.name))
+    if len(datasets) > 1:
+      name += f' ({escape_mathtext(shorten(run.dataset or "unknown"))})'
+    means = smoothed(run.losses)
+    left.plot(run.steps, run.losses, color=colour, linewidth=0.8, alpha=0.25)
+    label = f'{name}: {means[-1]:.3g}'
+    left.plot(run.steps, means, color=colour, linewidth=1.4, label=label)
     for split, style in zip(splits, _styles(len(splits)), strict=True):
       if split in run.evaluated:
         steps, parts = run.evaluated[split]
@@ -95,20 +106,80 @@ def curves(runs: Sequence[saved_results.Curves]) -> Any:
           marker='o',
           markersize=3,
           linewidth=1.2,
-          label=label,
+          label=f'{label}: {100 * parts[-1]:.1f} %',
         )
   left.set(xlabel='step', ylabel='training loss', ylim=(0, None))
-  right.set(xlabel='step', ylabel='accuracy (%)', ylim=(0, 102))
+  right.set(xlabel='step', ylabel='accuracy (%)')
   which = f' ({", ".join(splits)})' if splits else ''
   left.set_title('Training', fontsize=10)
   right.set_title(f'Evaluation{which}', fontsize=10)
-  if not splits:
+  if splits:
+    right.set_ylim(_accuracy_limits(runs))
+  else:
     placeholder(right, 'not evaluated yet')
   for axis in (left, right):
     axis.grid(alpha=0.3)
-    if axis.lines and (len(runs) > 1 or len(splits) > 1):
-      axis.legend(fontsize=8)
+    if axis.lines:
+      axis.legend(fontsize=8, loc='best')
+  about = _about_curves(runs, datasets, right.get_ylim()[0])
+  figure.supxlabel(about, size=8, wrap=True)
   return figure
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+  """Returns the centred moving mean of logged values.
+
+  Each mean has the values at most `half_window` entries away; near the first
+  and the last value there are fewer.
+  """
+  ones = np.ones(2 * half_window(len(values)) + 1)
+  sums = np.convolve(values, ones, 'same')
+  return sums / np.convolve(np.ones(len(values)), ones, 'same')
+
+
+def half_window(number: int) -> int:
+  """Returns how many values on each side `smoothed` averages: a fortieth."""
+  return number // 40
+
+
+def _accuracy_limits(runs):
+  """Returns limits in per cent that magnify the second half of the runs.
+
+  Accuracies before it may lie below the axis: early ones are far lower, and
+  would leave no room for the differences of the last.
+  """
+  late = 100 * np.concatenate(
+    [
+      parts[steps >= steps[-1] / 2]
+      for run in runs
+      for steps, parts in run.evaluated.values()
+    ]
+  )
+  margin = max(0.15 * (late.max() - late.min()), 0.5)
+  return max(late.min() - margin, 0), min(late.max() + margin, 100.5)
+
+
+def _about_curves(runs, datasets, lowest):
+  """Returns the note below the curves: smoothing, axis, how the runs differ."""
+  widths = {2 * half_window(len(run.losses)) + 1 for run in runs}
+  widths = ' or '.join(map(str, sorted(widths)))
+  notes = [
+    f'loss: mean of {widths} logged values around a step; faint: as logged; '
+    'legends: last values'
+  ]
+  accuracies = [parts for run in runs for _, parts in run.evaluated.values()]
+  if any((100 * parts < lowest).any() for parts in accuracies):
+    notes[0] += '; early accuracies lie below the axis'
+  if len(datasets) > 1:
+    notes.append('the runs have different data sets: do not compare them')
+  lengths = sorted({int(run.steps[-1]) for run in runs})
+  if len(lengths) > 1:
+    notes.append(f'the runs differ in length: {_listed(lengths)} steps')
+  return '\n'.join(notes)
+
+
+def _listed(numbers):
+  return f'{", ".join(map(str, numbers[:-1]))} and {numbers[-1]}'
 
 
 def study(found: saved_results.SavedStudy) -> Any:

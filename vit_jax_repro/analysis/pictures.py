@@ -130,3 +130,8 @@ def escape_mathtext(text: str) -> str:
   characters and bytes that are not UTF-8, which cannot be drawn.
   """
   return printable(text).replace('$', r'\$')
+
+
+def shorten(name: str, most: int = 24) -> str:
+  """Returns a name, or its first letters and an ellipsis if it is longer."""
+  return name if len(name) <= most else f'{name[: most - 1]}…'

@@ -17,6 +17,7 @@ from vit_jax_repro.analysis.pictures import (
   ORANGE,
   escape_mathtext,
   new,
+  shorten,
 )
 
 _MAP = 'viridis'
@@ -45,7 +46,7 @@ def rollout(found: inspecting.Rollouts) -> Any:
     large = over_image(shares, found.patch, (height, width))
     weighted = image * (large / (np.nanmax(large) or 1))[..., None]
     _draw_image(row[0], image, covered)
-    row[0].set_ylabel(_short(name), fontsize=8)
+    row[0].set_ylabel(escape_mathtext(shorten(name)), fontsize=8)
     _draw_image(row[1], np.nan_to_num(weighted), covered)
     bottom, right = covered - 0.5
     drawn = row[2].imshow(
@@ -112,7 +113,7 @@ def heads(found: inspecting.HeadMaps) -> Any:
     panels, images, found.maps, found.names, strict=True
   ):
     _draw_image(row[0], image, _covered(found))
-    row[0].set_xlabel(_short(name), fontsize=8)
+    row[0].set_xlabel(escape_mathtext(shorten(name)), fontsize=8)
     largest = each.max(axis=(-2, -1), keepdims=True)
     scaled = each / np.where(largest > 0, largest, 1)
     drawn = _mosaic(
@@ -271,7 +272,3 @@ def _mosaic(axis, maps, *, columns, rows, labels, limits=(0, 1)):
   for spine in axis.spines.values():
     spine.set_visible(False)
   return drawn
-
-
-def _short(name, most=24):
-  return escape_mathtext(name if len(name) <= most else f'{name[: most - 1]}…')

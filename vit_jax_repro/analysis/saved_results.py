@@ -25,6 +25,7 @@ class Curves:
   losses: np.ndarray  # [n]
   # {split: (steps, accuracies as parts of 1)}
   evaluated: Mapping[str, tuple[np.ndarray, np.ndarray]]
+  dataset: str = ''  # name, or '' without a config.json
 
   def arrays(self) -> dict[str, np.ndarray]:
     """Returns all columns in one flat mapping."""
@@ -76,7 +77,11 @@ def curves(workdir: str | os.PathLike) -> Curves:
   Args:
     workdir: a folder, or gs://BUCKET/PATH.
   """
-  path, content = _metrics(os.fspath(workdir))
+  path, content = _read(workdir, 'metrics.jsonl')
+  if content is None:
+    raise FileNotFoundError(
+      f'no {path}; give the workdir of a training run that has written metrics'
+    )
   lines = []
   for text in content.decode(errors='replace').splitlines():
     try:
@@ -103,25 +108,35 @@ def curves(workdir: str | os.PathLike) -> Curves:
     np.array([step for step, *_ in lines]),
     np.array([loss for _, loss, _ in lines]),
     evaluated,
+    _dataset(workdir),
   )
 
 
-def _metrics(workdir):
-  """Returns the path and the content of a run's metrics."""
+def _dataset(workdir):
+  """Returns the name of a run's data set, or '' if it is not stored."""
+  _, content = _read(workdir, 'config.json')
   try:
-    if buckets.is_url(workdir):
-      workdir = buckets.clean(workdir)
-      path = f'{workdir}/metrics.jsonl'
+    dataset = json.loads(content or '{}')['dataset']
+    return os.path.basename(os.path.normpath(dataset))
+  except (ValueError, TypeError, KeyError):
+    return ''
+
+
+def _read(workdir, name):
+  """Returns the path and the content of a run's file; None if it is missing."""
+  workdir = os.fspath(workdir)
+  url = buckets.is_url(workdir)
+  workdir = buckets.clean(workdir) if url else workdir
+  path = f'{workdir}/{name}' if url else os.path.join(workdir, name)
+  try:
+    if url:
       buckets.require(workdir, writable=False)
       return path, buckets.read(path)
-    path = os.path.join(workdir, 'metrics.jsonl')
     if os.path.isfile(path):
       return path, pathlib.Path(path).read_bytes()
   except FileNotFoundError:
     pass
-  raise FileNotFoundError(
-    f'no {path}; give the workdir of a training run that has written metrics'
-  )
+  return path, None
 
 
 def study(path: str | os.PathLike) -> SavedStudy:
