@@ -191,3 +191,12 @@ def test_png_with_a_large_text_is_read():
   Image.new('RGB', (8, 8), (10, 20, 30)).save(file, 'PNG', pnginfo=text)
   image = pillow.resize_and_crop(file.getvalue(), (8, 8), (8, 8)).numpy()
   assert (image == (10, 20, 30)).all()
+
+
+def test_pixels_of_reads_the_header_alone():
+  """A file whose pixels are missing has a size; no image has none."""
+  data = encoded(GREY)
+  assert pillow.pixels_of(data) == 30
+  assert pillow.pixels_of(data[:45]) == 30
+  with pytest.raises(ValueError, match='the file is empty'):
+    pillow.pixels_of(b'')

@@ -3,11 +3,17 @@
 import re
 
 import child_processes
+import numpy as np
 import pytest
+from PIL import Image
 from student_runs import STUDENT, settings
 from training_sets import write_folder
 
 from vit_jax_repro import jobs
+from vit_jax_repro.parallel import host_memory
+from vit_jax_repro.parallel import mesh as mesh_lib
+from vit_jax_repro.runs import host_estimate, parts
+from vit_jax_repro.runs import settings as settings_lib
 
 # Most of an update's memory is that of its wide MLPs.
 WIDE = dict(STUDENT, mlp_dim=512, num_layers=2)
@@ -35,3 +41,45 @@ def test_train_says_how_much_memory_it_takes(batch, least, tmp_path):
   assert found, child.stderr
   assert measured > least
   assert 0.9 * measured <= float(found[1]) <= 1.25 * measured, measured
+
+
+def other_bytes(folder, **keys):
+  """Returns the estimate for a run, and the bytes of its state."""
+  run = parts.Parts(
+    settings_lib.from_config(settings(folder, total_steps=4, **keys)),
+    mesh_lib.create_mesh(),
+    line=lambda name, text: None,
+    records=[],
+  )
+  return host_estimate.other_bytes(run.step), mesh_lib.bytes_of(run.shapes)
+
+
+def test_other_bytes_has_a_copy_of_the_state_if_updates_follow_a_checkpoint(
+  tmp_path,
+):
+  """The copy of the last checkpoint is written after the last update."""
+  folder = write_folder(tmp_path / 'digits', 20)
+  found = {
+    every: other_bytes(folder, checkpoint_every=every) for every in (0, 3, 4, 5)
+  }
+  least, state = found[0]
+  assert found == {
+    0: (least, state),
+    3: (least + state, state),
+    4: (least, state),
+    5: (least, state),
+  }
+
+
+def test_other_bytes_has_an_image_for_each_core(tmp_path):
+  """All images of a folder count as its first one."""
+  sizes = {'small': (8, 8), 'large': (3000, 4000)}
+  found = {}
+  for name, size in sizes.items():
+    folder = write_folder(tmp_path / name, 20)
+    first = folder / 'train' / 'digit 0' / '0.png'
+    Image.fromarray(np.zeros(size, np.uint8)).save(first)
+    found[name] = other_bytes(folder)[0]
+  pixels = 3000 * 4000 - 8 * 8
+  more = found['large'] - found['small']
+  assert more == host_memory.cores() * 3 * pixels

@@ -18,7 +18,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from vit_jax_repro.data import class_checks, split_parts, splitting, trees
+from vit_jax_repro.data import (
+  class_checks,
+  pillow,
+  split_parts,
+  splitting,
+  trees,
+)
 from vit_jax_repro.data import folder_listing as listing
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
@@ -149,6 +155,14 @@ class Folder:
       paths=tuple(self.paths[i] for i in positions),
       labels=tuple(self.labels[i] for i in positions),
     )
+
+  @functools.cached_property
+  def first_pixels(self) -> int:
+    """Returns the pixels of the first image; 0 if it cannot be read."""
+    try:
+      return pillow.pixels_of(trees.read_bytes(self.locate(self.paths[0])))
+    except (InputError, OSError):  # reported when the image is decoded
+      return 0
 
   @functools.cached_property
   def _positions(self):

@@ -200,6 +200,15 @@ def orientation_of(encoded: bytes) -> int:
     return _UPRIGHT
 
 
+def pixels_of(encoded: bytes) -> int:
+  """Returns the number of pixels in the header of an image file.
+
+  Raises:
+    InputError: one line, if the image cannot be read.
+  """
+  return _opened(encoded, lambda file: file.width * file.height)
+
+
 def covering_size(
   size: Sequence[int], scaled: Sequence[int]
 ) -> tuple[int, ...]:

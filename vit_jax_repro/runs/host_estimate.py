@@ -10,9 +10,10 @@ import sys
 
 import jax
 
+from vit_jax_repro.data import photographs
 from vit_jax_repro.parallel import host_memory
 from vit_jax_repro.parallel import mesh as mesh_lib
-from vit_jax_repro.runs import batch_sizes
+from vit_jax_repro.runs import batch_sizes, optimization
 from vit_jax_repro.runs.update import Update
 
 _MB = 10**6
@@ -44,14 +45,14 @@ def other_bytes(update: Update) -> int:
   buffer = data.train.buffered(settings.shuffle_buffer)
   images = _evaluation_rows(update) * math.prod(data.image_size) * 3 * 4
   evaluation = _COMPILING + _EVALUATED * images
-  # The next update begins while a copy of the state is written.
-  checkpoint = mesh_lib.bytes_of(update.shapes)
-  reading = _READ * batch + buffer
-  return libraries + _RUNNING + reading + evaluation + checkpoint
+  reading = _READ * batch + buffer + _decoded(data.train)
+  return libraries + _RUNNING + reading + evaluation + _copied(update)
 
 
 def program(update: Update, needed: int) -> int:
-  """Returns the bytes of a device that updates, or evaluates if it takes more.
+  """Returns the bytes of a device that updates, evaluates or ends a run.
+
+  It is the largest of the three.
 
   Args:
     update: the update.
@@ -62,7 +63,10 @@ def program(update: Update, needed: int) -> int:
   shards = mesh_lib.batch_shards(update.mesh)
   rows = -(-_evaluation_rows(update) * jax.process_count() // shards)
   evaluation = int(_FORWARD * image * rows)
-  return max(needed, mesh_lib.bytes_per_device(update.shapes) + evaluation)
+  # At the end a copy of the state is written.
+  copies = mesh_lib.bytes_of(update.shapes) - _copied(update)
+  least = max(evaluation, copies // jax.local_device_count())
+  return max(needed, mesh_lib.bytes_per_device(update.shapes) + least)
 
 
 def peak(update: Update, needed: int) -> int:
@@ -75,6 +79,30 @@ def peak(update: Update, needed: int) -> int:
   devices = jax.local_device_count()
   on_devices = devices * (program(update, needed) + update.ready())
   return host_memory.resident() + other_bytes(update) + on_devices
+
+
+def _copied(update):
+  """Returns the bytes of the copy of the state that is written during updates.
+
+  There is none if the first checkpoint is that of the last update.
+  """
+  settings = update.settings
+  total = optimization.total_steps(settings, update.data.train.num_examples)
+  is_within = 0 < settings.checkpoint_every < total
+  if not (is_within or settings.continue_from):
+    return 0
+  return mesh_lib.bytes_of(update.shapes)
+
+
+def _decoded(split):
+  """Returns the bytes of the images that are being decoded, one on each core.
+
+  All images of a folder count as its first one, and others as most of
+  ImageNet's.
+  """
+  pixels = split.folder.first_pixels if split.folder else 0
+  pixels = pixels or math.prod(photographs.PHOTOGRAPH_SIZE)
+  return 3 * pixels * (split.threads or host_memory.cores())
 
 
 def _evaluation_rows(update):

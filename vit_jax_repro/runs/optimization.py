@@ -10,6 +10,18 @@ from vit_jax_repro.runs.settings import Settings
 from vit_jax_repro.training import averaging, layer_decay, optim
 
 
+def total_steps(settings: Settings, num_examples: int) -> int:
+  """Returns the number of updates, by the BiT-HyperRule if none is set.
+
+  Args:
+    settings: the settings of the run.
+    num_examples: number of examples in the training split.
+  """
+  if settings.total_steps is not None:
+    return settings.total_steps
+  return recipes.bit_schedule(num_examples)[2]
+
+
 def create_schedule(
   settings: Settings, num_examples: int
 ) -> tuple[int, optim.Schedule]:
@@ -22,16 +34,15 @@ def create_schedule(
   Raises:
     InputError: the settings contradict each other, see `optim.create_schedule`.
   """
-  total, warmup = settings.total_steps, settings.warmup_steps
+  total = total_steps(settings, num_examples)
+  warmup = settings.warmup_steps
   decay, boundaries = settings.decay_type, settings.decay_steps or None
   if decay == 'bit_hyperrule':
-    rule_warmup, boundaries, rule_total = recipes.bit_schedule(num_examples)
+    rule_warmup, boundaries, _ = recipes.bit_schedule(num_examples)
     decay = 'steps'
-    total = rule_total if total is None else total
     warmup = rule_warmup if warmup is None else warmup
     _check_rule(total, warmup, boundaries)
-  # `settings_checks` refuses None without the rule.
-  assert total is not None and warmup is not None
+  assert warmup is not None  # `settings_checks` refuses it without the rule
   schedule = optim.create_schedule(
     base_lr=settings.base_lr,
     total_steps=total,
