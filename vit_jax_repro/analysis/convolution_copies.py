@@ -25,11 +25,7 @@ def copied_bytes(text: str) -> int:
   Args:
     text: the text of a program that is compiled for a CPU.
   """
-  found = [
-    _copied(instruction)
-    for instruction, _, _ in hlo.HloModule(text).instructions()
-    if instruction.opcode == 'convolution'
-  ]
+  found = map(_copied, hlo.instructions_of(text, 'convolution'))
   return sum(sorted(found)[-_AT_A_TIME:])
 
 

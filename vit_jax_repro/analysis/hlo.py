@@ -183,6 +183,27 @@ class HloModule:
     return 1
 
 
+def instructions_of(text: str, opcode: str) -> list[Instruction]:
+  """Returns the instructions with an opcode, wherever they are.
+
+  This takes a tenth of the time of `HloModule`, which parses all instructions.
+
+  Args:
+    text: the text of a compiled program.
+    opcode: XLA's name of an operation, such as 'convolution'.
+  """
+  lines = _lines(text)
+  wanted = [line for line in lines if f' {opcode}(' in line]
+  operands = set(re.findall(r'%([\w.\-]+)', ' '.join(wanted)))
+  known = {}  # names are unique in a program
+  for line in lines:
+    name = line.partition(' = ')[0].strip().removeprefix('ROOT ').lstrip('%')
+    if name in operands:
+      known[name] = _instruction(line, {}).arrays
+  found = [_instruction(line, known) for line in wanted]
+  return [each for each in found if each.opcode == opcode]
+
+
 def _called_as(role, loop):
   """Returns the name of the 'condition' or the 'body' of a loop."""
   found = re.search(rf'{role}=%?([\w.\-]+)', loop.attributes)
@@ -193,7 +214,7 @@ def _called_as(role, loop):
 def _computations(text):
   """Returns {name: instructions} of a program, and the name of its entry."""
   found, entry, current = {}, None, None
-  for line in re.sub(r'/\*.*?\*/', '', text).splitlines():
+  for line in _lines(text):
     if current is None:
       start = re.match(r'(ENTRY )?%?([\w.\-]+) \(.*\{$', line)
       if start:
@@ -207,6 +228,11 @@ def _computations(text):
       arrays[instruction.name] = instruction.arrays
       current.append(instruction)
   return found, entry
+
+
+def _lines(text):
+  """Returns the lines of a program without XLA's comments."""
+  return re.sub(r'/\*.*?\*/', '', text).splitlines()
 
 
 def _instruction(line: str, known: Mapping[str, tuple[Array, ...]]):
