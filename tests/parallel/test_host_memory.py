@@ -3,10 +3,13 @@
 import os
 import pathlib
 import resource
+import sys
 
 import child_processes
+import numpy as np
 import pytest
 
+from vit_jax_repro.data import tf_host
 from vit_jax_repro.parallel import host_memory
 
 pytestmark = pytest.mark.quick
@@ -139,3 +142,15 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch):
   assert host_memory.cores() == 2
   monkeypatch.delattr(os, 'sched_getaffinity')  # macOS and Windows have none
   assert host_memory.cores() == 7
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='only glibc trims')
+def test_trim_returns_freed_memory():
+  """Without it, blocks that were freed stay in the process."""
+  tf_host.keep_memory()
+  blocks = [np.ones(2**20) for _ in range(20)]
+  before = host_memory.resident()
+  del blocks
+  assert host_memory.resident() > before - 2**26
+  host_memory.trim()
+  assert host_memory.resident() < before - 2**27

@@ -4,11 +4,15 @@ import re
 import resource
 
 import child_processes
+import jax
 import pytest
 from student_runs import STUDENT, metrics_of, settings
 from training_sets import write_folder
 
 from vit_jax_repro import jobs
+from vit_jax_repro.parallel import mesh as mesh_lib
+from vit_jax_repro.runs import memory_check, parts
+from vit_jax_repro.runs import settings as settings_lib
 
 GIB = 2**30
 # The parameters of its MLPs are nearly all of the memory.
@@ -108,3 +112,19 @@ def test_train_refuses_on_a_cpu_what_does_not_fit_into_free_memory(
   assert 'accum_steps' in flags_of(line)
   assert line.endswith('; --config.memory_limit_gb=0 tries it in any case')
   assert not (tmp_path / 'run').exists()
+
+
+def test_remedy_takes_no_more_than_8_gb_of_a_cpu_if_it_can(folder):
+  """More parts of a batch are proposed than free memory asks for."""
+  keys = settings(folder, batch=512, mesh=dict(data=1, fsdp=1, model=1))
+  run = parts.Parts(
+    settings_lib.from_config(keys),
+    mesh_lib.create_mesh(devices=jax.devices()[:1]),
+    line=lambda name, text: None,
+    records=[],
+  )
+  needed, enough = 80 * GIB, 8 * 10**9 // jax.local_device_count()
+  line = memory_check.remedy(run.step, needed, 50 * GIB)
+  number = int(flags_of(line)['accum_steps'])
+  assert needed / number < enough
+  assert number < 512

@@ -4,6 +4,8 @@ The arrays of CPU devices lie in this memory. JAX reports no limit for a CPU,
 and a process that takes more is killed without a message.
 """
 
+import contextlib
+import ctypes
 import math
 import os
 import pathlib
@@ -44,6 +46,15 @@ def resident(root: str | os.PathLike = '/') -> int:
     if name == 'VmRSS':
       return int(value.split()[0]) * 1024
   return 0
+
+
+def trim() -> None:
+  """Returns freed memory to the system, which glibc keeps up to 2 GB of.
+
+  See `data.tf_host.keep_memory`. Does nothing with other C libraries.
+  """
+  with contextlib.suppress(AttributeError, OSError, TypeError):
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def cores() -> int:

@@ -12,12 +12,15 @@ import jax
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.parallel import processes
+from vit_jax_repro.parallel import host_memory, processes
 from vit_jax_repro.runs import fitting, host_estimate
 from vit_jax_repro.runs.update import Update
 
 _GIB = 2**30
 _MOST_TRIED = 2  # proposals that are compiled, one after the other
+# Bytes that a proposal takes of a machine's memory if it can, and not all that
+# is free: small parts of a batch are no slower on a CPU.
+_ENOUGH = 8 * 10**9
 
 
 def require_estimate(update: Update, *, fresh: bool = True) -> None:
@@ -71,6 +74,7 @@ def require(update: Update, *, fresh: bool = True, held: int = 0) -> int | None:
   line, peak = None, None
   if update.limit() is not None:
     measured = update.measure()
+    host_memory.trim()
     limit = update.limit() or 0  # without what the compiler holds now
     if _is_shared(update):
       limit += held // jax.local_device_count()
@@ -186,12 +190,16 @@ def _gib(update, number):
 
 def _proposals(update, needed, limit, fresh) -> Iterator[dict[str, Any]]:
   """Yields changes of settings with which an update fits by estimate."""
-  for base in (*_bases(update), *_smaller_batches(update, needed, fresh)):
+  limits = {limit}
+  if _is_shared(update):
+    limits.add(min(limit, _ENOUGH // jax.local_device_count()))
+  bases = (*_bases(update), *_smaller_batches(update, needed, fresh))
+  for base, goal in itertools.product(bases, sorted(limits)):
     other = update.changed(base) if base else update
     expected = None if needed is None else _expected(update, needed, other)
     more = fitting.proposal(
       expected,
-      limit - _other_bytes(other),
+      goal - _other_bytes(other),
       model=other.model,
       arguments=other.arguments(),
       gradients=other.gradients(),

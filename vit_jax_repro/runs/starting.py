@@ -10,7 +10,7 @@ import jax
 from vit_jax_repro.data import split_records
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.parallel import mesh
+from vit_jax_repro.parallel import host_memory, mesh
 from vit_jax_repro.runs import (
   banner,
   card_settings,
@@ -168,7 +168,10 @@ class Start:
       donate_argnums=0,
     )
     with waiting.doing('making the state of the optimiser'):
-      return create(mesh.put(params, parts.shardings.params))
+      state = create(mesh.put(params, parts.shardings.params))
+    del params
+    host_memory.trim()
+    return state
 
   def _initial_params(self, parts):
     # A run that was killed before its first checkpoint has not read the file.
