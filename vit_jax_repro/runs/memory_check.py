@@ -19,7 +19,7 @@ from vit_jax_repro.runs.update import Update
 _GIB = 2**30
 _MOST_TRIED = 2  # proposals that are compiled, one after the other
 # Bytes that a proposal takes of a machine's memory if it can, and not all that
-# is free: small parts of a batch are no slower on a CPU.
+# is free: small parts of a batch are hardly slower on a CPU.
 _ENOUGH = 8 * 10**9
 
 
