@@ -166,7 +166,7 @@ def _compare(values, model):
       **model,
     )
   parts = report.sections(result)
-  reports.terminal(parts, foldable=report.TEXT_COLUMNS)
+  reports.terminal(parts)
   if values.report is not None:
     files.write_text(values.report, sections.markdown(parts))
   if values.json is not None:

@@ -59,18 +59,71 @@ def test_terminal_prints_titles_text_and_cells(capsys):
   out = capsys.readouterr().out
   assert out.startswith('\nOf a|b\nFiles *.npz of <task>.\n')
   lines = [line.strip() for line in out.splitlines()]
-  assert f'x|y{" " * 8}85.15' in lines and '384 px' in lines and 'End' in lines
+  assert f'x|y{" " * 7}85.15' in lines and '384 px' in lines and 'End' in lines
   assert '`z`\\ [b]' in lines
 
 
-def test_terminal_folds_names_last(capsys):
-  name = '-'.join(['name'] * 8)  # 39 characters
-  cells = ('word ' * 4, 'word ' * 5, 'word ' * 8)
-  section = Section('', (), ('row', 'a', 'b', 'c'), ((name, *cells),))
-  reports.terminal([section])
-  lines = capsys.readouterr().out.splitlines()
-  assert any(line.startswith(f' {name} ') for line in lines)
-  assert max(len(line.rstrip()) for line in lines) in range(90, 101)
+NAMES = (
+  'weights/augreg/R26_S_32-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0.npz',
+  'vit-table-5-vit-l-16-imagenet-21k-30-or-90ep-oxford-flowers-102',
+  'timm/vit_base_patch16_224.augreg_in21k_ft_in1k',
+)  # fmt: skip
+WIDTHS = range(60, 201, 7)
+
+
+def printed(capsys, monkeypatch, width, show):
+  monkeypatch.setenv('COLUMNS', str(width))
+  show()
+  return capsys.readouterr().out
+
+
+@pytest.mark.parametrize('width', WIDTHS)
+def test_no_name_of_a_file_is_cut_at_any_width(width, capsys, monkeypatch):
+  texts = 'a text of some words', 'another text, of more words than the first'
+  rows = [(name, '85.15', *texts, name) for name in NAMES]
+  columns = ('file', '>paper', 'how', 'what to do', 'from')
+  long = 'More about ' + ', '.join(NAMES)
+  for show in (
+    lambda: reports.terminal([Section('T', (long,), columns, tuple(rows))]),
+    lambda: reports.table(columns, rows, title=long),
+    lambda: reports.numbers('T', columns, rows, caption=long),
+    lambda: reports.pairs({'weights': NAMES[0], 'notes': '\n'.join(NAMES)}),
+  ):
+    out = printed(capsys, monkeypatch, width, show)
+    assert '\u2026' not in out
+    assert all(name in out for name in NAMES)
+    longest = max(max(map(len, NAMES)) + len('what to do  '), width)
+    assert max(map(len, out.splitlines())) <= longest
+
+
+def test_a_wide_table_becomes_blocks_below_100_columns(capsys, monkeypatch):
+  rows = (('b16', '85.15', 'word ' * 11, ''), ('l16', '', 'short', 'word ' * 9))
+  section = Section('', (), ('row', '>paper', 'first', 'second'), rows)
+  show = lambda: reports.terminal([section])  # noqa: E731
+  out = printed(capsys, monkeypatch, 60, show)
+  assert out == (
+    '\n'
+    'row     b16\n'
+    'paper   85.15\n'
+    'first   word word word word word word word word word word\n'
+    '        word\n'
+    '\n'
+    'row     l16\n'
+    'first   short\n'
+    'second  word word word word word word word word word\n'
+    '\n'
+    '\n'
+  )
+  out = printed(capsys, monkeypatch, 100, show)
+  assert out.splitlines()[1].split() == ['row', 'paper', 'first', 'second']
+
+
+def test_the_widest_column_is_folded_first(capsys, monkeypatch):
+  section = Section('', (), ('row', 'a'), (('a-b ' * 7, 'word ' * 20),))
+  show = lambda: reports.terminal([section])  # noqa: E731
+  out = printed(capsys, monkeypatch, 80, show)
+  assert max(len(line.rstrip()) for line in out.splitlines()) in range(70, 81)
+  assert ' '.join(['a-b'] * 7) in out
 
 
 @pytest.mark.parametrize(
@@ -79,14 +132,19 @@ def test_terminal_folds_names_last(capsys):
     'timm results-imagenetv2-matched-frequency.csv',
     'ViT Table 5',
     'README VTAB-1k results',
+    'README recommended AugReg checkpoints',
   ],
 )
-def test_terminal_shows_all_text_in_100_columns(name, capsys):
+@pytest.mark.parametrize('width', [60, 80, 100, 160])
+def test_tables_keep_ids_whole_within_the_width(
+  name, width, capsys, monkeypatch
+):
   rows = table.select(name)
-  reports.terminal(views.numbers(rows, {}).sections)
-  out = capsys.readouterr().out
-  assert max(map(len, out.splitlines())) <= 100 and '…' not in out
-  # Names continue on the next line, at a hyphen where possible.
-  shown = ''.join(line[1:41].strip() for line in out.splitlines())
+  sections = views.numbers(rows, {}).sections
+  out = printed(capsys, monkeypatch, width, lambda: reports.terminal(sections))
+  assert '\u2026' not in out
   for row in rows:
-    assert table.named(name).short(row) in shown
+    assert table.named(name).short(row) in out
+  # Only a name may be longer than a line.
+  long = [line for line in out.splitlines() if len(line) > width]
+  assert all(len(line.split()) <= 2 for line in long)

@@ -45,7 +45,7 @@ def shown(monkeypatch, columns):
     monkeypatch.setenv('COLUMNS', str(columns))
   out = io.StringIO()
   monkeypatch.setattr(sys, 'stdout', out)
-  reports.terminal([LAYERS, CAUSES], foldable=('cause', 'layer', 'the port'))
+  reports.terminal([LAYERS, CAUSES])
   return out.getvalue()
 
 
@@ -74,7 +74,14 @@ def test_markdown_separates_paragraphs_and_escapes_bars():
     '',
     'b',
     '',
-    '| x |  |',
-    '| --- | --- |',
-    '| 1\\|2 |  |',
+    '| x |',
+    '| --- |',
+    '| 1\\|2 |',
   ]
+
+
+def test_columns_without_a_filled_cell_are_omitted():
+  empty = sections.Section('T', (), ('a', '>b', 'c'), (('1', '', ''),) * 2)
+  kept = sections.without_empty_columns(empty)
+  assert kept.columns == ('a',) and kept.rows == (('1',), ('1',))
+  assert '| a |' in sections.markdown([empty])

@@ -13,12 +13,6 @@ from vit_jax_repro.comparison import (
 )
 from vit_jax_repro.output.sections import Section
 
-# Columns of long texts, which are folded in a narrow terminal.
-TEXT_COLUMNS = (
-  'array', 'image', 'in the port', 'layer', 'parameter', 'port', 'reference',
-  'step',
-)  # fmt: skip
-
 _MOST_ROWS = 12  # of tables whose last rows matter little
 
 

@@ -1,80 +1,63 @@
-"""Tables and progress on the terminal, drawn by rich."""
+"""Tables and progress on the terminal, drawn by rich.
+
+A cell is folded between its words, never inside one, so that names of files and
+data sets stay whole. A table that is too wide for this is printed as blocks:
+for each row the lines `column  cell`.
+"""
 
 import dataclasses
 import os
 import sys
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax_repro.errors import printable
-from vit_jax_repro.output.sections import Section, justification
+from vit_jax_repro.output.sections import (
+  Section,
+  justification,
+  without_empty_columns,
+)
 
 # Characters per line when stdout is not a terminal: of text, of numbers.
 _WIDTH, _NUMBERS_WIDTH = 100, 120
-# Width of a folded first column in tables of few columns, and of more than
-# `_MANY` columns.
-_NAME_WIDTH, _NARROW, _MANY = 40, 24, 5
+_LEAST_WIDTH = 40
+# No column of texts is folded to fewer characters: in a line of `_WIDTH` or
+# more, and in a shorter one.
+_TEXT_WIDTH, _SHORT_LINE_TEXT_WIDTH = 15, 24
 
 
 def console(*, width: int = _WIDTH) -> Any:
   """Returns a rich Console on stdout without markup or highlighting.
 
   Args:
-    width: characters per line when stdout is not a terminal.
+    width: characters per line when stdout is not a terminal and the environment
+      variable COLUMNS is not a number.
   """
   from rich import console
 
   out = console.Console(markup=False, highlight=False)
-  if not out.is_terminal:
+  if not out.is_terminal and not os.environ.get('COLUMNS', '').isdigit():
     out.width = width
+  out.width = max(out.width, _LEAST_WIDTH)
   return out
 
 
-def terminal(
-  sections: Sequence[Section], *, foldable: Collection[str] | None = None
-) -> None:
-  """Prints sections as tables.
+def terminal(sections: Sequence[Section]) -> None:
+  """Prints sections as tables."""
+  from rich import box
 
-  Args:
-    sections: the sections to print.
-    foldable: names of the columns of long texts. The other columns are never
-      folded. By default all but the first column are.
-  """
-  from rich import box, table
-
-  width = _WIDTH if foldable is None else os.environ.get('COLUMNS', _WIDTH)
-  out = console(width=int(width))
-  for section in map(_printable, sections):
+  out = console()
+  for section in map(_printable, map(without_empty_columns, sections)):
     if section.title:
-      out.print(f'\n{section.title}', style='bold', soft_wrap=True)
+      _print(out, f'\n{_wrapped(section.title, out.width)}', style='bold')
     for text in section.text:
-      out.print(text, soft_wrap=foldable is not None)
-    if not section.rows:
-      continue
-    grid = table.Table(
-      box=box.SIMPLE,
-      pad_edge=False,
-      show_header=any(section.columns),
-      collapse_padding=foldable is not None,
-    )
-    for name, cells in zip(
-      section.columns, zip(*section.rows, strict=True), strict=True
-    ):
-      title, justify = name.removeprefix('>'), justification(name)
-      if foldable is None or title in foldable:
-        grid.add_column(title, justify=justify, overflow='fold')
-      else:
-        longest = max(map(len, (title, *cells)))
-        grid.add_column(title, justify=justify, no_wrap=True, min_width=longest)
-    rows = section.rows
-    if foldable is None:
-      grid.columns[0].no_wrap = True
-      width = _NARROW if len(section.columns) > _MANY else _NAME_WIDTH
-      rows = [(_folded(name, width), *cells) for name, *cells in rows]
-    for row in rows:
-      grid.add_row(*row)
-    out.print(grid)
+      _print(out, _wrapped(text, out.width))
+    if section.rows:
+      out.print()
+      style = {'box': box.SIMPLE, 'pad_edge': False, 'collapse_padding': True}
+      _draw(out, section.columns, section.rows, show_edge=False, **style)
+      out.print()
 
 
 def numbers(
@@ -89,27 +72,18 @@ def numbers(
   Args:
     title, caption: lines above and below the table.
     columns: their names.
-    rows: their cells, none of which is folded.
+    rows: their cells.
   """
-  from rich import table
-
-  grid = table.Table(title=title, caption=caption)
-  grid.add_column(columns[0], no_wrap=True)
-  for name in columns[1:]:
-    grid.add_column(name, justify='right', no_wrap=True)
-  for row in rows:
-    grid.add_row(*row)
-  console(width=_NUMBERS_WIDTH).print(grid)
+  first, *others = columns
+  columns = (first, *(f'>{name}' for name in others))
+  out = console(width=_NUMBERS_WIDTH)
+  _draw(out, columns, rows, title=title, caption=caption)
 
 
 def pairs(rows: Mapping[str, str]) -> None:
   """Prints a table of two columns without a header: names and values."""
-  from rich import table
-
-  grid = table.Table(show_header=False)
-  for name, value in rows.items():
-    grid.add_row(printable(name), _lines(value))
-  console().print(grid)
+  cells = [(printable(name), _lines(value)) for name, value in rows.items()]
+  _draw(console(), ('', ''), cells)
 
 
 def table(
@@ -119,7 +93,7 @@ def table(
   title: str | None = None,
   width: int = _WIDTH,
 ) -> None:
-  """Prints a table with lines around it, whose cells are folded.
+  """Prints a table with lines around it.
 
   Args:
     columns: their names; '>' before a name aligns the column to the right.
@@ -127,16 +101,116 @@ def table(
     title: line above the table.
     width: see `console`.
   """
+  cells = [tuple(map(_lines, row)) for row in rows]
+  _draw(console(width=width), columns, cells, title=title)
+
+
+def _draw(out, columns, rows, *, title=None, caption=None, **style):
+  """Prints a table; as blocks if it is too wide for `out`."""
   from rich import table
 
-  grid = table.Table(title=title)
-  for name in columns:
-    grid.add_column(
-      name.removeprefix('>'), justify=justification(name), overflow='fold'
+  names = [name.removeprefix('>') for name in columns]
+  # Spaces and lines around the cells, by the rules of rich.
+  frame = 2 * len(names) - 2 if style else 3 * len(names) + 1
+  widths = _column_widths(columns, rows, out.width, frame)
+  if title:
+    _print(out, _wrapped(title, out.width), style='italic')
+  if widths is None:
+    for text in _blocks(names, rows, out.width):
+      _print(out, text)
+  else:
+    grid = table.Table(show_header=any(names), **style)
+    for column, name, width in zip(columns, names, widths, strict=True):
+      grid.add_column(
+        name, justify=justification(column), width=width, overflow='fold'
+      )
+    for row in rows:
+      grid.add_row(*row)
+    out.print(grid)
+  if caption:
+    _print(out, _wrapped(caption, out.width), style='dim italic')
+
+
+def _column_widths(columns, rows, width, frame):
+  """Returns the widths of columns in which words are whole, or None.
+
+  Args:
+    columns: their names; one with '>' has numbers, which are not folded.
+    rows: their cells.
+    width: number of characters per line.
+    frame: number of characters between the columns and around them.
+  """
+  text_width = _TEXT_WIDTH if width >= _WIDTH else _SHORT_LINE_TEXT_WIDTH
+  widths, least = [], []
+  for i, column in enumerate(columns):
+    name = column.removeprefix('>')
+    cells = '\n'.join(row[i] for row in rows)
+    longest = _longest(cells.split('\n'))
+    widths.append(max(longest, _longest(name.split('\n'))))
+    if justification(column) == 'right':
+      words = longest
+    else:
+      words = max(_longest(cells.split()), min(longest, text_width))
+    least.append(max(words, _longest(name.split())))
+  if sum(least) + frame > width:
+    return None
+  for _ in range(sum(widths) + frame - width):
+    widest = max(
+      (i for i in range(len(widths)) if widths[i] > least[i]),
+      key=widths.__getitem__,
     )
+    widths[widest] -= 1
+  return widths
+
+
+def _longest(texts):
+  from rich import cells
+
+  return max(map(cells.cell_len, texts), default=0)
+
+
+def _blocks(names, rows, width):
+  """Yields the rows as texts of lines `name  cell`, without empty cells.
+
+  A cell without a name is a line of its own. If no cell has a name, the first
+  cell of a row is the name of the others.
+  """
+  named = any(names)
+  keys = [' '.join(name.split()) for name in names]
+  indent = 2 + _longest(keys if named else [row[0] for row in rows])
   for row in rows:
-    grid.add_row(*map(_lines, row))
-  console(width=width).print(grid)
+    if named:
+      lines = [each for each in zip(keys, row, strict=True) if each[1]]
+    else:
+      lines = [(row[0], '\n'.join(row[1:]))]
+    yield '\n'.join(
+      [
+        _wrapped(f'{key:{indent}}{text}' if key else text, width, indent)
+        for key, text in lines
+      ]
+      + [''] * named
+    )
+
+
+def _wrapped(text, width, indent=0):
+  """Returns a text whose lines are broken between words."""
+  first, *others = text.split('\n')
+  lines = [first, *(' ' * indent + line for line in others)]
+  return '\n'.join(
+    textwrap.fill(
+      line,
+      width,
+      subsequent_indent=' ' * indent,
+      break_long_words=False,
+      break_on_hyphens=False,
+    )
+    for line in lines
+  )
+
+
+def _print(out, text, style=None):
+  """Prints lines that have their width already."""
+  out.print(text, style=style, soft_wrap=True)
 
 
 def _lines(text):
@@ -149,7 +223,7 @@ def _printable(section):
     section,
     title=printable(section.title),
     text=tuple(map(_lines, section.text)),
-    columns=tuple(map(printable, section.columns)),
+    columns=tuple(map(_lines, section.columns)),
     rows=tuple(tuple(map(_lines, row)) for row in section.rows),
   )
 
@@ -159,7 +233,3 @@ def progress_console() -> Any:
   from rich import console
 
   return console.Console(file=sys.stderr, highlight=False)
-
-
-def _folded(text, width):
-  return '\n'.join(textwrap.fill(line, width) for line in text.splitlines())

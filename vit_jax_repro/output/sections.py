@@ -41,6 +41,17 @@ def justification(column: str) -> Literal['left', 'right']:
   return 'right' if column.startswith('>') else 'left'
 
 
+def without_empty_columns(section: Section) -> Section:
+  """Returns a section without the columns whose cells are all empty."""
+  columns = range(len(section.columns))
+  kept = [i for i in columns if any(row[i] for row in section.rows)]
+  return dataclasses.replace(
+    section,
+    columns=tuple(section.columns[i] for i in kept),
+    rows=tuple(tuple(row[i] for i in kept) for row in section.rows),
+  )
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
   """Returns the lines of a Markdown table."""
   return [
@@ -53,7 +64,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def markdown(sections: Sequence[Section]) -> str:
   """Returns the sections as a Markdown document."""
   lines = []
-  for section in sections:
+  for section in map(without_empty_columns, sections):
     if section.title:
       lines += [f'{"##" if lines else "#"} {_escape(section.title)}', '']
     for text in section.text:
