@@ -55,7 +55,7 @@ def command_flags() -> flags.FlagValues:
     'features': 'in place of classes, write an activation of the model for '
     'each image, such as pre_logits, to --out',
     'texts': 'the classes of an image-text model, such as "a photo of a cat,a '
-    'photo of a dog"',
+    'photo of a dog", or @FILE with one on each line',
     'out': 'with --features: an array, .npy; a .csv file of the same name has '
     'the image of each row',
   }.items():
@@ -153,10 +153,16 @@ def _texts(values):
 
   if values.texts is None:
     return None
-  texts = [each.strip() for each in values.texts.split(',') if each.strip()]
+  if values.texts.startswith('@'):
+    from vit_jax_repro.inference import zero_shot
+
+    texts = zero_shot.read_texts(values.texts[1:])
+  else:
+    texts = [each.strip() for each in values.texts.split(',') if each.strip()]
   if not texts:
     raise command_line.UsageError(
-      '--texts is empty; give texts with commas between them'
+      f'--texts={values.texts} has no text; give texts with commas between '
+      'them, or @FILE with one on each line'
     )
   return texts
 

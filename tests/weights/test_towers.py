@@ -6,7 +6,7 @@ import pytest
 import reference
 
 from vit_jax_repro import models, weights
-from vit_jax_repro.inference import restoring
+from vit_jax_repro.inference import restoring, zero_shot
 from vit_jax_repro.weights import layouts, model_card, npz, trees
 
 CASES = ('lit_bert', 'lit_text_transformer')
@@ -126,3 +126,47 @@ def test_load_of_a_card_gives_both_towers_if_asked_for(tmp_path, capsys):
   alone = model_card.load(tmp_path / 'a.npz')
   assert alone.card.architecture['num_classes'] is None
   assert set(alone.params) == set(read.params['img'])
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('case', CASES)
+def test_adapt_takes_one_tower_or_both(case):
+  tree = trees.nest(arrays_of(case))
+  model = models.create(reference.lit()['cases'][case])
+  image = weights.adapt(tree, model.img, image_size=(32, 32), head='keep')
+  assert set(image) == set(tree['img'])
+  both = weights.adapt(tree, model, image_size=(64, 64))
+  io = reference.lit_arrays(case, 'io')
+  zimg, ztxt, _ = model.apply(
+    {'params': both}, np.zeros((1, 64, 64, 3)), io['tokens']
+  )
+  assert zimg.shape == (1, 32)
+  np.testing.assert_allclose(ztxt, io['ztxt'], atol=1e-6)
+  small = weights.describe(tree)
+  small['text'] = dict(small['text'], num_layers=1)
+  with pytest.raises(ValueError, match=r"extra=.'txt/"):
+    weights.adapt(tree, models.create(small))
+
+
+@pytest.mark.quick
+def test_head_of_an_image_tower_gives_no_classes(tmp_path):
+  tree = trees.nest(arrays_of('lit_bert'))
+  tree['img']['head'] = {
+    'kernel': np.ones((32, 5), 'f4'), 'bias': np.zeros(5, 'f4'),
+  }  # fmt: skip
+  tree['txt']['head'] = {
+    'kernel': np.ones((24, 5), 'f4'), 'bias': np.zeros(5, 'f4'),
+  }  # fmt: skip
+  weights.save(tmp_path / 'lit.npz', tree)
+  restored = restoring.restore(tmp_path / 'lit.npz')
+  with pytest.raises(ValueError, match='of an image-text model'):
+    restored.require_classes(tmp_path / 'lit.npz')
+
+
+@pytest.mark.quick
+def test_zero_shot_notes_a_guess_of_the_number_of_heads(tmp_path, capsys):
+  npz.write(tmp_path / 'lit.npz', arrays_of('lit_bert').items())
+  (tmp_path / 'lit.txt').write_text('[PAD]\n[UNK]\n[CLS]\n')
+  found = zero_shot.restore(tmp_path / 'lit.npz')
+  assert 'heads of its BERT of width 24; using 1;' in capsys.readouterr().err
+  assert found.restored.image_size == (32, 32)

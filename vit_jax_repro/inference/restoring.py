@@ -90,8 +90,9 @@ class Restored:
     self.require_trained_head(path)
     if self.loss == 'regression':
       raise InputError(
-        f'{path} was trained for regression, so its outputs are numbers and no '
-        'classes; give a model that was trained to classify'
+        f'{path} was trained for regression, or is the image tower of an '
+        'image-text model, so its outputs are numbers and no classes; give a '
+        'model that was trained to classify'
       )
     if self.probabilities is None:
       raise InputError(

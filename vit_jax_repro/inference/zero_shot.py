@@ -9,6 +9,7 @@ temperature.
 import dataclasses
 import functools
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,15 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_repro import models
-from vit_jax_repro.data import datasets, labels, preprocess, tokens
+from vit_jax_repro.data import datasets, labels, tokens
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.inference import restoring
 from vit_jax_repro.inference.restoring import Restored
-from vit_jax_repro.models import variants
+from vit_jax_repro.models import bert, variants
 from vit_jax_repro.models.two_towers import unit
 from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import listed, note
 from vit_jax_repro.published import prompt_lists, weight_names
-from vit_jax_repro.weights import adapt, model_card, towers
+from vit_jax_repro.weights import adapt, layouts, model_card
 
 TEMPLATES = (
   '{}', 'a photo of a {}', 'a picture of the {}', 'an image of one {}',
@@ -71,12 +73,14 @@ class Towers:
     """Returns the unit vector of each text."""
     rows = self.tokenize(texts)
     step = _text_step(self.restored.model)
+    params = {k: v for k, v in self.restored.params.items() if k != 'img'}
+    params = jax.device_put(params)  # once for all steps
     found = []
     with waiting.doing(f'reading {len(texts):,} texts'):
       for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
         full = np.pad(part, ((0, min(_BATCH, len(rows)) - len(part)), (0, 0)))
-        found.append(np.asarray(step(self.restored.params, full))[: len(part)])
+        found.append(np.asarray(step(params, full))[: len(part)])
     return np.concatenate(found)
 
   def classifier(
@@ -93,6 +97,12 @@ class Towers:
     """
     if not names:
       raise InputError('there is no text to compare images with')
+    doubled = [name for name, n in Counter(names).items() if n > 1]
+    if doubled:
+      note(
+        f'several classes are the same text, so images are never taken for the '
+        f'last of them: {listed(doubled)}'
+      )
     texts = [each.replace('{}', name) for name in names for each in templates]
     vectors = self.vectors(texts).reshape(len(names), len(templates), -1)
     params = {k: v for k, v in self.restored.params.items() if k != 'txt'}
@@ -141,39 +151,69 @@ def restore(
   if not path.endswith('.npz'):
     raise InputError(f'{path} is no .npz of two towers, which zero-shot needs')
   read = model_card.load(path, both_towers=True)
-  if not towers.has_two(read.params):
+  if not layouts.has_two_towers(read.params):
     raise InputError(
       f'{path} has no text tower, so texts cannot be its classes; give an '
       'image-text model such as lit/LiT-B16B_2'
     )
   fields = variants.variant(model) if model else read.card.architecture
+  if not fields.get('text_model'):
+    raise InputError(
+      f'{model or read.card_file} names a model without a text tower for '
+      f'{path}, which has one; choose from {sorted(variants.LITS)}'
+    )
+  card = dataclasses.replace(read.card, architecture=fields)
+  preferred = card.preprocessing if read.has_card else None
+  image = restoring.restore(
+    path,
+    image_size=image_size,
+    preprocessing=preprocessing or preferred or PREPROCESSING,
+    read=model_card.image_tower(dataclasses.replace(read, card=card)),
+    orientation=orientation,
+  )
   module = models.create(fields)
-  size = image_size or read.card.image_size or read.spec.get('image_size')
-  size = preprocess.check_image_size(size or variants.LIT_IMAGE_SIZE)
-  name = preprocessing or read.card.preprocessing or PREPROCESSING
-  preprocess.pick_preprocessing(name)
-  image = adapt(read.params['img'], module.img, image_size=size, head='keep')
-  length = fields.get('max_len') or read.spec['max_len']
-  restored = Restored(
+  restored = dataclasses.replace(
+    image,
     model=module,
-    params=dict(read.params, img=image),
-    name=model or _name_of(module),
-    image_size=size,
+    params=adapt(
+      read.params,
+      module,
+      image_size=image.image_size,
+      source_image_size=card.image_size,
+    ),
+    name=models.name_of(module) or 'two towers',
     class_names=None,
-    preprocessing=name,
-    orientation=orientation or read.card.orientation,
+    loss='softmax',
   )
   vocabulary = prompt_lists.vocabulary_path(path, fields['text_model'])
-  return Towers(
-    restored, tokens.tokenizer(vocabulary, length), os.path.dirname(path)
+  tokenize = tokens.tokenizer(
+    vocabulary, _length(read, fields), module.txt.vocab_size
   )
+  if isinstance(module.txt, bert.Bert) and fields is read.spec:
+    _note_on_heads(module.txt, path)
+  return Towers(restored, tokenize, os.path.dirname(path))
 
 
-def _name_of(module):
-  for name in variants.LITS:
-    if models.create(name) == module:
-      return name
-  return 'two towers'
+def _length(read, fields):
+  """Returns the number of tokens of a text."""
+  if fields['text_model'] != 'bert':  # the positions of its file show it
+    return read.spec['max_len']
+  length = fields.get('max_len') or read.spec['max_len']
+  if not isinstance(length, int) or length < 1:
+    raise InputError(
+      f'max_len={length!r} must be a number of tokens, 1 or more'
+    )
+  return length
+
+
+def _note_on_heads(text, path):
+  """Notes that the number of heads of a BERT of unpublished size is a guess."""
+  if text.hidden_size not in [size[0] for size in bert.SIZES.values()]:
+    note(
+      f'no array of {path} shows the number of heads of its BERT of width '
+      f'{text.hidden_size}; using {text.num_heads}; if this is wrong, write '
+      f'the architecture into {model_card.card_path(path)}'
+    )
 
 
 def of_data(
@@ -217,8 +257,9 @@ def _names(source):
   if own is not None and all(
     name[:1] == 'n' and name[1:].isdecimal() for name in names
   ):
-    names = own  # ImageNet's, whose data set has WordNet ids
-  return [_words(name).split(',')[0] for name in names]
+    # ImageNet's, whose data set has WordNet ids; the first of their synonyms
+    names = [name.split(',')[0] for name in own]
+  return [_words(name) for name in names]
 
 
 def _words(name):
@@ -236,7 +277,23 @@ def _in_order(names, source):
   keys = [_words(name).lower() for name in source.class_names or ()]
   if len(by_key) == len(names) and set(keys) == set(by_key):
     return [by_key[key] for key in keys]
+  for name, key in zip(names, keys, strict=False):
+    if key in by_key and by_key[key] != name:
+      raise InputError(
+        f'the published class names are not in the order of {source.name}: '
+        f'{name!r} for its class {key!r}'
+      )
   return list(names)  # spelt differently, in the same order
+
+
+def read_texts(path: str | os.PathLike) -> list[str]:
+  """Reads a text file with a text on each line; blank lines do not count.
+
+  Raises:
+    OSError: the file cannot be read.
+  """
+  with open(path, encoding='utf-8-sig', errors='replace') as file:
+    return [line.strip() for line in file if line.strip()]
 
 
 def read_templates(path: str | os.PathLike) -> tuple[str, ...]:
@@ -246,8 +303,7 @@ def read_templates(path: str | os.PathLike) -> tuple[str, ...]:
     InputError: a line has not exactly one {}, or there is no line.
     OSError: the file cannot be read.
   """
-  with open(path, encoding='utf-8', errors='replace') as file:
-    lines = [line.strip() for line in file if line.strip()]
+  lines = read_texts(path)
   wrong = [line for line in lines if line.count('{}') != 1]
   if wrong or not lines:
     raise InputError(

@@ -16,7 +16,12 @@ from vit_jax_repro.models.layers import TORCH_GELU, pick
 from vit_jax_repro.models.mixer import Mixer
 from vit_jax_repro.models.text import TextTransformer
 from vit_jax_repro.models.two_towers import TwoTowers
-from vit_jax_repro.models.variants import canonical_name, names, variant
+from vit_jax_repro.models.variants import (
+  LITS,
+  canonical_name,
+  names,
+  variant,
+)
 from vit_jax_repro.models.vit import ViT
 
 __all__ = [
@@ -158,7 +163,7 @@ def name_of(model: nn.Module) -> str | None:
   layer, dropout, dtypes and the others of `_NOT_IN_A_NAME`.
   """
   free = {k: getattr(model, k) for k in _NOT_IN_A_NAME if hasattr(model, k)}
-  for name in names():
+  for name in (*names(), *LITS):
     named = create(name)
     if type(named) is type(model) and named.clone(**free) == _alike(
       model, named

@@ -13,6 +13,7 @@ import numpy as np
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models.patches import patch_grid
+from vit_jax_repro.models.two_towers import TwoTowers
 from vit_jax_repro.output import messages
 from vit_jax_repro.weights import (
   ablation_positions,
@@ -51,6 +52,9 @@ def adapt(
   zeros. The norm of the tokens becomes that of the pooled vector (`fc_norm`),
   or the other way round. A kept head needs the file's pre_logits and its norm.
 
+  Of an image-text model, any other model gets the image tower. An image-text
+  model keeps both heads.
+
   Args:
     params: a tree from `load`, or of another model of this family.
     model: a module of `models.create`.
@@ -68,6 +72,18 @@ def adapt(
   """
   if head not in ('reset', 'keep'):
     raise InputError(f"unknown {head=}; choose from ['keep', 'reset']")
+  if layouts.has_two_towers(params):
+    image = params[layouts.IMAGE[:-1]]
+    if isinstance(model, TwoTowers):
+      adapted = adapt(
+        image,
+        model.img,
+        image_size=image_size,
+        head='keep',
+        source_image_size=source_image_size,
+      )
+      return {layouts.IMAGE[:-1]: adapted, **_text_tower(params, model)}
+    params = image
   flat = trees.unstack(trees.flatten(params))
   if image_size is None:
     image_size = description.describe(params)['image_size'] or ANY_IMAGE_SIZE
@@ -96,6 +112,19 @@ def adapt(
   return trees.nest(
     trees.stack(flat) if getattr(model, 'scan', False) else flat
   )
+
+
+def _text_tower(params, model):
+  """Returns all of an image-text model but the image tower."""
+  flat = trees.unstack(trees.flatten(params))
+  flat = _without(flat, (layouts.IMAGE,))
+  positions = flat.get('txt/pos_embedding')  # only a BERT has none
+  length = 1 if positions is None else positions.shape[1]
+  tokens = jax.ShapeDtypeStruct((1, length), 'int32')
+  shapes = jax.eval_shape(model.init, jax.random.key(0), None, tokens)
+  wanted = trees.flatten(shapes['params'])
+  check_fit(flat, wanted)
+  return trees.nest({k: _cast(flat[k], x.dtype) for k, x in wanted.items()})
 
 
 def check_whole(

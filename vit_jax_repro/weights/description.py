@@ -48,7 +48,7 @@ def describe(params: Mapping[str, Any]) -> dict[str, Any]:
     InputError: essential names are missing or have a wrong number of
       dimensions; one line with all of them.
   """
-  if layouts.has_two_towers(trees.flatten(params)):
+  if layouts.has_two_towers(params):
     return _two_towers(params)
   flat = trees.unstack(trees.flatten(params))
   shapes = {name: tuple(leaf.shape) for name, leaf in flat.items()}

@@ -161,8 +161,12 @@ def _from_two_towers(names, prefix):
 
 
 def has_two_towers(names: Iterable[str]) -> bool:
-  """Returns whether canonical names are those of an image-text model."""
-  return any(name.startswith(TEXT) for name in names)
+  """Returns whether a tree is that of an image-text model.
+
+  Args:
+    names: the keys of a canonical tree, nested or flat.
+  """
+  return {IMAGE[:-1], TEXT[:-1]} <= {name.split('/')[0] for name in names}
 
 
 def average_in(names: Iterable[str]) -> str | None:

@@ -27,7 +27,7 @@ from vit_jax_repro.models import variants
 from vit_jax_repro.models.layers import TORCH_GELU
 from vit_jax_repro.output import files, waiting
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.weights import towers
+from vit_jax_repro.weights import layouts, towers
 
 # Image size for weights if neither the caller nor the file gives one. The
 # published ImageNet files of BiT were fine-tuned and evaluated at 480
@@ -151,17 +151,12 @@ def load(
   card = card_or_note(path)
   with waiting.doing(f'reading {os.fspath(path)}'):
     params = weights.load(path)
-  if not both_towers:
-    params = towers.image_of(params, path)
-    if card is not None:
-      architecture = towers.image_architecture(card.architecture)
-      card = dataclasses.replace(card, architecture=architecture)
   try:
     spec = weights.describe(params)
   except InputError as error:
     raise InputError(f'{path}: {error}') from error
-  shown = default_preprocessing(spec)
-  return DescribedWeights(
+  shown = default_preprocessing(spec.get('image', spec))
+  read = DescribedWeights(
     params=params,
     spec=spec,
     card=card
@@ -171,6 +166,29 @@ def load(
       image_size=spec.get('image_size'),
     ),
     card_file=None if card is None else card_path(path),
+  )
+  if both_towers or not layouts.has_two_towers(params):
+    return read
+  towers.note_on_image(path)
+  return image_tower(read)
+
+
+def image_tower(read: DescribedWeights) -> DescribedWeights:
+  """Returns the image tower of an image-text model with its card.
+
+  The outputs of its head are features, so its loss is 'regression'.
+  """
+  params = read.params[layouts.IMAGE[:-1]]
+  architecture = towers.image_architecture(read.card.architecture)
+  return dataclasses.replace(
+    read,
+    params=params,
+    spec=weights.describe(params),
+    card=dataclasses.replace(
+      read.card,
+      architecture=architecture,
+      loss='regression' if architecture.get('num_classes') else None,
+    ),
   )
 
 

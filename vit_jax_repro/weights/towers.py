@@ -8,11 +8,6 @@ from vit_jax_repro.output import messages
 from vit_jax_repro.weights import layouts
 
 
-def has_two(params: Mapping[str, Any]) -> bool:
-  """Returns whether a tree is that of an image-text model."""
-  return layouts.TEXT[:-1] in params and layouts.IMAGE[:-1] in params
-
-
 def image_of(
   params: Mapping[str, Any], path: str | os.PathLike
 ) -> dict[str, Any]:
@@ -22,13 +17,18 @@ def image_of(
     params: result of `weights.load`.
     path: of its file, for the note.
   """
-  if not has_two(params):
+  if not layouts.has_two_towers(params):
     return dict(params)
+  note_on_image(path)
+  return params[layouts.IMAGE[:-1]]
+
+
+def note_on_image(path: str | os.PathLike) -> None:
+  """Notes that only the image tower of a file is used."""
   messages.note(
     f'{os.fspath(path)} has an image tower and a text tower; only the image '
     'tower is used (evaluate --zero_shot and predict --texts use both)'
   )
-  return params[layouts.IMAGE[:-1]]
 
 
 def image_architecture(fields: Mapping[str, Any]) -> dict[str, Any]:
