@@ -23,6 +23,7 @@ import hostile  # noqa: E402
 _ROOMS = {
   'Weights': 'hostile_weights',
   'Descriptions of models': 'hostile_cards',
+  'Files of runs': 'hostile_runs',
   'Images': 'hostile_images',
   'Names': 'hostile_names',
   'Servers': 'hostile_servers',

@@ -7,6 +7,7 @@ import hostile
 import hostile_cards
 import hostile_images
 import hostile_names
+import hostile_runs
 import hostile_servers
 import hostile_weights
 import pytest
@@ -14,6 +15,7 @@ import pytest
 ROOMS = {
   'Weights': hostile_weights.CASES,
   'Descriptions of models': hostile_cards.CASES,
+  'Files of runs': hostile_runs.CASES,
   'Images': hostile_images.CASES,
   'Names': hostile_names.CASES,
   'Servers': hostile_servers.CASES,

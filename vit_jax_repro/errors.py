@@ -2,6 +2,8 @@
 
 import os
 
+_LONGEST = 20_000  # characters that are shown of one text
+
 
 class InputError(ValueError):
   """An argument, flag, setting or file is wrong; the message is for the user.
@@ -16,8 +18,12 @@ def printable(text: str) -> str:
   """Returns a text on one line, which cannot command a terminal.
 
   Line breaks, escapes and other unprintable characters, and bytes of names that
-  are not UTF-8, become escapes such as '\\x1b' and '\\udcff'.
+  are not UTF-8, become escapes such as '\\x1b' and '\\udcff'. The middle of a
+  text of more than 20,000 characters is left out.
   """
+  if len(text) > _LONGEST:
+    half = _LONGEST // 2
+    text = f'{text[:half]}... {len(text):,} characters ...{text[-half:]}'
   return ''.join(
     c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
   )

@@ -53,6 +53,8 @@ def library(name='config.json', **fields):
     }
     written = {'config.json': config}
     written[name] = written.get(name, {}) | fields
+    if 'architecture' in fields:  # a file of timm
+      del written[name]['model_type']
     for file, value in written.items():
       (folder / file).write_text(json.dumps(value))
     return folder
@@ -102,6 +104,17 @@ CASES = (
   _is(
     'lists for class names', card(class_names=[['x'], {}, 1]), 'list of names'
   ),
+  _is(
+    'class name of 30 MB',
+    card(class_names=['cat', 'dog', 'x' * 30_000_000]),
+    'of 30,000,000 characters',
+  ),
+  _is(
+    'class name with half of a surrogate pair',
+    card(class_names=['cat', 'dog', '\ud800']),
+    'form a square',
+  ),
+  _is('loss of 30 MB', card(loss='x' * 30_000_000), '... 30,000,'),
   _is('images of 10**9 pixels', card(image_size=[10**9, 10**9]), 'is above'),
   _is('images of -8 pixels', card(image_size=[-8, 8]), 'must be a positive'),
   _is('true for an image size', card(image_size=[True, 8]), 'or null, not'),
@@ -124,6 +137,24 @@ CASES = (
     'config.json: 1,000,000 classes',
     library(id2label={str(label): 'x' for label in range(10**6)}),
     '1000000 class names for 3',
+  ),
+  _is(
+    'config.json: class name of 30 MB',
+    library(id2label={'0': 'x' * 30_000_000, '1': 'a', '2': 'b'}),
+    'of 30,000,000 characters',
+  ),
+  _is(
+    'config.json: class name of 30 MB, of timm',
+    library(
+      architecture='vit_tiny_patch16_224',
+      label_names=['x' * 30_000_000, 'a', 'b'],
+    ),
+    'of 30,000,000 characters',
+  ),
+  _is(
+    'config.json: class name with half of a surrogate pair',
+    library(id2label={'0': '\udfff\ud800', '1': 'a', '2': 'b'}),
+    "it holds '\\udfff', half of a character",
   ),
   _is('config.json: list of classes', library(id2label=[1]), 'wrong type'),
   _is(

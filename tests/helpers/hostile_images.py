@@ -157,6 +157,19 @@ def _listed(folder):
   return f'{len(paths)} images: {_by("timm")(paths[0])}'
 
 
+def _labels(content):
+  """Makes a folder of images with a labels.csv."""
+
+  def make(folder):
+    (folder / 'train').mkdir()
+    for name in ('a.png', 'b.png'):
+      (folder / 'train' / name).write_bytes(_written('PNG'))
+    (folder / 'train' / 'labels.csv').write_bytes(content)
+    return folder
+
+  return make
+
+
 def _dataset(folder):
   """Evaluates the images of a data set, and returns the message on each."""
   split = datasets.open_split(os.fspath(folder), 'train')
@@ -296,6 +309,18 @@ CASES = (
     _dataset,
     'b.jpg: ',
     refused=False,
+  ),
+  Hostile(
+    'class name of 100 KB in a labels.csv',
+    _labels(b'file,label\na.png,cat\nb.png,' + b'x' * 100_000),
+    _dataset,
+    'of 100,000 characters',
+  ),
+  Hostile(
+    'class name of 10 MB in a labels.csv',
+    _labels(b'file,label\na.png,cat\nb.png,' + b'x' * 10_000_000),
+    _dataset,
+    'field larger than field limit',
   ),
   Hostile(
     'link to the folder above in a data set',

@@ -108,8 +108,9 @@ def test_check_folder_rejects_unwritable_folders(tmp_path):
 
 def test_read_json_returns_the_object(tmp_path):
   path = tmp_path / 'a.json'
-  files.write_json(path, {'x': ['é', None]})
-  assert files.read_json(path, 'result') == {'x': ['é', None]}
+  value = {'x': ['é', '\U0001f600', os.fsdecode(b'\xe9'), None]}
+  files.write_json(path, value)
+  assert files.read_json(path, 'result') == value
   with pytest.raises(FileNotFoundError):
     files.read_json(tmp_path / 'none.json', 'result')
 
@@ -122,6 +123,10 @@ def test_read_json_returns_the_object(tmp_path):
     (b'[' * 100_000, 'it is not valid JSON ('),
     (b'{"x": "\xe9"}', 'it is not valid JSON ('),
     (b'[{}]', 'it is a list, not an object'),
+    (
+      rb'{"x": "\ud83d\ude00\uD800"}',
+      r"it is not valid JSON (it holds '\ud800'",
+    ),
     (b'null', 'it is a NoneType, not an object'),
   ],
 )

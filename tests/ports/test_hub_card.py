@@ -142,7 +142,7 @@ def test_read_origin_leaves_a_broken_result_out(tmp_path, capsys):
   (tmp_path / 'run' / 'result.json').write_text('{')
   assert hub_card.read_origin(str(source)) == hub_card.Origin()
   (note,) = capsys.readouterr().err.splitlines()
-  assert 'result.json is no result of a run' in note
+  assert 'result.json is no file of a run' in note
   assert hub_card.read_origin(str(tmp_path / 'ViT.npz')) == hub_card.Origin()
 
 

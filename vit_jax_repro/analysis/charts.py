@@ -20,6 +20,7 @@ from vit_jax_repro.analysis.pictures import (
   placeholder,
   shorten,
 )
+from vit_jax_repro.output.messages import short
 
 # Dark colours for verdicts on measured numbers, light ones for the others.
 VERDICTS = {
@@ -84,7 +85,11 @@ def curves(runs: Sequence[saved_results.Curves]) -> Any:
   """
   figure = new(9, 4.2)
   left, right = figure.subplots(1, 2, sharex=True)
-  splits = dict.fromkeys(split for run in runs for split in run.evaluated)
+  splits = {
+    split: escape_mathtext(short(split))
+    for run in runs
+    for split in run.evaluated
+  }
   datasets = dict.fromkeys(run.dataset for run in runs)
   for run, colour in zip(runs, _colours(len(runs)), strict=True):
     name = escape_mathtext(shorten(run.name))
@@ -97,7 +102,7 @@ def curves(runs: Sequence[saved_results.Curves]) -> Any:
     for split, style in zip(splits, _styles(len(splits)), strict=True):
       if split in run.evaluated:
         steps, parts = run.evaluated[split]
-        label = name if len(splits) == 1 else f'{name}, {split}'
+        label = name if len(splits) == 1 else f'{name}, {splits[split]}'
         right.plot(
           steps,
           100 * parts,
@@ -110,7 +115,7 @@ def curves(runs: Sequence[saved_results.Curves]) -> Any:
         )
   left.set(xlabel='step', ylabel='training loss', ylim=(0, None))
   right.set(xlabel='step', ylabel='accuracy (%)')
-  which = f' ({", ".join(splits)})' if splits else ''
+  which = f' ({", ".join(splits.values())})' if splits else ''
   left.set_title('Training', fontsize=10)
   right.set_title(f'Evaluation{which}', fontsize=10)
   if splits:

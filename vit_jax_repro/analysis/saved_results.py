@@ -4,7 +4,6 @@ Errors are InputErrors and OSErrors whose one-line message names the file.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import buckets, files
+from vit_jax_repro.output import buckets, files, run_files
+from vit_jax_repro.output.messages import note
+
+_MOST_SPLITS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,9 @@ class Scaling:
 
 
 def curves(workdir: str | os.PathLike) -> Curves:
-  """Reads the losses and accuracies of a run; ignores an incomplete line.
+  """Reads the losses and accuracies of a run; ignores an incomplete last line.
+
+  A note has the number of damaged lines, which are left out.
 
   Args:
     workdir: a folder, or gs://BUCKET/PATH.
@@ -82,25 +86,38 @@ def curves(workdir: str | os.PathLike) -> Curves:
     raise FileNotFoundError(
       f'no {path}; give the workdir of a training run that has written metrics'
     )
-  lines = []
-  for text in content.decode(errors='replace').splitlines():
-    try:
-      line = json.loads(text)
-      lines.append((line['step'], float(line['train_loss']), line))
-    except (ValueError, TypeError, KeyError):
-      continue
+  found, damaged = run_files.metrics(content)
+  if damaged:
+    note(
+      f'{path}: {damaged} damaged line{"s" * (damaged > 1)} without a step of '
+      f'0 to {run_files.MOST_STEPS:,} left out'
+    )
+  lines = [
+    (line['step'], line['train_loss'], line)
+    for line in found
+    if 'train_loss' in line
+  ]
   if not lines:
     raise InputError(f'{path} has no line with a step and a train_loss')
   splits = dict.fromkeys(
     key.removeprefix('accuracy_')
     for *_, line in lines
-    for key in line
-    if key.startswith('accuracy_')
+    for key, value in line.items()
+    if key.startswith('accuracy_') and np.isfinite(value)
   )
+  if len(splits) > _MOST_SPLITS:
+    raise InputError(
+      f'{path} has accuracies of {len(splits)} splits; at most {_MOST_SPLITS} '
+      'can be drawn'
+    )
   evaluated = {}
   for split in splits:
     key = f'accuracy_{split}'
-    found = [(step, line[key]) for step, _, line in lines if key in line]
+    found = [
+      (step, line[key])
+      for step, _, line in lines
+      if np.isfinite(line.get(key, np.nan))
+    ]
     steps, parts = np.array(found).T
     evaluated[split] = steps, parts
   return Curves(
@@ -114,12 +131,12 @@ def curves(workdir: str | os.PathLike) -> Curves:
 
 def _dataset(workdir):
   """Returns the name of a run's data set, or '' if it is not stored."""
-  _, content = _read(workdir, 'config.json')
+  path, content = _read(workdir, 'config.json')
   try:
-    dataset = json.loads(content or '{}')['dataset']
-    return os.path.basename(os.path.normpath(dataset))
-  except (ValueError, TypeError, KeyError):
+    dataset = run_files.parse(content or b'{}', path).get('dataset')
+  except InputError:
     return ''
+  return os.path.basename(os.path.normpath(dataset)) if dataset else ''
 
 
 def _read(workdir, name):

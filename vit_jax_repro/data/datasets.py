@@ -36,7 +36,7 @@ from vit_jax_repro.data import (
 )
 from vit_jax_repro.data.tf_host import parallel_map
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import waiting
+from vit_jax_repro.output import messages, waiting
 
 _PATHS = ('/', '.', '~', 'gs://')  # beginnings of names that are paths
 
@@ -253,6 +253,7 @@ def open_split(
       download,
       division or splitting.Division(),
     )
+    messages.check_class_names(source.class_names, name)
     if number is not None:
       source = _balanced(source, name, split, number, seed)
   return Split(

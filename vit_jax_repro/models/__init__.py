@@ -198,7 +198,7 @@ _NOT_IN_A_NAME = (
 def _check_dtype(key, value):
   try:
     is_float = jnp.issubdtype(jnp.dtype(value), jnp.floating)
-  except TypeError:
+  except (TypeError, ValueError):
     is_float = False
   if not is_float:
     raise InputError(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import stat
 import tempfile
 from collections.abc import Generator, Iterable
@@ -130,15 +131,22 @@ def parse_json(content: bytes) -> Any:
   """Returns the JSON value in bytes that may be hostile.
 
   Raises:
-    ValueError: they are not valid JSON in UTF-8, are nested too deep, or are
-      more than MOST_JSON_BYTES; one line.
+    ValueError: they are not valid JSON in UTF-8, are nested too deep, hold half
+      of a surrogate pair, or are more than MOST_JSON_BYTES; one line.
   """
   if len(content) > MOST_JSON_BYTES:
     raise ValueError(f'over {MOST_JSON_BYTES:,} bytes')
   try:
-    return json.loads(content.decode())
+    value = json.loads(content.decode())
+    if re.search(rb'\\u[dD]', content):
+      # Surrogates that stand for the bytes of a file's name are allowed.
+      json.dumps(value, ensure_ascii=False).encode(errors='surrogateescape')
   except RecursionError:
     raise ValueError('nested too deep') from None
+  except UnicodeEncodeError as error:
+    half = ascii(error.object[error.start])
+    raise ValueError(f'it holds {half}, half of a character') from None
+  return value
 
 
 def json_object(

@@ -12,6 +12,8 @@ from vit_jax_repro.output import waiting
 
 LONGEST = 80  # characters of one quoted name or reason
 MOST_NAMES = 6  # listed in a message
+# ImageNet-21k's longest name of a class, with its synonyms, has 175.
+LONGEST_CLASS_NAME = 1000
 _MOST_SUGGESTIONS = 3
 _SHORTEST_PREFIX = 3  # letters that suggest all names that begin with them
 _SIMILARITY = 0.5  # lowest ratio (difflib) of a suggestion
@@ -34,6 +36,24 @@ def without_secrets(url: str) -> str:
 def quoted(name: str) -> str:
   """Returns a name in quotes, at most `LONGEST` characters of it."""
   return f"'{short(name)}'"
+
+
+def check_class_names(names: Iterable[str], where: str) -> None:
+  """Raises if a name is too long to print it with each image.
+
+  Args:
+    names: of classes.
+    where: who gives them, for the message, such as the path of a file.
+
+  Raises:
+    InputError: a name has over `LONGEST_CLASS_NAME` characters.
+  """
+  for name in names:
+    if len(name) > LONGEST_CLASS_NAME:
+      raise InputError(
+        f'{where} has the class name {quoted(name[:LONGEST])} of {len(name):,} '
+        f'characters; at most {LONGEST_CLASS_NAME:,} are allowed'
+      )
 
 
 def listed(names: Iterable[str]) -> str:

@@ -135,6 +135,7 @@ def read(folder: str | os.PathLike) -> PortConfig | None:
     )
   try:
     found = read_fields(str(kind), config, folder)
+    messages.check_class_names(found.class_names or (), 'it')
     return dataclasses.replace(found, loss=_loss(config.get('problem_type')))
   except ValueError as error:
     raise InputError(f'{path}: {error}') from None

@@ -13,7 +13,7 @@ from flax import traverse_util
 
 from vit_jax_repro.data import datasets
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files, messages
+from vit_jax_repro.output import files, messages, run_files
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import configs
 from vit_jax_repro.weights import model_card
@@ -103,10 +103,10 @@ def _read_run(weights_path):
   if name not in _RUN_FILES or not is_run or not os.path.exists(paths[0]):
     return None
   try:
-    config = files.read_json(paths[0], 'configuration of a run')
+    config = run_files.read(paths[0])
     result = {}
     if os.path.exists(paths[1]):
-      result = files.read_json(paths[1], 'result of a run')
+      result = run_files.read(paths[1])
   except InputError as error:
     note(f'{error}; the model card leaves the run out')
     return None

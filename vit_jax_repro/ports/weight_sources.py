@@ -14,7 +14,7 @@ import numpy as np
 from vit_jax_repro import models, ports, weights
 from vit_jax_repro.data import preprocess
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output.messages import by, note
+from vit_jax_repro.output.messages import by, check_class_names, note
 from vit_jax_repro.ports import (
   code_constants,
   configs,
@@ -315,6 +315,7 @@ def described(
         f'{len(class_names)} class names for {number} classes; give one name '
         'for each, on a line of its own'
       )
+    check_class_names(class_names, '--class_names')
     changes['class_names'] = tuple(class_names)
   if not changes:
     return read

@@ -11,12 +11,11 @@ A variable has an answer and the location of the answer, or it is missing.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files
+from vit_jax_repro.output import run_files
 from vit_jax_repro.output.sections import Section, View
 from vit_jax_repro.runs import manifest
 
@@ -149,10 +148,10 @@ def run_card(workdir: str | os.PathLike) -> ReproducibilityCard:
     OSError: a file cannot be read.
   """
   workdir = os.fspath(workdir)
-  config, made, result = (
-    _read(workdir, name)
-    for name in ('config.json', 'manifest.json', 'result.json')
+  config, made = (
+    _read(workdir, name) for name in ('config.json', 'manifest.json')
   )
+  result = _read(workdir, 'result.json', 'accuracy', 'num_examples', 'step')
   if config is None or made is None:
     lacking = 'config.json' if config is None else 'manifest.json'
     raise InputError(
@@ -287,7 +286,7 @@ def _of_manifest(made):
   for name, part in (('training data', 'train'), ('test data', 'test')):
     if f'{part}_fingerprint' in data:
       answers[name] = (
-        f'{data["dataset"]}, {data[part]}, fingerprint '
+        f'{data.get("dataset")}, {data.get(part)}, fingerprint '
         f'{data[f"{part}_fingerprint"]}',
         f'manifest.json: data.{part}, data.{part}_fingerprint',
       )
@@ -312,12 +311,12 @@ def _listed(mapping):
   return ', '.join(f'{name} {value}' for name, value in mapping.items())
 
 
-def _read(workdir, name):
+def _read(workdir, name, *needed):
   """Reads a JSON file of a workdir; returns None if it does not exist."""
   path = os.path.join(workdir, name)
   if not os.path.exists(path):
     return None
-  return files.read_json(path, 'file of a run', 'give another workdir')
+  return run_files.read(path, 'give another workdir', needed=needed)
 
 
 def _progress(workdir):
@@ -326,12 +325,9 @@ def _progress(workdir):
   An incomplete last line does not count.
   """
   path = os.path.join(workdir, 'metrics.jsonl')
-  step = None
+  lines = []
   if os.path.exists(path):
-    with open(path, encoding='utf-8', errors='replace') as file:
-      for line in file:
-        try:
-          step = json.loads(line)['step']
-        except (ValueError, TypeError, KeyError):
-          continue
-  return 'no step is logged' if step is None else f'logged up to step {step}'
+    lines, _ = run_files.metrics(pathlib.Path(path).read_bytes())
+  return (
+    f'logged up to step {lines[-1]["step"]}' if lines else 'no step is logged'
+  )

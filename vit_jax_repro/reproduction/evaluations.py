@@ -17,7 +17,7 @@ from typing import Any
 from vit_jax_repro import jobs
 from vit_jax_repro.data import datasets, split_records
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files
+from vit_jax_repro.output import files, run_files
 from vit_jax_repro.published import catalogue, fetching, prompt_lists
 from vit_jax_repro.reproduction import checks, compute_cost
 from vit_jax_repro.reproduction.options import Options
@@ -152,7 +152,7 @@ def _checksum(path, *_):
 def read_json(path: str) -> dict[str, Any]:
   """Returns the JSON object in a file; {} if it is missing or damaged."""
   try:
-    return files.read_json(path, 'result')
+    return run_files.read(path)
   except (FileNotFoundError, InputError):
     return {}
 

@@ -6,7 +6,6 @@ own first checkpoint, so it needs the finished run's workdir only once.
 
 import contextlib
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any
 from flax import traverse_util
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import buckets, files, waiting
+from vit_jax_repro.output import buckets, run_files, waiting
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs import (
   card_settings,
@@ -193,10 +192,11 @@ class Origin:
   def _last_rate(self):
     """Returns the learning rate of the last update; None if unknown."""
     try:
-      found = json.loads(self._content('metrics.jsonl').splitlines()[-1])
-    except (FileNotFoundError, ValueError, IndexError):
+      lines, _ = run_files.metrics(self._content('metrics.jsonl'))
+    except FileNotFoundError:
       return None
-    return found.get('lr') if found.get('step') == self.step else None
+    last = lines[-1] if lines else {}
+    return last.get('lr') if last.get('step') == self.step else None
 
   def _checkpoint(self, step=None):
     step = self.step if step is None else step
@@ -218,7 +218,7 @@ class Origin:
     except FileNotFoundError:
       return {}
     path = os.path.join(self.folder, name)
-    return files.json_object(content, path, 'file of a run', f'check {_NAME}')
+    return run_files.parse(content, path, f'check {_NAME}')
 
 
 def first_step(data: Mapping[str, Any]) -> int:

@@ -166,7 +166,7 @@ def refuse_repetition(folder: workdir.Workdir) -> None:
   stopped = folder.read_json(STOPPED)
   if not stopped:
     return
-  last = stopped['last_good_step']
+  last = stopped.get('last_good_step')
   again = 'train with a lower base_lr and a new workdir'
   if last is not None:
     again = (
@@ -175,7 +175,7 @@ def refuse_repetition(folder: workdir.Workdir) -> None:
       '--workdir=NEW'
     )
   raise InputError(
-    f'the run in {folder.folder} stopped at step {stopped["step"]} '
-    f'({stopped["reason"]}) and would stop there again; {again} (or delete '
+    f'the run in {folder.folder} stopped at step {stopped.get("step")} '
+    f'({stopped.get("reason")}) and would stop there again; {again} (or delete '
     f'{folder.path(STOPPED)} to repeat it unchanged)'
   )

@@ -38,7 +38,7 @@ from flax import traverse_util
 
 from vit_jax_repro.data import split_records, splitting
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import bucket_locks, buckets, files, locks
+from vit_jax_repro.output import bucket_locks, buckets, files, locks, run_files
 from vit_jax_repro.parallel import native_output
 from vit_jax_repro.runs import (
   card_settings,
@@ -273,7 +273,7 @@ class Workdir:
     path = self.file(name)
     if not os.path.exists(path):
       return {}
-    return files.read_json(path, 'file of a run', 'choose another workdir')
+    return run_files.read(path, 'choose another workdir')
 
   def write_json(self, name: str, value: Any) -> None:
     """Writes a JSON file atomically, in process 0 only."""
@@ -291,10 +291,11 @@ class Workdir:
     path = self.file('metrics.jsonl')
     if not self._first or not os.path.exists(path):
       return
-    with open(path, encoding='utf-8', errors='replace') as file:
+    with open(path, 'rb') as file:
       lines = file.readlines()
-    kept = [line for line in lines if _step(line) <= step]
-    files.write_text(path, ''.join(kept))
+    read = ((line, run_files.metric(line)) for line in lines)
+    kept = [line for line, found in read if found and found['step'] <= step]
+    files.write_text(path, b''.join(kept).decode())
     tensorboard.continue_from(self.local, step)
 
   def write_metrics(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -389,11 +390,3 @@ def _require_utf8(folder):
       f'workdir {folder} has bytes that are not UTF-8, which no checkpoint can '
       'be written below; name another folder'
     ) from None
-
-
-def _step(line):
-  """Returns the step of a line of metrics; infinity for a cut line."""
-  try:
-    return int(json.loads(line)['step'])
-  except (ValueError, TypeError, KeyError):
-    return float('inf')

@@ -21,7 +21,7 @@ from flax import traverse_util
 from vit_jax_repro import jobs
 from vit_jax_repro.analysis import inspecting
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files, waiting
+from vit_jax_repro.output import files, run_files, waiting
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs import progress, workdir
 
@@ -96,7 +96,7 @@ class Trainings:
 
   def held_out(self, name: str) -> float:
     """Returns the accuracy of a finished run on its own test split."""
-    return self._read(name, 'result.json')['accuracy']
+    return self._read(name, 'result.json', 'accuracy')['accuracy']
 
   def accuracy(
     self, name: str, settings: Mapping[str, Any], split: str
@@ -105,7 +105,7 @@ class Trainings:
     if split == settings['pp']['test']:
       return self.held_out(name)
     known = self._read(name, 'splits.json') or {}
-    if split not in known:
+    if not isinstance(known.get(split), float):
       measured = jobs.evaluate(
         self.path(name, 'model.npz'),
         settings['dataset'],
@@ -121,11 +121,11 @@ class Trainings:
     """Returns the `locality` of a run's position embeddings."""
     return locality(self.path(name, 'model.npz'))
 
-  def _read(self, name, file):
+  def _read(self, name, file, *needed):
     path = self.path(name, file)
     if not os.path.exists(path):
       return None
-    return files.read_json(path, 'file of a run')
+    return run_files.read(path, 'remove its folder to repeat it', needed=needed)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import variants
 from vit_jax_repro.models.layers import TORCH_GELU
 from vit_jax_repro.output import files, waiting
-from vit_jax_repro.output.messages import note
+from vit_jax_repro.output.messages import check_class_names, note
 from vit_jax_repro.weights import layouts, towers
 
 # Image size for weights if neither the caller nor the file gives one. The
@@ -256,6 +256,7 @@ def _check(card, path):
   names = card.get('class_names')
   if names is not None and not _all(names, list, str):
     raise InputError(f"{path}: 'class_names' must be a list of names or null")
+  check_class_names(names or (), path)
   num_classes = card['architecture'].get('num_classes')
   if names is not None and num_classes not in (None, len(names)):
     raise InputError(
