@@ -140,7 +140,9 @@ def test_figures_refuses_wrong_models_in_one_line(tmp_path, capsys):
   [
     (['attention', '--out=a.png', '--weights=w.npz'], 'at least one image'),
     (['attention', '--weights=w.npz', 'a.jpg'], '--out must be given'),
-    (['attention', '--out=a.jpg', 'a.jpg'], "'a.jpg' must end in .png or .svg"),
+    (['attention', '--out=a.jpg', 'a.jpg'], "'a.jpg' must end in .pdf or .png"),
+    (['compute', '--out=a.png', '--dpi=3'], '--dpi'),
+    (['compute', '--out=a.png', '--width=0'], '--width'),
     (['positions', '--out=a.png'], '--weights must be given'),
     (['compute', '--out=a.png', '--arrays=a.npy'], 'must end in .npz'),
     (['verdicts', '--out=a.png'], '--results must be given'),

@@ -4,8 +4,8 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-DESCRIPTION = """Draws figures as PNG or SVG from weights files, and from the
-results of training runs, studies and benchmarks."""
+DESCRIPTION = """Draws figures as PDF, PNG or SVG from weights files, and from
+the results of training runs, studies and benchmarks."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,7 +23,7 @@ def command_flags() -> flags.FlagValues:
 
   values = flags.FlagValues()
   for name, text in {
-    'out': 'the picture, .png or .svg',
+    'out': 'the picture, .pdf, .png or .svg',
     'arrays': 'also write the plotted arrays to this .npz file',
     'weights': "a published .npz file or a run's model.npz",
     'model': 'a model name; by default inferred from the file',
@@ -47,6 +47,14 @@ def command_flags() -> flags.FlagValues:
     'how the rollout combines the heads; the ViT paper takes the mean',
     flag_values=values,
   )
+  for name, text, low, high in (
+    ('width', 'inches; by default 3.25 for .pdf, one column of a paper', 1, 60),
+    ('dpi', 'pixels per inch; by default 120 for .png; of images in .pdf and '
+     '.svg 300', 10, 2400),
+  ):  # fmt: skip
+    flags.DEFINE_float(
+      name, None, text, lower_bound=low, upper_bound=high, flag_values=values
+    )
   flags.DEFINE_integer(
     'components',
     28,
@@ -62,7 +70,7 @@ def commands() -> dict[str, Any]:
   """Returns {name: subcommands.Command}."""
   from vit_jax_repro.subcommands import Command
 
-  files = ('out', 'arrays')
+  files = ('out', 'width', 'dpi', 'arrays')
   model = (*files, 'weights', 'base', 'ema', 'model', 'image_size')
   images = (*model, 'preprocessing', 'orientation')
   many = 10_000
@@ -366,7 +374,7 @@ def _finish(values, figure, found):
   """Writes the picture and, with --arrays, the arrays."""
   from vit_jax_repro.analysis import pictures
 
-  pictures.save(figure, values.out)
+  pictures.save(figure, values.out, width=values.width, dpi=values.dpi)
   print(values.out)
   if values.arrays is not None:
     arrays = found if isinstance(found, dict) else pictures.arrays(found)

@@ -1,5 +1,7 @@
 """Figures of numbers: values, labels and sources."""
 
+import pickle
+
 import look
 import numpy as np
 import pytest
@@ -13,6 +15,9 @@ pytestmark = pytest.mark.quick
 def drawn(figure, tmp_path):
   """Checks a figure and its file; returns the texts of the figure."""
   look.assert_readable(figure)
+  narrow = pickle.loads(pickle.dumps(figure))
+  pictures.resize(narrow, pictures.COLUMN)
+  look.assert_readable(narrow)
   pictures.save(figure, tmp_path / 'a.png')
   look.assert_drawn(tmp_path / 'a.png', figure)
   return look.texts(figure)

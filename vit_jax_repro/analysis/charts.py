@@ -4,7 +4,7 @@ Each function takes records of paper/points.py or saved_results.py, or objects
 with the same attributes, and returns a matplotlib Figure, see `pictures`.
 """
 
-import textwrap
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +44,7 @@ def compute(trained: Sequence[Any]) -> Any:
     'Pre-training on JFT-300M, then fine-tuning: numbers published in ViT '
     'Table 6',
     fontsize=10,
+    wrap=True,
   )
   for axis, field, title in zip(
     figure.subplots(1, 2),
@@ -189,11 +190,8 @@ def _listed(numbers):
 
 def study(found: saved_results.SavedStudy) -> Any:
   """Draws each side's mean and accuracies per seed, and the study's claims."""
-  lines = [
-    textwrap.fill(claim, 100, subsequent_indent='    ')
-    for claim in found.claims
-  ]
-  tall = 0.14 * sum(text.count('\n') + 1 for text in lines)
+  lines = [f'– {claim}' for claim in found.claims]
+  tall = 0.14 * sum(math.ceil(len(line) / 100) for line in lines)
   figure = new(8, 1.5 + 0.38 * len(found.sides) + tall)
   axis = figure.subplots()
   for at, accuracies in enumerate(found.accuracies):
@@ -211,13 +209,14 @@ def study(found: saved_results.SavedStudy) -> Any:
   axis.set_yticks(range(len(found.sides)), found.sides)
   axis.invert_yaxis()
   axis.set(xlabel='test accuracy (%)', xlim=(0, 100))
-  axis.set_title(
+  figure.suptitle(
     f'{found.title}\n{_OWN}, size {found.size}: bars are means, whiskers '
     'standard deviations, dots seeds',
     fontsize=9,
+    wrap=True,
   )
   if lines:
-    figure.supxlabel('\n'.join(lines), size=8, ha='left', x=0.02)
+    figure.supxlabel('\n'.join(lines), size=8, ha='left', x=0.02, wrap=True)
   return figure
 
 
@@ -245,14 +244,20 @@ def verdicts(overview: Any) -> Any:
   left.invert_yaxis()
   left.set(xlabel='published numbers', xlim=(0, 1.05 * begin.max()))
   left.set_title('Verdicts by source', fontsize=10)
-  figure.legend(fontsize=8, loc='outside lower center', ncols=len(VERDICTS))
+  figure.legend(
+    fontsize=8,
+    loc='outside lower center',
+    ncols=3,
+    handlelength=1,
+    columnspacing=1,
+  )
   _differences(right, overview.checked)
   return figure
 
 
 def _differences(axis, checked):
   axis.set(xlabel='published (%)', ylabel='measured less published (points)')
-  axis.set_title('What was measured, with its 95 % interval', fontsize=10)
+  axis.set_title('Measured, with 95 % intervals', fontsize=10)
   if not checked:
     axis.set(xlim=(0, 100), yticks=[])
     placeholder(axis, 'nothing measured yet')
@@ -323,8 +328,8 @@ def speeds(measured: saved_results.Measured) -> Any:
     axis.invert_yaxis()
     axis.set(xlabel=measured.quantity)
   whiskers = '; whiskers: slowest and fastest round' if spread else ''
-  shared = textwrap.fill(f'{_OWN}: {measured.shared}{whiskers}', 90)
-  axis.set_title(shared, fontsize=9)
+  title = f'{_OWN}: {measured.shared}{whiskers}'
+  figure.suptitle(title, fontsize=9, wrap=True)
   return figure
 
 
@@ -357,9 +362,9 @@ def scaling(found: saved_results.Scaling) -> Any:
   axis.xaxis.set_minor_locator(_no_ticks())
   axis.set_ylim(bottom=0)
   axis.grid(alpha=0.3)
-  axis.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
+  figure.legend(fontsize=8, loc='outside lower center', ncols=2)
   title = f'computed from compiled programs, not measured: {found.shared}'
-  axis.set_title(textwrap.fill(title, 90), fontsize=9)
+  figure.suptitle(title, fontsize=9, wrap=True)
   return figure
 
 

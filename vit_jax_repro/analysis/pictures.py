@@ -5,6 +5,7 @@ and no display is needed.
 """
 
 import os
+import pickle
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,16 +15,31 @@ import numpy as np
 from vit_jax_repro.errors import InputError, printable
 from vit_jax_repro.output import files
 
-ENDINGS = ('.png', '.svg')
-# Colours that the colour-blind can distinguish (Okabe and Ito).
+ENDINGS = ('.pdf', '.png', '.svg')
+COLUMN = 3.25  # inches; width of one column of a paper with two
+# Colours that the colour-blind can distinguish (Okabe and Ito), the only ones
+# of lines, bars and dots. Maps are in viridis.
 BLUE, ORANGE, GREEN, RED, SKY = (
   '#0072B2', '#E69F00', '#009E73', '#D55E00', '#56B4E9',
 )  # fmt: skip
 GREY = '#777777'
 COLOURS = (BLUE, ORANGE, GREEN, RED, SKY, '#CC79A7', '#000000')
 MARKERS = 'osD^vP*'
-_DPI = 120  # for PNG files
+_DPI = {'.pdf': 300, '.png': 120, '.svg': 300}  # of the images in PDF and SVG
+_METADATA = {  # fields that differ between equal figures, or from run to run
+  '.pdf': {'CreationDate': None},
+  '.png': {'Software': None},
+  '.svg': {'Date': None},
+}
+_SETTINGS: Any = {
+  'pdf.fonttype': 42,  # TrueType, which publishers and editors can read
+  'svg.fonttype': 'none',  # text, not outlines
+  'svg.hashsalt': 'vit_jax_repro',
+}
 _LONGEST = 500  # inches; matplotlib draws fewer than 2**16 pixels
+_PAD = 0.1  # inches around titles and panels
+_STACKED = 5  # inches; narrower charts have their panels below each other
+_SMALLEST_FONTS = 0.75  # part of the font sizes that narrow figures keep
 
 
 def new(width: float, height: float, *, images: bool = False) -> Any:
@@ -45,7 +61,7 @@ def new(width: float, height: float, *, images: bool = False) -> Any:
     )
   # The constrained layout cuts off labels of panels with fixed aspect ratio.
   layout = 'compressed' if images else 'constrained'
-  return Figure(figsize=(width, height), dpi=_DPI, layout=layout)
+  return Figure(figsize=(width, height), dpi=_DPI['.png'], layout=layout)
 
 
 def check_ending(path: str | os.PathLike) -> None:
@@ -58,25 +74,113 @@ def check_ending(path: str | os.PathLike) -> None:
     )
 
 
-def save(figure: Any, path: str | os.PathLike) -> None:
+def save(
+  figure: Any,
+  path: str | os.PathLike,
+  *,
+  width: float | None = None,
+  dpi: float | None = None,
+) -> None:
   """Writes a figure; equal figures give equal bytes.
 
+  Args:
+    figure: a matplotlib Figure, which is not changed.
+    path: ends in one of `ENDINGS`.
+    width: inches; by default `COLUMN` for PDF, else the figure's own.
+    dpi: pixels per inch of a PNG, and of the images in a PDF or SVG.
+
   Raises:
-    InputError: the path does not end in one of `ENDINGS`.
+    InputError: the path does not end in one of `ENDINGS`, or the picture would
+      have too many pixels.
     OSError: the file cannot be written; an existing file is unchanged.
   """
   import matplotlib
 
   check_ending(path)
-  kind = os.path.splitext(path)[1][1:].lower()
-  metadata = {'Date': None} if kind == 'svg' else {'Software': None}
+  ending = os.path.splitext(path)[1].lower()
+  dpi = dpi or _DPI[ending]
+  if width is None and ending == '.pdf':
+    width = COLUMN
+  if width is not None:
+    figure = pickle.loads(pickle.dumps(figure))
+    resize(figure, width)
+  if ending == '.png' and max(figure.get_size_inches()) * dpi >= 2**16:
+    wide, high = figure.get_size_inches()
+    raise InputError(
+      f'the picture of {wide:.0f} x {high:.0f} inches would have more than '
+      f'65535 pixels on a side at {dpi:g} dpi; give a smaller dpi or width'
+    )
   with (
     files.replacing(path) as temporary,
-    matplotlib.rc_context({'svg.hashsalt': 'vit_jax_repro'}),
+    matplotlib.rc_context(_SETTINGS),
     warnings.catch_warnings(),
   ):
     warnings.filterwarnings('ignore', message='Glyph')  # a box is drawn
-    figure.savefig(temporary, format=kind, metadata=metadata)
+    figure.savefig(
+      temporary, format=ending[1:], metadata=_METADATA[ending], dpi=dpi
+    )
+
+
+def resize(figure: Any, width: float) -> None:
+  """Gives a figure another width in inches.
+
+  Fonts of a narrower figure are smaller, but not below `_SMALLEST_FONTS`.
+  Panels of a chart that is narrower than `_STACKED` are drawn below each other.
+  """
+  old, height = figure.get_size_inches()
+  fonts = min(1, max(_SMALLEST_FONTS, width / old))
+  title = _height_of_texts(figure)
+  _scale_fonts(figure, fonts)
+  if any(axis.get_images() for axis in figure.axes):
+    figure.set_size_inches(width, height * width / old)
+    fit_height(figure)
+    return
+  stacked = len(figure.axes) if width < _STACKED else 1
+  if stacked > 1:
+    grid = figure.add_gridspec(stacked, 1)
+    for place, panel in zip(grid, figure.axes, strict=True):
+      panel.set_subplotspec(place)
+  height = (height - title) * fonts * max(1, 0.8 * stacked)
+  figure.set_size_inches(width, height)  # to which titles are wrapped
+  figure.set_size_inches(width, height + _height_of_texts(figure))
+
+
+def fit_height(figure: Any) -> None:
+  """Gives a figure of images the height that its panels need.
+
+  Their panels keep their aspect ratio, so that another height leaves a margin
+  above and below, or at the sides.
+  """
+  from matplotlib import transforms
+
+  width, height = figure.get_size_inches()
+  figure.set_size_inches(width, 4 * height)  # so that the width limits panels
+  figure.draw_without_rendering()
+  panels = transforms.Bbox.union([_extent(axis) for axis in figure.axes])
+  figure.set_size_inches(width, panels.height + _height_of_texts(figure) + _PAD)
+
+
+def _height_of_texts(figure):
+  """Returns the height in inches of the titles and notes of a figure."""
+  return sum(_extent(text).height + _PAD for text in figure.texts)
+
+
+def _extent(artist):
+  """Returns the box of a part of a figure in inches."""
+  box = artist.get_tightbbox()
+  return box.transformed(artist.get_figure().dpi_scale_trans.inverted())
+
+
+def _scale_fonts(figure, factor):
+  from matplotlib.text import Text
+
+  for text in figure.findobj(Text):
+    text.set_fontsize(factor * text.get_fontsize())
+  for axis in figure.axes:
+    for side in (axis.xaxis, axis.yaxis):
+      # Ticks that are only made when the figure is drawn.
+      size = side.get_major_ticks(1)[0].label1.get_fontsize()
+      side.set_tick_params(labelsize=size)
 
 
 def arrays(found: Any) -> dict[str, np.ndarray]:

@@ -36,6 +36,7 @@ def rollout(found: inspecting.Rollouts) -> Any:
     f'{found.model}: attention rollout from {found.token}, {found.combined} '
     'over heads',
     fontsize=10,
+    wrap=True,
   )
   panels = figure.subplots(len(images), 3, squeeze=False)
   per_cent, covered = 100 * found.maps, _covered(found)
@@ -102,7 +103,9 @@ def heads(found: inspecting.HeadMaps) -> Any:
     1.9 + side + len(heads) * cell,
     1.1 + len(images) * (tall + 0.25),
   )
-  figure.suptitle(f'{found.model}: attention from {found.token}', fontsize=10)
+  figure.suptitle(
+    f'{found.model}: attention from {found.token}', fontsize=10, wrap=True
+  )
   panels = figure.subplots(
     len(images),
     2,
@@ -159,10 +162,11 @@ def distance(found: inspecting.Distances) -> Any:
   axis.xaxis.get_major_locator().set_params(integer=True)
   axis.legend(fontsize=8, loc='best', framealpha=0.9)
   number = len(found.distances)
-  axis.set_title(
+  figure.suptitle(
     f'{found.model}: mean attention distance\n'
     f'{number} image{"s" * (number > 1)} of {height}x{width} pixels',
     fontsize=10,
+    wrap=True,
   )
   return figure
 
@@ -182,8 +186,8 @@ def similarity(found: inspecting.PositionSimilarity) -> Any:
     limits=(-1, 1),
   )
   figure.colorbar(drawn, ax=axis, fraction=0.04).set_label('cosine similarity')
-  axis.set_title(
-    f'{found.model}: similarity of position embeddings', fontsize=10
+  figure.suptitle(
+    f'{found.model}: similarity of position embeddings', fontsize=10, wrap=True
   )
   return figure
 
@@ -199,7 +203,9 @@ def filters(found: inspecting.Filters) -> Any:
   rows = math.ceil(number / columns)
   figure = new(0.4 + 1.05 * columns, 0.75 + 1.2 * rows, images=True)
   figure.suptitle(
-    f'{found.model}: principal components of the first filters', fontsize=10
+    f'{found.model}: principal components of the first filters',
+    fontsize=10,
+    wrap=True,
   )
   panels = figure.subplots(rows, columns, squeeze=False).ravel()
   for panel in panels[number:]:
@@ -210,7 +216,9 @@ def filters(found: inspecting.Filters) -> Any:
     panel.imshow(0.5 + 0.5 * component / np.abs(component).max())
     panel.set(xticks=[], yticks=[])
     panel.set_title(f'{i + 1}: {100 * share:.2g} %', fontsize=8, pad=3)
-  figure.supxlabel('number of the component: its part of the variance', size=9)
+  figure.supxlabel(
+    'number of the component: its part of the variance', size=9, wrap=True
+  )
   return figure
 
 
