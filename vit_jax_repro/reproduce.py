@@ -45,7 +45,7 @@ def command_flags() -> flags.FlagValues:
   }.items():
     command_line.define_string(values, name, None, text)
   for name, text in {
-    'grid': 'show models by data sets, as in the paper',
+    'rows': 'list the rows with their ids, not models by data sets',
     'compiled': "also show XLA's count for each compiled model; takes minutes",
     'fetch': 'download missing weights files',
   }.items():
@@ -94,7 +94,8 @@ def _list(values, rest):
     raise InputError(
       f'no table fits {pattern!r}; without a pattern all are shown'
     )
-  _print(values, listings.all_tables(*found))
+  view = listings.all_tables if rest else listings.by_source
+  _print(values, view(*found))
 
 
 def _show(values, rest):
@@ -102,9 +103,9 @@ def _show(values, rest):
   from vit_jax_repro.output import messages
   from vit_jax_repro.paper import facts, grids, listings, table, views
 
-  if (values.row is None) == (not rest) or (values.row and values.grid):
+  if (values.row is None) == (not rest) or (values.row and values.rows):
     raise command_line.UsageError(
-      'show needs either a table, with or without --grid, or --row=ID'
+      'show needs either a table, with or without --rows, or --row=ID'
     )
   if values.row is not None:
     row = table.find(values.row)
@@ -114,12 +115,12 @@ def _show(values, rest):
   names = [*(each.name for each in table.tables()), *texts]
   name = messages.pick(rest[0], names, 'table', '`list` has all names')
   if name not in texts:
-    view = grids.grid if values.grid else views.numbers
+    view = views.numbers if values.rows else grids.grid
     _print(values, view(table.select(name, *rest[1:]), _results(values)))
     return
-  if rest[1:] or values.grid or values.results:
+  if rest[1:] or values.rows or values.results:
     raise command_line.UsageError(
-      f'{name!r} holds no accuracies; it takes no PATTERN, --grid or --results'
+      f'{name!r} holds no accuracies; it takes no PATTERN, --rows or --results'
     )
   _print(values, listings.settings(facts.named(name)))
 
@@ -127,7 +128,8 @@ def _show(values, rest):
 def _differences(values, rest):
   from vit_jax_repro.paper import differences, listings
 
-  _print(values, listings.all_differences(differences.select(*rest)))
+  view = listings.all_differences(differences.select(*rest))
+  _print(values, view, paged=True)
 
 
 def _report(values, rest):
@@ -296,7 +298,7 @@ def _results(values):
   return results.read(values.results)
 
 
-def _print(values, view):
+def _print(values, view, paged=False):
   from vit_jax_repro.output import reports, sections
 
   if values.format == 'csv':
@@ -304,7 +306,7 @@ def _print(values, view):
   elif values.format == 'markdown':
     print(sections.markdown(view.sections), end='')
   else:
-    reports.terminal(view.sections)
+    reports.terminal(view.sections, paged=paged)
 
 
 _WHICH = '[--row=ID | --table=NAME | PATTERN]'
@@ -327,11 +329,11 @@ def commands() -> dict[str, Any]:
     ),
     'show': Command(
       _show,
-      'the rows of a table, or one row in full',
+      'a table, or one row in full',
       "'ViT Table 5' --results=results",
       '[TABLE [PATTERN] | --row=ID]',
       2,
-      ('results', 'row', 'grid', 'format'),
+      ('results', 'row', 'rows', 'format'),
     ),
     'report': Command(
       _report,

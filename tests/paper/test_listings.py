@@ -64,19 +64,32 @@ def test_settings_fit_the_width():
     assert sum(widths) + 3 * (len(widths) - 1) <= 96
 
 
-def test_all_differences_are_grouped_by_scope():
+def test_all_differences_are_grouped_by_topic():
   found = differences.select('VTAB')
   view = listings.all_differences(found)
-  assert [section.title for section in view.sections] == [
-    'ViT fine-tune', 'BiT fine-tune', 'BiT results', 'evaluation',
+  assert [section.title for section in view.sections[1:]] == [
+    'Fine-tuning', 'Evaluation', 'Published numbers',
   ]  # fmt: skip
-  assert view.sections[2].rows[0] == (
-    'pvc-60',
-    'BiT-M R152x4 VTAB-1k',
-    'paper Table 2: 70.64',
-    'README re-run: 73.51',
-    'target 73.51 with the released VTAB files',
+  assert view.sections[0].text[0].startswith('pvc-01 to pvc-80 name places')
+  assert view.sections[3].text[0] == (
+    'pvc-60: BiT-M R152x4 VTAB-1k (BiT results)\n'
+    '  BiT paper: paper Table 2: 70.64.\n'
+    '  big_transfer: README re-run: 73.51.\n'
+    '  What to do: target 73.51 with the released VTAB files.\n'
+    '  Concerns: VTAB rows.\n'
   )
   assert view.records[0]['handling'].startswith('use transfer.py settings')
-  (open_one,) = listings.all_differences(differences.select('pvc-80')).sections
-  assert open_one.rows[0][1] == '384 px with patch 14 (open)'
+  _, open_one = listings.all_differences(differences.select('pvc-80')).sections
+  assert open_one.text[0].startswith(
+    'pvc-80: 384 px with patch 14 (evaluation, '
+  )
+
+
+def test_all_differences_have_a_topic_and_their_sources():
+  found = differences.all_differences()
+  _, *sections = listings.all_differences(found).sections
+  texts = [text for section in sections for text in section.text]
+  assert sorted(text[:6] for text in texts) == [each.id for each in found]
+  for each in found:
+    (text,) = (text for text in texts if text.startswith(each.id))
+    assert each.second in text and ': -' not in text and '..' not in text

@@ -5,6 +5,7 @@ data sets stay whole. A table that is too wide for this is printed as blocks:
 for each row the lines `column  cell`.
 """
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 from vit_jax_repro.errors import printable
 from vit_jax_repro.output.sections import (
+  UNBROKEN,
   Section,
   justification,
   without_empty_columns,
@@ -43,21 +45,18 @@ def console(*, width: int = _WIDTH) -> Any:
   return out
 
 
-def terminal(sections: Sequence[Section]) -> None:
-  """Prints sections as tables."""
-  from rich import box
+def terminal(sections: Sequence[Section], *, paged: bool = False) -> None:
+  """Prints sections as tables.
 
+  Args:
+    sections: the sections to print.
+    paged: show them in the pager (the environment variable PAGER, or less), if
+      stdout is a terminal.
+  """
   out = console()
-  for section in map(_printable, map(without_empty_columns, sections)):
-    if section.title:
-      _print(out, f'\n{_wrapped(section.title, out.width)}', style='bold')
-    for text in section.text:
-      _print(out, _wrapped(text, out.width))
-    if section.rows:
-      out.print()
-      style = {'box': box.SIMPLE, 'pad_edge': False, 'collapse_padding': True}
-      _draw(out, section.columns, section.rows, show_edge=False, **style)
-      out.print()
+  with out.pager() if paged and out.is_terminal else contextlib.nullcontext():
+    for section in map(_printable, map(without_empty_columns, sections)):
+      _print_section(out, section)
 
 
 def numbers(
@@ -103,6 +102,20 @@ def table(
   """
   cells = [tuple(map(_lines, row)) for row in rows]
   _draw(console(width=width), columns, cells, title=title)
+
+
+def _print_section(out, section):
+  from rich import box
+
+  if section.title:
+    _print(out, f'\n{_wrapped(section.title, out.width)}', style='bold')
+  for text in section.text:
+    _print(out, _wrapped(text, out.width))
+  if section.rows:
+    out.print()
+    style = {'box': box.SIMPLE, 'pad_edge': False, 'collapse_padding': True}
+    _draw(out, section.columns, section.rows, show_edge=False, **style)
+    out.print()
 
 
 def _draw(out, columns, rows, *, title=None, caption=None, **style):
@@ -180,14 +193,13 @@ def _blocks(names, rows, width):
   indent = 2 + _longest(keys if named else [row[0] for row in rows])
   for row in rows:
     if named:
-      lines = [each for each in zip(keys, row, strict=True) if each[1]]
+      heads = [cell for key, cell in zip(keys, row, strict=True) if not key]
+      yield from (head.replace('\n', ', ') for head in heads)
+      lines = [x for x in zip(keys, row, strict=True) if all(x)]
     else:
       lines = [(row[0], '\n'.join(row[1:]))]
     yield '\n'.join(
-      [
-        _wrapped(f'{key:{indent}}{text}' if key else text, width, indent)
-        for key, text in lines
-      ]
+      [_wrapped(f'{key:{indent}}{text}', width, indent) for key, text in lines]
       + [''] * named
     )
 
@@ -196,16 +208,19 @@ def _wrapped(text, width, indent=0):
   """Returns a text whose lines are broken between words."""
   first, *others = text.split('\n')
   lines = [first, *(' ' * indent + line for line in others)]
-  return '\n'.join(
-    textwrap.fill(
-      line,
-      width,
-      subsequent_indent=' ' * indent,
-      break_long_words=False,
-      break_on_hyphens=False,
-    )
-    for line in lines
+  return '\n'.join(_filled(line, width, indent) for line in lines)
+
+
+def _filled(line, width, indent):
+  indent = indent or len(line) - len(line.lstrip())
+  text = textwrap.fill(
+    line,
+    width,
+    subsequent_indent=' ' * indent,
+    break_long_words=False,
+    break_on_hyphens=False,
   )
+  return text.replace(UNBROKEN, ' ')
 
 
 def _print(out, text, style=None):
@@ -215,7 +230,12 @@ def _print(out, text, style=None):
 
 def _lines(text):
   """Returns a cell, of several lines, without other unprintable characters."""
-  return '\n'.join(map(printable, text.split('\n')))
+  return '\n'.join(map(_line, text.split('\n')))
+
+
+def _line(text):
+  """Returns a line without unprintable characters but UNBROKEN."""
+  return UNBROKEN.join(map(printable, text.split(UNBROKEN)))
 
 
 def _printable(section):

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 # Escapes for Markdown and for the HTML in it.
-_ESCAPED = {c: f'\\{c}' for c in '\\|*`'} | {'<': '&lt;', '\n': '<br>'}
+_ESCAPED = {c: f'\\{c}' for c in '\\|*`'} | {
+  '<': '&lt;',
+  '\n': '<br>',
+  '\u00a0': ' ',
+}
+# Space in a paragraph at which no line is broken; printed as a plain space.
+UNBROKEN = '\u00a0'
 _RULES = {'left': '---', 'right': '---:'}
 
 
@@ -26,6 +32,11 @@ class Section:
   text: tuple[str, ...] = ()
   columns: tuple[str, ...] = ()
   rows: tuple[tuple[str, ...], ...] = ()
+
+
+def unbroken(text: str) -> str:
+  """Returns a name or command with spaces at which no line is broken."""
+  return text.replace(' ', UNBROKEN)
 
 
 @dataclasses.dataclass(frozen=True)

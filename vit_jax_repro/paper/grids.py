@@ -21,6 +21,8 @@ _LABELS = {
 def grid(found: Sequence[table.Row], results: Mapping[str, Result]) -> View:
   """Returns a grid for each table, with the published and measured numbers.
 
+  Models with a number that can be checked come first.
+
   Args:
     found: the rows.
     results: measured results by id of the row; see `results.read`.
@@ -41,7 +43,13 @@ def _grid(source_table, rows, results, judged):
   cells = collections.defaultdict(list)
   for row, label, place in zip(rows, labels, places, strict=True):
     cells[label, place].append(_cell(row, results, judged[row.id]))
-  down, across = list(dict.fromkeys(labels)), list(dict.fromkeys(places))
+  checkable = {
+    label
+    for row, label in zip(rows, labels, strict=True)
+    if row.status != table.NOT
+  }
+  down = sorted(dict.fromkeys(labels), key=lambda each: each not in checkable)
+  across = list(dict.fromkeys(places))
   if len(across) > _WIDEST and len(down) < len(across):
     down, across = across, down
     cells = {(place, label): cell for (label, place), cell in cells.items()}
@@ -51,7 +59,7 @@ def _grid(source_table, rows, results, judged):
       f'{source_table.source}. In per cent; the measured number is below the '
       'published one. = agrees, ! differs, ? too few images or seeds to tell; '
       'in brackets: not checkable; * measured with other settings or data, '
-      'which `show --row` lists.',
+      'which `show --row` lists. `--rows` has the ids of the rows.',
       *([source_table.remark] if source_table.remark else []),
     ),
     ('', *(f'>{name}' for name in across)),

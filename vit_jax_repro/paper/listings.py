@@ -1,17 +1,31 @@
 """Views of the published tables, of sizes and settings, and of differences."""
 
 import collections
+import re
 from collections.abc import Mapping, Sequence
 
-from vit_jax_repro.output.sections import Section, View
+from vit_jax_repro.output.sections import Section, View, unbroken
 from vit_jax_repro.paper import differences, facts, table
 
-_DIFFERENCES = (
-  'id',
-  'topic',
-  'paper, or first',
-  'code, or second',
-  'what to do',
+# Topics of differences, by the last word of their scope.
+_TOPICS = {
+  'model': 'Models',
+  'pre-train': 'Pre-training',
+  'train': 'Pre-training',
+  'distillation': 'Pre-training',
+  'ViT': 'Pre-training',  # plain ViT
+  'fine-tune': 'Fine-tuning',
+  'eval': 'Evaluation',
+  'evaluation': 'Evaluation',
+  'results': 'Published numbers',
+  're_vit': 'Published numbers',
+}
+_ABOUT_DIFFERENCES = (
+  'pvc-01 to pvc-{last} name places where a paper and released code differ '
+  '("paper versus code"), where two codes differ, or where a paper contradicts '
+  'itself. Verdicts, notes and documents refer to these names. `reproduce '
+  'differences pvc-01` shows one, `reproduce differences dropout` those on '
+  'dropout.'
 )
 _SHORT, _WIDTH = 24, 96  # characters of a short cell, and of a table
 
@@ -61,13 +75,62 @@ def all_tables(
   return View(sections, tuple(records))
 
 
-def all_differences(found: Sequence[differences.Difference]) -> View:
-  """Returns a view of differences, grouped by scope."""
-  by_scope = {}
+def by_source(
+  found: Sequence[table.Table], other: Sequence[facts.Facts]
+) -> View:
+  """Returns a view of all tables with one row for each source.
+
+  Args:
+    found: tables of numbers.
+    other: tables of sizes and settings.
+  """
+  full = all_tables(found, other)
+  grouped = {}
   for each in found:
-    by_scope.setdefault(each.scope, []).append(each)
+    # Versions of a source, in brackets or after a comma, are one row.
+    name = re.split(r'[,(]| arXiv| history| README| vit_jax', each.source)[0]
+    grouped.setdefault(name.strip(), []).append(each)
+  lines = [
+    f'{source} ({sum(each.num_rows for each in tables)}; '
+    f'{_checkable(tables)} to check): {_names(tables)}'
+    for source, tables in grouped.items()
+  ]
+  lines.append(f'Sizes and settings: {_names(other)}')
+  section = Section(
+    'Published numbers',
+    (
+      full.sections[0].text[0],
+      '`reproduce show TABLE` shows a table, such as "ViT Table 5". `reproduce '
+      'list vit` explains the tables with "vit" in their names or subjects. By '
+      'source, with the number of numbers:\n',
+      *lines,
+    ),
+  )
+  return View((section,), full.records)
+
+
+def _names(tables):
+  return '; '.join(unbroken(each.name) for each in tables)
+
+
+def _checkable(tables):
+  return sum(each.num_rows - each.counts[table.NOT] for each in tables)
+
+
+def all_differences(found: Sequence[differences.Difference]) -> View:
+  """Returns a view of differences, grouped by topic."""
+  by_topic = {topic: [] for topic in _TOPICS.values()}
+  for each in found:
+    by_topic[_TOPICS[each.scope.split()[-1]]].append(each)
+  last = differences.all_differences()[-1].id.removeprefix('pvc-')
+  about = Section(
+    'Where papers and code differ', (_ABOUT_DIFFERENCES.format(last=last),)
+  )
   return View(
-    tuple(differing(scope, each) for scope, each in by_scope.items()),
+    (
+      about,
+      *(differing(topic, each) for topic, each in by_topic.items() if each),
+    ),
     tuple(vars(each) for each in found),
   )
 
@@ -110,22 +173,33 @@ def settings(found: facts.Facts) -> View:
 
 
 def differing(title: str, found: Sequence[differences.Difference]) -> Section:
-  """Returns a section of differences."""
-  return Section(
-    title,
-    (),
-    _DIFFERENCES,
-    tuple(
-      (
-        each.id,
-        each.topic if each.status != 'open' else f'{each.topic} (open)',
-        each.first,
-        each.second,
-        '\n'.join(filter(None, (each.handling, each.note))),
-      )
-      for each in found
-    ),
-  )
+  """Returns a section of differences, a paragraph for each."""
+  return Section(title, tuple(map(_difference, found)))
+
+
+def _difference(each):
+  """Returns a line with the name of a difference, and its sentences."""
+  first, *others = each.source.split('; ')
+  second = ' and '.join(others)
+  state = ', open' if each.status == 'open' else ''
+  lines = [f'{each.id}: {each.topic} ({each.scope}{state})']
+  if each.first == '-':
+    lines.append(_statement(second or first, each.second))
+  else:
+    lines.append(_statement(first, each.first))
+    lines.append(_statement(second or 'But', each.second))
+  if each.note:
+    lines.append(f'Note: {each.note}.')
+  if each.handling not in ('none', ''):
+    lines.append(f'What to do: {each.handling}.')
+  lines.append(f'Concerns: {each.affects}.')
+  return '\n  '.join(lines) + '\n'
+
+
+def _statement(source, text):
+  """Returns a sentence that begins with its source."""
+  named = text.startswith(source.split()[0])
+  return f'{text}.' if named else f'{source}: {text}.'
 
 
 def heading(entry: table.Table | facts.Facts) -> str:

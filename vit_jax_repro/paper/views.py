@@ -4,12 +4,15 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vit_jax_repro.output.sections import Section, View
+from vit_jax_repro.output.sections import Section, View, unbroken
 from vit_jax_repro.paper import differences, listings, table, verdict
 from vit_jax_repro.paper.results import Result
 
-# Fields of a row that its title and `published` already contain.
-_PUBLISHED = ('id', 'value', 'decimals', 'std', 'value_min', 'value_max')
+# Fields of a row that its title, sentences and `published` already contain.
+_IN_SENTENCES = (
+  'id', 'value', 'decimals', 'std', 'value_min', 'value_max', 'table', 'source',
+  'second_source', 'confidence', 'note', 'status', 'blocker',
+)  # fmt: skip
 
 
 def numbers(found: Sequence[table.Row], results: Mapping[str, Result]) -> View:
@@ -43,17 +46,50 @@ def one_row(row: table.Row, results: Mapping[str, Result]) -> View:
   known |= {
     name.replace('_', ' '): str(value)
     for name, value in vars(row).items()
-    if value not in ('', None) and name not in _PUBLISHED
+    if value not in ('', None) and name not in _IN_SENTENCES
   }
   known['metric'] = table.METRICS[row.metric]
-  lines = tuple(known.items())
-  sections = [Section(row.id, _legend([judged]), ('', ''), lines)]
+  section = Section(row.id, _provenance(row), ('', ''), tuple(known.items()))
+  sections = [section]
   concerned = differences.touching(row)
   if concerned:
     sections.append(
       listings.differing('Differences that concern it', concerned)
     )
   return View(tuple(sections), records([row], results, verdicts_by_id))
+
+
+def _provenance(row):
+  """Returns sentences on the origin of a number, and on how to check it."""
+  unit = '' if row.metric == table.COST else ' %'
+  origin = f'{row.source} has the number {row.published}{unit} ({row.table}).'
+  if row.second_source:
+    origin += f' It was compared with other copies: {row.second_source}.'
+  else:
+    origin += ' It was read once, and not compared with a second source.'
+  if row.note:
+    origin += f' Note: {row.note}.'
+  if row.status == table.NOT:
+    what, why = verdict.BLOCKERS[row.blocker]
+    return origin, f'It cannot be checked ({what}). {why}'
+  how = (
+    f'the released file {row.checkpoint} is evaluated on {row.eval_dataset}'
+    if row.status == table.INFERENCE
+    else f'the released file {row.checkpoint} is fine-tuned on '
+    f'{row.finetune_dataset}, then evaluated on {row.eval_dataset}'
+  )
+  return (
+    origin,
+    f'To check it, {how}. This needs what the first command lists, and the '
+    'second one runs it:\n'
+    + '\n'.join(
+      unbroken(f'  python -m vit_jax_repro.reproduce {command}')
+      for command in (
+        f'plan --row={row.id}',
+        f'run --row={row.id} --results=results',
+      )
+    ),
+  )
 
 
 def report(
@@ -186,7 +222,8 @@ def _false_alarms(judged):
 
 
 def _listed(source_table, rows, results, verdicts_by_id):
-  """Returns a section with rows of a table."""
+  """Returns a section with rows of a table, those to check first."""
+  rows = sorted(rows, key=lambda row: row.status == table.NOT)
   judged = [verdicts_by_id[row.id] for row in rows]
   counts = collections.Counter(row.status for row in rows)
   return Section(
