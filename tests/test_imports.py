@@ -58,6 +58,7 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   'ports.code_constants': 'edge',
   'ports.converting': 'edge',
   'ports.state_dicts': 'edge',
+  'ports.tensorflow_checkpoints': 'edge',
   'ports.configs': 'edge',
   'ports.folders': 'edge',
   'ports.hub_card': 'edge',

@@ -15,7 +15,8 @@ import tiny_models
 from photographs import PHOTOGRAPHS
 
 from vit_jax_repro import ports, weights
-from vit_jax_repro.ports import file_kinds, state_dicts
+from vit_jax_repro.errors import InputError
+from vit_jax_repro.ports import file_kinds, state_dicts, weight_sources
 from vit_jax_repro.published import weight_names
 from vit_jax_repro.weights import trees
 
@@ -123,13 +124,15 @@ def test_kind_of_names_files_of_keras_and_tensorflow(tmp_path):
     'a.weights.h5': 'is an HDF5 file, as Keras',
     'saved': 'is a TensorFlow SavedModel',
     'saved/saved_model.pb': 'of a TensorFlow SavedModel',
-    'checkpoint': 'holds a TensorFlow checkpoint',
-    'checkpoint/ckpt.index': 'part of a TensorFlow checkpoint',
-    'checkpoint/ckpt.data-00000-of-00001': 'part of a TensorFlow checkpoint',
     'frozen.pb': 'is a graph of TensorFlow',
   }.items():
     line = refused(tmp_path / name, what, 'give the same weights as .npz')
     assert 'download' not in line
+  for name in ('', '/ckpt', '/ckpt.index', '/ckpt.data-00000-of-00001'):
+    path = tmp_path / f'checkpoint{name}'
+    assert file_kinds.kind_of(path) == 'tensorflow'
+    with pytest.raises(InputError, match="one of the authors' EfficientNets"):
+      weight_sources.read(str(path))
 
 
 def test_kind_of_names_exports(tmp_path):

@@ -66,8 +66,11 @@ def test_state_dicts_of_other_modules_are_read_bit_for_bit(cls, tmp_path):
 
 # Written by tests/ports/test_file_kinds.py in a process of its own.
 OF_TENSORFLOW = (
-  'Keras .keras', 'Keras .h5', 'TensorFlow SavedModel', 'TensorFlow checkpoint'
-)  # fmt: skip
+  'Keras .keras',
+  'Keras .h5',
+  'TensorFlow SavedModel',
+  'TensorFlow checkpoint of another model',
+)
 
 
 @pytest.mark.parametrize('name', NAMED)

@@ -188,6 +188,8 @@ def inputs_of(source: str, base: str | None = None) -> list[str]:
     inputs.append(jax_checkpoints.card_file(source))
   if folder is not None and os.path.isdir(folder):
     inputs += [entry.path for entry in os.scandir(folder) if entry.is_file()]
+  if kind == 'tensorflow':
+    inputs += file_kinds.tensorflow_files(source)
   if kind == 'peft':
     inputs += inputs_of(peft_adapters.find_base(source, base))
   return inputs

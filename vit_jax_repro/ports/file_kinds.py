@@ -6,6 +6,7 @@ that this package reads get a name. Others raise an InputError with the kind of
 the file and the remedy. Nothing is unpickled here.
 """
 
+import glob
 import os
 import re
 import struct
@@ -50,9 +51,11 @@ NAMES = {
   'msgpack': "Flax's msgpack",
   'orbax': 'an Orbax checkpoint',
   'peft': 'a PEFT adapter',
+  'tensorflow': 'a TensorFlow checkpoint',
 }
 
 _START_BYTES = 512
+_SEARCHED_TEXT = 2**20  # characters
 # Bytes of safetensors' list of tensors: the most that the format allows (its
 # README), and the most that is read, 100,000 tensors.
 _LONGEST_HEADER, _READ_HEADER = 100_000_000, 2**23
@@ -66,6 +69,11 @@ _MSGPACK = re.compile(
   rb'[\x91-\x9f]?(?:[\x81-\x8f]|\xde..|\xdf....)(?:[\xa0-\xbf]|\xd9.)',
   re.DOTALL,
 )
+# Of TensorFlow, whose checkpoints are PREFIX.index, a LevelDB table, and
+# PREFIX.data-*. The text file `checkpoint` names the newest in its folder.
+_TABLE_END = b'\x57\xfb\x80\x8b\x24\x75\x47\xdb'
+_TENSORFLOW_FILE = re.compile(r'\.(index|data-\d{5}-of-\d{5})$')
+_NEWEST = re.compile(r'^model_checkpoint_path: "(?:.*/)?([^/"]+)"$', re.M)
 # A file in one of several parts, as transformers names it.
 _PART = re.compile(r'-\d{5}-of-\d{5}\.')
 
@@ -83,6 +91,8 @@ def kind_of(path: str | os.PathLike) -> str:
     OSError: the file cannot be read.
   """
   path = npz.local(path)
+  if not path.is_dir() and tensorflow_prefix(path):
+    return 'tensorflow'
   if path.is_dir():
     return _kind_of_folder(path)
   if not path.exists():
@@ -150,6 +160,61 @@ def newest_step(folder: str | os.PathLike) -> str | None:
   return steps[max(steps)] if steps else None
 
 
+def tensorflow_prefix(path: str | os.PathLike) -> str | None:
+  """Returns the PREFIX of a TensorFlow checkpoint, or None if it is none.
+
+  Args:
+    path: PREFIX, PREFIX.index, PREFIX.data-*, or a folder; of several
+      checkpoints in a folder, the newest is taken.
+
+  Raises:
+    InputError: the folder does not name the newest of several.
+  """
+  if not os.path.isdir(path):
+    prefix = _TENSORFLOW_FILE.sub('', os.fspath(path))
+    return prefix if _is_table(f'{prefix}.index') else None
+  found = {
+    name.removesuffix('.index')
+    for name in os.listdir(path)
+    if name.endswith('.index') and _is_table(os.path.join(path, name))
+  }
+  if len(found) > 1:
+    newest = re.findall(_NEWEST, _text_of(os.path.join(path, 'checkpoint')))
+    if not found & {*newest[:1]}:
+      raise InputError(
+        f'{path} holds several TensorFlow checkpoints; give one of '
+        f'{messages.listed(sorted(found))}'
+      )
+    found = {newest[0]}
+  return os.path.join(path, found.pop()) if found else None
+
+
+def tensorflow_files(path: str | os.PathLike) -> list[str]:
+  """Returns the paths of a TensorFlow checkpoint's index and arrays.
+
+  Args:
+    path: see `tensorflow_prefix`.
+  """
+  prefix = tensorflow_prefix(path)
+  arrays = glob.glob(f'{glob.escape(prefix or "")}.data-*')
+  return [f'{prefix}.index', *sorted(arrays)]
+
+
+def _is_table(path):
+  if not os.path.isfile(path):
+    return False
+  with open(path, 'rb') as file:
+    file.seek(max(0, os.path.getsize(path) - len(_TABLE_END)))
+    return file.read() == _TABLE_END
+
+
+def _text_of(path):
+  if not os.path.isfile(path):
+    return ''
+  with open(path, encoding='utf-8', errors='replace') as file:
+    return file.read(_SEARCHED_TEXT)
+
+
 def _is_orbax(folder):
   return any(os.path.exists(os.path.join(folder, name)) for name in _ORBAX)
 
@@ -175,6 +240,8 @@ def _kind_of_folder(folder):
     if kind in ('msgpack', 'orbax'):
       return kind
   foreign_files.refuse_folder(folder, names)
+  if tensorflow_prefix(folder):
+    return 'tensorflow'
   found = [name for name in names if _is_read(folder / name)]
   if not found:
     raise FileNotFoundError(

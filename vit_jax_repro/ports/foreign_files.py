@@ -4,7 +4,6 @@ Each message has the kind of the file and the remedy. Only a file that is
 damaged is to be downloaded again.
 """
 
-import os
 import pathlib
 import re
 import tarfile
@@ -14,7 +13,7 @@ from typing import Any
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import messages
 
-_SAME = 'give the same weights as .npz, .safetensors or a PyTorch file'
+SAME = 'give the same weights as .npz, .safetensors or a PyTorch file'
 _WEIGHTS = (
   'this package reads .npz, safetensors and PyTorch files, Flax checkpoints '
   'and folders of save_pretrained'
@@ -22,7 +21,7 @@ _WEIGHTS = (
 _IMAGE = f'an image; {_WEIGHTS}'
 # The first bytes of a file, what it is, and the remedy.
 _STARTS = (
-  (b'\x89HDF', f'an HDF5 file, as Keras writes its weights (.h5); {_SAME}'),
+  (b'\x89HDF', f'an HDF5 file, as Keras writes its weights (.h5); {SAME}'),
   (
     b'GGUF',
     'a GGUF file of llama.cpp; give the .safetensors file that it was made '
@@ -63,8 +62,6 @@ _ONNX = re.compile(rb'\x08[\x02-\x1f][\x12\x1a\x22\x28\x32\x3a\x42\x72]')
 _SAVED_MODEL = re.compile(rb'\x08\x01\x12')
 _GRAPH = re.compile(rb'\n[\x00-\xff]{1,5}?\n[\x01-\x7f][\w./-]+\x12.[A-Z]\w+')
 _PAGE = re.compile(rb'\s*<[!?A-Za-z]')
-_TABLE_END = b'\x57\xfb\x80\x8b\x24\x75\x47\xdb'  # of a LevelDB table
-_DATA = re.compile(r'\.data-\d{5}-of-\d{5}$')
 _TAR = (257, b'ustar')  # offset, bytes
 # Members of archives that look like weights.
 _LIKE_WEIGHTS = re.compile(
@@ -99,18 +96,16 @@ def refuse(path: pathlib.Path, start: bytes) -> None:
     raise InputError(f'{path} is {_tar(path)}')
   if _SAVED_MODEL.match(start):
     raise InputError(
-      f'{path} is the program of a TensorFlow SavedModel; {_SAME}'
+      f'{path} is the program of a TensorFlow SavedModel; {SAME}'
     )
   if _ONNX.match(start):
     raise InputError(f'{path} is an export in ONNX, {_EXPORT}')
   if _GRAPH.match(start):
-    raise InputError(f'{path} is a graph of TensorFlow (.pb); {_SAME}')
-  if _is_tensorflow_checkpoint(path):
-    raise InputError(f'{path} is part of a TensorFlow checkpoint; {_SAME}')
+    raise InputError(f'{path} is a graph of TensorFlow (.pb); {SAME}')
 
 
 def refuse_folder(folder: pathlib.Path, names: Sequence[str]) -> None:
-  """Raises an InputError if a folder is one that TensorFlow wrote.
+  """Raises an InputError if a folder is a program of TensorFlow.
 
   Args:
     folder: the folder.
@@ -120,9 +115,7 @@ def refuse_folder(folder: pathlib.Path, names: Sequence[str]) -> None:
     InputError: one line with the kind and the remedy.
   """
   if 'saved_model.pb' in names:
-    raise InputError(f'{folder} is a TensorFlow SavedModel; {_SAME}')
-  if any(_is_tensorflow_checkpoint(folder / name) for name in names):
-    raise InputError(f'{folder} holds a TensorFlow checkpoint; {_SAME}')
+    raise InputError(f'{folder} is a TensorFlow SavedModel; {SAME}')
 
 
 def refuse_archive(path: pathlib.Path, names: Sequence[str]) -> None:
@@ -147,7 +140,7 @@ def refuse_archive(path: pathlib.Path, names: Sequence[str]) -> None:
       f'its weights where you trust it: {_written("torch.export.load")}'
     )
   if 'model.weights.h5' in names:
-    raise InputError(f'{path} is a Keras model (.keras); {_SAME}')
+    raise InputError(f'{path} is a Keras model (.keras); {SAME}')
 
 
 def other_pickle(path: pathlib.Path) -> InputError:
@@ -240,13 +233,3 @@ def _tar(path):
     f'a tar archive with {messages.listed(inside)} inside; unpack it: tar -xf '
     f'{path}'
   )
-
-
-def _is_tensorflow_checkpoint(path):
-  """Returns whether a file is the index or the arrays of a checkpoint."""
-  index = _DATA.sub('.index', os.fspath(path))
-  if not os.path.isfile(index):
-    return False
-  with open(index, 'rb') as file:
-    file.seek(max(0, os.path.getsize(index) - len(_TABLE_END)))
-    return file.read() == _TABLE_END

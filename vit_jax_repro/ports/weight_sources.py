@@ -22,6 +22,7 @@ from vit_jax_repro.ports import (
   jax_checkpoints,
   peft_adapters,
   state_dicts,
+  tensorflow_checkpoints,
 )
 from vit_jax_repro.weights import layouts, model_card, trees
 
@@ -95,10 +96,12 @@ def read(
       f'{source} is {file_kinds.NAMES[kind]}, and only a PEFT adapter has a '
       'base; leave out --base'
     )
-  if ema and kind not in (*file_kinds.PORTS, *jax_checkpoints.KINDS, 'peft'):
+  with_ema = (*file_kinds.PORTS, *jax_checkpoints.KINDS, 'peft', 'tensorflow')
+  if ema and kind not in with_ema:
     raise InputError(
       f'{source} is {file_kinds.NAMES[kind]}, and --ema takes the '
-      'averaged weights of checkpoints of PyTorch, Flax and Orbax; leave it out'
+      'averaged weights of checkpoints of PyTorch, Flax, Orbax and TensorFlow; '
+      'leave it out'
     )
   if kind in file_kinds.PORTS:
     state = state_dicts.read(source, ema=ema)
@@ -109,6 +112,9 @@ def read(
     path = peft_adapters.find_base(source, base)
     found = read(path, num_heads=num_heads, model=model, ema=ema)
     params, card = _merged(source, found)
+  elif kind == 'tensorflow':
+    _refuse_num_heads(source, num_heads)
+    params, card = tensorflow_checkpoints.read(source, ema=ema), None
   else:  # 'npz'
     _refuse_num_heads(source, num_heads)
     loaded = model_card.load(source)

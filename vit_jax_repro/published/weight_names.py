@@ -207,6 +207,8 @@ def files_in(path: str) -> list[str]:
     ]  # fmt: skip
   if kind in jax_checkpoints.KINDS:
     path = jax_checkpoints.identity(path)
+  elif kind == 'tensorflow':
+    return file_kinds.tensorflow_files(path)
   elif os.path.isdir(path):
     path = file_kinds.weights_in(path) or path
   if kind != 'index' and not path.endswith('.index.json'):
