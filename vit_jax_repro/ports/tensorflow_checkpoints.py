@@ -3,9 +3,8 @@
 The names are those of the authors' code (tensorflow/tpu, models/official/
 efficientnet/efficientnet_model.py), which numbers the layers of a kind in each
 unit: `efficientnet-b0/blocks_1/conv2d_1/kernel`. A unit that does not expand
-begins with the depthwise convolution. Beside each variable, the statistics
-included, there is the average that the authors evaluate, `.../
-ExponentialMovingAverage`.
+begins with the depthwise convolution. Each variable, also a running statistic,
+may have an average, NAME/ExponentialMovingAverage, which the authors evaluate.
 """
 
 import math
