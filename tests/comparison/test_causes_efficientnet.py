@@ -10,10 +10,15 @@ from vit_jax_repro.comparison import (
   activations,
   causes,
   diagnosis,
+  gradients,
   torch_architecture,
+  torch_facts,
+  torch_gradients,
+  torch_layers,
   torch_models,
 )
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.weights import trees
 
 torch = pytest.importorskip('torch')
 
@@ -29,9 +34,10 @@ def examiner():
   )  # fmt: skip
 
 
-def examined(**planted):
+def examined(around=lambda images: images, **planted):
   params, images, reference = examiner()
   module = efficientnets.in_timm(FIELDS, params, **planted)
+  module.register_forward_pre_hook(lambda _, images: (around(*images),))
   port = torch_models.Port('port', module)
   outputs = torch_models.run(port, images, reference.reference)
   return reference.diagnose(
@@ -71,6 +77,61 @@ def test_diagnose_names_a_cause_planted_in_efficientnet(planted, topic, port):
   assert [cause.topic for cause in found.named] == [topic]
   assert found.named[0].port.startswith(port)
   assert not found.alternatives
+
+
+def test_diagnose_names_images_that_are_scaled_otherwise():
+  mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+  std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+  found = examined(lambda images: 2 * (images * std + mean) - 1)
+  assert [str(cause) for cause in found.named] == [
+    "scale of the images: in [-1, 1], not with ImageNet's mean and deviation"
+  ]
+
+
+def test_epsilon_of_the_port_is_read_off_its_modules():
+  params, images, reference = examiner()
+  norm = functools.partial(torch.nn.BatchNorm2d, eps=2e-3)
+  module = efficientnets.in_timm(FIELDS, params, norm_layer=norm)
+  port = torch_models.Port('port', module)
+  observed = torch_models.observe(port, images, ())
+  constants = torch_facts.constants(torch, observed.calls, ())
+  assert constants == {'batch_norm_eps': 2e-3}
+  known = causes.known(models.create(FIELDS), params, constants=constants)
+  read_off = causes.read_off(known, constants)
+  outputs = torch_models.run(port, images, reference.reference)
+  found = reference.diagnose(outputs, known, read_off)
+  assert [str(cause) for cause in found.named] == [
+    'batch norm epsilon: 0.002, not 0.001'
+  ]
+
+
+def test_gradients_of_a_port_have_no_statistics():
+  """Frozen statistics are buffers in PyTorch and get no gradient there."""
+  params, images, _ = examiner()
+  model = models.create(FIELDS)
+  variant = activations.Variant(model, params, images)
+  outputs = activations.run_variant(variant)
+  shapes = {name: array.shape for name, array in outputs.items()}
+  port = torch_models.Port('port', efficientnets.in_timm(FIELDS, params))
+  observed = torch_models.observe(
+    port, images, shapes, form=torch_layers.Form.of(model, shapes)
+  )
+  by_name, by_parameter = torch_gradients.of_port(
+    port, images, observed.places, dtype='float32'
+  )
+  found = gradients.compare(
+    variant,
+    by_name,
+    torch_gradients.canonical(port, by_parameter, 'timm', None),
+    [name for name, value in by_parameter.items() if value is None],
+    shapes,
+    'float32',
+  )
+  assert found.agrees
+  flat = trees.flatten(params)
+  assert {layer.name for layer in found.parameters} == {
+    name for name in flat if name.rpartition('/')[2] not in ('mean', 'var')
+  }
 
 
 def test_check_names_another_squeeze_ratio():

@@ -10,8 +10,8 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
@@ -172,92 +172,76 @@ def port_weights(params: Mapping[str, Any], text: str = PORT_WEIGHTS) -> Cause:
   )
 
 
-TOPICS = {  # of the fields that `torch_facts.constants` reads
-  'gelu': 'GELU form',
-  'layer_norm_eps': 'LayerNorm epsilon',
-  'group_norm_eps': 'GroupNorm epsilon',
-  'batch_norm_eps': 'batch norm epsilon',
-}
 _NORMS = '(/LayerNorm_[01]|_norm|block[0-9]+|gn_root|MixerBlock_[0-9]+)$'
 _UNITS = '(stem|block[0-9]+/unit[0-9]+|top)$'
 _CONVS = '(conv_root|root_block|block[0-9]+)$'
 
 
+class _Field(NamedTuple):
+  """A field of a model that ports may have with another value."""
+
+  topic: str
+  values: Iterable[Any]
+  acts: str  # see `Cause`
+  shown: Callable[[Any], Any] = str
+
+
+_FIELDS = {
+  'pool_padding': _Field(
+    'pool padding', sorted(POOL_PADDINGS), _CONVS, POOL_PADDINGS.get
+  ),
+  'gelu': _Field('GELU form', GELUS, structural_causes.MLPS),
+  'layer_norm_eps': _Field('LayerNorm epsilon', NORM_EPSILONS, _NORMS),
+  'group_norm_eps': _Field('GroupNorm epsilon', NORM_EPSILONS, _NORMS),
+  'batch_norm_eps': _Field('batch norm epsilon', NORM_EPSILONS, _UNITS),
+  'activation': _Field('activation', sorted(ACTIVATIONS), _UNITS),
+  'padding': _Field(
+    'padding of the convolutions', sorted(PADDINGS), _UNITS, PADDINGS.get
+  ),
+}
+_OF_RESNETS = ('pool_padding', 'group_norm_eps')
+TOPICS = {  # of the fields that `torch_facts.constants` reads
+  name: _FIELDS[name].topic
+  for name in ('gelu', 'layer_norm_eps', 'group_norm_eps', 'batch_norm_eps')
+}
+
+
 def _field_causes(model, flat, constants):
   """Yields the causes that change a field of the model."""
-  fields = {
-    name: getattr(model, name)
-    for name in (
-      'gelu',
-      'layer_norm_eps',
-      'group_norm_eps',
-      'weight_standardization',
-      'weight_standardization_eps',
-      'pool_padding',
-      'batch_norm_eps',
-      'activation',
-      'padding',
-    )
-    if hasattr(model, name)
-  }
-  if 'batch_norm_eps' in fields:
-    yield from _efficientnet_causes(fields)
-  values = {'gelu': tuple(GELUS), 'layer_norm_eps': NORM_EPSILONS}
-  if 'conv_root/kernel' in flat or 'root_block/conv/kernel' in flat:
-    values |= {'group_norm_eps': NORM_EPSILONS}
-    yield from _convolution_causes(fields)
-  for field in values.keys() & constants.keys():
-    values[field] = tuple(
-      value
-      for value in (constants[field],)
-      if field != 'gelu' or value in GELUS
-    )
-  for field in (name for name in values if name in fields):
-    acts = structural_causes.MLPS if field == 'gelu' else _NORMS
-    for value in values[field]:
-      if value != fields[field]:
-        yield _field_cause(TOPICS[field], {field: value}, fields, acts)
+  has_resnet = 'conv_root/kernel' in flat or 'root_block/conv/kernel' in flat
+  if has_resnet:
+    yield from _standardization_causes(model)
+  for name, field in _FIELDS.items():
+    if not hasattr(model, name) or (name in _OF_RESNETS and not has_resnet):
+      continue
+    values = field.values
+    if name in constants:
+      values = (constants[name],)
+      if name == 'gelu':
+        values = set(values) & GELUS.keys()
+    for value in values:
+      if value != getattr(model, name):
+        yield _field_cause(
+          field.topic, {name: value}, model, field.acts, field.shown
+        )
 
 
-def _convolution_causes(fields):
+def _standardization_causes(model):
   for form, eps in WEIGHT_STANDARDIZATIONS:
     changed = {
       'weight_standardization': form,
       'weight_standardization_eps': eps,
     }
-    if any(fields[name] != value for name, value in changed.items()):
+    if any(getattr(model, name) != value for name, value in changed.items()):
       topic = 'weight standardisation'
-      yield _field_cause(topic, changed, fields, _CONVS, _standardization)
-  for padding in sorted(POOL_PADDINGS.keys() - {fields['pool_padding']}):
-    changed = {'pool_padding': padding}
-    yield _field_cause(
-      'pool padding', changed, fields, _CONVS, POOL_PADDINGS.get
-    )
+      yield _field_cause(topic, changed, model, _CONVS, _standardization)
 
 
-def _efficientnet_causes(fields):
-  """Yields paddings, epsilons and activations, which every layer has."""
-  for padding in sorted(PADDINGS.keys() - {fields['padding']}):
-    yield _field_cause(
-      'padding of the convolutions',
-      {'padding': padding},
-      fields,
-      _UNITS,
-      PADDINGS.get,
-    )
-  for eps in NORM_EPSILONS:
-    if eps != fields['batch_norm_eps']:
-      topic = TOPICS['batch_norm_eps']
-      yield _field_cause(topic, {'batch_norm_eps': eps}, fields, _UNITS)
-  for name in sorted(ACTIVATIONS.keys() - {fields['activation']}):
-    yield _field_cause('activation', {'activation': name}, fields, _UNITS)
-
-
-def _field_cause(topic, changed, fields, acts, shown=str):
+def _field_cause(topic, changed, model, acts, shown):
   return Cause(
     topic,
     shown(*changed.values()),
-    shown(*(fields[name] for name in changed)),
+    shown(*(getattr(model, name) for name in changed)),
     lambda variant: variant._replace(model=variant.model.clone(**changed)),
     acts,
     is_small=True,

@@ -106,8 +106,14 @@ def of_reference(
     seen.add(LOGITS)
     return (
       {name: np.asarray(by_added[name]) for name in names if name in seen},
-      {n: np.asarray(a) for n, a in trees.flatten(by_params).items()},
+      {n: np.asarray(a) for n, a in _trained(by_params).items()},
     )
+
+
+def _trained(params):
+  """Returns the flat parameters without statistics, as ports give them."""
+  flat = trees.flatten(params)
+  return {name: a for name, a in flat.items() if not trees.is_statistic(name)}
 
 
 def compare(

@@ -29,6 +29,8 @@ from vit_jax_repro.comparison.substitution import (
   is_at,
   with_param,
 )
+from vit_jax_repro.data.image_settings import IMAGENET_MEAN, IMAGENET_STD
+from vit_jax_repro.models.efficientnet import EfficientNet
 from vit_jax_repro.models.layers import Mlp, norm_dtype
 from vit_jax_repro.models.transformer import Attention, EncoderBlock
 from vit_jax_repro.weights import positions, trees
@@ -46,6 +48,15 @@ SCALES = {
   'in [0, 1]': (0.5, 0.5),
   'scaled from [0, 1] to [-1, 1] once more': (2.0, -1.0),
   'in [0, 255]': (127.5, 127.5),
+}
+# The same of images that have ImageNet's mean and deviation.
+_MEAN, _STD = (
+  np.asarray(each, np.float32) / 255 for each in (IMAGENET_MEAN, IMAGENET_STD)
+)
+IMAGENET_SCALES = {
+  'in [0, 1]': (_STD, _MEAN),
+  'in [-1, 1]': (2 * _STD, 2 * _MEAN - 1),
+  'in [0, 255]': (255 * _STD, 255 * _MEAN),
 }
 _HEADS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _BLOCK = 'Transformer/encoderblock_'
@@ -100,9 +111,12 @@ def _image_rows(model):
   topic, ours = 'channel order', 'red, green, blue (RGB)'
   bgr = of_images(lambda x: x[..., ::-1])
   yield topic, 'blue, green, red (BGR)', ours, bgr, FIRST
-  for shown, (factor, offset) in SCALES.items():
+  ours, scales = 'in [-1, 1]', SCALES
+  if isinstance(model, EfficientNet):
+    ours, scales = "with ImageNet's mean and deviation", IMAGENET_SCALES
+  for shown, (factor, offset) in scales.items():
     scaled = of_images(lambda x, a=factor, b=offset: a * x + b)
-    yield 'scale of the images', shown, 'in [-1, 1]', scaled, FIRST
+    yield 'scale of the images', shown, ours, scaled, FIRST
   if hasattr(model, 'hidden_size'):
     turned = of_images(lambda x: x.swapaxes(1, 2))
     topic, ours = 'height and width', 'height first'

@@ -40,20 +40,21 @@ def constants(
     blocks: paths of its blocks.
 
   Returns:
-    `layer_norm_eps`, `group_norm_eps`, and `gelu`: 'tanh', 'erf', or a key of
-    `structural_causes.ACTIVATIONS`.
+    `layer_norm_eps`, `group_norm_eps`, `batch_norm_eps`, and `gelu`: 'tanh',
+    'erf', or a key of `structural_causes.ACTIVATIONS`.
   """
   found = {}
-  for field, kind in (
-    ('layer_norm_eps', torch.nn.LayerNorm),
-    ('group_norm_eps', torch.nn.GroupNorm),
-  ):
+  kinds = {
+    'layer_norm_eps': torch.nn.LayerNorm,
+    'group_norm_eps': torch.nn.GroupNorm,
+    'batch_norm_eps': torch.nn.BatchNorm2d,
+  }
+  for field, kind in kinds.items():
     values = {c.module.eps for c in calls if isinstance(c.module, kind)}
     others = [c for c in calls if 'norm' in type(c.module).__name__.lower()]
     # A norm of another class may have another constant.
     if len(values) == 1 and all(
-      isinstance(c.module, torch.nn.LayerNorm | torch.nn.GroupNorm)
-      for c in others
+      isinstance(c.module, (*kinds.values(),)) for c in others
     ):
       found[field] = values.pop()
   used = [_activation_of(torch, calls, path) for path in blocks]

@@ -78,7 +78,8 @@ def canonical(
   """Returns gradients by parameters under canonical names, flat.
 
   Returns None if the names of the port's parameters are unknown. A parameter
-  without a gradient counts as one with a gradient of zeros.
+  without a gradient counts as one with a gradient of zeros. Statistics are
+  left out.
 
   Args:
     port: the port.
@@ -93,4 +94,5 @@ def canonical(
     given = by_parameter.get(name)
     state[name] = np.zeros(tuple(value.shape)) if given is None else given
   tree = ports.from_state_dict(state, num_heads=num_heads, library=library)
-  return trees.flatten(tree)
+  flat = trees.flatten(tree)
+  return {name: a for name, a in flat.items() if not trees.is_statistic(name)}

@@ -11,6 +11,10 @@ from typing import Any
 REQUIRED = dataclasses.MISSING  # default of a setting without a default value
 DTYPES = ('float32', 'uint8')  # of training images
 ORIENTATIONS = ('exif', 'none')  # 'exif': turned upright; 'none': as stored
+# Means and deviations of the channels of ImageNet's training images, of pixels
+# in 0..255, from timm (data/constants.py) and torchvision.
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
 def setting(

@@ -22,16 +22,17 @@ import numpy as np
 
 from vit_jax_repro.data import pillow
 from vit_jax_repro.data.image_files import decode
-from vit_jax_repro.data.image_settings import ORIENTATIONS
+from vit_jax_repro.data.image_settings import (
+  IMAGENET_MEAN,
+  IMAGENET_STD,
+  ORIENTATIONS,
+)
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files
 
 # Channel means and standard deviations, in units of 0..255 pixel values.
 HALF = (127.5, 127.5, 127.5)  # to [-1, 1]: all Google ViT, Mixer, BiT files
-# ImageNet's training images, from timm (data/constants.py) and torchvision.
-IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
 @dataclasses.dataclass(frozen=True)
