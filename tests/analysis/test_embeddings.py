@@ -1,5 +1,6 @@
 """Position embeddings of every kind, and principal components of filters."""
 
+import efficientnets
 import numpy as np
 import pytest
 import tiny_models
@@ -111,6 +112,7 @@ def test_rgb_filters_returns_the_first_kernel_of_each_family():
     (tiny_models.spec(3), (4, 4, 3, 16)),
     (hybrid, (7, 7, 3, 32)),
     (tiny_models.spec(3, tiny_models.MIXER), (4, 4, 3, 8)),
+    (efficientnets.tiny(), (3, 3, 3, 16)),
     (tiny_models.spec(3, tiny_models.BIT), (7, 7, 3, 32)),
   ):
     params = tiny_models.params_of(spec, (32, 32))

@@ -12,6 +12,7 @@ from photographs import PHOTOGRAPHS
 from PIL import Image
 
 from vit_jax_repro.data import preprocess
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.exporting import description, exports
 from vit_jax_repro.inference import prediction
 from vit_jax_repro.weights import model_card
@@ -89,6 +90,14 @@ def photographs(tmp_path_factory):
     image.crop((200, 0, 333, 301)).save(folder / 'tall.png')
     image.resize((120, 90)).save(folder / 'turned.png', exif=exif)
   return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+  ('image_size', 'share'), [((224, 224), '0.875'), ((800, 810), '0.962')]
+)
+def test_preprocessing_refuses_efficientnet_with_the_nearest(image_size, share):
+  with pytest.raises(InputError, match=f'=deit:crop_pct={share}, which'):
+    description.preprocessing('efficientnet', image_size, 'none')
 
 
 @pytest.mark.parametrize('image_size', [(64, 64), (48, 80)])

@@ -4,8 +4,9 @@ import efficientnets
 import jax
 import numpy as np
 import pytest
+import timm_stub
 
-from vit_jax_repro import jobs, models, weights
+from vit_jax_repro import jobs, models, ports, weights
 from vit_jax_repro.inference.restoring import restore
 from vit_jax_repro.published import catalogue
 from vit_jax_repro.weights import model_card, trees
@@ -47,6 +48,36 @@ def test_convert_to_timm_and_back_is_exact(file, params, tmp_path):
     for each in (restore(str(file), image_size=32), restore(out, image_size=32))
   ]
   np.testing.assert_array_equal(*logits)
+
+
+@pytest.mark.parametrize('kind', ['safetensors', 'bin', 'pth'])
+def test_restore_reads_files_of_timm(kind, tmp_path):
+  """A folder has timm's preprocessing, and .pth alone has none."""
+  import torch
+
+  timm = timm_stub.import_timm()
+  from timm.models import _hub
+
+  name = 'tf_efficientnet_b0.ns_jft_in1k'
+  torch.manual_seed(0)
+  module = timm.create_model(name, num_classes=10)
+  path, preprocessing = tmp_path / 'b0', 'deit:crop_pct=0.875'
+  if kind == 'pth':
+    path, preprocessing = tmp_path / 'b0.pth', 'efficientnet'
+    torch.save(module.state_dict(), path)
+  else:
+    _hub.save_for_hf(module, path, safe_serialization=kind == 'safetensors')
+    (file,) = path.glob('*model.*')
+    assert file.suffix == f'.{kind}'
+  restored = restore(path)
+  assert restored.model == models.create('EfficientNet-B0', num_classes=10)
+  assert restored.preprocessing == preprocessing
+  assert restored.image_size == (224, 224)
+  state = {n: x.numpy() for n, x in module.state_dict().items()}
+  wanted = trees.flatten(ports.from_state_dict(state))
+  found = trees.flatten(restored.params)
+  assert found.keys() == wanted.keys()
+  assert all(np.array_equal(found[n], wanted[n]) for n in wanted)
 
 
 @pytest.mark.parametrize(

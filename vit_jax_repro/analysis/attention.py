@@ -86,7 +86,7 @@ def require_vit(model: nn.Module) -> None:
   """Raises an InputError if the model is not a ViT, which has attention."""
   if not isinstance(model, models.ViT):
     raise InputError(
-      f'a {type(model).__name__} has no attention and no position embeddings; '
+      f'{type(model).__name__} has no attention and no position embeddings; '
       'of the figures of a model it has `filters`'
     )
 

@@ -14,16 +14,11 @@ from vit_jax_repro import models
 from vit_jax_repro.analysis import attention
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import positions
-from vit_jax_repro.weights import trees
+from vit_jax_repro.weights import layouts, trees
 
 # Names of filters of RGB values in canonical trees: the patch embeddings of a
 # ViT, the stem of a Mixer, and the first convolutions of hybrids and BiT.
-_FILTERS = (
-  'conv_root/kernel',
-  'embedding/kernel',
-  'stem/kernel',
-  'root_block/conv/kernel',
-)
+_FILTERS = ('conv_root/kernel', *layouts.FAMILY_MARKERS)
 _ADDED = ('learned', 'learned2d', 'sincos2d')
 
 

@@ -99,10 +99,12 @@ def _area_and_crop(entry, image_size):
 
 
 def _crop_first(entry, image_size):
-  del entry, image_size
+  del entry
+  side = min(image_size)
   raise InputError(
     "exports do not describe preprocessing 'efficientnet', which crops before "
-    'it resizes; give --preprocessing=deit:crop_pct=0.875, which is close to it'
+    f'it resizes; give --preprocessing=deit:crop_pct={side / (side + 32):.3g}, '
+    'which is close to it'
   )
 
 
