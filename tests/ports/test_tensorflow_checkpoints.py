@@ -137,7 +137,9 @@ def test_averages_equal_those_of_timms_route(b0, capsys):
 
 def test_restore_takes_the_folder_with_the_authors_preprocessing(b0):
   path, params = b0
-  restored = restoring.restore(path.rpartition('/')[0])
+  folder = path.rpartition('/')[0]
+  assert weight_names.holds_model(folder)  # as config.pretrained_dir
+  restored = restoring.restore(folder)
   assert restored.name == 'EfficientNet-B0'
   assert restored.image_size == (224, 224)
   assert restored.preprocessing == 'efficientnet'

@@ -132,12 +132,13 @@ def weights_in(
 
 
 def is_checkpoint(folder: str | os.PathLike) -> bool:
-  """Returns whether a folder is or holds a checkpoint of a JAX program."""
+  """Returns whether a folder is or holds a checkpoint of JAX or TensorFlow."""
   if not os.path.isdir(folder):
     return False
   if newest_step(folder) is not None or _is_orbax(folder):
     return True
-  return any(os.path.exists(os.path.join(folder, name)) for name in FLAX)
+  names = os.listdir(folder)
+  return any(name in FLAX or _is_index(folder, name) for name in names)
 
 
 def newest_step(folder: str | os.PathLike) -> str | None:
@@ -176,7 +177,7 @@ def tensorflow_prefix(path: str | os.PathLike) -> str | None:
   found = {
     name.removesuffix('.index')
     for name in os.listdir(path)
-    if name.endswith('.index') and _is_table(os.path.join(path, name))
+    if _is_index(path, name)
   }
   if len(found) > 1:
     newest = re.findall(_NEWEST, _text_of(os.path.join(path, 'checkpoint')))
@@ -198,6 +199,10 @@ def tensorflow_files(path: str | os.PathLike) -> list[str]:
   prefix = tensorflow_prefix(path)
   arrays = glob.glob(f'{glob.escape(prefix or "")}.data-*')
   return [f'{prefix}.index', *sorted(arrays)]
+
+
+def _is_index(folder, name):
+  return name.endswith('.index') and _is_table(os.path.join(folder, name))
 
 
 def _is_table(path):
