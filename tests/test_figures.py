@@ -130,7 +130,7 @@ def test_figures_refuses_wrong_models_in_one_line(tmp_path, capsys):
   )
   files = f'--weights={path}', f'--out={tmp_path}/a.png'
   code = run('attention', *files, '--image_size=32', *IMAGES)
-  assert_one_line((code, *capsys.readouterr()), 'a BiT has no', '`filters`')
+  assert_one_line((code, *capsys.readouterr()), 'BiT has no', '`filters`')
   assert not (tmp_path / 'a.png').exists()
 
 

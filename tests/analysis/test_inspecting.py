@@ -102,9 +102,9 @@ def test_inspecting_rejects_wrong_arguments_in_one_line(tiny, tmp_path):
     ),
     (
       lambda: inspecting.distances(mixer, IMAGES, image_size=8),
-      'a Mixer has no attention',
+      'Mixer has no attention',
     ),
-    (lambda: inspecting.positions(mixer, image_size=8), 'a Mixer has no'),
+    (lambda: inspecting.positions(mixer, image_size=8), 'Mixer has no'),
     (
       lambda: inspecting.head_maps(tiny, IMAGES, layers=[2], image_size=8),
       'there is no layer 2; the model has layers 0 to 1',
