@@ -219,3 +219,6 @@ def test_readme_claim_can_differ_and_has_too_few_images_to_agree():
 def test_shown_lowers_headings_by_two_levels():
   shown = lessons.Shown('# One\n\ntext # not\n## Two')
   assert shown._repr_markdown_() == '### One\n\ntext # not\n#### Two'
+  folded = lessons.Shown('# One', 'all of it')._repr_markdown_().split('\n\n')
+  assert folded[1:] == ['### One', '</details>']
+  assert folded[0].endswith('<summary>all of it</summary>')

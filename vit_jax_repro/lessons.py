@@ -317,12 +317,25 @@ def readme_claim() -> table.Row:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-  """Markdown as the result of a cell, with its headings two levels lower."""
+  """Markdown as the result of a cell, with its headings two levels lower.
+
+  Attributes:
+    markdown: the text.
+    folded_under: a line that unfolds the text at a click; '': it is not folded.
+  """
 
   markdown: str
+  folded_under: str = ''
 
   def _repr_markdown_(self):
-    return re.sub('^(#+ )', r'##\1', self.markdown, flags=re.MULTILINE)
+    text = re.sub('^(#+ )', r'##\1', self.markdown, flags=re.MULTILINE)
+    if not self.folded_under:
+      return text
+    # The site's Markdown reads what is inside only if `markdown` is 1.
+    return (
+      f'<details markdown="1"><summary>{self.folded_under}</summary>\n\n{text}'
+      '\n\n</details>'
+    )
 
 
 def _quiet():

@@ -62,6 +62,17 @@ def shown(panel):
   return np.asarray(panel.get_images()[0].get_array())
 
 
+def test_patches_draws_each_patch_apart():
+  image = np.linspace(-1, 1, 8 * 12 * 3).reshape(8, 12, 3)
+  whole, apart = plots.patches(image, (4, 6)).axes
+  np.testing.assert_allclose(whole.images[0].get_array(), (image + 1) / 2)
+  drawn = apart.images[0].get_array()
+  assert drawn.shape == (4 + 1 + 4, 6 + 1 + 6, 3)
+  np.testing.assert_allclose(drawn[5:, 7:], (image[4:, 6:] + 1) / 2)
+  assert (drawn[4] == 1).all() and (drawn[:, 6] == 1).all()
+  assert apart.get_title() == '2 x 2 patches of 4 x 6 pixels'
+
+
 def test_rollout_draws_images_and_their_attention(model, images, tmp_path):
   path, size, grid = model
   found = inspecting.rollouts(path, images, **size)

@@ -27,6 +27,36 @@ _FINE, _GAP = 24, 0.08
 _UNSEEN = '0.6'  # grey of pixels that are in no patch
 
 
+def patches(image: np.ndarray, patch_size: tuple[int, int]) -> Any:
+  """Draws an image and the patches that it is cut into (ViT paper, Figure 1).
+
+  Args:
+    image: [H, W, 3] in [-1, 1].
+    patch_size: pixels (height, width), which divide those of the image.
+  """
+  height, width = patch_size
+  rows, columns = image.shape[0] // height, image.shape[1] // width
+  image = 0.5 + 0.5 * image
+  gap = max(1, round(_GAP * width))
+  apart = np.ones(
+    (rows * (height + gap) - gap, columns * (width + gap) - gap, 3)
+  )
+  for i, j in np.ndindex(rows, columns):
+    y, x = i * (height + gap), j * (width + gap)
+    apart[y : y + height, x : x + width] = image[
+      i * height : (i + 1) * height, j * width : (j + 1) * width
+    ]
+  figure = new(5.5, 0.5 + 2.6 * image.shape[0] / image.shape[1], images=True)
+  titles = 'image', f'{rows} x {columns} patches of {height} x {width} pixels'
+  for panel, shown, title in zip(
+    figure.subplots(1, 2), (image, apart), titles, strict=True
+  ):
+    panel.imshow(shown)
+    panel.set(xticks=[], yticks=[])
+    panel.set_title(title, fontsize=9)
+  return figure
+
+
 def rollout(found: inspecting.Rollouts) -> Any:
   """Draws images and their attention (ViT paper, Figures 6 and 14)."""
   images = found.images
