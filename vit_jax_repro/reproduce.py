@@ -69,6 +69,13 @@ def command_flags() -> flags.FlagValues:
     lower_bound=0.0,
     flag_values=values,
   )
+  flags.DEFINE_float(
+    'tflops',
+    None,
+    'speed of your devices, for the hours; by default 100',
+    lower_bound=1e-3,
+    flag_values=values,
+  )
   flags.DEFINE_enum(
     'format',
     None,
@@ -162,15 +169,26 @@ def _report(values, rest):
 
 
 def _plan(values, rest):
-  from vit_jax_repro.reproduction import budget, views
+  from vit_jax_repro.output import waiting
+  from vit_jax_repro.reproduction import budget, needs, views
+  from vit_jax_repro.reproduction.options import Options
 
   rows = _rows(values, rest)
+  tflops = values.tflops or needs.TFLOPS
+  options = Options(
+    results=values.results or 'results',
+    weights_dir=values.weights_dir or 'weights',
+    seeds=values.seeds,
+  )
   if values.row is not None:
-    _print(values, views.plan([_check(values, rows[0])]))
+    _print(values, views.plan([_check(values, rows[0])], options, tflops))
     return
-  view, refused = budget.plan(rows, lambda row: _check(values, row))
+  with waiting.doing('counting operations'):
+    view, refused = budget.plan(
+      rows, lambda row: _check(values, row), options, tflops
+    )
   _print(values, view)
-  _fail(refused)
+  _fail([f'{row_id}: {why}' for row_id, why in refused.items()], len(refused))
 
 
 def _run(values, rest):
@@ -179,7 +197,7 @@ def _run(values, rest):
   command_line.require(values, 'results')
   rows = _rows(values, rest)
 
-  from vit_jax_repro.output import waiting
+  from vit_jax_repro.output import messages, waiting
   from vit_jax_repro.paper import views
   from vit_jax_repro.reproduction import budget, running
   from vit_jax_repro.reproduction.options import Options, parse_overrides
@@ -203,9 +221,12 @@ def _run(values, rest):
     rows, options, lambda row: _check(values, row), values.budget
   )
   _print(values, view)
-  for row_id, why in late.items():
-    waiting.show(f'{row_id}: {why}')
-  _fail(failed)
+  if late:
+    waiting.show(f'over budget, {len(late)} rows: {messages.listed(late)}')
+  lines = budget.failures(
+    failed, rows, options, lambda row: _check(values, row)
+  )
+  _fail(lines, len(failed))
 
 
 def _refuse_unused_flags(values, check):
@@ -223,17 +244,22 @@ def _refuse_unused_flags(values, check):
     )
 
 
-def _fail(lines):
-  """Prints the rows that failed, {id: why}; exits if there are any."""
+def _fail(lines, number):
+  """Prints lines on the rows that failed; exits if there are any.
+
+  Args:
+    lines: the lines.
+    number: number of rows that failed.
+  """
   import sys
 
   from vit_jax_repro import command_line
   from vit_jax_repro.output import waiting
 
-  for row_id, why in lines.items():
-    waiting.show(f'{row_id}: {why}')
-  if lines:
-    waiting.show(f'reproduce: {len(lines)} of the rows failed')
+  for line in lines:
+    waiting.show(line)
+  if number:
+    waiting.show(f'reproduce: {number} of the rows failed')
     sys.exit(command_line.FAILED)
 
 
@@ -344,11 +370,11 @@ def commands() -> dict[str, Any]:
     ),
     'plan': Command(
       _plan,
-      'the weights, data, recipe and steps needed to check rows',
+      'the weights, data, recipe, hours and disk needed to check rows',
       "--table='ViT Table 5'",
       _WHICH,
       1,
-      (*_CHOICES, 'format'),
+      (*_CHOICES, 'results', 'weights_dir', 'seeds', 'tflops', 'format'),
     ),
     'run': Command(
       _run,

@@ -33,6 +33,11 @@ def test_run_shows_every_row_and_names_failures(tmp_path):
   checkable = [row.id for row in budget.checkable(ROWS)]
   assert [record['id'] for record in view.records] == checkable
   assert not late and sorted(failed) == sorted(checkable)
+  (line,) = budget.failures(failed, ROWS, options, checks.resolve)
+  assert line.startswith(
+    f'2 weights files of {len(checkable)} rows are missing in '
+  )
+  assert 'imagenet21k/ViT-B_16' in line and 'give --fetch' in line
   _, late, failed = budget.run(ROWS, options, checks.resolve, 0.0)
   assert not failed and set(late.values()) == {'over budget'}
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files
+from vit_jax_repro.output import files, messages
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.output.sections import View
 from vit_jax_repro.paper import results, table, verdict, views
@@ -16,6 +16,7 @@ from vit_jax_repro.paper.table import Row
 from vit_jax_repro.reproduction import (
   checks,
   compute_cost,
+  needs,
   previous_results,
   running,
 )
@@ -27,6 +28,7 @@ Resolve = Callable[[Row], checks.Check]  # such as checks.resolve
 # Outcomes of `run_many` that are not failures.
 MEASURED, THERE = 'measured', 'there'
 NOT_CHECKABLE, OVER_BUDGET = 'cannot be checked', 'over budget'
+NO_WEIGHTS = 'no weights file'  # a failure
 FINE = (MEASURED, THERE, NOT_CHECKABLE, OVER_BUDGET)
 
 
@@ -87,6 +89,9 @@ def run_many(
     if budget_hours is not None and spent + expected > budget_hours * 3600:
       outcomes[row_id] = OVER_BUDGET
       continue
+    if not options.fetch and needs.missing_weights(check, options):
+      outcomes[row_id] = NO_WEIGHTS
+      continue
     note(f'checking {row_id}')
     try:
       running.run(check, options, meter)
@@ -99,8 +104,18 @@ def run_many(
   return outcomes
 
 
-def plan(rows: Sequence[Row], resolve: Resolve) -> tuple[View, dict[str, str]]:
+def plan(
+  rows: Sequence[Row],
+  resolve: Resolve,
+  options: Options | None = None,
+  tflops: float = needs.TFLOPS,
+) -> tuple[View, dict[str, str]]:
   """Returns a view of the checks, and the rows without one as {id: reason}.
+
+  Args:
+    rows: the rows.
+    resolve: returns the Check of a row.
+    options, tflops: see `views.plan`.
 
   Raises:
     InputError: no row can be checked, or `resolve` fails for all of them.
@@ -113,7 +128,7 @@ def plan(rows: Sequence[Row], resolve: Resolve) -> tuple[View, dict[str, str]]:
       refused[row.id] = str(error)
   if not found:
     raise InputError(next(iter(refused.values())))
-  return plan_views.plan(found), refused
+  return plan_views.plan(found, options, tflops), refused
 
 
 def run(
@@ -142,6 +157,32 @@ def run(
   late = {key: o for key, o in outcomes.items() if o == OVER_BUDGET}
   failed = {key: o for key, o in outcomes.items() if o not in FINE}
   return views.numbers(rows, found), late, failed
+
+
+def failures(
+  failed: Mapping[str, str],
+  rows: Sequence[Row],
+  options: Options,
+  resolve: Resolve,
+) -> list[str]:
+  """Returns lines on the rows that failed, one for all missing files.
+
+  Args:
+    failed: the failures of `run`.
+    rows, options, resolve: the arguments of `run`.
+  """
+  without = [row for row in rows if failed.get(row.id) == NO_WEIGHTS]
+  lines = [f'{k}: {why}' for k, why in failed.items() if why != NO_WEIGHTS]
+  if without:
+    whole = needs.total(needs.of(resolve(row), options) for row in without)
+    size = sum(filter(None, whole.weights.values())) / 1e9
+    lines.append(
+      f'{len(whole.weights)} weights files of {len(without)} rows are missing '
+      f'in {options.weights_dir!r}: {messages.listed(whole.weights)} '
+      f'({size:.1f} GB); give --fetch, or get each by `python -m '
+      'vit_jax_repro.fetch NAME --dir=FOLDER`, see docs/paper.md'
+    )
+  return lines
 
 
 def checkable(rows: Sequence[Row]) -> list[Row]:

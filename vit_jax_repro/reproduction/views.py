@@ -7,7 +7,8 @@ from vit_jax_repro.data import catalogue
 from vit_jax_repro.output.sections import Section, View
 from vit_jax_repro.paper import facts, table
 from vit_jax_repro.recipes.recipe import num_examples
-from vit_jax_repro.reproduction import checks
+from vit_jax_repro.reproduction import checks, needs
+from vit_jax_repro.reproduction.options import Options
 
 # Columns of `costs_view`; those with > are aligned to the right.
 _COMPUTE = (
@@ -31,26 +32,73 @@ _CORE_DAYS = (
 )
 
 
-def plan(found: Sequence[checks.Check]) -> View:
-  """Returns a view of checks: one in full, several as a table."""
-  records = tuple(_record(check) for check in found)
+def plan(
+  found: Sequence[checks.Check],
+  options: Options | None = None,
+  tflops: float = needs.TFLOPS,
+) -> View:
+  """Returns a view of checks: one in full, several as a table with a total.
+
+  Args:
+    found: the checks.
+    options: folders of weights and results; None: 'weights' and 'results'.
+    tflops: speed for the hours, in TFLOP/s.
+  """
+  options = options or Options(results='results')
+  needed = [needs.of(check, options) for check in found]
+  records = tuple(
+    {**_record(check), **_amounts(each, tflops)}
+    for check, each in zip(found, needed, strict=True)
+  )
+  about = needs.ABOUT.format(
+    tflops=tflops, weights=options.weights_dir, results=options.results
+  )
   if len(found) == 1:
     lines = tuple(item for item in records[0].items() if item[1])
-    return View((Section(found[0].row.id, (), ('', ''), lines),), records)
-  columns = ('row', 'how', 'file', 'data set', 'size', 'read as', 'recipe')
-  rows = tuple(
+    return View((Section(found[0].row.id, (about,), ('', ''), lines),), records)
+  amounts = ('hours', 'GB to download', 'GB of disk')
+  rows = [
     (
       table.named(check.row.table).short(check.row),
-      check.kind,
-      record['file'] or 'to be picked',
-      _short(check.datasets),
-      record['size'],
-      check.preprocessing,
-      record['recipe'] or ('to be picked' if check.is_fine_tuned else ''),
+      '; '.join(pick.partition(':')[0] for pick in check.pick),
+      record['how'],
+      *(record[name] for name in amounts),
     )
     for check, record in zip(found, records, strict=True)
+  ]
+  whole = needs.total(needed)
+  sums = _amounts(whole, tflops)
+  rows.append(('total', '', '', *(sums[name] for name in amounts)))
+  columns = ('row', 'to choose', 'how', *(f'>{name}' for name in amounts))
+  files = tuple(
+    (name, '?' if size is None else _gigabytes(size))
+    for part in (whole.weights, whole.archives)
+    for name, size in sorted(part.items())
   )
-  return View((Section('Checks', (), columns, rows),), records)
+  prefixes = {table.named(check.row.table).prefix for check in found}
+  beginning = f'Ids begin with {" or ".join(sorted(prefixes))}'
+  return View(
+    (
+      Section('Checks', (about, beginning), columns, tuple(rows)),
+      Section('To download', (), ('file or data set', '>GB'), files),
+    ),
+    records,
+  )
+
+
+def _amounts(needed, tflops):
+  more = '' if needed.is_known else '+'
+  if not needed.operations and not needed.download:
+    return {'hours': '', 'GB to download': '', 'GB of disk': ''}
+  return {
+    'hours': f'{needed.hours(tflops):.2f}',
+    'GB to download': _gigabytes(needed.download) + more,
+    'GB of disk': _gigabytes(needed.disk) + more,
+  }
+
+
+def _gigabytes(size):
+  return f'{size / 1e9:.2f}'
 
 
 def computed_costs(
@@ -157,12 +205,6 @@ def costs_view(
     for name, count in row.counts.items()
   ]
   return View((compute, time, counts), tuple(records))
-
-
-def _short(names):
-  if len(names) > 1:
-    return f'{len(names)} tasks of VTAB'
-  return names[0] if names else 'to be picked'
 
 
 def _record(check):
