@@ -154,7 +154,9 @@ def test_study_plan_applies_data_dir_and_overrides_at_full_size():
 def test_studied_reads_the_result_of_a_study(tmp_path):
   lesson = Lesson('short', str(tmp_path))
   sides = outcome.side('ViT', 0.1, [0.5]), outcome.side('BiT', 1, [0.7])
-  result = report.StudyResult('families', 'A title', 'short', 1, sides, (), {})
+  result = report.StudyResult(
+    'families', 'A title', 'short', 1, sides, (), {}, 'digits', ''
+  )
   path = lesson.path('studies', 'families', 'study.json')
   os.makedirs(os.path.dirname(path))
   files.write_json(path, dataclasses.asdict(result))

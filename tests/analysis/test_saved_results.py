@@ -51,7 +51,15 @@ def test_study_reads_sides_accuracies_and_claims(tmp_path):
   sides = outcome.side('ViT', 0.1, vit), outcome.side('BiT', 1, bit)
   claim = outcome.Claim('BiT is better', 'ViT 4.3', {'BiT': 1, 'ViT': -1})
   result = report.StudyResult(
-    'data', 'A title', 'short', 3, sides, (outcome.judge(claim, sides),), {}
+    'data',
+    'A title',
+    'short',
+    3,
+    sides,
+    (outcome.judge(claim, sides),),
+    {},
+    'digits',
+    '',
   )
   path = tmp_path / 'study.json'
   path.write_text(json.dumps(dataclasses.asdict(result)))

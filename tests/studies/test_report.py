@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from vit_jax_repro.studies import outcome, report
+from vit_jax_repro.studies import claims, outcome, report
 
 pytestmark = pytest.mark.quick
 
@@ -22,6 +22,8 @@ RESULT = report.StudyResult(
   sides=SIDES,
   judgements=(outcome.judge(CLAIM, SIDES),),
   published={'with': '84.15'},
+  dataset='digits',
+  published_on='ImageNet',
 )
 
 
@@ -31,7 +33,8 @@ def test_markdown_has_sides_and_claims():
     '',
     '`configs/studies.py:transfer,short`, 2 seeds: mean ± standard deviation.',
     '',
-    '| side | learning rate | test accuracy | each seed | locality | paper |',
+    '| side | learning rate | test accuracy here, on digits | each seed | '
+    'locality | paper, on ImageNet |',
     '| --- | --- | --- | --- | --- | --- |',
     '| with | 0.003 | 85.0% ± 7.1% | 90.0%  80.0% | 0.60 ± 0.14 | 84.15 |',
     '| without | 0.0001 | 30.0% ± 0.0% | 30.0%  30.0% | 0.10 ± 0.14 |  |',
@@ -39,6 +42,18 @@ def test_markdown_has_sides_and_claims():
     '- Claim: It helps (Paper, 1). Verdict: too few seeds, difference +55.0 '
     'points (2 seeds; a verdict needs 3)',
   ]
+
+
+@pytest.mark.parametrize('name', claims.STUDIES)
+def test_published_numbers_are_never_without_their_data_set(name):
+  study = claims.STUDIES[name]
+  where = study.published_on()
+  assert bool(where) == bool(study.published)
+  result = dataclasses.replace(
+    RESULT, published=study.published_values(), published_on=where
+  )
+  *_, last = report.header(result)
+  assert last == (f'paper, on {where}' if where else 'locality')
 
 
 def test_show_prints_sides_and_claims(capsys, monkeypatch):
@@ -64,11 +79,13 @@ def test_header_and_rows_leave_out_empty_columns():
     sides=(outcome.side('a', 1, (0.5,)),),
     judgements=(),
     published={},
+    dataset='digits',
+    published_on='',
   )
   assert report.header(bare) == [
     'side',
     'learning rate',
-    'test accuracy',
+    'test accuracy here, on digits',
     'each seed',
   ]
   assert [len(row) for row in report.rows(bare)] == [4]

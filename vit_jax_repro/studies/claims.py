@@ -37,6 +37,20 @@ class Study:
       side: table.find(row).published for side, row in self.published.items()
     }
 
+  def published_on(self) -> str:
+    """Returns the data set of the published numbers, '' if there are none."""
+    rows = map(table.find, self.published.values())
+    return ' or '.join(
+      sorted(
+        {
+          row.eval_dataset
+          if row.metric == 'top1_pct'
+          else f'{row.eval_dataset} ({table.METRICS[row.metric]})'
+          for row in rows
+        }
+      )
+    )
+
 
 def more(
   text: str, source: str, better: str, worse: str, **fields: Any

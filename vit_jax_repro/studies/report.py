@@ -26,15 +26,21 @@ class StudyResult:
   sides: tuple[Side, ...]
   judgements: tuple[Judgement, ...]
   published: Mapping[str, str]  # side: the paper's number, if there is one
+  dataset: str  # of the accuracies
+  published_on: str  # data set of the papers' numbers; '' if there is none
 
 
 def header(result: StudyResult) -> list[str]:
-  """Returns the columns of the table of sides."""
-  columns = ['side', 'learning rate', 'test accuracy', 'each seed']
+  """Returns the columns of the table of sides.
+
+  The papers' numbers are of another data set, so both are named.
+  """
+  accuracy = f'test accuracy here, on {result.dataset}'
+  columns = ['side', 'learning rate', accuracy, 'each seed']
   if any(side.localities for side in result.sides):
     columns.append('locality')
   if result.published:
-    columns.append('paper')
+    columns.append(f'paper, on {result.published_on}')
   return columns
 
 
@@ -53,7 +59,7 @@ def rows(result: StudyResult) -> list[list[str]]:
       values = side.localities
       mean = sum(values) / len(values)
       row.append(f'{mean:.2f} ± {deviation(values):.2f}')
-    if 'paper' in columns:
+    if result.published:
       row.append(result.published.get(side.name, ''))
     cells.append(row)
   return cells

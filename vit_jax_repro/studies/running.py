@@ -91,6 +91,8 @@ def run(
       if (judged := outcome.judge(claim, sides))
     ),
     published=study.published_values(),
+    dataset=list(config['stages'].values())[-1]['dataset'],
+    published_on=study.published_on(),
   )
   files.write_json(
     os.path.join(workdir, 'study.json'), dataclasses.asdict(result)
