@@ -77,6 +77,21 @@ def test_figures_draws_each_figure_of_a_model(tiny_vit, tmp_path, capsys):
       (('distance', size, *IMAGES), 'distances', (2, 2, 2)),
       (('positions', size), 'similarity', (4, 4, 4, 4)),
       (('filters', '--components=3'), 'components', (3, 4, 4, 3)),
+      (
+        ('filters', '--against=untrained', '--grey', '--components=3'),
+        'against/components',
+        (3, 4, 4, 1),
+      ),
+      (
+        ('attention', '--against=untrained', size, *IMAGES[:1]),
+        'against/maps',
+        (1, 4, 4),
+      ),
+      (
+        ('positions', f'--against={tiny_vit}', size),
+        'against/similarity',
+        (4, 4, 4, 4),
+      ),
     )
   ):
     out, arrays = tmp_path / f'{number}.svg', tmp_path / f'{number}.npz'
@@ -159,6 +174,17 @@ def test_figures_refuses_wrong_models_in_one_line(tmp_path, capsys):
     (
       ['attention', '--out=a.png', '--head=1', '--weights=w.npz', 'a.jpg'],
       '--head selects maps of --layer',
+    ),
+    (
+      [
+        'attention',
+        '--out=a.png',
+        '--layer=1',
+        '--against=untrained',
+        '--weights=w.npz',
+        'a.jpg',
+      ],
+      '--against is for the rollout',
     ),
     (
       ['positions', '--out=a.png', '--layer=0,1', '--weights=w.npz'],

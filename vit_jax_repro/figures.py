@@ -36,6 +36,8 @@ def command_flags() -> flags.FlagValues:
     'place of the rollout; `positions`: one layer, if each has its own',
     'head': 'with --layer: these heads, such as 0,3; by default all',
     'results': 'a folder of measured results',
+    'against': 'other weights to draw beside --weights on the same scale, or '
+    '`untrained`, the same model with random weights',
   }.items():
     command_line.define_string(values, name, None, text)
   command_line.define_source_flags(values)
@@ -55,6 +57,13 @@ def command_flags() -> flags.FlagValues:
     flags.DEFINE_float(
       name, None, text, lower_bound=low, upper_bound=high, flag_values=values
     )
+  flags.DEFINE_boolean(
+    'grey',
+    None,
+    'sum the filters over red, green and blue, which is all that grey images '
+    'meet; by default if the run has a grey data set',
+    flag_values=values,
+  )
   flags.DEFINE_integer(
     'components',
     28,
@@ -82,7 +91,7 @@ def commands() -> dict[str, Any]:
       '--weights=model.npz --out=rollout.png cat.jpg dog.jpg',
       'IMAGE...',
       many,
-      (*images, 'token', 'layer', 'head', 'heads'),
+      (*images, 'against', 'token', 'layer', 'head', 'heads'),
     ),
     'distance': Command(
       _distance,
@@ -90,19 +99,27 @@ def commands() -> dict[str, Any]:
       '--weights=model.npz --out=distance.png cat.jpg',
       'IMAGE...',
       many,
-      images,
+      (*images, 'against'),
     ),
     'positions': Command(
       _positions,
       'cosine similarity of the position embeddings',
       '--weights=model.npz --out=positions.png',
-      flags=(*model, 'layer'),
+      flags=(*model, 'against', 'layer'),
     ),
     'filters': Command(
       _filters,
       "principal components of the first layer's filters, of any family",
       '--weights=model.npz --out=filters.png --components=28',
-      flags=(*files, 'weights', 'base', 'ema', 'components'),
+      flags=(
+        *files,
+        'weights',
+        'base',
+        'ema',
+        'against',
+        'components',
+        'grey',
+      ),
     ),
     'compute': Command(
       _compute,
@@ -156,6 +173,8 @@ def _attention(values, arguments):
   _begin(values, arguments, 'image')
   if values.layer is None and values.head is not None:
     _wrong('--head selects maps of --layer; give it, too')
+  if values.layer is not None and values.against is not None:
+    _wrong('--against is for the rollout, which --layer replaces')
   if values.layer is not None and values['heads'].present:
     _wrong('--heads is for the rollout, which --layer replaces; give only one')
   token, layers = _token(values), _numbers(values, 'layer')
@@ -165,15 +184,16 @@ def _attention(values, arguments):
   from vit_jax_repro.analysis import inspecting, plots
 
   if values.layer is None:
-    found = inspecting.rollouts(
-      values.weights,
+    found, other = _compared(
+      values,
+      inspecting.rollouts,
       images,
       token=token,
       combined=values.heads,
       unreadable=unreadable,
       **reading,
     )
-    _finish(values, plots.rollout(found), found)
+    _finish(values, plots.rollout(found, other), found, other)
   else:
     found = inspecting.head_maps(
       values.weights,
@@ -195,10 +215,10 @@ def _distance(values, arguments):
 
   from vit_jax_repro.analysis import inspecting, plots
 
-  found = inspecting.distances(
-    values.weights, images, unreadable=unreadable, **reading
+  found, other = _compared(
+    values, inspecting.distances, images, unreadable=unreadable, **reading
   )
-  _finish(values, plots.distance(found), found)
+  _finish(values, plots.distance(found, other), found, other)
   unreadable.finish()
 
 
@@ -211,8 +231,10 @@ def _positions(values, _):
 
   from vit_jax_repro.analysis import inspecting, plots
 
-  found = inspecting.positions(values.weights, layer=layers[0], **reading)
-  _finish(values, plots.similarity(found), found)
+  found, other = _compared(
+    values, inspecting.positions, layer=layers[0], **reading
+  )
+  _finish(values, plots.similarity(found, other), found, other)
 
 
 def _filters(values, _):
@@ -221,8 +243,44 @@ def _filters(values, _):
 
   from vit_jax_repro.analysis import inspecting, plots
 
-  found = inspecting.filters(values.weights, number=values.components)
-  _finish(values, plots.filters(found), found)
+  found, other = _compared(
+    values, inspecting.filters, number=values.components, grey=values.grey
+  )
+  _finish(values, plots.filters(found, other), found, other)
+
+
+def _compared(values, inspect, *images, **arguments):
+  """Returns the record of --weights, and that of --against or None.
+
+  Args:
+    values: the parsed flags.
+    inspect: a function of `inspecting`.
+    *images: the paths of the images, if the function needs them.
+    **arguments: further arguments of the function.
+  """
+  from vit_jax_repro.errors import InputError
+  from vit_jax_repro.output.unreadable import Unreadable
+
+  found = inspect(values.weights, *images, **arguments)
+  if values.against is None:
+    return found, None
+  if images:
+    arguments |= dict(
+      unreadable=Unreadable(len(images[0])),  # noted for the first model
+      image_size=found.image_size,
+    )
+  if values.against == 'untrained':
+    arguments |= dict(untrained=True)
+    if inspect.__name__ == 'filters':
+      arguments |= dict(grey=found.grey)
+    return found, inspect(values.weights, *images, **arguments)
+  other = inspect(values.against, *images, **arguments)
+  if getattr(found, 'token', None) != getattr(other, 'token', None):
+    raise InputError(
+      f'--weights shows the attention from {found.token}, --against from '
+      f'{other.token}; give both one --token'
+    )
+  return found, other
 
 
 def _compute(values, _):
@@ -312,8 +370,9 @@ def _begin(values, read=(), what=None):
   if what is not None and not read:
     _wrong(f'nothing to draw; give at least one {what}')
   read = [*read]
-  if values.weights is not None:
-    read += weight_names.files_of(values.weights)
+  for weights in (values.weights, values.against):
+    if weights not in (None, 'untrained'):
+      read += weight_names.files_of(weights)
   try:
     pictures.check_ending(values.out)
     if values.arrays is not None:
@@ -370,7 +429,7 @@ def _token(values):
   return int(parts[0]), int(parts[1])
 
 
-def _finish(values, figure, found):
+def _finish(values, figure, found, other=None):
   """Writes the picture and, with --arrays, the arrays."""
   from vit_jax_repro.analysis import pictures
 
@@ -378,6 +437,9 @@ def _finish(values, figure, found):
   print(values.out)
   if values.arrays is not None:
     arrays = found if isinstance(found, dict) else pictures.arrays(found)
+    if other is not None:
+      others = pictures.arrays(other)
+      arrays |= {f'against/{name}': each for name, each in others.items()}
     pictures.save_arrays(values.arrays, arrays)
     print(values.arrays)
 

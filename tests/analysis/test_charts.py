@@ -34,17 +34,23 @@ def test_compute_draws_the_published_accuracies(tmp_path):
     drawn(figure, tmp_path),
     'numbers published in ViT Table 6',
     'pre-training compute (exaFLOPs)',
-    'top-1 accuracy (%)',
+    'ImageNet top-1 accuracy (%)',
     'hybrid',
   )
   left, right = figure.axes
   assert left.get_xscale() == right.get_xscale() == 'log'
   lines = {line.get_label(): line.get_xydata() for line in right.lines}
   np.testing.assert_array_equal(lines['ViT'][0], [55, 80.73])
-  np.testing.assert_array_equal(lines['BiT'][0], [50, 77.54])
-  assert [len(lines[n]) for n in ('ViT', 'BiT', 'hybrid')] == [6, 7, 5]
+  np.testing.assert_array_equal(lines['ResNet (BiT)'][0], [50, 77.54])
+  assert [len(lines[n]) for n in ('ViT', 'ResNet (BiT)', 'hybrid')] == [6, 7, 5]
+  for axis in (left, right):
+    named = {each.get_text(): each.xy for each in axis.texts}
+    assert len(named) == len(points.compute()) == 18
+    assert named['ViT-H/14 (14 ep.)'][0] == 4262
+    assert named['ResNet50x1'][0] == 50
+  assert named['ResNet50x1'][1] == 77.54
   means = {line.get_label(): line.get_xydata() for line in left.lines}
-  np.testing.assert_allclose(means['BiT'][0], [50, 89.33], atol=0.01)
+  np.testing.assert_allclose(means['ResNet (BiT)'][0], [50, 89.33], atol=0.01)
 
 
 def run(name, steps, dataset='', **evaluated):

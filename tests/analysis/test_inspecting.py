@@ -117,3 +117,35 @@ def test_inspecting_rejects_wrong_arguments_in_one_line(tiny, tmp_path):
     with pytest.raises((ValueError, OSError)) as error:
       call()
     assert wanted in str(error.value) and '\n' not in str(error.value)
+
+
+def test_untrained_replaces_the_weights_by_random_ones(tiny):
+  reading = dict(image_size=(8, 12))
+  found = inspecting.rollouts(tiny, IMAGES[:1], untrained=True, **reading)
+  trained = inspecting.rollouts(tiny, IMAGES[:1], **reading)
+  assert found.maps.shape == trained.maps.shape
+  assert np.abs(found.maps - trained.maps).max() > 1e-4
+  assert (found.source, trained.source) == ('untrained', 'tiny.npz')
+  similarity = inspecting.positions(tiny, untrained=True).similarity
+  own = inspecting.positions(tiny).similarity
+  assert similarity.shape == own.shape and np.abs(similarity - own).max() > 1e-4
+  components = inspecting.filters(tiny, untrained=True).components
+  assert np.abs(components - inspecting.filters(tiny).components).max() > 1e-4
+
+
+def test_filters_of_a_grey_data_set_are_summed_over_colours(tmp_path):
+  path = saved(tmp_path / 'model.npz')
+  assert not inspecting.filters(path).grey
+  (tmp_path / 'config.json').write_text('{"dataset": "mnist:3.0.1"}')
+  found = inspecting.filters(path, number=3)
+  assert found.grey and found.source == tmp_path.name
+  kernel = weights.load(path)['embedding']['kernel']
+  rows = kernel.sum(axis=2).reshape(-1, kernel.shape[-1]).T
+  rows = rows - rows.mean(axis=0)
+  first = found.components[0].ravel()
+  # Its variance is the largest eigenvalue of the covariance.
+  largest = np.linalg.eigvalsh(rows.T @ rows).max()
+  assert ((rows @ first) ** 2).sum() == pytest.approx(largest, rel=1e-5)
+  assert not inspecting.filters(path, grey=False).grey
+  (tmp_path / 'config.json').write_text('{"dataset": "cifar10"}')
+  assert not inspecting.filters(path).grey

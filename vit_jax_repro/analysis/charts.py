@@ -30,6 +30,8 @@ VERDICTS = {
   'not checkable': '#dddddd',
   'not run': '#aaaaaa',
 }
+# {family of `points.Trained`: name in Figure 5}
+_FAMILIES = {'ViT': 'ViT', 'BiT': 'ResNet (BiT)', 'hybrid': 'hybrid'}
 _OWN = 'own runs'  # in titles, to distinguish them from the paper's figures
 
 
@@ -39,21 +41,26 @@ def compute(trained: Sequence[Any]) -> Any:
   Args:
     trained: records of the type `points.Trained`.
   """
-  figure = new(9, 4.2)
+  figure = new(10, 5)
   figure.suptitle(
     'Pre-training on JFT-300M, then fine-tuning: numbers published in ViT '
     'Table 6',
     fontsize=10,
     wrap=True,
   )
+  figure.supxlabel('14 ep.: 14 epochs; the others 7', size=8)
   for axis, field, title in zip(
     figure.subplots(1, 2),
     ('average', 'imagenet'),
-    ('Mean of five data sets', 'ImageNet'),
+    (
+      'mean top-1 accuracy of five data sets (%)',
+      'ImageNet top-1 accuracy (%)',
+    ),
     strict=True,
   ):
-    families = dict.fromkeys(each.family for each in trained)
-    for family, colour, marker in zip(families, COLOURS, MARKERS, strict=False):
+    for (family, label), colour, marker in zip(
+      _FAMILIES.items(), COLOURS, MARKERS, strict=False
+    ):
       some = sorted(
         (each.exaflops, getattr(each, field))
         for each in trained
@@ -64,18 +71,40 @@ def compute(trained: Sequence[Any]) -> Any:
         marker,
         color=colour,
         markeredgecolor='white',
-        markersize=8,
-        label=family,
+        markersize=7,
+        label=label,
       )
     axis.set(
-      xscale='log',
-      xlabel='pre-training compute (exaFLOPs)',
-      ylabel='top-1 accuracy (%)',
+      xscale='log', xlabel='pre-training compute (exaFLOPs)', ylabel=title
     )
-    axis.set_title(title, fontsize=10)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc='lower right')
+    _name_models(axis, trained, field)
   return figure
+
+
+def _name_models(axis, trained, field):
+  """Writes the models above a panel, each with a line to its point."""
+  colours = dict(zip(_FAMILIES, COLOURS, strict=False))
+  for i, each in enumerate(sorted(trained, key=lambda each: each.exaflops)):
+    axis.annotate(
+      each.model + ' (14 ep.)' * (each.epochs == 14),
+      (each.exaflops, getattr(each, field)),
+      ((i + 0.5) / len(trained), 1.01),
+      textcoords='axes fraction',
+      rotation=90,
+      ha='center',
+      va='bottom',
+      fontsize=8,
+      arrowprops=dict(
+        arrowstyle='-',
+        relpos=(0.5, 0),
+        shrinkA=0,
+        color=colours[each.family],
+        linewidth=0.6,
+        alpha=0.6,
+      ),
+    )
 
 
 def curves(runs: Sequence[saved_results.Curves]) -> Any:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from vit_jax_repro import models, weights
-from vit_jax_repro.analysis import attention, embeddings
+from vit_jax_repro.analysis import attention, embeddings, saved_results
 from vit_jax_repro.data import preprocess
 from vit_jax_repro.errors import InputError, line_of
 from vit_jax_repro.inference import restoring
@@ -24,6 +24,9 @@ from vit_jax_repro.output import waiting
 from vit_jax_repro.output.messages import note_unapplied
 from vit_jax_repro.output.unreadable import Unreadable
 from vit_jax_repro.published import weight_names
+
+# Data sets whose images are equal in red, green and blue.
+GREY_DATASETS = ('digits', 'emnist', 'fashion_mnist', 'kmnist', 'mnist')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,12 @@ class Rollouts:
   images: np.ndarray  # [B, H, W, 3] in [0, 1], as preprocessed for the model
   maps: np.ndarray  # [B, h, w], parts of 1
   patch: tuple[int, int]  # pixels between adjacent patches: down, right
+  source: str = ''  # name of the weights file, or 'untrained'
+
+  @property
+  def image_size(self) -> tuple[int, int]:
+    """Returns H and W."""
+    return self.images.shape[1:3]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +71,7 @@ class Distances:
   patch: tuple[int, int]  # pixels between adjacent patches: down, right
   even: float  # pixels; distance of uniform attention to all patches
   distances: np.ndarray  # [B, L, A], pixels
+  source: str = ''  # name of the weights file, or 'untrained'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +80,7 @@ class PositionSimilarity:
 
   model: str
   similarity: np.ndarray  # [h, w, h, w]
+  source: str = ''  # name of the weights file, or 'untrained'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +88,10 @@ class Filters:
   """Principal components of the filters of the first layer."""
 
   model: str
-  components: np.ndarray  # [n, p, q, 3]
+  components: np.ndarray  # [n, p, q, 3], or [n, p, q, 1] if `grey`
   shares: np.ndarray  # [n], parts of the variance
+  grey: bool = False  # summed over red, green and blue
+  source: str = ''  # name of the weights file, or 'untrained'
 
 
 def rollouts(
@@ -88,6 +101,7 @@ def rollouts(
   token: str | tuple[int, int] | None = None,
   combined: str = 'mean',
   unreadable: Unreadable | None = None,
+  untrained: bool = False,
   **reading: Any,
 ) -> Rollouts:
   """Returns attention rollout for each image.
@@ -100,9 +114,10 @@ def rollouts(
     combined: see `attention.rollout`.
     unreadable: gets the images that cannot be read, which are left out; None:
       such an image raises an InputError or OSError.
+    untrained: replaces the weights by random ones, as training begins.
     **reading: keywords of `restoring.restore`.
   """
-  restored = _restore(path, images, reading, unreadable)
+  restored = _restore(path, images, reading, unreadable, untrained)
   token = _token(restored, token)
   names, shown, maps = [], [], []
   for name, image, seen in _attend(restored, images, unreadable):
@@ -118,6 +133,7 @@ def rollouts(
     np.stack(shown),
     np.stack(maps),
     seen.patch,
+    _source(path, untrained),
   )
 
 
@@ -168,13 +184,14 @@ def distances(
   images: Sequence[str | os.PathLike] | np.ndarray,
   *,
   unreadable: Unreadable | None = None,
+  untrained: bool = False,
   **reading: Any,
 ) -> Distances:
   """Returns the mean attention distance of each layer, head and image.
 
   For the arguments see `rollouts`.
   """
-  restored = _restore(path, images, reading, unreadable)
+  restored = _restore(path, images, reading, unreadable, untrained)
   found = []
   for _, _, seen in _attend(restored, images, unreadable):
     found.append(attention.mean_distance(seen))
@@ -184,40 +201,98 @@ def distances(
     seen.patch,
     attention.patch_distances(seen.grid, seen.patch).mean(),
     np.stack(found),
+    _source(path, untrained),
   )
 
 
 def positions(
-  path: str | os.PathLike, *, layer: int = 0, **reading: Any
+  path: str | os.PathLike,
+  *,
+  layer: int = 0,
+  untrained: bool = False,
+  **reading: Any,
 ) -> PositionSimilarity:
   """Returns cosine similarities of the position embeddings.
 
   Args:
     path: path of a weights file.
     layer: the layer, for a model with embeddings in every layer.
+    untrained: see `rollouts`.
     **reading: keywords of `restoring.restore`.
   """
   restored = restoring.restore(path, **reading)
-  model: Any = restored.model
+  model, params = restored.model, restored.params
   attention.require_vit(model)
-  grid = attention.grid_of(model, restored.params, restored.image_size)
-  table = embeddings.position_table(model, restored.params, grid, layer)
-  return PositionSimilarity(_called_model(model), embeddings.similarity(table))
+  if untrained:
+    params = _random(model, restored.image_size)
+  grid = attention.grid_of(model, params, restored.image_size)
+  table = embeddings.position_table(model, params, grid, layer)
+  return PositionSimilarity(
+    _called_model(model),
+    embeddings.similarity(table),
+    _source(path, untrained),
+  )
 
 
-def filters(path: str | os.PathLike, *, number: int = 28) -> Filters:
-  """Returns at most `number` principal components of the first filters."""
+def filters(
+  path: str | os.PathLike,
+  *,
+  number: int = 28,
+  grey: bool | None = None,
+  untrained: bool = False,
+) -> Filters:
+  """Returns at most `number` principal components of the first filters.
+
+  Args:
+    path: path of a weights file.
+    number: largest number of components.
+    grey: whether the filters are summed over red, green and blue, which is all
+      that a grey image meets; None: if the run's config.json, beside the file,
+      names one of `GREY_DATASETS`.
+    untrained: see `rollouts`.
+  """
   params = weight_names.load(path).params
   model = models.create(weights.describe(params))
+  if untrained:
+    params = _random(model, (224, 224))
+  if grey is None:
+    dataset = saved_results.dataset_of(_workdir(path))
+    grey = dataset.split(':')[0] in GREY_DATASETS
   try:
     kernel = embeddings.rgb_filters(params)
+    if grey:
+      kernel = kernel.sum(axis=2, keepdims=True)
     components, shares = embeddings.principal_components(kernel, number)
   except InputError as error:
     raise InputError(f'{path}: {error}') from None
-  return Filters(_called_model(model), components, shares)
+  return Filters(
+    _called_model(model), components, shares, grey, _source(path, untrained)
+  )
 
 
-def _restore(path, images, reading, unreadable):
+def _random(model, image_size):
+  """Returns random parameters of a model, as at the start of training."""
+  image = np.zeros((1, *image_size, 3), np.float32)
+  return jax.jit(model.init)(jax.random.key(0), image)['params']
+
+
+def _workdir(path):
+  """Returns the folder of a weights file, or the folder that was given."""
+  path = os.fspath(path)
+  return path if os.path.isdir(path) else os.path.dirname(path)
+
+
+def _source(path, untrained):
+  """Returns the name of a weights file for titles; of a run, its workdir's."""
+  if untrained:
+    return 'untrained'
+  path = os.path.abspath(path)
+  if os.path.basename(path) == 'model.npz':
+    path = os.path.dirname(path)
+  return os.path.basename(path)
+
+
+def _restore(path, images, reading, unreadable, untrained=False):
   if not len(images):
     raise InputError('no image; give at least one path')
   if isinstance(images, np.ndarray):
@@ -233,6 +308,9 @@ def _restore(path, images, reading, unreadable):
   restored = restoring.restore(path, **reading)
   if not isinstance(images, np.ndarray):
     preprocess.require_decoder(restored.preprocessing)
+  if untrained:
+    params = _random(restored.model, restored.image_size)
+    restored = dataclasses.replace(restored, params=params)
   return restored
 
 

@@ -154,10 +154,15 @@ def fit_height(figure: Any) -> None:
   from matplotlib import transforms
 
   width, height = figure.get_size_inches()
-  figure.set_size_inches(width, 4 * height)  # so that the width limits panels
-  figure.draw_without_rendering()
-  panels = transforms.Bbox.union([_extent(axis) for axis in figure.axes])
-  figure.set_size_inches(width, panels.height + _height_of_texts(figure) + _PAD)
+  needed = height
+  # Doubled until the width limits the panels, which leaves room above them.
+  while needed > 0.9 * height and height < _LONGEST:
+    height *= 2
+    figure.set_size_inches(width, height)
+    figure.draw_without_rendering()
+    panels = transforms.Bbox.union([_extent(axis) for axis in figure.axes])
+    needed = panels.height + _height_of_texts(figure) + _PAD
+  figure.set_size_inches(width, needed)
 
 
 def _height_of_texts(figure):

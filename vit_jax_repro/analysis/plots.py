@@ -16,6 +16,7 @@ from vit_jax_repro.analysis.pictures import (
   GREY,
   ORANGE,
   escape_mathtext,
+  fit_height,
   new,
   shorten,
 )
@@ -57,41 +58,59 @@ def patches(image: np.ndarray, patch_size: tuple[int, int]) -> Any:
   return figure
 
 
-def rollout(found: inspecting.Rollouts) -> Any:
-  """Draws images and their attention (ViT paper, Figures 6 and 14)."""
+def rollout(
+  found: inspecting.Rollouts, against: inspecting.Rollouts | None = None
+) -> Any:
+  """Draws images and their attention (ViT paper, Figures 6 and 14).
+
+  Each image has its own scale, which both models share.
+
+  Args:
+    found: attention in images.
+    against: attention of another model in the same images, drawn beside it.
+  """
+  pair = _pair(found, against)
   images = found.images
   height, width = images.shape[1:3]
-  figure = new(7.2, 0.7 + len(images) * 2.3 * height / width, images=True)
+  figure = new(7.2, 3, images=True)
   figure.suptitle(
-    f'{found.model}: attention rollout from {found.token}, {found.combined} '
+    f'{_models(pair)}: attention rollout from {found.token}, {found.combined} '
     'over heads',
     fontsize=10,
     wrap=True,
   )
   panels = figure.subplots(len(images), 3, squeeze=False)
-  per_cent, covered = 100 * found.maps, _covered(found)
-  limits = dict(vmin=0, vmax=per_cent.max())
-  for row, image, shares, name in zip(
-    panels, images, per_cent, found.names, strict=True
+  for i, (row, image, name) in enumerate(
+    zip(panels, images, found.names, strict=True)
   ):
-    large = over_image(shares, found.patch, (height, width))
-    weighted = image * (large / (np.nanmax(large) or 1))[..., None]
-    _draw_image(row[0], image, covered)
+    _draw_image(row[0], image, _covered(found))
     row[0].set_ylabel(escape_mathtext(shorten(name)), fontsize=8)
-    _draw_image(row[1], np.nan_to_num(weighted), covered)
-    bottom, right = covered - 0.5
-    drawn = row[2].imshow(
-      shares, cmap=_MAP, extent=(-0.5, right, bottom, -0.5), **limits
-    )
-    row[2].set_facecolor(_UNSEEN)
-    _limit(row[2], image)
-  for panel, head in zip(
-    panels[0], ('image', 'image, weighted', 'attention'), strict=True
-  ):
+    if against is None:
+      large = over_image(found.maps[i], found.patch, (height, width))
+      large = np.nan_to_num(large / (np.nanmax(large) or 1))
+      _draw_image(row[1], image * large[..., None], _covered(found))
+    largest = max(100 * each.maps[i].max() for each in pair)
+    for each, panel in zip(pair, row[-len(pair) :], strict=True):
+      bottom, right = _covered(each) - 0.5
+      drawn = panel.imshow(
+        100 * each.maps[i],
+        cmap=_MAP,
+        extent=(-0.5, right, bottom, -0.5),
+        vmin=0,
+        vmax=largest,
+      )
+      panel.set_facecolor(_UNSEEN)
+      _limit(panel, image)
+    bar = figure.colorbar(drawn, ax=row, fraction=0.04, pad=0.01)
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label('% to a patch', fontsize=8)
+  heads = ['image, weighted', 'attention']
+  if against is not None:
+    heads = [f'attention,\n{_name(each)}' for each in pair]
+  for panel, head in zip(panels[0], ['image', *heads], strict=True):
     panel.set_title(head, fontsize=9)
-  bar = figure.colorbar(drawn, ax=panels[:, 2], fraction=0.05)
-  bar.set_label('attention to a patch (%)', fontsize=9)
   _explain_grey(figure, found)
+  fit_height(figure)
   return figure
 
 
@@ -124,47 +143,96 @@ def enlarged(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def heads(found: inspecting.HeadMaps) -> Any:
   """Draws a map for each head (columns) and layer (rows) of each image."""
   images, layers, heads = found.images, found.layers, found.heads
-  ratio = images.shape[1] / images.shape[2]
-  cell = min(1.4, max(0.35, 9 / (len(heads) + 1)))
-  rows = len(layers)
+  cell = min(1.4, max(0.15, 9 / len(heads)))  # inches
   side = max(cell, 1.2)
-  tall = max(rows * cell, side) * ratio
-  figure = new(
-    1.9 + side + len(heads) * cell,
-    1.1 + len(images) * (tall + 0.25),
-  )
+  figure = new(1 + side + len(heads) * cell, 3, images=True)
   figure.suptitle(
     f'{found.model}: attention from {found.token}', fontsize=10, wrap=True
   )
-  panels = figure.subplots(
-    len(images),
-    2,
-    squeeze=False,
-    width_ratios=(side, len(heads) * cell),
-  )
-  for row, image, each, name in zip(
+  panels = figure.subplots(len(images), 1, squeeze=False)[:, 0]
+  for panel, image, each, name in zip(
     panels, images, found.maps, found.names, strict=True
   ):
-    _draw_image(row[0], image, _covered(found))
-    row[0].set_xlabel(escape_mathtext(shorten(name)), fontsize=8)
     largest = each.max(axis=(-2, -1), keepdims=True)
     scaled = each / np.where(largest > 0, largest, 1)
     drawn = _mosaic(
-      row[1], scaled, columns=heads, rows=layers, labels=('head', 'layer')
+      panel, scaled, columns=heads, rows=layers, labels=('head', 'layer')
     )
-  bar = figure.colorbar(drawn, ax=panels[:, 1], fraction=0.04)
-  bar.set_label("attention (part of the map's largest)", fontsize=8)
+    _draw_left(panel, image, _covered(found), side / (len(heads) * cell))
+    panel.yaxis.set_label_position('right')
+    panel.yaxis.tick_right()
+    panel.set_title(escape_mathtext(shorten(name)), fontsize=8, loc='left')
+  bar = figure.colorbar(drawn, ax=panels, fraction=0.04)
+  bar.set_label("part of the map's largest", fontsize=8)
+  bar.ax.tick_params(labelsize=8)
   _explain_grey(figure, found)
+  fit_height(figure)
   return figure
 
 
-def distance(found: inspecting.Distances) -> Any:
-  """Draws each head's mean over images (ViT paper, Figures 7 (right), 11)."""
-  patch, (height, width) = min(found.patch), found.image_size
+def _draw_left(panel, image, covered, part):
+  """Draws an image beside a mosaic, in the mosaic's panel.
+
+  Args:
+    panel: an Axes with a mosaic.
+    image: RGB values; those in no patch become grey.
+    covered: pixels (down, right) that the patches cover.
+    part: width of the image in widths of the mosaic.
+  """
+  image = image.copy()
+  image[covered[0] :] = float(_UNSEEN)
+  image[:, covered[1] :] = float(_UNSEEN)
+  (left, right), (bottom, top) = panel.get_xlim(), panel.get_ylim()
+  width = part * (right - left)
+  height = width * image.shape[0] / image.shape[1]
+  gap = 0.03 * (right - left)
+  panel.imshow(
+    image, extent=(left - gap - width, left - gap, top + height, top)
+  )
+  panel.set(
+    xlim=(left - gap - width, right), ylim=(max(bottom, top + height), top)
+  )
+  panel.xaxis.label.set_x(
+    1 - 0.5 * (right - left) / (right - left + gap + width)
+  )
+
+
+def distance(
+  found: inspecting.Distances, against: inspecting.Distances | None = None
+) -> Any:
+  """Draws each head's mean over images (ViT paper, Figures 7 (right), 11).
+
+  Args:
+    found: distances in images.
+    against: those of another model, drawn beside it on the same axis.
+  """
+  pair = _pair(found, against)
+  figure = new(6.4 if against is None else 9, 4.4)
+  panels = figure.subplots(1, len(pair), squeeze=False, sharey=True)[0]
+  for panel, each in zip(panels, pair, strict=True):
+    _draw_distances(panel, each)
+    if against is not None:
+      panel.set_title(_name(each), fontsize=9)
+  panels[0].set_ylabel('mean attention distance (pixels)')
+  top = max(
+    max(each.distances.mean(axis=0).max(), *each.patch, each.even)
+    for each in pair
+  )
+  panels[0].set_ylim(0, 1.08 * top)
+  panels[0].legend(fontsize=8, loc='best', framealpha=0.9)
+  number, (height, width) = len(found.distances), found.image_size
+  figure.suptitle(
+    f'{_models(pair)}: mean attention distance\n'
+    f'{number} image{"s" * (number > 1)} of {height}x{width} pixels',
+    fontsize=10,
+    wrap=True,
+  )
+  return figure
+
+
+def _draw_distances(axis, found):
   means = found.distances.mean(axis=0)  # [L, A]
   depth, num_heads = means.shape
-  figure = new(6.4, 4.4)
-  axis = figure.subplots()
   at = np.repeat(np.arange(depth), num_heads)
   axis.scatter(
     at, means.ravel(), s=22, color=BLUE, alpha=0.75, linewidths=0, label='head'
@@ -179,77 +247,112 @@ def distance(found: inspecting.Distances) -> Any:
     label='mean of the heads',
   )
   for pixels, style, label in (
-    (found.even, '--', 'the same attention to all patches'),
-    (patch, ':', 'distance to the next patch'),
+    (found.even, '--', 'uniform attention'),
+    (min(found.patch), ':', 'patch size'),
   ):
     axis.axhline(pixels, color=GREY, linestyle=style, linewidth=1, label=label)
-  axis.set(
-    xlabel='layer, from the image on',
-    ylabel='mean attention distance (pixels)',
-    ylim=(0, 1.08 * max(means.max(), patch, found.even)),
-    xlim=(-0.5, depth - 0.5),
-  )
+  axis.set(xlabel='layer', xlim=(-0.5, depth - 0.5))
   axis.xaxis.get_major_locator().set_params(integer=True)
-  axis.legend(fontsize=8, loc='best', framealpha=0.9)
-  number = len(found.distances)
+
+
+def similarity(
+  found: inspecting.PositionSimilarity,
+  against: inspecting.PositionSimilarity | None = None,
+) -> Any:
+  """Draws a map for each position (ViT paper, Figures 7 (centre) and 10).
+
+  Args:
+    found: similarities of the position embeddings.
+    against: those of another model, drawn beside it on the same scale.
+  """
+  pair = _pair(found, against)
+  figure = new(6.6 if against is None else 10, 5, images=True)
+  panels = figure.subplots(1, len(pair), squeeze=False)[0]
+  for panel, each in zip(panels, pair, strict=True):
+    height, width = each.similarity.shape[:2]
+    drawn = _mosaic(
+      panel,
+      each.similarity,
+      columns=range(width),
+      rows=range(height),
+      labels=('column of the patch', 'row of the patch'),
+      limits=(-1, 1),
+      most=16 if against is None else 7,
+    )
+    if against is not None:
+      panel.set_title(_name(each), fontsize=9)
+  bar = figure.colorbar(drawn, ax=panels, fraction=0.04)
+  bar.set_label('cosine similarity')
   figure.suptitle(
-    f'{found.model}: mean attention distance\n'
-    f'{number} image{"s" * (number > 1)} of {height}x{width} pixels',
+    f'{_models(pair)}: similarity of position embeddings',
     fontsize=10,
     wrap=True,
   )
+  fit_height(figure)
   return figure
 
 
-def similarity(found: inspecting.PositionSimilarity) -> Any:
-  """Draws a map for each position (ViT paper, Figures 7 (centre) and 10)."""
-  grids = found.similarity
-  height, width = grids.shape[:2]
-  figure = new(6.6, 0.9 + 4.9 * (height / width) ** 2, images=True)
-  axis = figure.subplots()
-  drawn = _mosaic(
-    axis,
-    grids,
-    columns=range(width),
-    rows=range(height),
-    labels=('column of the patch', 'row of the patch'),
-    limits=(-1, 1),
-  )
-  figure.colorbar(drawn, ax=axis, fraction=0.04).set_label('cosine similarity')
-  figure.suptitle(
-    f'{found.model}: similarity of position embeddings', fontsize=10, wrap=True
-  )
-  return figure
-
-
-def filters(found: inspecting.Filters) -> Any:
+def filters(
+  found: inspecting.Filters, against: inspecting.Filters | None = None
+) -> Any:
   """Draws principal components as colours (ViT paper, Figure 7 (left)).
 
-  Grey is 0. Each component is scaled by its largest entry.
+  Grey is 0. Each component is scaled by its largest entry; with `against`, all
+  are scaled by the largest entry of both models.
+
+  Args:
+    found: components of the filters.
+    against: those of another model, drawn below.
   """
-  components = found.components
-  number = len(components)
-  columns = min(7, number)
-  rows = math.ceil(number / columns)
-  figure = new(0.4 + 1.05 * columns, 0.75 + 1.2 * rows, images=True)
+  pair = _pair(found, against)
+  columns = min(7, max(len(each.components) for each in pair))
+  rows = [math.ceil(len(each.components) / columns) for each in pair]
+  figure = new(
+    max(0.4 + 1.05 * columns, 3), 0.75 + 1.2 * sum(rows), images=True
+  )
   figure.suptitle(
-    f'{found.model}: principal components of the first filters',
+    f'{_models(pair)}: principal components of the first filters'
+    + ', summed over red, green and blue' * found.grey,
     fontsize=10,
     wrap=True,
   )
-  panels = figure.subplots(rows, columns, squeeze=False).ravel()
-  for panel in panels[number:]:
-    panel.axis('off')
-  for i, (panel, component, share) in enumerate(
-    zip(panels, components, found.shares, strict=False)
+  panels = figure.subplots(sum(rows), columns, squeeze=False)
+  scale = max(np.abs(each.components).max() for each in pair)
+  for each, block in zip(
+    pair, np.split(panels, np.cumsum(rows)[:-1]), strict=True
   ):
-    panel.imshow(0.5 + 0.5 * component / np.abs(component).max())
-    panel.set(xticks=[], yticks=[])
-    panel.set_title(f'{i + 1}: {100 * share:.2g} %', fontsize=8, pad=3)
+    if against is not None:
+      label = block[len(block) // 2, 0]
+      label.set_ylabel(_name(each), fontsize=9)
+    block = block.ravel()  # noqa: PLW2901
+    for panel in block[len(each.components) :]:
+      panel.axis('off')
+    for i, (panel, component, share) in enumerate(
+      zip(block, each.components, each.shares, strict=False)
+    ):
+      largest = np.abs(component).max() if against is None else scale
+      colours = 0.5 + 0.5 * component / largest
+      panel.imshow(np.broadcast_to(colours, (*colours.shape[:2], 3)))
+      panel.set(xticks=[], yticks=[])
+      panel.set_title(f'{i + 1}: {100 * share:.2g} %', fontsize=8, pad=3)
   figure.supxlabel(
     'number of the component: its part of the variance', size=9, wrap=True
   )
+  fit_height(figure)
   return figure
+
+
+def _pair(found, against):
+  return [found] if against is None else [found, against]
+
+
+def _models(pair):
+  return ' and '.join(dict.fromkeys(each.model for each in pair))
+
+
+def _name(found):
+  """Returns the file of a record, for a title."""
+  return escape_mathtext(shorten(found.source, 16))
 
 
 def _draw_image(panel, image, covered):
@@ -281,8 +384,11 @@ def _explain_grey(figure, found):
     figure.supxlabel('grey: pixels in no patch', size=9)
 
 
-def _mosaic(axis, maps, *, columns, rows, labels, limits=(0, 1)):
-  """Draws maps [rows, columns, h, w] in one panel with numbered axes."""
+def _mosaic(axis, maps, *, columns, rows, labels, limits=(0, 1), most=16):
+  """Draws maps [rows, columns, h, w] in one panel with numbered axes.
+
+  At most `most` columns are numbered, and rows as densely.
+  """
   times = math.ceil(_FINE / min(maps.shape[-2:]))
   maps = maps.repeat(times, axis=-2).repeat(times, axis=-1)
   num_rows, num_columns, height, width = maps.shape
@@ -297,12 +403,14 @@ def _mosaic(axis, maps, *, columns, rows, labels, limits=(0, 1)):
   drawn = axis.imshow(
     image, cmap=_MAP, vmin=limits[0], vmax=limits[1], interpolation='nearest'
   )
-  for side, numbers, cell in (
-    (axis.xaxis, columns, width),
-    (axis.yaxis, rows, height),
+  # Numbers are as high as two thirds of the width that each gets in a row.
+  most_rows = max(1, int(1.5 * most * image.shape[0] / image.shape[1]))
+  for side, numbers, cell, limit in (
+    (axis.xaxis, columns, width, most),
+    (axis.yaxis, rows, height, most_rows),
   ):
     numbers = list(numbers)  # noqa: PLW2901
-    step = math.ceil(len(numbers) / 24)
+    step = math.ceil(len(numbers) / limit)
     places = [i * (cell + gap) + (cell - 1) / 2 for i in range(len(numbers))]
     side.set_ticks(places[::step], [str(n) for n in numbers[::step]])
   axis.tick_params(length=0, labelsize=8)

@@ -125,11 +125,11 @@ def curves(workdir: str | os.PathLike) -> Curves:
     np.array([step for step, *_ in lines]),
     np.array([loss for _, loss, _ in lines]),
     evaluated,
-    _dataset(workdir),
+    dataset_of(workdir),
   )
 
 
-def _dataset(workdir):
+def dataset_of(workdir: str | os.PathLike) -> str:
   """Returns the name of a run's data set, or '' if it is not stored."""
   path, content = _read(workdir, 'config.json')
   try:
