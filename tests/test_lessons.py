@@ -155,7 +155,7 @@ def test_studied_reads_the_result_of_a_study(tmp_path):
   lesson = Lesson('short', str(tmp_path))
   sides = outcome.side('ViT', 0.1, [0.5]), outcome.side('BiT', 1, [0.7])
   result = report.StudyResult(
-    'families', 'A title', 'short', 1, sides, (), {}, 'digits', ''
+    'families', 'A title', 'short', 1, sides, (), {}, 'digits', 'test', ''
   )
   path = lesson.path('studies', 'families', 'study.json')
   os.makedirs(os.path.dirname(path))

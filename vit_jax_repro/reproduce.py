@@ -403,7 +403,7 @@ def commands() -> dict[str, Any]:
     ),
     'card': Command(
       _card,
-      'the reproducibility card of a run, or of this project',
+      'the reproducibility card of a run or study, or of this project',
       'runs/quickstart',
       '[WORKDIR]',
       1,

@@ -59,6 +59,7 @@ def test_study_reads_sides_accuracies_and_claims(tmp_path):
     (outcome.judge(claim, sides),),
     {},
     'digits',
+    'test',
     '',
   )
   path = tmp_path / 'study.json'

@@ -12,6 +12,7 @@ from vit_jax_repro import jobs, recipes
 from vit_jax_repro.output import sections
 from vit_jax_repro.reproduction import card
 from vit_jax_repro.runs import configuration
+from vit_jax_repro.studies import outcome, report
 
 MODEL = recipes.QUICKSTART_MODEL | dict(
   hidden_size=16,
@@ -75,9 +76,12 @@ def test_factors_exclude_facts_about_the_researchers():
 
 def test_run_card_marks_unanswered_variables_as_missing(run):
   found = by_name(card.run_card(run[0]))
-  for name in ('hypothesis', 'prediction', 'pseudocode', 'validation data'):
+  for name in ('hypothesis', 'research question'):
     assert found[name].answer == card.MISSING and not found[name].documented
     assert found[name].where == ''
+  for name in ('prediction', 'pseudocode'):
+    assert found[name].answer.startswith('not scored: ')
+    assert not found[name].documented
   for variable in found.values():
     assert variable.documented == (bool(variable.where)) or (
       variable.name == 'method source code'
@@ -134,7 +138,9 @@ def test_view_has_a_row_per_variable_in_every_format(run):
     card.view(dataclasses.replace(made, title='a|b')).sections
   )
   assert page.startswith('# Reproducibility card: a\\|b\n')
-  assert made.score('data') == (4, 5) and 'data 4 of 5' in page
+  assert made.score('data') == (5, 5) and 'data 5 of 5' in page
+  assert made.score('method')[1] == 4 and made.score('experiment')[1] == 7
+  assert 'Supply the hypothesis as --config.hypothesis="..."' in page
   table = [line for line in page.splitlines() if line.startswith('|')]
   assert len(table) == 2 + len(made.variables)
   lines = sections.as_csv(card.view(made).records).splitlines()
@@ -151,11 +157,72 @@ def test_project_card_answers_from_the_repository():
     variable = found[name]
     paths = [root / path for path in card._PROJECT[name][1].split(', ')]
     assert variable.documented == all(path.exists() for path in paths)
-  for name in ('pseudocode', 'results'):
-    assert found[name].answer == card.MISSING
+  assert found['results'].answer == card.MISSING
+  assert found['pseudocode'].answer == card.NOT_SCORED['pseudocode']
   assert 'python 3' in found['software dependencies'].answer
   assert found['hardware specification'].answer.startswith('8 x cpu')
-  assert made.score('method') == (4, 5)
+  assert made.score('method') == (4, 4)
+
+
+def test_run_card_takes_the_question_and_the_hypothesis(run, tmp_path):
+  folder = tmp_path / 'asked'
+  shutil.copytree(run[0], folder)
+  config = read_json(folder / 'config.json')
+  assert config['question'] is None and config['hypothesis'] is None
+  config |= {'question': 'Is it 90 %?', 'hypothesis': 'Above 90 %.'}
+  (folder / 'config.json').write_text(json.dumps(config))
+  made = card.run_card(folder)
+  found = by_name(made)
+  assert found['research question'].answer == 'Is it 90 %?'
+  assert found['hypothesis'].where == 'config.json: hypothesis'
+  assert made.score('method') in ((4, 4), (3, 4))  # by the state of the code
+  assert 'Supply' not in sections.markdown(card.view(made).sections)
+
+
+def test_run_card_takes_a_study(run, tmp_path):
+  shutil.copytree(run[0], tmp_path / 'runs' / 'last')
+  sides = (
+    outcome.side('ViT', 0.1, [0.5, 0.6], runs=('last', 'other')),
+    outcome.side('BiT', 0.1, [0.4, 0.6], runs=('third', 'fourth')),
+  )
+  claim = outcome.Claim('ViT is ahead', 'ViT 4.2', {'ViT': 1, 'BiT': -1})
+  judged = (outcome.judge(claim, sides),)
+  study = report.StudyResult(
+    'families',
+    'ViT or BiT',
+    'short',
+    2,
+    sides,
+    judged,
+    {},
+    'digits',
+    'test',
+    '',
+  )
+  path = tmp_path / 'study.json'
+  path.write_text(json.dumps(dataclasses.asdict(study)))
+  made = card.run_card(tmp_path)
+  found = by_name(made)
+  assert found['research question'].answer == 'ViT or BiT'
+  assert found['hypothesis'].answer == 'ViT is ahead (ViT 4.2)'
+  assert found['results'].answer == 'ViT is ahead: too few seeds'
+  assert found['test data'].answer == 'digits, test'
+  assert found['validation data'].answer.startswith('none: no side')
+  assert found['training data'].where.startswith('runs/last/manifest.json: ')
+  assert made.score('data') == (5, 5) and made.score('experiment')[1] == 8
+  held_out = dict(dataclasses.asdict(study), dataset=None)
+  held_out['sides'][0]['held_out'] = {'0.1': 0.5, '1': 0.4}
+  path.write_text(json.dumps(held_out))
+  found = by_name(card.run_card(tmp_path))
+  assert found['validation data'].answer.startswith('held_out[:20]: chooses')
+  assert found['test data'].answer == card.MISSING
+  path.write_text('{"sides": []}')
+  with pytest.raises(ValueError, match='is no result of a study'):
+    card.run_card(tmp_path)
+  path.unlink()
+  (tmp_path / 'begun.json').write_text('{}')
+  with pytest.raises(ValueError, match='a study that is not finished'):
+    card.run_card(tmp_path)
 
 
 @pytest.mark.quick

@@ -240,7 +240,11 @@ def test_every_key_is_read_by_the_training_job():
 
   data/augment.py reads the settings of an image as attributes of `wanted`.
   """
-  read = {('settings', 'augreg_strength')}  # read by settings.py
+  read = {
+    ('settings', 'augreg_strength'),  # read by settings.py
+    ('settings', 'question'),  # read by reproduction/card.py
+    ('settings', 'hypothesis'),
+  }
   for name in (
     'optimization.py',
     'pretrained.py',

@@ -23,6 +23,7 @@ RESULT = report.StudyResult(
   judgements=(outcome.judge(CLAIM, SIDES),),
   published={'with': '84.15'},
   dataset='digits',
+  test='test',
   published_on='ImageNet',
 )
 
@@ -80,6 +81,7 @@ def test_header_and_rows_leave_out_empty_columns():
     judgements=(),
     published={},
     dataset='digits',
+    test='test',
     published_on='',
   )
   assert report.header(bare) == [

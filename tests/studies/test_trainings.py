@@ -16,7 +16,7 @@ class Named(Trainings):
   def __init__(self):
     super().__init__('folder', total=1)
 
-  def _read(self, name, file):
+  def _read(self, name, file, *needed):
     return {'accuracy': 0.5}
 
 

@@ -20,6 +20,7 @@ _TYPES: dict[str, dict[str, Any]] = {
   'config.json': {
     'continue_from': _TEXT,
     'dataset': _TEXT,
+    'hypothesis': _TEXT,
     'model': dict,
     'model.model_name': _TEXT,
     'model.transformer': dict | None,
@@ -29,6 +30,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     'pp.test': _TEXT,
     'pp.train': _TEXT,
     'pretrained_dir': _TEXT,
+    'question': _TEXT,
   },
   'manifest.json': {
     'compile_seconds': _NUMBER,

@@ -7,7 +7,9 @@ of whole conferences: the type of research and the splits of the data. That
 scoring also has the researchers' affiliation, which is left out here because it
 does not affect the result. Random seeds are added.
 
-A variable has an answer and the location of the answer, or it is missing.
+A variable has an answer and the location of the answer, or it is missing. Only
+variables that the author of a run can supply count in the score: a training has
+no pseudocode of its own, and its prediction is part of its hypothesis.
 """
 
 import dataclasses
@@ -46,6 +48,11 @@ FACTORS = {  # and their variables
   ),
 }
 MISSING = 'missing'
+NOT_SCORED = {
+  'pseudocode': 'not scored: the source code is given',
+  'prediction': 'not scored: part of the hypothesis',
+}
+_KEYS = {'research question': 'question', 'hypothesis': 'hypothesis'}
 
 _CLONE = pathlib.Path(__file__).parents[2]
 
@@ -132,28 +139,46 @@ class ReproducibilityCard:
   variables: tuple[Variable, ...]
 
   def score(self, factor: str) -> tuple[int, int]:
-    """Returns the numbers of (documented, all) variables of a factor."""
-    found = [row.documented for row in self.variables if row.factor == factor]
+    """Returns the numbers of (documented, scored) variables of a factor."""
+    found = [
+      row.documented
+      for row in self.variables
+      if row.factor == factor and (row.documented or row.name not in NOT_SCORED)
+    ]
     return sum(found), len(found)
 
 
 def run_card(workdir: str | os.PathLike) -> ReproducibilityCard:
-  """Returns the card of a training run, finished or not.
+  """Returns the card of a training run, finished or not, or of a study.
 
   Args:
-    workdir: the folder of the run, see `runs.workdir`.
+    workdir: the folder of the run, see `runs.workdir`, or of a finished study.
 
   Raises:
     InputError: the folder holds no training run, or a damaged file.
     OSError: a file cannot be read.
   """
   workdir = os.fspath(workdir)
+  study = _read(workdir, 'study.json')
+  if study is not None:
+    try:
+      return _study_card(workdir, study)
+    except (AttributeError, IndexError, KeyError, TypeError):
+      raise InputError(
+        f'{os.path.join(workdir, "study.json")} is no result of a study; give '
+        'the workdir of one'
+      ) from None
   config, made = (
     _read(workdir, name) for name in ('config.json', 'manifest.json')
   )
   result = _read(workdir, 'result.json', 'accuracy', 'num_examples', 'step')
   if config is None or made is None:
     lacking = 'config.json' if config is None else 'manifest.json'
+    if os.path.exists(os.path.join(workdir, 'begun.json')):
+      raise InputError(
+        f'{workdir!r} holds a study that is not finished; repeat the command '
+        'of the study'
+      )
     raise InputError(
       f'{workdir!r} has no {lacking}, so it holds no training run; give a '
       'workdir of vit_jax_repro.main'
@@ -171,6 +196,69 @@ def run_card(workdir: str | os.PathLike) -> ReproducibilityCard:
     commit = commit.replace('-modified', ' with uncommitted changes')
     (answers if known else unsure)['method source code'] = commit, where
   return _card(f'training run {workdir}', answers, unsure)
+
+
+def _study_card(workdir, study):
+  """Returns the card of a finished study; its first run has the versions."""
+  sides, claims = study['sides'], study['judgements']
+  run = os.path.join('runs', sides[0]['runs'][0])
+  config, made = (
+    _read(os.path.join(workdir, run), name) or {}
+    for name in ('config.json', 'manifest.json')
+  )
+  answers = {
+    name: (answer, where and os.path.join(run, where))
+    for name, (answer, where) in {
+      **_of_config(config),
+      **_of_manifest(made),
+    }.items()
+  }
+  tested = 'study.json: dataset, test'
+  commit = answers['method source code'][0]
+  if commit is None or commit.endswith('-modified'):
+    answers.pop('method source code')
+  answers |= {
+    'problem': (study['title'], 'study.json: title'),
+    'research type': (
+      f'experimental: compares {len(sides)} sides, each with '
+      f'{study["num_seeds"]} seeds',
+      'study.json: sides, num_seeds',
+    ),
+    'research question': (study['title'], 'study.json: title'),
+    'hypothesis': (
+      '; '.join(f'{each["claim"]} ({each["source"]})' for each in claims),
+      'study.json: judgements',
+    ),
+    'prediction': (
+      'each claim holds, by the 95 % interval of its difference',
+      'study.json: judgements',
+    ),
+    # A run of a study is tested on the held-out images, a side on others.
+    'objective': (_tested(study, 'accuracy on {test} of {dataset}'), tested),
+    'test data': (_tested(study, '{dataset}, {test}'), tested),
+    'data splits': (
+      _tested(study, f'trained on {config["pp"]["train"]}, tested on {{test}}'),
+      f'{tested}; {run}/config.json: pp.train',
+    ),
+    'validation data': (
+      f'{config["pp"]["test"]}: chooses the learning rate of each side'
+      if any(side['held_out'] for side in sides)
+      else 'none: no side has several learning rates to choose from',
+      'study.json: sides',
+    ),
+    'results': (
+      '; '.join(f'{each["claim"]}: {each["verdict"]}' for each in claims),
+      'study.json: judgements',
+    ),
+    'random seeds': (f'{study["num_seeds"]} seeds', 'study.json: num_seeds'),
+  }
+  return _card(f'study {workdir}', answers)
+
+
+def _tested(study, text):
+  """Fills in data set and split; None for a study of an earlier version."""
+  keys = ('dataset', 'test')
+  return text.format(**study) if all(map(study.get, keys)) else None
 
 
 def project_card() -> ReproducibilityCard:
@@ -196,9 +284,13 @@ def view(card: ReproducibilityCard) -> View:
   """Returns a view of a card: its scores, then each variable."""
   counts = {factor: card.score(factor) for factor in FACTORS}
   scores = (f'{name} {found} of {n}' for name, (found, n) in counts.items())
+  text = [f'Variables documented: {", ".join(scores)}.']
+  lacking = [v.name for v in card.variables if v.answer == MISSING]
+  for name in filter(lacking.__contains__, _KEYS):
+    text.append(f'Supply the {name} as --config.{_KEYS[name]}="...".')
   section = Section(
     f'Reproducibility card: {card.title}',
-    (f'Variables documented: {", ".join(scores)}.',),
+    tuple(text),
     ('variable', 'factor', 'answer', 'where'),
     tuple((v.name, v.factor, v.answer, v.where) for v in card.variables),
   )
@@ -229,7 +321,7 @@ def _card(title, answers, unsure=()):
       answer, where = dict(unsure).get(name) or answers.get(name) or (None, '')
       documented = answer is not None and name not in unsure
       if answer is None:
-        answer, where = MISSING, ''
+        answer, where = NOT_SCORED.get(name, MISSING), ''
       rows.append(Variable(factor, name, answer, where, documented))
   return ReproducibilityCard(title, tuple(rows))
 
@@ -245,7 +337,20 @@ def _of_config(config):
       if config.get(key) is not None
     }
   )
-  return {
+  supplied = {
+    name: (config[key], f'config.json: {key}')
+    for name, key in _KEYS.items()
+    if config.get(key)
+  }
+  if 'validation' in pp:
+    none = 'none: this run chooses nothing by held-out images'
+    if config.get('keep_best'):
+      none = 'none: the best checkpoint is chosen on the test split'
+    supplied['validation data'] = (
+      pp['validation'] or none,
+      'config.json: pp.validation',
+    )
+  return supplied | {
     'problem': (
       f'{config.get("objective", "classification")} on {config.get("dataset")}',
       'config.json: dataset, objective',

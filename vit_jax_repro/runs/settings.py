@@ -392,6 +392,17 @@ class Settings:
   seed: int = setting(
     0, 'Seed of everything that is random in the run.', least=0
   )
+  question: str | None = setting(
+    None,
+    'The question that the run answers, for its reproducibility card '
+    '(`reproduce card`). It changes nothing else.',
+    heading='Reproducibility card',
+  )
+  hypothesis: str | None = setting(
+    None,
+    'The answer that you expect, with the number by which you will judge it, '
+    'for the same card.',
+  )
   mesh: Mapping[str, int | None] = setting(
     lambda: dataclasses.asdict(Mesh()), 'Sizes of the device mesh', keys=Mesh
   )

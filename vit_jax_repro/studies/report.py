@@ -27,6 +27,7 @@ class StudyResult:
   judgements: tuple[Judgement, ...]
   published: Mapping[str, str]  # side: the paper's number, if there is one
   dataset: str  # of the accuracies
+  test: str  # split of the accuracies
   published_on: str  # data set of the papers' numbers; '' if there is none
 
 

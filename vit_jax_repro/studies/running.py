@@ -79,6 +79,7 @@ def run(
   keep_compiled()
   for name in config['sides']:
     sides.append(_side(name, config, trainings, study.measures, sides))
+  last = list(config['stages'].values())[-1]
   result = report.StudyResult(
     name=config['name'],
     title=study.title,
@@ -91,7 +92,8 @@ def run(
       if (judged := outcome.judge(claim, sides))
     ),
     published=study.published_values(),
-    dataset=list(config['stages'].values())[-1]['dataset'],
+    dataset=last['dataset'],
+    test=last['pp']['test'],
     published_on=study.published_on(),
   )
   files.write_json(
