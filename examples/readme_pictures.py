@@ -2,95 +2,95 @@
 
   python examples/readme_pictures.py runs/quickstart docs
 
-quickstart.png shows the training curve and predictions on digits. rollout.png
-shows the attention rollout over some digits.
+quickstart.png shows the training curves and predictions on digits. rollout.png
+shows the attention rollout over two photographs, positions.png the position
+embeddings before and after training, figure5.png published numbers.
 """
 
 import argparse
-import json
 import pathlib
 
 import jax
-import matplotlib
 import numpy as np
+import sklearn
 
-from vit_jax_repro.analysis import inspecting, pictures, plots
+from vit_jax_repro.analysis import (
+  charts,
+  inspecting,
+  pictures,
+  plots,
+  saved_results,
+)
 from vit_jax_repro.data import datasets, pipeline
 from vit_jax_repro.inference import classify, restoring
 from vit_jax_repro.output import waiting
+from vit_jax_repro.paper import points
 
 ROWS, COLUMNS = 4, 8
-CORRECT, WRONG = '#2a78b8', '#c0392b'
-
-
-def read_metrics(workdir):
-  """Returns steps, losses, tested steps and accuracies of metrics.jsonl."""
-  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-  lines = [json.loads(line) for line in lines]
-  tested = [line for line in lines if 'accuracy_test' in line]
-  return (
-    [line['step'] for line in lines],
-    [line['train_loss'] for line in lines],
-    [line['step'] for line in tested],
-    [100 * line['accuracy_test'] for line in tested],
-  )
-
-
-def digits_of_test(restored, image_size):
-  """Returns a batch of all test images, preprocessed, and labels."""
-  split = datasets.open_split('digits', 'test')
-  (batch,) = pipeline.evaluation_batches(
-    split,
-    preprocessing=restored.preprocessing,
-    image_size=image_size,
-    batch_size=split.num_examples,
-  )
-  return batch
+CORRECT, WRONG = pictures.BLUE, pictures.RED
 
 
 def predicted_digits(workdir):
   """Returns test images [360, 8, 8] in [-1, 1], labels, predictions [360]."""
   restored = restoring.restore(workdir / 'model.npz')
-  batch = digits_of_test(restored, restored.image_size)
+  split = datasets.open_split('digits', 'test')
+  (batch,) = pipeline.evaluation_batches(
+    split,
+    preprocessing=restored.preprocessing,
+    image_size=restored.image_size,
+    batch_size=split.num_examples,
+  )
   params = jax.device_put(restored.params)
   found = classify.probabilities(restored.model, params, batch['image'])
   return batch['image'][..., 0], batch['label'], found.argmax(-1)
 
 
 def draw_rollout(workdir, out):
-  """Draws attention rollout over the first image of three digits.
+  """Draws attention rollout over the photographs that scikit-learn ships.
 
-  The images have twice the model's size. The position embeddings are resized
-  with them.
+  The images have many times the model's size. The position embeddings are
+  resized with them.
   """
-  weights = workdir / 'model.npz'
-  restored = restoring.restore(weights)
-  size = tuple(2 * side for side in restored.image_size)
-  batch = digits_of_test(restored, size)
-  labels = batch['label'].tolist()
-  images = batch['image'][[labels.index(digit) for digit in (0, 3, 7)]]
-  found = inspecting.rollouts(weights, images)
+  folder = pathlib.Path(sklearn.__file__).parent / 'datasets' / 'images'
+  photographs = [folder / f'{name}.jpg' for name in ('china', 'flower')]
+  found = inspecting.rollouts(
+    workdir / 'model.npz', photographs, image_size=(64, 96)
+  )
   pictures.save(plots.rollout(found), out)
 
 
-def draw_quickstart(workdir, out):
-  """Draws the training curve and predictions."""
-  matplotlib.use('Agg')
-  from matplotlib import pyplot as plt
+def draw_positions(workdir, out):
+  """Draws the position embeddings of the model and of random weights."""
+  found = [
+    inspecting.positions(workdir / 'model.npz', untrained=untrained)
+    for untrained in (False, True)
+  ]
+  pictures.save(plots.similarity(*found), out, width=8)
 
-  steps, losses, tested, accuracies = read_metrics(workdir)
+
+def draw_quickstart(workdir, out):
+  """Draws the training curves and predictions."""
+  run = saved_results.curves(workdir)
+  steps, parts = run.evaluated['test']
   images, labels, predictions = predicted_digits(workdir)
-  figure = plt.figure(figsize=(11, 3.6), dpi=120, layout='constrained')
-  left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
-  axis = left.subplots()
-  axis.plot(steps, losses, color='0.6', linewidth=1)
-  axis.set(xlabel='step', ylabel='training loss', ylim=(0, None))
-  axis.set_title(f'test accuracy {accuracies[-1]:.1f} % of 360 images')
-  twin = axis.twinx()
-  twin.plot(tested, accuracies, color=CORRECT, marker='o', markersize=4)
-  twin.set(ylim=(0, 102))
-  twin.set_ylabel('test accuracy, %', color=CORRECT)
-  right.suptitle('test images and predictions; mistakes in red, with the truth')
+  figure = pictures.new(11, 3.8)
+  left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05))
+  loss, accuracy = left.subplots(1, 2)
+  loss.plot(run.steps, run.losses, color=pictures.BLUE, alpha=0.25)
+  means = charts.smoothed(run.losses)
+  loss.plot(run.steps, means, color=pictures.BLUE)
+  loss.set(xlabel='step', ylim=(0, None))
+  loss.set_title(f'training loss (mixup): {means[-1]:.2g}', fontsize=10)
+  accuracy.plot(steps, 100 * parts, color=CORRECT, marker='o', markersize=4)
+  accuracy.set(xlabel='step', ylim=charts.accuracy_limits([run]))
+  accuracy.set_title(f'test accuracy: {100 * parts[-1]:.1f} %', fontsize=10)
+  for axis in (loss, accuracy):
+    axis.grid(alpha=0.3)
+  right.suptitle(
+    f'predictions on test images; {(predictions != labels).sum()} of '
+    f'{len(labels)} are wrong: in red, with the truth',
+    fontsize=10,
+  )
   # First the mistakes that fit into one row, then correct images in order.
   order = np.argsort(predictions == labels, kind='stable')
   mistakes = order[: (predictions != labels).sum()][:COLUMNS]
@@ -106,7 +106,7 @@ def draw_quickstart(workdir, out):
     panel.set_title(
       text, fontsize=9, pad=2, color=CORRECT if right_one else WRONG
     )
-  figure.savefig(out)
+  pictures.save(figure, out)
 
 
 def main():
@@ -117,6 +117,9 @@ def main():
   with waiting.watch('readme_pictures'):
     draw_quickstart(args.workdir, args.folder / 'quickstart.png')
     draw_rollout(args.workdir, args.folder / 'rollout.png')
+    draw_positions(args.workdir, args.folder / 'positions.png')
+    figure = charts.compute(points.compute())
+    pictures.save(figure, args.folder / 'figure5.png')
 
 
 if __name__ == '__main__':

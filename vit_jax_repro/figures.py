@@ -36,7 +36,7 @@ def command_flags() -> flags.FlagValues:
     'place of the rollout; `positions`: one layer, if each has its own',
     'head': 'with --layer: these heads, such as 0,3; by default all',
     'results': 'a folder of measured results',
-    'against': 'other weights to draw beside --weights on the same scale, or '
+    'against': 'other weights to draw next to --weights on the same scale, or '
     '`untrained`, the same model with random weights',
   }.items():
     command_line.define_string(values, name, None, text)

@@ -149,7 +149,7 @@ def curves(runs: Sequence[saved_results.Curves]) -> Any:
   left.set_title('Training', fontsize=10)
   right.set_title(f'Evaluation{which}', fontsize=10)
   if splits:
-    right.set_ylim(_accuracy_limits(runs))
+    right.set_ylim(accuracy_limits(runs))
   else:
     placeholder(right, 'not evaluated yet')
   for axis in (left, right):
@@ -173,11 +173,13 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
 
 def half_window(number: int) -> int:
-  """Returns how many values on each side `smoothed` averages: a fortieth."""
-  return number // 40
+  """Returns how many values on each side `smoothed` averages: a twentieth."""
+  return number // 20
 
 
-def _accuracy_limits(runs):
+def accuracy_limits(
+  runs: Sequence[saved_results.Curves],
+) -> tuple[float, float]:
   """Returns limits in per cent that magnify the second half of the runs.
 
   Accuracies before it may lie below the axis: early ones are far lower, and

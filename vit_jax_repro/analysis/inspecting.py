@@ -247,7 +247,7 @@ def filters(
     path: path of a weights file.
     number: largest number of components.
     grey: whether the filters are summed over red, green and blue, which is all
-      that a grey image meets; None: if the run's config.json, beside the file,
+      that a grey image meets; None: if the run's config.json, next to the file,
       names one of `GREY_DATASETS`.
     untrained: see `rollouts`.
   """

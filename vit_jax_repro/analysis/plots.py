@@ -55,6 +55,7 @@ def patches(image: np.ndarray, patch_size: tuple[int, int]) -> Any:
     panel.imshow(shown)
     panel.set(xticks=[], yticks=[])
     panel.set_title(title, fontsize=9)
+  fit_height(figure)
   return figure
 
 
@@ -67,7 +68,7 @@ def rollout(
 
   Args:
     found: attention in images.
-    against: attention of another model in the same images, drawn beside it.
+    against: attention of another model in the same images, drawn next to it.
   """
   pair = _pair(found, against)
   images = found.images
@@ -171,7 +172,7 @@ def heads(found: inspecting.HeadMaps) -> Any:
 
 
 def _draw_left(panel, image, covered, part):
-  """Draws an image beside a mosaic, in the mosaic's panel.
+  """Draws an image left of a mosaic, in the mosaic's panel.
 
   Args:
     panel: an Axes with a mosaic.
@@ -204,7 +205,7 @@ def distance(
 
   Args:
     found: distances in images.
-    against: those of another model, drawn beside it on the same axis.
+    against: those of another model, drawn next to it on the same axis.
   """
   pair = _pair(found, against)
   figure = new(6.4 if against is None else 9, 4.4)
@@ -263,7 +264,7 @@ def similarity(
 
   Args:
     found: similarities of the position embeddings.
-    against: those of another model, drawn beside it on the same scale.
+    against: those of another model, drawn next to it on the same scale.
   """
   pair = _pair(found, against)
   figure = new(6.6 if against is None else 10, 5, images=True)
