@@ -10,7 +10,7 @@ import pathlib
 import platform
 import warnings
 
-from vit_jax_repro.output import files
+from vit_jax_repro.output import files, locations
 
 _MAX_BYTES = 4 * 2**30  # of the folder; JAX removes the least recently used
 # Programs that compile faster than this are not cached. JAX's default of 1
@@ -47,7 +47,7 @@ def keep() -> str | None:
 
 def _check(folder):
   """Turns the cache off if its folder cannot be written; returns a line."""
-  if not folder or '://' in folder:  # JAX writes to buckets, too
+  if not folder or locations.is_address(folder):  # JAX writes to buckets, too
     return None
   reason = 'Permission denied'
   try:

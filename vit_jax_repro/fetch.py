@@ -183,6 +183,7 @@ def _fetch(values, arguments):
 
 def _check_usage(values, arguments):
   from vit_jax_repro import command_line
+  from vit_jax_repro.output import locations
 
   if values.list and values.augreg:
     raise command_line.UsageError('--list and --augreg: give one of them')
@@ -195,7 +196,7 @@ def _check_usage(values, arguments):
     raise command_line.UsageError(
       f'{", ".join(wrong)} only with --augreg; give it, too'
     )
-  if '://' in values.dir:
+  if locations.is_address(values.dir):
     raise command_line.UsageError(
       f'--dir={values.dir} must be a folder on this machine'
     )

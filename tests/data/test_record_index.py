@@ -10,6 +10,7 @@ from training_sets import write_shards
 from vit_jax_repro.data import datasets, order, record_index
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import locations
 
 pytestmark = pytest.mark.quick
 
@@ -107,7 +108,7 @@ def test_files_of_a_network_continue_in_the_same_order(
 ):
   options = dict(seed=3, shuffle_buffer=20, repeats=repeats)
   whole = ids(order.examples(split, **options), 200)
-  monkeypatch.setattr(record_index, 'is_local', lambda path: False)
+  monkeypatch.setattr(locations, 'is_address', lambda path: True)
   assert ids(order.examples(split, **options), 200) == whole
   for start in (1, 100):
     found = ids(order.examples(split, start=start, **options), 200 - start)
@@ -133,8 +134,3 @@ def test_damaged_files_are_errors(split, tmp_path):
   with pytest.raises(InputError, match='flipped is damaged at record 3') as got:
     records.read(3)
   assert '\n' not in str(got.value)
-
-
-def test_files_of_a_network_are_not_local():
-  assert not record_index.is_local('gs://bucket/x.tfrecord')
-  assert record_index.is_local('/data/x.tfrecord')

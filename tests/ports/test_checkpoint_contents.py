@@ -94,6 +94,13 @@ def test_read_leaves_out_other_tensors_of_a_trainer(states, tmp_path, capsys):
   assert left_out in capsys.readouterr().err
 
 
+def test_read_leaves_out_counters_of_norms_in_silence(states, tmp_path, capsys):
+  counter = {'norm.num_batches_tracked': torch.tensor(9)}
+  torch.save(states[0] | counter, tmp_path / 'a.pth')
+  assert_read(tmp_path / 'a.pth', states[0])
+  assert not capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
   'change, message',
   [

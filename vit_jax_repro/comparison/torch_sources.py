@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from vit_jax_repro.comparison import torch_facts, torch_models
 from vit_jax_repro.comparison.torch_models import INSTALL, Port, guarded
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import messages
+from vit_jax_repro.output import locations, messages
 from vit_jax_repro.published import hub
 
 KINDS = ('transformers', 'timm', 'module')
@@ -88,7 +88,7 @@ def check(text: str) -> tuple[str, str]:
       f'port {text!r} must be transformers:ID, timm:NAME, '
       'module:PACKAGE.FUNCTION or PATH/FILE.py:FUNCTION'
     )
-  is_hub_name = name.count('/') == 1 and not name.startswith(('/', '.', '~'))
+  is_hub_name = name.count('/') == 1 and not locations.is_path(name)
   if kind == 'transformers' and not is_hub_name and not os.path.isdir(name):
     raise InputError(
       f'transformers cannot load {name!r}: there is no such folder, and no '

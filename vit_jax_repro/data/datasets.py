@@ -1,9 +1,9 @@
-"""Data sets by name: digits, any TFDS data set, VTAB, or a folder of images.
+r"""Data sets by name: digits, any TFDS data set, VTAB, or a folder of images.
 
   digits  digits/0-4  digits/5-9   scikit-learn's digits, prepared on first use
   cifar10  imagenet_v2/topimages  cifar10:3.0.2      TFDS names
   vtab/dtd  vtab/clevr-count       the tasks of VTAB-1k, see vtab.py
-  ./photos  /data/pets  ~/x  gs://BUCKET/PATH
+  ./photos  /data/pets  ~/x  C:\pets  gs://BUCKET/PATH
                              a folder ROOT/SPLIT/CLASS/**/*.{jpg,png,...}, or
                              with labels.csv, see labelled_folders.py, or
                              ROOT/CLASS/*.{jpg,png,...}, see splitting.py
@@ -36,9 +36,7 @@ from vit_jax_repro.data import (
 )
 from vit_jax_repro.data.tf_host import parallel_map
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import messages, waiting
-
-_PATHS = ('/', '.', '~', 'gs://')  # beginnings of names that are paths
+from vit_jax_repro.output import locations, messages, waiting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,11 +333,16 @@ def _balanced(source, name, split, number, seed):
 
 def may_be_folder(name: str) -> bool:
   """Returns whether a name of a data set may mean a folder of images."""
-  return name.startswith(_PATHS) or os.path.isdir(name)
+  return _is_folder(name) or os.path.isdir(name)
+
+
+def _is_folder(name):
+  """Returns whether a name can only mean a folder."""
+  return locations.is_path(name) or locations.is_address(name)
 
 
 def _open(name, split, data_dir, manual_dir, download, division):
-  if name.startswith(_PATHS):
+  if _is_folder(name):
     return _folder(os.path.expanduser(name), split, division)
   if name.partition('/')[0] == digits.NAME:
     builder = digits.prepared_builder(data_dir, digits.config_of(name))

@@ -22,11 +22,6 @@ _FOOTER = 4  # bytes: the checksum of the record
 _CHUNK = 64  # records that go from Python to TensorFlow at a time
 
 
-def is_local(path: str) -> bool:
-  """Returns whether a file is read without a network protocol."""
-  return '://' not in path
-
-
 def places(
   counts: Sequence[int], at_once: int, in_turn: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from vit_jax_repro.data import catalogue, record_index
 from vit_jax_repro.data.order import fold_in
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import locations
 
 # Files that are interleaved, and consecutive examples of each. The order of
 # examples depends on both.
@@ -313,7 +314,7 @@ def _size(files):
 
 
 def _are_local(files):
-  return all(record_index.is_local(str(file.filename)) for file in files)
+  return not any(locations.is_address(file.filename) for file in files)
 
 
 def _shuffled(dataset, size, key, shuffle_buffer):

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from vit_jax_repro.data.tf_host import tensorflow
-from vit_jax_repro.output import buckets, files
+from vit_jax_repro.output import buckets, files, locations
 
 THREADS = 32  # requests at a time to a bucket; each waits for the network
 _FRESH = 60.0  # seconds for which a listing is used again
@@ -57,7 +57,7 @@ def opened(root: str) -> str:
     InputError: gcsfs is not installed, or the address is none.
     BucketError: the bucket does not exist, refuses, or does not answer.
   """
-  if not buckets.is_url(root):
+  if not locations.is_address(root):
     return root
   root = buckets.clean(root)
   known = _listings.get(root)

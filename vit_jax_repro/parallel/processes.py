@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import waiting
+from vit_jax_repro.output import locations, waiting
 from vit_jax_repro.parallel import sigterm
 
 # Seconds until the others notice that a process has died; JAX's own default.
@@ -175,7 +175,7 @@ def require_shared_folder(
     return
   from jax.experimental import multihost_utils
 
-  if '://' in os.fspath(folder):
+  if locations.is_address(folder):
     _require_same(os.fspath(folder))
     return
   folder = pathlib.Path(os.path.abspath(os.path.expanduser(folder)))

@@ -27,6 +27,7 @@ from vit_jax_repro.ports.token_positions import has_token_slots
 from vit_jax_repro.weights import trees
 
 __all__ = [
+  'COUNTER',
   'DROPS',
   'LIBRARIES',
   'PARTS',
@@ -55,7 +56,7 @@ DROPS = (
 )
 # Batches that a norm of PyTorch has seen in training. No output depends on the
 # number, and PyTorch loads a state dict without it.
-_COUNTER = '.num_batches_tracked'
+COUNTER = '.num_batches_tracked'
 _CHUNK = re.compile(r'\bblocks\.[0-9]+\.([0-9]+)\.')
 
 
@@ -90,7 +91,7 @@ def from_state_dict(
   state = {
     name[start:]: array
     for name, array in state.items()
-    if not name.endswith(_COUNTER)
+    if not name.endswith(COUNTER)
   }
   unsupported.check_one_model(state)
   unsupported.check_numbers(state)

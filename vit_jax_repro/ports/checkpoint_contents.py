@@ -185,7 +185,11 @@ def _tensors(found, path):
     for name, tensor in found.tensors.items()
     if name.startswith(found.prefix) and not _is_counter(name, tensor)
   }
-  others = found.tensors.keys() - own.keys() - {_AVERAGED}
+  others = [
+    name
+    for name in found.tensors.keys() - own.keys() - {_AVERAGED}
+    if not name.endswith(ports.COUNTER)
+  ]
   if others:
     note(
       f'{path}: left out are {messages.listed(others)}, which are not of the '

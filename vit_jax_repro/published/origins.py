@@ -5,6 +5,7 @@ import os
 import re
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import buckets
 from vit_jax_repro.ports import hub_card
 from vit_jax_repro.published import catalogue
 
@@ -56,7 +57,7 @@ def _start(config):
 
 def _of_file(path):
   """Returns the table's row of a file, by its name and folder or size."""
-  if path.startswith('gs://'):
+  if buckets.is_url(path):
     return _of_name(path)
   path = os.path.abspath(os.path.expanduser(path))
   size = os.path.getsize(path) if os.path.isfile(path) else None

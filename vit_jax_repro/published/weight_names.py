@@ -18,7 +18,7 @@ import time
 
 from vit_jax_repro import weights
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files, locks, waiting, weight_texts
+from vit_jax_repro.output import files, locations, locks, waiting, weight_texts
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.ports import (
   configs,
@@ -83,7 +83,7 @@ def _found(text):
     name = f'gs://{address[1]}'
   elif _is_path(text):
     return path
-  elif '://' in text and not text.startswith(hub.PREFIXES):
+  elif locations.is_address(text) and not text.startswith(hub.PREFIXES):
     raise InputError(
       f'{text!r} cannot be fetched; give a file, a folder, a name of `fetch '
       '--list`, gs://BUCKET/PATH or hf://USER/REPO'
@@ -129,7 +129,7 @@ def _is_path(text):
   first, _, rest = text.partition('/')
   return (
     _ENDING.search(text) is not None
-    or text.startswith(('.', '/', '~', '\\'))
+    or locations.is_path(text)
     or bool(rest and os.path.isdir(first))
   )
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from vit_jax_repro.data import catalogue
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import variants
+from vit_jax_repro.output import locations
 from vit_jax_repro.paper.table import Row
 from vit_jax_repro.published import catalogue as published
 from vit_jax_repro.recipes import rules
@@ -302,7 +303,7 @@ def _substituted_data(
   if not target.datasets or names == target.datasets:
     return {}
   (name,) = names
-  is_folder = name.startswith(('/', '.', '~'))
+  is_folder = locations.is_path(name)
   return {
     'data': os.path.abspath(os.path.expanduser(name)) if is_folder else name
   }

@@ -17,7 +17,7 @@ from typing import Any
 from vit_jax_repro import jobs
 from vit_jax_repro.data import datasets, split_records
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files, run_files
+from vit_jax_repro.output import files, locations, run_files
 from vit_jax_repro.published import catalogue, fetching, prompt_lists
 from vit_jax_repro.reproduction import checks, compute_cost
 from vit_jax_repro.reproduction.options import Options
@@ -170,6 +170,6 @@ def stem(path: str) -> str:
 
 def slug(text: str) -> str:
   """Returns a data set's name, or a folder's last part, for a file name."""
-  if text.startswith(('/', '.', '~')):
+  if locations.is_path(text):
     text = os.path.basename(os.path.normpath(text))
   return re.sub(r'[^\w.+-]+', '-', text)

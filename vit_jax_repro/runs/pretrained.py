@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from vit_jax_repro import weights
 from vit_jax_repro.data import class_matching, labels
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files, weight_texts
+from vit_jax_repro.output import buckets, files, weight_texts
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.published import augreg, catalogue, weight_names
 from vit_jax_repro.runs.settings import Settings
@@ -64,7 +64,7 @@ def pretrained_path(settings: Settings) -> str:
 
 
 def _is_bucket_folder(text):
-  return text.startswith('gs://') and not text.endswith('.npz')
+  return buckets.is_url(text) and not text.endswith('.npz')
 
 
 def _named(text):

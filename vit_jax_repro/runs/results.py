@@ -2,10 +2,13 @@
 
 import dataclasses
 import time
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 from vit_jax_repro.data import datasets
+from vit_jax_repro.inference.multi_label import MultiLabel
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs import preemption, pretrained, update
 from vit_jax_repro.runs.parts import Parts
@@ -46,7 +49,7 @@ class TrainResult:
   # The scores of a run whose images have several labels, see
   # inference/multi_label.py. Then `accuracy` is the fraction of the images with
   # a label whose most probable class is one of theirs.
-  multi_label: Mapping[str, Any] | None = None
+  multi_label: Mapping[str, Any] | None = None  # a `MultiLabel`
   best_mean_average_precision: float | None = None  # in place of best_accuracy
   # Accuracy of model.npz on the validation split, if there is one.
   validation_accuracy: float | None = None
@@ -84,10 +87,15 @@ def finished_without_data(
 def finished(
   folder: Workdir, settings: Settings, total_steps: int
 ) -> TrainResult | None:
-  """Returns the stored result of a finished run; None if a file is missing."""
+  """Returns the stored result of a finished run.
+
+  Returns None if a file is missing, or result.json has other keys or types than
+  this version writes: the run is evaluated again then.
+  """
   stored: Any = folder.read_json('result.json')
-  names = {field.name for field in dataclasses.fields(TrainResult)}
-  if stored.get('step') != total_steps or names != stored.keys():
+  if stored.get('step') != total_steps or not _fits(stored, TrainResult):
+    return None
+  if not _fits(stored['multi_label'], MultiLabel | None):
     return None
   names = {'model': 'model.npz'}
   if settings.keep_best:
@@ -97,10 +105,35 @@ def finished(
   if not all(map(folder.has, names.values())):
     return None
   paths = {key: folder.path(name) for key, name in names.items()}
-  stored['notes'] = tuple(stored['notes'])
   stored |= paths
   stored['workdir'] = folder.folder
-  return TrainResult(**stored)
+  return TrainResult(**stored | {'notes': tuple(stored['notes'])})
+
+
+def _fits(value, kind):
+  """Returns whether a value of JSON has the fields and types of a dataclass.
+
+  Args:
+    value: of a file that may be damaged, or of another version.
+    kind: the dataclass, or the type of a field.
+  """
+  origin, parts = typing.get_origin(kind), typing.get_args(kind)
+  if dataclasses.is_dataclass(kind):
+    kinds = typing.get_type_hints(kind)
+    return (
+      isinstance(value, dict)
+      and value.keys() == kinds.keys()
+      and all(_fits(value[name], kinds[name]) for name in kinds)
+    )
+  if origin is types.UnionType:
+    return any(_fits(value, part) for part in parts)
+  if origin is tuple:
+    return isinstance(value, list) and all(_fits(x, parts[0]) for x in value)
+  if origin is Mapping:
+    return isinstance(value, dict) and all(
+      _fits(x, parts[1]) for x in value.values()
+    )
+  return kind is Any or type(value) is kind
 
 
 def seconds_since(

@@ -29,7 +29,6 @@ be gs://BUCKET/PATH (runs.uploads, output.bucket_locks).
 import glob
 import json
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +37,14 @@ from flax import traverse_util
 
 from vit_jax_repro.data import split_records, splitting
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import bucket_locks, buckets, files, locks, run_files
+from vit_jax_repro.output import (
+  bucket_locks,
+  buckets,
+  files,
+  locations,
+  locks,
+  run_files,
+)
 from vit_jax_repro.parallel import native_output
 from vit_jax_repro.runs import (
   card_settings,
@@ -79,7 +85,6 @@ SCHEDULE = (
   'total_steps',
   'warmup_steps',
 )
-_ADDRESS = re.compile(r'[a-z][a-z0-9+.-]+:/')  # also with a slash forgotten
 _COMPILED = 'compile_seconds'  # a key of manifest.json
 FILES = (
   'checkpoints',
@@ -117,7 +122,7 @@ class Workdir:
     if buckets.is_url(folder):
       self._bucket = uploads.Uploads(folder, writes=self._first)
       self.folder, self.local = self._bucket.url, self._bucket.folder
-    elif not folder or _ADDRESS.match(folder):
+    elif not folder or locations.is_address(folder):
       raise InputError(
         f'workdir={folder!r} must be a folder on this machine or gs://BUCKET/'
         'PATH; name one'

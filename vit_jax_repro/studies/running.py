@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files
+from vit_jax_repro.output import files, locations
 from vit_jax_repro.output.messages import note
 from vit_jax_repro.runs.settings import to_plain
 from vit_jax_repro.studies import claims, outcome, report
@@ -66,7 +66,7 @@ def run(
     OSError: as `jobs.train`.
   """
   config = checked(to_plain(config))
-  if '://' in os.fspath(workdir):
+  if locations.is_address(workdir):
     raise InputError(
       f'workdir={os.fspath(workdir)!r} must be a folder on this machine for a '
       'study; name one'

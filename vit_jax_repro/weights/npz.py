@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files, messages
+from vit_jax_repro.output import files, locations, messages
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 
@@ -176,7 +176,7 @@ def _reason(error):
 
 def local(path: str | os.PathLike) -> pathlib.Path:
   """Returns a path on this machine; raises an InputError for an address."""
-  if '://' in os.fspath(path):
+  if locations.is_address(path):
     raise InputError(
       f'{path} is an address, not a file; get the file first: '
       f'python -m vit_jax_repro.fetch {path}'
