@@ -7,7 +7,7 @@ import pytest
 
 from vit_jax_repro.output import reports, sections
 from vit_jax_repro.output.sections import Section, View
-from vit_jax_repro.paper import table, views
+from vit_jax_repro.paper import grids, table, views
 
 pytestmark = pytest.mark.quick
 
@@ -148,3 +148,14 @@ def test_tables_keep_ids_whole_within_the_width(
   # Only a name may be longer than a line.
   long = [line for line in out.splitlines() if len(line) > width]
   assert all(len(line.split()) <= 2 for line in long)
+
+
+def test_columns_of_numbers_move_closer_before_they_become_blocks(
+  capsys, monkeypatch
+):
+  """ViT Table 6 has 81 characters with two spaces between its columns."""
+  sections = grids.grid(table.select('ViT Table 6'), {}).sections
+  out = printed(capsys, monkeypatch, 80, lambda: reports.terminal(sections))
+  (line,) = (line for line in out.splitlines() if 'CIFAR-10 ' in line)
+  assert 'CIFAR-10 CIFAR-100' in line
+  assert max(map(len, out.splitlines())) <= 80

@@ -123,16 +123,20 @@ def _draw(out, columns, rows, *, title=None, caption=None, **style):
   from rich import table
 
   names = [name.removeprefix('>') for name in columns]
-  # Spaces and lines around the cells, by the rules of rich.
-  frame = 2 * len(names) - 2 if style else 3 * len(names) + 1
-  widths = _column_widths(columns, rows, out.width, frame)
+  are_numbers = all(justification(name) == 'right' for name in columns[1:])
+  widths = None
+  for padding in (1, 0) if are_numbers else (1,):  # numbers may be closer
+    frame = _frame(len(names), padding, is_plain=bool(style))
+    widths = _column_widths(columns, rows, out.width, frame)
+    if widths:
+      break
   if title:
     _print(out, _wrapped(title, out.width), style='italic')
   if widths is None:
     for text in _blocks(names, rows, out.width):
       _print(out, text)
   else:
-    grid = table.Table(show_header=any(names), **style)
+    grid = table.Table(show_header=any(names), padding=(0, padding), **style)
     for column, name, width in zip(columns, names, widths, strict=True):
       grid.add_column(
         name, justify=justification(column), width=width, overflow='fold'
@@ -142,6 +146,13 @@ def _draw(out, columns, rows, *, title=None, caption=None, **style):
     out.print(grid)
   if caption:
     _print(out, _wrapped(caption, out.width), style='dim italic')
+
+
+def _frame(number, padding, *, is_plain):
+  """Returns the characters of a line that rich does not use for cells."""
+  if is_plain:  # no edges; the padding of neighbours is shared
+    return (1 + padding) * (number - 1)
+  return (1 + 2 * padding) * number + 1
 
 
 def _column_widths(columns, rows, width, frame):
