@@ -64,6 +64,10 @@ def assert_readable_in_a_column(figure):
   narrow = pickle.loads(pickle.dumps(figure))
   pictures.resize(narrow, pictures.COLUMN)
   look.assert_readable(narrow)
+  if any(axis.get_images() for axis in narrow.axes):  # no empty margin
+    boxes = [axis.get_tightbbox() for axis in narrow.axes]
+    boxes += [text.get_window_extent() for text in narrow.texts]
+    assert min(box.y0 for box in boxes) < 0.15 * narrow.dpi
 
 
 def shown(panel):
@@ -365,15 +369,15 @@ def test_distance_similarity_and_filters_of_two_models_share_their_scale():
   one, other = pair(
     inspecting.Filters,
     'components',
-    shape=(9, 4, 4, 3),
+    shape=(9, 4, 4, 1),
     model='ViT',
     shares=np.full(9, 1 / 9),
+    grey=True,
   )
   figure = plots.filters(one, other)
   assert_compared(figure)
   drawn_panels = [axis for axis in figure.axes if axis.axison]
   assert len(drawn_panels) == 18
   for panel, found in ((drawn_panels[0], one), (drawn_panels[9], other)):
-    np.testing.assert_allclose(
-      shown(panel), 0.5 + 0.5 * found.components[0] / one.components.max()
-    )
+    colours = 0.5 + 0.5 * found.components[0] / one.components.max()
+    np.testing.assert_allclose(shown(panel), colours.repeat(3, axis=-1))

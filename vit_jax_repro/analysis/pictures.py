@@ -151,18 +151,24 @@ def fit_height(figure: Any) -> None:
   Their panels keep their aspect ratio, so that another height leaves a margin
   above and below, or at the sides.
   """
-  from matplotlib import transforms
-
   width, height = figure.get_size_inches()
   needed = height
   # Doubled until the width limits the panels, which leaves room above them.
   while needed > 0.9 * height and height < _LONGEST:
     height *= 2
-    figure.set_size_inches(width, height)
-    figure.draw_without_rendering()
-    panels = transforms.Bbox.union([_extent(axis) for axis in figure.axes])
-    needed = panels.height + _height_of_texts(figure) + _PAD
-  figure.set_size_inches(width, needed)
+    needed = _needed(figure, width, height)
+  # The gaps between panels grow with the height.
+  figure.set_size_inches(width, _needed(figure, width, needed))
+
+
+def _needed(figure, width, height):
+  """Returns the height that the parts of a figure of this size need."""
+  from matplotlib import transforms
+
+  figure.set_size_inches(width, height)
+  figure.draw_without_rendering()
+  panels = transforms.Bbox.union([_extent(axis) for axis in figure.axes])
+  return panels.height + _height_of_texts(figure) + _PAD
 
 
 def _height_of_texts(figure):
