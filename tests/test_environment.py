@@ -104,6 +104,23 @@ def test_explain_leaves_other_errors():
     assert environment.explain(error) is None
 
 
+@pytest.mark.parametrize('utf8', ['0', '1'])
+def test_note_on_names(utf8):
+  plain = {'LC_ALL': 'C', 'PYTHONCOERCECLOCALE': '0', 'PYTHONUTF8': utf8}
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-c',
+      'from vit_jax_repro import environment as e; print(e.note_on_names())',
+    ],
+    env=os.environ | plain,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert ('as ascii here' in done.stdout) == (utf8 == '0')
+
+
 @pytest.mark.parametrize(
   'files, packages, wanted',
   [

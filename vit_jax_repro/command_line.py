@@ -78,7 +78,7 @@ def run(
   # Python looks for cycles among the libraries' objects when it exits, which
   # takes more than a second.
   atexit.register(gc.freeze)
-  notes = [compilation_cache.keep()]
+  notes = [environment.note_on_names(), compilation_cache.keep()]
   if not isinstance(flag_values, flags.FlagValues):
     flag_values = _made(verb, flag_values)
   if _HELP & set(argv[1:]):

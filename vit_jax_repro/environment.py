@@ -152,6 +152,22 @@ def _on_platforms(text):
   )
 
 
+def note_on_names() -> str | None:
+  """Returns a line if Python reads names of files otherwise than as UTF-8.
+
+  Then classes have other names than elsewhere, and libraries in C++, which take
+  UTF-8, look for other files.
+  """
+  code = sys.getfilesystemencoding()
+  if code == 'utf-8':
+    return None
+  return (
+    f'Python reads names of files as {code} here, so files whose names are not '
+    'ASCII may not be found, and their classes may have other names; set '
+    'PYTHONUTF8=1'
+  )
+
+
 def note_on_idle_card(dev: str | os.PathLike = '/dev') -> str | None:
   """Returns a line if JAX cannot use a card that this machine has, else None.
 

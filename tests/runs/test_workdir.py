@@ -1,7 +1,10 @@
 """The folder of a run, and processes that share it."""
 
+import os
+
 import pytest
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import locks
 from vit_jax_repro.runs import workdir
 
@@ -28,3 +31,16 @@ def test_begin_refuses_a_folder_that_changed_since_it_was_read(
   again = workdir.Workdir(path, dict(seed=0))
   again.begin(dict(data={}))
   again.close()
+
+
+def test_workdir_refuses_names_that_tensorstore_would_not_find(
+  tmp_path, monkeypatch
+):
+  workdir.Workdir(tmp_path / 'caf\xe9', {})
+  with pytest.raises(InputError, match=r'not UTF-8.*; name another folder$'):
+    workdir.Workdir(tmp_path / os.fsdecode(b'caf\xe9'), {})
+  # A machine whose names of files are Latin 1.
+  monkeypatch.setattr(os, 'fsencode', lambda text: text.encode('latin-1'))
+  workdir.Workdir(tmp_path / 'cafe', {})
+  with pytest.raises(InputError, match='not UTF-8'):
+    workdir.Workdir(tmp_path / 'caf\xe9', {})

@@ -20,7 +20,10 @@ def worker(
     *arguments: its further arguments.
     preload: modules to import once for all such processes.
   """
-  context = multiprocessing.get_context('forkserver')
+  methods = multiprocessing.get_all_start_methods()
+  context = multiprocessing.get_context(
+    'forkserver' if 'forkserver' in methods else 'spawn'  # on Windows
+  )
   if preload:
     context.set_forkserver_preload([*preload, _ENDS_AT_ONCE])
   ours, theirs = context.Pipe()

@@ -26,9 +26,11 @@ Only process 0 writes, except process_N.log and the checkpoints. The folder may
 be gs://BUCKET/PATH (runs.uploads, output.bucket_locks).
 """
 
+import contextlib
 import glob
 import json
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -390,10 +392,17 @@ class Workdir:
 
 
 def _require_utf8(folder):
-  try:
-    folder.encode()
-  except UnicodeEncodeError:
-    raise InputError(
-      f'workdir {folder} has bytes that are not UTF-8, which no checkpoint can '
-      'be written below; name another folder'
-    ) from None
+  """Refuses a folder that TensorStore would take for another one.
+
+  It writes UTF-8, whatever the code of names of files is.
+  """
+  with contextlib.suppress(UnicodeEncodeError):
+    if folder.encode() == os.fsencode(folder):
+      return
+  code = sys.getfilesystemencoding()
+  raise InputError(
+    f'workdir {folder} has bytes that are not UTF-8, which no checkpoint can '
+    'be written below; name another folder'
+    + f', or set PYTHONUTF8=1: Python reads names as {code}'
+    * (code != 'utf-8')
+  )
