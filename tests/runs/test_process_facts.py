@@ -68,6 +68,7 @@ def one_of_two(port, number, root):
     for name, (changes, _) in KEYS.items():
       attempt(f'{workdir}: {name}', workdir, config, config | changes)
   attempt('begun: data', 'begun', begun, begun | dict(dataset=fewer))
+  attempt('bytes', 'new', new, settings(str(root / 'changed')))
   attempt('begun: weights', 'begun', begun, begun | dict(pretrained_dir=three))
   if number:
     other_software.change_code(root)
@@ -80,7 +81,10 @@ def one_of_two(port, number, root):
 def test_processes_that_differ_all_refuse_to_train(tmp_path):
   for name, number in (('data', 12), ('fewer', 11)):
     write_folder(tmp_path / name, number)
-  shutil.copytree(tmp_path / 'data', tmp_path / 'copy')
+  for name in ('copy', 'changed'):
+    shutil.copytree(tmp_path / 'data', tmp_path / name)
+  image = next((tmp_path / 'changed' / 'train').rglob('*.png'))
+  image.write_bytes(image.read_bytes()[:-1] + b'x')  # of the same size
   for seed, name in enumerate(('one', 'two', 'three')):
     write_weights(tmp_path / f'{name}.npz', seed)
   port = child_processes.free_port()
@@ -99,6 +103,7 @@ def test_processes_that_differ_all_refuse_to_train(tmp_path):
   wanted = {
     **{name: text for name, (_, text) in KEYS.items()},
     'data': 'the train split is 12 images of 10 classes in ',
+    'bytes': 'the train split is 12 images of 10 classes in ',
     'weights': f'config.pretrained_dir is {tmp_path}/one.npz (SHA-256 ',
     'code': 'the code in vit_jax_repro/training/optim.py is SHA-256 ',
     'version': f'the version of jax is {jax.__version__} in process 0 and 9.9',

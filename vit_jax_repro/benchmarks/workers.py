@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,9 +21,8 @@ def worker(
     *arguments: its further arguments.
     preload: modules to import once for all such processes.
   """
-  methods = multiprocessing.get_all_start_methods()
-  context = multiprocessing.get_context(
-    'forkserver' if 'forkserver' in methods else 'spawn'  # on Windows
+  context: Any = multiprocessing.get_context(
+    'spawn' if os.name == 'nt' else 'forkserver'
   )
   if preload:
     context.set_forkserver_preload([*preload, _ENDS_AT_ONCE])

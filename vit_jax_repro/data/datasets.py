@@ -38,6 +38,8 @@ from vit_jax_repro.data.tf_host import parallel_map
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import locations, messages, waiting
 
+_SAMPLE = 32  # images of `Split.sample_hash`
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -203,6 +205,17 @@ class Split:
     digest = hashlib.sha256()
     for entry in (self.class_names, *self._images.contents()):
       digest.update(json.dumps(entry).encode() + b'\n')
+    return digest.hexdigest()[:16]
+
+  def sample_hash(self) -> str:
+    """Returns 16 hex digits that identify the contents of the first images.
+
+    Images and labels are read. Files that cannot be read are left out.
+    """
+    digest = hashlib.sha256()
+    found = self.records().take(_SAMPLE).ignore_errors()
+    for record in found.as_numpy_iterator():
+      digest.update(record['id'] + record['image'] + record['label'].tobytes())
     return digest.hexdigest()[:16]
 
   @property
