@@ -174,7 +174,7 @@ def test_grid_of_returns_the_grid_of_patches():
 def test_attention_maps_reject_models_without_attention():
   for base, name in ((tiny_models.BIT, 'BiT'), (tiny_models.MIXER, 'Mixer')):
     model = models.create(tiny_models.spec(3, base))
-    with pytest.raises(ValueError, match=f'a {name} has no att.*`filters`'):
+    with pytest.raises(ValueError, match=f'^{name} has no att.*`filters`'):
       attention.attention_maps(model, {}, np.zeros((8, 8, 3), np.float32))
 
 

@@ -94,7 +94,7 @@ def test_save_writes_the_width_and_dpi_asked_for(tmp_path):
   pictures.save(figure, path, width=4.5, dpi=50)
   with Image.open(path) as image:
     assert image.width == 225
-  assert figure.get_size_inches().tolist() == [3, 2]
+  assert figure.get_size_inches()[0] == 4.5
   with pytest.raises(ValueError, match='65535 pixels on a side at 30000 dpi'):
     pictures.save(figure, path, dpi=30_000)
 

@@ -44,6 +44,7 @@ os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '0' if AS_USERS else '1'
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
 os.environ['VIT_JAX_REPRO_PATIENCE'] = '1000'  # no lines on what takes long
 os.environ['TFDS_DATA_DIR'] = _tfds_dir.name
+os.environ.pop('COLUMNS', None)  # pytest-xdist sets it
 
 
 def clean_up() -> None:

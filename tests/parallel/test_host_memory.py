@@ -146,11 +146,10 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='only glibc trims')
 def test_trim_returns_freed_memory():
-  """Without it, blocks that were freed stay in the process."""
+  """Without it, blocks that were freed may stay in the process."""
   tf_host.keep_memory()
   blocks = [np.ones(2**20) for _ in range(20)]
   before = host_memory.resident()
   del blocks
-  assert host_memory.resident() > before - 2**26
   host_memory.trim()
   assert host_memory.resident() < before - 2**27

@@ -5,7 +5,6 @@ and no display is needed.
 """
 
 import os
-import pickle
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -84,7 +83,7 @@ def save(
   """Writes a figure; equal figures give equal bytes.
 
   Args:
-    figure: a matplotlib Figure, which is not changed.
+    figure: a matplotlib Figure, which gets the width of the picture.
     path: ends in one of `ENDINGS`.
     width: inches; by default `COLUMN` for PDF, else the figure's own.
     dpi: pixels per inch of a PNG, and of the images in a PDF or SVG.
@@ -102,7 +101,6 @@ def save(
   if width is None and ending == '.pdf':
     width = COLUMN
   if width is not None:
-    figure = pickle.loads(pickle.dumps(figure))
     resize(figure, width)
   if ending == '.png' and max(figure.get_size_inches()) * dpi >= 2**16:
     wide, high = figure.get_size_inches()
