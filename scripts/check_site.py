@@ -6,7 +6,8 @@ It begins at the first page and clicks "Next" until the last one. On each page,
 at the width of a desktop and of a telephone, it checks that all pictures are
 there, that nothing is wider than the window, that no other server is asked for
 anything, and that the browser reports no error. Then it uses the search.
-Without Chromium and its driver on this machine, it only prints so.
+Where Chromium and its driver are not installed, or cannot start, it only prints
+so.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import threading
 from collections.abc import Generator
 
 from selenium import webdriver
+from selenium.common import exceptions
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.wait import WebDriverWait
@@ -168,6 +170,12 @@ def main() -> int:
   chromium, driver = shutil.which('chromium'), shutil.which('chromedriver')
   if not chromium or not driver:
     print('no chromium and chromedriver here: pages were not opened')
+    return 0
+  try:
+    with browser(chromium, driver):
+      pass
+  except exceptions.SessionNotCreatedException as error:
+    print(f'pages were not opened: {str(error).splitlines()[0]}')
     return 0
   if flags.screenshots is not None:
     flags.screenshots.mkdir(parents=True, exist_ok=True)
