@@ -59,7 +59,8 @@ def test_terminal_prints_titles_text_and_cells(capsys):
   out = capsys.readouterr().out
   assert out.startswith('\nOf a|b\nFiles *.npz of <task>.\n')
   lines = [line.strip() for line in out.splitlines()]
-  assert f'x|y{" " * 7}85.15' in lines and '384 px' in lines and 'End' in lines
+  assert ['x|y', '85.15'] in [line.split() for line in lines]
+  assert '384 px' in lines and 'End' in lines
   assert '`z`\\ [b]' in lines
 
 

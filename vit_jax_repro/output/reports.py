@@ -113,7 +113,7 @@ def _print_section(out, section):
     _print(out, _wrapped(text, out.width))
   if section.rows:
     out.print()
-    style = {'box': box.SIMPLE, 'pad_edge': False, 'collapse_padding': True}
+    style = {'box': box.SIMPLE, 'pad_edge': False}
     _draw(out, section.columns, section.rows, show_edge=False, **style)
     out.print()
 
@@ -136,7 +136,9 @@ def _draw(out, columns, rows, *, title=None, caption=None, **style):
     for text in _blocks(names, rows, out.width):
       _print(out, text)
   else:
-    grid = table.Table(show_header=any(names), padding=(0, padding), **style)
+    # Above, right, below, left. rich 13 cuts cells if neighbours share it.
+    around = (0, padding, 0, 0 if style else padding)
+    grid = table.Table(show_header=any(names), padding=around, **style)
     for column, name, width in zip(columns, names, widths, strict=True):
       grid.add_column(
         name, justify=justification(column), width=width, overflow='fold'
@@ -150,8 +152,8 @@ def _draw(out, columns, rows, *, title=None, caption=None, **style):
 
 def _frame(number, padding, *, is_plain):
   """Returns the characters of a line that rich does not use for cells."""
-  if is_plain:  # no edges; the padding of neighbours is shared
-    return (1 + padding) * (number - 1)
+  if is_plain:  # no edges; rich 13 also pads the last column
+    return (1 + padding) * (number - 1) + padding
   return (1 + 2 * padding) * number + 1
 
 
