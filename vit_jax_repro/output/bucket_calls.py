@@ -5,6 +5,7 @@
 """
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import threading
@@ -146,22 +147,12 @@ def patiently(
       refuses. The thread still waits; its name is waiting.ABANDONED.
     Exception: as the function.
   """
-  ended, results, errors = threading.Event(), [], []
-
-  def run():
-    try:
-      results.append(function())
-    except BaseException as error:
-      errors.append(error)
-    ended.set()
-
   longest = deadline()
   pause = min(_LOOK, max(longest / 4, 0.1))
   since: float | None = None
-  thread = threading.Thread(target=run, daemon=True)
-  thread.start()
+  thread, future = waiting.in_thread(function)
   try:
-    while not ended.wait(pause):
+    while not concurrent.futures.wait([future], pause).done:
       reason, passes = _problem(look)
       if reason and not passes:
         thread.name = waiting.ABANDONED
@@ -178,10 +169,8 @@ def patiently(
         raise _given_up(url, reason, longest)
   finally:
     if since is not None:
-      _end_silence(url, answers=ended.is_set())
-  if errors:
-    raise errors[0]
-  return results[0]
+      _end_silence(url, answers=future.done())
+  return future.result()
 
 
 def explained(error: Exception) -> tuple[str, bool]:

@@ -150,6 +150,23 @@ def suspended() -> Generator[None]:
     yield
 
 
+def in_thread(
+  function: Callable[[], _Result],
+) -> tuple[threading.Thread, concurrent.futures.Future[_Result]]:
+  """Calls a function in a thread that does not keep the process from ending."""
+  future: concurrent.futures.Future[_Result] = concurrent.futures.Future()
+
+  def run():
+    try:
+      future.set_result(function())
+    except BaseException as error:
+      future.set_exception(error)
+
+  thread = threading.Thread(target=run, daemon=True)
+  thread.start()
+  return thread, future
+
+
 def within(seconds: float, function: Callable[[], _Result]) -> _Result:
   """Calls a function of a library that may wait without an end.
 
@@ -164,16 +181,7 @@ def within(seconds: float, function: Callable[[], _Result]) -> _Result:
       is ABANDONED.
     Exception: as the function.
   """
-  future: concurrent.futures.Future[_Result] = concurrent.futures.Future()
-
-  def run():
-    try:
-      future.set_result(function())
-    except BaseException as error:
-      future.set_exception(error)
-
-  thread = threading.Thread(target=run, daemon=True)
-  thread.start()
+  thread, future = in_thread(function)
   if not concurrent.futures.wait([future], seconds).done:
     thread.name = ABANDONED
     raise TimeoutError(f'no end after {seconds:g} s')
