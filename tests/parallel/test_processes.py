@@ -236,9 +236,9 @@ def evaluate_each(port, number, root):
     measure = jobs.fewshot if 'shots' in options else jobs.evaluate
     try:
       measure(**options | {'weights': root / options['weights']})
-      print('SAYS nothing')
+      print('RESULT nothing')
     except InputError as error:
-      print('SAYS', error)
+      print('RESULT', error)
 
   attempt(dict(weights='same.npz'))
   attempt(dict(few, weights='same.npz'))
@@ -271,7 +271,7 @@ def test_evaluate_and_fewshot_refuse_processes_that_differ(tmp_path):
     for number in range(2)
   ]
   assert [child.wait() for child in children] == [0, 0], children[0].stderr
-  first, second = (re.findall('SAYS (.*)', x.stdout) for x in children)
+  first, second = (re.findall('RESULT (.*)', x.stdout) for x in children)
   assert first == second
   assert first[:2] == ['nothing', 'nothing']
   for line, name in zip(first[2:], DIFFERENT, strict=True):

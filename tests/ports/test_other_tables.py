@@ -80,9 +80,9 @@ def test_restore_takes_the_constants_of_the_library(saved, tmp_path, capsys):
   assert restored.model.gelu == 'erf'
   wanted = {'torchvision': 'deit:crop_pct=1', 'jeonsworld': 'vit_jax'}
   assert restored.preprocessing == wanted[library]
-  said = capsys.readouterr().err
-  assert f'{library} files do not say how images are read' in said
-  assert f"{library}'s code has gelu=erf" in said
+  printed = capsys.readouterr().err
+  assert f'{library} files do not say how images are read' in printed
+  assert f"{library}'s code has gelu=erf" in printed
 
 
 def test_convert_writes_what_the_library_loads(saved, tiny_vit, tmp_path):

@@ -240,8 +240,8 @@ def test_base_is_given_by_flag_or_text(vit, tmp_path, capsys):
   """An adapter of a model on the Hub has no way on."""
   module = transformers_vit()
   arrays = matrices(module, QUERIES)
-  adapter = write_adapter(tmp_path / 'a', arrays, 'nobody/vit')
-  with pytest.raises(InputError, match="'nobody/vit', which is not on this"):
+  adapter = write_adapter(tmp_path / 'a', arrays, 'missing/vit')
+  with pytest.raises(InputError, match="'missing/vit', which is not on this"):
     weight_names.load(adapter)
   out = tmp_path / 'out.npz'
   run_verb('convert', adapter, out, f'--base={vit}')
