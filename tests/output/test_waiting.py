@@ -37,6 +37,7 @@ def test_watch_names_the_innermost_step(impatient, capsys):
 
 def test_watch_waits_while_others_print(impatient, capsys):
   """Lines of progress appear between lines that follow each other closely."""
+  messages.note('alive')  # the first call of a process imports what it needs
   with waiting.watch('main'):
     for _ in range(10):
       messages.note('alive')
