@@ -118,9 +118,9 @@ def one_line_errors(verb: str) -> Generator[None, None, None]:
   """Exits with one line on stderr for an error that is not a bug."""
   try:
     yield
-    _end_in_order(0)
+    _end_in_order(verb, 0)
   except SystemExit as stop:
-    _end_in_order(stop.code)
+    _end_in_order(verb, stop.code)
     raise
   except KeyboardInterrupt:
     fail(verb, 'interrupted', INTERRUPTED)
@@ -284,9 +284,16 @@ def image_size(
   return int(sides[0]), int(sides[-1])
 
 
-def _end_in_order(code):
+def _end_in_order(verb, code):
   """Ends a process of several; does nothing in a process that is alone."""
-  if joined and joined[-1].leave():
+  if not joined:
+    return
+  with (
+    waiting.watch(verb),
+    waiting.doing('waiting for the other processes to finish'),
+  ):
+    have_all_finished = joined[-1].leave()
+  if have_all_finished:
     _exit_at_once(code or 0)
 
 

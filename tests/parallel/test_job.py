@@ -40,30 +40,61 @@ def test_job_tells_all_others_that_a_process_has_failed():
     assert children[number].stdout.split('\n')[1] == 'lost 1 True'
 
 
-def leave_in_order(port, number):
-  """Joins two processes, of which the second takes long to end."""
+def leave_in_order(port, number, late):
+  """Joins three processes, of which one finishes three seconds late."""
   joined = job.join(
-    f'localhost:{port}', 2, number, timeout=60, on_loss=lambda *_: None
+    f'localhost:{port}', 3, number, timeout=60, on_loss=lambda *_: None
   )
   time.sleep(2)  # until the connections are there
   began = time.monotonic()
-  may_end = joined.leave()
-  if number:
+  if number == late:
     time.sleep(3)
+  may_end = joined.leave()
+  if number == 2:
+    time.sleep(1)
   print(may_end, int(time.monotonic() - began), flush=True)
   os._exit(0)
 
 
-def test_leave_lets_process_0_end_last():
-  """JAX aborts a process whose process 0 has ended."""
+@pytest.mark.parametrize('late', [0, 1])
+def test_leave_waits_for_all_and_lets_process_0_end_last(late):
+  """A process that ended first would break what others still compute."""
   port = child_processes.free_port()
   children = [
-    child_processes.Child(leave_in_order, port, number) for number in range(2)
+    child_processes.Child(leave_in_order, port, number, late)
+    for number in range(3)
   ]
-  assert [child.wait(60) for child in children] == [0, 0]
-  for child in children:
-    ended, seconds = child.stdout.split()
-    assert ended == 'True' and int(seconds) >= 3
+  assert [child.wait(60) for child in children] == [0, 0, 0]
+  for child, seconds in zip(children, (4, 3, 4), strict=True):
+    ended, waited = child.stdout.split()
+    assert ended == 'True' and int(waited) >= seconds
+
+
+def lose_while_leaving(port, number):
+  """Joins three processes, of which one is killed when others have finished."""
+
+  def on_loss(lost, has_failed):
+    print('lost', lost, has_failed, flush=True)
+    os._exit(7)
+
+  joined = job.join(f'localhost:{port}', 3, number, timeout=60, on_loss=on_loss)
+  time.sleep(2)
+  if number == 2:
+    time.sleep(1)
+    os._exit(1)
+  joined.leave()
+  time.sleep(60)
+
+
+def test_leave_names_a_process_that_is_killed_meanwhile():
+  port = child_processes.free_port()
+  children = [
+    child_processes.Child(lose_while_leaving, port, number)
+    for number in range(3)
+  ]
+  assert [child.wait(60) for child in children] == [7, 7, 1]
+  for number in (0, 1):
+    assert children[number].stdout.split('\n')[0] == 'lost 2 False'
 
 
 def metrics(workdir):

@@ -10,7 +10,6 @@ from vit_jax_repro.parallel import native_output, peers, processes
 
 # Seconds for the other processes to print their last line and to end.
 _LAST_SECONDS = 20
-_IN_ORDER_SECONDS = 300  # for them to end without an error, as long as in JAX
 
 
 class Job:
@@ -44,25 +43,16 @@ class Job:
     return self._loss.wait(seconds)
 
   def leave(self) -> bool:
-    """Reports to the others that this process ends in order.
+    """Waits until all processes have finished, see `peers.Peers.leave`.
 
-    Process 0 then waits until the others have ended. JAX aborts a process that
-    is still there when process 0 has ended. Its own exit handler only makes
-    all processes begin to end together, which on a busy machine is too little.
+    JAX's own exit handler only makes all processes begin to end together, which
+    on a busy machine is too little.
 
     Returns:
-      Whether this process may end without JAX's exit handler. It may not if
-      the processes could not connect.
+      Whether this process may end without JAX's exit handler.
     """
     native_output.end()
-    if self._peers is None:
-      return False
-    self._peers.leave()
-    if not self._peers.has_all():
-      return False
-    if self.number == 0:
-      self._peers.wait(_IN_ORDER_SECONDS)
-    return True
+    return self._peers is not None and self._peers.leave()
 
   def fail(self) -> None:
     """Reports to the others that this process ends because of an error.

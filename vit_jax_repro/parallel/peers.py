@@ -11,7 +11,6 @@ import secrets
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable
 
 import jax
@@ -22,9 +21,11 @@ _TOKEN = 16  # bytes; a stranger who connects does not know them
 _HELLO = struct.Struct(f'!{_TOKEN}si')  # token, number of the process
 # b'L', number of the process, whether it has printed an error.
 _LOST = struct.Struct('!ci?')
-_BYE = b'B'  # this process ends in order
+_BYE = b'B'  # this process has finished; from process 0: all have
+_APART = b'A'  # from process 0, which has finished: not all have connected
 _FAIL = b'F'  # this process ends because of an error, which it has printed
 _SECONDS = 30  # until all processes have connected
+_END_SECONDS = 300  # until all have ended after the last has finished
 _CONNECT_SECONDS = 5
 # A machine without power closes nothing. It is asked after this many seconds
 # of silence, at this interval, this many times.
@@ -48,8 +49,10 @@ class Peers:
     """
     self._on_loss, self._lock = on_loss, threading.Lock()
     self._is_done, self._last = False, b''
+    self._finished: set[int] = set()  # processes that have said `_BYE`
+    self._ended: set[int] = set()  # those from which nothing more comes
+    self._news = threading.Condition(self._lock)
     self._connections: dict[int, socket.socket] = {}
-    self._readers: list[threading.Thread] = []
     server, text = None, None
     if processes.is_first():
       both = socket.has_dualstack_ipv6()
@@ -71,30 +74,54 @@ class Peers:
         target=self._accept, args=(server, token), daemon=True
       ).start()
 
-  def leave(self) -> None:
-    """Reports to the others that this process ends in order."""
-    self._end(_BYE)
+  def leave(self) -> bool:
+    """Waits until all processes have called this.
+
+    A process that ended earlier would close its connections to the others, and
+    an operation of theirs that is not over yet would fail. Process 0 waits
+    until the others have ended, too, because JAX aborts a process that is still
+    there when process 0 has ended.
+
+    Returns:
+      Whether all have called it. They have not if one has been lost, and it is
+      not known if not all could connect.
+    """
+    if processes.is_first():
+      others = set(range(1, jax.process_count()))
+      with self._news:
+        if others == self._connections.keys():
+          self._news.wait_for(lambda: self._finished | self._ended >= others)
+        have_all = others == self._finished
+      self._end(_BYE if have_all else _APART)
+      if have_all:
+        self.wait(_END_SECONDS)
+      return have_all
+    with self._news:
+      self._report(_BYE)
+      self._news.wait_for(lambda: self._finished or self._ended)
+      return bool(self._finished)
 
   def fail(self) -> None:
     """Reports to the others that this process ends because of an error."""
     self._end(_FAIL)
 
-  def has_all(self) -> bool:
-    """Returns whether all processes that this one follows have connected."""
-    following = jax.process_count() - 1 if processes.is_first() else 1
-    return len(self._connections) == following
-
   def wait(self, seconds: float) -> None:
     """Waits until the connected processes have ended, at most so long."""
-    end = time.monotonic() + seconds
-    for reader in list(self._readers):
-      reader.join(max(0, end - time.monotonic()))
+    with self._news:
+      self._news.wait_for(
+        lambda: self._ended >= self._connections.keys(), seconds
+      )
 
   def _end(self, kind):
     with self._lock:
-      self._is_done, self._last = True, kind
-      for connection in self._connections.values():
-        _send(connection, kind)
+      self._is_done = True
+      self._report(kind)
+
+  def _report(self, kind):
+    """Reports how this process ends, later connections included."""
+    self._last = kind
+    for connection in self._connections.values():
+      _send(connection, kind)
 
   def _accept(self, server, token):
     server.settimeout(_SECONDS)
@@ -126,30 +153,34 @@ class Peers:
     with self._lock:
       self._connections[number] = connection
       _send(connection, self._last)
-    reader = threading.Thread(
+    threading.Thread(
       target=self._read, args=(number, connection), daemon=True
-    )
-    reader.start()
-    self._readers.append(reader)
+    ).start()
 
   def _read(self, number, connection):
     kind = _receive(connection, 1)
     if kind == _BYE:
-      _receive(connection, 1)  # nothing comes until the process has ended
-      return
-    has_failed = kind == _FAIL
+      with self._news:
+        self._finished.add(number)
+        # After process 0 has said it, the end of a process is no loss.
+        self._is_done |= not processes.is_first()
+        self._news.notify_all()
+      kind = _receive(connection, 1)  # comes if the process fails to end
+    lost, has_failed = number, kind == _FAIL
     if kind == b'L':
       rest = _receive(connection, _LOST.size - 1)
       if len(rest) == _LOST.size - 1:
-        _, number, has_failed = _LOST.unpack(kind + rest)
-    with self._lock:
-      if self._is_done:
+        _, lost, has_failed = _LOST.unpack(kind + rest)
+    with self._news:
+      self._ended.add(number)
+      self._news.notify_all()
+      if self._is_done or kind == _APART:
         return
       self._is_done = True
       for other, each in self._connections.items():
-        if other != number:
-          _send(each, _LOST.pack(b'L', number, has_failed))
-    self._on_loss(number, has_failed)
+        if other != lost:
+          _send(each, _LOST.pack(b'L', lost, has_failed))
+    self._on_loss(lost, has_failed)
 
 
 def _keep_alive(connection):
