@@ -49,7 +49,7 @@ class Peers:
     """
     self._on_loss, self._lock = on_loss, threading.Lock()
     self._is_done, self._last = False, b''
-    self._finished: set[int] = set()  # processes that have said `_BYE`
+    self._finished: set[int] = set()  # processes that have sent `_BYE`
     self._ended: set[int] = set()  # those from which nothing more comes
     self._news = threading.Condition(self._lock)
     self._connections: dict[int, socket.socket] = {}
@@ -162,7 +162,7 @@ class Peers:
     if kind == _BYE:
       with self._news:
         self._finished.add(number)
-        # After process 0 has said it, the end of a process is no loss.
+        # After process 0 has sent it, the end of a process is no loss.
         self._is_done |= not processes.is_first()
         self._news.notify_all()
       kind = _receive(connection, 1)  # comes if the process fails to end
