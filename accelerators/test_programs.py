@@ -143,7 +143,7 @@ def test_dry_run_compiles_for_every_target(case):
   assert found.needed < target.chip.usable()
   check_attention(case, config, found)
   for program in filter(None, (found.update, found.evaluation)):
-    assert not program.gathered + program.undivided
+    assert program.gathered == program.undivided == ()
   # The new state overwrites the old one in memory.
   memory = found.update.memory
   assert memory.outputs < 0.01 * memory.arguments

@@ -1,5 +1,6 @@
 """Dry runs, here for eight CPUs; `make accelerators` has the real targets."""
 
+import dataclasses
 import functools
 import json
 import types
@@ -51,8 +52,8 @@ def create(largest_batch=False, evaluation=True, **keys):
 
 @pytest.fixture(scope='module')
 def unchanged():
-  """The dry run of the configuration without changes."""
-  return create()
+  """The dry run of the configuration with a batch of an unusual size."""
+  return create(batch=72)
 
 
 def test_create_needs_no_data_no_weights_and_no_workdir(unchanged):
@@ -62,7 +63,9 @@ def test_create_needs_no_data_no_weights_and_no_workdir(unchanged):
   assert found.mesh == {'data': 1, 'fsdp': 8, 'model': 1}
   assert {each.axes for each in found.update.exchanges} == {'fsdp'}
   assert found.evaluation.memory.total < found.needed_evaluation
-  assert not found.update.gathered + found.update.undivided
+  assert found.update.gathered == found.update.undivided == ()
+  # Images of other models may be as wide as a small batch.
+  assert found.evaluation.undivided is None
 
 
 def test_create_proposes_a_remedy_for_an_update_too_large(capsys, monkeypatch):
@@ -196,6 +199,20 @@ def test_parts_refuse_a_mesh_axis_that_divides_nothing():
 def test_create_refuses_an_unknown_data_set():
   with pytest.raises((ValueError, OSError), match='nothing'):
     create(dataset='nothing')
+
+
+def test_show_exchanges_names_a_part_of_many_arrays(unchanged, capsys):
+  several = tuple(f'f32[72,{width}]' for width in range(8))
+  dry_run_tables.show_exchanges(
+    dataclasses.replace(unchanged.update, undivided=several)
+  )
+  text = capsys.readouterr().out
+  assert text.count('whole batch') == 5 and 'and 3 more such' in text
+  dry_run_tables.show_exchanges(
+    dataclasses.replace(unchanged.update, undivided=None)
+  )
+  text = capsys.readouterr().out
+  assert 'No activation crosses' in text and 'stays divided' not in text
 
 
 def test_show_run_and_as_dict_have_the_same_figures(unchanged, capsys):

@@ -30,6 +30,9 @@ from vit_jax_repro.parallel import mesh as meshes
 # Largest ratio of an array in a collective to its parameter: XLA pads shards to
 # tiles.
 _PADDED = 1.3
+# Smallest batch that is recognised by its size. XLA cuts the images of a small
+# batch into as many blocks as devices.
+_RECOGNISABLE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Analysis:
     wide_products: float32's part of all multiply-adds.
     undivided: arrays of one device with a row for every image of the batch,
       such as 'f32[512,197,768]', although several devices divide the batch.
+      None if the batch is too small to be recognised by its size.
     bound: lower bound of the time; None if the chip is not in the table.
   """
 
@@ -76,7 +80,7 @@ class Analysis:
   exchanges: tuple[Exchange, ...] = ()
   gathered: tuple[str, ...] = ()
   wide_products: float = 0.0
-  undivided: tuple[str, ...] = ()
+  undivided: tuple[str, ...] | None = ()
   bound: roofline.Bound | None = None
 
   @property
@@ -195,9 +199,15 @@ def _undivided(program, params, mesh, whole):
 
   An array is recognised by a dimension in `whole`, the numbers of rows of the
   whole batch. Dimensions that parameters have, too, are ignored.
+
+  Returns:
+    Their dtypes and shapes; None if `whole` has a number that widths of images,
+    of windows and of blocks have, too.
   """
   if meshes.batch_shards(mesh) == 1:
     return ()
+  if min(whole) < _RECOGNISABLE:
+    return None
   sizes = {side for leaf in jax.tree.leaves(params) for side in leaf.shape}
   found = {
     f'{array.dtype}[{",".join(map(str, array.shape))}]'

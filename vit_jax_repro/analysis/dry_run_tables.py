@@ -7,6 +7,7 @@ from vit_jax_repro.analysis import dry_run, roofline
 from vit_jax_repro.output import reports
 
 _GIB = 2**30
+_SHOWN = 5  # arrays of the whole batch
 
 
 def show_run(found: Any, reading: str | None = None) -> None:
@@ -71,10 +72,15 @@ def show_exchanges(analysis: dry_run.Analysis) -> None:
     )  # fmt: skip
   for line in analysis.gathered:
     print(f'an activation crosses devices: {line}')
-  for line in analysis.undivided:
+  undivided = analysis.undivided or ()
+  for line in undivided[:_SHOWN]:
     print(f'each device computes the whole batch: {line}')
-  if analysis.exchanges and not analysis.gathered + analysis.undivided:
-    print('The batch stays divided: no activation crosses data or fsdp.')
+  if undivided[_SHOWN:]:
+    print(f'and {len(undivided) - _SHOWN} more such arrays')
+  if analysis.exchanges and not analysis.gathered and not undivided:
+    known = analysis.undivided is not None
+    divided = 'The batch stays divided: no' if known else 'No'
+    print(f'{divided} activation crosses data or fsdp.')
 
 
 def _memory_rows(found):
