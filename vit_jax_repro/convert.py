@@ -59,7 +59,11 @@ def command_flags() -> flags.FlagValues:
     flag_values=values,
   )
   flags.DEFINE_list(
-    'drop', [], 'parts to leave out: pre_logits, head, mask', flag_values=values
+    'drop',
+    [],
+    'parts to leave out: pre_logits, head, mask, or txt for the text tower of '
+    'an image-text model',
+    flag_values=values,
   )
   command_line.define_source_flags(values)
   flags.DEFINE_boolean(

@@ -155,7 +155,9 @@ def create_model(case: Case) -> nn.Module:
     InputError: the model is unknown, has no blocks to scan, or has no
       remat_policy.
   """
-  model = models.create(case.model, num_classes=NUM_CLASSES, dtype=case.dtype)
+  model = models.create(
+    models.image_fields(case.model), num_classes=NUM_CLASSES, dtype=case.dtype
+  )
   if case.scan and not hasattr(model, 'scan'):
     raise InputError(
       f'{case.model} has no equal blocks to scan; leave out the variant'

@@ -227,7 +227,9 @@ def _named(name, spec):
   The head's input is a tanh layer, or the class token with the mean of the
   patches.
   """
-  module = models.create(name, num_classes=spec['num_classes'])
+  module = models.create(
+    models.image_fields(name), num_classes=spec['num_classes']
+  )
   if hasattr(module, 'representation_size'):
     module = module.clone(representation_size=spec.get('representation_size'))
     if spec.get('classifier') == 'token_and_gap':

@@ -149,7 +149,10 @@ def restore(
   """
   path = weight_names.find(weights)
   if not path.endswith('.npz'):
-    raise InputError(f'{path} is no .npz of two towers, which zero-shot needs')
+    raise InputError(
+      f'{path} is no .npz file, which texts need; give the result of '
+      f'`convert {path} NAME.npz`'
+    )
   read = model_card.load(path, both_towers=True)
   if not layouts.has_two_towers(read.params):
     raise InputError(

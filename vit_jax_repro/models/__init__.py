@@ -32,6 +32,7 @@ __all__ = [
   'ViT',
   'canonical_name',
   'create',
+  'image_fields',
   'names',
   'variant',
 ]
@@ -127,6 +128,20 @@ def _create(cls, read, spec, overrides):
   if missing:
     raise InputError(f'missing fields {missing} for {cls.__name__}')
   return cls(**fields)
+
+
+def image_fields(model: str | Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the fields of a model of images for `create`.
+
+  Args:
+    model: a name or a mapping of fields; of an image-text model, the result is
+      its image tower.
+  """
+  fields = variant(model) if isinstance(model, str) else dict(model)
+  if fields.get('text_model') is None:
+    return fields
+  out_dim = fields.get('out_dim') or (None, None)
+  return dict(fields['image'], num_classes=out_dim[0])
 
 
 def _two_towers(spec, overrides):

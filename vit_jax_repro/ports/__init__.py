@@ -24,7 +24,7 @@ from vit_jax_repro.ports.forms import (
   wrapper_of,
 )
 from vit_jax_repro.ports.token_positions import has_token_slots
-from vit_jax_repro.weights import trees
+from vit_jax_repro.weights import layouts, trees
 
 __all__ = [
   'COUNTER',
@@ -45,6 +45,7 @@ PARTS = {
   'head': ('head/', 'head_dist/'),
   'pre_logits': ('pre_logits/',),
   'mask': ('mask',),
+  'txt': ('txt/',),  # tower of an image-text model
 }
 # What may be left out so that a library holds the rest, the least first.
 DROPS = (
@@ -133,7 +134,8 @@ def to_state_dict(
   for it.
 
   Args:
-    params: canonical tree, stacked or not; arrays are not changed.
+    params: canonical tree, stacked or not; arrays are not changed. Of an
+      image-text model, the image tower is taken.
     library: one of `LIBRARIES`.
     drop: keys of `PARTS` to leave out.
 
@@ -142,6 +144,8 @@ def to_state_dict(
       out, or another library, if that helps.
   """
   forms.check_library(library)
+  if layouts.has_two_towers(params):
+    params = layouts.tower(params, layouts.IMAGE)
   flat = without(trees.unstack(trees.flatten(params)), drop)
   unsupported.check_parts(flat)
   try:

@@ -68,6 +68,9 @@ def convert(
   The output is written under a temporary name, read back and compared bit by
   bit, and then renamed to `out`.
 
+  An .npz file gets both towers of an image-text model, unless `drop` leaves
+  parts out. Otherwise only its image tower is converted.
+
   Args:
     source: a file or folder of a kind in `file_kinds.NAMES`, under any name;
       with its JSON card or config.json, if any.
@@ -100,7 +103,12 @@ def convert(
   to = _target(out, to)
   _check_paths(source, out, overwrite, base)
   read = weight_sources.read(
-    source, num_heads=num_heads, model=model, ema=ema, base=base
+    source,
+    num_heads=num_heads,
+    model=model,
+    ema=ema,
+    base=base,
+    both_towers=to in layouts.LAYOUTS and not drop,
   )
   read = weight_sources.described(
     read,

@@ -19,7 +19,7 @@ from vit_jax_repro.ports import (
   jax_names,
   orbax_folders,
 )
-from vit_jax_repro.weights import flax_files, integrity, model_card, towers
+from vit_jax_repro.weights import flax_files, integrity, model_card
 
 KINDS = ('msgpack', 'orbax')
 
@@ -108,9 +108,7 @@ def read(path: str, *, ema: bool = False) -> Checkpoint:
     return Checkpoint(state=flax_names.state_dict(flat))
   try:
     names = jax_names.parameters(flat, file, ema=ema)
-    params = towers.image_of(
-      weights.from_names({names[name]: flat[name] for name in names}), file
-    )
+    params = weights.from_names({names[name]: flat[name] for name in names})
   except InputError as error:
     raise InputError(f'{file}: {error}') from None
   return Checkpoint(params=params, card=model_card.card_or_note(file))

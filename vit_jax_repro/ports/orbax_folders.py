@@ -24,7 +24,6 @@ from vit_jax_repro.weights import (
   layouts,
   model_card,
   npz,
-  towers,
 )
 
 # Where a run keeps the average that it evaluates (training/averaging.py).
@@ -64,9 +63,8 @@ def read(
     arrays = _arrays(item, tree, set(stored.values()))
     if description is not None:
       _compare(folder, description, arrays)
-    params = towers.image_of(
-      weights.from_names({names[name]: arrays[stored[name]] for name in names}),
-      folder,
+    params = weights.from_names(
+      {names[name]: arrays[stored[name]] for name in names}
     )
   except InputError as error:
     named = str(folder) in str(error)

@@ -24,7 +24,7 @@ from vit_jax_repro.ports import (
   state_dicts,
   tensorflow_checkpoints,
 )
-from vit_jax_repro.weights import layouts, model_card, trees
+from vit_jax_repro.weights import layouts, model_card, towers, trees
 
 _ONE_PART = (
   '; the file is one part of a model: give its folder, or the .index.json there'
@@ -72,6 +72,7 @@ def read(
   model: str | None = None,
   ema: bool = False,
   base: str | None = None,
+  both_towers: bool = False,
 ) -> WeightSource:
   """Reads any weights file or folder, of this package or of a port.
 
@@ -85,6 +86,8 @@ def read(
     ema: whether to read the averaged weights of a checkpoint.
     base: path of the model that a PEFT adapter changes; by default that in the
       adapter's configuration.
+    both_towers: whether to return an image-text model whole. By default its
+      image tower is returned, with a note.
 
   Raises:
     InputError: a file or argument is wrong.
@@ -117,18 +120,21 @@ def read(
     params, card = tensorflow_checkpoints.read(source, ema=ema), None
   else:  # 'npz'
     _refuse_num_heads(source, num_heads)
-    loaded = model_card.load(source)
+    loaded = model_card.load(source, both_towers=True)
     params, card = loaded.params, loaded.card if loaded.has_card else None
+  if layouts.has_two_towers(params) and not both_towers:
+    towers.note_on_image(source)
+    params, card = towers.image_of(params), card and model_card.of_image(card)
   spec = weights.describe(params)
   image_size = spec.pop('image_size')
   is_described = card is not None or model is not None
   card = card or model_card.ModelCard(spec)
   if model is not None:
     card = dataclasses.replace(card, architecture=_named(model, params, spec))
-  if card.class_names and len(card.class_names) != spec['num_classes']:
+  num_classes = spec.get('num_classes')  # an image-text model has none
+  if card.class_names and len(card.class_names) != num_classes:
     raise InputError(
-      f'{source}: {len(card.class_names)} class names for '
-      f'{spec["num_classes"]} classes'
+      f'{source}: {len(card.class_names)} class names for {num_classes} classes'
     )
   card = dataclasses.replace(card, image_size=card.image_size or image_size)
   return WeightSource(params, card, is_described)
@@ -269,7 +275,15 @@ def _note_constants(spec, fields, where):
 
 def _named(name, params, spec):
   """Returns the fields of a named model; raises if the weights do not fit."""
-  fields = models.variant(name) | {'num_classes': spec['num_classes']}
+  fields = models.variant(name)
+  if not layouts.has_two_towers(params):
+    fields = models.image_fields(fields) | {'num_classes': spec['num_classes']}
+  elif 'text_model' not in fields:
+    raise InputError(
+      f'--model={name} has no text tower, and these weights have one; leave '
+      'the text tower out (--drop=txt), or give another model, one of '
+      f'{sorted(models.variants.LITS)}'
+    )
   if 'representation_size' in fields:
     fields['representation_size'] = spec.get('representation_size')
   if 'layer_scale_init' in fields:  # names do not say what DINOv2's head takes
@@ -318,8 +332,8 @@ def described(
     number = read.card.architecture.get('num_classes')
     if len(class_names) != number or not all(class_names):
       raise InputError(
-        f'{len(class_names)} class names for {number} classes; give one name '
-        'for each, on a line of its own'
+        f'{len(class_names)} class names for {number or 0} classes; give one '
+        'name for each, on a line of its own'
       )
     check_class_names(class_names, '--class_names')
     changes['class_names'] = tuple(class_names)

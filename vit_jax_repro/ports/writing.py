@@ -66,12 +66,18 @@ def _write_npz(path, read, layout):
   arrays = layouts.to_file(flat, layout)
   _check_same(arrays, dict(npz.read(path)))
   _check_tree(flat, weights.load(path))
-  if 'params/cls' in arrays and layouts.POSITIONS in read.flat:
+  if _has_moved_slot(arrays, read.flat):
     note(
       "big_vision's files have no position for the class token, so it was "
       'added to the token: the same logits, but other numbers in the file'
     )
   return arrays
+
+
+def _has_moved_slot(arrays, flat):
+  """Returns whether the class token's position was added to the token."""
+  prefix = layouts.IMAGE if layouts.has_two_towers(flat) else ''
+  return f'params/{prefix}cls' in arrays and prefix + layouts.POSITIONS in flat
 
 
 def _write_port(path, read, library):
@@ -153,6 +159,7 @@ def _check_tree(flat, back):
   back = trees.flatten(back)
   # A mask of zeros may have been added, which transformers asks for.
   moving = {'cls', 'mask', layouts.POSITIONS, layouts.POSITIONS_BEFORE_CLS}
+  moving |= {layouts.IMAGE + name for name in moving}
   moving = moving if flat.keys() != back.keys() else set()
   _check_same(
     *(

@@ -151,11 +151,11 @@ def load(text: str | os.PathLike) -> model_card.DescribedWeights:
     return model_card.load(path)
   with waiting.doing(f'converting {path}'):
     read = weight_sources.read(path, ema=ema, base=base)
-  model = read.card.architecture['model']
-  note(f'{path}: read as {model} from {file_kinds.NAMES[kind]}')
+  spec = weights.describe(read.params)
+  note(f'{path}: read as {spec["model"]} from {file_kinds.NAMES[kind]}')
   return model_card.DescribedWeights(
     params=read.params,
-    spec=weights.describe(read.params),
+    spec=spec,
     card=read.card,
     card_file=(_config_of(path) or path) if read.is_described else None,
   )

@@ -28,7 +28,7 @@ def create(
 
   if isinstance(model, str):
     name = models.canonical_name(model)
-    model = dict(models.variant(name), model_name=name)
+    model = dict(models.image_fields(name), model_name=name)
   model = with_defaults(model | fields)
   pp = _filled(settings.Preprocessing, recipe['pp'])
   values = _filled(settings.Settings, dict(recipe, model=model, pp=pp))

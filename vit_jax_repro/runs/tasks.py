@@ -92,7 +92,9 @@ def describe_teacher(
   """
   name = os.path.basename(path).removesuffix('.npz')
   try:
-    model = models.create(name, num_classes=num_classes, dtype=dtype)
+    model = models.create(
+      models.image_fields(name), num_classes=num_classes, dtype=dtype
+    )
   except InputError as error:
     raise InputError(
       f'config.teacher={path!r} is not here, and no model has the name '

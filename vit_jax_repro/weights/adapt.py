@@ -73,7 +73,7 @@ def adapt(
   if head not in ('reset', 'keep'):
     raise InputError(f"unknown {head=}; choose from ['keep', 'reset']")
   if layouts.has_two_towers(params):
-    image = params[layouts.IMAGE[:-1]]
+    image = layouts.tower(params, layouts.IMAGE)
     if isinstance(model, TwoTowers):
       adapted = adapt(
         image,
@@ -84,6 +84,11 @@ def adapt(
       )
       return {layouts.IMAGE[:-1]: adapted, **_text_tower(params, model)}
     params = image
+  elif isinstance(model, TwoTowers):
+    raise InputError(
+      'the weights have no text tower, and the model is an image-text model; '
+      'give weights of two towers, or the model of the image tower'
+    )
   flat = trees.unstack(trees.flatten(params))
   if image_size is None:
     image_size = description.describe(params)['image_size'] or ANY_IMAGE_SIZE
@@ -154,9 +159,14 @@ def _without_positions(flat):
 def parameter_shapes(
   model: nn.Module, image_size: tuple[int, int]
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns flat names, shapes and dtypes of a model without computing it."""
-  image = jax.ShapeDtypeStruct((1, *image_size, 3), 'float32')
-  variables = jax.eval_shape(model.init, jax.random.key(0), image)
+  """Returns flat names, shapes and dtypes of a model without computing it.
+
+  Positions of a text tower are those of a text of one token.
+  """
+  inputs = [jax.ShapeDtypeStruct((1, *image_size, 3), 'float32')]
+  if isinstance(model, TwoTowers):
+    inputs.append(jax.ShapeDtypeStruct((1, 1), 'int32'))
+  variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
   return trees.flatten(variables['params'])
 
 

@@ -93,8 +93,8 @@ _RANKS_IF_THERE = {
 
 
 def _two_towers(params):
-  image = describe(params[layouts.IMAGE[:-1]])
-  flat = trees.unstack(trees.flatten(params[layouts.TEXT[:-1]]))
+  image = describe(layouts.tower(params, layouts.IMAGE))
+  flat = trees.unstack(layouts.tower(params, layouts.TEXT))
   shapes = {name: tuple(leaf.shape) for name, leaf in flat.items()}
   is_bert = any(name.startswith('BertEncoder_0/') for name in shapes)
   text = _bert(shapes) if is_bert else _text_transformer(shapes)

@@ -169,6 +169,20 @@ def has_two_towers(names: Iterable[str]) -> bool:
   return {IMAGE[:-1], TEXT[:-1]} <= {name.split('/')[0] for name in names}
 
 
+def tower(params: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+  """Returns the flat tree of one tower of an image-text model.
+
+  Args:
+    params: a canonical tree, nested or flat.
+    prefix: `IMAGE` or `TEXT`.
+  """
+  return {
+    name.removeprefix(prefix): leaf
+    for name, leaf in trees.flatten(params).items()
+    if name.startswith(prefix)
+  }
+
+
 def average_in(names: Iterable[str]) -> str | None:
   """Returns what the names of averaged parameters begin with, or None.
 
@@ -226,11 +240,7 @@ def to_file(
 
 
 def _to_two_towers(params, layout):
-  image = {
-    name.removeprefix(IMAGE): array
-    for name, array in params.items()
-    if name.startswith(IMAGE)
-  }
+  image = tower(params, IMAGE)
   if layout == 'official' and 'b' not in params and not _only_big_vision(image):
     return dict(params)
   scan = layout == 'big_vision_scan'

@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vit_jax_repro import weights
+from vit_jax_repro import models, weights
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.models import variants
 from vit_jax_repro.models.layers import TORCH_GELU
@@ -174,21 +174,26 @@ def load(
 
 
 def image_tower(read: DescribedWeights) -> DescribedWeights:
-  """Returns the image tower of an image-text model with its card.
-
-  The outputs of its head are features, so its loss is 'regression'.
-  """
-  params = read.params[layouts.IMAGE[:-1]]
-  architecture = towers.image_architecture(read.card.architecture)
+  """Returns the image tower of an image-text model with its card."""
+  params = towers.image_of(read.params)
   return dataclasses.replace(
     read,
     params=params,
     spec=weights.describe(params),
-    card=dataclasses.replace(
-      read.card,
-      architecture=architecture,
-      loss='regression' if architecture.get('num_classes') else None,
-    ),
+    card=of_image(read.card),
+  )
+
+
+def of_image(card: ModelCard) -> ModelCard:
+  """Returns the card of the image tower of an image-text model.
+
+  The outputs of its head are features, so its loss is 'regression'.
+  """
+  architecture = models.image_fields(card.architecture)
+  return dataclasses.replace(
+    card,
+    architecture=architecture,
+    loss='regression' if architecture.get('num_classes') else None,
   )
 
 
