@@ -1,8 +1,8 @@
 """Commands on machines that lack what Linux has, with any names of files.
 
-One process runs them: without the modules and calls that only Linux and macOS
-have, on a terminal that knows only ASCII, on files, folders and classes whose
-names are not UTF-8.
+One process runs them. It and its children are without the modules and calls
+that only Linux and macOS have, on a terminal that knows only ASCII, on files,
+folders and classes whose names are not UTF-8.
 """
 
 import json
@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 import student_runs
 import tiny_models
+from file_server import serving
+from hub_files import repository
 from PIL import Image
+
+from vit_jax_repro import jobs
 
 NAME = os.fsdecode(b'caf\xe9')  # Latin 1
 CLASSES = sorted([NAME, 'chat \u732b', 'dog'])
@@ -27,9 +31,11 @@ ENDS = (
   ('main', 0),
   ('main', 1),  # its workdir is not UTF-8
   ('fetch', 0),
+  ('fetch', 0),
 )
-_SCRIPT = """
-import json, os, signal, sys
+# Each process runs this first; `os.name` stays, on which Python itself builds.
+_BLOCK = """
+import os, signal, sys
 for name in ('fcntl', 'resource', 'grp'):
   sys.modules[name] = None
 for module, names in (
@@ -38,6 +44,11 @@ for module, names in (
 ):
   for name in names:
     delattr(module, name)
+with open(os.environ['BLOCKED'], 'a') as file:
+  file.write(f'{os.getpid()} of {os.getppid()}\\n')
+"""
+_SCRIPT = """
+import json, os, subprocess, sys
 from vit_jax_repro import convert, evaluate, fetch, figures, main, predict
 commands = dict(
   convert=convert, evaluate=evaluate, fetch=fetch, figures=figures, main=main,
@@ -51,6 +62,7 @@ for name, arguments in json.loads(sys.stdin.buffer.read()):
   except SystemExit as error:
     code = error.code or 0
   print(f'{name} ended with {code}')
+subprocess.run([sys.executable, '-c', 'import os; print(hasattr(os, "fork"))'])
 """
 _CONFIG = """
 import json, ml_collections
@@ -90,20 +102,40 @@ def answer(tmp_path_factory):
      f'--workdir={root.parent / "run"}'),
     ('main', f'--config={config}', f'--workdir={root / "run"}'),
     ('fetch', '--list'),
+    ('fetch', 'ann/flowers', f'--dir={root}'),
   ]  # fmt: skip
   encoded = [
     (name, [os.fsencode(each).hex() for each in arguments])
     for name, *arguments in commands
   ]
-  terminal = {'PYTHONIOENCODING': 'ascii', 'XLA_FLAGS': ''}
-  found = subprocess.run(
-    [sys.executable, '-c', _SCRIPT],
-    check=False,
-    input=json.dumps(encoded).encode(),
-    env=os.environ | terminal,
-    capture_output=True,
-    timeout=600,
+  blocking = root.parent / 'blocking'
+  blocking.mkdir()
+  (blocking / 'sitecustomize.py').write_text(_BLOCK)
+  jobs.convert(
+    tiny_models.save_run(root.parent / 'model.npz'),
+    root.parent / 'flowers',
+    to='timm',
   )
+  with serving(**repository('ann/flowers', root.parent / 'flowers')) as (
+    base,
+    *_,
+  ):
+    found = subprocess.run(
+      [sys.executable, '-c', _SCRIPT],
+      check=False,
+      input=json.dumps(encoded).encode(),
+      env=os.environ
+      | {
+        'BLOCKED': str(root.parent / 'blocked'),
+        'HF_ENDPOINT': base,
+        'PYTHONIOENCODING': 'ascii',
+        'PYTHONPATH': os.pathsep.join([str(blocking), *sys.path]),
+        'XDG_CACHE_HOME': str(root.parent / 'cache'),
+        'XLA_FLAGS': '',
+      },
+      capture_output=True,
+      timeout=600,
+    )
   return root, found.stdout.decode('ascii'), found.stderr.decode('ascii')
 
 
@@ -114,6 +146,14 @@ def test_commands_end_well(answer):
   assert 'Traceback' not in err and 'Glyph' not in err
   (line,) = [line for line in err.splitlines() if line.startswith('main: ')]
   assert 'are not UTF-8' in line and r'caf\udce9' in line
+
+
+def test_children_are_blocked_too(answer):
+  root, out, _ = answer
+  lines = (root.parent / 'blocked').read_text().splitlines()
+  first, *children = [line.split(' of ') for line in lines]
+  assert first[0] in [parent for _, parent in children]
+  assert out.splitlines()[-1] == 'False'
 
 
 def test_names_are_printed_with_replacements(answer):

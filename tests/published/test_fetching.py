@@ -12,6 +12,7 @@ import socket
 import time
 
 import child_processes
+import efficientnets
 import jax
 import numpy as np
 import pytest
@@ -369,6 +370,25 @@ def test_fetch_notes_a_copy_without_head_and_pre_logits(tmp_path, monkeypatch):
     'the copy has no head and no pre_logits, unlike the official file'
   )
   assert_equal(weights.load(fetched.file), params)
+
+
+NOTE = "converted from timm's layout to this project's .npz"
+
+
+def test_fetch_writes_a_card_for_noisy_student(tmp_path, monkeypatch):
+  name = 'tf_efficientnet_b0.ns_jft_in1k'
+  params = efficientnets.params_of(models.variant('EfficientNet-B0'))
+  path = f'timm/{name}/resolve/main/model.safetensors'
+  with serving(**hub_files(safetensors_of(params, 'timm'), path)) as (base, *_):
+    monkeypatch.setenv('HF_ENDPOINT', base)
+    fetched = fetch(tmp_path, name)
+  assert fetched.source == f'{base}/{path}'
+  assert fetched.notes == (NOTE,)
+  assert_equal(weights.load(fetched.file), params)
+  restored = restoring.restore(fetched.file)
+  assert restored.name == 'EfficientNet-B0'
+  assert restored.image_size == (224, 224)
+  assert restored.preprocessing == 'deit:crop_pct=0.875'
 
 
 @pytest.mark.parametrize('suffix', ['pth', 'safetensors', 'bin'])

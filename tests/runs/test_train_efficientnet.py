@@ -1,9 +1,13 @@
 """Whole runs of an EfficientNet: statistics, checkpoints, resuming."""
 
+import signal
+import time
+
+import child_processes
 import efficientnets
 import pytest
-from killed_runs import assert_same_parameters
-from student_runs import changed, settings, stopped_copy
+from killed_runs import assert_same
+from student_runs import changed, metrics_of, settings
 from training_sets import write_folder
 
 from vit_jax_repro import jobs, weights
@@ -32,6 +36,8 @@ def config(folder):
     weight_decay=0.1,
     polyak_decay=0.8,
     accum_steps=2,
+    total_steps=30,
+    checkpoint_every=4,
     mesh=dict(data=None, fsdp=2, model=1),
   )
 
@@ -49,7 +55,18 @@ def test_train_changes_parameters_and_no_statistics(folder, run):
     assert is_changed != name.endswith(('/mean', '/var')), name
 
 
-def test_train_continues_bit_for_bit(folder, run, tmp_path):
-  stopped = stopped_copy(run, tmp_path / 'stopped')
-  jobs.train(config(folder), stopped, show=False)
-  assert_same_parameters(stopped, run)
+def train(config, workdir):
+  """Trains in a process of its own."""
+  jobs.train(config, workdir, show=False)
+
+
+def test_a_killed_run_ends_bit_for_bit_like_another(folder, run, tmp_path):
+  child = child_processes.Child(train, config(folder), tmp_path / 'run')
+  while not (tmp_path / 'run' / 'checkpoints' / '4').exists():
+    assert child.is_running(), child.stderr
+    time.sleep(0.003)
+  child.kill()
+  assert child.wait() == -signal.SIGKILL
+  assert metrics_of(tmp_path / 'run')[-1]['step'] < 30
+  jobs.train(config(folder), tmp_path / 'run', show=False)
+  assert_same(tmp_path / 'run', run)
