@@ -20,13 +20,26 @@ SIZE is a number of pixels or HEIGHTxWIDTH; a file may also give (H, W)."""
 
 def main(argv: list[str] | None = None) -> None:
   """Parses a command line, runs it and exits."""
-  from vit_jax_repro import command_line, config_arguments, process_flags
+  from vit_jax_repro import command_line, config_arguments
 
-  values = flags.FlagValues()
   argv = sys.argv if argv is None else argv
   with contextlib.suppress(flags.Error):  # which `command_line.run` reports
-    argv = values.read_flags_from_files(argv)  # --flagfile=FILE
+    argv = flags.FlagValues().read_flags_from_files(argv)  # --flagfile=FILE
   argv, changes = config_arguments.split(argv)
+  command_line.run(
+    'main',
+    lambda values, _: _run(values, changes),
+    command_flags(),
+    DESCRIPTION,
+    argv=argv,
+  )
+
+
+def command_flags() -> flags.FlagValues:
+  """Returns the flags of this command, a new FlagValues."""
+  from vit_jax_repro import command_line, process_flags
+
+  values = flags.FlagValues()
   flags.DEFINE_string(
     'workdir',
     None,
@@ -55,13 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     flag_values=values,
   )
   process_flags.define(values)
-  command_line.run(
-    'main',
-    lambda values, _: _run(values, changes),
-    values,
-    DESCRIPTION,
-    argv=argv,
-  )
+  return values
 
 
 def show(result: Any) -> None:
