@@ -86,7 +86,7 @@ def test_flags_exist(code):
 
 
 def test_configurations_of_the_original_code_load():
-  flags = [code for code in cells(0) if '=vit_jax/configs/' in code]
+  flags = [x for x in cells(0) if x.startswith('--config=vit_jax/')]
   assert len(flags) == 3
   for flag in flags:
     load(flag.removeprefix('--config='), ())

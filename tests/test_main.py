@@ -634,7 +634,7 @@ ERRORS = {
   ),
   'split': (
     ('quickstart.py', '--config.pp.test=validation'),
-    "no split 'validation'",
+    '; set --config.pp.test',
   ),
   'optimizer': (
     ('quickstart.py', '--config.optim=adam'),

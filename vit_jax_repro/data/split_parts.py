@@ -12,6 +12,10 @@ from vit_jax_repro.errors import InputError
 _PART = re.compile(r'([^\[\]]+)\[(-?\d+%?)?:(-?\d+%?)?\]')
 
 
+class UnknownSplitError(InputError):
+  """A data set has no split of this name; the message has the others."""
+
+
 def part_of(
   root: str | os.PathLike, part: str, splits: Mapping[str, Any]
 ) -> tuple[str, Callable[[int], list[int]]]:
@@ -33,7 +37,7 @@ def part_of(
   match = None if part in splits else _PART.fullmatch(part)
   split, start, stop = match.groups() if match else (part, None, None)
   if split not in splits:
-    raise InputError(
+    raise UnknownSplitError(
       f'no split {split!r} with images in {root}; choose from '
       f'{sorted(splits)} or a part such as train[:90%]'
     )

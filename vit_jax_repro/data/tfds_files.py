@@ -14,6 +14,7 @@ import numpy as np
 
 from vit_jax_repro.data import catalogue, record_index
 from vit_jax_repro.data.order import fold_in
+from vit_jax_repro.data.split_parts import UnknownSplitError
 from vit_jax_repro.data.tf_host import tensorflow
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import locations
@@ -269,7 +270,7 @@ def open_files(
     sizes = {s: info.num_examples for s, info in builder.info.splits.items()}
     row = catalogue.find(name)
     named = f', {", ".join(row.splits)}' if row and row.splits else ''
-    raise InputError(
+    raise UnknownSplitError(
       f'no split {split!r} with images in data set {name!r}; choose from '
       f'{sorted(sizes)}{named} or a part such as train[:98%]; it has {sizes}'
     )

@@ -21,6 +21,7 @@ from vit_jax_repro.data import (
   splitting,
 )
 from vit_jax_repro.data.image_settings import ImageSettings
+from vit_jax_repro.data.split_parts import UnknownSplitError
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import multi_label
 from vit_jax_repro.output.messages import note, note_unapplied
@@ -70,10 +71,10 @@ class Input:
     self._mostly_lost: set[str] = set()  # notes on classes
     self.augmentation = self._augmentation()
     self.image_size = self.augmentation.crop
-    self.train = self._split(settings.pp.train)
-    self.test = self._split(settings.pp.test)
+    self.train = self._split('train')
+    self.test = self._split('test')
     self.validation = (
-      self._split(settings.pp.validation) if settings.pp.validation else None
+      self._split('validation') if settings.pp.validation else None
     )
     self.orientation = settings.pp.orientation or self.train.orientation
     self.augmentation = dataclasses.replace(
@@ -90,21 +91,19 @@ class Input:
         f'{settings.dataset!r} has splits of its own'
       )
 
-  def _split(self, split):
+  def _split(self, key):
+    """Opens the split that a key of `pp` names."""
     settings = self.settings
-    name, data_dir = settings.dataset, settings.tfds_data_dir
-    if self.is_described:
-      return datasets.describe_split(
-        name, split, data_dir=data_dir, division=self._division
+    split, data_dir = getattr(settings.pp, key), settings.tfds_data_dir
+    options = dict(data_dir=data_dir, division=self._division)
+    try:
+      if self.is_described:
+        return datasets.describe_split(settings.dataset, split, **options)
+      return datasets.open_split(
+        settings.dataset, split, manual_dir=settings.tfds_manual_dir, **options
       )
-    manual_dir = settings.tfds_manual_dir
-    return datasets.open_split(
-      name,
-      split,
-      data_dir=data_dir,
-      manual_dir=manual_dir,
-      division=self._division,
-    )
+    except UnknownSplitError as error:
+      raise InputError(f'{error}; set --config.pp.{key}') from None
 
   def _check_labels(self):
     """Refuses settings that do not suit images with several labels."""
