@@ -4,10 +4,10 @@
 
 It begins at the first page and clicks "Next" until the last one. On each page,
 at the width of a desktop and of a telephone, it checks that all pictures are
-there, that nothing is wider than the window, that no other server is asked for
-anything, and that the browser reports no error. Then it uses the search.
-Where Chromium and its driver are not installed, or cannot start, it only prints
-so.
+there and have a text, that nothing is wider than the window, that no other
+server is asked for anything, and that the browser reports no error. Then it
+uses the search. Where Chromium and its driver are not installed, or cannot
+start, it only prints so.
 """
 
 import argparse
@@ -47,6 +47,9 @@ FAULTS = """
       image.loading = 'eager';
       if (image.complete && !image.naturalWidth) {
         faults.push('no picture ' + image.src);
+      }
+      if (!image.alt || image.alt === 'png') {
+        faults.push('no text for a picture');
       }
     }
     if (page.scrollWidth > page.clientWidth) {

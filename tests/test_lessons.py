@@ -6,14 +6,13 @@ import json
 import os
 import pathlib
 import re
+import zipfile
 
-import jax
-import numpy as np
 import pytest
 
-from vit_jax_repro import lessons, studies, weights
+from vit_jax_repro import lessons, studies
+from vit_jax_repro.analysis import pictures
 from vit_jax_repro.data import datasets
-from vit_jax_repro.inference import restoring
 from vit_jax_repro.lessons import Lesson
 from vit_jax_repro.output import files
 from vit_jax_repro.paper import table, verdict
@@ -52,17 +51,6 @@ def test_trained_trains_once(lesson):
   assert lesson.training().total_steps < 2400
 
 
-def test_untrained_differs_from_trained_in_values_only(lesson):
-  path = lesson.untrained()
-  mine, theirs = weights.load(path), weights.load(lesson.trained())
-  assert jax.tree.map(np.shape, mine) == jax.tree.map(np.shape, theirs)
-  same = jax.tree.map(np.array_equal, mine, theirs)
-  assert not same['cls'] or not np.any(mine['cls'])
-  assert not same['Transformer']['posembed_input']['pos_embedding']
-  restored = restoring.restore(path)
-  assert restored.image_size == (8, 8) and restored.num_classes == 10
-
-
 def test_pictures_writes_test_digits_with_their_labels(lesson):
   from PIL import Image
 
@@ -82,6 +70,21 @@ def test_pictures_requires_images_at_full_size():
   with pytest.raises(ValueError, match='set images='):
     Lesson('full').pictures()
   assert Lesson('full', images=('a.jpg', 'b.jpg')).pictures(1) == ['a.jpg']
+
+
+def test_photographs_writes_a_zip_of_two_classes(lesson):
+  with zipfile.ZipFile(lesson.photographs()) as file:
+    names = [name for name in file.namelist() if name.endswith('.jpg')]
+  assert len(names) == 24
+  assert {name.split('/')[0] for name in names} == {'china', 'flower'}
+
+
+@pytest.mark.quick
+def test_picture_has_its_text_and_the_figure():
+  figure = pictures.new(2, 1)
+  found = lessons.Picture(figure, 'a "line"')._repr_html_()
+  assert found.startswith('<img alt="a &quot;line&quot;" ')
+  assert 'data:image/png;base64,iVBOR' in found
 
 
 @pytest.mark.quick

@@ -22,7 +22,7 @@ SECTIONS = (
   'Compared with the paper',
   'Questions',
 )
-SETTINGS = 'settings'
+SETTINGS, INSTALL = 'settings', 'install'
 IMPORTS = {'collections', 'jax', 'json', 'numpy', 'os', 'pathlib', 'shutil'}
 # Syntax that defines a model, a loss or a loop.
 DEFINING = (
@@ -80,17 +80,35 @@ def test_notebooks_have_all_sections_from_claim_to_questions(path):
   assert numbered(questions) == numbered(lines[fold:]) != []
 
 
-def test_notebooks_share_one_cell_of_settings():
-  found = {
-    text(cell)
-    for path in PATHS
-    for cell in cells(path, 'code')
-    if cell['metadata'].get('tags') == [SETTINGS]
-  }
-  assert len(found) == 1
+def test_notebooks_share_the_cells_of_installation_and_settings():
+  firsts = {tuple(map(text, cells(path, 'code')[:2])) for path in PATHS}
+  ((install, settings),) = firsts
+  assert install.endswith('\n%run install.py')
+  assert (ROOT / 'notebooks' / 'install.py').exists()
+  assert 'lessons.Lesson(' in settings
   for path in PATHS:
-    assert text(cells(path, 'code')[0]) in found
-  assert 'lessons.Lesson(' in found.pop()
+    first, second = (cell['metadata'] for cell in cells(path, 'code')[:2])
+    assert (first, second) == ({'tags': [INSTALL]}, {'tags': [SETTINGS]})
+
+
+@pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
+def test_notebooks_describe_every_picture(path):
+  """A figure alone would have no text for those who cannot see it."""
+  for node in ast.walk(tree(path)):
+    if isinstance(node, ast.Expr):
+      drawn = ast.unparse(node)
+      assert not drawn.startswith(('plots.', 'charts.'))
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == 'Picture':
+      assert len(node.args) == 2 and ast.literal_eval(node.args[1])
+
+
+def test_install_has_the_packages_of_install_md():
+  code = (ROOT / 'notebooks' / 'install.py').read_text()
+  page = (ROOT / 'docs' / 'install.md').read_text()
+  for node in ast.parse(code).body:
+    if isinstance(node, ast.Assign):
+      for package in ast.literal_eval(node.value):
+        assert package in page
 
 
 @pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)

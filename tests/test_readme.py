@@ -6,6 +6,8 @@ import pathlib
 import re
 
 import pytest
+import tiny_models
+import training_sets
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -77,3 +79,28 @@ def test_readme_python_code_runs(tmp_path, monkeypatch):
   saved = names['weights'].load('ViT-Ti_16-mine.npz')
   spec = names['weights'].describe(saved)
   assert spec['num_classes'] == 10
+
+
+def test_python_page_fine_tunes_and_predicts(tiny_vit, tmp_path, monkeypatch):
+  """On tiny files in place of the page's."""
+  monkeypatch.chdir(tmp_path)
+  folder = training_sets.write_folder(tmp_path, 60) / 'train'
+  page = (ROOT / 'docs' / 'python.md').read_text()
+  (code,) = re.findall(
+    r'^## Fine-tune.*?^```python\n(.*?)^```', page, re.M | re.S
+  )
+  for text, replacement in {
+    "'ViT-Ti_16')": f'{tiny_models.VIT})',
+    "'./flowers'": repr(str(folder)),
+    "'ViT-Ti_16.npz'": repr(str(tiny_vit)),
+    "'holiday.jpg'": repr(str(next(folder.rglob('*.png')))),
+    "'total_steps': 100": "'total_steps': 2",
+    "'warmup_steps': 10": "'warmup_steps': 1",
+    'pp.crop = 224': 'pp.crop = 8',
+  }.items():
+    assert code.count(text) == 1
+    code = code.replace(text, replacement)
+  names = {}
+  exec(compile(code, 'python.md', 'exec'), names)
+  assert names['result'].step == 2
+  assert names['prediction'].classes and names['prediction'].error is None

@@ -7,23 +7,24 @@ models on ImageNet. Trainings and checks are stored in a folder and not
 repeated.
 """
 
+import base64
 import contextlib
 import dataclasses
+import html
+import io
 import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from absl import logging
 
 from vit_jax_repro import jobs, models, recipes, studies
 from vit_jax_repro.analysis import cost, saved_results
-from vit_jax_repro.data import digits
+from vit_jax_repro.data import digits, photographs
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.inference import restoring
 from vit_jax_repro.output import messages
 from vit_jax_repro.output.sections import Section, View
 from vit_jax_repro.paper import results, table, views
@@ -33,7 +34,6 @@ from vit_jax_repro.reproduction.options import Options, apply_overrides
 from vit_jax_repro.runs import configuration
 from vit_jax_repro.runs.settings import to_plain
 from vit_jax_repro.studies import report, running
-from vit_jax_repro.weights import model_card
 
 SIZES = studies.SIZES
 _SHORT_STEPS = 150  # total steps of the quickstart at size 'short'
@@ -117,19 +117,6 @@ class Lesson:
     with _quiet():
       return jobs.train(self.training(), self.path('training')).model
 
-  def untrained(self) -> str:
-    """Writes a file like that of `trained` with fresh parameters."""
-    source = self.trained()
-    restored = restoring.restore(source)
-    card = model_card.load(source).card
-    images = jnp.zeros((1, *restored.image_size, 3))
-    init = jax.jit(restored.model.init)
-    path = self.path('untrained.npz')
-    model_card.save_model(
-      path, init(jax.random.key(0), images)['params'], **vars(card)
-    )
-    return path
-
   def pictures(self, number: int = 4) -> list[str]:
     """Returns paths of images: test digits, or the first of `images`.
 
@@ -146,6 +133,15 @@ class Lesson:
         )
       return list(self.images[:number])
     return _test_digits(self.path('images'), number)
+
+  def photographs(self) -> str:
+    """Writes a zip of photographs, one folder for each class; returns its path.
+
+    They are 24 parts of the two photographs that scikit-learn ships.
+    """
+    folder = self.path('photographs')
+    photographs.write_photographs(folder, 24, (96, 128))
+    return shutil.make_archive(folder, 'zip', os.path.join(folder, 'train'))
 
   def study(self, name: str, **part: Any) -> report.StudyResult:
     """Runs a study, unless it is finished, and returns its result.
@@ -335,6 +331,28 @@ class Shown:
     return (
       f'<details markdown="1"><summary>{self.folded_under}</summary>\n\n{text}'
       '\n\n</details>'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """A figure as the result of a cell, with a text for those who cannot see it.
+
+  Attributes:
+    figure: a matplotlib Figure.
+    text: what the figure shows.
+  """
+
+  figure: Any
+  text: str
+
+  def _repr_html_(self):
+    file = io.BytesIO()
+    self.figure.savefig(file, format='png')
+    encoded = base64.b64encode(file.getvalue()).decode()
+    return (
+      f'<img alt="{html.escape(self.text)}" style="max-width: 100%" '
+      f'src="data:image/png;base64,{encoded}">'
     )
 
 

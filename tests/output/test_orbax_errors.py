@@ -38,6 +38,13 @@ def test_silence_orbax_removes_traces_of_orbax(caplog):
   assert len(caplog.records) == 1 and not caplog.records[0].exc_info
 
 
+def test_silence_orbax_removes_the_warning_on_its_handler(caplog):
+  orbax_errors.silence_orbax()
+  logging.warning('Type handler registry overriding type "%s"', 'Array')
+  logging.warning('of ours')
+  assert [r.message for r in caplog.records] == ['of ours']
+
+
 def test_silence_orbax_passes_on_other_unraisable_errors(monkeypatch):
   seen = []
   orbax_errors.silence_orbax.cache_clear()

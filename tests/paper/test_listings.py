@@ -73,15 +73,15 @@ def test_all_differences_are_grouped_by_topic():
   assert view.sections[0].text[0].startswith('pvc-01 to pvc-80 name places')
   assert view.sections[3].text[0] == (
     'pvc-60: BiT-M R152x4 VTAB-1k (BiT results)\n'
-    '  BiT paper: paper Table 2: 70.64.\n'
-    '  big_transfer: README re-run: 73.51.\n'
-    '  What to do: target 73.51 with the released VTAB files.\n'
-    '  Concerns: VTAB rows.\n'
+    '  BiT paper: Table 2: 70.64.\n'
+    '  big_transfer: the README, which repeated it: 73.51.\n'
+    '  What to do: compare the released VTAB files with 73.51.\n'
+    '  Affects: numbers on VTAB.\n'
   )
-  assert view.records[0]['handling'].startswith('use transfer.py settings')
+  assert view.records[0]['handling'].startswith('take the settings of')
   _, open_one = listings.all_differences(differences.select('pvc-80')).sections
   assert open_one.text[0].startswith(
-    'pvc-80: 384 px with patch 14 (evaluation, '
+    'pvc-80: 384 pixels with patches of 14 (evaluation, '
   )
 
 

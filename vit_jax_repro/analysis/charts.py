@@ -193,17 +193,18 @@ def accuracy_limits(
     ]
   )
   margin = max(0.15 * (late.max() - late.min()), 0.5)
-  return max(late.min() - margin, 0), min(late.max() + margin, 100.5)
+  return max(late.min() - margin, 0), min(late.max() + margin, 100.1)
 
 
 def _about_curves(runs, datasets, lowest):
   """Returns the note below the curves: smoothing, axis, how the runs differ."""
-  widths = {2 * half_window(len(run.losses)) + 1 for run in runs}
-  widths = ' or '.join(map(str, sorted(widths)))
-  notes = [
-    f'loss: mean of {widths} logged values around a step; faint: as logged; '
-    'legends: last values'
-  ]
+  widths = sorted({2 * half_window(len(run.losses)) + 1 for run in runs})
+  notes = ['legends: last values']
+  if widths != [1]:
+    notes[0] = (
+      f'loss: mean of {" or ".join(map(str, widths))} logged values around a '
+      f'step; faint: as logged; {notes[0]}'
+    )
   accuracies = [parts for run in runs for _, parts in run.evaluated.values()]
   if any((100 * parts < lowest).any() for parts in accuracies):
     notes[0] += '; early accuracies lie below the axis'

@@ -265,4 +265,12 @@ def progress_console() -> Any:
   """Returns the rich Console on stderr that progress bars are drawn on."""
   from rich import console
 
-  return console.Console(file=sys.stderr, highlight=False)
+  out = console.Console(file=sys.stderr, highlight=False)
+  if out.is_jupyter:  # where rich would make a block of HTML of each line
+    out = console.Console(
+      file=sys.stderr,
+      highlight=False,
+      force_jupyter=False,
+      force_terminal=False,
+    )
+  return out

@@ -69,6 +69,7 @@ class Checkpoints:
         checked.
       storage: how a folder in a bucket is written.
     """
+    orbax_errors.silence_orbax()
     # By default each device writes a slice of a replicated array. This is no
     # faster on one machine, and each slice is a program to compile.
     ocp.type_handlers.register_type_handler(
@@ -88,7 +89,6 @@ class Checkpoints:
     policies = [ocp.checkpoint_managers.LatestN(keep)]
     if keep_best:
       policies.append(_Best(self._scores))
-    orbax_errors.silence_orbax()
     options = ocp.CheckpointManagerOptions(
       preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
         policies
