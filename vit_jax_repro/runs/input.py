@@ -95,7 +95,7 @@ class Input:
     """Opens the split that a key of `pp` names."""
     settings = self.settings
     split, data_dir = getattr(settings.pp, key), settings.tfds_data_dir
-    options = dict(data_dir=data_dir, division=self._division)
+    options: dict[str, Any] = dict(data_dir=data_dir, division=self._division)
     try:
       if self.is_described:
         return datasets.describe_split(settings.dataset, split, **options)
