@@ -185,7 +185,7 @@ def _speed(values, kind):
       rounds=values.rounds,
       seconds=values.seconds,
       peak=peak,
-      show=waiting.show,
+      show=waiting.start,
     )
     _write(values, _result('rows', rows, {}))  # so far
   _finish(values, rows, tables.speeds)
@@ -201,7 +201,7 @@ def _compile(values, _):
   cases, variants = _cases(values, _kind(values))
   for case in cases:
     rows += compiling.times(
-      case, variants, rounds=values.rounds, show=waiting.show
+      case, variants, rounds=values.rounds, show=waiting.start
     )
   _finish(values, rows, tables.compilations)
 
@@ -222,7 +222,7 @@ def _memory(values, _):
       variants,
       limit=limit,
       largest=values.largest_batch,
-      show=waiting.show,
+      show=waiting.start,
     )
     _write(values, _result('rows', rows, {}))  # so far
   _finish(values, rows, show)
@@ -273,7 +273,7 @@ def _data(values, _):
     rounds=values.rounds,
     num_batches=values.batches,
   )
-  speeds, files = input_benchmark.measure(**settings, show=waiting.show)
+  speeds, files = input_benchmark.measure(**settings, show=waiting.start)
   more = {
     'files': files,
     'settings': settings,

@@ -268,6 +268,36 @@ def test_fingerprint_identifies_the_contents_of_a_tfds_split(
 
 
 @quick
+def test_sample_hash_reads_all_tfds_files_and_images_of_the_whole_folder(
+  tfds_dir, tmp_path
+):
+  def sample(name, split, data_dir=None):
+    return datasets.open_split(name, split, data_dir=data_dir).sample_hash()
+
+  first = sample('digits', 'test', tfds_dir)
+  shutil.copytree(tfds_dir, tmp_path / 'copy')
+  assert sample('digits', 'test', tmp_path / 'copy') == first
+  (file,) = (tmp_path / 'copy' / 'digits').rglob('*test.tfrecord*')
+  content = file.read_bytes()
+  for place in (0, len(content) // 2, len(content) - 1):
+    changed = bytearray(content)
+    changed[place] ^= 1
+    file.write_bytes(changed)
+    assert sample('digits', 'test', tmp_path / 'copy') != first
+
+  photos = tmp_path / 'photos' / 'test' / 'a'
+  photos.mkdir(parents=True)
+  for number in range(1000, 1200):
+    (photos / f'{number}.png').write_bytes(b'x')
+  first = sample(str(tmp_path / 'photos'), 'test')
+  for number in range(1033, 1200):  # of the same sizes
+    (photos / f'{number}.png').write_bytes(b'y')
+  second = sample(str(tmp_path / 'photos'), 'test')
+  (photos / '1199.png').write_bytes(b'z')
+  assert len({first, second, sample(str(tmp_path / 'photos'), 'test')}) == 3
+
+
+@quick
 def test_fingerprint_identifies_the_contents_of_a_folder(tmp_path):
   def fingerprint(*names, size=1, root='photos', split='test'):
     shutil.rmtree(tmp_path / root, ignore_errors=True)

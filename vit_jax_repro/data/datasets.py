@@ -14,6 +14,7 @@ named splits in catalogue.py, such as `minival` of cifar10 or `train800` of
 vtab/dtd. `train@5` has five images of each class of `train`, see subsets.py.
 """
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import json
@@ -37,8 +38,6 @@ from vit_jax_repro.data import (
 from vit_jax_repro.data.tf_host import parallel_map
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import locations, messages, waiting
-
-_SAMPLE = 32  # images of `Split.sample_hash`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,20 +207,29 @@ class Split:
     return digest.hexdigest()[:16]
 
   def sample_hash(self) -> str:
-    """Returns 16 hex digits that identify the contents of the first images.
+    """Returns 16 hex digits that identify a sample of the files' contents.
 
-    Images and labels are read. Files that cannot be read are left out.
+    They are a hash of images of a folder, spread over the split, or for TFDS of
+    pieces of every file. Files that cannot be read are left out.
     """
     digest = hashlib.sha256()
-    found = self.records().take(_SAMPLE).ignore_errors()
-    for record in found.as_numpy_iterator():
-      digest.update(record['id'] + record['image'] + record['label'].tobytes())
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      for one in pool.map(_hash, self._images.pieces()):
+        digest.update(one)
     return digest.hexdigest()[:16]
 
   @property
   def _images(self) -> folders.Folder | tfds_files.Files:
     assert self._source is not None, 'describe_split gives no images'
     return self._source
+
+
+def _hash(piece):
+  """Returns the hash of a piece; empty if it cannot be read."""
+  try:
+    return hashlib.sha256(piece()).digest()
+  except OSError:
+    return b''
 
 
 def open_split(

@@ -13,7 +13,7 @@ lacks a class. Names that are all whole numbers are sorted as numbers.
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -33,6 +33,7 @@ from vit_jax_repro.output.messages import listed
 
 ENDINGS = ','.join(ending[1:] for ending in listing.EXTENSIONS)
 LAYOUT = f'ROOT/SPLIT/CLASS/*.{{{ENDINGS}}}'
+_SAMPLE = 64  # images of `Folder.pieces`
 _COUNTED = 1000  # images between two updates of the line on progress
 
 
@@ -143,6 +144,13 @@ class Folder:
     """Yields the data that datasets.Split.fingerprint hashes: path and size."""
     for path in self.paths:
       yield path, trees.size(os.path.join(self.root, path))
+
+  def pieces(self) -> Iterator[Callable[[], bytes]]:
+    """Yields functions that read what datasets.Split.sample_hash hashes."""
+    spread = np.linspace(0, self.num_examples - 1, _SAMPLE).astype(int)
+    for position in sorted(set(spread.tolist())):
+      path = os.path.join(self.root, self.paths[position])
+      yield functools.partial(trees.read_bytes, path)
 
   def all_labels(self) -> np.ndarray:
     """Returns [num_examples] labels in the order of `examples`."""

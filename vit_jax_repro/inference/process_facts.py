@@ -38,11 +38,11 @@ def require_same(restored: Any, *sources: Any, **arguments: Any) -> None:
     weights = digest.hexdigest()
     facts['the SHA-256 of the weights'] = weights, weights[: agreement.HEX]
     for source in sources:
-      images, first = source.fingerprint(), source.sample_hash()
+      images, sample = source.fingerprint(), source.sample_hash()
       facts[f'the split {source.split}'] = (
-        images + first,
+        images + sample,
         f'{source.num_examples} images of {source.num_classes} classes '
-        f'(fingerprint {images}, SHA-256 of the first images {first})',
+        f'(fingerprint {images}, SHA-256 of a sample of the contents {sample})',
       )
     model = restored.model, restored.class_names, restored.loss
     facts['the model'] = repr(model), restored.name

@@ -140,6 +140,12 @@ def show(line: str) -> None:
   print(printable(line), file=sys.stderr, flush=True)
 
 
+def start(line: str) -> None:
+  """Prints a line about a step that starts, and repeats it while it lasts."""
+  show(line)
+  now_doing(line)
+
+
 @contextlib.contextmanager
 def suspended() -> Generator[None]:
   """Prints no lines inside the block, because a moving bar is on the screen."""

@@ -60,12 +60,12 @@ def require_same_data(
   for which in ('train', 'test', 'validation'):
     split = getattr(parts.input, which)
     if split is not None:
-      digest, first = data[f'{which}_fingerprint'], split.sample_hash()
+      digest, sample = data[f'{which}_fingerprint'], split.sample_hash()
       facts[f'the {which} split'] = (
-        digest + first,
+        digest + sample,
         f'{split.num_examples} images of {split.num_classes} classes in '
         f'{settings.dataset} (fingerprint {digest[: agreement.HEX]}, SHA-256 '
-        f'of the first images {first[: agreement.HEX]})',
+        f'of a sample of the contents {sample[: agreement.HEX]})',
       )
   facts['orientation'] = data['orientation'], data['orientation']
   for key, name in (('pretrained_dir', 'pretrained'), ('teacher', 'teacher')):
