@@ -1,5 +1,6 @@
 """Tests that the commands, names and Python code of README.md are right."""
 
+import collections
 import importlib
 import importlib.util
 import pathlib
@@ -8,6 +9,9 @@ import re
 import pytest
 import tiny_models
 import training_sets
+
+from vit_jax_repro.paper import differences, table
+from vit_jax_repro.published import catalogue
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -53,6 +57,33 @@ def test_readme_links_to_every_page_and_existing_files():
   assert all((ROOT / path).exists() for path in paths)
   pages = {f'docs/{page.name}' for page in (ROOT / 'docs').glob('*.md')}
   assert pages - paths == NOT_LINKED
+
+
+@pytest.mark.quick
+def test_counts_of_the_documentation_are_true():
+  """Counts that went stale as rows were added."""
+  pages = {page.stem: page.read_text() for page in ROOT.glob('docs/*.md')}
+  sources = collections.Counter(row.confidence for row in table.rows())
+  for text in (
+    f'`two-sources` ({sources["two-sources"]} numbers)',
+    f'remaining {sources["one-source"]} were',
+    f'holds {sources.total()} numbers of {len(table.tables())} tables',
+    f'lists {len(differences.all_differences())} places',
+  ):
+    assert text in pages['paper']
+  without = sum(not entry.has_copy for entry in catalogue.table())
+  assert f'the {without} files that have none' in pages['fetch']
+  tried = pages['convert'].split('### Files that were tried')[1].split('\n#')[0]
+  named = tried.count('| named |')
+  read = tried.count('| read |') + 1  # and the image towers, with a note
+  assert (
+    f'{read + named} kinds of weights files, as other libraries write them: '
+    f'{read} are read exactly, {named} are refused by name'
+  ) in README
+  (claims,) = ROOT.glob('notebooks/02_*.ipynb')
+  assert f'contains {sources.total()} published' in claims.read_text()
+  statuses = collections.Counter(row.status for row in table.rows())
+  assert f'checks {statuses[table.INFERENCE]} numbers' in README
 
 
 @pytest.mark.quick

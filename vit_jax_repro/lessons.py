@@ -297,7 +297,7 @@ def readme_claim() -> table.Row:
     value=98.0,
     decimals=0,
     status=table.FINETUNE,
-    note='360 test images; the value is accurate to one image',
+    note='360 test images; the value is accurate to a point',
     source='README.md of this repository',
     exaflops=None,
     std=None,
