@@ -92,6 +92,13 @@ def test_bucket_needs_gcsfs(monkeypatch):
     buckets.read('gs://photos/a')
 
 
+def test_read_refuses_a_large_file_before_it_reads(monkeypatch):
+  monkeypatch.setattr(buckets, 'info', lambda url: {'size': 11})
+  monkeypatch.setattr(buckets, '_filesystem', pytest.fail)
+  with pytest.raises(InputError, match='gs://a/b has 11 bytes, and at most 10'):
+    buckets.read('gs://a/b', most=10)
+
+
 @pytest.mark.parametrize('workdir', ['gs:/photos/a', 's3://photos/a'])
 def test_main_refuses_other_addresses(workdir):
   """A folder named gs: is made, and the bucket stays empty."""

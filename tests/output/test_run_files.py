@@ -1,6 +1,8 @@
 """Files of runs from strangers: types, damaged lines."""
 
 import json
+import os
+import tracemalloc
 
 import pytest
 
@@ -46,7 +48,7 @@ def test_read_refuses_other_types_in_one_line(tmp_path, name, value, problem):
   )
 
 
-def test_metrics_leave_out_damaged_lines():
+def test_metrics_leave_out_damaged_lines(tmp_path):
   damaged = [
     '[' * 100_000,
     '{"step": 1e400}',
@@ -58,8 +60,33 @@ def test_metrics_leave_out_damaged_lines():
   ]
   lines = ['{"step": 1, "lr": 2, "x": "y", "z": true}', *damaged, '{"step": 2}']
   text = '\n'.join([*lines, '{"step": 3, "tr'])
-  found, number = run_files.metrics(text.encode() + b'\xff')
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(text.encode() + b'\xff')
+  found, number = run_files.metrics(path)
   assert found == [{'step': 1, 'lr': 2.0}, {'step': 2}]
   assert number == len(damaged)
-  large = f'{{"step": 4, "x": {10**400}, "y": NaN}}'.encode()
-  assert list(run_files.metrics(large)[0][0]) == ['step', 'y']
+  path.write_text(f'{{"step": 4, "x": {10**400}, "y": NaN}}')
+  assert list(run_files.metrics(path)[0][0]) == ['step', 'y']
+
+
+def test_metrics_hold_one_line_of_a_large_file(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  with path.open('wb') as file:
+    file.write(b'{"step": 1}\n')
+    file.truncate(2**28)  # a line of zeros
+    file.seek(0, os.SEEK_END)
+    file.write(b'\n{"step": 2}\n')
+  tracemalloc.start()
+  assert run_files.metrics(path) == ([{'step': 1}, {'step': 2}], 1)
+  assert tracemalloc.get_traced_memory()[1] < 2**20
+  tracemalloc.stop()
+
+
+def test_metrics_refuse_too_many_lines(tmp_path, monkeypatch):
+  monkeypatch.setattr(run_files, 'MOST_LINES', 2)
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 1}\n{"step": 2}')
+  assert len(run_files.metrics(path)[0]) == 2
+  path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}')
+  with pytest.raises(InputError, match='has more than 2 lines; remove some'):
+    run_files.metrics(path)

@@ -4,7 +4,9 @@ import dataclasses
 
 import pytest
 
+from vit_jax_repro.data import datasets
 from vit_jax_repro.paper import table
+from vit_jax_repro.parallel import installed
 from vit_jax_repro.reproduction import checks, evaluations
 from vit_jax_repro.reproduction.evaluations import CheckEvaluation
 from vit_jax_repro.reproduction.options import Options
@@ -68,6 +70,32 @@ def test_path_depends_on_every_input_of_an_evaluation(tmp_path):
   elsewhere.parent.mkdir()
   elsewhere.write_text('weights')
   assert one.path(str(elsewhere), OPTIONS) == first  # the same contents
+
+
+def test_identity_changes_with_what_decides_an_evaluation(
+  tmp_path, monkeypatch
+):
+  weights = tmp_path / 'w.npz'
+  images = tmp_path / 'photos' / 'test' / 'a'
+  images.mkdir(parents=True)
+  (images / '1.png').write_bytes(b'x')
+
+  def identity(model='ViT-B_16'):
+    source = datasets.open_split(str(tmp_path / 'photos'), 'test')
+    return evaluations.identity_of(source, str(weights), model)
+
+  found = [identity(), identity('ViT-B_32')]
+  for name in ('w.json', 'w.txt', 'w.model', 'photos/test/a/1.png'):
+    (tmp_path / name).write_bytes(b'y')  # an image of the same size
+    found.append(identity())
+  code = installed.code()
+  for room, is_new in (('models', True), ('paper', False)):
+    path = next(path for path in code if f'/{room}/' in path)
+    monkeypatch.setattr(installed, 'code', lambda path=path: {**code, path: ''})
+    assert (identity() not in found) == is_new, room
+  monkeypatch.undo()
+  assert identity() == found[-1]
+  assert len({str(each) for each in found}) == len(found)
 
 
 def test_read_json_treats_damaged_files_as_missing(tmp_path):

@@ -181,11 +181,13 @@ def test_remaining_counts_unfinished_evaluations(stage, tmp_path):
   assert meter.seconds > 0
   path = pathlib.Path(path)
   whole = json.loads(path.read_text())
-  for damaged in ('{', json.dumps(dict(whole, data_fingerprint='old'))):
+  for damaged in ('{', json.dumps(dict(whole, accuracy=-1, code='old'))):
     path.write_text(damaged)
     os.remove(options.result(TOP1))
     again = running.run(check, options)
-    assert json.loads(path.read_text())['accuracy'] == again['accuracies'][0]
+    found = json.loads(path.read_text())
+    for key in ('accuracy', 'code'):
+      assert found[key] == whole[key]
     assert again['data'] == {'imagenet2012': whole['data_fingerprint']}
 
 

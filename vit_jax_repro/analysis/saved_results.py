@@ -5,7 +5,6 @@ Errors are InputErrors and OSErrors whose one-line message names the file.
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,12 +80,13 @@ def curves(workdir: str | os.PathLike) -> Curves:
   Args:
     workdir: a folder, or gs://BUCKET/PATH.
   """
-  path, content = _read(workdir, 'metrics.jsonl')
-  if content is None:
+  path = _path(workdir, 'metrics.jsonl')
+  try:
+    found, damaged = run_files.metrics(path)
+  except (FileNotFoundError, NotADirectoryError):
     raise FileNotFoundError(
       f'no {path}; give the workdir of a training run that has written metrics'
-    )
-  found, damaged = run_files.metrics(content)
+    ) from None
   if damaged:
     note(
       f'{path}: {damaged} damaged line{"s" * (damaged > 1)} without a step of '
@@ -131,29 +131,21 @@ def curves(workdir: str | os.PathLike) -> Curves:
 
 def dataset_of(workdir: str | os.PathLike) -> str:
   """Returns the name of a run's data set, or '' if it is not stored."""
-  path, content = _read(workdir, 'config.json')
   try:
-    dataset = run_files.parse(content or b'{}', path).get('dataset')
-  except InputError:
+    dataset = run_files.read(_path(workdir, 'config.json')).get('dataset')
+  except (InputError, FileNotFoundError, NotADirectoryError):
     return ''
   return os.path.basename(os.path.normpath(dataset)) if dataset else ''
 
 
-def _read(workdir, name):
-  """Returns the path and the content of a run's file; None if it is missing."""
+def _path(workdir, name):
+  """Returns the path or address of a run's file."""
   workdir = os.fspath(workdir)
-  url = buckets.is_url(workdir)
-  workdir = buckets.clean(workdir) if url else workdir
-  path = f'{workdir}/{name}' if url else os.path.join(workdir, name)
-  try:
-    if url:
-      buckets.require(workdir, writable=False)
-      return path, buckets.read(path)
-    if os.path.isfile(path):
-      return path, pathlib.Path(path).read_bytes()
-  except FileNotFoundError:
-    pass
-  return path, None
+  if not buckets.is_url(workdir):
+    return os.path.join(workdir, name)
+  workdir = buckets.clean(workdir)
+  buckets.require(workdir, writable=False)
+  return f'{workdir}/{name}'
 
 
 def study(path: str | os.PathLike) -> SavedStudy:

@@ -125,13 +125,25 @@ def info(url: str) -> dict[str, Any] | None:
   return found if found['type'] == 'file' else None
 
 
-def read(url: str) -> bytes:
+def read(url: str, *, most: int | None = None) -> bytes:
   """Reads a file.
+
+  Args:
+    url: its address.
+    most: the largest number of bytes that are read.
 
   Raises:
     FileNotFoundError: there is none.
+    InputError: it has more than `most` bytes, of which none is read.
     BucketError: see `call`.
   """
+  if most is not None:
+    size = (info(url) or {}).get('size', 0)
+    if size > most:
+      raise InputError(
+        f'{url} has {size:,} bytes, and at most {most:,} are read; give the '
+        'file that a run wrote'
+      )
   try:
     return call('reading', url, _filesystem().cat_file, url)
   except FileNotFoundError:

@@ -4,15 +4,19 @@ A workdir may come from a stranger. A key that is missing is left to the reader,
 because runs of older versions lack some.
 """
 
+import io
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import files, messages
+from vit_jax_repro.output import buckets, files, messages
 
 MOST_STEPS = 2**31 - 1  # updates are counted in int32
+MOST_LINES = 500_000  # of metrics.jsonl
+_MOST_LINE_BYTES = 2**16
+_MOST_BYTES = 2**28  # of a metrics.jsonl in a bucket
 _NUMBER = int | float | None
 _TEXT = str | None
 # {file: {key, dotted inside mappings: its types}}
@@ -68,31 +72,22 @@ def read(
   """Reads a JSON file of a run.
 
   Args:
-    path: path of the file. Its name decides which types are checked.
+    path: path or address of the file. Its name decides which types are checked.
     remedy: the end of the message.
     needed: keys that must have a value.
 
   Raises:
-    InputError, OSError: see `parse`; FileNotFoundError without the file.
-  """
-  found = files.read_json(path, 'file of a run', remedy)
-  return _checked(found, path, remedy, needed)
-
-
-def parse(content: bytes, path: str, remedy: str = '') -> dict[str, Any]:
-  """Returns the contents of a JSON file of a run.
-
-  Args:
-    content: the bytes of the file.
-    path: path or address of the file.
-    remedy: see `read`.
-
-  Raises:
     InputError: it is no JSON object, or a value has another type than those
       that a run writes; one line.
+    OSError: the file cannot be read; FileNotFoundError without the file.
   """
-  found = files.json_object(content, path, 'file of a run', remedy)
-  return _checked(found, path, remedy)
+  if buckets.is_url(path):
+    url = os.fspath(path)
+    content = buckets.read(url, most=files.MOST_JSON_BYTES)
+    found = files.json_object(content, url, 'file of a run', remedy)
+  else:
+    found = files.read_json(path, 'file of a run', remedy)
+  return _checked(found, path, remedy, needed)
 
 
 def _checked(found, path, remedy, needed=()):
@@ -120,15 +115,38 @@ def _problems(found, name, needed):
       yield f'its {key!r} must not be {messages.short(repr(value))}'
 
 
-def metrics(content: bytes) -> tuple[list[dict[str, Any]], int]:
-  """Returns the lines of a metrics.jsonl, and the number of damaged ones.
+def metrics(path: str | os.PathLike) -> tuple[list[dict[str, Any]], int]:
+  """Reads the lines of a metrics.jsonl, and the number of damaged ones.
 
   The last line may be cut, which does not count as damaged.
+
+  Args:
+    path: path or address of the file.
+
+  Raises:
+    InputError: it has more than `MOST_LINES` lines.
+    OSError: the file cannot be read; FileNotFoundError without the file.
   """
-  lines = content.splitlines(keepends=True)
-  found = [metric(line) for line in lines]
-  whole = found if content.endswith(b'\n') else found[:-1]
-  return [each for each in found if each], whole.count(None)
+  found, damaged = [], 0
+  with _opened(path) as file:
+    lines = iter(lambda: file.readline(_MOST_LINE_BYTES), b'')
+    for number, line in enumerate(lines, 1):
+      if number > MOST_LINES:
+        raise InputError(
+          f'{path} has more than {MOST_LINES:,} lines; remove some, or set '
+          'config.progress_every higher in the next run'
+        )
+      values = metric(line)
+      if values:
+        found.append(values)
+      damaged += values is None and line.endswith(b'\n')
+  return found, damaged
+
+
+def _opened(path):
+  if buckets.is_url(path):
+    return io.BytesIO(buckets.read(os.fspath(path), most=_MOST_BYTES))
+  return open(path, 'rb')
 
 
 def metric(line: bytes) -> dict[str, Any] | None:

@@ -432,7 +432,7 @@ def _progress(workdir):
   path = os.path.join(workdir, 'metrics.jsonl')
   lines = []
   if os.path.exists(path):
-    lines, _ = run_files.metrics(pathlib.Path(path).read_bytes())
+    lines, _ = run_files.metrics(path)
   return (
     f'logged up to step {lines[-1]["step"]}' if lines else 'no step is logged'
   )

@@ -1,8 +1,10 @@
 """Evaluations of weights files, stored in a folder of results.
 
 RESULTS/work/evaluations/KEY.json holds one evaluation. KEY has a hash of the
-contents of the weights file, the data set and the preprocessing. So a file that
-was replaced by another of the same name and size is evaluated again.
+contents of the weights file, the data set and the preprocessing. The file has
+what else decides the accuracy: the data's contents, the card and the vocabulary
+of the weights, and the code that evaluates. If one of them has changed, the
+weights are evaluated again.
 """
 
 import dataclasses
@@ -18,9 +20,13 @@ from vit_jax_repro import jobs
 from vit_jax_repro.data import datasets, split_records
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import files, locations, run_files
+from vit_jax_repro.parallel import installed
 from vit_jax_repro.published import catalogue, fetching, prompt_lists
 from vit_jax_repro.reproduction import checks, compute_cost
 from vit_jax_repro.reproduction.options import Options
+
+_ROOMS = ('data', 'inference', 'models', 'weights')
+_BESIDE = ('.json', '.txt', '.model')  # the card, a vocabulary of texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +60,7 @@ class CheckEvaluation:
     """Returns an evaluation as JSON; computes it unless it is stored.
 
     Returns:
-      The fields of jobs.Evaluation, and `data_fingerprint` of the split.
+      The fields of jobs.Evaluation, and those of `identity_of`.
 
     Raises:
       As jobs.evaluate.
@@ -69,10 +75,10 @@ class CheckEvaluation:
       data_dir=options.data_dir,
       division=split_records.of_weights(weights),
     )
-    fingerprint = source.fingerprint()
+    identity = identity_of(source, weights, check.model)
     known = read_json(path)
     if (
-      known.get('data_fingerprint') == fingerprint
+      identity.items() <= known.items()
       and check.metric in known
       and 'num_examples' in known
     ):
@@ -97,10 +103,33 @@ class CheckEvaluation:
       ),
       time.perf_counter() - started,
     )
-    result = dict(dataclasses.asdict(found), data_fingerprint=fingerprint)
+    result = dataclasses.asdict(found) | identity
     os.makedirs(os.path.dirname(path), exist_ok=True)
     files.write_json(path, result)
     return result
+
+
+def identity_of(
+  source: datasets.Split, weights: str, model: str
+) -> dict[str, Any]:
+  """Returns what decides an evaluation besides the inputs in its file's name.
+
+  Other rooms of the package than `_ROOMS` may change without a new evaluation.
+  """
+  code = {
+    path: content
+    for path, content in installed.code().items()
+    if path.split('/')[1] in _ROOMS
+  }
+  return {
+    'data_fingerprint': source.fingerprint(),
+    'data_sample': source.sample_hash(),
+    'evaluated_model': model,
+    'files_beside': [
+      checksum(os.path.splitext(weights)[0] + ending) for ending in _BESIDE
+    ],
+    'code': digest(code),
+  }
 
 
 def _require_prompts(dataset, weights):

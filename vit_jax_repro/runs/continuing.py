@@ -115,8 +115,13 @@ class Origin:
     found = {_FOLDER: self.folder, _STEP: self.step}
     with contextlib.suppress(FileNotFoundError):  # `restore` names the damage
       # It has the checksums of the state.
-      description = self._content(f'checkpoints/{self.step}/{integrity.FILE}')
-      found[_FINGERPRINT] = hashlib.sha256(description).hexdigest()
+      path = os.path.join(self._checkpoint(), integrity.FILE)
+      content = (
+        buckets.read(path)
+        if self._in_bucket
+        else pathlib.Path(path).read_bytes()
+      )
+      found[_FINGERPRINT] = hashlib.sha256(content).hexdigest()
     return found
 
   def restore(self, shapes: Any) -> tuple[Any, dict]:
@@ -192,7 +197,7 @@ class Origin:
   def _last_rate(self):
     """Returns the learning rate of the last update; None if unknown."""
     try:
-      lines, _ = run_files.metrics(self._content('metrics.jsonl'))
+      lines, _ = run_files.metrics(os.path.join(self.folder, 'metrics.jsonl'))
     except FileNotFoundError:
       return None
     last = lines[-1] if lines else {}
@@ -206,19 +211,12 @@ class Origin:
     path = self._checkpoint(step)
     return buckets.names(path) if self._in_bucket else os.path.isdir(path)
 
-  def _content(self, name):
-    path = os.path.join(self.folder, name)
-    return (
-      buckets.read(path) if self._in_bucket else pathlib.Path(path).read_bytes()
-    )
-
   def _read(self, name):
     try:
-      content = self._content(name)
+      path = os.path.join(self.folder, name)
+      return run_files.read(path, f'check {_NAME}')
     except FileNotFoundError:
       return {}
-    path = os.path.join(self.folder, name)
-    return run_files.parse(content, path, f'check {_NAME}')
 
 
 def first_step(data: Mapping[str, Any]) -> int:
