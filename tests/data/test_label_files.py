@@ -68,7 +68,10 @@ def test_read_takes_the_marks_quotes_and_line_ends_of_spreadsheets(tmp_path):
     ),
     ('file,label\na.jpg,x\nb.jpg,"x\n', 'line 3 is no line of a CSV file'),
     ('file,label\na.jpg,x\n'.encode('utf-16'), 'is UTF-16; save it as CSV in'),
-    (b'file,label\na.jpg,x\nb.jpg,\xe9\n', 'line 3 is not UTF-8'),
+    (
+      b'file,label\na.jpg,x\nb.jpg,caf\xe9\n',
+      "line 3 has the label 'caf?', which is not UTF-8; save the file as CSV",
+    ),
   ],
 )
 def test_read_refuses_a_wrong_line_by_its_number(tmp_path, text, message):

@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import pathlib
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from vit_jax_repro.data import class_checks, datasets, labelled_folders
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import rows
 
 pytestmark = pytest.mark.quick
 
@@ -23,6 +25,22 @@ def make(root, **files):
       image.parent.mkdir(parents=True, exist_ok=True)
       image.write_bytes(line.encode())
   return root
+
+
+def test_file_names_have_the_bytes_that_predict_writes(tmp_path):
+  name = b'caf\xe9 \xe7\x8c\xab.png'  # not UTF-8, and then UTF-8
+  (tmp_path / 'test').mkdir()
+  (tmp_path / 'test' / os.fsdecode(name)).write_bytes(b'x')
+  csv_file = tmp_path / 'test' / 'labels.csv'
+  with rows.csv_rows(csv_file) as write:
+    write(['file', 'label'])
+    write([os.fsdecode(name), 'cat'])
+  split = datasets.open_split(str(tmp_path), 'test')
+  (record,) = split.records().as_numpy_iterator()
+  assert record['id'] == b'test/' + name and record['image'] == b'x'
+  csv_file.write_bytes(b'file,label\ncaf\xe8.png,x\n')
+  with pytest.raises(InputError, match='UTF-8, save the file as CSV in UTF-8;'):
+    datasets.open_split(str(tmp_path), 'test')
 
 
 def test_scan_reads_several_labels(tmp_path):

@@ -6,7 +6,8 @@
 
 With one column `label`, each image has exactly one label. With two or more, an
 image may have several labels or none; cells that are not needed are empty. The
-text is UTF-8, with or without a byte order mark. Cells are separated by commas
+text is UTF-8, with or without a byte order mark; the names of files have the
+same bytes as on the disk, whatever they are. Cells are separated by commas
 and may be in double quotes; spaces around them are dropped. Empty lines are
 dropped, too. Whatever else differs from this form is refused with its line.
 
@@ -132,6 +133,8 @@ def refuse_lost(file: LabelFile, lost: Sequence[Row]) -> None:
   hint = ''
   if any('\\' in row.file for row in lost):
     hint = ' write folders with /, not \\;'
+  if not all(_is_utf8(row.file) for row in lost):
+    hint += ' if their names are UTF-8, save the file as CSV in UTF-8;'
   raise InputError(
     f'{file.path} names {len(lost)} images that do not exist ({shown});{hint} '
     'mend or remove these rows'
@@ -142,13 +145,7 @@ def _lines(path, data) -> Iterator[tuple[int, list[str]]]:
   """Yields the line number and the cells of each row that is not empty."""
   if data.startswith(_BEGINNINGS_OF_UTF16):
     raise InputError(f'{path} is UTF-16; save it as CSV in UTF-8')
-  try:
-    text = data.decode('utf-8-sig')
-  except UnicodeDecodeError as error:
-    line = data[: error.start].count(b'\n') + 1
-    raise InputError(
-      f'{path}, line {line} is not UTF-8; save the file as CSV in UTF-8'
-    ) from None
+  text = data.decode('utf-8-sig', 'surrogateescape')  # as in names of files
   reader = csv.reader(io.StringIO(text, newline=''), strict=True)
   while True:
     number = reader.line_num + 1
@@ -199,6 +196,11 @@ def _file(where, cell):
 def _labels(where, cells, *, has_several):
   labels = tuple(cell for cell in cells if cell)
   for label in labels:
+    if not _is_utf8(label):
+      raise InputError(
+        f'{where} has the label {quoted(label)}, which is not UTF-8; save the '
+        'file as CSV in UTF-8'
+      )
     if '|' in label or ';' in label or not label.isprintable():
       raise InputError(
         f'{where} has the label {quoted(label)}; write each label in a cell of '
@@ -212,6 +214,11 @@ def _labels(where, cells, *, has_several):
       'file,label,label allows images without a label)'
     )
   return labels
+
+
+def _is_utf8(text):
+  """Returns whether a text has no bytes that are not UTF-8."""
+  return not any('\ud800' <= character <= '\udfff' for character in text)
 
 
 def is_of_data(path: str | os.PathLike, folder: str) -> bool:
