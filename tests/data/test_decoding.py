@@ -146,6 +146,25 @@ def test_damaged_images_leave_flips_with_their_images(broken, sound):
   assert {flip for _, flip, _ in expected} == {True, False}
 
 
+@pytest.mark.parametrize(
+  'batch_bytes, number',
+  [(1, 2), (250_000_000, 2), (250_000_001, 1), (500_000_001, 0), (0, 2)],
+)
+def test_prefetched_batches_have_half_a_gigabyte_at_most(batch_bytes, number):
+  assert decoding.prefetched(batch_bytes) == number
+
+
+@pytest.mark.parametrize('dtype, size', [('float32', 4), ('uint8', 1)])
+def test_batches_of_prefetches_by_the_bytes_of_its_images(
+  dtype, size, sound, monkeypatch
+):
+  found = []
+  monkeypatch.setattr(decoding, 'prefetched', lambda n: found.append(n) or 0)
+  batches = training(sound, augmentation=Augmentation(crop=6, dtype=dtype))
+  assert next(batches)['image'].nbytes == 5 * 6 * 6 * 3 * size
+  assert found == [5 * 6 * 6 * 3 * size]
+
+
 def test_batches_without_damage_are_read_once(broken, monkeypatch):
   """Only batches with a damaged image are read image by image."""
   split, _ = broken

@@ -83,3 +83,17 @@ def test_other_bytes_has_an_image_for_each_core(tmp_path):
   pixels = 3000 * 4000 - 8 * 8
   more = found['large'] - found['small']
   assert more == host_memory.cores() * 3 * pixels
+
+
+def test_other_bytes_has_the_batches_that_are_prefetched(tmp_path):
+  """Of small ones four are read ahead of the next update, of large ones two.
+
+  A large one would be 805 MB, and is not made.
+  """
+  folder = write_folder(tmp_path / 'digits', 20)
+  pp = dict(train='train', test='train', crop=32)
+  small, large = (
+    other_bytes(folder, batch=batch, pp=pp)[0] for batch in (64, 65_536)
+  )
+  row = 32 * 32 * 3 * 4 + 4  # with the label
+  assert large - small == (2 * 65_536 - 4 * 64) * row

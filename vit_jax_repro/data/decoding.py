@@ -24,9 +24,22 @@ from vit_jax_repro.data.tf_host import (
 )
 from vit_jax_repro.errors import InputError
 
-_PREFETCHED = 2  # batches made ahead of the one in use
+# Batches that TensorFlow makes at a time: one may wait for its images while the
+# next one gets some, or both are ready.
+MADE_AT_ONCE = 2
+# Batches that wait besides these, and their bytes at most.
+_PREFETCHED, _PREFETCHED_BYTES = 2, 500_000_000
 # Passing over this many examples takes less time than a new iterator.
 _SOON = 500
+
+
+def prefetched(batch_bytes: int) -> int:
+  """Returns how many batches wait besides those that are being made.
+
+  Args:
+    batch_bytes: of the images of a batch.
+  """
+  return min(_PREFETCHED, _PREFETCHED_BYTES // max(1, batch_bytes))
 
 
 def batches_of(
@@ -72,7 +85,9 @@ def batches_of(
     dataset = parallel_batches(
       examples_from(number), load, batch_size, _threads(split)
     )
-    return dataset.prefetch(_PREFETCHED)
+    image = dataset.element_spec['image']
+    row_bytes = image.dtype.size * (image.shape[1:].num_elements() or 0)
+    return dataset.prefetch(prefetched(batch_size * row_bytes))
 
   slow = _Slow(split, load, limit, _Examples(examples_from, batch_size))
 

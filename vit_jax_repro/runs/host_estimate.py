@@ -10,7 +10,7 @@ import sys
 
 import jax
 
-from vit_jax_repro.data import photographs
+from vit_jax_repro.data import decoding, photographs
 from vit_jax_repro.parallel import host_memory
 from vit_jax_repro.parallel import mesh as mesh_lib
 from vit_jax_repro.runs import batch_sizes, optimization
@@ -19,8 +19,6 @@ from vit_jax_repro.runs.update import Update
 _MB = 10**6
 # {module: bytes that a run takes once it is imported}
 _LIBRARIES = {'tensorflow': 480 * _MB, 'orbax.checkpoint': 60 * _MB}
-# Batches that the input pipeline makes ahead, and the one it is making.
-_READ = 3
 # The compiler's memory for an evaluation, which it does not give back, and what
 # threads, metrics and checkpoints take.
 _COMPILING, _RUNNING = 150 * _MB, 50 * _MB
@@ -42,10 +40,11 @@ def other_bytes(update: Update) -> int:
     size for name, size in _LIBRARIES.items() if name not in sys.modules
   )
   batch = mesh_lib.bytes_per_device(update.batch()) * jax.local_device_count()
+  read = decoding.prefetched(batch) + decoding.MADE_AT_ONCE
   buffer = data.train.buffered(settings.shuffle_buffer)
   images = _evaluation_rows(update) * math.prod(data.image_size) * 3 * 4
   evaluation = _COMPILING + _EVALUATED * images
-  reading = _READ * batch + buffer + _decoded(data.train)
+  reading = read * batch + buffer + _decoded(data.train)
   return libraries + _RUNNING + reading + evaluation + _copied(update)
 
 
