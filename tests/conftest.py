@@ -1,5 +1,6 @@
 """Order of the test modules and fixtures that many modules share."""
 
+import gc
 import pathlib
 
 import environment
@@ -26,6 +27,20 @@ _LONG = (
   'runs/test_preemption',
 )
 _TESTS = pathlib.Path(__file__).parent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+  """Keeps the garbage collector from the modules that collection imports.
+
+  Each full collection would pass over millions of objects that stay.
+  """
+  gc.disable()
+  result = yield
+  gc.freeze()
+  gc.set_threshold(10_000, 10, 10)
+  gc.enable()
+  return result
 
 
 def pytest_collection_modifyitems(items):

@@ -6,6 +6,7 @@ has not initialized JAX's devices.
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import pathlib
@@ -134,6 +135,7 @@ def run_script(source, *arguments, devices=None):
 
 
 def _run(function, arguments, paths, env):
+  gc.freeze()  # the modules stay, and are not copied for the collector
   os.environ.clear()
   os.environ.update(env)
   with open(os.devnull, 'rb') as nothing:
