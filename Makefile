@@ -136,15 +136,20 @@ docs: install-docs
 strip: install-notebooks
 	$(CONVERT) --clear-output --inplace notebooks/*.ipynb
 
-# Three processes on two cores, because many tests wait for other processes. Each
-# takes whole modules, so that compiled programs are shared within one.
+# Lists the modules that compare with the original's numbers.
+EXACT = grep -rl --include='test_*.py' as_users_compile tests
+
+# Runs all tests but those of `make exact`. Three processes on two cores, because
+# many tests wait for other processes. Each takes whole modules, so that compiled
+# programs are shared within one.
 test: install-torch install-export
-	$(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
+	  $$($(EXACT) | sed 's/^/--ignore=/')
 
 # Runs the tests that compare with the original's numbers, compiled as users
 # compile.
 exact: install
-	files=$$(grep -rl --include='test_*.py' as_users_compile tests) && \
+	files=$$($(EXACT)) && \
 	  COMPILE_AS_USERS=1 $(RUN) -m pytest -n 2 --dist loadfile $$files
 
 # Trains in a bucket of a storage emulator, and reads from it.
