@@ -227,7 +227,7 @@ from vit_jax_repro import command_line
 from vit_jax_repro.output import waiting
 
 def main(values, rest):
-  threading.Thread(target=time.sleep, args=(60,), name=waiting.COMPILER).start()
+  threading.Thread(target=time.sleep, args=(99,), name=waiting.COMPILER).start()
   raise KeyboardInterrupt
 
 command_line.run('verb', main, flags.FlagValues(), 'Waits.', argv=['verb'])
@@ -242,6 +242,6 @@ def test_run_does_not_wait_for_a_compiler_after_ctrl_c():
     check=False,
     capture_output=True,
     text=True,
-    timeout=50,
+    timeout=90,
   )
   assert ended.returncode == 130 and 'verb: interrupted' in ended.stderr

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.quick
 ROOT = str(pathlib.Path(__file__).parents[2])
 SLOW_TO_END = """
 import atexit, time
-atexit.register(time.sleep, 20)
+atexit.register(time.sleep, 300)
 """
 PROGRAM = """
 from vit_jax_repro.benchmarks import workers
@@ -42,4 +42,4 @@ def test_worker_leaves_no_process_that_holds_the_output(tmp_path):
     env=os.environ | {'PYTHONPATH': os.pathsep.join([str(tmp_path), ROOT])},
   )
   assert (done.returncode, done.stdout, done.stderr) == (0, '42\n', '')
-  assert time.monotonic() - started < 20
+  assert time.monotonic() - started < 200

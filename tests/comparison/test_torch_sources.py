@@ -189,7 +189,7 @@ def test_make_knows_at_once_that_the_hub_is_unreachable(monkeypatch, capsys):
     OSError, match=r'^ann/flowers: the cache of hugging'
   ) as at:
     make('transformers:ann/flowers')
-  assert time.monotonic() - started < 8
+  assert time.monotonic() - started < 20
   lines = [str(at.value), *capsys.readouterr().err.splitlines()]
   assert '(offline?)' in lines[1] and all(len(line) < 150 for line in lines)
 

@@ -198,7 +198,7 @@ def test_open_split_rejects_an_unprepared_set_at_once(tfds_dir):
   start = time.monotonic()
   with pytest.raises(FileNotFoundError) as caught:
     datasets.open_split('imagenet2012', 'validation', data_dir=tfds_dir)
-  assert time.monotonic() - start < 5
+  assert time.monotonic() - start < 20
   message = str(caught.value)
   assert "'imagenet2012'" in message and str(tfds_dir) in message
   assert 'tfds build imagenet2012' in message and '--data_dir' in message

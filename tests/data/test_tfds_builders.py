@@ -119,7 +119,7 @@ def test_unprepared_set_is_an_immediate_error_without_network_use(
   (tmp_path / 'manual' / 'file').write_text('of another set')
   options = dict(data_dir=tmp_path / 'my sets', manual_dir=tmp_path / 'manual')
   assert message_of(name, **options) == message
-  assert time.monotonic() - start < 5
+  assert time.monotonic() - start < 20
   assert not tried
   known = name.removeprefix('vtab/').removesuffix('-count')
   assert message.startswith(f'data set {name!r} is not prepared: nothing at ')

@@ -58,7 +58,7 @@ class Child:
   def is_running(self):
     return self._process.is_alive()
 
-  def wait(self, timeout=300):
+  def wait(self, timeout=1200):
     """Waits for the end; returns the exit code, negative for a signal."""
     self._process.join(timeout)
     assert not self.is_running(), f'still running after {timeout} s'

@@ -10,7 +10,7 @@ import run_lines
 
 from vit_jax_repro.parallel import job
 
-SECONDS = 10  # JAX alone takes up to 100
+SECONDS = 40  # JAX alone takes up to 100
 
 
 def report_loss(port, number):

@@ -147,7 +147,7 @@ def test_download_repository_reports_an_unreachable_hub_at_once(
   started = time.monotonic()
   with pytest.raises(OSError, match=r'^ann/flowers: the cache has no') as error:
     hub.download_repository('ann/flowers')
-  assert time.monotonic() - started < 8
+  assert time.monotonic() - started < 20
   lines = capsys.readouterr().err.splitlines()
   assert lines[-1] == f'note: {address}: {reason}'
   assert all(len(line) < 150 for line in [*lines, str(error.value)])
