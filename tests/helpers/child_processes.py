@@ -20,12 +20,15 @@ import traceback
 _FORKING = multiprocessing.get_context('forkserver')
 _FORKING.set_forkserver_preload(
   [
+    'clu.metric_writers',
     'flax.linen',
     'orbax.checkpoint',
+    'sklearn.datasets',
     'tensorflow',
     'tensorflow_datasets',
     'vit_jax_repro.jobs',
     'vit_jax_repro.runs.configuration',
+    'vit_jax_repro.studies',
   ]
 )
 _OUTPUTS = tempfile.TemporaryDirectory(prefix='processes_')
