@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import run_verb
 import toy_towers
 
 from vit_jax_repro import jobs, models, weights
-from vit_jax_repro.data import preprocess, tokens
+from vit_jax_repro.data import datasets, preprocess, tokens
 from vit_jax_repro.inference import zero_shot
 
 NUMBER = 6  # test images of a digit
@@ -107,6 +108,42 @@ def test_predict_command_takes_texts_and_writes_vectors(place, tmp_path):
   np.testing.assert_allclose(
     np.linalg.norm(np.load(tmp_path / 'z.npy'), axis=-1), 1, rtol=1e-5
   )
+
+
+def test_predict_command_takes_a_thousand_texts(place, tmp_path):
+  """Fault: texts of other batches, or with a comma, are lost or moved."""
+  texts = [
+    f'{number}, {word}' for number in range(100) for word in toy_towers.WORDS
+  ]
+  (tmp_path / 'texts.txt').write_text('\n'.join(texts))
+  code, out, err = run_verb.run_verb(
+    'predict', f'--weights={place}/toy.npz', f'--texts=@{tmp_path}/texts.txt',
+    f'{place}/digits/test/seven/1.png', '--top=1000',
+    f'--json={tmp_path}/a.json',
+  )  # fmt: skip
+  assert code == 0, out + err
+  (found,) = json.loads((tmp_path / 'a.json').read_text())
+  rows = found['classes']
+  assert sorted(row['name'] for row in rows) == sorted(texts)
+  towers = zero_shot.restore(place / 'toy.npz')
+  vectors = towers.vectors(texts)
+  for i in (0, 500, 999):
+    np.testing.assert_allclose(
+      vectors[i], towers.vectors([texts[i]])[0], atol=1e-5
+    )
+
+
+def test_class_names_may_have_commas(place, tmp_path):
+  for word in ('two', 'seven'):
+    shutil.copytree(
+      place / 'digits' / 'test' / word, tmp_path / 'test' / f'{word}, a digit'
+    )
+  found = jobs.evaluate(place / 'toy.npz', str(tmp_path), zero_shot=True)
+  assert found.num_classes == 2 and found.num_examples == 2 * NUMBER
+  towers = zero_shot.restore(place / 'toy.npz')
+  source = datasets.open_split(str(tmp_path), 'test')
+  classifier, _ = zero_shot.of_data(towers, source)
+  assert classifier.class_names == ('seven, a digit', 'two, a digit')
 
 
 @pytest.mark.parametrize(
