@@ -166,11 +166,11 @@ def _compare(values, model):
       **model,
     )
   parts = report.sections(result)
-  reports.terminal(parts)
   if values.report is not None:
     files.write_text(values.report, sections.markdown(parts))
   if values.json is not None:
     files.write_json(values.json, report.as_json(result))
+  reports.terminal(parts, paged=True)
   return AGREES if result.agrees else DIFFERS
 
 

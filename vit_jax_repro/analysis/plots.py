@@ -81,11 +81,12 @@ def rollout(
     wrap=True,
   )
   panels = figure.subplots(len(images), 3, squeeze=False)
+  letters = min(max(36 * height // width, 8), 24)  # as long as a row is high
   for i, (row, image, name) in enumerate(
     zip(panels, images, found.names, strict=True)
   ):
     _draw_image(row[0], image, _covered(found))
-    row[0].set_ylabel(escape_mathtext(shorten(name)), fontsize=8)
+    row[0].set_ylabel(escape_mathtext(shorten(name, letters)), fontsize=8)
     if against is None:
       large = over_image(found.maps[i], found.patch, (height, width))
       large = np.nan_to_num(large / (np.nanmax(large) or 1))

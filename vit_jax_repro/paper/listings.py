@@ -192,7 +192,8 @@ def _difference(each):
     lines.append(f'Note: {each.note}.')
   if each.handling not in ('none', ''):
     lines.append(f'What to do: {each.handling}.')
-  lines.append(f'Affects: {each.affects}.')
+  if each.affects != 'none':
+    lines.append(f'Affects: {each.affects}.')
   return '\n  '.join(lines) + '\n'
 
 
