@@ -126,6 +126,7 @@ KINDS = {  # the longest matching row applies; other top-level modules are verbs
   'output': 'core',
   'output.orbax_errors': 'shell',
   'output.reports': 'edge',
+  'output.run_files': 'edge',
   'output.locks': 'edge',
   'output.bucket_calls': 'edge',
   'output.bucket_locks': 'edge',
@@ -199,6 +200,7 @@ _ARROWS = {  # room or top-level module: the other rooms that it may import
     'jobs',
     'models',
     'paper',
+    'parallel',
     'published',
     'recipes',
     'runs',
@@ -265,11 +267,11 @@ OURS = {  # kind: the kinds of our own modules that it may import
   'verb': {'core', 'shell', 'edge'},
 }
 
-HELP_CPU_SECONDS = 2.0
+HELP_CPU_SECONDS = 3.0
 FLAX_IMPORTS = {'absl', 'etils', 'rich'}  # Flax needs these
 # Test modules of properties of the whole project.
 CROSS_CUTTING = {
-  'configs', 'forward', 'hostile_inputs', 'imports', 'kills', 'notebooks',
+  'coming_from', 'configs', 'forward', 'hostile_inputs', 'imports', 'kills', 'notebooks',
   'other_machines', 'parallel_training', 'readme', 'real_labels',
   'requirements', 'running_code', 'stored_run', 'wheel',
 }  # fmt: skip

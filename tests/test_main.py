@@ -164,7 +164,7 @@ def test_help_config_shows_every_key_with_its_help(config_help):
       limit = rules[words.split()[-1]]
       assert limit is None or squeezed(f'{words} {limit}') in entry
   assert max(map(len, out.splitlines())) <= 79
-  assert seconds < 2.0
+  assert seconds < 4.0  # on a busy machine, too
 
 
 @pytest.mark.quick

@@ -40,8 +40,9 @@ def test_silence_orbax_removes_traces_of_orbax(caplog):
 
 def test_silence_orbax_removes_the_warning_on_its_handler(caplog):
   orbax_errors.silence_orbax()
-  logging.warning('Type handler registry overriding type "%s"', 'Array')
-  logging.warning('of ours')
+  logger = logging.get_absl_logger()
+  for text in ('Type handler registry overriding type "Array"', 'of ours'):
+    logger.handle(logger.makeRecord('absl', 30, '', 1, text, (), None))
   assert [r.message for r in caplog.records] == ['of ours']
 
 

@@ -61,7 +61,9 @@ def test_run_needs_the_published_lists(tmp_path, monkeypatch):
   def stop(weights, dataset, **arguments):
     raise InterruptedError(dataset, arguments['zero_shot'], arguments['model'])
 
-  split = types.SimpleNamespace(fingerprint=lambda: '', num_examples=1)
+  split = types.SimpleNamespace(
+    fingerprint=lambda: '', sample_hash=lambda: '', num_examples=1
+  )
   monkeypatch.setattr(evaluations, '_require_prompts', lambda *_: None)
   monkeypatch.setattr(
     evaluations.datasets, 'open_split', lambda *_, **__: split
