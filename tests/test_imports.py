@@ -271,8 +271,8 @@ HELP_CPU_SECONDS = 3.0
 FLAX_IMPORTS = {'absl', 'etils', 'rich'}  # Flax needs these
 # Test modules of properties of the whole project.
 CROSS_CUTTING = {
-  'coming_from', 'configs', 'forward', 'hostile_inputs', 'imports', 'kills', 'notebooks',
-  'other_machines', 'parallel_training', 'readme', 'real_labels',
+  'coming_from', 'configs', 'forward', 'hostile_inputs', 'imports', 'kills',
+  'notebooks', 'other_machines', 'parallel_training', 'readme', 'real_labels',
   'requirements', 'running_code', 'stored_run', 'wheel',
 }  # fmt: skip
 
