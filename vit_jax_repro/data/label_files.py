@@ -24,7 +24,7 @@ from typing import NamedTuple
 from vit_jax_repro.data import class_checks, trees
 from vit_jax_repro.data import folder_listing as listing
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output.messages import MOST_NAMES, quoted, short
+from vit_jax_repro.output.messages import MOST_NAMES, is_unicode, quoted, short
 
 NAME = 'labels.csv'
 FORM = 'file,label or file,label,label,...'
@@ -133,7 +133,7 @@ def refuse_lost(file: LabelFile, lost: Sequence[Row]) -> None:
   hint = ''
   if any('\\' in row.file for row in lost):
     hint = ' write folders with /, not \\;'
-  if not all(_is_utf8(row.file) for row in lost):
+  if not all(is_unicode(row.file) for row in lost):
     hint += ' if their names are UTF-8, save the file as CSV in UTF-8;'
   raise InputError(
     f'{file.path} names {len(lost)} images that do not exist ({shown});{hint} '
@@ -196,7 +196,7 @@ def _file(where, cell):
 def _labels(where, cells, *, has_several):
   labels = tuple(cell for cell in cells if cell)
   for label in labels:
-    if not _is_utf8(label):
+    if not is_unicode(label):
       raise InputError(
         f'{where} has the label {quoted(label)}, which is not UTF-8; save the '
         'file as CSV in UTF-8'
@@ -214,11 +214,6 @@ def _labels(where, cells, *, has_several):
       'file,label,label allows images without a label)'
     )
   return labels
-
-
-def _is_utf8(text):
-  """Returns whether a text has no bytes that are not UTF-8."""
-  return not any('\ud800' <= character <= '\udfff' for character in text)
 
 
 def is_of_data(path: str | os.PathLike, folder: str) -> bool:

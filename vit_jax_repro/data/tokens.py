@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output.messages import is_unicode
 
 CLASS, UNKNOWN = '[CLS]', '[UNK]'  # words of a WordPiece vocabulary
 PADDING = 0  # of WordPiece
@@ -76,7 +77,7 @@ def tokenizer(
 
   def tokenize(texts):
     for text in texts:
-      if any('\ud800' <= char <= '\udfff' for char in text):
+      if not is_unicode(text):
         raise InputError(f'the text {text!r} is not valid Unicode (UTF-8)')
     tokens = np.full((len(texts), length), padding, np.int32)
     for number, row in enumerate(encode(list(texts))):

@@ -38,6 +38,14 @@ def quoted(name: str) -> str:
   return f"'{short(name)}'"
 
 
+def is_unicode(text: str) -> bool:
+  """Returns whether a text has no half of a surrogate pair.
+
+  Python reads bytes that are not UTF-8 as such halves, in names of files.
+  """
+  return not any('\ud800' <= character <= '\udfff' for character in text)
+
+
 def check_class_names(names: Iterable[str], where: str) -> None:
   """Raises if a name is too long to print it with each image.
 

@@ -54,8 +54,10 @@ def terminal(sections: Sequence[Section], *, paged: bool = False) -> None:
       stdout is a terminal.
   """
   out = console()
-  os.environ.setdefault('LESS', 'FRX')  # ends at once if all fits the screen
-  with out.pager() if paged and out.is_terminal else contextlib.nullcontext():
+  is_paged = paged and out.is_terminal
+  if is_paged:
+    os.environ.setdefault('LESS', 'FRX')  # ends at once if all fits the screen
+  with out.pager() if is_paged else contextlib.nullcontext():
     for section in map(_printable, map(without_empty_columns, sections)):
       _print_section(out, section)
 

@@ -47,11 +47,11 @@ class Peers:
         ended without `leave`, and whether it has called `fail`.
       host: address of process 0 for the others; None: found by its name.
     """
-    self._on_loss, self._lock = on_loss, threading.Lock()
+    self._on_loss = on_loss
     self._is_done, self._last = False, b''
     self._finished: set[int] = set()  # processes that have sent `_BYE`
     self._ended: set[int] = set()  # those from which nothing more comes
-    self._news = threading.Condition(self._lock)
+    self._news = threading.Condition()  # guards the others, too
     self._connections: dict[int, socket.socket] = {}
     server, text = None, None
     if processes.is_first():
@@ -113,7 +113,7 @@ class Peers:
       )
 
   def _end(self, kind):
-    with self._lock:
+    with self._news:
       self._is_done = True
       self._report(kind)
 
@@ -150,7 +150,7 @@ class Peers:
     """Reads from a connection in a thread until it ends."""
     connection.settimeout(None)
     _keep_alive(connection)
-    with self._lock:
+    with self._news:
       self._connections[number] = connection
       _send(connection, self._last)
     threading.Thread(

@@ -131,7 +131,7 @@ def read(
   card = card or model_card.ModelCard(spec)
   if model is not None:
     card = dataclasses.replace(card, architecture=_named(model, params, spec))
-  num_classes = spec.get('num_classes')  # an image-text model has none
+  num_classes = spec.get('num_classes') or 0  # an image-text model has none
   if card.class_names and len(card.class_names) != num_classes:
     raise InputError(
       f'{source}: {len(card.class_names)} class names for {num_classes} classes'
