@@ -1,6 +1,5 @@
 """The software that computes: versions, the code of this package, options."""
 
-import functools
 import hashlib
 import importlib.metadata
 import os
@@ -69,7 +68,6 @@ def versions() -> dict[str, str]:
   return found
 
 
-@functools.cache  # `reproduce` asks for each of its evaluations
 def code() -> dict[str, str]:
   """Returns {path: SHA-256} of the modules of this package.
 
