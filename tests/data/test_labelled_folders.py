@@ -43,6 +43,21 @@ def test_file_names_have_the_bytes_that_predict_writes(tmp_path):
     datasets.open_split(str(tmp_path), 'test')
 
 
+def test_names_that_look_like_formulas_are_read_as_predict_writes_them(
+  tmp_path,
+):
+  names = ['=1.png', '+2.png', '-3.png', '@4.png', "'=5.png"]
+  (tmp_path / 'test').mkdir()
+  with rows.csv_rows(tmp_path / 'test' / 'labels.csv') as write:
+    write(['file', 'label'])
+    for name in names:
+      (tmp_path / 'test' / name).write_bytes(b'x')
+      write([name, f'={name[1]}'])
+  folder = labelled_folders.scan(tmp_path, 'test')
+  assert folder.paths == tuple(sorted(f'test/{name}' for name in names))
+  assert folder.class_names == ('=1', '=2', '=3', '=4', '==')
+
+
 def test_scan_reads_several_labels(tmp_path):
   make(
     tmp_path,

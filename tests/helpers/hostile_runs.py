@@ -1,6 +1,7 @@
 """Hostile workdirs: metrics and JSON files of runs."""
 
 import json
+import os
 
 import tiny_models
 from hostile import Hostile
@@ -21,6 +22,13 @@ def _metrics(*lines):
     return folder
 
   return make
+
+
+def _metrics_of_one_line(folder):
+  """Writes a sound line of metrics, and 600 MB without the end of a line."""
+  path = _metrics()(folder) / 'metrics.jsonl'
+  os.truncate(path, 600_000_000)  # zeros, which take no room on the disk
+  return folder
 
 
 def _drawn(folder):
@@ -61,6 +69,13 @@ CASES = (
   _is(
     'metrics nested 100,000 deep',
     _metrics('[' * 100_000),
+    _drawn,
+    '1 step',
+    refused=False,
+  ),
+  _is(
+    'metrics of 600 MB without the end of a line',
+    _metrics_of_one_line,
     _drawn,
     '1 step',
     refused=False,

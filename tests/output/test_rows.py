@@ -23,6 +23,31 @@ def test_csv_rows_keeps_names_of_any_bytes(tmp_path):
     assert [*csv.reader(f)] == [[name, '', '0.1'] for name in NAMES]
 
 
+TEXTS = {  # what a cell says: what its file has
+  '=1+1': "'=1+1",
+  "'=1+1": "''=1+1",
+  "''-x": "'''-x",
+  '+ve': "'+ve",
+  '@a': "'@a",
+  '\ta': "'\ta",
+  '-1.5': '-1.5',  # a number
+  "'a": "'a",
+  "'": "'",
+  '': '',
+  'a=b': 'a=b',
+}
+
+
+def test_text_of_cell_is_what_csv_rows_was_given(tmp_path):
+  path = tmp_path / 'x.csv'
+  with rows.csv_rows(path) as write:
+    write([*TEXTS])
+  with open(path, newline='') as file:
+    (cells,) = csv.reader(file)
+  assert cells == [*TEXTS.values()]
+  assert [rows.text_of_cell(cell) for cell in cells] == [*TEXTS]
+
+
 @pytest.mark.parametrize('number', [0, 1, 4])
 def test_json_array_writes_what_json_dump_writes(number, tmp_path):
   path, values = tmp_path / 'x.json', [{'a': n, 'b': [n]} for n in NAMES]

@@ -9,7 +9,9 @@ image may have several labels or none; cells that are not needed are empty. The
 text is UTF-8, with or without a byte order mark; the names of files have the
 same bytes as on the disk, whatever they are. Cells are separated by commas
 and may be in double quotes; spaces around them are dropped. Empty lines are
-dropped, too. Whatever else differs from this form is refused with its line.
+dropped, too. An apostrophe before =, +, - or @ is dropped: the CSV files of
+`predict` have it, so that spreadsheets see no formula. Whatever else differs
+from this form is refused with its line.
 
 This module knows no splits: a file is a path relative to some folder.
 """
@@ -24,6 +26,7 @@ from typing import NamedTuple
 from vit_jax_repro.data import class_checks, trees
 from vit_jax_repro.data import folder_listing as listing
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import rows as row_files
 from vit_jax_repro.output.messages import MOST_NAMES, is_unicode, quoted, short
 
 NAME = 'labels.csv'
@@ -158,7 +161,7 @@ def _lines(path, data) -> Iterator[tuple[int, list[str]]]:
       ) from None
     if cells is None:
       return
-    cells = [cell.strip() for cell in cells]
+    cells = [row_files.text_of_cell(cell.strip()) for cell in cells]
     if any(cells):
       yield number, cells
 

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import textwrap
 from collections.abc import Callable, Generator
 from typing import Any
@@ -17,7 +18,8 @@ import numpy as np
 
 from vit_jax_repro.output import files
 
-_FORMULA = ('=', '+', '-', '@', '\t', '\r')
+# A text that spreadsheets take for a formula, after any apostrophes.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 Write = Callable[[Any], None]
 
 
@@ -52,9 +54,9 @@ def json_lines(path: str | os.PathLike) -> Generator[Write]:
 def csv_rows(path: str | os.PathLike) -> Generator[Write]:
   """Yields a function that writes a list of cells; None is an empty cell.
 
-  Spreadsheets take a text that begins with one of _FORMULA for a formula, which
-  may read other files and call servers. Such a text gets an apostrophe, unless
-  it is a number.
+  Spreadsheets take a text that begins with =, +, -, @, a tab or a carriage
+  return for a formula, which may read other files and call servers. Such a text
+  gets an apostrophe, unless it is a number; `text_of_cell` takes it away.
   """
   with _text(path) as file:
     writer = csv.writer(file, lineterminator='\n')
@@ -62,13 +64,22 @@ def csv_rows(path: str | os.PathLike) -> Generator[Write]:
 
 
 def _harmless(cell):
-  if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+  if not isinstance(cell, str) or not _FORMULA.match(cell):
     return cell
   try:
     float(cell)
   except ValueError:
     return f"'{cell}"
   return cell
+
+
+def text_of_cell(cell: str) -> str:
+  """Returns the text for which `csv_rows` wrote a cell.
+
+  This is the cell without its first apostrophe, if a formula follows.
+  """
+  is_marked = cell.startswith("'") and _FORMULA.match(cell)
+  return cell[1:] if is_marked else cell
 
 
 @contextlib.contextmanager
