@@ -23,7 +23,7 @@ def test_csv_rows_keeps_names_of_any_bytes(tmp_path):
     assert [*csv.reader(f)] == [[name, '', '0.1'] for name in NAMES]
 
 
-TEXTS = {  # what a cell says: what its file has
+TEXTS = {  # text: its cell in the file
   '=1+1': "'=1+1",
   "'=1+1": "''=1+1",
   "''-x": "'''-x",
