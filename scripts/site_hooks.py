@@ -7,7 +7,8 @@ _FLAG = re.compile(r'(?<![\w-])(--[a-z][\w.]*)')
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-  """Keeps the outputs of a notebook's cell apart, without empty lines."""
+  """Links to the pages of the notebooks; keeps the outputs of a cell apart."""
+  markdown = re.sub(r'\(\.\./(notebooks/\w+)\.ipynb\)', r'(\1.md)', markdown)
   return re.sub(r'\n{4,}(?= {4}\S)', '\n\n<!-- -->\n\n', markdown)
 
 

@@ -60,6 +60,22 @@ def test_readme_links_to_every_page_and_existing_files():
 
 
 @pytest.mark.quick
+def test_pages_link_to_files_of_a_clone():
+  """Kind of fault: a link that only the built site has."""
+  pages = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')]
+  for page in pages:
+    for link in re.findall(r'\]\((?!http|#)([^)#]+)', page.read_text()):
+      assert (page.parent / link).exists(), (page.name, link)
+  path = ROOT / 'scripts' / 'site_hooks.py'
+  spec = importlib.util.spec_from_file_location('site_hooks', path)
+  hooks = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(hooks)
+  text = hooks.on_page_markdown((ROOT / 'docs' / 'notebooks.md').read_text())
+  names = {book.stem for book in ROOT.glob('notebooks/*.ipynb')}
+  assert names == {*re.findall(r'\]\(notebooks/(\w+)\.md\)', text)}
+
+
+@pytest.mark.quick
 def test_counts_of_the_documentation_are_true():
   """Counts that went stale as rows were added."""
   pages = {page.stem: page.read_text() for page in ROOT.glob('docs/*.md')}

@@ -138,8 +138,8 @@ def commands() -> dict[str, Any]:
     'study': Command(
       _study,
       'the accuracies of a study',
-      'runs/study/study.json --out=study.png',
-      'STUDY.json',
+      'runs/positions --out=study.png',
+      'WORKDIR',
       1,
       files,
     ),

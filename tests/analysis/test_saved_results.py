@@ -69,6 +69,7 @@ def test_study_reads_sides_accuracies_and_claims(tmp_path):
   assert found.sides == ('ViT', 'BiT')
   assert found.accuracies.tolist() == [vit, bit]
   assert found.claims == ('BiT is better: holds',)
+  assert saved_results.study(tmp_path).title == 'A title'
 
 
 def test_study_refuses_verdicts_of_the_earlier_rule(tmp_path):

@@ -149,12 +149,14 @@ def _path(workdir, name):
 
 
 def study(path: str | os.PathLike) -> SavedStudy:
-  """Reads the sides and verdicts of a study.
+  """Reads the sides and verdicts of a study, from its study.json or folder.
 
   Raises:
     InputError: the file is no such result, or its verdicts are those of an
       earlier version, which called more claims true.
   """
+  if os.path.isdir(path):
+    path = os.path.join(path, 'study.json')
   found = files.read_json(path, 'result of a study')
   try:
     current = all('num_seeds' in each for each in found['judgements'])

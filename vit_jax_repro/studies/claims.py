@@ -126,7 +126,7 @@ STUDIES = {
       ),
       *(
         Claim(
-          f'{other} and {one} differ little, compared with having none',
+          f'"{other}" and "{one}" differ little, compared with having none',
           f'{_VIT}, D.4 and Table 8',
           {other: 1.0, one: -1.0},
           kind='alike',
