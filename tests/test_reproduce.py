@@ -203,7 +203,7 @@ def test_run_shows_every_row_and_exits_with_1_on_failures(folder, capsys):
   assert err.startswith(f'{ROW}: {folder}/{ROW}.json is no result: ')
   assert err.count('\n') == 3
   assert err.endswith(f'reproduce: {len(lines) - 1} of the rows failed\n')
-  assert err.count('weights files of') == 1 and f'{B16}:' not in err
+  assert err.count('weights files missing in') == 1 and f'{B16}:' not in err
   (folder / f'{ROW}.json').unlink()
   reproduce.main(['reproduce', *command, '--budget=0'])  # no failures
   assert f'over budget, {len(lines) - 1} rows: ' in capsys.readouterr().err

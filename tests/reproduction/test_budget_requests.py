@@ -34,12 +34,21 @@ def test_run_shows_every_row_and_names_failures(tmp_path):
   assert [record['id'] for record in view.records] == checkable
   assert not late and sorted(failed) == sorted(checkable)
   (line,) = budget.failures(failed, ROWS, options, checks.resolve)
-  assert line.startswith(
-    f'2 weights files of {len(checkable)} rows are missing in '
-  )
+  assert line.startswith(f'weights files missing in {str(tmp_path)!r}: 2, of ')
+  assert f'of {len(checkable)} of the rows: ' in line
   assert 'imagenet21k/ViT-B_16' in line and 'give --fetch' in line
   _, late, failed = budget.run(ROWS, options, checks.resolve, 0.0)
   assert not failed and set(late.values()) == {'over budget'}
+
+
+def test_run_names_a_single_missing_file_in_full(tmp_path):
+  """Kind of fault: a name that is cut short where a command needs it whole."""
+  rows = table.select('matched-frequency.csv', 'vit-tiny-patch16-224')
+  options = Options(results=str(tmp_path), weights_dir=str(tmp_path))
+  failed = {row.id: budget.NO_WEIGHTS for row in rows}
+  (line,) = budget.failures(failed, rows, options, checks.resolve)
+  (name,) = checks.resolve(rows[0]).files
+  assert len(name) > 100 and f': {name} (0.02 GB)' in line
 
 
 def test_run_shows_existing_results(tmp_path):

@@ -176,11 +176,13 @@ def failures(
   if without:
     whole = needs.total(needs.of(resolve(row), options) for row in without)
     size = sum(filter(None, whole.weights.values())) / 1e9
+    number = len(whole.weights)
+    listed = messages.listed if number > 1 else ''.join
     lines.append(
-      f'{len(whole.weights)} weights files of {len(without)} rows are missing '
-      f'in {options.weights_dir!r}: {messages.listed(whole.weights)} '
-      f'({size:.1f} GB); give --fetch, or get each by `python -m '
-      'vit_jax_repro.fetch NAME --dir=FOLDER`, see docs/paper.md'
+      f'weights files missing in {options.weights_dir!r}: {number}, of '
+      f'{len(without)} of the rows: {listed(whole.weights)} ({size:.2f} GB); '
+      'give --fetch, or get each by `python -m vit_jax_repro.fetch NAME '
+      '--dir=FOLDER`, see docs/paper.md'
     )
   return lines
 
