@@ -11,7 +11,7 @@ import reference
 from port_cases import assert_same
 
 from vit_jax_repro import models, ports
-from vit_jax_repro.ports import array_layouts, tables
+from vit_jax_repro.ports import array_layouts, tables, tensors
 from vit_jax_repro.weights import layouts, trees
 
 pytestmark = pytest.mark.quick
@@ -113,6 +113,17 @@ def test_state_dict_round_trip_keeps_dtypes(dtype, library, tree):
   state = ports.to_state_dict(params, library)
   assert {array.dtype for array in state.values()} == {np.dtype(dtype)}
   assert_same(ports.from_state_dict(state, num_heads=3), params)
+
+
+def test_from_state_dict_takes_the_tensors_of_a_module(tree):
+  """What `model.state_dict()` of PyTorch returns."""
+  torch = pytest.importorskip('torch')
+  arrays = ports.to_state_dict(tree('vit_token'), 'timm')
+  state = {
+    name: torch.nn.Parameter(tensors.to_torch(torch, array))
+    for name, array in arrays.items()
+  }
+  assert_same(ports.from_state_dict(state, num_heads=3), tree('vit_token'))
 
 
 def test_to_state_dict_takes_stacked_blocks_and_jax_arrays(tree):

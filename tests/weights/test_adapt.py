@@ -104,7 +104,7 @@ def test_adapt_keeps_a_head_only_with_its_pre_logits():
 def test_adapt_rejects_another_image_size_for_a_mixer():
   params = reference.canonical('mixer')
   model = models.create(weights.describe(params))
-  weights.adapt(params, model, image_size=(32, 32))
+  weights.adapt(params, model, image_size=32)
   with pytest.raises(
     ValueError, match='token_mixing: its weights fix the image size at 32x32, n'
   ) as error:

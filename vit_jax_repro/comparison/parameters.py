@@ -14,7 +14,7 @@ from vit_jax_repro.inference.restoring import Restored
 from vit_jax_repro.models.patches import patch_grid
 from vit_jax_repro.output import messages
 from vit_jax_repro.output.messages import note
-from vit_jax_repro.ports import state_dicts
+from vit_jax_repro.ports import tensors
 from vit_jax_repro.weights import positions, trees
 from vit_jax_repro.weights.adapt import HEADS
 
@@ -100,7 +100,7 @@ def give(port: torch_models.Port, params: Mapping[str, Any]) -> None:
   state = ports.to_state_dict(params, ports.library_of(names))
   prefix = ports.wrapper_of(names)
   state = {
-    prefix + name: state_dicts.to_torch(torch, np.array(array))
+    prefix + name: tensors.to_torch(torch, np.array(array))
     for name, array in state.items()
   }
   try:
@@ -169,7 +169,7 @@ def resized_positions(
 def _state(port):  # {name in the port: array of its own dtype}
   torch = torch_models.require_torch()
   return {
-    name: state_dicts.to_numpy(torch, port.name, name, value)
+    name: tensors.to_numpy(torch, port.name, name, value)
     for name, value in port.module.state_dict().items()
   }
 

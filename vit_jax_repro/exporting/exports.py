@@ -73,7 +73,7 @@ def export(
   model: str | None = None,
   ema: bool = False,
   base: str | None = None,
-  image_size: tuple[int, int] | None = None,
+  image_size: int | tuple[int, int] | None = None,
   preprocessing: str | None = None,
   class_names: Sequence[str] | None = None,
   license_name: str | None = None,
@@ -90,8 +90,8 @@ def export(
     source, num_heads, drop, model, ema, base, preprocessing, class_names: see
       `converting.convert`.
     out: a name that ends in .onnx or .stablehlo.
-    image_size: (height, width) of the images in pixels; position embeddings are
-      resized to it. By default that of the weights.
+    image_size: S or (height, width) of the images in pixels; position
+      embeddings are resized to it. By default that of the weights.
     license_name: the Hub's name of the licence of the weights.
     overwrite: whether existing files at `out` may be replaced.
 

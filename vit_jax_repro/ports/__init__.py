@@ -5,6 +5,7 @@ layouts of arrays.
 """
 
 import re
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from vit_jax_repro.errors import InputError
 from vit_jax_repro.ports import (
   array_layouts,
   forms,
+  tensors,
   token_positions,
   unsupported,
 )
@@ -62,7 +64,7 @@ _CHUNK = re.compile(r'\bblocks\.[0-9]+\.([0-9]+)\.')
 
 
 def from_state_dict(
-  state: Mapping[str, np.ndarray],
+  state: Mapping[str, Any],
   *,
   num_heads: int | None = None,
   library: str | None = None,
@@ -71,9 +73,10 @@ def from_state_dict(
   """Returns the canonical tree of a port's state dict, as `weights.load` does.
 
   Args:
-    state: {name: array}. Arrays are not changed; the result may share their
-      memory. A wrapper's prefix (`wrapper_of`) is removed from the names, and
-      counters of batches are left out.
+    state: {name: array or tensor of PyTorch}, such as model.state_dict(). It is
+      not changed; the result may share its memory. A wrapper's prefix
+      (`wrapper_of`) is removed from the names, and counters of batches are left
+      out.
     num_heads: A of the attention, which a state dict does not store; by
       default that of the published model of this width
       (`array_layouts.NUM_HEADS`).
@@ -90,7 +93,7 @@ def from_state_dict(
   """
   start = len(wrapper_of(state))
   state = {
-    name[start:]: array
+    name[start:]: _array(name, array)
     for name, array in state.items()
     if not name.endswith(COUNTER)
   }
@@ -111,6 +114,14 @@ def from_state_dict(
   if library in ('timm', 'deit'):
     flat = token_positions.from_timm(flat, token_slots)
   return trees.nest(flat)
+
+
+def _array(name, value):
+  """Returns an array of a state dict that may hold tensors of PyTorch."""
+  torch = sys.modules.get('torch')  # without it there are no tensors
+  if torch is None or not isinstance(value, torch.Tensor):
+    return value
+  return tensors.to_numpy(torch, 'state dict', name, value)
 
 
 def to_state_dict(

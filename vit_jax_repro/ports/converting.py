@@ -57,7 +57,7 @@ def convert(
   model: str | None = None,
   ema: bool = False,
   base: str | None = None,
-  image_size: tuple[int, int] | None = None,
+  image_size: int | tuple[int, int] | None = None,
   preprocessing: str | None = None,
   class_names: Sequence[str] | None = None,
   origin: hub_card.Origin | None = None,
@@ -84,7 +84,7 @@ def convert(
     ema: whether to take the averaged weights of a training checkpoint.
     base: path of the model that a PEFT adapter changes; by default that in the
       adapter's configuration.
-    image_size: (height, width) in pixels that the weights are made for.
+    image_size: S or (height, width) in pixels that the weights are made for.
     preprocessing: a name for `preprocess.pick_preprocessing`.
     class_names: a name for each class, in the order of the labels. These three
       override what the files say, and are written to the description of `out`.

@@ -296,7 +296,7 @@ def _named(name, params, spec):
 def described(
   read: WeightSource,
   *,
-  image_size: tuple[int, int] | None = None,
+  image_size: int | tuple[int, int] | None = None,
   preprocessing: str | None = None,
   class_names: Sequence[str] | None = None,
 ) -> WeightSource:
@@ -304,7 +304,7 @@ def described(
 
   Args:
     read: the source.
-    image_size: (height, width) in pixels that the weights are made for.
+    image_size: S or (height, width) in pixels that the weights are made for.
     preprocessing: a name for `preprocess.pick_preprocessing`.
     class_names: a name for each class, in the order of the labels.
 
@@ -313,6 +313,7 @@ def described(
   """
   changes: dict[str, Any] = {}
   if image_size is not None:
+    image_size = preprocess.check_image_size(image_size)
     module = models.create(read.card.architecture)
     try:
       weights.adapt(

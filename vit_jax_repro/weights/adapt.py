@@ -33,7 +33,7 @@ def adapt(
   params: Mapping[str, Any],
   model: nn.Module,
   *,
-  image_size: tuple[int, int] | None = None,
+  image_size: int | tuple[int, int] | None = None,
   head: str = 'reset',
   source_image_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def adapt(
   Args:
     params: a tree from `load`, or of another model of this family.
     model: a module of `models.create`.
-    image_size: (height, width) of the model's input in pixels; by default the
-      size that the position embeddings were made for.
+    image_size: S or (height, width) of the model's input in pixels; by default
+      the size that the position embeddings were made for.
     head: 'reset' gives a fresh head (zero kernel, bias at the model's
       `head_bias_init`), 'keep' takes the file's.
     source_image_size: (height, width) in pixels that the file's positions were
@@ -72,6 +72,8 @@ def adapt(
   """
   if head not in ('reset', 'keep'):
     raise InputError(f"unknown {head=}; choose from ['keep', 'reset']")
+  if isinstance(image_size, int):
+    image_size = image_size, image_size
   if layouts.has_two_towers(params):
     image = layouts.tower(params, layouts.IMAGE)
     if isinstance(model, TwoTowers):
