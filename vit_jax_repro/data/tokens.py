@@ -96,7 +96,7 @@ def _require(name):
   except ImportError:
     raise InputError(
       f'{name} is not installed, which turns texts into tokens; run '
-      f"`pip install {name}` (or this package's extra: vit_jax_repro[text])"
+      f"`pip install {name}` (or `pip install -e '.[text]'` in the clone)"
     ) from None
 
 

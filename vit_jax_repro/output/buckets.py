@@ -16,7 +16,7 @@ from vit_jax_repro.errors import InputError
 from vit_jax_repro.output import bucket_calls, messages, waiting
 from vit_jax_repro.output.bucket_calls import PREFIX, BucketError, call
 
-INSTALL = "pip install 'vit_jax_repro[gcs]'"
+INSTALL = "pip install -e '.[gcs]'"
 _SILENCE = 60.0  # seconds without a byte after which a request has failed
 
 
