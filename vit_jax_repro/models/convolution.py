@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from vit_jax_repro.models.convolving import convolve
 from vit_jax_repro.models.layers import Dtype, norm_dtype, pick
 
 
@@ -109,12 +110,11 @@ class StdConv(nn.Module):
     self, params: Mapping[str, jax.Array], x: jax.Array
   ) -> jax.Array:  # [B, H, W, C] -> [B, h, w, features]
     """Convolves; a method of its own because `training.dividing` calls it."""
-    return jax.lax.conv_general_dilated(
+    return convolve(
       x.astype(self.dtype),
       _in_order(params['kernel'].astype(self.dtype)),
       self.strides,
       self.padding,
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
 
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_repro.models.checks import check_input, check_stages
+from vit_jax_repro.models.convolving import convolve
 from vit_jax_repro.models.layers import (
   Dtype,
   classify,
@@ -124,6 +125,7 @@ class ConvNorm(nn.Module):
       padding=PADDINGS[self.padding](self.kernel_size),
       feature_group_count=self.features if self.depthwise else 1,
       use_bias=False,
+      conv_general_dilated=convolve,
       kernel_init=nn.initializers.variance_scaling(2.0, fan, 'normal'),
       dtype=self.dtype,
       param_dtype=self.param_dtype,
@@ -146,6 +148,7 @@ class SqueezeExcite(nn.Module):
     conv = functools.partial(
       nn.Conv,
       kernel_size=(1, 1),
+      conv_general_dilated=convolve,
       kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
       dtype=self.dtype,
       param_dtype=self.param_dtype,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_repro.models.checks import check_input, check_patches
+from vit_jax_repro.models.convolving import convolve
 from vit_jax_repro.models.layers import (
   Dtype,
   Mlp,
@@ -85,6 +86,7 @@ class Mixer(nn.Module):
       self.patch_size,
       strides=self.patch_size,
       padding='VALID',
+      conv_general_dilated=convolve,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       name='stem',

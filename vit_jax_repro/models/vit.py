@@ -21,6 +21,7 @@ from vit_jax_repro.models.checks import (
   check_patches,
   check_width,
 )
+from vit_jax_repro.models.convolving import convolve
 from vit_jax_repro.models.layers import (
   Dtype,
   classify,
@@ -234,6 +235,7 @@ class ViT(nn.Module):
       self.patch_size,
       strides=self.patch_size,
       padding='VALID',
+      conv_general_dilated=convolve,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       name='embedding',
