@@ -27,8 +27,8 @@ def convolve(
 ) -> jax.Array:  # [B, h, w, C_out]
   """Returns the convolution of images; `nn.Conv` takes this function.
 
-  The gradients are bit-equal to those of `jax.lax.conv_general_dilated`, except
-  in a loop on a CPU, where they are rounded in another order.
+  The gradients are those of `jax.lax.conv_general_dilated`. On a CPU their sums
+  may be rounded in another order.
 
   Args:
     x: the images.
