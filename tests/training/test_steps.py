@@ -171,6 +171,15 @@ def test_train_step_rejects_parts_not_dividing_the_batch(accum_steps):
     step(state, BATCHES[0])
 
 
+@pytest.mark.parametrize('accum_steps', [1, 2])
+def test_only_loops_get_the_convolutions_that_are_fast_in_loops(accum_steps):
+  step, state = random_step(accum_steps=accum_steps)
+  text = jax.jit(step).lower(state, BATCHES[0]).as_text()
+  # JAX's gradient of the kernel of the patches has the batch as channels.
+  assert ('dim_numbers = [f, 0, 1, b]' in text) == (accum_steps == 1)
+  assert 'dim_numbers = [b, 0, 1, f]' in text
+
+
 @pytest.mark.usefixtures('compile_fast')
 def test_classification_of_integer_labels_equals_one_hot_labels():
   step, state = random_step(dropout_rate=0.0)

@@ -301,11 +301,7 @@ def _of_equation(equation, is_used):
   is_used = [True] * carried + is_used[carried:]
   for each in _inside(params):
     same = name != 'while' and len(each.outvars) == len(is_used)
-    found = _of_jaxpr(each, is_used if same else None)
-    if name == 'cond':  # one of its branches runs
-      inner |= found
-    else:
-      inner.update(found)
+    inner.update(_of_jaxpr(each, is_used if same else None))
   if name == 'while' and inner:
     raise InputError('a loop of unknown length has no number of multiply-adds')
   times = params['length'] if name == 'scan' else 1

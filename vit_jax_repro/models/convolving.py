@@ -1,4 +1,4 @@
-"""A convolution whose gradients are fast on a CPU in a loop, too.
+"""A convolution whose gradients are fast in a loop on a CPU.
 
 XLA's CPU compiler hands a convolution to a library if its axes are in the order
 of `_ORDER`. JAX's gradients have them in another order. The compiler puts these
@@ -8,12 +8,29 @@ docs/performance.md has the times of both.
 Shapes: B batch, H W pixels, C channels; kernels are [kh, kw, C_in, C_out].
 """
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+from collections.abc import Generator, Sequence
 
 import jax
 from jax import lax
 
 _ORDER = ('NHWC', 'HWIO', 'NHWC')
+_is_in_loop = contextvars.ContextVar('is_in_loop', default=False)
+
+
+@contextlib.contextmanager
+def in_loop_on_cpu() -> Generator[None]:
+  """Computes the gradients of convolutions that are traced inside in order.
+
+  Elsewhere they are JAX's own, which also have derivatives in forward mode
+  (`jax.jvp`) and run in any `jax.shard_map` and on meshes with explicit axes.
+  """
+  token = _is_in_loop.set(True)
+  try:
+    yield
+  finally:
+    _is_in_loop.reset(token)
 
 
 def convolve(
@@ -27,8 +44,8 @@ def convolve(
 ) -> jax.Array:  # [B, h, w, C_out]
   """Returns the convolution of images; `nn.Conv` takes this function.
 
-  The gradients are those of `jax.lax.conv_general_dilated`. On a CPU their sums
-  may be rounded in another order.
+  Inside `in_loop_on_cpu` the sums of its gradients may be rounded in another
+  order.
 
   Args:
     x: the images.
@@ -38,6 +55,8 @@ def convolve(
     feature_group_count: 1, or C_in for a depthwise convolution.
     **unused: `nn.Conv` also passes the order of the axes and dilations of 1.
   """
+  if not _is_in_loop.get():
+    return _usual(x, kernel, strides, padding, feature_group_count)
   assert feature_group_count in (1, x.shape[3])
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(
@@ -65,31 +84,18 @@ def _forward(x, kernel, *options):
 def _backward(strides, pads, groups, saved, gradient):
   """Returns the gradients of the images and of the kernel."""
   x, kernel = saved
-
-  def usual_of_x(gradient, kernel):
-    of = jax.linear_transpose(
-      lambda x: _usual(x, kernel, strides, pads, groups), x
-    )
-    return of(gradient)[0]
-
-  def usual_of_kernel(gradient, x):
-    of = jax.linear_transpose(
-      lambda kernel: _usual(x, kernel, strides, pads, groups), kernel
-    )
-    return of(gradient)[0]
-
   # Along H and W: pixels, those of a kernel and those that the results span.
   sizes = [
     (x.shape[i + 1], kernel.shape[i], (gradient.shape[i + 1] - 1) * stride + 1)
     for i, stride in enumerate(strides)
   ]
 
-  def of_x(gradient, kernel):
+  if groups == 1:
     edges = []
     for (pixels, length, span), (before, _) in zip(sizes, pads, strict=True):
       first = length - 1 - before
       edges.append((first, pixels + length - 1 - span - first))
-    return lax.conv_general_dilated(
+    of_x = lax.conv_general_dilated(
       gradient,
       kernel[::-1, ::-1].swapaxes(2, 3),
       (1, 1),
@@ -97,33 +103,28 @@ def _backward(strides, pads, groups, saved, gradient):
       lhs_dilation=strides,
       dimension_numbers=_ORDER,
     )
+    channels = x.transpose(3, 1, 2, 0)  # each is an image of B channels
+  else:
+    # JAX's gradient of a depthwise convolution's images is fast in loops.
+    (of_x,) = jax.linear_transpose(
+      lambda x: _usual(x, kernel, strides, pads, groups), x
+    )(gradient)
+    channels = x.transpose(1, 2, 3, 0).reshape(1, *x.shape[1:3], -1)
 
-  def of_kernel(gradient, x):
-    edges = [
-      (before, length + span - 1 - pixels - before)
-      for (pixels, length, span), (before, _) in zip(sizes, pads, strict=True)
-    ]
-    if groups == 1:
-      channels = x.transpose(3, 1, 2, 0)  # each is an image of B channels
-    else:
-      channels = x.transpose(1, 2, 3, 0).reshape(1, *x.shape[1:3], -1)
-    found = lax.conv_general_dilated(
-      channels,
-      gradient.transpose(1, 2, 0, 3),
-      (1, 1),
-      edges,
-      rhs_dilation=strides,
-      dimension_numbers=_ORDER,
-      feature_group_count=groups,
-    )
-    return found.transpose(1, 2, 0, 3)
-
-  # JAX's gradient of a depthwise convolution's images is fast in loops.
-  fast_of_x = of_x if groups == 1 else usual_of_x
-  return (
-    lax.platform_dependent(gradient, kernel, cpu=fast_of_x, default=usual_of_x),
-    lax.platform_dependent(gradient, x, cpu=of_kernel, default=usual_of_kernel),
+  edges = [
+    (before, length + span - 1 - pixels - before)
+    for (pixels, length, span), (before, _) in zip(sizes, pads, strict=True)
+  ]
+  of_kernel = lax.conv_general_dilated(
+    channels,
+    gradient.transpose(1, 2, 0, 3),
+    (1, 1),
+    edges,
+    rhs_dilation=strides,
+    dimension_numbers=_ORDER,
+    feature_group_count=groups,
   )
+  return of_x, of_kernel.transpose(1, 2, 0, 3)
 
 
 _convolve = jax.custom_vjp(_usual, nondiff_argnums=(2, 3, 4))

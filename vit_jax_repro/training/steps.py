@@ -4,6 +4,7 @@ All functions are pure. Static arguments are keyword-only, to be bound where
 the step is compiled.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import optax
 from flax import struct
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.models import convolving
 from vit_jax_repro.training import selection
 from vit_jax_repro.training.dividing import divide_work
 from vit_jax_repro.training.objectives import Objective
@@ -111,6 +113,7 @@ def train_step(
     batch,
     jax.random.fold_in(key, _OBJECTIVE),
     accum_steps,
+    jax.default_backend() if mesh is None else mesh.devices.flat[0].platform,
   )
   updates, opt_state = tx.update(grads, state.opt_state, learned)
   metrics = dict(metrics, loss=loss, grad_norm=optax.tree.norm(grads))
@@ -124,7 +127,7 @@ def train_step(
   return state, metrics
 
 
-def _accumulate(function, params, batch, key, accum_steps):
+def _accumulate(function, params, batch, key, accum_steps, platform):
   """Returns the means of function(params, part, key) over parts of a batch."""
   batch_size = jax.tree.leaves(batch)[0].shape[0]
   if accum_steps < 1 or batch_size % accum_steps:
@@ -145,7 +148,9 @@ def _accumulate(function, params, batch, key, accum_steps):
     return jax.tree.map(jnp.add, total, result), None
 
   first = jax.tree.map(lambda x: x[0], parts)
-  shapes = jax.eval_shape(function, params, first, key)
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-  total, _ = jax.lax.scan(add, zeros, (jnp.arange(accum_steps), parts))
+  is_on_cpu = platform == 'cpu'
+  with convolving.in_loop_on_cpu() if is_on_cpu else contextlib.nullcontext():
+    shapes = jax.eval_shape(function, params, first, key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, (jnp.arange(accum_steps), parts))
   return jax.tree.map(lambda x: x / accum_steps, total)
