@@ -308,7 +308,7 @@ def _curves(values, workdirs):
 
 
 def _study(values, paths):
-  _begin(values, paths, 'study.json')
+  _begin(values, paths, 'workdir')
 
   from vit_jax_repro.analysis import charts, saved_results
 

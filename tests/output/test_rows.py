@@ -10,7 +10,14 @@ from vit_jax_repro.output import rows
 
 pytestmark = pytest.mark.quick
 
-NAMES = ['a,"b".jpg', 'two\nlines.jpg', os.fsdecode(b'\xff\xe9.jpg'), 'é.jpg']
+NAMES = [
+  'a,"b".jpg',
+  'two\nlines.jpg',
+  'two\r=1+1.jpg',  # a formula begins a line, unless the name is quoted
+  'end\r\n',
+  os.fsdecode(b'\xff\xe9.jpg'),
+  'é.jpg',
+]
 
 
 def test_csv_rows_keeps_names_of_any_bytes(tmp_path):

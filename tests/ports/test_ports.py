@@ -11,6 +11,7 @@ import reference
 from port_cases import assert_same
 
 from vit_jax_repro import models, ports
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.ports import array_layouts, tables, tensors
 from vit_jax_repro.weights import layouts, trees
 
@@ -124,6 +125,13 @@ def test_from_state_dict_takes_the_tensors_of_a_module(tree):
     for name, array in arrays.items()
   }
   assert_same(ports.from_state_dict(state, num_heads=3), tree('vit_token'))
+
+
+def test_from_state_dict_names_what_is_no_array(tree):
+  """A checkpoint has its state dict one level down."""
+  state = ports.to_state_dict(tree('vit_token'), 'timm')
+  with pytest.raises(InputError, match="'model' is of type dict, not an array"):
+    ports.from_state_dict({'model': state})
 
 
 def test_to_state_dict_takes_stacked_blocks_and_jax_arrays(tree):

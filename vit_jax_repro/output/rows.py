@@ -7,6 +7,7 @@ not UTF-8 ('\\udcff' for the byte FF, as Python's os.fsdecode reads it).
 
 import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -59,8 +60,14 @@ def csv_rows(path: str | os.PathLike) -> Generator[Write]:
   gets an apostrophe, unless it is a number; `text_of_cell` takes it away.
   """
   with _text(path) as file:
-    writer = csv.writer(file, lineterminator='\n')
-    yield lambda row: writer.writerow(map(_harmless, row))
+
+    def write(row):
+      # The module quotes what is part of the line's end: here, both characters.
+      line = io.StringIO()
+      csv.writer(line, lineterminator='\r\n').writerow(map(_harmless, row))
+      file.write(line.getvalue().removesuffix('\r\n') + '\n')
+
+    yield write
 
 
 def _harmless(cell):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax_repro.errors import InputError
+from vit_jax_repro.output import messages
 from vit_jax_repro.ports import (
   array_layouts,
   forms,
@@ -119,9 +120,14 @@ def from_state_dict(
 def _array(name, value):
   """Returns an array of a state dict that may hold tensors of PyTorch."""
   torch = sys.modules.get('torch')  # without it there are no tensors
-  if torch is None or not isinstance(value, torch.Tensor):
-    return value
-  return tensors.to_numpy(torch, 'state dict', name, value)
+  if torch is not None and isinstance(value, torch.Tensor):
+    return tensors.to_numpy(torch, 'state dict', name, value)
+  if not hasattr(value, 'dtype'):
+    raise InputError(
+      f'state dict: {messages.quoted(name)} is of type {type(value).__name__}, '
+      'not an array or a tensor; give only model.state_dict()'
+    )
+  return value
 
 
 def to_state_dict(
