@@ -140,8 +140,10 @@ def test_bfloat16_model_sums_gradients_in_float32(family):
   assert not rounded(gradients(family, dict(data=2, fsdp=4), 'bfloat16'))
 
 
-def test_accumulated_gradients_equal_those_of_one_device():
-  check_alike(gradients('vit', dict(fsdp=8), accum_steps=2), 'vit')
+@pytest.mark.parametrize('family', ['vit', 'bit'])
+def test_accumulated_gradients_equal_those_of_one_device(family):
+  found = gradients(family, dict(fsdp=8), accum_steps=2)
+  check_alike(found, family)
 
 
 def test_grad_reduce_dtype_sums_gradients_in_bfloat16():
