@@ -14,6 +14,11 @@ from vit_jax_repro import figures, weights
 IMAGES = list(PHOTOGRAPHS.values())
 
 
+def arrays_of(path):
+  with np.load(path) as file:
+    return dict(file)
+
+
 def run(*arguments):
   """Runs the verb in this process and returns its exit code."""
   try:
@@ -31,7 +36,7 @@ def test_attention_writes_a_picture_and_arrays(tiny_vit, tmp_path):
   )  # fmt: skip
   assert answer == (0, f'{out}\n{arrays}\n', '')
   look.assert_drawn(out)
-  found = np.load(arrays)
+  found = arrays_of(arrays)
   assert found['maps'].shape == (2, 3, 2)
   assert found['images'].shape == (2, 12, 8, 3)
   assert found['names'].tolist() == ['china.jpg', 'flower.jpg']
@@ -56,7 +61,7 @@ def test_figures_leaves_out_damaged_images_of_a_folder(
   look.assert_drawn(out)
   assert '1.jpg is not a readable JPEG' in err
   assert err.endswith('; the other 2 images are in the result\n')
-  found = np.load(arrays)
+  found = arrays_of(arrays)
   if command == 'attention':
     assert found['names'].tolist() == ['9.jpg', '10.jpg']
     assert len(found['images']) == len(found['maps']) == 2
@@ -97,7 +102,7 @@ def test_figures_draws_each_figure_of_a_model(tiny_vit, tmp_path, capsys):
     out, arrays = tmp_path / f'{number}.svg', tmp_path / f'{number}.npz'
     files = f'--out={out}', f'--arrays={arrays}', f'--weights={tiny_vit}'
     assert run(*files, *arguments) == 0, capsys.readouterr()
-    assert '<svg' in out.read_text() and np.load(arrays)[name].shape == shape
+    assert '<svg' in out.read_text() and arrays_of(arrays)[name].shape == shape
 
 
 @pytest.mark.quick
@@ -134,7 +139,7 @@ def test_figures_draws_each_figure_of_results(tmp_path, capsys):
     files = f'--out={out}', f'--arrays={arrays}'
     assert run(command, *files, *read) == 0, capsys.readouterr()
     look.assert_drawn(out)
-    found = np.load(arrays)
+    found = arrays_of(arrays)
     assert name is None or found[name].ravel()[0] == wanted
 
 

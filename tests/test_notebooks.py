@@ -127,8 +127,10 @@ def test_notebooks_define_nothing(path):
       assert module.split('.')[0] in IMPORTS | {'vit_jax_repro'}
 
 
-@pytest.mark.parametrize('page', ['mkdocs.yml', 'docs/notebooks.md'])
-def test_site_has_every_notebook(page):
+@pytest.mark.parametrize(
+  'page, suffix', [('mkdocs.yml', 'md'), ('docs/notebooks.md', 'ipynb')]
+)
+def test_site_has_every_notebook(page, suffix):
   text = (ROOT / page).read_text()
   for path in PATHS:
-    assert f'notebooks/{path.stem}.md' in text
+    assert f'notebooks/{path.stem}.{suffix}' in text

@@ -88,7 +88,7 @@ def test_seconds_come_from_a_variable(
 def test_bucket_needs_gcsfs(monkeypatch):
   monkeypatch.setitem(sys.modules, 'gcsfs', None)
   buckets._filesystem.cache_clear()
-  with pytest.raises(InputError, match=r'gcsfs; pip install .vit_jax_repro'):
+  with pytest.raises(InputError, match=r"gcsfs; pip install -e '\.\[gcs\]'"):
     buckets.read('gs://photos/a')
 
 
