@@ -16,17 +16,15 @@ import pathlib
 import statistics
 import sys
 import tempfile
-import time
 
 import cv2
 import numpy as np
 import simplejpeg
+from measure_input_stages import BATCH, FILES, SIZE, cpu_times
 
 from vit_jax_repro.benchmarks import input as benchmarked
 from vit_jax_repro.data import photographs, tf_host
 from vit_jax_repro.parallel import host_memory
-
-SIZE, BATCH, BATCHES, FILES = 224, 64, 8, 512
 
 
 def random_box(image, generator):
@@ -96,18 +94,7 @@ def main(rounds):
       found[f'threads with {name}'] = in_threads(paths, loader(decode))
     name, decode = next(iter(DECODERS.items()))
     found[f'tf.data that calls {name}'] = in_tf_data(paths, loader(decode))
-    times = {name: [] for name in found}
-    for _ in range(rounds):
-      for name, pipeline in found.items():
-        for _ in range(6):
-          next(pipeline)
-        start = time.process_time()
-        for _ in range(BATCHES):
-          next(pipeline)
-        times[name].append(
-          1e3 * (time.process_time() - start) / BATCHES / BATCH
-        )
-        time.sleep(0.5)  # what was read ahead is ready
+    times = cpu_times(found, rounds)
   limit = times[benchmarked.DECODED]
   for name, each in times.items():
     share = statistics.median(a / b for a, b in zip(limit, each, strict=True))

@@ -49,6 +49,28 @@ def up_to(split, stage):
   return batches.as_numpy_iterator()
 
 
+def cpu_times(pipelines, rounds):
+  """Returns {name: ms of CPU time of an image in each round}, in turns.
+
+  Args:
+    pipelines: {name: endless iterator of batches}.
+    rounds: number of measurements of each.
+  """
+  times = {name: [] for name in pipelines}
+  for _ in range(rounds):
+    for name, batches in pipelines.items():
+      for _ in range(4):
+        next(batches)
+      time.sleep(0.5)  # the pipelines before this one become idle
+      start = time.process_time()
+      for _ in range(BATCHES):
+        next(batches)
+      time.sleep(0.5)
+      seconds = time.process_time() - start
+      times[name].append(1e3 * seconds / BATCHES / BATCH)
+  return times
+
+
 def main(rounds):
   keep_memory()
   with tempfile.TemporaryDirectory() as folder:
@@ -64,18 +86,7 @@ def main(rounds):
         batch_size=BATCH,
         shuffle_buffer=1,
       )
-    times = {stage: [] for stage in found}
-    for _ in range(rounds):
-      for stage, batches in found.items():
-        for _ in range(4):
-          next(batches)
-        time.sleep(0.5)  # the pipelines before this one become idle
-        start = time.process_time()
-        for _ in range(BATCHES):
-          next(batches)
-        time.sleep(0.5)
-        seconds = time.process_time() - start
-        times[stage].append(1e3 * seconds / BATCHES / BATCH)
+    times = cpu_times(found, rounds)
   print(f'| {UINT8} | | {statistics.median(times.pop(UINT8)):.3f} ms |')
   before = [0.0] * rounds
   for stage, values in times.items():

@@ -81,7 +81,8 @@ def train_step(
       dropout key.
     augment: (batch, key) -> batch, applied to the whole batch.
     mesh: a mesh from `mesh.create_mesh`. The batch is sharded over it, and the
-      state as by `mesh.parameter_sharding`. None if all is on one device.
+      state as by `mesh.parameter_sharding`. None if all is on one device, of
+      JAX's default backend.
     grad_reduce_dtype: narrowest dtype in which gradients are summed over
       devices; see `dividing.divide_work`. They are summed for each part.
     trained: paths of the parameters to train, as for `create_state`. The others
