@@ -1,5 +1,6 @@
 """Models of the Vision Transformer paper and its baselines, by name."""
 
+import functools
 import inspect
 import math
 from collections.abc import Mapping
@@ -178,13 +179,18 @@ def name_of(model: nn.Module) -> str | None:
   layer, dropout, dtypes and the others of `_NOT_IN_A_NAME`.
   """
   free = {k: getattr(model, k) for k in _NOT_IN_A_NAME if hasattr(model, k)}
-  for name in (*names(), *LITS):
-    named = create(name)
+  for name, named in _named().items():
     if type(named) is type(model) and named.clone(**free) == _alike(
       model, named
     ):
       return name
   return None
+
+
+@functools.cache
+def _named():
+  """Returns {name: module} of all names."""
+  return {name: create(name) for name in (*names(), *LITS)}
 
 
 def _alike(model, named):

@@ -4,6 +4,7 @@ The rules are those of the original fine-tuning loader (vit_jax/checkpoint.py,
 load_pretrained) and of the ViT paper, section 3.2.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -165,6 +166,15 @@ def parameter_shapes(
 
   Positions of a text tower are those of a text of one token.
   """
+  shapes = _traced_shapes(
+    model,  # ty: ignore[invalid-argument-type]
+    tuple(image_size),
+  )
+  return dict(shapes)
+
+
+@functools.lru_cache(maxsize=32)  # a trace of 24 blocks takes a second
+def _traced_shapes(model, image_size):
   inputs = [jax.ShapeDtypeStruct((1, *image_size, 3), 'float32')]
   if isinstance(model, TwoTowers):
     inputs.append(jax.ShapeDtypeStruct((1, 1), 'int32'))
