@@ -112,7 +112,7 @@ def test_logits_depend_on_every_constant(change):
   params = efficientnets.params_of(fields)
   images = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype('f4')
   right, wrong = (
-    models.create(fields | more).apply({'params': params}, images)
+    jax.jit(models.create(fields | more).apply)({'params': params}, images)
     for more in ({}, change)
   )
   assert np.abs(right - wrong).max() > 1e-4 * np.abs(right).max()
@@ -134,9 +134,8 @@ def test_even_images_equal_timm_at_every_unit():
         )
       )
   port(torch.from_numpy(images.transpose(0, 3, 1, 2)).double())
-  _, state = models.create(fields).apply(
-    {'params': params}, images, mutable=[INTERMEDIATES]
-  )
+  apply = jax.jit(models.create(fields).apply, static_argnames='mutable')
+  _, state = apply({'params': params}, images, mutable=INTERMEDIATES)
   named = state[INTERMEDIATES]
   assert set(named) == {*outputs, 'stem', 'top', 'pre_logits'}
   for name, theirs in outputs.items():
@@ -149,15 +148,17 @@ def test_drop_rates_rise_from_zero_and_drop_whole_branches():
   params = efficientnets.params_of(fields)
   image = np.random.default_rng(3).normal(size=(1, 32, 32, 3)).astype('f4')
   images = np.repeat(image, 64, axis=0)
-  model = models.create(fields)
+  apply = jax.jit(
+    models.create(fields).apply, static_argnames=('train', 'mutable')
+  )
 
   def units(train):
-    _, state = model.apply(
+    _, state = apply(
       {'params': params},
       images,
       train=train,
       rngs={'dropout': jax.random.key(0)},
-      mutable=[INTERMEDIATES],
+      mutable=INTERMEDIATES,
     )
     return {k: np.asarray(v[0]) for k, v in state[INTERMEDIATES].items()}
 

@@ -226,10 +226,9 @@ def test_intermediates_have_the_same_names_in_scanned_encoders():
   outputs = []
   for model in (plain, scanned):
     fitted = weights.adapt(params, model, image_size=(32, 32), head='keep')
-    logits, state = model.apply(
-      {'params': fitted}, IMAGES, mutable=['intermediates']
-    )
-    without = model.apply({'params': fitted}, IMAGES)
+    apply = jax.jit(model.apply, static_argnames='mutable')
+    logits, state = apply({'params': fitted}, IMAGES, mutable='intermediates')
+    without = apply({'params': fitted}, IMAGES)
     np.testing.assert_allclose(logits, without, rtol=0, atol=1e-6)
     outputs.append(state['intermediates'])
   assert outputs[0].keys() == outputs[1].keys()

@@ -40,7 +40,7 @@ def test_uncovered_pixels_have_no_influence_except_on_a_stem(kind):
   def output(image):
     return (model.apply({'params': params}, image, train=False) ** 2).sum()
 
-  slopes = jax.grad(output)(image.astype(np.float32))
+  slopes = jax.jit(jax.grad(output))(image.astype(np.float32))
   has_effect = np.abs(slopes[0]).sum(axis=-1) > 0  # [H, W]
   rows, columns = patches.uncovered_pixels(model, size)
   wanted = {'vit': (2, 3), 'mixer': (2, 3), 'rectangles': (2, 3)}
