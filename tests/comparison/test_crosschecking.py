@@ -10,7 +10,7 @@ import reference
 import tiny_models
 from photographs import PHOTOGRAPHS
 
-from vit_jax_repro import models, ports, weights
+from vit_jax_repro import ports, weights
 from vit_jax_repro.comparison import (
   activations,
   causes,
@@ -254,18 +254,16 @@ def test_crosscheck_of_a_timm_name(tmp_path):
   assert found.diagnosis.explained
 
 
-def test_diagnosis_of_timms_hybrid(tmp_path):
+def test_diagnosis_of_timms_hybrid():
   import torch_ports
 
-  case = 'hybrid_2_2'
-  params = torch_ports.save(tmp_path / 'hybrid.npz', case)
-  model = models.create(reference.config(case))
-  images = reference.images(case)
+  model, params, spec = torch_ports.small_hybrid()
+  images = activations.random_images((32, 32))
   examiner = diagnosis.Examiner(model, params, images)
   known = causes.known(model, params)
 
   def examined(**planted):
-    module = torch_ports.timm_hybrid(params, case, **planted)
+    module = torch_ports.timm_hybrid(params, spec, **planted)
     port = torch_models.Port('hybrid', module)
     outputs = torch_models.run(port, images, examiner.reference)
     return examiner.diagnose(outputs, known)

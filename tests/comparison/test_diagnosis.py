@@ -21,9 +21,11 @@ from vit_jax_repro.weights import position_rules
 VIT = 'vit_token_small_variance'
 
 
-def examined(model, params, images, module, *, resized=None, **options):
+def examined(
+  model, params, images, module, *, resized=None, examiner=None, **options
+):
   """Returns the diagnosis of a torch module, without what it reads off it."""
-  examiner = diagnosis.Examiner(model, params, images, **options)
+  examiner = examiner or diagnosis.Examiner(model, params, images, **options)
   port = torch_models.Port('planted', module)
   shapes = {name: a.shape for name, a in examiner.reference.items()}
   form = torch_layers.Form.of(model, shapes)
@@ -51,6 +53,24 @@ def bit():
   import torch_ports
 
   return *torch_ports.small_bit(), activations.random_images((32, 32))
+
+
+@pytest.fixture(scope='module')
+def vit_with(vit):
+  """Returns a function from what is planted in the ViT to the diagnosis."""
+  examiner = diagnosis.Examiner(*vit)
+  return lambda **planted: examined(
+    *vit, vit_port(vit[1], **planted), examiner=examiner
+  )
+
+
+@pytest.fixture(scope='module')
+def bit_with(bit):
+  """Returns a function from what is planted in BiT to the diagnosis."""
+  examiner = diagnosis.Examiner(*bit)
+  return lambda **planted: examined(
+    *bit, bit_port(bit[1], **planted), examiner=examiner
+  )
 
 
 def vit_port(params, **planted):
@@ -95,14 +115,20 @@ def test_faithful_vit_agrees(vit, dtype):
     ({'by_heads': True}, 'q/k/v order', 'the fused projection split'),
   ],
 )
-def test_diagnose_names_a_cause_planted_in_a_vit(vit, planted, topic, port):
-  found = examined(*vit, vit_port(vit[1], **planted))
+def test_diagnose_names_a_cause_planted_in_a_vit(
+  vit_with, planted, topic, port
+):
+  found = vit_with(**planted)
   assert not found.agrees and found.explained
   assert len(found.named) == 1 and not found.alternatives
   assert found.named[0].topic == topic
   assert found.named[0].port.startswith(port)
   first = next(layer for layer in found.layers if not layer.within)
   assert first.name.startswith('Transformer/encoderblock_0/')
+
+
+def test_faithful_bit_agrees(bit_with):
+  assert bit_with().agrees
 
 
 @pytest.mark.parametrize(
@@ -113,9 +139,8 @@ def test_diagnose_names_a_cause_planted_in_a_vit(vit, planted, topic, port):
     ({'pool': 'symmetric'}, 'pool padding', 'minus infinity, one pixel'),
   ],
 )
-def test_diagnose_names_a_cause_planted_in_bit(bit, planted, topic, port):
-  assert examined(*bit, bit_port(bit[1])).agrees
-  found = examined(*bit, bit_port(bit[1], **planted))
+def test_diagnose_names_a_cause_planted_in_bit(bit_with, planted, topic, port):
+  found = bit_with(**planted)
   assert not found.agrees and found.explained
   assert [cause.topic for cause in found.named] == [topic]
   assert found.named[0].port.startswith(port)
@@ -153,17 +178,16 @@ def test_diagnose_names_causes_planted_in_a_distilled_deit():
     {'act': 'gelu', 'order': 'vkq', 'eps': 1e-5},
   ],
 )
-def test_diagnose_names_several_causes(vit, planted):
-  found = examined(*vit, vit_port(vit[1], **planted))
+def test_diagnose_names_several_causes(vit_with, planted):
+  found = vit_with(**planted)
   assert found.explained and not found.agrees
   topics = {'act': 'GELU form', 'eps': 'LayerNorm epsilon'}
   topics['order'] = 'q/k/v order'
   assert {c.topic for c in found.named} == {topics[key] for key in planted}
 
 
-def test_diagnose_names_several_causes_in_bit(bit):
-  planted = bit_port(bit[1], conv_eps=1e-8, norm_eps=1e-6, pool='symmetric')
-  found = examined(*bit, planted)
+def test_diagnose_names_several_causes_in_bit(bit_with):
+  found = bit_with(conv_eps=1e-8, norm_eps=1e-6, pool='symmetric')
   assert found.explained and len(found.named) == 3
 
 

@@ -104,6 +104,21 @@ def small_bit():
   return model, weights.trees.nest(flat)
 
 
+def small_hybrid():
+  """Returns (model, params, spec) of a ViT on a stem of one block."""
+  spec = reference.config('hybrid_2_2')
+  spec |= {'resnet': {'num_layers': [1], 'width_factor': 1}}
+  spec |= {'transformer': spec['transformer'] | {'num_layers': 1}}
+  spec |= {'image_size': [32, 32]}
+  model = models.create(spec)
+  shapes = parameter_shapes(model, (32, 32))
+  flat = {
+    name: reference.parameter(5, name, leaf.shape)
+    for name, leaf in shapes.items()
+  }
+  return model, weights.trees.nest(flat), spec
+
+
 def bit(params, *, conv_eps=1e-10, norm_eps=1e-5, pool='zeros'):
   """Returns transformers' form of `small_bit`."""
   config = transformers.BitConfig(
@@ -134,7 +149,7 @@ def deit_params(case):
   )
 
 
-def timm_hybrid(params, case, *, act='gelu_tanh', norm_eps=1e-6, conv=None):
+def timm_hybrid(params, spec, *, act='gelu_tanh', norm_eps=1e-6, conv=None):
   """Returns timm's hybrid; `conv=None` standardises weights as this package."""
   timm_stub.import_timm()
   from timm.layers import GroupNormAct, StdConv2dSame
@@ -142,7 +157,6 @@ def timm_hybrid(params, case, *, act='gelu_tanh', norm_eps=1e-6, conv=None):
   from timm.models.vision_transformer import VisionTransformer
   from timm.models.vision_transformer_hybrid import HybridEmbed
 
-  spec = reference.config(case)
   encoder = spec['transformer']
   module = VisionTransformer(
     img_size=spec['image_size'][0],

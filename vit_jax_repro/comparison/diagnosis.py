@@ -96,6 +96,7 @@ class Examiner:
     self._start = Variant(model, params, images)
     self._dtype = dtype
     self._show = show
+    self._effects: dict[Cause, float] = {}
     self.reference = activations.run_variant(self._start, dtype=dtype)
     show('reference in float64, for the tolerances')
     self.tolerances = activations.tolerances(
@@ -158,11 +159,16 @@ class Examiner:
     if causes:
       self._show(f'trying {"; ".join(cause.topic for cause in causes)}')
       outputs = activations.run_variant(self.variant(causes), dtype=self._dtype)
+    if len(causes) == 1 and causes[0].is_small:
+      change = differences.compare(outputs, self.reference, self.tolerances)
+      self._effects[causes[0]] = differences.worst(change)
     return differences.compare(outputs, port, self.tolerances)
 
   def _effect(self, cause):
     """Returns the largest change that a cause makes, in tolerances."""
-    return differences.worst(self.compare([cause], self.reference))
+    if cause not in self._effects:
+      self.compare([cause], self.reference)
+    return self._effects[cause]
 
   def _unlike(self, port):
     """Returns names of activations unlike the reference's, though later agree.
