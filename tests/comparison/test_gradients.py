@@ -74,7 +74,7 @@ def test_of_reference_gives_the_gradients_of_the_loss(setting):
     ).mean()
 
   with jax.default_matmul_precision('highest'):
-    expected = trees.flatten(jax.grad(loss)(setting.params))
+    expected = trees.flatten(jax.jit(jax.grad(loss))(setting.params))
   assert by_parameter.keys() == expected.keys()
   for name, value in expected.items():
     np.testing.assert_allclose(by_parameter[name], value, atol=1e-6)

@@ -26,7 +26,7 @@ def case_of(name):
 def test_apply_gives_the_features_of_the_original_code(name):
   model, params, io = case_of(name)
   with jax.default_matmul_precision('highest'):
-    found = model.apply(
+    found = jax.jit(model.apply)(
       {'params': params}, images=io['images'], tokens=io['tokens']
     )
   for got, key in zip(found, ('zimg', 'ztxt', 't'), strict=True):
@@ -44,7 +44,7 @@ def test_apply_notices_a_wrong_constant_of_bert(wrong):
     with pytest.raises(Exception, match='embedding'):
       model.apply({'params': params}, None, io['tokens'])
     return
-  found = model.apply({'params': params}, None, io['tokens'])[1]
+  found = jax.jit(model.apply)({'params': params}, None, io['tokens'])[1]
   assert np.abs(found - io['ztxt']).max() > 5 * TOLERANCE
 
 
@@ -52,12 +52,13 @@ def test_apply_notices_a_wrong_constant_of_bert(wrong):
 @pytest.mark.parametrize('name', CASES)
 def test_apply_takes_one_tower_alone(name):
   model, params, io = case_of(name)
-  image, text, t = model.apply({'params': params}, images=io['images'])
+  apply = jax.jit(model.apply)
+  image, text, t = apply({'params': params}, images=io['images'])
   assert text is None
   assert t.shape == (1,)
-  both = model.apply({'params': params}, io['images'], io['tokens'])
+  both = apply({'params': params}, io['images'], io['tokens'])
   np.testing.assert_allclose(image, both[0], atol=TOLERANCE)
-  image, text, _ = model.apply({'params': params}, tokens=io['tokens'])
+  image, text, _ = apply({'params': params}, tokens=io['tokens'])
   assert image is None
   np.testing.assert_allclose(text, both[1], atol=TOLERANCE)
   with pytest.raises(ValueError, match='give one of them'):
@@ -67,8 +68,9 @@ def test_apply_takes_one_tower_alone(name):
 @pytest.mark.quick
 def test_bert_ignores_the_number_of_padded_tokens():
   model, params, io = case_of('lit_bert')
-  wide = model.apply({'params': params}, None, io['tokens'][2:])[1]
-  short = model.apply({'params': params}, None, io['tokens'][2:, :3])[1]
+  apply = jax.jit(model.apply)
+  wide = apply({'params': params}, None, io['tokens'][2:])[1]
+  short = apply({'params': params}, None, io['tokens'][2:, :3])[1]
   np.testing.assert_allclose(wide, short, atol=TOLERANCE)
 
 
