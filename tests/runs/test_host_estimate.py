@@ -28,7 +28,7 @@ def train(folder, workdir, batch):
     print(int(re.search(r'VmHWM:\s+(\d+) kB', file.read())[1]) / 1e6)
 
 
-@pytest.mark.parametrize('batch, least', [(64, 0.5), (2048, 2)])
+@pytest.mark.parametrize('batch, least', [(64, 0.5), (1024, 1.2)])
 def test_train_says_how_much_memory_it_takes(batch, least, tmp_path):
   """The larger batch takes most of its memory for the update."""
   folder = write_folder(tmp_path / 'digits', 40)

@@ -16,7 +16,7 @@ from vit_jax_repro.runs import settings as settings_lib
 
 GIB = 2**30
 # The parameters of its MLPs are nearly all of the memory.
-HEAVY = dict(STUDENT, mlp_dim=2**13, num_layers=6)
+HEAVY = dict(STUDENT, mlp_dim=2**15, distilled=False)
 
 
 @pytest.fixture(scope='module')
@@ -44,6 +44,14 @@ def needed(line):
   return float(re.search(r'needs (?:about )?([\d.e-]+)', line)[1])
 
 
+@pytest.fixture(scope='module')
+def limit(folder, tmp_path_factory):
+  """GiB that the heavy model does not fit into, undivided."""
+  workdir = tmp_path_factory.mktemp('refused') / 'no'
+  keys = dict(model=HEAVY, total_steps=1, memory_limit_gb=1e-6)
+  return 0.7 * needed(refused(folder, workdir, **keys))
+
+
 @pytest.mark.parametrize(
   'mesh, flags',
   [
@@ -52,17 +60,18 @@ def needed(line):
   ],
 )
 def test_train_names_fsdp_where_parameters_do_not_fit(
-  mesh, flags, folder, tmp_path
+  mesh, flags, limit, folder, tmp_path
 ):
   """A refusal tries the devices of the machine before it gives up."""
-  keys = dict(model=HEAVY, mesh=dict(mesh), total_steps=1)
-  whole = refused(folder, tmp_path / 'no', memory_limit_gb=1e-6, **keys)
-  limit = 0.7 * needed(whole)
-  line = refused(folder, tmp_path / 'no', memory_limit_gb=limit, **keys)
+  keys = dict(model=HEAVY, memory_limit_gb=limit, total_steps=1)
+  line = refused(folder, tmp_path / 'no', mesh=dict(mesh), **keys)
   assert flags_of(line) == flags
-  keys['mesh'] = {k.partition('.')[2]: int(v) for k, v in flags.items()}
-  jobs.train(settings(folder, memory_limit_gb=limit, **keys), tmp_path / 'run')
-  assert len(metrics_of(tmp_path / 'run')) == 1
+  sizes = {k.partition('.')[2]: int(v) for k, v in flags.items()}
+  shape = dict(mesh_lib.create_mesh(**sizes).shape)
+  assert shape == dict(data=1, fsdp=8, model=1)
+  if not mesh:  # the other run would be the same
+    jobs.train(settings(folder, mesh=sizes, **keys), tmp_path / 'run')
+    assert len(metrics_of(tmp_path / 'run')) == 1
 
 
 def test_train_names_a_smaller_batch_where_the_batch_does_not_fit(
@@ -75,11 +84,10 @@ def test_train_names_a_smaller_batch_where_the_batch_does_not_fit(
     mesh=dict(fsdp=8),
     pp=dict(train='train', test='train', crop=32),
   )
-  whole = refused(folder, tmp_path / 'no', memory_limit_gb=1e-6, **keys)
   # A device has 512 images of 12 kB.
   limit = 0.5 * 512 * 32 * 32 * 3 * 4 / GIB
   line = refused(folder, tmp_path / 'no', memory_limit_gb=limit, **keys)
-  assert limit < needed(whole)
+  assert limit < needed(line)
   flags = flags_of(line)
   keys |= {name: int(value) for name, value in flags.items()}
   assert 8 <= keys['batch'] < 4096

@@ -148,8 +148,8 @@ def test_train_saves_the_last_good_state_of_a_part(folder, tmp_path):
     accum_steps=2,
     mesh=dict(data=None, fsdp=2, model=1),
     keep_best=True,
-    eval_every=1,
-    checkpoint_every=1,
+    eval_every=2,
+    checkpoint_every=2,
     pp=dict(
       train='train[:80%]',
       test='train[80%:90%]',

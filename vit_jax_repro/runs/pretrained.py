@@ -1,5 +1,6 @@
 """The published file and the parameters that a run starts from."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -256,4 +257,9 @@ def _fresh(settings, model, image_size):
   with jax.default_device(device):
     key = jax.random.fold_in(jax.random.key(settings.seed), 1)
     images = jnp.zeros((1, *image_size, 3))
-    return jax.device_get(jax.jit(model.init)(key, images)['params'])
+    return jax.device_get(_initializer(model)(key, images)['params'])
+
+
+@functools.lru_cache(maxsize=8)  # runs of a study have few models
+def _initializer(model):
+  return jax.jit(model.init)
