@@ -289,9 +289,8 @@ def require_classifier(
     model, params: see `evaluate`.
     images: [B, H, W, 3], or their shape (jax.ShapeDtypeStruct).
   """
-  logits = jax.eval_shape(
-    functools.partial(logits_of, model=model), params, images
-  )
+  # Only the first evaluation traces the model.
+  logits = _compiled_logits(model).eval_shape(params, images)
   if logits.ndim != 2:
     raise InputError(
       f'the model gives outputs of shape {logits.shape[1:]} for an image '
