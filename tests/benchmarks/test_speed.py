@@ -23,25 +23,20 @@ def measure(case=CASE, contenders=('plain',), **options):
   )
 
 
-def test_measure_fills_in_a_row(one_device):
-  (row,) = measure(peak=1e9)
-  assert row.error is None and row.device_kind == 'cpu' and row.devices == 1
-  fastest, slowest = row.spread
-  assert 0 < fastest <= row.seconds <= slowest
-  assert row.images_per_sec == pytest.approx(2 / row.seconds)
-  wanted = programs.operations(CASE) / row.seconds / 1e9
-  assert row.utilisation == pytest.approx(wanted)
-  assert row.ratio == 1 and row.ready > 0 and row.peak_bytes is None
-
-
 def test_measure_compares_variants_and_pytorch(one_device):
   others = speed.others('torch', False, 'ViT-Ti_16')
   assert others == ['transformers eager']  # timm lacks torchvision here
-  rows = measure(CASE, ['plain', 'scan', *others], rounds=1)
+  rows = measure(CASE, ['plain', 'scan', *others], rounds=1, peak=1e9)
   assert [row.contender for row in rows] == ['plain', 'scan', *others]
   for row in rows:
-    assert row.error is None and row.utilisation is None
+    assert row.error is None and row.devices == 1
+    assert row.spread == (row.seconds, row.seconds) > (0, 0)
+    assert row.images_per_sec == pytest.approx(2 / row.seconds)
+    wanted = programs.operations(CASE) / row.seconds / 1e9
+    assert row.utilisation == pytest.approx(wanted)
     assert row.ratio == pytest.approx(row.seconds / rows[0].seconds)
+    assert row.ready > 0 and row.peak_bytes is None
+  assert rows[0].ratio == 1 and rows[0].device_kind == 'cpu'
 
 
 def test_measure_keeps_a_row_of_a_failed_contender(one_device):
@@ -49,6 +44,10 @@ def test_measure_keeps_a_row_of_a_failed_contender(one_device):
   plain, torch = measure(case, ['plain', 'transformers eager'])
   assert 'does not cover 1 devices' in plain.error and plain.seconds is None
   assert torch.error is None and torch.ratio is None and torch.seconds > 0
+  assert torch.utilisation is None  # without a peak
+  fastest, slowest = torch.spread
+  assert fastest <= torch.seconds <= slowest
+  assert torch.images_per_sec == pytest.approx(3 / torch.seconds)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_fewshot_notes_default_preprocessing_and_image_size(
   )
   params = tiny_models.params_of(spec, (64, 64))
   weights.save(path, params, layout='big_vision')
-  options = dict(shots=[1], seeds=1, split='test[:8]')
+  options = dict(shots=[1], seeds=1, split='test[:8]', train_split='train[:50]')
   result = jobs.fewshot(path, 'digits', **options)
   assert result.image_size == (224, 224)
   assert result.preprocessing == 'big_vision'
