@@ -6,11 +6,15 @@
 import os
 import shutil
 
+import child_processes
 import killed_runs
 import pytest
 import run_lines
 
-BEFORE = killed_runs.TOTAL_STEPS - killed_runs.CHECKPOINT_EVERY
+from vit_jax_repro import main
+
+TOTAL_STEPS = 4 * killed_runs.CHECKPOINT_EVERY
+BEFORE = TOTAL_STEPS - killed_runs.CHECKPOINT_EVERY
 
 
 @pytest.fixture(scope='module')
@@ -20,47 +24,58 @@ def data(tmp_path_factory):
   return root
 
 
+def train(data, *workdirs):
+  """Trains in each folder, one after the other."""
+  for workdir in workdirs:
+    steps = f'--config.total_steps={TOTAL_STEPS}'
+    main.main(['main', *killed_runs.arguments(data, workdir, steps)])
+
+
+def errors_of(data, *workdirs):
+  """Trains in a process of one device; returns its standard error."""
+  child = child_processes.Child(train, data, *workdirs, devices=1)
+  assert child.wait() == 0, child.stderr
+  return child.stderr
+
+
 @pytest.fixture(scope='module')
 def whole(data, tmp_path_factory):
   """The workdir of an undisturbed run."""
-  run = killed_runs.Run(data, tmp_path_factory.mktemp('whole') / 'run')
-  run.start()
-  run.finish()
-  return run.workdir
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  errors_of(data, workdir)
+  return workdir
 
 
 def truncate(path):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def unfinished(data, whole, workdir):
-  """Copies a run as if killed before it wrote its model."""
-  shutil.copytree(whole, workdir)
-  (workdir / 'model.npz').unlink()
-  return killed_runs.Run(data, workdir)
-
-
 def test_run_resumes_from_the_checkpoint_before_a_damaged_one(
   data, whole, tmp_path
 ):
-  last, runs = killed_runs.TOTAL_STEPS, []
+  last, workdirs = TOTAL_STEPS, []
   for damage in (killed_runs.flip, truncate, os.remove):
-    run = unfinished(data, whole, tmp_path / damage.__name__)
-    assert run.saved() == [BEFORE, last]
-    damage(killed_runs.largest(run.workdir / 'checkpoints' / str(last)))
-    run.start()
-    runs.append(run)
-  for run in runs:
-    run.finish()
-    (note,) = run_lines.others(run.errors())
-    named = run.workdir / 'checkpoints' / str(last)
+    workdir = tmp_path / damage.__name__
+    shutil.copytree(whole, workdir)
+    (workdir / 'model.npz').unlink()  # as if killed before it is written
+    checkpoints = workdir / 'checkpoints'
+    assert {path.name for path in checkpoints.iterdir()} == {
+      str(BEFORE),
+      str(last),
+    }
+    damage(killed_runs.largest(checkpoints / str(last)))
+    workdirs.append(workdir)
+  errors = errors_of(data, *workdirs)
+  started = f'start      resumes at step {BEFORE} of {last}'
+  assert errors.splitlines().count(started) == len(workdirs)
+  notes = run_lines.others(errors)
+  for workdir, note in zip(workdirs, notes, strict=True):
+    named = workdir / 'checkpoints' / str(last)
     assert note.startswith(f'note: checkpoint {named} is damaged (')
     assert f'using that of step {BEFORE} and moving it to' in note
-    started = f'start      resumes at step {BEFORE} of {last}'
-    assert started in run.errors().splitlines()
-    damaged = run.workdir / 'damaged'
+    damaged = workdir / 'damaged'
     assert [path.name for path in damaged.iterdir()] == [str(last)]
-    killed_runs.assert_same(run.workdir, whole)
+    killed_runs.assert_same(workdir, whole)
 
 
 @pytest.mark.parametrize('full', [0, 1])
