@@ -27,15 +27,15 @@ def test_times_compares_variants_with_the_first():
   )
 
 
-def test_scanned_program_is_a_third_as_long():
-  """Counts the lines of ViT-L/16 before XLA; the compile time follows them."""
-  case = dataclasses.replace(CASE, model='ViT-L_16', mesh=dict(data=8))
+def test_scanned_program_is_a_fifth_as_long():
+  """Counts the lines of 12 blocks before XLA; the compile time follows them."""
+  case = dataclasses.replace(CASE, mesh=dict(data=8))
   lengths = {}
   for name in ('plain', 'scan'):
     program = programs.create(programs.variant(case, name))
     lowered = program.function.lower(*program.arguments)
     lengths[name] = len(lowered.as_text().splitlines())
-  assert lengths['scan'] < lengths['plain'] / 3
+  assert lengths['scan'] < lengths['plain'] / 5
 
 
 def test_fits_finds_the_largest_batch():
