@@ -18,7 +18,7 @@ from vit_jax_repro.recipes.recipe import Recipe
 from vit_jax_repro.reproduction import budget, checks, compute_cost, running
 from vit_jax_repro.reproduction.options import Options
 
-IMAGES = 40
+IMAGES = 20
 # timm's own evaluation of the AugReg Ti/16 file, top-1 and top-5.
 TOP1, TOP5 = (
   row
@@ -84,7 +84,7 @@ def stage(tmp_path_factory):
     results=str(root / 'results'),
     weights_dir=str(root / 'weights'),
     data_dir=str(root / 'tfds'),
-    batch_size=20,
+    batch_size=10,
     show=False,
   )
 

@@ -82,17 +82,24 @@ def test_continue_from_is_recorded(runs):
   assert json.loads((runs / '12' / 'result.json').read_text())['step'] == 12
 
 
+@pytest.fixture(scope='module')
+def ninth(folder, runs, tmp_path_factory):
+  """The workdir of one more update than '8', and where that was, now gone."""
+  root = tmp_path_factory.mktemp('ninth')
+  shutil.copytree(runs / '8', root / 'gone')
+  jobs.train(longer(folder, 9, root / 'gone'), root / '9', show=False)
+  shutil.rmtree(root / 'gone')
+  kept = sorted(path.name for path in (root / '9' / 'checkpoints').iterdir())
+  assert kept == ['8', '9']
+  return root / '9', root / 'gone'
+
+
 def test_continue_from_resumes_without_the_first_workdir(
-  folder, runs, whole, tmp_path, capfd
+  folder, ninth, whole, tmp_path, capfd
 ):
   """The run is killed before its first update, and the finished one deleted."""
-  gone = tmp_path / 'gone'
-  shutil.copytree(runs / '8', gone)
-  killed = tmp_path / 'killed'
-  jobs.train(longer(folder, 9, gone), killed, show=False)
-  shutil.rmtree(gone)
-  kept = sorted(path.name for path in (killed / 'checkpoints').iterdir())
-  assert kept == ['8', '9']
+  done, gone = ninth
+  killed = shutil.copytree(done, tmp_path / 'killed')
   shutil.rmtree(killed / 'checkpoints' / '9')
   for name in ('result.json', 'model.npz', 'model.json'):
     (killed / name).unlink()
@@ -109,14 +116,14 @@ def test_continue_from_resumes_without_the_first_workdir(
 
 
 @pytest.mark.parametrize('ended', ['before its first checkpoint', 'later'])
-def test_continue_from_may_move(ended, folder, runs, whole, tmp_path, capfd):
+def test_continue_from_may_move(
+  ended, folder, runs, ninth, whole, tmp_path, capfd
+):
   """The run is stopped, and the finished one moves."""
-  for place in ('old', 'new', 'other'):
+  for place in ('new', 'other'):
     shutil.copytree(runs / '8', tmp_path / place)
   change_description(tmp_path / 'other' / 'checkpoints' / '8')
-  workdir = tmp_path / 'run'
-  jobs.train(longer(folder, 9, tmp_path / 'old'), workdir, show=False)
-  shutil.rmtree(tmp_path / 'old')
+  workdir = shutil.copytree(ninth[0], tmp_path / 'run')
   (workdir / 'model.npz').unlink()
   shutil.rmtree(workdir / 'checkpoints' / '9')
   if ended != 'later':
