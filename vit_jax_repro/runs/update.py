@@ -359,16 +359,19 @@ def _step(settings, task, data, tx, mesh) -> Callable:
 
 
 def _parameter_shapes(task, image_size):
-  images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
-  logits, variables = jax.eval_shape(
-    task.model.init_with_output, jax.random.key(0), images
-  )
+  logits, variables = _traced(task.model, tuple(image_size))
   if logits.ndim != 2 and task.class_names is not None:
     raise InputError(
       f'config.model gives {logits.shape[1:]} outputs for an image instead '
       'of one for each class; choose a classifier that pools'
     )
   return variables['params']
+
+
+@functools.lru_cache(maxsize=8)  # a proposal or a study has few models
+def _traced(model, image_size):
+  images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+  return jax.eval_shape(model.init_with_output, jax.random.key(0), images)
 
 
 def _state_shapes(params, tx, mesh, trained):
