@@ -25,11 +25,11 @@ BATCH = 160
 
 # Changes of `configs/vit.py:MODEL` or `configs/bit.py:MODEL` that make a model
 # shallow. This is enough, because all its blocks compile to the same program.
-SHORT = {'transformer.num_layers': 4}
+SHORT = {'transformer.num_layers': 2}
 FAMILIES = {
   'ViT-B_16': SHORT,
   'ViT-L_16': SHORT | {'scan': True, 'remat': True},
-  'Mixer-B_16': {'num_blocks': 4},
+  'Mixer-B_16': {'num_blocks': 2},
   'DeiT-B_16-distilled': SHORT,
   'ViT-B_16 map': SHORT | {'classifier': 'map'},
   'R50+ViT-B_16': {
