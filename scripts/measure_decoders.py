@@ -1,19 +1,23 @@
 """Prints the CPU time of reading an image with decoders besides TensorFlow's.
 
+  apt install libjpeg62-turbo-dev
   pip install simplejpeg opencv-python-headless
   python scripts/measure_decoders.py [ROUNDS]
 
-Python reads a file, decodes the whole JPEG, and resizes a random box of it to
-uint8. The first two rows are those of `benchmark data`. All are measured in
-turns. The figures are medians over the rounds: milliseconds of an image, and
-the time of the first row as a share of this one's.
+Each pipeline reads a file, decodes it, and resizes a random box to uint8.
+libjpeg-turbo decodes the box alone, by a C program that `cc` compiles here. The
+others decode the whole image. The first two rows are those of `benchmark data`.
+All are measured in turns. The figures are medians over the rounds: milliseconds
+of an image, and the time of the first row as a share of this one's.
 """
 
 import concurrent.futures
+import ctypes
 import itertools
 import math
 import pathlib
 import statistics
+import subprocess
 import sys
 import tempfile
 
@@ -26,28 +30,59 @@ from vit_jax_repro.benchmarks import input as benchmarked
 from vit_jax_repro.data import photographs, tf_host
 from vit_jax_repro.parallel import host_memory
 
+HEIGHT, WIDTH = photographs.PHOTOGRAPH_SIZE
+SOURCE = pathlib.Path(__file__).with_name('decode_box.c')
 
-def random_box(image, generator):
-  """Returns a box of 5-100 % of the area with sides 3:4 to 4:3."""
-  height, width = image.shape[:2]
+
+def random_box(generator):
+  """Returns top, left, height and width of 5-100 % of the area, 3:4 to 4:3."""
   while True:
-    area = generator.uniform(0.05, 1) * height * width
+    area = generator.uniform(0.05, 1) * HEIGHT * WIDTH
     aspect = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
     h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-    if 0 < h <= height and 0 < w <= width:
-      top, left = (generator.integers(n + 1) for n in (height - h, width - w))
-      return image[top : top + h, left : left + w]
+    if 0 < h <= HEIGHT and 0 < w <= WIDTH:
+      top, left = generator.integers([HEIGHT - h + 1, WIDTH - w + 1])
+      return int(top), int(left), h, w
 
 
+def box_decoder(folder):
+  """Compiles decode_box.c in a folder; returns a decoder of a box.
+
+  ctypes lets other threads of Python run while the C function does.
+  """
+  library = pathlib.Path(folder, 'decode_box.so')
+  command = 'cc', '-O2', '-shared', '-fPIC', SOURCE, '-o', library, '-ljpeg'
+  subprocess.run(command, check=True)
+  function = ctypes.CDLL(str(library)).decode_box
+  number, text = ctypes.c_uint, ctypes.c_char_p
+  function.argtypes = text, ctypes.c_ulong, *4 * [number], ctypes.c_void_p
+
+  def decode(content, box):
+    pixels = np.empty((*box[2:], 3), np.uint8)
+    function(content, len(content), *box, pixels.ctypes.data)
+    return pixels
+
+  return decode
+
+
+def whole(decode):
+  """Returns a decoder of a box that decodes the whole image."""
+
+  def decode_part(content, box):
+    top, left, h, w = box
+    return decode(content)[top : top + h, left : left + w]
+
+  return decode_part
+
+
+@whole
 def with_simplejpeg(content):
   return simplejpeg.decode_jpeg(content, fastdct=True, fastupsample=True)
 
 
+@whole
 def with_opencv(content):
   return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
-
-
-DECODERS = {'simplejpeg': with_simplejpeg, 'OpenCV': with_opencv}
 
 
 def loader(decode):
@@ -55,8 +90,8 @@ def loader(decode):
   generator = np.random.default_rng(0)
 
   def load(path):
-    box = random_box(decode(pathlib.Path(path).read_bytes()), generator)
-    return cv2.resize(box, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+    pixels = decode(pathlib.Path(path).read_bytes(), random_box(generator))
+    return cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
 
   return load
 
@@ -83,17 +118,24 @@ def in_tf_data(paths, load):
 
 def main(rounds):
   cv2.setNumThreads(1)
-  with tempfile.TemporaryDirectory() as folder:
+  temporary = tempfile.TemporaryDirectory
+  with temporary() as folder, temporary() as scratch:
     photographs.write_photographs(folder, FILES)
     found = {
       name: benchmarked.batches(name, folder, SIZE, BATCH)
       for name in (benchmarked.DECODED, 'training')
     }
     paths = sorted(map(str, pathlib.Path(folder).rglob('*.jpg')))
-    for name, decode in DECODERS.items():
+    decoders = {
+      'libjpeg-turbo, the box alone': box_decoder(scratch),
+      'simplejpeg': with_simplejpeg,
+      'OpenCV': with_opencv,
+    }
+    for name, decode in decoders.items():
       found[f'threads with {name}'] = in_threads(paths, loader(decode))
-    name, decode = next(iter(DECODERS.items()))
-    found[f'tf.data that calls {name}'] = in_tf_data(paths, loader(decode))
+    found['tf.data that calls simplejpeg'] = in_tf_data(
+      paths, loader(with_simplejpeg)
+    )
     times = cpu_times(found, rounds)
   limit = times[benchmarked.DECODED]
   for name, each in times.items():
