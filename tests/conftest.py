@@ -38,7 +38,7 @@ def pytest_collection():
   gc.disable()
   result = yield
   gc.freeze()
-  gc.set_threshold(10_000, 10, 10)
+  gc.set_threshold(50_000, 20, 20)
   gc.enable()
   return result
 
