@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <jpeglib.h>
 
 /* Writes the pixels of a box to `pixels`, [h, w, 3]. A damaged file ends the
@@ -25,8 +26,8 @@ void decode_box(const unsigned char *content, unsigned long size, unsigned top,
   jpeg_skip_scanlines(&jpeg, top);
   for (unsigned y = 0; y < h; ++y) {
     jpeg_read_scanlines(&jpeg, &row, 1);
-    const unsigned char *from = row + 3 * (left - first);
-    for (unsigned x = 0; x < 3 * w; ++x) *pixels++ = from[x];
+    memcpy(pixels, row + 3 * (left - first), 3 * w);
+    pixels += 3 * w;
   }
   free(row);
   jpeg_abort_decompress(&jpeg);
