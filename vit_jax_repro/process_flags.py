@@ -72,7 +72,7 @@ def join(
 
   Raises:
     UsageError: the flags contradict each other.
-    InputError, OSError: as `join_job`.
+    InputError, OSError: as `join_job` and its result's `connect`.
   """
 
   def report_loss(number, has_failed):
@@ -83,14 +83,13 @@ def join(
     command_line.joined.append(job)
     if job.number:
       waiting.silence()  # the first process names what takes long
+    job.connect()
 
 
 def _report_loss(verb, number, has_failed, position):
   """Prints that another process has ended, and ends this one."""
   if has_failed:
     time.sleep(_OWN_REASON)
-  while not command_line.joined:  # `join` has not returned yet
-    time.sleep(0.01)
   job = command_line.joined[-1]
   command = shlex.join(['python', '-m', f'vit_jax_repro.{verb}', *sys.argv[1:]])
   command_line.fail(

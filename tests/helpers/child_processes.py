@@ -105,8 +105,8 @@ def verb(name, arguments):
   runpy.run_module(module, run_name='__main__', alter_sys=True)
 
 
-def in_two(name, *arguments, each=((), ())):
-  """Starts a command in two processes of two devices; returns the Children."""
+def in_two(name, *arguments, each=((), ()), devices=(2, 2)):
+  """Starts a command in two processes; returns the Children."""
   address = f'--coordinator_address=localhost:{free_port()}'
   return [
     Child(
@@ -114,12 +114,12 @@ def in_two(name, *arguments, each=((), ())):
       name,
       [
         *map(str, arguments),
-        *map(str, each[number]),
         address,
         '--num_processes=2',
         f'--process_id={number}',
+        *map(str, each[number]),
       ],
-      devices=2,
+      devices=devices[number],
     )
     for number in range(2)
   ]

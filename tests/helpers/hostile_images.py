@@ -79,10 +79,12 @@ def _claiming(kind, place, code):
   return bytes(content)
 
 
-def _jpeg():
-  content = bytearray(_written('JPEG'))
-  place = content.index(b'\xff\xc0') + 5
-  content[place : place + 4] = struct.pack('>HH', _BIG, _BIG)
+def _jpeg(side, **options):
+  """Returns a JPEG whose header claims `side` x `side` pixels."""
+  content = bytearray(_written('JPEG', **options))
+  frame = b'\xff\xc2' if options else b'\xff\xc0'
+  place = content.index(frame) + 5
+  content[place : place + 4] = struct.pack('>HH', side, side)
   return bytes(content)
 
 
@@ -229,11 +231,13 @@ _TOO_LARGE = 'Decompressed data too large'
 _PIXELS = _rows(2**20)
 CASES = (
   _is('PNG of 65,535x65,535 pixels', _png(_BIG, _BIG, _PIXELS), _MANY),
-  _is('JPEG of 65,535x65,535 pixels', _jpeg, _MANY),
+  _is('JPEG of 65,535x65,535 pixels', _jpeg(_BIG), _MANY),
   _is('BMP of 65,535x65,535 pixels', _claiming('BMP', 18, '<II'), _MANY),
   _is('TIFF of 65,535x65,535 pixels', _tiff_of(_BIG, _BIG), _MANY),
   _is('WebP of 16,383x16,383 pixels', lambda: _webp(16_383), _MANY),
   _is('GIF of 65,535x65,535 pixels', _claiming('GIF', 6, '<HH'), _MANY, 'timm'),
+  _is('JPEG of 1 KB and 13,370x13,370 pixels', _jpeg(13_370), _SPARSE),
+  _is('the same, progressive', _jpeg(13_370, progressive=True), _SPARSE),
   _is(
     'PNG of 0.4 MB that unpacks to 400 MB',
     _png(11_500, 11_500, _rows(11_500 * 34_501)),

@@ -132,6 +132,18 @@ CASES = (
     "'accuracy' must not be 'x'",
   ),
   _is(
+    'run with 10**400 for an accuracy',
+    _run('result.json', {'accuracy': 10**400, 'num_examples': 1, 'step': 1}),
+    _described,
+    'no finite float64',
+  ),
+  _is(
+    'run with 10**300 for an accuracy',
+    _run('result.json', {'accuracy': 10**300, 'num_examples': 1, 'step': 1}),
+    _described,
+    "'accuracy' must not be 1000",
+  ),
+  _is(
     'run with null for its data',
     _run('manifest.json', {'data': None}),
     _described,

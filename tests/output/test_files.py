@@ -128,6 +128,9 @@ def test_read_json_returns_the_object(tmp_path):
       r"it is not valid JSON (it holds '\ud800'",
     ),
     (b'null', 'it is a NoneType, not an object'),
+    (b'{"x": NaN}', 'it is not valid JSON (it holds NaN, no finite float64)'),
+    (b'{"x": -1e400}', 'it is not valid JSON (it holds -1e400, no finite'),
+    (b'{"x": 1' + 400 * b'0' + b'}', 'it is not valid JSON (it holds 10000'),
   ],
 )
 def test_read_json_names_the_problem_in_one_line(tmp_path, content, problem):

@@ -21,6 +21,7 @@ def report_loss(port, number):
     os._exit(7)
 
   joined = job.join(f'localhost:{port}', 3, number, timeout=60, on_loss=on_loss)
+  joined.connect()
   print('joined', flush=True)
   time.sleep(2)  # until the connections are there
   if number == 1:
@@ -45,6 +46,7 @@ def leave_in_order(port, number, late):
   joined = job.join(
     f'localhost:{port}', 3, number, timeout=60, on_loss=lambda *_: None
   )
+  joined.connect()
   time.sleep(2)  # until the connections are there
   if number == late:
     time.sleep(3)
@@ -83,6 +85,7 @@ def lose_while_leaving(port, number):
     os._exit(7)
 
   joined = job.join(f'localhost:{port}', 3, number, timeout=60, on_loss=on_loss)
+  joined.connect()
   time.sleep(2)
   if number == 2:
     time.sleep(1)

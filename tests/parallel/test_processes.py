@@ -316,6 +316,40 @@ def test_main_refuses_an_unshared_workdir(tmp_path):
   assert not [path for folder in folders for path in folder.parent.iterdir()]
 
 
+@pytest.mark.parametrize(
+  'devices, second, differs',
+  [
+    (
+      (1, 2),
+      [],
+      'the number of devices is 1 in process 0 and 2 in process 1; give',
+    ),
+    (
+      (2, 2),
+      ['--num_processes=3'],
+      '--num_processes is 2 in process 0 and 3 in process 1; give',
+    ),
+  ],
+)
+def test_main_refuses_processes_that_were_started_differently(
+  tmp_path, devices, second, differs
+):
+  children = child_processes.in_two(
+    'main',
+    '--config=configs/quickstart.py',
+    f'--workdir={tmp_path / "run"}',
+    devices=devices,
+    each=([], second),
+  )
+  for number, child in enumerate(children):
+    assert child.wait() == 1, child.stderr
+    (line,) = run_lines.others(child.stderr)
+    assert line.startswith(
+      f'main, process {number}: the processes of this job differ: {differs}'
+    )
+  assert not [*tmp_path.iterdir()]
+
+
 def test_process_ends_after_another_was_killed():
   first, second = joined_processes.start(
     functools.partial(processes.wait_for_all, 'never'), heartbeat_timeout=4

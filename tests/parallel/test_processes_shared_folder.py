@@ -34,6 +34,23 @@ def test_require_shared_folder_leaves_no_files(tmp_path):
   assert sorted(path.name for path in tmp_path.rglob('*')) == ['file', 'old']
 
 
+def test_require_shared_folder_compares_names_of_new_folders(tmp_path):
+  """Each process would train in a folder of its own beside the other's."""
+  port = child_processes.free_port()
+  children = [
+    child_processes.Child(look, port, number, str(tmp_path / f'run{number}'))
+    for number in range(2)
+  ]
+  for child in children:
+    assert not child.wait(), child.stderr
+    (line,) = [
+      x for x in child.stdout.splitlines() if x[:4] in ('fine', 'wron')
+    ]
+    assert line.startswith(
+      f'wrong workdir={tmp_path}/run0 of process 0 is not there for process 1'
+    )
+
+
 def test_require_shared_folder_compares_addresses():
   """Each process trains in a bucket of its own."""
   port = child_processes.free_port()
@@ -46,6 +63,6 @@ def test_require_shared_folder_compares_addresses():
     said = [x for x in child.stdout.splitlines() if x[:4] in ('fine', 'wron')]
     assert said == [
       'fine',
-      'wrong workdir=gs://a/0 of process 0 is gs://a/1 in another process; '
-      'give all processes the same one',
+      'wrong the processes of this job differ: workdir is gs://a/0 in process '
+      '0 and gs://a/1 in process 1; give all of them the same',
     ]

@@ -261,7 +261,7 @@ def _cut_out(encoded, key, wanted):
 
   def of_others():
     return tf.cond(
-      tf.io.is_jpeg(encoded) & ~image_files.is_large_jpeg(encoded),
+      image_files.is_jpeg_for_tensorflow(encoded),
       of_jpeg,
       lambda: _box_of(whole(), key),
     )

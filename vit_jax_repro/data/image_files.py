@@ -3,7 +3,8 @@
 The formats are `pillow.FORMATS`. TensorFlow decodes JPEG, PNG and GIF, as in
 the original pipelines; Pillow decodes the others, of which TensorFlow reads
 some wrong (a palette of a BMP) and some not at all. Pillow also decodes JPEGs
-that are too large for TensorFlow. docs/data.md names the decoder of each
+that are too large for TensorFlow, and refuses
+bombs. docs/data.md names the decoder of each
 format. Letters in shapes: h w pixels of the stored image.
 
 Phones store a photograph as the sensor lies, with an EXIF orientation that
@@ -20,7 +21,7 @@ from vit_jax_repro.data import pillow
 from vit_jax_repro.data.tf_host import tensorflow
 
 # TensorFlow's tests for these formats (core/kernels/image/decode_image_op.cc).
-_TENSORFLOW_READS = (b'\xff\xd8\xff', b'\x89PN', b'GIF')  # JPEG, PNG, GIF
+_JPEG, _PNG, _GIF = b'\xff\xd8\xff', b'\x89PN', b'GIF'
 # The first bytes of most JPEGs: a JFIF block of 16 bytes and a quantisation
 # table, where others have EXIF. None: any byte.
 _USUAL_START = (0xFF, 0xD8, 0xFF, 0xE0, 0, 16, *[None] * 14, 0xFF, 0xDB)
@@ -29,9 +30,6 @@ _USUAL_START = (0xFF, 0xD8, 0xFF, 0xE0, 0, 16, *[None] * 14, 0xFF, 0xDB)
 _JPEG_EXIF, _OTHER_EXIF = r'Exif\x00\x00', r'eXIf|EXIF'
 # TensorFlow's decoder refuses as many bytes of pixels (platform's jpeg_mem.cc).
 _MOST_VALUES = 2**29
-# A JPEG of _MOST_VALUES has more bytes than this, because each block of 8x8
-# pixels takes a bit or more.
-_CERTAINLY_SMALL = 2**18
 # TensorFlow unpacks all frames of a GIF, up to 2,730 pixels for a byte. Pillow
 # unpacks the first one of a larger file.
 _LARGE_GIF = 2**17
@@ -141,7 +139,7 @@ def decode_reduced(
     return upright(image, turned)
 
   image = tf.cond(
-    tf.io.is_jpeg(encoded) & ~is_large_jpeg(encoded),
+    is_jpeg_for_tensorflow(encoded),
     reduced,
     lambda: decode(encoded, orientation, decoder),
   )
@@ -173,28 +171,34 @@ def is_usual_jpeg(encoded: Tensor, orientation: str) -> Tensor:
     Scalar bool.
   """
   tf = tensorflow()
-  is_small = tf.strings.length(encoded) < _CERTAINLY_SMALL
   if orientation == 'none':
-    return tf.io.is_jpeg(encoded) & is_small
+    return is_jpeg_for_tensorflow(encoded)
   start = tf.io.decode_raw(encoded, tf.uint8, fixed_length=len(_USUAL_START))
   mask = np.array([0 if b is None else 0xFF for b in _USUAL_START], np.uint8)
   wanted = np.array([b or 0 for b in _USUAL_START], np.uint8)
   is_usual = tf.equal(tf.bitwise.bitwise_and(start, mask), wanted)
-  return tf.reduce_all(is_usual) & is_small
+  return tf.cond(
+    tf.reduce_all(is_usual),
+    lambda: is_jpeg_for_tensorflow(encoded),
+    lambda: tf.constant(False),
+  )
 
 
-def is_large_jpeg(encoded: Tensor) -> Tensor:
-  """Returns whether a file is a JPEG that is too large for TensorFlow."""
+def is_jpeg_for_tensorflow(encoded: Tensor) -> Tensor:
+  """Returns whether a file is a JPEG that TensorFlow may read.
+
+  Pillow reads one that is too large for TensorFlow, and refuses one that claims
+  far more pixels than a photograph of its bytes has.
+  """
   tf = tensorflow()
 
   def measured():
     shape = tf.cast(tf.io.extract_jpeg_shape(encoded), tf.int64)
-    return shape[0] * shape[1] * 3 >= _MOST_VALUES
+    pixels = shape[0] * shape[1]
+    length = tf.cast(tf.strings.length(encoded), tf.int64)
+    return ~pillow.is_bomb(pixels, length) & (3 * pixels < _MOST_VALUES)
 
-  is_long = tf.strings.length(encoded) >= _CERTAINLY_SMALL
-  return tf.cond(
-    tf.io.is_jpeg(encoded) & is_long, measured, lambda: tf.constant(False)
-  )
+  return tf.cond(tf.io.is_jpeg(encoded), measured, lambda: tf.constant(False))
 
 
 def orientation_of(encoded: Any) -> Tensor:
@@ -314,34 +318,29 @@ def _parts(orientation):
 
 
 def _tensorflow_reads(encoded):
-  tf = tensorflow()
-  start = tf.strings.substr(encoded, 0, len(_TENSORFLOW_READS[0]))
-  known = tf.reduce_any(tf.equal(start, _TENSORFLOW_READS))
-  return known & ~is_large_jpeg(encoded) & ~_is_large_other(encoded, start)
+  """Returns whether TensorFlow reads a file right, in little memory.
 
-
-def _is_large_other(encoded, start):
-  """Returns whether a file is a PNG or GIF that may unpack to gigabytes.
-
-  Pillow reads the same pixels, and refuses bombs. The size of a PNG comes first
-  (PNG specification, 11.2.2).
+  Pillow reads the same pixels of a PNG or GIF that may unpack to gigabytes, and
+  refuses bombs. The size of a PNG comes first (PNG specification, 11.2.2).
   """
   tf = tensorflow()
+  start = tf.strings.substr(encoded, 0, 3)
+  length = tf.strings.length(encoded)
 
-  def is_large_png():
+  def is_small_png():
     sides = tf.io.decode_raw(
       tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False
     )
     sides = tf.cast(tf.bitwise.bitwise_and(sides, 2**31 - 1), tf.float64)
-    return tf.reduce_prod(sides) > pillow.SPARSE_PIXELS
+    return tf.reduce_prod(sides) <= pillow.SPARSE_PIXELS
 
-  length = tf.strings.length(encoded)
   return tf.case(
     [
-      (tf.equal(start, b'GIF'), lambda: length > _LARGE_GIF),
-      (tf.equal(start, b'\x89PN') & (length >= 24), is_large_png),
+      (tf.equal(start, _JPEG), lambda: is_jpeg_for_tensorflow(encoded)),
+      (tf.equal(start, _GIF), lambda: length <= _LARGE_GIF),
+      (tf.equal(start, _PNG) & (length >= 24), is_small_png),
     ],
-    default=lambda: tf.constant(False),
+    default=lambda: tf.equal(start, _PNG),
   )
 
 

@@ -200,6 +200,15 @@ def orientation_of(encoded: bytes) -> int:
     return _UPRIGHT
 
 
+def is_bomb(pixels: Any, length: Any) -> Any:
+  """Returns whether an image has more pixels than a photograph of its bytes.
+
+  Args:
+    pixels, length: pixels and bytes; integers, or scalar int64 tensors.
+  """
+  return (pixels > SPARSE_PIXELS) & (pixels > _MOST_PIXELS_PER_BYTE * length)
+
+
 def pixels_of(encoded: bytes) -> int:
   """Returns the number of pixels in the header of an image file.
 
@@ -281,7 +290,7 @@ def _opened(encoded, finish):
 def _check_size(file, length):
   """Raises an InputError for an image that unpacks to far more than it has."""
   pixels = file.width * file.height
-  if pixels > max(SPARSE_PIXELS, _MOST_PIXELS_PER_BYTE * length):
+  if is_bomb(pixels, length):
     raise InputError(
       f'it claims {pixels:,} pixels in {length:,} bytes, as no photograph does'
     )

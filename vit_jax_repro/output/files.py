@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -127,17 +128,29 @@ def _json_bytes(path):
     return file.read(MOST_JSON_BYTES + 1)
 
 
-def parse_json(content: bytes) -> Any:
+def parse_json(content: bytes, *, finite: bool = False) -> Any:
   """Returns the JSON value in bytes that may be hostile.
+
+  Args:
+    content: the bytes.
+    finite: whether every number must be one that a float64 holds.
 
   Raises:
     ValueError: they are not valid JSON in UTF-8, are nested too deep, hold half
-      of a surrogate pair, or are more than MOST_JSON_BYTES; one line.
+      of a surrogate pair or a number that is not finite, or are more than
+      MOST_JSON_BYTES; one line.
   """
   if len(content) > MOST_JSON_BYTES:
     raise ValueError(f'over {MOST_JSON_BYTES:,} bytes')
   try:
-    value = json.loads(content.decode())
+    hooks: dict[str, Any] = {}
+    if finite:
+      hooks = dict(
+        parse_constant=_finite(float),
+        parse_float=_finite(float),
+        parse_int=_finite(int),
+      )
+    value = json.loads(content.decode(), **hooks)
     if re.search(rb'\\u[dD]', content):
       # Surrogates that stand for the bytes of a file's name are allowed.
       json.dumps(value, ensure_ascii=False).encode(errors='surrogateescape')
@@ -147,6 +160,20 @@ def parse_json(content: bytes) -> Any:
     half = ascii(error.object[error.start])
     raise ValueError(f'it holds {half}, half of a character') from None
   return value
+
+
+def _finite(read):
+  """Returns a reader of numbers that refuses those no float64 holds."""
+
+  def number(text):
+    value = read(text)
+    with contextlib.suppress(OverflowError):
+      if math.isfinite(value):
+        return value
+    shown = text if len(text) <= 20 else f'{text[:20]}...'
+    raise ValueError(f'it holds {shown}, no finite float64')
+
+  return number
 
 
 def json_object(
@@ -164,7 +191,7 @@ def json_object(
     InputError: it is not valid JSON or holds another value; one line.
   """
   try:
-    value = parse_json(content)
+    value = parse_json(content, finite=True)
   except ValueError as error:  # also other text than UTF-8
     problem = f'it is not valid JSON ({error})'
   else:

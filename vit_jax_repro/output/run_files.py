@@ -41,6 +41,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     'data': dict,
     'data.continued_step': int | None,
     'data.dataset': _TEXT,
+    'data.orientation': _TEXT,
     'data.test': _TEXT,
     'data.test_classes': dict,
     'data.train': _TEXT,
@@ -63,6 +64,16 @@ _TYPES: dict[str, dict[str, Any]] = {
     'reason': _TEXT,
     'step': int | None,
   },
+}
+# The largest value of a number, by its last key; the smallest is 0.
+_MOST = {
+  'accuracy': 1,
+  'compile_seconds': 1e12,
+  'continued_step': MOST_STEPS,
+  'last_good_step': MOST_STEPS,
+  'num_examples': 2**53,
+  'seconds': 1e12,
+  'step': MOST_STEPS,
 }
 
 
@@ -111,7 +122,10 @@ def _problems(found, name, needed):
     if not isinstance(holder, Mapping) or last not in holder:
       continue
     value = holder[last]
-    if not isinstance(value, types) or isinstance(value, bool):
+    is_right = isinstance(value, types) and not isinstance(value, bool)
+    if is_right and isinstance(value, int | float):
+      is_right = 0 <= value <= _MOST[last]
+    if not is_right:
       yield f'its {key!r} must not be {messages.short(repr(value))}'
 
 

@@ -21,22 +21,37 @@ class Job:
   """
 
   def __init__(
-    self, on_loss: Callable[[int, bool], None], host: str | None = None
+    self,
+    on_loss: Callable[[int, bool], None],
+    host: str | None = None,
+    num_processes: int | None = None,
   ):
-    """Diverts the output of libraries and connects to the other processes.
-
-    All processes must call this together, after `processes.initialize`.
+    """Diverts the output of libraries.
 
     Args:
       on_loss: see `peers.Peers`.
       host: address of process 0; None: found by its name.
+      num_processes: as this process was started; None: by the launcher.
     """
     native_output.divert()
     self.number, self.size = jax.process_index(), jax.process_count()
     self._loss, self._on_loss = threading.Event(), on_loss
+    self._host, self._num_processes = host, num_processes
     self._peers = None
+
+  def connect(self) -> None:
+    """Connects to the other processes; all of them must call this together.
+
+    Raises:
+      InputError: the processes have not the same number of devices, or were
+        started with different numbers of processes; raised in every process.
+    """
     if self.size > 1:
-      self._peers = peers.Peers(self._lose, host)
+      processes.require_equal_devices()
+      processes.require_equal_texts(
+        '--num_processes', str(self._num_processes or 'missing')
+      )
+      self._peers = peers.Peers(self._lose, self._host)
 
   def has_lost(self, seconds: float) -> bool:
     """Returns whether another process has ended, within a number of seconds."""
@@ -76,21 +91,28 @@ class Job:
 
 def join(
   coordinator_address: str | None = None,
-  *arguments: Any,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  *,
   on_loss: Callable[[int, bool], None],
   **options: Any,
 ) -> Job | None:
   """Joins the other processes of this job; returns None if there are none.
 
+  `Job.connect` follows.
+
   Args:
-    coordinator_address, *arguments, **options: of `processes.initialize`.
+    coordinator_address, num_processes, process_id, **options: of
+      `processes.initialize`.
     on_loss: see `Job`.
 
   Raises:
     InputError, OSError: as `processes.initialize`.
   """
-  processes.initialize(coordinator_address, *arguments, **options)
+  processes.initialize(
+    coordinator_address, num_processes, process_id, **options
+  )
   if not jax.distributed.is_initialized():
     return None
   host = (coordinator_address or '').rpartition(':')[0].strip('[]')
-  return Job(on_loss, host or None)
+  return Job(on_loss, host or None, num_processes)

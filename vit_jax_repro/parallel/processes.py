@@ -12,6 +12,7 @@ processes exchange texts with `first_text` and `texts_of_all`, and meet in
 `wait_for_all`.
 """
 
+import collections
 import os
 import pathlib
 import socket
@@ -152,13 +153,44 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
+def require_equal_devices() -> None:
+  """Checks that all processes have the same number of devices.
+
+  JAX exchanges nothing between processes of which one has more.
+
+  Raises:
+    InputError: they have not; raised in every process.
+  """
+  numbers = collections.Counter(each.process_index for each in jax.devices())
+  _require_equal(
+    'the number of devices',
+    [str(numbers[process]) for process in range(jax.process_count())],
+    'give all of them the same, by CUDA_VISIBLE_DEVICES, XLA_FLAGS or the '
+    'launcher',
+  )
+
+
+def require_equal_texts(name: str, text: str) -> None:
+  """Checks that a text is the same in all processes, which call this together.
+
+  Args:
+    name: what the text is, for the message.
+    text: that of this process.
+
+  Raises:
+    InputError: it is not; raised in every process.
+  """
+  _require_equal(name, texts_of_all(text), 'give all of them the same')
+
+
 def require_shared_folder(
   folder: str | os.PathLike, seconds: float = _VISIBLE_SECONDS
 ) -> None:
   """Checks that a folder is the same one in all processes.
 
   Process 0 writes an empty file into the folder, or into the nearest existing
-  parent. The others look for it, and process 0 removes it. So a pod whose
+  parent. The others look for it, and process 0 removes it. The names below that
+  parent must be the same in all processes. So a pod whose
   machines have separate disks fails before it trains and not after the first
   checkpoint. All processes must call this together.
 
@@ -168,7 +200,8 @@ def require_shared_folder(
     seconds: time for the file to become visible.
 
   Raises:
-    InputError: some processes do not see the file; raised in every process.
+    InputError: some processes do not see the file, or have another name for the
+      folder; raised in every process.
     OSError: process 0 cannot write there; raised in every process.
   """
   if jax.process_count() == 1:
@@ -176,25 +209,28 @@ def require_shared_folder(
   from jax.experimental import multihost_utils
 
   if locations.is_address(folder):
-    _require_same(os.fspath(folder))
+    require_equal_texts('workdir', os.fspath(folder))
     return
   folder = pathlib.Path(os.path.abspath(os.path.expanduser(folder)))
   token, place = None, None
   if jax.process_index() == 0:
     token, place = _write(folder)
   try:
-    above, _, name = (first_text(place) or '').partition(' ')
+    above, name, below = (first_text(place) or '').split(' ', 2)
     if not above:
-      raise OSError(f'process 0 {name}; choose another workdir')
-    seen = _appears([folder, *folder.parents][int(above)] / name, seconds)
+      raise OSError(f'process 0 {below}; choose another workdir')
+    parent = [folder, *folder.parents][int(above)]
+    is_same = os.fspath(folder.relative_to(parent)) == below
+    seen = is_same and _appears(parent / name, seconds)
     answers = multihost_utils.process_allgather(np.bool_(seen))
   finally:
     if token is not None:
       token.unlink()
   blind = [str(number) for number in np.flatnonzero(~answers)]
   if blind:
+    of_first = first_text(os.fspath(folder))
     raise InputError(
-      f'workdir={folder} of process 0 is not there for process '
+      f'workdir={of_first} of process 0 is not there for process '
       f'{", ".join(blind)} of {jax.process_count()}; give the full path of a '
       'folder that all machines share, by NFS or a bucket mounted with gcsfuse'
     )
@@ -286,15 +322,14 @@ def _require_free(address):
     ) from error
 
 
-def _require_same(address):
-  """Raises an InputError unless all processes have the same address."""
-  found = first_text(address)
-  wrong = first_text(None if found == address else address)
-  if wrong:
-    raise InputError(
-      f'workdir={found} of process 0 is {wrong} in another process; give all '
-      'processes the same one'
-    )
+def _require_equal(name, texts, remedy):
+  """Raises an InputError if the texts of the processes are not equal."""
+  for number, text in enumerate(texts):
+    if text != texts[0]:
+      raise InputError(
+        f'the processes of this job differ: {name} is {texts[0]} in process 0 '
+        f'and {text} in process {number}; {remedy}'
+      )
 
 
 def _write(folder):
@@ -302,7 +337,8 @@ def _write(folder):
 
   Returns:
     The file, or None if it cannot be written; and the text that the others get:
-    'LEVELS NAME' for a file that many levels above `folder`, or ' REASON'.
+    'LEVELS NAME BELOW' for a file that many levels above `folder`, which has
+    the relative path BELOW there, or '  REASON'.
   """
   levels = [folder, *folder.parents]
   above = next(i for i, level in enumerate(levels) if level.is_dir())
@@ -310,8 +346,9 @@ def _write(folder):
   try:
     token.touch()
   except OSError as error:
-    return None, f' cannot write in {levels[above]} ({error.strerror})'
-  return token, f'{above} {token.name}'
+    return None, f'  cannot write in {levels[above]} ({error.strerror})'
+  below = folder.relative_to(levels[above])
+  return token, f'{above} {token.name} {below}'
 
 
 def _appears(path, seconds):

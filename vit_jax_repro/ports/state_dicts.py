@@ -117,7 +117,8 @@ def _load_safetensors(path):
   safetensors = _safetensors(path)
   try:
     return safetensors.numpy.load_file(path)
-  except safetensors.SafetensorError as error:
+  # numpy takes fewer dimensions and smaller ones than the format.
+  except (safetensors.SafetensorError, ValueError, OverflowError) as error:
     raise InputError(
       f'{path} is a damaged safetensors file ({messages.short(error)}); '
       'download it again'
