@@ -73,6 +73,7 @@ def command_flags() -> flags.FlagValues:
 
 def show(result: Any) -> None:
   """Prints a TrainResult of jobs.train."""
+  from vit_jax_repro.errors import printable
   from vit_jax_repro.output import reports
 
   rows = {
@@ -82,12 +83,14 @@ def show(result: Any) -> None:
   }
   if result.replaced_images:
     counts = result.unreadable_by_class.items()
-    by_class = ', '.join(f'{name} {number}' for name, number in counts)
+    by_class = ', '.join(
+      f'{printable(name)} {number}' for name, number in counts
+    )
     rows['replaced images'] = f'{result.replaced_images}' + (
       f'; images that cannot be decoded, by class: {by_class}' if counts else ''
     )
   if result.notes:
-    rows['notes'] = '\n'.join(result.notes)
+    rows['notes'] = '\n'.join(map(printable, result.notes))
   reports.pairs(rows)
 
 

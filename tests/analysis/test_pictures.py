@@ -1,6 +1,7 @@
 """Files of figures and arrays."""
 
 import re
+import resource
 import types
 
 import look
@@ -50,6 +51,20 @@ def test_save_and_save_arrays_reject_other_file_endings(tmp_path):
     pictures.save_arrays(tmp_path / 'a.npy', {})
   with pytest.raises(FileNotFoundError, match='does not exist'):
     pictures.save(drawing(), tmp_path / 'no' / 'a.png')
+  assert not [*tmp_path.iterdir()]
+
+
+def test_save_names_the_file_on_a_full_disk(tmp_path):
+  """matplotlib ends a PDF by an AttributeError then."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  for ending in pictures.ENDINGS:
+    path = tmp_path / f'a{ending}'
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+      with pytest.raises(OSError, match=f'cannot write {path}: File too large'):
+        pictures.save(drawing(), path)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert not [*tmp_path.iterdir()]
 
 

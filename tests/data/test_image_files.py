@@ -324,7 +324,6 @@ def test_jpeg_too_large_for_tensorflow_is_read_by_pillow(
 ):
   """Kind: a sound file that is called unreadable for a limit of a library."""
   monkeypatch.setattr(image_files, '_MOST_VALUES', SIDE * SIDE * 3)
-  monkeypatch.setattr(image_files, '_CERTAINLY_SMALL', 10)
   data = FILES['jpeg'][0]
   path = tmp_path / 'x.jpg'
   path.write_bytes(data)
@@ -334,6 +333,28 @@ def test_jpeg_too_large_for_tensorflow_is_read_by_pillow(
   for options in ({}, {'exact_decode': True}, {'reduced_decode': True}):
     wanted = augment.Augmentation(crop=16, orientation='exif', **options)
     assert augment.train_image(data, key_of(0), wanted).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+  'options', [{}, {'exact_decode': True}, {'reduced_decode': True}]
+)
+def test_training_refuses_a_jpeg_of_too_many_pixels_for_its_bytes(
+  monkeypatch, options
+):
+  """TensorFlow's decoder would take all the memory that the header claims."""
+  monkeypatch.setattr(pillow, 'SPARSE_PIXELS', 1000)
+  monkeypatch.setattr(pillow, '_MOST_PIXELS_PER_BYTE', 1)
+  data = written(np.zeros((200, 200, 3), np.uint8), 'jpeg')
+  assert 1000 < len(data) < 200 * 200
+  for orientation in ('none', 'exif'):
+    for crop in (True, False):
+      wanted = augment.Augmentation(
+        crop=16, orientation=orientation, inception_crop=crop, **options
+      )
+      with pytest.raises(
+        tensorflow().errors.InvalidArgumentError, match='no photograph'
+      ):
+        augment.train_image(data, key_of(0), wanted)
 
 
 def test_limits_are_those_of_the_libraries():

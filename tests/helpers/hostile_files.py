@@ -232,6 +232,12 @@ def safetensors(header, length=None, rest=b''):
   return make
 
 
+def tensor(shape, end):
+  """Returns the header of a file with one array, which ends at a byte."""
+  entry = {'dtype': 'F32', 'shape': shape, 'data_offsets': [0, end]}
+  return json.dumps({'a': entry}).encode()
+
+
 def many_tensors():
   entries = (
     f'"{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'

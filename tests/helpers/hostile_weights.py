@@ -109,10 +109,23 @@ CASES = (
   ),
   _is(
     'safetensors: 4 TB in an empty file',
-    files.safetensors(
-      b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
-    ),
+    files.safetensors(files.tensor([10**12], 4 * 10**12)),
     'not fully covered',
+  ),
+  _is(
+    'safetensors: 70 dimensions',
+    files.safetensors(files.tensor([1] * 70, 4), rest=bytes(4)),
+    'maximum supported dimension',
+  ),
+  _is(
+    'safetensors: a dimension of 2**63',
+    files.safetensors(files.tensor([0, 2**63], 0)),
+    'damaged safetensors',
+  ),
+  _is(
+    'safetensors: no values in 2**124 rows',
+    files.safetensors(files.tensor([0, 2**62, 2**62], 0)),
+    'array is too big',
   ),
   _is(
     'index of parts: ../../secret',

@@ -26,8 +26,8 @@ RESULT = dataclasses.asdict(
     workdir='/elsewhere',
     model='/elsewhere/model.npz',
     validation_accuracy=0.5,
-    unreadable_by_class={'a': 1},
-    notes=('a note',),
+    unreadable_by_class={'a\nb': 1},
+    notes=('a note on c\nd',),
   )
 )
 
@@ -45,9 +45,10 @@ def finished(folder, **changes):
 def test_finished_returns_the_result_of_the_file(tmp_path, scores, capsys):
   found = finished(tmp_path, multi_label=scores)
   assert found.model == str(tmp_path / 'model.npz')
-  assert found.notes == ('a note',) and found.accuracy == 0.5
-  main.show(found)
-  assert 'a note' in capsys.readouterr().out
+  assert found.notes == ('a note on c\nd',) and found.accuracy == 0.5
+  main.show(dataclasses.replace(found, replaced_images=1))
+  shown = capsys.readouterr().out
+  assert r'a note on c\nd' in shown and r'by class: a\nb 1' in shown
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,6 @@ def test_finished_returns_the_result_of_the_file(tmp_path, scores, capsys):
     {'multi_label': {**SCORES, 'empty_classes': [1]}},
     {'multi_label': {**SCORES, 'classes': [{}]}},
     {'accuracy': None},
-    {'accuracy': 10**400},
     {'seconds': None},
     {'notes': [1]},
     {'unreadable_by_class': []},

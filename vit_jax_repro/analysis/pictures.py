@@ -4,6 +4,7 @@ Figures are matplotlib Figures made without pyplot, so that no figure stays open
 and no display is needed.
 """
 
+import io
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -108,15 +109,14 @@ def save(
       f'the picture of {wide:.0f} x {high:.0f} inches would have more than '
       f'65535 pixels on a side at {dpi:g} dpi; give a smaller dpi or width'
     )
-  with (
-    files.replacing(path) as temporary,
-    matplotlib.rc_context(_SETTINGS),
-    warnings.catch_warnings(),
-  ):
+  drawn = io.BytesIO()  # on a full disk, matplotlib's own file is a trace
+  with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='Glyph')  # a box is drawn
     figure.savefig(
-      temporary, format=ending[1:], metadata=_METADATA[ending], dpi=dpi
+      drawn, format=ending[1:], metadata=_METADATA[ending], dpi=dpi
     )
+  with files.replacing(path) as temporary:
+    temporary.write_bytes(drawn.getbuffer())
 
 
 def resize(figure: Any, width: float) -> None:
