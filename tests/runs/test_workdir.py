@@ -1,5 +1,6 @@
 """The folder of a run, and processes that share it."""
 
+import json
 import os
 
 import pytest
@@ -31,6 +32,16 @@ def test_begin_refuses_a_folder_that_changed_since_it_was_read(
   again = workdir.Workdir(path, dict(seed=0))
   again.begin(dict(data={}))
   again.close()
+
+
+@pytest.mark.parametrize('model', [{}, {'model': [1]}])
+def test_workdir_names_the_file_of_settings_without_a_model(tmp_path, model):
+  (tmp_path / 'config.json').write_text(json.dumps({'model': model}))
+  with pytest.raises(InputError) as caught:
+    workdir.Workdir(tmp_path, {'pp': {}})
+  message = str(caught.value)
+  assert message.startswith(f'{tmp_path}/config.json: ')
+  assert message.endswith('; choose another workdir')
 
 
 def test_workdir_refuses_names_that_tensorstore_would_not_find(

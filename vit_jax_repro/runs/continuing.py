@@ -76,6 +76,8 @@ class Origin:
         f'{_NAME}={self._text!r} holds no run; name the workdir of a finished '
         'run'
       )
+    path = f'{self.folder}/config.json'
+    identity.check(begun, path, 'name the workdir of another run')
     self.data = self._read('manifest.json').get('data', {})
     self.step = self._last_step()
     self.config = card_settings.settled(

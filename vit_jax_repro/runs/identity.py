@@ -71,6 +71,20 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
   return json.loads(json.dumps(complete, default=str))
 
 
+def check(begun: Mapping[str, Any], path: str, remedy: str) -> None:
+  """Raises an InputError that names the file unless it describes a model.
+
+  Args:
+    begun: the contents of a config.json.
+    path: path or address of that file.
+    remedy: the end of the message.
+  """
+  try:
+    complete(begun)
+  except InputError as error:
+    raise InputError(f'{path}: {error}; {remedy}') from error
+
+
 def moved(
   before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]
 ) -> dict[str, tuple[Any, Any]]:

@@ -361,6 +361,7 @@ class Workdir:
           'that could continue; choose another workdir'
         )
       return config
+    identity.check(begun, self.path('config.json'), 'choose another workdir')
     config = card_settings.settled(
       config, traverse_util.flatten_dict(begun, sep='.')
     )
