@@ -35,7 +35,7 @@ def test_require_shared_folder_leaves_no_files(tmp_path):
 
 
 def test_require_shared_folder_compares_names_of_new_folders(tmp_path):
-  """Each process would train in a folder of its own beside the other's."""
+  """Each process would train in a folder of its own."""
   port = child_processes.free_port()
   children = [
     child_processes.Child(look, port, number, str(tmp_path / f'run{number}'))
