@@ -78,6 +78,20 @@ def test_train_continues_with_the_recorded_sides(classes, run, capsys):
   assert 'already finished' in capsys.readouterr().err
 
 
+def test_train_refuses_to_continue_with_an_image_of_other_pixels(
+  classes, run, tmp_path
+):
+  """Its name and its number of bytes are as before."""
+  shutil.copytree(run.workdir, tmp_path / 'run')
+  (tmp_path / 'run' / 'result.json').unlink()
+  photos = shutil.copytree(classes, tmp_path / 'photos')
+  path = next(photos.glob('*/*'))
+  path.write_bytes(path.read_bytes()[:-1] + b'x')
+  with pytest.raises(ValueError, match='contents of 1 of 60 images') as e:
+    train.train(settings(photos), tmp_path / 'run')
+  assert '\n' not in str(e.value)
+
+
 def test_train_takes_parts_and_a_seed(classes, tmp_path, capsys):
   config = settings(classes, train='train[:50%]', split_seed=7)
   result = jobs.train(config, tmp_path / 'half')
