@@ -3,9 +3,8 @@
 The formats are `pillow.FORMATS`. TensorFlow decodes JPEG, PNG and GIF, as in
 the original pipelines; Pillow decodes the others, of which TensorFlow reads
 some wrong (a palette of a BMP) and some not at all. Pillow also decodes JPEGs
-that are too large for TensorFlow, and refuses
-bombs. docs/data.md names the decoder of each
-format. Letters in shapes: h w pixels of the stored image.
+that are too large for TensorFlow, and refuses bombs. docs/data.md names the
+decoder of each format. Letters in shapes: h w pixels of the stored image.
 
 Phones store a photograph as the sensor lies, with an EXIF orientation that
 records how to turn it. A box of an image that is drawn upright is mapped to the
