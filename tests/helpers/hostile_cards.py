@@ -89,9 +89,9 @@ CASES = (
   _is(
     'card with 1e400',
     card_text('{"architecture":{"layer_norm_eps":1e400}}'),
-    'form a square',
+    'must be a finite number',
   ),
-  _fields('card with NaN', 'form a square', layer_norm_eps=float('nan')),
+  _fields('card with NaN', 'a finite number', layer_norm_eps=float('nan')),
   _fields('text for a width', "hidden_size='x' must be", hidden_size='x'),
   _fields('mapping for a size', 'not be a mapping', patch_size={'a': 1}),
   _fields('patches of 10**9 pixels', 'no patch', patch_size=[10**9, 10**9]),
@@ -133,7 +133,7 @@ CASES = (
   _is(
     'config.json: 1e400 heads',
     library(num_attention_heads=1e400),
-    'no finite float64',
+    'a value of the wrong type',
   ),
   _is('config.json: -2 heads', library(num_attention_heads=-2), 'must divide'),
   _is('config.json: three sides', library(image_size=[8, 8, 8]), 'unpack'),

@@ -137,7 +137,7 @@ def test_read_json_names_the_problem_in_one_line(tmp_path, content, problem):
   path = tmp_path / 'a.json'
   path.write_bytes(content)
   with pytest.raises(InputError) as caught:
-    files.read_json(path, 'result', 'remove it')
+    files.read_json(path, 'result', 'remove it', finite=True)
   message = str(caught.value)
   assert message.startswith(f'{path} is no result: {problem}')
   assert message.endswith('; remove it') and '\n' not in message

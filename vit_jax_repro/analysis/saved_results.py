@@ -157,7 +157,7 @@ def study(path: str | os.PathLike) -> SavedStudy:
   """
   if os.path.isdir(path):
     path = os.path.join(path, 'study.json')
-  found = files.read_json(path, 'result of a study')
+  found = files.read_json(path, 'result of a study', finite=True)
   try:
     current = all('num_seeds' in each for each in found['judgements'])
     study = SavedStudy(
@@ -189,7 +189,7 @@ def measured(paths: Sequence[str | os.PathLike]) -> Measured:
   rows = []
   for path in paths:
     try:
-      found = files.read_json(path, 'result of `benchmark`')
+      found = files.read_json(path, 'result of `benchmark`', finite=True)
       rows += [_measurement(row) for row in found['rows']]
     except (KeyError, TypeError):
       raise InputError(
@@ -275,7 +275,8 @@ def scaling(paths: Sequence[str | os.PathLike]) -> Scaling:
   rows, shared = [], set()
   for path in paths:
     try:
-      for row in files.read_json(path, 'result of `benchmark`')['rows']:
+      found = files.read_json(path, 'result of `benchmark`', finite=True)
+      for row in found['rows']:
         case, bound = row['case'], row['analysis']['bound']
         if bound is None or not row['fits']:
           continue

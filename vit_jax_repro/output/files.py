@@ -96,14 +96,18 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(
-  path: str | os.PathLike, what: str, remedy: str = ''
+  path: str | os.PathLike, what: str, remedy: str = '', *, finite: bool = False
 ) -> dict[str, Any]:
   """Reads the JSON object in a file.
+
+  Args:
+    path, what, remedy, finite: see `json_object`.
 
   Raises:
     InputError, OSError: see `json_object`; FileNotFoundError without the file.
   """
-  return json_object(_json_bytes(path), os.fspath(path), what, remedy)
+  content = _json_bytes(path)
+  return json_object(content, os.fspath(path), what, remedy, finite=finite)
 
 
 def read_any_json(path: str | os.PathLike) -> Any:
@@ -177,7 +181,12 @@ def _finite(read):
 
 
 def json_object(
-  content: bytes, path: str, what: str, remedy: str = ''
+  content: bytes,
+  path: str,
+  what: str,
+  remedy: str = '',
+  *,
+  finite: bool = False,
 ) -> dict[str, Any]:
   """Returns the JSON object in the bytes of a file.
 
@@ -186,12 +195,13 @@ def json_object(
     path: path or address of the file, for the message.
     what: the expected kind of file, such as 'result', for the message.
     remedy: the end of the message.
+    finite: see `parse_json`; True for files that this package writes.
 
   Raises:
     InputError: it is not valid JSON or holds another value; one line.
   """
   try:
-    value = parse_json(content, finite=True)
+    value = parse_json(content, finite=finite)
   except ValueError as error:  # also other text than UTF-8
     problem = f'it is not valid JSON ({error})'
   else:

@@ -95,9 +95,11 @@ def read(
   if buckets.is_url(path):
     url = os.fspath(path)
     content = buckets.read(url, most=files.MOST_JSON_BYTES)
-    found = files.json_object(content, url, 'file of a run', remedy)
+    found = files.json_object(
+      content, url, 'file of a run', remedy, finite=True
+    )
   else:
-    found = files.read_json(path, 'file of a run', remedy)
+    found = files.read_json(path, 'file of a run', remedy, finite=True)
   return _checked(found, path, remedy, needed)
 
 

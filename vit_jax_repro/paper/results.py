@@ -88,7 +88,7 @@ def read_file(path: str | os.PathLike) -> Result:
   """
   path = pathlib.Path(path)
   remedy = 'remove it and run the row again'
-  details = files.read_json(path, 'result', remedy)
+  details = files.read_json(path, 'result', remedy, finite=True)
   try:
     if 'row' not in details:
       raise InputError("it has no 'row'")

@@ -190,9 +190,9 @@ def require_shared_folder(
 
   Process 0 writes an empty file into the folder, or into the nearest existing
   parent. The others look for it, and process 0 removes it. The names below that
-  parent must be the same in all processes. So a pod whose machines have separate
-  disks fails before it trains and not after the first checkpoint. All processes
-  must call this together.
+  parent must be the same in all processes. So a pod whose machines have
+  separate disks fails before it trains, not after the first checkpoint. All
+  processes must call this together.
 
   Args:
     folder: path of the folder, which need not exist. An address of a bucket

@@ -131,7 +131,9 @@ def _read(path):
   """Reads a JSON file of a workdir; returns None if it does not exist."""
   if not os.path.exists(path):
     return None
-  return files.read_json(path, 'file of a study', 'choose another workdir')
+  return files.read_json(
+    path, 'file of a study', 'choose another workdir', finite=True
+  )
 
 
 def checked(config: dict[str, Any]) -> dict[str, Any]:
