@@ -794,7 +794,7 @@ def test_main_exits_cleanly_on_an_error_during_compilation(finished, tmp_path):
       '--config.model_or_filename=model',
       # The width differs, and compilation takes longer than reading.
       '--config.model.hidden_size=128',
-      '--config.model.transformer.num_layers=4',
+      '--config.model.transformer.num_layers=12',
     ],
     env=os.environ | dict(XLA_FLAGS='', JAX_DISABLE_MOST_OPTIMIZATIONS='0'),
     capture_output=True,
