@@ -22,7 +22,7 @@ ALL = bool(os.environ.get('ALL'))
 TARGETS = ('v4:2x2x2', 'v5e:2x4', 'v6e:2x4', 'h100', 'h100:1x8', 'a100')
 # 20 images for each of eight devices. No dimension of a model has this size.
 BATCH = 160
-# Side of an image in pixels. Smaller ones compile faster to the same program.
+# Side of an image in pixels. Programs for smaller images compile faster.
 SIDE = 224 if ALL else 128
 
 # Changes of `configs/vit.py:MODEL` or `configs/bit.py:MODEL` that make a model

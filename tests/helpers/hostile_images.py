@@ -224,6 +224,7 @@ def _is(name, content, shows, *by, **options):
 
 
 _BOTH = ('vit_jax', 'timm')  # by TensorFlow, by Pillow
+_ALL = (*_BOTH, 'vit_jax:decoder=original', 'timm:decoder=original')
 _MANY, _SPARSE = 'more than 200,000,000 pixels', 'as no photograph does'
 _TEXT = _chunk(b'zTXt', b'a\0\0' + _zlib(2**31))
 _PROFILE = _chunk(b'iCCP', b'a\0\0' + _zlib(2**31))
@@ -237,11 +238,17 @@ CASES = (
   _is('WebP of 16,383x16,383 pixels', lambda: _webp(16_383), _MANY),
   _is('GIF of 65,535x65,535 pixels', _claiming('GIF', 6, '<HH'), _MANY, 'timm'),
   _is('JPEG of 1 KB and 13,370x13,370 pixels', _jpeg(13_370), _SPARSE),
-  _is('the same, progressive', _jpeg(13_370, progressive=True), _SPARSE),
+  _is(
+    'the same, progressive',
+    _jpeg(13_370, progressive=True),
+    _SPARSE,
+    *_ALL,
+  ),
   _is(
     'PNG of 0.4 MB that unpacks to 400 MB',
     _png(11_500, 11_500, _rows(11_500 * 34_501)),
     _SPARSE,
+    *_ALL,
   ),
   _is(
     'TIFF of 0.1 MB that unpacks to 130 MB',

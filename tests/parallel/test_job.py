@@ -8,6 +8,7 @@ import child_processes
 import pytest
 import run_lines
 
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.parallel import job
 
 SECONDS = 40  # JAX alone takes up to 100
@@ -152,3 +153,29 @@ def test_main_names_the_step_to_go_on_from_when_another_is_killed(
     assert not child.stdout and 'Gloo' not in child.stderr
   log = (workdir / f'process_{1 - killed}.log').read_text()
   assert '[Gloo] Rank' in log
+
+
+def connect_late(port, number):
+  """Joins two processes of unequal devices; process 1 compares them late."""
+  joined = job.join(
+    f'localhost:{port}', 2, number, timeout=60, on_loss=lambda *_: None
+  )
+  time.sleep(number)
+  try:
+    joined.connect()
+  except InputError as error:
+    print(error, flush=True)
+  joined.fail()
+  os._exit(1)
+
+
+def test_first_process_waits_where_connecting_has_failed():
+  """JAX aborts the others as soon as process 0 has ended."""
+  port = child_processes.free_port()
+  children = [
+    child_processes.Child(connect_late, port, number, devices=1 + number)
+    for number in range(2)
+  ]
+  for child in children:
+    assert child.wait(60) == 1, child.stderr
+    assert 'the number of devices is 1 in process 0 and 2' in child.stdout

@@ -37,18 +37,20 @@ def test_require_shared_folder_leaves_no_files(tmp_path):
 def test_require_shared_folder_compares_names_of_new_folders(tmp_path):
   """Each process would train in a folder of its own."""
   port = child_processes.free_port()
+  folders = (
+    [str(tmp_path / name) for name in ('run0', 'a/b/run', 'run')],
+    [str(tmp_path / 'run1'), '/run', str(tmp_path / 'a/b/run')],
+  )
   children = [
-    child_processes.Child(look, port, number, str(tmp_path / f'run{number}'))
+    child_processes.Child(look, port, number, *folders[number])
     for number in range(2)
   ]
   for child in children:
     assert not child.wait(), child.stderr
-    (line,) = [
-      x for x in child.stdout.splitlines() if x[:4] in ('fine', 'wron')
-    ]
-    assert line.startswith(
-      f'wrong workdir={tmp_path}/run0 of process 0 is not there for process 1'
-    )
+    said = [x for x in child.stdout.splitlines() if x[:4] in ('fine', 'wron')]
+    for line, folder in zip(said, folders[0], strict=True):
+      wanted = f'wrong workdir={folder} of process 0 is not there for process 1'
+      assert line.startswith(wanted)
 
 
 def test_require_shared_folder_compares_addresses():

@@ -1,6 +1,7 @@
 """Whole runs on a folder without splits."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import shutil
@@ -10,7 +11,7 @@ import student_runs
 import training_sets
 
 from vit_jax_repro import jobs, main
-from vit_jax_repro.data import split_records
+from vit_jax_repro.data import percent_parts, split_records, splitting
 from vit_jax_repro.inference import evaluation
 from vit_jax_repro.runs import input, train
 from vit_jax_repro.runs import settings as settings_lib
@@ -87,9 +88,35 @@ def test_train_refuses_to_continue_with_an_image_of_other_pixels(
   photos = shutil.copytree(classes, tmp_path / 'photos')
   path = next(photos.glob('*/*'))
   path.write_bytes(path.read_bytes()[:-1] + b'x')
-  with pytest.raises(ValueError, match='contents of 1 of 60 images') as e:
+  with pytest.raises(ValueError, match='has images with other contents,') as e:
     train.train(settings(photos), tmp_path / 'run')
   assert '\n' not in str(e.value)
+  continuing = settings(photos) | dict(continue_from=run.workdir, total_steps=3)
+  with pytest.raises(ValueError, match='has images with other contents,'):
+    train.train(continuing, tmp_path / 'longer')
+
+
+def test_train_continues_where_an_image_was_added_that_no_split_has(
+  classes, tmp_path
+):
+  photos = shutil.copytree(classes, tmp_path / 'photos')
+  config = settings(photos, train='train[:10%]', test='train[90%:]')
+  train.train(config, tmp_path / 'run')
+  (tmp_path / 'run' / 'result.json').unlink()
+  parts = splitting.Division('train[:10%]', None, 'train[90%:]').parts()
+  segments = percent_parts.segments_of(parts)
+  old = next(photos.glob('*/*'))
+  contents = (old.read_bytes() + bytes(number) for number in range(1, 100))
+  unused = next(
+    content
+    for content in contents
+    if percent_parts.side_of(hashlib.sha256(content).hexdigest(), 0, segments)
+    == percent_parts.UNUSED
+  )
+  old.with_name('new.png').write_bytes(unused)
+  train.train(config, tmp_path / 'run')
+  assert sides_of(tmp_path / 'run').count(percent_parts.UNUSED) > 40
+  assert len(sides_of(tmp_path / 'run')) == 61
 
 
 def test_train_takes_parts_and_a_seed(classes, tmp_path, capsys):

@@ -109,7 +109,7 @@ def save(
       f'the picture of {wide:.0f} x {high:.0f} inches would have more than '
       f'65535 pixels on a side at {dpi:g} dpi; give a smaller dpi or width'
     )
-  drawn = io.BytesIO()  # on a full disk, matplotlib's own file is a trace
+  drawn = io.BytesIO()  # matplotlib ends a PDF on a full disk by a traceback
   with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='Glyph')  # a box is drawn
     figure.savefig(

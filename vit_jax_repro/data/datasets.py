@@ -27,6 +27,7 @@ from vit_jax_repro.data import (
   digits,
   divided_folders,
   folders,
+  image_hashes,
   labelled_folders,
   splitting,
   subsets,
@@ -37,7 +38,7 @@ from vit_jax_repro.data import (
 )
 from vit_jax_repro.data.tf_host import parallel_map
 from vit_jax_repro.errors import InputError
-from vit_jax_repro.output import locations, messages, waiting
+from vit_jax_repro.output import buckets, locations, messages, waiting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +206,19 @@ class Split:
     for entry in (self.class_names, *self._images.contents()):
       digest.update(json.dumps(entry).encode() + b'\n')
     return digest.hexdigest()[:16]
+
+  def contents_hash(self) -> str | None:
+    """Returns 16 hex digits that identify the bytes of all images.
+
+    None where they have not been read: a folder without splits on this machine
+    is divided by them, and other data are not.
+    """
+    folder = self.folder
+    if folder is None or not folder.divided or buckets.is_url(folder.root):
+      return None
+    paths = [os.path.join(folder.root, path) for path in folder.paths]
+    text = ''.join(image_hashes.hashes(folder.root, paths))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
   def sample_hash(self) -> str:
     """Returns 16 hex digits that identify a sample of the files' contents.

@@ -51,6 +51,8 @@ def decode(
     encoded: scalar string tensor or bytes, a whole file of `pillow.FORMATS`.
     orientation: 'exif' turns the image upright, 'none' does not.
     decoder: 'right', or 'original' for TensorFlow's own reading of each format.
+      JPEGs and PNGs that claim very many pixels are Pillow's, which refuses
+      bombs.
 
   Returns:
     [h, w, 3] uint8 tensor.
@@ -71,8 +73,9 @@ def decode(
     return image
 
   def by_leading_bytes():
+    is_original = decoder == 'original'
     return tf.cond(
-      _tensorflow_reads(encoded),
+      ~_claims_much(encoded) if is_original else _tensorflow_reads(encoded),
       by_tensorflow,
       lambda: pillow.decode(encoded, orientation),
     )
@@ -80,7 +83,7 @@ def decode(
   image = tf.cond(
     is_usual_jpeg(encoded, orientation),
     as_stored,
-    by_tensorflow if decoder == 'original' else by_leading_bytes,
+    by_leading_bytes,
   )
   return tf.ensure_shape(image, [None, None, 3])
 
@@ -317,29 +320,38 @@ def _parts(orientation):
 
 
 def _tensorflow_reads(encoded):
-  """Returns whether TensorFlow reads a file right, in little memory.
-
-  Pillow reads the same pixels of a PNG or GIF that may unpack to gigabytes, and
-  refuses bombs. The size of a PNG comes first (PNG specification, 11.2.2).
-  """
+  """Returns whether TensorFlow reads a file right, in little memory."""
   tf = tensorflow()
   start = tf.strings.substr(encoded, 0, 3)
-  length = tf.strings.length(encoded)
+  is_known = tf.reduce_any(tf.equal(start, [_JPEG, _PNG, _GIF]))
+  is_long = tf.strings.length(encoded) > _LARGE_GIF
+  is_large = tf.equal(start, _GIF) & is_long
+  return is_known & ~is_large & ~_claims_much(encoded)
 
-  def is_small_png():
+
+def _claims_much(encoded):
+  """Returns whether a file is a JPEG or PNG that may unpack to gigabytes.
+
+  Pillow reads the same pixels of a PNG. Its size comes first (PNG
+  specification, 11.2.2).
+  """
+  tf = tensorflow()
+
+  def is_large_png():
     sides = tf.io.decode_raw(
       tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False
     )
     sides = tf.cast(tf.bitwise.bitwise_and(sides, 2**31 - 1), tf.float64)
-    return tf.reduce_prod(sides) <= pillow.SPARSE_PIXELS
+    return tf.reduce_prod(sides) > pillow.SPARSE_PIXELS
 
+  start = tf.strings.substr(encoded, 0, 3)
+  has_size = tf.strings.length(encoded) >= 24
   return tf.case(
     [
-      (tf.equal(start, _JPEG), lambda: is_jpeg_for_tensorflow(encoded)),
-      (tf.equal(start, _GIF), lambda: length <= _LARGE_GIF),
-      (tf.equal(start, _PNG) & (length >= 24), is_small_png),
+      (tf.equal(start, _JPEG), lambda: ~is_jpeg_for_tensorflow(encoded)),
+      (tf.equal(start, _PNG) & has_size, is_large_png),
     ],
-    default=lambda: tf.equal(start, _PNG),
+    default=lambda: tf.constant(False),
   )
 
 

@@ -201,7 +201,7 @@ def orientation_of(encoded: bytes) -> int:
 
 
 def is_bomb(pixels: Any, length: Any) -> Any:
-  """Returns whether an image has more pixels than a photograph of its bytes.
+  """Returns whether an image claims too many pixels for a file of its length.
 
   Args:
     pixels, length: pixels and bytes; integers, or scalar int64 tensors.

@@ -141,8 +141,8 @@ def parse_json(content: bytes, *, finite: bool = False) -> Any:
 
   Raises:
     ValueError: they are not valid JSON in UTF-8, are nested too deep, hold half
-      of a surrogate pair or a number that is not finite, or are more than
-      MOST_JSON_BYTES; one line.
+      of a surrogate pair, are more than MOST_JSON_BYTES, or, with `finite`,
+      hold another number; one line.
   """
   if len(content) > MOST_JSON_BYTES:
     raise ValueError(f'over {MOST_JSON_BYTES:,} bytes')

@@ -1,6 +1,7 @@
 """A process of a job of several: joined, quiet, and aware of the others."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ from vit_jax_repro.parallel import native_output, peers, processes
 
 # Seconds for the other processes to print their last line and to end.
 _LAST_SECONDS = 20
+# The same where they are not connected, so that nothing tells when they end.
+_UNCONNECTED_SECONDS = 4
 
 
 class Job:
@@ -79,6 +82,8 @@ class Job:
       self._peers.fail()
       if self.number == 0 and not self._loss.is_set():
         self._peers.wait(_LAST_SECONDS)
+    elif self.number == 0:  # `connect` has failed, in all processes
+      time.sleep(_UNCONNECTED_SECONDS)
 
   def output(self) -> str:
     """Returns what libraries have printed."""
@@ -99,7 +104,7 @@ def join(
 ) -> Job | None:
   """Joins the other processes of this job; returns None if there are none.
 
-  `Job.connect` follows.
+  The caller must then call `Job.connect`.
 
   Args:
     coordinator_address, num_processes, process_id, **options: of

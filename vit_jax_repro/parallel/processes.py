@@ -156,7 +156,7 @@ def is_first() -> bool:
 def require_equal_devices() -> None:
   """Checks that all processes have the same number of devices.
 
-  JAX exchanges nothing between processes of which one has more.
+  Otherwise the exchanges of JAX between processes end in a traceback.
 
   Raises:
     InputError: they have not; raised in every process.
@@ -216,12 +216,12 @@ def require_shared_folder(
   if jax.process_index() == 0:
     token, place = _write(folder)
   try:
-    above, name, below = (first_text(place) or '').split(' ', 2)
-    if not above:
+    name, _, below = (first_text(place) or '').partition(' ')
+    if not name:
       raise OSError(f'process 0 {below}; choose another workdir')
-    parent = [folder, *folder.parents][int(above)]
-    is_same = os.fspath(folder.relative_to(parent)) == below
-    seen = is_same and _appears(parent / name, seconds)
+    levels = folder, *folder.parents
+    above = [x for x in levels if os.fspath(folder.relative_to(x)) == below]
+    seen = bool(above) and _appears(above[0] / name, seconds)
     answers = multihost_utils.process_allgather(np.bool_(seen))
   finally:
     if token is not None:
@@ -337,18 +337,16 @@ def _write(folder):
 
   Returns:
     The file, or None if it cannot be written; and the text that the others get:
-    'LEVELS NAME BELOW' for a file that many levels above `folder`, which has
-    the relative path BELOW there, or '  REASON'.
+    'NAME BELOW', the file's name and the path of `folder` from there, or
+    ' REASON'.
   """
-  levels = [folder, *folder.parents]
-  above = next(i for i, level in enumerate(levels) if level.is_dir())
-  token = levels[above] / f'.seen-by-all-{uuid.uuid4().hex}'
+  above = next(x for x in (folder, *folder.parents) if x.is_dir())
+  token = above / f'.seen-by-all-{uuid.uuid4().hex}'
   try:
     token.touch()
   except OSError as error:
-    return None, f'  cannot write in {levels[above]} ({error.strerror})'
-  below = folder.relative_to(levels[above])
-  return token, f'{above} {token.name} {below}'
+    return None, f' cannot write in {above} ({error.strerror})'
+  return token, f'{token.name} {folder.relative_to(above)}'
 
 
 def _appears(path, seconds):

@@ -154,6 +154,9 @@ def _change(key, old, new):
     found = list(_changes_of_split(split, old, new))
     if found:
       return f'the {split} split {", ".join(found)}'
+  if key.endswith('_contents'):
+    split = key.removesuffix('_contents')
+    return f'the {split} split has images with other contents, of the same size'
   text = f'{key} was {old[key]!r} and is {new[key]!r}'
   named = [name for name in _MUST_BE_SET if (key,) == _FINGERPRINTS[name]]
   return f'config.{named[0]} has other contents, {text}' if named else text

@@ -128,6 +128,9 @@ class Parts:
       if split is not None:
         data[name] = split.split
         data[f'{name}_fingerprint'] = split.fingerprint()
+        contents = split.contents_hash()
+        if contents is not None:
+          data[f'{name}_contents'] = contents
         data[f'{name}_images'] = split.num_examples
         if split.folder is not None:
           counts = split.folder.counts(range(split.num_examples))

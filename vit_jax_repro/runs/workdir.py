@@ -152,15 +152,12 @@ class Workdir:
       divided: the contents of image_splits.json; None for other data.
 
     Raises:
-      InputError: the data set, or an image of a folder without splits, is not
-        the one that the run began with.
+      InputError: the data set is not the one that the run began with.
       OSError: another process trains in the folder, or has trained there since
         this object was made, or the folder cannot be written.
     """
     new = manifest['data']
     old = self.check_data(new)
-    if old and divided is not None:
-      self._check_images(divided)
     if self._first:
       os.makedirs(self.local, exist_ok=True)
       lock = locks.Lock if self._bucket is None else bucket_locks.BucketLock
@@ -379,22 +376,6 @@ class Workdir:
         f'{"; ".join(changed)}; {self._way_on(is_schedule=is_schedule)}'
       )
     return config
-
-  def _check_images(self, divided):
-    """Refuses images that are not among those of this run.
-
-    The fingerprint has only their names and sizes.
-    """
-    record = divided.division.record
-    if record is None or record.path != self.file(split_records.FILE):
-      return
-    others = len(divided.sides.keys() - record.sides.keys())
-    if others:
-      raise InputError(
-        f'{self.folder} holds a run on other data: {split_records.FILE} lacks '
-        f'the contents of {others:,} of {len(divided.sides):,} images; put '
-        f'back the old ones, or {self._way_on()}'
-      )
 
   def _way_on(self, *, is_schedule=False):
     """Returns what else a user can do, who cannot continue in the folder."""
