@@ -11,7 +11,7 @@ from vit_jax_repro.parallel import native_output, peers, processes
 
 # Seconds for the other processes to print their last line and to end.
 _LAST_SECONDS = 20
-# The same where they are not connected, so that nothing tells when they end.
+# The same after `connect` has failed, when their ends cannot be noticed.
 _UNCONNECTED_SECONDS = 4
 
 
