@@ -116,7 +116,7 @@ def save(
       drawn, format=ending[1:], metadata=_METADATA[ending], dpi=dpi
     )
   with files.replacing(path) as temporary:
-    temporary.write_bytes(drawn.getbuffer())
+    temporary.write_bytes(drawn.getvalue())
 
 
 def resize(figure: Any, width: float) -> None:
