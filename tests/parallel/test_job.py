@@ -179,3 +179,21 @@ def test_first_process_waits_where_connecting_has_failed():
   for child in children:
     assert child.wait(60) == 1, child.stderr
     assert 'the number of devices is 1 in process 0 and 2' in child.stdout
+
+
+def fail_alone(port):
+  """Prints the seconds that a job of one process takes to fail."""
+  joined = job.join(
+    f'localhost:{port}', 1, 0, timeout=60, on_loss=lambda *_: None
+  )
+  joined.connect()
+  started = time.monotonic()
+  joined.fail()
+  print(time.monotonic() - started, flush=True)
+  os._exit(0)
+
+
+def test_only_process_waits_for_no_other():
+  child = child_processes.Child(fail_alone, child_processes.free_port())
+  assert child.wait(60) == 0, child.stderr
+  assert float(child.stdout.split()[-1]) < 1

@@ -82,7 +82,7 @@ class Job:
       self._peers.fail()
       if self.number == 0 and not self._loss.is_set():
         self._peers.wait(_LAST_SECONDS)
-    elif self.number == 0:  # `connect` has failed, in all processes
+    elif self.number == 0 and self.size > 1:  # `connect` has failed in all
       time.sleep(_UNCONNECTED_SECONDS)
 
   def output(self) -> str:
