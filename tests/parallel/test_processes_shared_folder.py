@@ -1,5 +1,7 @@
 """Check that processes share a folder; see also test_processes.py."""
 
+import re
+
 import child_processes
 import jax
 
@@ -18,6 +20,16 @@ def look(port, number, *folders):
   jax.distributed.shutdown()
 
 
+def lines_of(children):
+  """Returns the lines that each process has printed in `look`."""
+  for child in children:
+    assert not child.wait(), child.stderr
+  return [
+    [line for line in child.stdout.splitlines() if re.match('fine|wrong', line)]
+    for child in children
+  ]
+
+
 def test_require_shared_folder_leaves_no_files(tmp_path):
   (tmp_path / 'old').mkdir()
   (tmp_path / 'file').touch()
@@ -27,10 +39,8 @@ def test_require_shared_folder_leaves_no_files(tmp_path):
   children = [
     child_processes.Child(look, port, number, *folders) for number in range(2)
   ]
-  for child in children:
-    assert not child.wait(), child.stderr
-    said = [x for x in child.stdout.splitlines() if x[:4] in ('fine', 'wron')]
-    assert said == ['fine'] * 3
+  for lines in lines_of(children):
+    assert lines == ['fine'] * 3
   assert sorted(path.name for path in tmp_path.rglob('*')) == ['file', 'old']
 
 
@@ -45,10 +55,8 @@ def test_require_shared_folder_compares_names_of_new_folders(tmp_path):
     child_processes.Child(look, port, number, *folders[number])
     for number in range(2)
   ]
-  for child in children:
-    assert not child.wait(), child.stderr
-    said = [x for x in child.stdout.splitlines() if x[:4] in ('fine', 'wron')]
-    for line, folder in zip(said, folders[0], strict=True):
+  for lines in lines_of(children):
+    for line, folder in zip(lines, folders[0], strict=True):
       wanted = f'wrong workdir={folder} of process 0 is not there for process 1'
       assert line.startswith(wanted)
 
@@ -60,10 +68,8 @@ def test_require_shared_folder_compares_addresses():
     child_processes.Child(look, port, number, 'gs://a/b', f'gs://a/{number}')
     for number in range(2)
   ]
-  for child in children:
-    assert not child.wait(), child.stderr
-    said = [x for x in child.stdout.splitlines() if x[:4] in ('fine', 'wron')]
-    assert said == [
+  for lines in lines_of(children):
+    assert lines == [
       'fine',
       'wrong the processes of this job differ: workdir is gs://a/0 in process '
       '0 and gs://a/1 in process 1; give all of them the same',

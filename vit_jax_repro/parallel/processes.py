@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ from vit_jax_repro.parallel import sigterm
 # Seconds until the others notice that a process has died; JAX's own default.
 HEARTBEAT_SECONDS = 100
 _GRACE_SECONDS = 60  # JAX waits this much longer than `initialize`
+_MOST_NUMBERS = 8  # of processes in a message
 _VISIBLE_SECONDS = 5  # until a new file can be seen through a network
 
 
@@ -151,6 +152,31 @@ def is_alone() -> bool:
 def is_first() -> bool:
   """Returns whether this is the process that prints and writes."""
   return jax.process_index() == 0
+
+
+def difference(
+  name: str, identities: Iterable[Any], texts: Sequence[str]
+) -> str | None:
+  """Describes what is not the same in all processes.
+
+  Args:
+    name: what is compared, for the description.
+    identities: of each process; all of them must be equal.
+    texts: of each process, what a person reads in place of the identity.
+
+  Returns:
+    Such as "config.seed is 0 in process 0 and 1 in process 1"; None if all
+    processes are equal.
+  """
+  groups = collections.defaultdict(list)
+  for number, identity in enumerate(identities):
+    groups[identity].append(number)
+  if len(groups) == 1:
+    return None
+  return f'{name} is ' + ' and '.join(
+    f'{texts[numbers[0]]} in {_numbered(numbers)}'
+    for numbers in groups.values()
+  )
 
 
 def require_equal_devices() -> None:
@@ -324,12 +350,18 @@ def _require_free(address):
 
 def _require_equal(name, texts, remedy):
   """Raises an InputError if the texts of the processes are not equal."""
-  for number, text in enumerate(texts):
-    if text != texts[0]:
-      raise InputError(
-        f'the processes of this job differ: {name} is {texts[0]} in process 0 '
-        f'and {text} in process {number}; {remedy}'
-      )
+  found = difference(name, texts, texts)
+  if found is not None:
+    raise InputError(f'the processes of this job differ: {found}; {remedy}')
+
+
+def _numbered(numbers):
+  """Returns 'process 3' or 'processes 1, 2 and 3 more'."""
+  if len(numbers) == 1:
+    return f'process {numbers[0]}'
+  shown = ', '.join(map(str, numbers[:_MOST_NUMBERS]))
+  more = len(numbers) - _MOST_NUMBERS
+  return f'processes {shown}' + (f' and {more} more' if more > 0 else '')
 
 
 def _write(folder):

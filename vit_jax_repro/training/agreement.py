@@ -6,11 +6,10 @@ train to a result that no single one of them would give. `require` compares the
 facts of all processes, so that all of them end with the same line.
 """
 
-import collections
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from vit_jax_repro.errors import InputError
 from vit_jax_repro.parallel import installed, processes
@@ -18,7 +17,6 @@ from vit_jax_repro.parallel import installed, processes
 _MISSING = 'missing'
 _DUMPS = re.compile(r'--xla_dump_\S*')  # paths, which may differ by process
 HEX = 8  # digits of a digest in a message
-_MOST_NUMBERS = 8  # of processes in a message
 
 # {name: (identity, text)}. The identities of all processes must be equal. The
 # text describes it to a person: identities may be digests.
@@ -74,22 +72,8 @@ def difference(*facts: Facts) -> str:
     Such as "config.seed is 0 in process 0 and 1 in process 1".
   """
   for name in dict.fromkeys(name for each in facts for name in each):
-    groups = collections.defaultdict(list)
-    for number, each in enumerate(facts):
-      groups[each.get(name, (None, ''))[0]].append(number)
-    if len(groups) > 1:
-      return f'{name} is ' + ' and '.join(
-        f'{facts[numbers[0]].get(name, ("", _MISSING))[1]} in '
-        f'{_processes(numbers)}'
-        for numbers in groups.values()
-      )
+    values = [each.get(name, (None, _MISSING)) for each in facts]
+    found = processes.difference(name, *zip(*values, strict=True))
+    if found is not None:
+      return found
   raise AssertionError('the facts of all processes are equal')
-
-
-def _processes(numbers: Sequence[int]) -> str:
-  """Returns 'process 3' or 'processes 1, 2 and 3 more'."""
-  if len(numbers) == 1:
-    return f'process {numbers[0]}'
-  shown = ', '.join(map(str, numbers[:_MOST_NUMBERS]))
-  more = len(numbers) - _MOST_NUMBERS
-  return f'processes {shown}' + (f' and {more} more' if more > 0 else '')
