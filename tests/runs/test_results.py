@@ -8,6 +8,7 @@ import pytest
 import student_runs
 
 from vit_jax_repro import main
+from vit_jax_repro.errors import InputError
 from vit_jax_repro.inference import multi_label
 from vit_jax_repro.runs import configuration, results, settings, workdir
 
@@ -69,3 +70,8 @@ def test_finished_returns_the_result_of_the_file(tmp_path, scores, capsys):
 )
 def test_finished_refuses_other_types(tmp_path, changes):
   assert finished(tmp_path, **changes) is None
+
+
+def test_finished_refuses_an_accuracy_that_no_float_holds(tmp_path):
+  with pytest.raises(InputError, match='no finite float64'):
+    finished(tmp_path, accuracy=10**400)
